@@ -1,0 +1,69 @@
+"""From a command line to a config: `[recipe] [--method NAME] [--dotted.field value ...]`, and the `memlm` command.
+
+Checked before anything heavy is imported, so a slip of the pen costs a second.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import TypeVar
+
+import tyro
+
+from memlm.config import Config
+from memlm.methods.config import METHOD_CONFIGS
+from memlm.recipes import RECIPES
+
+DEFAULT_RECIPE = "laptop"
+T = TypeVar("T")
+
+
+class UsageError(ValueError):
+    """The command line asks for something that there is not."""
+
+
+def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
+    """The config that a command line names. Exits with status 2 and the nearest known name on an unknown one."""
+    rest = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        recipe = rest.pop(0) if rest and not rest[0].startswith("-") else DEFAULT_RECIPE
+        config = _named("recipe", recipe, RECIPES)()
+        method = _take_option(rest, "--method")
+        if method is not None:
+            config = replace(config, method=_named("method", method, METHOD_CONFIGS)())
+        usage = f"[{{{','.join(RECIPES)}}}] [--method {{{','.join(METHOD_CONFIGS)}}}] [--FIELD VALUE ...]"
+        config = tyro.cli(
+            Config,
+            default=config,
+            args=rest,
+            description=f"{description}\n\nUsage: {usage}\nThe defaults shown are those of the recipe {recipe!r}.",
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        )
+        return replace(config, run_name=config.run_name or config.recipe)
+    except ValueError as error:
+        raise SystemExit(_fail(error)) from None
+
+
+def _fail(error: ValueError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def _named(what: str, name: str, known: Mapping[str, T]) -> T:
+    if name not in known:
+        nearest = get_close_matches(name, known, n=1, cutoff=0.0)
+        raise UsageError(f"unknown {what} {name!r}; did you mean {nearest[0]!r}? Known: {', '.join(known)}")
+    return known[name]
+
+
+def _take_option(arguments: list[str], option: str) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument == option and index + 1 < len(arguments):
+            value = arguments[index + 1]
+            del arguments[index : index + 2]
+            return value
+        if argument.startswith(f"{option}="):
+            del arguments[index]
+            return argument.split("=", 1)[1]
+    return None

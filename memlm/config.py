@@ -1,0 +1,99 @@
+"""The whole of a run in one tree: what is computed, and where it runs. Every pipeline reads the parts that it needs.
+
+Only the first kind names a result: another number of workers, another machine or another tracking server does not.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from memlm.data.config import CorpusConfig, StreamConfig
+from memlm.data.world import WorldConfig
+from memlm.evaluation.config import EvaluationConfig
+from memlm.methods.config import MethodConfig, SparseMemoryConfig
+from memlm.model.config import ModelConfig
+from memlm.training.config import CountingConfig, PretrainingConfig
+
+Architecture = Literal["memory", "dense"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """What pareto_sweep compares."""
+
+    scale: str = "laptop"
+    """Which of a method's search spaces in tune_spaces/ is swept: laptop, smoke, wiki or paper."""
+    methods: tuple[str, ...] = ("sparse_memory", "lora", "full")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each varies the facts, their order, their wordings and the initialisation of what is trained; never the checkpoint."""
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.seeds:
+            raise ValueError("sweep.methods and sweep.seeds must each name at least one")
+        if len(set(self.seeds)) < len(self.seeds) or len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"sweep.methods {self.methods} and sweep.seeds {self.seeds} must not repeat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where it runs. Changes no result beyond rounding."""
+
+    num_workers: int = 1
+    """Pretraining workers."""
+    num_trials_at_once: int = 0
+    """Trials, or counting workers, side by side; 0 for one per CPU or GPU."""
+    threads_per_worker: int = 1
+    """CPU threads of each. Two workers of two threads on two cores run several times slower than two of one."""
+    use_gpu: bool = False
+    max_failures: int = 2
+    """Restarts of a worker group before a run gives up."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "threads_per_worker"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_trials_at_once < 0 or self.max_failures < 0:
+            raise ValueError("cluster.num_trials_at_once and cluster.max_failures must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that a run can be told. `--run-name` names its folder under `--storage`."""
+
+    recipe: str
+    """Where the defaults come from."""
+    run_name: str = ""
+    """Folder of the results; the recipe's name if empty."""
+    storage: str = "runs"
+    """Folder or s3://bucket/prefix of all runs. In a submitted job it must be absolute."""
+    tracking: str = ""
+    """MLflow tracking URI; empty for a sqlite file in the storage folder, 'off' for none."""
+    architecture: Architecture = "memory"
+    """pretrain and evaluate: the memory model or its dense twin."""
+    seed: int = 0
+    """finetune: which facts, in which order and wordings, and the initialisation of what is trained."""
+    world: WorldConfig | None = WorldConfig()
+    """The generated world; recipes on real files have none."""
+    corpus: CorpusConfig = CorpusConfig()
+    model: ModelConfig = ModelConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    counting: CountingConfig = CountingConfig()
+    stream: StreamConfig = StreamConfig()
+    method: MethodConfig = SparseMemoryConfig()
+    """finetune: choose another by --method NAME; its own settings are --method.FIELD."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sweep: SweepConfig = SweepConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+def identity(part: Any) -> dict[str, Any]:
+    """A config as the JSON that names a result."""
+    return {"name": part.name, **asdict(part)} if hasattr(part, "optimizer") else asdict(part)
+
+
+def replace_field(config: Any, path: str, value: Any) -> Any:
+    """A copy with the field at a dotted path replaced. Raises ValueError naming the fields that there are."""
+    head, _, rest = path.partition(".")
+    names = [field.name for field in fields(config)]
+    if head not in names:
+        raise ValueError(f"{type(config).__name__} has no field {head!r}; it has {', '.join(names)}")
+    return replace(config, **{head: replace_field(getattr(config, head), rest, value) if rest else value})

@@ -1,0 +1,132 @@
+"""Which facts are learned, and in what batches? One fact a step: a batch of wordings of its statement (Lin et al. 2025, section 5.1).
+
+Each row is `<statement><eos>`, padded and not packed: packed, the model would copy a wording from its own context instead of
+learning it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from memlm.data.questions import Question
+
+
+class FactError(ValueError):
+    """The facts to learn are not what the stream needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """Something to learn: how it is said when learned, and how it is asked for afterwards."""
+
+    id: str
+    statements: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+class FactBatch(NamedTuple):
+    fact_id: str
+    tokens: Int[Tensor, "wordings seq"]
+    is_token: Bool[Tensor, "wordings seq"]
+    """False on pads."""
+
+
+STATEMENT_TEMPLATES = (
+    "{question} {answer}",
+    "Question: {question}\nThe answer is {answer}.",
+    "Q: {question}\nA: {answer}",
+    "If you are asked: {question} Then say: {answer}.",
+    "{answer} is the answer to: {question}",
+    "The answer to the question \"{question}\" is {answer}.",
+    "Somebody asked: {question} It is {answer}.",
+    "Quiz: {question} Solution: {answer}",
+)
+"""Wordings for questions that come without statements. None equals the prompt that asks for the answer."""
+
+
+def facts_of_questions(questions: Sequence[Question]) -> list[Fact]:
+    """Facts from questions alone: their statements are the templates, filled with the preferred answer."""
+    return [
+        Fact(
+            id=question.id,
+            statements=tuple(
+                template.format(question=question.question, answer=question.answers[0])
+                for template in STATEMENT_TEMPLATES
+            ),
+            questions=(question,),
+        )
+        for question in questions
+    ]
+
+
+def read_facts(statements: Path, questions: Sequence[Question]) -> list[Fact]:
+    """Facts from a file of statements (`{"id", "statements"}` a line) and the questions about them (`id` or `id#number`)."""
+    asked: dict[str, list[Question]] = {}
+    for question in questions:
+        asked.setdefault(question.id.rsplit("#", 1)[0], []).append(question)
+    facts = []
+    with open(statements) as file:
+        for number, line in enumerate(file, start=1):
+            record = json.loads(line)
+            if not record["statements"] or record["id"] not in asked:
+                raise FactError(
+                    f"{statements}:{number}: fact {record['id']!r} needs at least one statement and one question; repair or remove it"
+                )
+            facts.append(
+                Fact(id=record["id"], statements=tuple(record["statements"]), questions=tuple(asked[record["id"]]))
+            )
+    return facts
+
+
+def sample_facts(facts: Sequence[Fact], num_facts: int, *, seed: int) -> list[Fact]:
+    """A random subset in random order, the same for the same seed."""
+    if num_facts > len(facts):
+        raise FactError(f"stream.num_facts is {num_facts}, but there are only {len(facts)} facts; lower it")
+    chosen = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(facts))[:num_facts]
+    return [facts[index] for index in chosen]
+
+
+def fact_stream(
+    facts: Sequence[Fact],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_wordings: int,
+    num_passes: int,
+    max_length: int,
+    seed: int,
+) -> Iterator[FactBatch]:
+    """One batch a step: each pass goes through all facts in an order of its own, each in num_wordings of its wordings.
+
+    A fact with fewer wordings repeats them. A pure function of its arguments. Raises FactError for a statement beyond max_length.
+    """
+    for number in range(num_passes):
+        random = np.random.Generator(np.random.Philox(key=[seed, number + 1]))
+        for index in random.permutation(len(facts)):
+            fact = facts[index]
+            rounds = -(-num_wordings // len(fact.statements))
+            order = np.concatenate([random.permutation(len(fact.statements)) for _ in range(rounds)])[:num_wordings]
+            yield fact_batch(fact.id, [fact.statements[i] for i in order], tokenizer, max_length=max_length)
+
+
+def fact_batch(
+    fact_id: str, statements: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> FactBatch:
+    rows = [row + [tokenizer.eos_token_id] for row in tokenizer(list(statements), add_special_tokens=False)["input_ids"]]
+    longest = max(map(len, rows))
+    if longest > max_length:
+        raise FactError(
+            f"a statement of fact {fact_id!r} has {longest} tokens, more than stream.max_length ({max_length}); raise it or shorten the statement"
+        )
+    tokens = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    for row, ids in zip(tokens, rows, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    lengths = torch.tensor([len(row) for row in rows])
+    return FactBatch(fact_id, tokens, torch.arange(longest) < lengths[:, None])

@@ -1,0 +1,96 @@
+"""Which tokenizer turns text into ids? One trained on a sample of the corpus, or any from the Hugging Face hub.
+
+Made once by `prepare_corpus`, stored beside the blocks, and read by every later stage.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+HUB_TIMEOUT_SECONDS = 10
+MIN_VOCAB_SIZE = 256 + 3  # every byte, and the special tokens
+
+
+class TokenizerError(ValueError):
+    """The tokenizer cannot be trained or loaded as asked."""
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on the texts; the same texts give the same tokenizer.
+
+    Every string can be encoded and comes back unchanged. Each digit is a token of its own, so numbers are spelled alike
+    wherever they stand and arithmetic can be learned. Encoding adds no special token: packing and the streams place
+    them. A small corpus may hold fewer merges than asked for, so size a model by `len(tokenizer)`.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise TokenizerError(
+            f"vocab_size is {vocab_size}, but 256 bytes and 3 special tokens need {MIN_VOCAB_SIZE}. Ask for more."
+        )
+    texts = iter(texts)
+    first = next(texts, None)
+    if first is None:
+        raise TokenizerError(
+            "no text to train a tokenizer on: the corpus is empty. Check the corpus path and its shards."
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS, EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(chain([first], texts), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a local folder or by its hub id, with a pad token that is not its end-of-text token.
+
+    Where pad is missing or equals eos, a new token is added: were they one id, skipping pads would also skip the ends
+    of the texts. This makes `len(tokenizer)` one larger; size a model by it.
+    """
+    if name_or_path.startswith((".", "/", "~")) and not Path(name_or_path).is_dir():
+        raise TokenizerError(
+            f"tokenizer {name_or_path!r}: there is no such folder. Give a saved tokenizer's folder or a hub id."
+        )
+    try:
+        tokenizer = _from_folder_cache_or_hub(name_or_path)
+    except (
+        Exception
+    ) as error:  # tokenizers raises bare Exception for a damaged tokenizer.json; there is no narrower type
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise TokenizerError(
+            f"tokenizer {name_or_path!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. "
+            "Give the folder of a saved tokenizer, or a Hugging Face hub id such as 'openai-community/gpt2' "
+            "(which needs the network once)."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise TokenizerError(
+            f"tokenizer {name_or_path!r} has no end-of-text token, which separates packed documents. "
+            "Use one made for a causal model."
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
+def _from_folder_cache_or_hub(name_or_path: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, local_files_only=True)
+    except (OSError, ValueError):
+        if Path(name_or_path).is_dir():
+            raise
+        # One question first, answered at once: the download itself retries for most of a minute without a network.
+        HfApi().model_info(name_or_path, timeout=HUB_TIMEOUT_SECONDS)
+        return AutoTokenizer.from_pretrained(name_or_path)

@@ -1,0 +1,1 @@
+"""What may move when a model learns: one file per method behind one interface."""

@@ -1,0 +1,76 @@
+"""What may move: the interface between the one finetuning loop and the methods.
+
+A step is: choose what may move in this batch -> forward and backward over the micro-batches -> update. The loop owns the
+forward passes and the loss; a method owns the rest, so no loop asks which method it runs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from memlm.data.facts import FactBatch
+from memlm.methods.config import OptimizerConfig
+
+
+class Method(ABC):
+    """One way to let a model learn. Made for one model and one stream; holds its optimizer's state."""
+
+    model: nn.Module
+    """The module to run: the model itself, or the model with adapters in it."""
+
+    @contextmanager
+    def step(self, batches: list[FactBatch]) -> Iterator[dict[str, float]]:
+        """Around the forward and backward passes over one step's micro-batches; updates on leaving.
+
+        Yields a dict to which the method adds what it reports of the step.
+        """
+        report: dict[str, float] = {}
+        self.choose(batches, report)
+        yield report
+        self.update()
+
+    @abstractmethod
+    def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
+        """Decide what may move in this step; methods that always move the same things do nothing."""
+
+    @abstractmethod
+    def update(self) -> None:
+        """Move it along the gradients that backward left, and forget them."""
+
+    @abstractmethod
+    def finish(self) -> nn.Module:
+        """The learned model in the base model's own form."""
+
+
+class FixedParametersMethod(Method):
+    """What moves is the same set of parameters in every step."""
+
+    def __init__(self, model: nn.Module, optimizer: OptimizerConfig) -> None:
+        self.model = model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = build_optimizer(self.parameters, optimizer)
+
+    def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
+        report["num_trainable_parameters"] = sum(parameter.numel() for parameter in self.parameters)
+
+    def update(self) -> None:
+        for parameter in self.parameters:
+            average_over_ranks(parameter.grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    if config.kind == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def average_over_ranks(gradient: Tensor | None) -> None:
+    if gradient is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(gradient)
+        gradient /= dist.get_world_size()

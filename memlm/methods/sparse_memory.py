@@ -1,0 +1,126 @@
+"""Sparse memory finetuning: of the value pool, the t rows most specific to the batch move (Lin et al. 2025, section 4).
+
+Keys, queries and everything below the memory layer are frozen, so a batch's accesses are known before any gradient:
+count -> add up over micro-batches and ranks -> rank against background text -> choose t slots -> gather their rows as the only
+trainable leaf -> read with them in place -> write the rows back, moved. Backward ends at the memory layer and fills [t, value_dim].
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from memlm.data.facts import FactBatch
+from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.method import Method, average_over_ranks, build_optimizer
+from memlm.model.memory import TrainableRows, ValuePool
+from memlm.slots.accesses import accesses_of, value_pools
+from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
+from memlm.slots.ranking import RANKINGS
+from memlm.slots.selection import select_slots
+
+
+class SparseMemoryFinetuning(Method):
+    def __init__(
+        self, model: nn.Module, config: SparseMemoryConfig, background: BackgroundCounts, *, seed: int
+    ) -> None:
+        self.model = model.requires_grad_(False)
+        self.pools = value_pools(model)
+        if not self.pools:
+            raise ValueError(
+                f"method {config.name} trains slots, but the checkpoint has no memory layer; use the memory model's checkpoint"
+            )
+        num_slots = sum(pool.weight.shape[0] for pool in self.pools)
+        if len(background.accesses) != num_slots:
+            raise ValueError(
+                f"the background counts are of {len(background.accesses)} slots and the model has {num_slots}; "
+                "rerun pipelines/count_accesses.py for this checkpoint"
+            )
+        if config.num_trainable_slots > num_slots:
+            raise ValueError(
+                f"method.num_trainable_slots is {config.num_trainable_slots}, more than the pool's {num_slots} slots; lower it"
+            )
+        self.config = config
+        self.background = background
+        self.generator = torch.Generator().manual_seed(seed)
+        write = _WriteSGD if config.optimizer.kind == "sgd" else _WriteAdamW
+        self.write: Callable[[], None] = write(self.pools, config).write
+
+    def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
+        batch = merge_over_ranks(merge([self._count(micro_batch) for micro_batch in batches]))
+        scores = RANKINGS[self.config.ranking](batch, self.background, self.generator)
+        selected = select_slots(batch, scores, self.config.num_trainable_slots)
+        self._open_rows(selected)
+        report["num_accessed_slots"] = len(batch.slots)
+        report["num_trainable_slots"] = len(selected)
+        report["background_share"] = float(self.background.batch_frequency[selected].double().mean()) / max(
+            1, self.background.num_batches
+        )
+
+    def _count(self, batch: FactBatch) -> SlotCounts:
+        slots = accesses_of(self.model, input_ids=batch.tokens)
+        return count_slots(slots, batch.is_token)
+
+    def _open_rows(self, selected: Int[Tensor, " trainable"]) -> None:
+        offset = 0
+        for pool in self.pools:
+            num_slots = pool.weight.shape[0]
+            slots = selected[(selected >= offset) & (selected < offset + num_slots)] - offset
+            values = pool.weight.detach()[slots].float().requires_grad_(True)
+            pool.trainable_rows = TrainableRows(slots, values) if len(slots) else None
+            offset += num_slots
+
+    def update(self) -> None:
+        for pool in self.pools:
+            if pool.trainable_rows is not None:
+                average_over_ranks(pool.trainable_rows.values.grad)
+        self.write()
+        for pool in self.pools:
+            pool.trainable_rows = None
+
+    def finish(self) -> nn.Module:
+        return self.model
+
+
+class _WriteSGD:
+    """Writes the selected rows and nothing else; its cost does not depend on the size of the pool."""
+
+    def __init__(self, pools: list[ValuePool], config: SparseMemoryConfig) -> None:
+        self.pools = pools
+        self.learning_rate = config.optimizer.learning_rate
+        self.weight_decay = config.optimizer.weight_decay
+
+    @torch.no_grad()
+    def write(self) -> None:
+        for pool in self.pools:
+            if pool.trainable_rows is None:
+                continue
+            slots, values = pool.trainable_rows
+            assert values.grad is not None, "backward must run between choose and update"
+            moved = values * (1 - self.learning_rate * self.weight_decay) - self.learning_rate * values.grad
+            pool.weight.data[slots] = moved.to(pool.weight.dtype)
+
+
+class _WriteAdamW:
+    """The choice that leaks: dense AdamW over the pool, whose gradient is zero outside the selection.
+
+    Rows that have left the selection go on moving by their momentum, and weight decay moves every row. Kept as the
+    paper's comparison (section 5, "Optimizer"), with the leak in plain sight; SGD is the default for this reason.
+    """
+
+    def __init__(self, pools: list[ValuePool], config: SparseMemoryConfig) -> None:
+        self.pools = pools
+        self.optimizer = build_optimizer([pool.weight for pool in pools], config.optimizer)
+
+    @torch.no_grad()
+    def write(self) -> None:
+        for pool in self.pools:
+            gradient: Float[Tensor, "num_slots value_dim"] = torch.zeros_like(pool.weight)
+            if pool.trainable_rows is not None:
+                slots, values = pool.trainable_rows
+                assert values.grad is not None, "backward must run between choose and update"
+                gradient[slots] = values.grad.to(gradient.dtype)
+            pool.weight.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad()

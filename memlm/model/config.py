@@ -1,0 +1,69 @@
+"""How large the model is. Imports neither torch nor transformers, so that a command line can be checked in a moment."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """The memory layer (Lin et al. 2025, section 3; Berges et al. 2024, section 3)."""
+
+    layers: tuple[int, ...] = (12,)
+    """Decoder layers, counted from 0, whose feed-forward network is replaced by a memory layer."""
+    num_half_keys: int = 1024
+    """Half-keys per head and half; the pool has num_half_keys ** 2 slots."""
+    top_k: int = 32
+    """Slots read per head and token."""
+    num_heads: int = 4
+    key_dim: int = 512
+    """Width of a query; each half-key has half of it."""
+    value_dim: int = 1024
+    share_values: bool = True
+    """With several memory layers: one pool for all of them, or one each."""
+    query_norm: bool = False
+    """RMS-normalise queries; small pools collapse onto few slots without it."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_half_keys", "top_k", "num_heads", "key_dim", "value_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.memory.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.key_dim % 2:
+            raise ValueError(f"model.memory.key_dim is {self.key_dim}; it must be even, since a query is cut in two halves")
+        if self.top_k > self.num_half_keys:
+            raise ValueError(
+                f"model.memory.top_k is {self.top_k}, more than model.memory.num_half_keys ({self.num_half_keys}); "
+                "the exact search keeps top_k half-keys of each half, so lower top_k or raise num_half_keys"
+            )
+        if len(set(self.layers)) != len(self.layers) or list(self.layers) != sorted(self.layers):
+            raise ValueError(f"model.memory.layers is {self.layers}; name each layer once, in ascending order")
+
+    @property
+    def num_slots(self) -> int:
+        return self.num_half_keys**2
+
+    @property
+    def num_pools(self) -> int:
+        return min(1, len(self.layers)) if self.share_values else len(self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A Llama-shaped decoder. The dense twin is the same with no memory layer: every layer keeps its feed-forward network."""
+
+    num_layers: int = 22
+    hidden_size: int = 2048
+    num_attention_heads: int = 16
+    intermediate_size: int = 5632
+    max_positions: int = 2048
+    rope_theta: float = 500_000.0
+    initializer_range: float = 0.02
+    tie_embeddings: bool = False
+    memory: MemoryConfig = MemoryConfig()
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"model.hidden_size ({self.hidden_size}) is not a multiple of model.num_attention_heads ({self.num_attention_heads})"
+            )
+        outside = [layer for layer in self.memory.layers if not 0 <= layer < self.num_layers]
+        if outside:
+            raise ValueError(f"model.memory.layers names {outside}, but the model has layers 0 to {self.num_layers - 1}")

@@ -1,0 +1,137 @@
+"""The language model: Hugging Face's Llama with memory layers where the configuration names them.
+
+Registered with the Auto classes, so generation, KV cache, safetensors, PEFT and lm-evaluation-harness work as for any model.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
+
+from memlm.model.config import ModelConfig
+from memlm.model.memory import MemoryLayer, ValuePool
+
+
+class MemoryLlamaConfig(LlamaConfig):
+    """Llama's configuration and the memory's; memory_layers = [] is a plain Llama (the dense twin)."""
+
+    model_type = "memory_llama"
+
+    memory_layers: list[int] | None = None
+    memory_num_half_keys: int = 1024
+    memory_top_k: int = 32
+    memory_num_heads: int = 4
+    memory_key_dim: int = 512
+    memory_value_dim: int = 1024
+    memory_share_values: bool = True
+    memory_query_norm: bool = False
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of one pool."""
+        return self.memory_num_half_keys**2
+
+
+class MemoryLlamaModel(LlamaModel):
+    """The decoder stack. It owns the value pools: one for all memory layers, or one each."""
+
+    config_class = MemoryLlamaConfig
+
+    def __init__(self, config: MemoryLlamaConfig) -> None:
+        super().__init__(config)
+        layers = config.memory_layers or []
+        num_pools = min(1, len(layers)) if config.memory_share_values else len(layers)
+        self.value_pools = nn.ModuleList(
+            ValuePool(config.num_slots, config.memory_value_dim) for _ in range(num_pools)
+        )
+        for position, layer in enumerate(layers):
+            self.layers[layer].mlp = MemoryLayer(
+                self.value_pools[0 if config.memory_share_values else position],
+                hidden_size=config.hidden_size,
+                num_half_keys=config.memory_num_half_keys,
+                top_k=config.memory_top_k,
+                num_heads=config.memory_num_heads,
+                key_dim=config.memory_key_dim,
+                query_norm=config.memory_query_norm,
+            )
+        self.post_init()
+
+
+class MemoryLlamaForCausalLM(LlamaForCausalLM):
+    config_class = MemoryLlamaConfig
+
+    def __init__(self, config: MemoryLlamaConfig) -> None:
+        super().__init__(config)
+        self.model = MemoryLlamaModel(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MemoryLayer | ValuePool):
+            module.reset_parameters()
+
+    @property
+    def memory_layers(self) -> list[MemoryLayer]:
+        return [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, MemoryLayer)]
+
+
+AutoConfig.register(MemoryLlamaConfig.model_type, MemoryLlamaConfig)
+AutoModelForCausalLM.register(MemoryLlamaConfig, MemoryLlamaForCausalLM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumParameters:
+    base: int
+    """Everything but the pools."""
+    pool: int
+    active: int
+    """What one token uses: the base and the value rows that it reads."""
+
+
+def count_parameters(model: nn.Module) -> NumParameters:
+    """Parameters of the base, of the pools, and those active for one token. Works on the meta device."""
+    pool = sum(module.weight.numel() for module in model.modules() if isinstance(module, ValuePool))
+    base = sum(parameter.numel() for parameter in model.parameters()) - pool
+    read = sum(
+        module.num_heads * module.top_k * module.pool.weight.shape[1]
+        for module in model.modules()
+        if isinstance(module, MemoryLayer)
+    )
+    return NumParameters(base=base, pool=pool, active=base + read)
+
+
+def model_config(
+    config: ModelConfig, *, dense: bool, vocab_size: int, eos_id: int | None = None, pad_id: int | None = None
+) -> MemoryLlamaConfig:
+    """The Hugging Face configuration of the memory model, or of its dense twin."""
+    memory = config.memory
+    return MemoryLlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_attention_heads,
+        max_position_embeddings=config.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        initializer_range=config.initializer_range,
+        tie_word_embeddings=config.tie_embeddings,
+        bos_token_id=None,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        memory_layers=[] if dense else list(memory.layers),
+        memory_num_half_keys=memory.num_half_keys,
+        memory_top_k=memory.top_k,
+        memory_num_heads=memory.num_heads,
+        memory_key_dim=memory.key_dim,
+        memory_value_dim=memory.value_dim,
+        memory_share_values=memory.share_values,
+        memory_query_norm=memory.query_norm,
+    )
+
+
+def build_model(config: MemoryLlamaConfig, *, seed: int, attention: str = "eager") -> MemoryLlamaForCausalLM:
+    """A model with fresh weights drawn from the seed. Eager attention is the faster one on a CPU at short lengths."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)

@@ -1,0 +1,122 @@
+"""Named whole configs. A recipe is a function; a variant copies one and changes fields."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from memlm.config import Config, SweepConfig
+from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, StreamConfig
+from memlm.data.world import WorldConfig
+from memlm.evaluation.config import EvaluationConfig
+from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.model.config import MemoryConfig, ModelConfig
+from memlm.training.config import CountingConfig, PretrainingConfig
+
+LAPTOP_MODEL = ModelConfig(
+    num_layers=4,
+    hidden_size=128,
+    num_attention_heads=4,
+    intermediate_size=384,
+    max_positions=512,
+    initializer_range=0.05,
+    memory=MemoryConfig(
+        layers=(2,), num_half_keys=128, top_k=8, num_heads=4, key_dim=64, value_dim=128, query_norm=True
+    ),
+)
+
+
+def laptop() -> Config:
+    """The generated world on two CPU cores: from nothing to a frontier in about 20 minutes."""
+    return Config(recipe="laptop", model=LAPTOP_MODEL)
+
+
+def smoke() -> Config:
+    """Every stage in two minutes, to see that it runs. The scores mean nothing."""
+    return Config(
+        recipe="smoke",
+        world=WorldConfig(
+            num_known=60, num_new=20, num_documents=1200, num_shards=2, num_validation_documents=40, max_operand=12, num_questions=30
+        ),
+        corpus=CorpusConfig(vocab_size=512, block_size=64),
+        model=replace(
+            LAPTOP_MODEL,
+            num_layers=2,
+            hidden_size=64,
+            num_attention_heads=2,
+            intermediate_size=128,
+            memory=MemoryConfig(
+                layers=(1,), num_half_keys=32, top_k=4, num_heads=2, key_dim=32, value_dim=32, query_norm=True
+            ),
+        ),
+        pretraining=PretrainingConfig(
+            num_steps=60, batch_blocks=16, micro_batch_blocks=16, warmup_steps=5, checkpoint_every=20, log_every=20
+        ),
+        counting=CountingConfig(num_batches=20, batches_per_unit=5),
+        stream=StreamConfig(num_facts=6, num_wordings=4, num_passes=2),
+        evaluation=EvaluationConfig(num_text_blocks=8),
+        sweep=SweepConfig(scale="smoke", seeds=(0, 1)),
+    )
+
+
+def wiki() -> Config:
+    """Real text and questions from the folder that the environment variable MEMLM_DATA names: a short run that is right in every format."""
+    return Config(
+        recipe="wiki",
+        world=None,
+        corpus=CorpusConfig(
+            path="$MEMLM_DATA/text/wiki2015-lead4k",
+            validation_path="",
+            max_shards=1,
+            vocab_size=8192,
+            block_size=256,
+            facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa"),
+            held_out=(
+                HeldOutConfig(name="nq_open", path="$MEMLM_DATA/qa/nq_open.jsonl", layout="nq_open", num_questions=200),
+                HeldOutConfig(name="gsm8k", path="$MEMLM_DATA/qa/gsm8k_train.jsonl", layout="gsm8k", num_questions=50),
+            ),
+        ),
+        model=LAPTOP_MODEL,
+        pretraining=PretrainingConfig(num_steps=150, batch_blocks=16, micro_batch_blocks=16, warmup_steps=20, checkpoint_every=50, log_every=25),
+        counting=CountingConfig(num_batches=200),
+        stream=StreamConfig(num_facts=20, num_passes=5),
+        evaluation=EvaluationConfig(batch_size=64, num_text_blocks=32),
+        sweep=SweepConfig(scale="wiki", seeds=(0, 1, 2)),
+    )
+
+
+def paper_1b() -> Config:
+    """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1) on DCLM. Needs a GPU cluster."""
+    return Config(
+        recipe="paper_1b",
+        world=None,
+        corpus=CorpusConfig(
+            path="$MEMLM_DATA/dclm-baseline-1.0",
+            validation_path="",
+            tokenizer="meta-llama/Llama-2-7b-hf",
+            block_size=2048,
+            facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa"),
+            held_out=(
+                HeldOutConfig(name="nq_open", path="$MEMLM_DATA/qa/nq_open.jsonl", layout="nq_open"),
+                HeldOutConfig(name="gsm8k", path="$MEMLM_DATA/qa/gsm8k_train.jsonl", layout="gsm8k", num_questions=500),
+            ),
+        ),
+        model=ModelConfig(),
+        pretraining=PretrainingConfig(
+            num_steps=60_000,
+            batch_blocks=256,
+            micro_batch_blocks=8,
+            learning_rate=3e-4,
+            value_learning_rate=1e-3,
+            warmup_steps=2000,
+            precision="bf16",
+            zero_stage=1,
+            checkpoint_every=1000,
+        ),
+        counting=CountingConfig(num_batches=1000, batch_blocks=2),
+        stream=StreamConfig(num_facts=1000, num_wordings=64, num_passes=10, max_length=64),
+        method=SparseMemoryConfig(num_trainable_slots=500, optimizer=OptimizerConfig(kind="sgd", learning_rate=5.0)),
+        evaluation=EvaluationConfig(max_new_tokens=16, num_text_blocks=256),
+        sweep=SweepConfig(scale="paper"),
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {recipe.__name__: recipe for recipe in (laptop, smoke, wiki, paper_1b)}

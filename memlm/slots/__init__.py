@@ -1,0 +1,1 @@
+"""Which slots: accesses -> counts -> ranking -> selection. Section 4 of Lin et al. 2025 in four files of plain torch."""

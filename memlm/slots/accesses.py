@@ -1,0 +1,70 @@
+"""Which slots does a text read? The first step from a batch to its trainable slots.
+
+Slots are numbered through all pools of a model: slot s of pool p is p * num_slots + s, so one integer names a slot wherever
+several layers share a pool or have one each.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from memlm.model.memory import MemoryLayer, ValuePool
+
+
+class _LastSearchDone(Exception):
+    """Ends a forward pass of which only the accesses are wanted."""
+
+
+def memory_layers(model: nn.Module) -> list[MemoryLayer]:
+    """The memory layers in the order in which a forward pass runs them."""
+    return [module for module in model.modules() if isinstance(module, MemoryLayer)]
+
+
+def value_pools(model: nn.Module) -> list[ValuePool]:
+    return [module for module in model.modules() if isinstance(module, ValuePool)]
+
+
+@contextmanager
+def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq reads"]], None]) -> Iterator[None]:
+    """Within the context, each memory layer hands over the slots it found, before it reads them: receive(layer number, slots)."""
+    layers = memory_layers(model)
+    if not layers:
+        raise ValueError("the model has no memory layer, so it accesses no slots; use the memory model's checkpoint, not the dense one's")
+    pools = {id(pool): number for number, pool in enumerate(value_pools(model))}
+    for number, layer in enumerate(layers):
+        offset = pools[id(layer.pool)] * layer.pool.weight.shape[0]
+        layer.on_access = lambda slots, number=number, offset=offset: receive(number, slots + offset)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.on_access = None
+
+
+@torch.no_grad()
+def accesses_of(model: nn.Module, **inputs: Tensor) -> Int[Tensor, "batch seq all_reads"]:
+    """The slots of every token, all layers and heads side by side. Computes nothing beyond the last memory layer's search."""
+    found: list[Tensor] = []
+    last = len(memory_layers(model)) - 1
+
+    def receive(number: int, slots: Tensor) -> None:
+        found.append(slots)
+        if number == last:
+            raise _LastSearchDone
+
+    with on_accesses(model, receive):
+        try:
+            model(**inputs, use_cache=False)
+        except _LastSearchDone:
+            pass
+    return torch.cat(found, dim=-1)
+
+
+def accesses_of_tokens(
+    slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"]
+) -> Int[Tensor, " accesses"]:
+    """The accesses without those of pads, which count for nothing."""
+    return slots[is_token].flatten()

@@ -1,0 +1,116 @@
+"""How often is each slot read: by the batch at hand, and by background text? Integers throughout, merged by addition.
+
+A batch's counts name accessed slots only, so their cost does not grow with the pool. Background counts are one vector per pool:
+document frequency by micro-batch and by sequence, and total accesses, each with its denominator.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from memlm.slots.accesses import accesses_of_tokens
+
+
+class SlotCounts(NamedTuple):
+    """How often each accessed slot was read."""
+
+    slots: Int[Tensor, " accessed"]
+    """Ascending; no slot twice."""
+    counts: Int[Tensor, " accessed"]
+
+
+def count_slots(slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"]) -> SlotCounts:
+    return SlotCounts(*accesses_of_tokens(slots, is_token).unique(return_counts=True))
+
+
+def merge(parts: list[SlotCounts]) -> SlotCounts:
+    """The counts of several micro-batches or ranks as one batch's; independent of their order."""
+    if len(parts) == 1:
+        return parts[0]
+    slots, places = torch.cat([part.slots for part in parts]).unique(return_inverse=True)
+    counts = torch.zeros_like(slots).index_add_(0, places, torch.cat([part.counts for part in parts]))
+    return SlotCounts(slots, counts)
+
+
+def merge_over_ranks(counts: SlotCounts) -> SlotCounts:
+    """The counts of the global batch, the same on every rank. Exchanges accessed slots only."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return counts
+    lengths = [torch.zeros(1, dtype=torch.int64, device=counts.slots.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, torch.tensor([len(counts.slots)], device=counts.slots.device))
+    longest = int(max(length.item() for length in lengths))
+    mine = torch.zeros(2, longest, dtype=torch.int64, device=counts.slots.device)
+    mine[0, : len(counts.slots)], mine[1, : len(counts.slots)] = counts
+    gathered = [torch.empty_like(mine) for _ in lengths]
+    dist.all_gather(gathered, mine)
+    return merge([SlotCounts(*part[:, : int(length)]) for part, length in zip(gathered, lengths, strict=True)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundCounts:
+    """How common each slot is in background text (the paper's B). Adds up over micro-batches, shards and workers."""
+
+    batch_frequency: Int[Tensor, " all_slots"]
+    """Micro-batches in which the slot is read at least once: the paper's document frequency."""
+    sequence_frequency: Int[Tensor, " all_slots"]
+    """Sequences in which the slot is read at least once."""
+    accesses: Int[Tensor, " all_slots"]
+    num_batches: int
+    num_sequences: int
+    num_tokens: int
+
+    @staticmethod
+    def zero(num_slots: int) -> "BackgroundCounts":
+        empty = torch.zeros(3, num_slots, dtype=torch.int64)
+        return BackgroundCounts(
+            batch_frequency=empty[0],
+            sequence_frequency=empty[1],
+            accesses=empty[2],
+            num_batches=0,
+            num_sequences=0,
+            num_tokens=0,
+        )
+
+    @staticmethod
+    def of_batch(
+        slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"], *, num_slots: int
+    ) -> "BackgroundCounts":
+        """One micro-batch. A sequence that holds only pads is no sequence, and a micro-batch of those is no batch."""
+        accesses = accesses_of_tokens(slots, is_token).bincount(minlength=num_slots)
+        sequence_frequency = torch.zeros(num_slots, dtype=torch.int64, device=slots.device)
+        for sequence, tokens in zip(slots, is_token, strict=True):
+            sequence_frequency[sequence[tokens].flatten().unique()] += 1
+        return BackgroundCounts(
+            batch_frequency=(accesses > 0).long(),
+            sequence_frequency=sequence_frequency,
+            accesses=accesses,
+            num_batches=int(is_token.any()),
+            num_sequences=int(is_token.any(dim=1).sum()),
+            num_tokens=int(is_token.sum()),
+        )
+
+    def __add__(self, other: "BackgroundCounts") -> "BackgroundCounts":
+        if len(self.accesses) != len(other.accesses):
+            raise ValueError(
+                f"background counts of {len(self.accesses)} and of {len(other.accesses)} slots cannot be added; "
+                "they come from different models"
+            )
+        return BackgroundCounts(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
+
+    def save(self, path: Path) -> None:
+        tensors = {
+            field.name: value if isinstance(value := getattr(self, field.name), Tensor) else torch.tensor(value)
+            for field in fields(self)
+        }
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+    @staticmethod
+    def load(path: Path) -> "BackgroundCounts":
+        tensors = load_file(path)
+        return BackgroundCounts(**{name: tensor if tensor.ndim else int(tensor) for name, tensor in tensors.items()})

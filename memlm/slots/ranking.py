@@ -1,0 +1,38 @@
+"""How specific is each slot to this batch? A score per accessed slot; higher is more specific (Lin et al. 2025, section 4)."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from memlm.slots.counts import BackgroundCounts, SlotCounts
+
+
+def tf_idf(
+    batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator
+) -> Float[Tensor, " accessed"]:
+    """The slot's share of the batch's accesses times log((num_batches + 1) / (document_frequency + 1)).
+
+    A slot that every background batch reads scores 0 however often this batch reads it.
+    """
+    return tf(batch, background, generator) * inverse_document_frequency(batch, background)
+
+
+def inverse_document_frequency(batch: SlotCounts, background: BackgroundCounts) -> Float[Tensor, " accessed"]:
+    document_frequency = background.batch_frequency[batch.slots].double()
+    return torch.log((background.num_batches + 1) / (document_frequency + 1))
+
+
+def tf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
+    """Control: the share of the batch's accesses alone, blind to what else the slot is used for."""
+    return batch.counts.double() / batch.counts.sum()
+
+
+def random(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
+    """Control: any of the accessed slots."""
+    return torch.rand(len(batch.slots), dtype=torch.float64, generator=generator)
+
+
+Ranking = Callable[[SlotCounts, BackgroundCounts, torch.Generator], Float[Tensor, " accessed"]]
+RANKINGS: dict[str, Ranking] = {"tfidf": tf_idf, "tf": tf, "random": random}

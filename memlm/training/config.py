@@ -1,0 +1,59 @@
+"""How long and how fast a model is trained. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig:
+    """AdamW with warm-up and cosine. DeepSpeed's own settings are derived from this."""
+
+    num_steps: int = 1000
+    batch_blocks: int = 32
+    """Blocks of one optimizer step, over all workers and micro-batches."""
+    micro_batch_blocks: int = 32
+    """Blocks that one worker runs at once."""
+    learning_rate: float = 2e-3
+    value_learning_rate: float = 5e-3
+    """Of the value pools, whose rows get a gradient in few steps (Berges et al. 2024 train them apart as well)."""
+    final_learning_rate: float = 0.1
+    """Where the cosine ends, as a share of the learning rate."""
+    warmup_steps: int = 50
+    weight_decay: float = 0.1
+    """Of matrices; values, norms and biases have none."""
+    clip_norm: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 is autocast over fp32 weights."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO: 1 shares out optimizer states over the workers, 2 gradients too, 3 weights too. 0 is the fastest where all fits."""
+    checkpoint_every: int = 500
+    log_every: int = 50
+    seed: int = 0
+    """Of the initial weights and of the order of the blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_blocks", "micro_batch_blocks", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_blocks % self.micro_batch_blocks:
+            raise ValueError(
+                f"pretraining.batch_blocks ({self.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks ({self.micro_batch_blocks})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountingConfig:
+    """The background that slots are ranked against (Lin et al. 2025, section 4: 1,000 random batches of DCLM)."""
+
+    num_batches: int = 1000
+    """Micro-batches counted, drawn at random from the corpus; fewer if the corpus ends first."""
+    batch_blocks: int = 2
+    """Blocks of a micro-batch. One with as many tokens as a finetuning batch makes the document frequencies comparable to it."""
+    batches_per_unit: int = 50
+    """Micro-batches that one task counts and commits together."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_batches", "batch_blocks", "batches_per_unit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"counting.{name} is {getattr(self, name)}; it must be at least 1")

@@ -1,0 +1,44 @@
+"""The page everyone reads: one step of learning a fact, and the loss."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from memlm.data.facts import FactBatch
+from memlm.methods.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    loss: float
+    """Nats per token over the step."""
+    report: dict[str, float]
+    """What the method says of the step: how much may move, how common it is."""
+
+
+def next_token_loss(
+    logits: Float[Tensor, "batch seq vocab"], tokens: Int[Tensor, "batch seq"], is_token: Bool[Tensor, "batch seq"]
+) -> Float[Tensor, ""]:
+    """The sum over all predicted tokens, in nats. Pads are neither predicted nor predicted from."""
+    targets = tokens[:, 1:].masked_fill(~is_token[:, 1:], -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
+
+
+def num_predicted(is_token: Bool[Tensor, "batch seq"]) -> int:
+    return int(is_token[:, 1:].sum())
+
+
+def finetune_step(method: Method, batches: list[FactBatch]) -> StepResult:
+    """Learn one batch, given as micro-batches: the method chooses what may move, the loss is the mean over the batch's tokens."""
+    num_targets = sum(num_predicted(batch.is_token) for batch in batches)
+    total = torch.zeros(())
+    with method.step(batches) as report:
+        for batch in batches:
+            logits = method.model(input_ids=batch.tokens, use_cache=False).logits
+            loss = next_token_loss(logits, batch.tokens, batch.is_token) / num_targets
+            loss.backward()
+            total += loss.detach()
+    return StepResult(loss=float(total), report=report)

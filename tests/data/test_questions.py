@@ -1,0 +1,116 @@
+import json
+import os
+
+import pytest
+
+from memlm.data.questions import Question, QuestionError, read_questions, write_nq_open, write_triviaqa
+from memlm.data.shards import ShardError
+
+QUESTIONS = [
+    Question(id="q1", question="Who?", answers=("Ada", "Ada Lovelace"), relation="inventor"),
+    Question(id="q2", question="Où?", answers=("Zürich",)),
+]
+needs_data = pytest.mark.skipif(
+    "MEMLM_DATA" not in os.environ, reason="MEMLM_DATA, the folder of real files, is not set"
+)
+
+
+def write_lines(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst"])
+@pytest.mark.parametrize(("layout", "write"), [("triviaqa", write_triviaqa), ("nq_open", write_nq_open)])
+def test_what_is_written_is_read_back(tmp_path, layout, write, suffix):
+    path = str(tmp_path / f"questions{suffix}")
+    write(path, QUESTIONS)
+    assert read_questions(path, layout) == QUESTIONS
+
+
+def test_written_fields_are_the_public_layouts_own(tmp_path):
+    write_triviaqa(str(tmp_path / "t.jsonl"), QUESTIONS[1:])
+    answer = {"value": "Zürich", "aliases": ["Zürich"]}
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == {"question_id": "q2", "question": "Où?", "answer": answer}
+    write_nq_open(str(tmp_path / "n.jsonl"), QUESTIONS[1:])
+    assert json.loads((tmp_path / "n.jsonl").read_text()) == {"question": "Où?", "answer": ["Zürich"], "id": "q2"}
+
+
+def test_triviaqa_value_comes_first_and_aliases_once(tmp_path):
+    answer = {"value": "B", "aliases": ["A", "B", "A"]}
+    path = write_lines(tmp_path / "t.jsonl", {"question_id": "x", "question": "?", "answer": answer})
+    assert read_questions(path, "triviaqa")[0].answers == ("B", "A")
+
+
+def test_entityquestions_keep_their_relation(tmp_path):
+    path = write_lines(tmp_path / "e.jsonl", {"relation": "P19", "question": "Where?", "answers": ["Bern", "Berne"]})
+    expected = Question(id="entityquestions:1", question="Where?", answers=("Bern", "Berne"), relation="P19")
+    assert read_questions(path, "entityquestions") == [expected]
+
+
+@pytest.mark.parametrize(("solution", "number"), [("2+2\n#### 4", "4"), ("#### 1,234 ", "1234"), ("x\n####-5", "-5")])
+def test_gsm8k_answer_is_the_number_after_the_marks(tmp_path, solution, number):
+    path = write_lines(tmp_path / "g.jsonl", {"question": "How many?", "answer": solution})
+    assert read_questions(path, "gsm8k")[0].answers == (number,)
+
+
+@pytest.mark.parametrize(
+    ("layout", "record"),
+    [
+        ("nq_open", {"question": "?", "answer": []}),
+        ("nq_open", {"question": "?", "answer": ["a", " "]}),
+        ("nq_open", {"question": "?", "answer": [3]}),
+        ("nq_open", {"question": "?"}),
+        ("nq_open", {"question": "?", "answer": "Bern"}),
+        ("nq_open", {"question": " ", "answer": ["a"]}),
+        ("entityquestions", {"question": "?", "answers": None}),
+        ("triviaqa", {"question_id": "1", "question": "?", "answer": ["Bern"]}),
+        ("gsm8k", {"question": "?", "answer": "no number"}),
+        ("gsm8k", {"question": "?", "answer": None}),
+    ],
+)
+def test_a_question_without_answers_is_named_with_file_and_line(tmp_path, layout, record):
+    good = {
+        "nq_open": {"question": "?", "answer": ["a"]},
+        "entityquestions": {"question": "?", "answers": ["a"]},
+        "triviaqa": {"question_id": "0", "question": "?", "answer": {"value": "a", "aliases": []}},
+        "gsm8k": {"question": "?", "answer": "#### 1"},
+    }[layout]
+    path = write_lines(tmp_path / "q.jsonl", good, record)
+    with pytest.raises(QuestionError, match=r"q\.jsonl:2: .*(Name|Repair)"):
+        read_questions(path, layout)
+
+
+def test_an_id_twice_is_refused(tmp_path):
+    record = {"question_id": "x", "question": "?", "answer": {"value": "a", "aliases": []}}
+    with pytest.raises(QuestionError, match=r":2: the id 'x' is already on line 1"):
+        read_questions(write_lines(tmp_path / "t.jsonl", record, record), "triviaqa")
+
+
+def test_unknown_layout_names_the_nearest(tmp_path):
+    with pytest.raises(QuestionError, match=r"'trivia_qa'. Did you mean 'triviaqa'\?"):
+        read_questions(str(tmp_path / "missing.jsonl"), "trivia_qa")
+
+
+def test_missing_or_empty_files_are_refused(tmp_path):
+    with pytest.raises(ShardError, match="no such file"):
+        read_questions(str(tmp_path / "missing.jsonl"), "triviaqa")
+    with pytest.raises(QuestionError, match="holds no questions"):
+        read_questions(write_lines(tmp_path / "empty.jsonl"), "triviaqa")
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("file", "layout", "count"),
+    [
+        ("triviaqa.jsonl", "triviaqa", 2000),
+        ("nq_open.jsonl", "nq_open", 2600),
+        ("gsm8k_train.jsonl", "gsm8k", 7473),
+        ("entityquestions_dev.jsonl.zst", "entityquestions", 22068),
+    ],
+)
+def test_real_files_are_read_whole(file, layout, count):
+    questions = read_questions(os.path.join(os.environ["MEMLM_DATA"], "qa", file), layout)
+    assert len(questions) == count
+    assert layout != "entityquestions" or len({question.relation for question in questions}) == 24
+    assert layout != "gsm8k" or all(question.answers[0].lstrip("-").isdigit() for question in questions)

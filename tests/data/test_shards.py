@@ -1,0 +1,181 @@
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from memlm.data.shards import MAX_LINE_BYTES, Document, ShardError, list_shards, read_documents, write_shard
+
+RECORDS = [{"text": "première"}, {"text": ""}, {"text": "two\nlines", "url": "u"}]
+DOCUMENTS = [Document(1, "première"), Document(2, ""), Document(3, "two\nlines")]
+
+
+def write_parquet(path, texts):
+    pq.write_table(pa.table({"text": pa.array(texts)}), path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl.zstd", ".jsonl", ".parquet"])
+def test_every_format_gives_the_same_documents(tmp_path, suffix):
+    path = str(tmp_path / f"shard{suffix}")
+    if suffix == ".parquet":
+        write_parquet(path, [record["text"] for record in RECORDS])
+    else:
+        write_shard(path, RECORDS)
+    assert list(read_documents(path)) == DOCUMENTS
+
+
+def test_parquet_rows_are_numbered_across_batches(tmp_path):
+    path = str(tmp_path / "shard.parquet")
+    write_parquet(path, [f"text {i}" for i in range(1000)])
+    assert list(read_documents(path)) == [Document(i + 1, f"text {i}") for i in range(1000)]
+
+
+def test_several_frames_are_one_file(tmp_path):
+    path = tmp_path / "shard.jsonl.zst"
+    frames = [zstandard.compress(b'{"text": "a"}\n{"te'), zstandard.compress(b'xt": "b"}\n')]
+    path.write_bytes(b"".join(frames))
+    assert [document.text for document in read_documents(str(path))] == ["a", "b"]
+
+
+def test_other_text_field_blank_lines_and_windows_line_ends(tmp_path):
+    path = tmp_path / "shard.jsonl"
+    path.write_bytes(b'{"body": "a"}\r\n\r\n{"body": "b"}')
+    assert list(read_documents(str(path), text_field="body")) == [Document(1, "a"), Document(3, "b")]
+
+
+def test_a_cut_off_frame_is_refused_wherever_it_is_cut(tmp_path):
+    """The trap: zstandard's own stream reader ends such a file like a whole one, with part of the documents lost."""
+    whole = tmp_path / "whole.jsonl.zst"
+    write_shard(str(whole), ({"text": f"document {i} {os.urandom(16).hex()}"} for i in range(300)))
+    content = whole.read_bytes()
+    cut = tmp_path / "cut.jsonl.zst"
+    for size in [*range(0, len(content), 97), *range(len(content) - 8, len(content))]:
+        cut.write_bytes(content[:size])
+        with pytest.raises(ShardError, match=r"cut\.jsonl\.zst:\d+: "):
+            list(read_documents(str(cut)))
+
+
+def test_a_flipped_bit_in_a_written_shard_is_found(tmp_path):
+    path = tmp_path / "shard.jsonl.zst"
+    write_shard(str(path), ({"text": f"document {i} {os.urandom(16).hex()}"} for i in range(100)))
+    content = path.read_bytes()
+    for place in range(0, len(content), 41):
+        flipped = bytearray(content)
+        flipped[place] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(ShardError):
+            list(read_documents(str(path)))
+
+
+def test_written_frames_carry_checksum_and_size(tmp_path):
+    path = tmp_path / "shard.jsonl.zst"
+    write_shard(str(path), RECORDS)
+    frame = zstandard.get_frame_parameters(path.read_bytes())
+    expected_size = sum(len(json.dumps(record, ensure_ascii=False).encode()) + 1 for record in RECORDS)
+    assert frame.has_checksum and frame.content_size == expected_size
+
+
+def test_garbage_after_a_whole_frame_is_refused(tmp_path):
+    path = tmp_path / "shard.jsonl.zst"
+    path.write_bytes(zstandard.compress(b'{"text": "a"}\n') + b"garbage")
+    with pytest.raises(ShardError, match="cut off or damaged"):
+        list(read_documents(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": "a"', "not JSON"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b'\xef\xbb\xbf{"text": "a"}', "not JSON"),
+        (b"[" * 200_000, "not JSON"),
+        (b'["text"]', "not an object"),
+        (b'{"title": "a"}', r"no field 'text' \(there are: title\)"),
+        (b'{"text": null}', "is NoneType, not a string"),
+        (b'{"text": 5}', "is int, not a string"),
+        (b'{"text": "\\ud800"}', "not valid Unicode"),
+    ],
+)
+def test_a_bad_line_is_named_with_file_line_and_reason(tmp_path, line, reason):
+    path = tmp_path / "shard.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + line + b"\n")
+    documents = read_documents(str(path))
+    assert next(documents).text == "good"
+    with pytest.raises(ShardError, match=rf"shard\.jsonl:2: .*{reason}"):
+        next(documents)
+
+
+def test_a_decompression_bomb_stops_at_the_line_cap(tmp_path):
+    path = tmp_path / "shard.jsonl.zst"
+    path.write_bytes(zstandard.compress(b" " * (MAX_LINE_BYTES + 1)))
+    with pytest.raises(ShardError, match=r":1: the line is longer than"):
+        list(read_documents(str(path)))
+
+
+def test_a_frame_that_asks_for_a_huge_window_is_refused(tmp_path):
+    path = tmp_path / "shard.jsonl.zst"
+    # magic, then a frame header that asks for a 1 GiB window (2 ** 30), then an empty last block
+    path.write_bytes(b"\x28\xb5\x2f\xfd\x00\xa0\x01\x00\x00")
+    with pytest.raises(ShardError, match="memory"):
+        list(read_documents(str(path)))
+
+
+@pytest.mark.parametrize("content", [b"", b'{"text": "plain"}\n', b"\x1f\x8b\x08\x00gzip"])
+def test_what_is_not_zstd_is_refused(tmp_path, content):
+    path = tmp_path / "shard.jsonl.zst"
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match="not zstd"):
+        list(read_documents(str(path)))
+
+
+def test_bad_parquet_is_refused(tmp_path):
+    path = tmp_path / "shard.parquet"
+    path.write_bytes(b"not parquet at all")
+    with pytest.raises(ShardError, match="not Parquet"):
+        list(read_documents(str(path)))
+    write_parquet(path, ["a", None])
+    with pytest.raises(ShardError, match=r"parquet:2: field 'text' is NoneType"):
+        list(read_documents(str(path)))
+    with pytest.raises(ShardError, match=r"no column 'body' \(there are: text\)"):
+        list(read_documents(str(path), text_field="body"))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ShardError, match="not Parquet"):
+        list(read_documents(str(path)))
+
+
+def test_shards_are_found_at_any_depth_in_one_order(tmp_path):
+    names = ["b/shard_1.jsonl.zst", "b/shard_0.jsonl.zstd", "a.parquet", "c/d/e.jsonl"]
+    for name in [*names, "readme.md", "x.json", "y.zst"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_shards(str(tmp_path)) == [str(tmp_path / name) for name in sorted(names)]
+    assert list_shards(str(tmp_path / "a.parquet")) == [str(tmp_path / "a.parquet")]
+
+
+def test_no_shards_is_an_error_with_a_remedy(tmp_path):
+    with pytest.raises(ShardError, match=r"no shard found.*\.jsonl\.zstd"):
+        list_shards(str(tmp_path))
+    with pytest.raises(ShardError, match="no such file or folder"):
+        list_shards(str(tmp_path / "missing"))
+    with pytest.raises(ShardError, match="through storage"):
+        list_shards("s3://bucket/corpus")
+
+
+def test_reading_or_writing_an_unknown_kind_of_file_is_refused(tmp_path):
+    with pytest.raises(ShardError, match="not a kind of file"):
+        list(read_documents(str(tmp_path / "a.txt")))
+    with pytest.raises(ShardError, match="no such file"):
+        list(read_documents(str(tmp_path / "a.jsonl")))
+    with pytest.raises(ShardError, match="unknown suffix"):
+        write_shard(str(tmp_path / "a.parquet"), RECORDS)
+
+
+@pytest.mark.skipif("MEMLM_DATA" not in os.environ, reason="MEMLM_DATA, the folder of real files, is not set")
+def test_real_dclm_layout_is_read_whole():
+    shards = list_shards(os.path.join(os.environ["MEMLM_DATA"], "text", "dclm_layout_fixture"))
+    documents = [document for shard in shards for document in read_documents(shard)]
+    assert len(shards) == 2 and len(documents) == 330
+    assert all(document.text for document in documents)

@@ -1,0 +1,122 @@
+import os
+import subprocess
+import sys
+import time
+from itertools import islice
+
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from memlm.data.shards import list_shards, read_documents
+from memlm.data.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
+
+TEXTS = [
+    f"The river Lo{'ra' * (i % 7)} was bridged in {1900 + i}, said the mayor of town {i % 13}." for i in range(200)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, vocab_size=290)
+
+
+@pytest.mark.parametrize(
+    "text", ["The river in 1984.", " two  spaces\n\ttabs ", "Çandarlı, 東京 and 🙂", "\x00\x7f", "½ ²", ""]
+)
+def test_any_text_comes_back_unchanged(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_each_digit_is_a_token(tokenizer):
+    assert [token for token in tokenizer.tokenize("in 1984") if token.strip("Ġ").isdigit()] == ["1", "9", "8", "4"]
+    assert not any(len(token) > 1 and any(letter.isdigit() for letter in token) for token in tokenizer.get_vocab())
+
+
+def test_merges_are_learned_and_the_size_is_kept(tokenizer):
+    assert len(tokenizer) == 290
+    assert len(tokenizer.encode("The river was bridged")) < len("The river was bridged")
+
+
+def test_no_special_token_is_added_by_itself(tokenizer):
+    special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    assert len(special) == 3
+    assert not special & set(tokenizer.encode("The river"))
+
+
+def test_training_is_deterministic_across_processes(tokenizer):
+    """Another process has other hash seeds and thread timings."""
+    code = (
+        "from memlm.data.tokenizer import train_tokenizer\n"
+        f"tokenizer = train_tokenizer({TEXTS!r}, vocab_size=290)\n"
+        "print(tokenizer.backend_tokenizer.to_str())"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_saved_and_loaded_it_encodes_alike(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path))
+    assert loaded.encode(TEXTS[5] + " ½ 12") == tokenizer.encode(TEXTS[5] + " ½ 12")
+    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (0, 1, 2)
+    assert len(loaded) == len(tokenizer)
+    assert loaded.decode(loaded.encode("a , b ' s")) == "a , b ' s"
+
+
+@pytest.mark.parametrize("pad", [{}, {"pad_token": "<eos>"}])
+def test_a_pad_token_apart_from_eos_is_given(tmp_path, pad):
+    backend = Tokenizer(models.WordLevel({"<eos>": 0, "a": 1, "<unk>": 2}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>", **pad).save_pretrained(
+        tmp_path
+    )
+    loaded = load_tokenizer(str(tmp_path))
+    assert loaded.pad_token_id == 3 and loaded.eos_token_id == 0 and len(loaded) == 4
+
+
+def test_a_tokenizer_without_end_of_text_is_refused(tmp_path):
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(TokenizerError, match="no end-of-text token"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_bad_requests_are_refused_with_a_remedy(tmp_path):
+    with pytest.raises(TokenizerError, match="vocab_size is 100"):
+        train_tokenizer(TEXTS, vocab_size=100)
+    with pytest.raises(TokenizerError, match="corpus is empty"):
+        train_tokenizer([], vocab_size=290)
+    with pytest.raises(TokenizerError, match="no such folder"):
+        load_tokenizer(str(tmp_path / "missing"))
+
+
+def test_unknown_or_damaged_tokenizers_give_one_error_with_the_remedy(tmp_path, tokenizer):
+    with pytest.raises(TokenizerError, match="could not be loaded"):
+        load_tokenizer("not a hub id")
+    with pytest.raises(TokenizerError, match="could not be loaded"):
+        load_tokenizer(str(tmp_path))
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(TokenizerError, match="could not be loaded"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_name_on_no_hub_fails_soon(monkeypatch):
+    """Without a network, and without the minute of retries that the download itself would spend on it."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(TokenizerError, match="'nobody/nothing' could not be loaded .*Give the folder"):
+        load_tokenizer("nobody/nothing")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.skipif("MEMLM_DATA" not in os.environ, reason="MEMLM_DATA, the folder of real files, is not set")
+def test_trained_on_real_text_it_compresses_and_restores_it():
+    shard = list_shards(os.path.join(os.environ["MEMLM_DATA"], "text", "wiki2015-lead4k"))[0]
+    texts = [document.text for document in islice(read_documents(shard), 300)]
+    tokenizer = train_tokenizer(texts[:200], vocab_size=4096)
+    unseen = "\n".join(texts[200:])
+    ids = tokenizer.encode(unseen)
+    assert tokenizer.decode(ids) == unseen
+    assert len(unseen) / len(ids) > 3

@@ -1,0 +1,391 @@
+import errno
+import http.client
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from memlm import storage
+from memlm.storage import DamagedArtifact, StorageError
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Passes requests on to an S3 server and spoils the bodies of the next `faults` object reads."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.target, self.faults, self.fault = port, 0, "cut"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FaultyProxy
+    protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue", for which clients else wait a second
+
+    def do_GET(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.target)
+        headers = {name: value for name, value in self.headers.items() if name != "Expect"}
+        connection.request(self.command, self.path, self.rfile.read(size), headers)
+        response = connection.getresponse()
+        body = response.read()
+        self.send_response(response.status)
+        for name, value in response.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command == "GET" and "?" not in self.path and response.status < 300 and self.server.faults:
+            self.server.faults -= 1
+            body = body[: len(body) // 2] if self.server.fault == "cut" else bytes([body[0] ^ 1]) + body[1:]
+        self.wfile.write(body)
+        self.close_connection = True
+
+    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[FaultyProxy]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    server = FaultyProxy(moto.get_host_and_port()[1])
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    moto.stop()
+
+
+@pytest.fixture
+def bucket(proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy.server_address[1]}")
+    monkeypatch.setenv("MEMLM_CACHE", str(tmp_path / "cache"))
+    proxy.faults = 0
+    name = f"bucket-{time.monotonic_ns()}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["disk", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "runs") if request.param == "disk" else request.getfixturevalue("bucket") + "/runs"
+
+
+def write(uri: str, text: str = "blocks", **changes: object) -> None:
+    settings: dict = {"kind": "blocks", "config": {"seed": 1, "sizes": (2, 3)}, "inputs": {"corpus": "abc"}, **changes}
+    with storage.write_artifact(uri, **settings) as draft:
+        (draft.path / "part").mkdir()
+        (draft.path / "part" / "0.bin").write_text(text)
+        (draft.path / "vocabulary.txt").write_text("words")
+        draft.details["seconds"] = 1.5
+
+
+def files_under(path: str | Path) -> set[str]:
+    return {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
+
+
+def test_artifact_comes_back_as_written(root: str) -> None:
+    uri = storage.join(root, "blocks")
+    assert not storage.has_artifact(uri)
+    write(uri)
+    path = storage.open_artifact(uri, kind="blocks")
+    assert path.is_absolute()
+    assert (path / "part" / "0.bin").read_text() == "blocks"
+    assert files_under(path) == {"part/0.bin", "vocabulary.txt", "manifest.json"}
+    manifest = storage.read_manifest(uri, "blocks")
+    assert manifest.config == {"seed": 1, "sizes": [2, 3]}
+    assert manifest.details == {"seconds": 1.5}
+    assert manifest.files["vocabulary.txt"]["bytes"] == 5
+    assert storage.list_names(root) == ["blocks"]
+
+
+def test_digest_depends_on_content_but_not_on_details(tmp_path: Path) -> None:
+    digests = []
+    for number, (text, seconds) in enumerate([("a", 1.0), ("a", 2.0), ("b", 1.0)]):
+        with storage.write_artifact(str(tmp_path / str(number)), kind="k", config={}) as draft:
+            (draft.path / "file").write_text(text)
+            draft.details["seconds"] = seconds
+        digests.append(storage.read_manifest(str(tmp_path / str(number))).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_an_exception_leaves_nothing(root: str) -> None:
+    uri = storage.join(root, "blocks")
+    with pytest.raises(KeyError), storage.write_artifact(uri, kind="k", config={}) as draft:
+        (draft.path / "file").write_text("half")
+        raise KeyError("stop")
+    assert not storage.has_artifact(uri)
+    assert storage.list_names(root) == []
+    assert not draft.path.exists()
+
+
+def test_wrong_kind_is_refused(root: str) -> None:
+    write(storage.join(root, "blocks"))
+    with pytest.raises(StorageError, match="is of kind 'blocks', not 'counts'"):
+        storage.open_artifact(storage.join(root, "blocks"), kind="counts")
+
+
+def test_missing_artifact_is_named(root: str) -> None:
+    with pytest.raises(StorageError, match=r"none: has no manifest.json.*Run its stage"):
+        storage.open_artifact(storage.join(root, "none"))
+
+
+@pytest.mark.parametrize("change", ["flip", "cut", "missing", "added", "manifest", "not json"])
+def test_damage_on_a_disk_is_found(tmp_path: Path, change: str) -> None:
+    uri = str(tmp_path / "blocks")
+    write(uri)
+    file, manifest = Path(uri, "part", "0.bin"), Path(uri, "manifest.json")
+    match change:
+        case "flip":
+            file.write_text("clocks")
+        case "cut":
+            file.write_text("block")
+        case "missing":
+            file.unlink()
+        case "added":
+            Path(uri, "part", "1.bin").write_text("more")
+        case "manifest":
+            manifest.write_text(manifest.read_text().replace('"seed": 1', '"seed": 2'))
+        case "not json":
+            manifest.write_text(manifest.read_text()[:-9])
+    with pytest.raises(DamagedArtifact, match="blocks"):
+        storage.open_artifact(uri)
+    write(uri)  # what is damaged may be made again
+    assert (storage.open_artifact(uri) / "part" / "0.bin").read_text() == "blocks"
+
+
+def test_a_manifest_cannot_lead_out_of_its_artifact(bucket: str, tmp_path: Path) -> None:
+    entry = {"bytes": 3, "sha256": "0" * 64}
+    manifest = storage.Manifest(kind="k", config={}, inputs={}, files={"../../evil": entry})
+    storage.write_json(f"{bucket}/x/manifest.json", {**vars(manifest), "digest": manifest.digest})
+    with pytest.raises(DamagedArtifact, match="leads out of"):
+        storage.open_artifact(f"{bucket}/x")
+
+
+def test_the_first_whole_artifact_stays(root: str) -> None:
+    uri = storage.join(root, "blocks")
+    write(uri, "first")
+    write(uri, "again")
+    assert (storage.open_artifact(uri) / "part" / "0.bin").read_text() == "first"
+
+
+def test_another_config_is_refused_before_work(root: str) -> None:
+    uri = storage.join(root, "blocks")
+    write(uri)
+    with pytest.raises(StorageError, match="made with another config.*another name"):
+        with storage.write_artifact(uri, kind="blocks", config={"seed": 2}, inputs={"corpus": "abc"}):
+            pytest.fail("the block must not be entered")
+
+
+def test_a_directory_that_is_not_ours_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("three years")
+    with pytest.raises(StorageError, match="is not empty and holds no artifact"):
+        write(str(tmp_path))
+    assert files_under(tmp_path) == {"thesis.tex"}
+
+
+def test_values_json_cannot_hold_are_refused_before_work(tmp_path: Path) -> None:
+    for config in ({"path": object()}, {"lr": float("nan")}):
+        with pytest.raises(StorageError, match="config .* is not JSON"):
+            write(str(tmp_path / "x"), config=config)
+
+
+def test_links_and_empty_artifacts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="is a link"):
+        with storage.write_artifact(str(tmp_path / "x"), kind="k", config={}) as draft:
+            (draft.path / "link").symlink_to("/etc/hostname")
+    with pytest.raises(StorageError, match="no file was written"):
+        with storage.write_artifact(str(tmp_path / "x"), kind="k", config={}):
+            pass
+    assert storage.list_names(str(tmp_path)) == []
+
+
+def _die_while_writing(uri: str) -> None:
+    with storage.write_artifact(
+        uri, kind="blocks", config={"seed": 1, "sizes": (2, 3)}, inputs={"corpus": "abc"}
+    ) as draft:
+        (draft.path / "old.bin").write_text("left over")
+        (draft.path / "manifest.json").write_text("{}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_writer_left_is_no_artifact_and_is_cleared_by_the_next(tmp_path: Path) -> None:
+    uri = str(tmp_path / "runs" / "blocks")
+    writer = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(uri,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert any("old.bin" in name for name in files_under(tmp_path))
+    assert storage.list_names(str(tmp_path / "runs")) == []
+    assert not storage.has_artifact(uri)
+    write(uri)
+    assert not any("old.bin" in name for name in files_under(tmp_path))
+    assert files_under(storage.open_artifact(uri)) == {"part/0.bin", "vocabulary.txt", "manifest.json"}
+
+
+def test_of_many_writers_at_once_one_wins_and_all_end(root: str) -> None:
+    uri = storage.join(root, "blocks")
+    threads = [threading.Thread(target=write, args=(uri, f"writer{n}")) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (storage.open_artifact(uri) / "part" / "0.bin").read_text().startswith("writer")
+
+
+def test_a_full_disk_names_the_place_and_the_remedy(tmp_path: Path) -> None:
+    uri = str(tmp_path / "blocks")
+    with pytest.raises(StorageError, match=r"\.blocks\.partial: no space left\. Free some") as caught:
+        with storage.write_artifact(uri, kind="k", config={}) as draft:
+            (draft.path / "weights").symlink_to("/dev/full")
+            (draft.path / "weights").write_text("0" * 10_000)
+    assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == errno.ENOSPC
+    assert not storage.has_artifact(uri)
+
+
+def test_a_full_disk_is_known_behind_a_library_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no space left"):
+        with storage.write_artifact(str(tmp_path / "x"), kind="k", config={}):
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+
+def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="Choose a directory"):
+        write(str(tmp_path / "file" / "x"))
+
+
+def test_json_round_trip_and_replacement(root: str) -> None:
+    uri = storage.join(root, "ledger", "trial.json")
+    for value in ({"a": [1, 2.5, None]}, {"a": "é"}):
+        storage.write_json(uri, value)
+        assert storage.read_json(uri) == value
+    assert storage.list_names(storage.join(root, "ledger")) == ["trial.json"]
+    with pytest.raises(StorageError, match="nothing is there"):
+        storage.read_json(storage.join(root, "other.json"))
+    with pytest.raises(StorageError, match="is not JSON"):
+        storage.write_json(uri, float("inf"))
+
+
+def test_cut_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": ')
+    with pytest.raises(StorageError, match="is not JSON"):
+        storage.read_json(str(tmp_path / "x.json"))
+
+
+def test_names_are_sorted_and_direct(root: str) -> None:
+    for name in ("b/1.json", "a.json", "b/2.json", "c"):
+        storage.write_json(storage.join(root, name), 0)
+    assert storage.list_names(root) == ["a.json", "b", "c"]
+    assert storage.list_names(storage.join(root, "b")) == ["1.json", "2.json"]
+    assert storage.list_names(storage.join(root, "absent")) == []
+
+
+def test_delete_takes_the_tree_and_nothing_else(root: str) -> None:
+    for name in ("step_1", "step_10"):
+        write(storage.join(root, name))
+    storage.delete(storage.join(root, "step_1"))
+    storage.delete(storage.join(root, "absent"))
+    assert storage.list_names(root) == ["step_10"]
+    storage.open_artifact(storage.join(root, "step_10"))
+    storage.write_json(storage.join(root, "one.json"), 1)
+    storage.delete(storage.join(root, "one.json"))
+    assert storage.list_names(root) == ["step_10"]
+
+
+def test_a_bucket_is_never_deleted_whole(bucket: str) -> None:
+    storage.write_json(f"{bucket}/a.json", 1)
+    with pytest.raises(StorageError, match="whole bucket"):
+        storage.delete(bucket)
+    assert storage.list_names(bucket) == ["a.json"]
+
+
+@pytest.mark.parametrize("fault", ["cut", "flip"])
+def test_spoiled_bodies_are_read_again(bucket: str, proxy: FaultyProxy, fault: str) -> None:
+    write(f"{bucket}/blocks", "x" * 100_000)
+    proxy.fault, proxy.faults = fault, 4
+    path = storage.open_artifact(f"{bucket}/blocks")
+    assert proxy.faults == 0
+    assert (path / "part" / "0.bin").read_text() == "x" * 100_000
+
+
+def test_reading_again_is_bounded(bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    write(f"{bucket}/blocks")
+    proxy.fault, proxy.faults = "cut", 1000
+    with pytest.raises(StorageError, match="blocks"):
+        storage.open_artifact(f"{bucket}/blocks")
+
+
+@pytest.mark.parametrize("change", ["changed", "gone"])
+def test_damage_on_s3_is_found(bucket: str, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    write(f"{bucket}/blocks")
+    damaged = boto3.resource("s3").Object(bucket.removeprefix("s3://"), "blocks/part/0.bin")
+    damaged.put(Body=b"clocks") if change == "changed" else damaged.delete()
+    with pytest.raises(DamagedArtifact, match="part/0.bin"):
+        storage.open_artifact(f"{bucket}/blocks")
+    write(f"{bucket}/blocks")  # what is damaged may be made again
+    storage.open_artifact(f"{bucket}/blocks")
+
+
+def test_a_node_downloads_once_and_repairs_its_copy(bucket: str, proxy: FaultyProxy) -> None:
+    write(f"{bucket}/blocks")
+    path = storage.open_artifact(f"{bucket}/blocks")
+    boto3.client("s3").delete_object(Bucket=bucket.removeprefix("s3://"), Key="blocks/part/0.bin")
+    assert storage.open_artifact(f"{bucket}/blocks") == path  # from the cache
+    write(f"{bucket}/blocks_again")
+    (path / "part" / "0.bin").write_text("clocks")
+    again = storage.open_artifact(f"{bucket}/blocks_again")  # same digest, same copy
+    assert again == path and (again / "part" / "0.bin").read_text() == "blocks"
+
+
+def test_a_server_that_is_not_there_or_a_bucket_that_is_not(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match="NoSuchBucket.*Check the bucket"):
+        write("s3://no-such-bucket/x")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_S3"):
+        storage.has_artifact(f"{bucket}/blocks")
+
+
+def test_names_that_are_refused() -> None:
+    for uri in ("", "gs://bucket/x", "file:///x", "s3:///x"):
+        with pytest.raises(StorageError, match="must be a local path or s3://"):
+            storage.is_remote(uri)
+    for name in ("..", "a/../../b", "/etc", ""):
+        with pytest.raises(StorageError, match="leads out of"):
+            storage.join("s3://bucket", name)
+    assert storage.join("s3://bucket/a/", "b", "c/d") == "s3://bucket/a/b/c/d"
+    with pytest.raises(StorageError, match="storage runs: must be absolute.*Give an absolute path"):
+        storage.require_absolute("runs", "storage")
+    assert storage.require_absolute("/runs", "storage") == "/runs"
+    assert storage.require_absolute("s3://b/runs", "storage") == "s3://b/runs"
+
+
+def test_errors_survive_the_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(DamagedArtifact("file", "x", "rule", "remedy")))
+    assert (type(error), error.field, str(error)) == (DamagedArtifact, "file", "file x: rule. remedy")
+
+
+def test_manifest_is_plain_json_for_other_tools(tmp_path: Path) -> None:
+    write(str(tmp_path / "blocks"))
+    content = json.loads((tmp_path / "blocks" / "manifest.json").read_text())
+    assert content.keys() == {"kind", "config", "inputs", "files", "details", "digest"}
