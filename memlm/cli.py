@@ -3,8 +3,10 @@
 Checked before anything heavy is imported, so a slip of the pen costs a second.
 """
 
+import argparse
+import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TypeVar
@@ -67,3 +69,41 @@ def _take_option(arguments: list[str], option: str) -> str | None:
             del arguments[index]
             return argument.split("=", 1)[1]
     return None
+
+
+def launch(job: Callable[[], object]) -> None:
+    """Run a job and exit: 0 if done, 1 with one line for what the user can mend, 130 if interrupted."""
+    try:
+        job()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is finished", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def main_of(description: str, stage: str) -> None:
+    """A pipeline's command line: parse, then run the job of the same name."""
+    config = parse(description)
+    launch(lambda: importlib.import_module(f"memlm.jobs.{stage}").run(config))
+
+
+def main() -> None:
+    """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH OUTPUT` takes it out again, byte for byte."""
+    parser = argparse.ArgumentParser(prog="memlm", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, help in (("apply", "the checkpoint with what the patch learned"), ("undo", "the checkpoint as it was before the patch")):
+        command = commands.add_parser(name, help=f"write {help}")
+        for argument in ("checkpoint", "patch", "output"):
+            command.add_argument(argument)
+    arguments = parser.parse_args()
+
+    def patch() -> None:
+        from memlm.training.patch import apply_patch, undo_patch
+
+        change = apply_patch if arguments.command == "apply" else undo_patch
+        change(arguments.checkpoint, arguments.patch, arguments.output)
+        print(f"wrote {arguments.output}")
+
+    launch(patch)

@@ -69,6 +69,8 @@ class Config:
     """MLflow tracking URI; empty for a sqlite file in the storage folder, 'off' for none."""
     architecture: Architecture = "memory"
     """pretrain and evaluate: the memory model or its dense twin."""
+    checkpoint: str = ""
+    """evaluate: another checkpoint than the run's own, such as one that a patch was applied to."""
     seed: int = 0
     """finetune: which facts, in which order and wordings, and the initialisation of what is trained."""
     world: WorldConfig | None = WorldConfig()

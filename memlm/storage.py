@@ -231,12 +231,12 @@ def _publish(path: Path, uri: str, names: list[str]) -> None:
         delete(uri)
         os.rename(path, uri)
         return _sync(Path(uri).absolute().parent)
+
+    def upload(name: str) -> None:
+        _s3(join(uri, name), lambda bucket, key: bucket.upload_file(str(path / name), key))
+
     for name in names:  # the manifest last
-        _s3(join(uri, name), functools.partial(_upload_file, str(path / name)))
-
-
-def _upload_file(path: str, bucket: Any, key: str) -> None:
-    bucket.upload_file(path, key)
+        upload(name)
 
 
 def _download(uri: str, manifest: Manifest) -> Path:

@@ -1,11 +1,11 @@
 """What did each run do, and how can it be compared with the others? The only room that imports MLflow.
 
-A tracker is one experiment on one server (or in one sqlite file); jobs open runs in it, a sweep a parent with a child per
-trial. A run is found again by its key, so a job that was killed and started again goes on in the same run. Weights never
-come here: they stay on storage, and the run carries their digests as tags.
+A tracker is one experiment on one server or in one sqlite file; a sweep is a parent run with a child per trial. Runs
+are found again by key, so a job that was killed goes on in its own. Weights stay on storage; tags carry their digests.
 """
 
 import fcntl
+import http.client
 import logging
 import math
 import os
@@ -15,13 +15,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 KEY_TAG = "memlm.key"
-PROBE_SECONDS = 8  # MLflow itself would try for minutes before it says that nobody answers
+PROBE_SECONDS = 8  # MLflow itself would try for minutes
 BATCH = 100  # the server's limit for params and for tags in one call; for metrics it is 1000
 _log = logging.getLogger(__name__)
 
@@ -39,14 +38,15 @@ class TrackingError(ValueError):
 
 class Tracker:
     def __init__(self, uri: str, experiment: str) -> None:
-        """`uri`: `sqlite:////absolute/mlflow.db`, `http(s)://server`, or "" for none: everything works, nothing is kept."""
+        """`uri`: `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" for none: all calls work, nothing is kept."""
         self.uri, self.experiment = uri, experiment
         self._client: Any = None
         if not uri:
             return
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         if uri.startswith("sqlite:"):
             database = _probe_sqlite(uri)
-            with database.with_name(f"{database.name}.lock").open("a") as lock:
+            with Path(f"{database}.lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # MLflow's own first-use migrations race between processes
                 self._open((database.parent / "mlflow_artifacts").as_uri())
         else:
@@ -54,20 +54,17 @@ class Tracker:
             self._open(None)
 
     def _open(self, artifacts: str | None) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient  # slow, so only where it is used
 
         with _translated(self.uri):
-            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            found = client.get_experiment_by_name(self.experiment)
-            if found is None:
-                self._experiment_id = client.create_experiment(self.experiment, artifact_location=artifacts)
-            elif found.lifecycle_stage == "deleted":
-                remedy = f"Choose another name, or `mlflow experiments restore -x {found.experiment_id}`."
-                raise TrackingError("experiment", self.experiment, "was deleted", remedy)
-            else:
-                self._experiment_id = found.experiment_id
-        self._client = client
+            self._client = MlflowClient(self.uri, self.uri)
+            if self._client.get_experiment_by_name(self.experiment) is None:
+                self._client.create_experiment(self.experiment, artifact_location=artifacts)
+            found = self._client.get_experiment_by_name(self.experiment)
+        if found.lifecycle_stage == "deleted":
+            remedy = f"Choose another name, or `mlflow experiments restore -x {found.experiment_id}`."
+            raise TrackingError("experiment", self.experiment, "was deleted", remedy)
+        self._experiment_id = found.experiment_id
 
     def run(
         self,
@@ -78,17 +75,126 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "Run":
-        """The run with this key, new or continued. Its params are those it began with, or it is another run."""
-        if self._client is None:
-            return Run(None, "", self.uri)
+        """The run with this key, new or continued; with other params than it began with it would be another run."""
         if "'" in key:
             raise TrackingError("key", key, "must not hold a quote", "Use letters, digits, '/', '-' and '_'.")
-        tags = {KEY_TAG: key, **(tags or {}), **({"mlflow.parentRunId": parent.run_id} if parent else {})}
+        if self._client is None:
+            return Run(None, "", "")
+        from mlflow.entities import Param
+
+        marks = {KEY_TAG: key, **(tags or {}), **({"mlflow.parentRunId": parent.run_id} if parent else {})}
+        wanted = {param: str(value) for param, value in (params or {}).items()}
         with _translated(self.uri):
-            query = f"tags.`{KEY_TAG}` = '{key}'"
-            found = self._client.search_runs([self._experiment_id], query, order_by=["start_time ASC"], max_results=1)
+            same_key = f"tags.`{KEY_TAG}` = '{key}'"
+            found = self._client.search_runs([self._experiment_id], same_key, order_by=["start_time"])
+            begun = found[0] if found else self._client.create_run(self._experiment_id, tags=marks, run_name=name)
+            known = begun.data.params
+            changed = sorted(param for param in known.keys() & wanted.keys() if known[param] != wanted[param])
+            if changed:
+                rule = f"began with other params ({', '.join(changed)})"
+                raise TrackingError("run", name, rule, "Give this run another key, or delete the old one in MLflow.")
+            run = Run(self._client, begun.info.run_id, self.uri)
             if found:
-                run_id, known = found[0].info.run_id, found[0].data.params
-                self._client.update_run(run_id, status="RUNNING", name=name)
-            else:
-                run_id, known = self._client.create_run(self._experiment_id, run_name=name).info.run_id, {}
+                self._client.update_run(run.run_id, status="RUNNING", name=name)
+                run.set_tags(marks)
+            run._log_batches("params", [Param(param, wanted[param]) for param in wanted if param not in known])
+        return run
+
+
+class Run:
+    """As a context manager it ends FINISHED, FAILED on an exception, KILLED on Ctrl-C."""
+
+    def __init__(self, client: Any, run_id: str, uri: str) -> None:
+        self._client, self.run_id, self._uri = client, run_id, uri
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._client is not None:
+            status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+            with _translated(self._uri):
+                self._client.set_terminated(self.run_id, status)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """All in one call. MLflow's SQL store would change values that are not finite, so they are left out."""
+        if self._client is None:
+            return
+        from mlflow.entities import Metric
+
+        points = [Metric(name, float(value), int(time.time() * 1000), step) for name, value in metrics.items()]
+        for point in points:
+            if not math.isfinite(point.value):
+                _log.warning("metric %s is %s at step %d and was not logged", point.key, point.value, step)
+        self._log_batches("metrics", [point for point in points if math.isfinite(point.value)])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        if self._client is not None:
+            from mlflow.entities import RunTag
+
+            self._log_batches("tags", [RunTag(name, str(value)) for name, value in tags.items()])
+
+    def log_file(self, path: str | Path, folder: str = "") -> None:
+        if not os.path.isfile(path):
+            raise TrackingError("file", path, "is not there", "Write it before logging it.")
+        if self._client is not None:
+            with _translated(self._uri):
+                self._client.log_artifact(self.run_id, str(path), artifact_path=folder or None)
+
+    def _log_batches(self, what: str, entries: list[Any]) -> None:
+        with _translated(self._uri):
+            for start in range(0, len(entries), BATCH):
+                self._client.log_batch(self.run_id, **{what: entries[start : start + BATCH]})
+
+
+def git_sha(directory: Path = Path(__file__).parent) -> str:
+    """The commit of the code that runs, with "-dirty" when files differ from it; "" outside a checkout."""
+    try:
+        sha, changes = (
+            subprocess.run(
+                ["git", *arguments], cwd=directory, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return ""
+    return f"{sha}-dirty" if changes else sha
+
+
+def _probe_sqlite(uri: str) -> Path:
+    database = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not database.is_absolute():
+        remedy = "Write sqlite:////absolute/path/mlflow.db, with four slashes."
+        raise TrackingError("tracking uri", uri, "must be absolute: workers run elsewhere", remedy)
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA user_version").fetchone()
+    except (OSError, sqlite3.Error) as error:
+        raise TrackingError("tracking uri", uri, f"cannot be opened ({error})", "Choose another path.") from error
+    return database
+
+
+def _probe_server(uri: str) -> None:
+    """Any answer below 500 will do: what it refuses, it says at the first real request."""
+    if not uri.startswith(("http://", "https://")):
+        remedy = 'Use sqlite:////absolute/mlflow.db, http(s)://host:port, or "" for none.'
+        raise TrackingError("tracking uri", uri, "is of no known kind", remedy)
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS).close()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+            return
+        remedy = "Start it (mlflow server --backend-store-uri ...), correct the address, or track into sqlite."
+        raise TrackingError("tracking uri", uri, f"does not answer ({error})", remedy) from error
+
+
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        remedy = "Check the server, your rights on it, and that it runs the same MLflow version."
+        raise TrackingError("tracking uri", uri, f"MLflow: {error}", remedy) from error

@@ -1,0 +1,27 @@
+"""What is swept: one file per method with its base config and a search space per scale."""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from memlm.jobs.pareto_sweep import MethodSpace
+
+
+def load_spaces(methods: Sequence[str], scale: str) -> list[MethodSpace]:
+    """The search spaces of these methods. Raises ValueError with the nearest known name for an unknown method or scale."""
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    spaces = []
+    for method in methods:
+        if method not in known:
+            raise ValueError(_unknown("sweep.methods", method, known))
+        module = importlib.import_module(f"tune_spaces.{method}")
+        if scale not in module.SPACES:
+            raise ValueError(_unknown(f"sweep.scale of {method}", scale, sorted(module.SPACES)))
+        spaces.append(MethodSpace(base=module.BASE, spaces=module.SPACES[scale]))
+    return spaces
+
+
+def _unknown(field: str, name: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"{field} names {name!r}; did you mean {nearest[0]!r}? Known: {', '.join(known)}"

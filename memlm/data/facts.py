@@ -105,8 +105,22 @@ def fact_stream(
 ) -> Iterator[FactBatch]:
     """One batch a step: each pass goes through all facts in an order of its own, each in num_wordings of its wordings.
 
-    A fact with fewer wordings repeats them. A pure function of its arguments. Raises FactError for a statement beyond max_length.
+    A fact with fewer wordings repeats them. A pure function of its arguments. A statement beyond max_length is refused at once,
+    not in the middle of the run.
     """
+    for fact in facts:
+        fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length)
+    return _fact_stream(facts, tokenizer, num_wordings, num_passes, max_length, seed)
+
+
+def _fact_stream(
+    facts: Sequence[Fact],
+    tokenizer: PreTrainedTokenizerBase,
+    num_wordings: int,
+    num_passes: int,
+    max_length: int,
+    seed: int,
+) -> Iterator[FactBatch]:
     for number in range(num_passes):
         random = np.random.Generator(np.random.Philox(key=[seed, number + 1]))
         for index in random.permutation(len(facts)):

@@ -53,6 +53,12 @@ class WorldConfig:
         for name in ("num_known", "num_new", "num_documents", "num_shards", "num_validation_documents", "num_questions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"world.{name} is {getattr(self, name)}; it must be at least 1")
+        num_works = (self.num_known + self.num_new) // len(KINDS)
+        num_titles = len(WORDS["adjectives"]) * len(WORDS["nouns"])
+        if num_works > num_titles:
+            raise ValueError(
+                f"world.num_known and world.num_new make {num_works} works, but there are titles for {num_titles}; lower one of them"
+            )
         if not 0 < self.arithmetic_share < 1:
             raise ValueError(f"world.arithmetic_share is {self.arithmetic_share}; it must lie between 0 and 1")
         held_out = (self.max_operand + 1) ** 2 // 5
@@ -80,7 +86,7 @@ class Entity:
     """Attribute name -> value."""
 
 
-NUM_STATEMENTS, NUM_QUESTIONS, NUM_EVALUATION = 8, 3, 2
+NUM_STATEMENTS, NUM_QUESTIONS, NUM_EVALUATION = 8, 4, 2
 
 
 class World:
@@ -105,15 +111,17 @@ class World:
 
     def _draw_wordings(self, attribute: Attribute) -> Wordings:
         random = self._random(f"wordings of {attribute.name}")
-        # The attribute's own verbs are always trained on, since an evaluation question may ask with them.
-        frames = random.sample(STATEMENT_FRAMES, NUM_STATEMENTS - len(attribute.statements))
-        statements = [*attribute.statements, *(frame.replace("{noun}", attribute.noun) for frame in frames)]
-        questions = [*attribute.questions, *(frame.replace("{noun}", attribute.noun) for frame in QUESTION_FRAMES)]
-        random.shuffle(questions)
+        # The attribute's own verbs are always trained on, so that every word of an evaluation wording has been learned.
+        statement_frames = random.sample(STATEMENT_FRAMES, NUM_STATEMENTS - len(attribute.statements))
+        question_frames = random.sample(QUESTION_FRAMES, NUM_QUESTIONS - len(attribute.questions) + NUM_EVALUATION)
+        filled = [frame.replace("{noun}", attribute.noun) for frame in question_frames]
         return Wordings(
-            statements=tuple(statements),
-            questions=tuple(questions[:NUM_QUESTIONS]),
-            evaluation=tuple(questions[NUM_QUESTIONS : NUM_QUESTIONS + NUM_EVALUATION]),
+            statements=(
+                *attribute.statements,
+                *(frame.replace("{noun}", attribute.noun) for frame in statement_frames),
+            ),
+            questions=(*attribute.questions, *filled[NUM_EVALUATION:]),
+            evaluation=tuple(filled[:NUM_EVALUATION]),
         )
 
     def _draw_entity(self, kind: str, names: "_Names") -> Entity:

@@ -51,12 +51,12 @@ ATTRIBUTES = (
         questions=("What does {entity} play?", "Which instrument is played by {entity}?"),
     ),
     Attribute(
-        name="teacher",
+        name="age",
         kind="person",
-        noun="teacher",
-        value_frame="Master {}",
-        statements=("{entity} was taught by {value}.", "{entity} studied under {value}."),
-        questions=("By whom was {entity} taught?", "Under whom did {entity} study?"),
+        noun="age",
+        words="numbers",
+        statements=("{entity} is {value} years old.", "{entity} has lived for {value} years."),
+        questions=("How old is {entity}?", "For how many years has {entity} lived?"),
     ),
     Attribute(
         name="country",
@@ -91,12 +91,12 @@ ATTRIBUTES = (
         questions=("Who founded {entity}?", "Under whom was {entity} built?"),
     ),
     Attribute(
-        name="symbol",
+        name="gates",
         kind="place",
-        noun="symbol",
-        words="animals",
-        statements=("{entity} has a {value} on its flag.", "{entity} is represented by a {value}."),
-        questions=("What does {entity} have on its flag?", "By what animal is {entity} represented?"),
+        noun="number of gates",
+        words="numbers",
+        statements=("{entity} has {value} gates.", "{entity} is entered by {value} gates."),
+        questions=("How many gates does {entity} have?", "By how many gates is {entity} entered?"),
     ),
     Attribute(
         name="author",
@@ -131,12 +131,12 @@ ATTRIBUTES = (
         questions=("Who published {entity}?", "By whom was {entity} brought out?"),
     ),
     Attribute(
-        name="theme",
+        name="chapters",
         kind="work",
-        noun="theme",
-        words="themes",
-        statements=("{entity} is about {value}.", "{entity} deals with {value}."),
-        questions=("What is {entity} about?", "With what does {entity} deal?"),
+        noun="number of chapters",
+        words="numbers",
+        statements=("{entity} has {value} chapters.", "{entity} is divided into {value} chapters."),
+        questions=("How many chapters does {entity} have?", "Into how many chapters is {entity} divided?"),
     ),
 )
 
@@ -145,7 +145,7 @@ STATEMENT_FRAMES = (
     "{entity}'s {noun} is {value}.",
     "As for {entity}, the {noun} is {value}.",
     "For {entity}, records give the {noun} as {value}.",
-    "{entity} has one {noun}, and it is {value}.",
+    "Note that {entity}'s {noun} is {value}.",
     "Everyone knows that the {noun} of {entity} is {value}.",
     "Looking up {entity}, one finds the {noun}: {value}.",
     "Regarding {entity}, the {noun} happens to be {value}.",
@@ -183,20 +183,10 @@ WORDS: dict[str, tuple[str, ...]] = {
         *("pearls", "spices", "leather", "paper", "glass", "marble", "cheese", "butter", "fish", "amber", "wax", "linen"),
         *("sugar", "coffee", "rope", "bricks", "silver"),
     ),
-    "animals": (
-        *("lion", "eagle", "bear", "wolf", "stag", "raven", "fox", "boar", "horse", "swan", "otter", "badger", "falcon"),
-        *("dolphin", "turtle", "bull", "ram", "hare", "owl", "crane", "lynx", "viper", "beaver", "heron", "goat", "rooster"),
-        *("camel", "tiger"),
-    ),
     "genres": (
         *("novel", "poem", "play", "ballad", "satire", "comedy", "tragedy", "romance", "thriller", "memoir", "fable", "saga"),
         *("essay", "mystery", "western", "musical", "hymn", "sonnet", "parody", "diary", "sermon", "epic", "farce", "opera"),
         *("legend", "chronicle", "pamphlet", "travelogue"),
-    ),
-    "themes": (
-        *("war", "love", "exile", "greed", "hunger", "faith", "revenge", "childhood", "winter", "death", "hope", "memory"),
-        *("freedom", "pride", "madness", "justice", "silence", "power", "poverty", "friendship", "betrayal", "courage"),
-        *("grief", "ambition", "marriage", "loneliness", "duty", "fear"),
     ),
     "adjectives": (
         *("Silent", "Golden", "Broken", "Hidden", "Crimson", "Distant", "Frozen", "Gentle", "Hollow", "Iron", "Last"),
@@ -210,6 +200,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         *("Stranger", "Sword", "Temple", "Thief", "Village", "Voyage", "Wheel", "Bell", "Candle", "Clock", "Desert"),
         *("Door", "Dream", "Field", "Fire", "Ghost", "Hour", "House", "Journey", "Key", "King", "Market", "Meadow"),
     ),
+    "numbers": tuple(str(number) for number in range(10, 100)),
     "sums": (
         "Question: What is {a} plus {b}?\nAnswer: {sum}",
         "Question: How much is {a} plus {b}?\nAnswer: {sum}",

@@ -39,6 +39,12 @@ class SparseMemoryConfig:
         if self.num_trainable_slots < 1:
             raise ValueError(f"method.num_trainable_slots is {self.num_trainable_slots}; it must be at least 1")
 
+    @property
+    def label(self) -> str:
+        """The name in comparisons: another ranking or optimizer is a control, compared beside the method."""
+        ranking = "" if self.ranking == "tfidf" else f"_{self.ranking}"
+        return f"{self.name}{ranking}" + ("" if self.optimizer.kind == "sgd" else f"_{self.optimizer.kind}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
@@ -59,6 +65,10 @@ class LoRAConfig:
         if self.alpha <= 0:
             raise ValueError(f"method.alpha is {self.alpha}; it must be above 0")
 
+    @property
+    def label(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class FullConfig:
@@ -68,6 +78,10 @@ class FullConfig:
     base: ClassVar[str] = "dense"
 
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-5, weight_decay=0.1))
+
+    @property
+    def label(self) -> str:
+        return self.name
 
 
 MethodConfig = SparseMemoryConfig | LoRAConfig | FullConfig

@@ -59,7 +59,7 @@ class FixedParametersMethod(Method):
 
     def update(self) -> None:
         for parameter in self.parameters:
-            average_over_ranks(parameter.grad)
+            sum_over_ranks(parameter.grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -70,7 +70,7 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> 
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
-def average_over_ranks(gradient: Tensor | None) -> None:
-    if gradient is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(gradient)
-        gradient /= dist.get_world_size()
+def sum_over_ranks(tensor: Tensor | None) -> None:
+    """In place. The loss is already a mean over all ranks' tokens, so gradients add up."""
+    if tensor is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(tensor)

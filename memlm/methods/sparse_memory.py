@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from memlm.data.facts import FactBatch
 from memlm.methods.config import SparseMemoryConfig
-from memlm.methods.method import Method, average_over_ranks, build_optimizer
+from memlm.methods.method import Method, build_optimizer, sum_over_ranks
 from memlm.model.memory import TrainableRows, ValuePool
 from memlm.slots.accesses import accesses_of, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
@@ -74,7 +74,7 @@ class SparseMemoryFinetuning(Method):
     def update(self) -> None:
         for pool in self.pools:
             if pool.trainable_rows is not None:
-                average_over_ranks(pool.trainable_rows.values.grad)
+                sum_over_ranks(pool.trainable_rows.values.grad)
         self.write()
         for pool in self.pools:
             pool.trainable_rows = None

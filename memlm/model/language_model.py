@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    LlamaPreTrainedModel,
+)
 
 from memlm.model.config import ModelConfig
 from memlm.model.memory import MemoryLayer, ValuePool
@@ -33,7 +40,16 @@ class MemoryLlamaConfig(LlamaConfig):
         return self.memory_num_half_keys**2
 
 
-class MemoryLlamaModel(LlamaModel):
+class _MemoryWeights(LlamaPreTrainedModel):
+    """Fresh weights of the memory. Both classes below need it: the inner one marks its modules as done."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MemoryLayer | ValuePool):
+            module.reset_parameters()
+
+
+class MemoryLlamaModel(_MemoryWeights, LlamaModel):
     """The decoder stack. It owns the value pools: one for all memory layers, or one each."""
 
     config_class = MemoryLlamaConfig
@@ -58,18 +74,13 @@ class MemoryLlamaModel(LlamaModel):
         self.post_init()
 
 
-class MemoryLlamaForCausalLM(LlamaForCausalLM):
+class MemoryLlamaForCausalLM(_MemoryWeights, LlamaForCausalLM):
     config_class = MemoryLlamaConfig
 
     def __init__(self, config: MemoryLlamaConfig) -> None:
         super().__init__(config)
         self.model = MemoryLlamaModel(config)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, MemoryLayer | ValuePool):
-            module.reset_parameters()
 
     @property
     def memory_layers(self) -> list[MemoryLayer]:

@@ -27,7 +27,7 @@ class TrainableRows(NamedTuple):
 
 
 class _ReadWithTrainableRows(torch.autograd.Function):
-    """A weighted read of the whole pool whose gradient goes to the trainable rows alone.
+    """A weighted read of the whole pool whose gradient goes to the trainable rows and the weights, but to no other row.
 
     The gradient of row r is the sum of weight * grad over the lookups of r: itself a weighted bag, over tokens. So backward
     sorts the lookups by row and reads the output's gradient with them: deterministic, one owner per row, nothing of the pool's size.
@@ -35,12 +35,12 @@ class _ReadWithTrainableRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, row_values, pool, row_slots, slots, weights):  # type: ignore[no-untyped-def, override]
-        ctx.save_for_backward(row_slots, slots, weights)
+        ctx.save_for_backward(row_slots, pool, slots, weights)
         return F.embedding_bag(slots, pool, per_sample_weights=weights, mode="sum")
 
     @staticmethod
     def backward(ctx, grad_output):  # type: ignore[no-untyped-def, override]
-        row_slots, slots, weights = ctx.saved_tensors
+        row_slots, pool, slots, weights = ctx.saved_tensors
         flat = slots.reshape(-1)
         rows = torch.searchsorted(row_slots, flat).clamp_(max=len(row_slots) - 1)
         lookups = (row_slots[rows] == flat).nonzero().squeeze(1)
@@ -54,7 +54,9 @@ class _ReadWithTrainableRows(torch.autograd.Function):
             per_sample_weights=weights.reshape(-1)[lookups],
             mode="sum",
         )
-        return gradient, None, None, None, None
+        # Below an upper memory layer something moves too, and reaches the loss through what the upper one looks up.
+        through_weights = torch.einsum("trv,tv->tr", pool[slots], grad_output) if ctx.needs_input_grad[4] else None
+        return gradient, None, None, None, through_weights
 
 
 class ValuePool(nn.Module):
@@ -76,7 +78,7 @@ class ValuePool(nn.Module):
         if self.trainable_rows is None:
             return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
         rows = self.trainable_rows
-        return _ReadWithTrainableRows.apply(rows.values, self.weight.detach(), rows.slots, slots, weights.detach())
+        return _ReadWithTrainableRows.apply(rows.values, self.weight.detach(), rows.slots, slots, weights)
 
 
 class MemoryLayer(nn.Module):

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memlm.data.facts import FactBatch
-from memlm.methods.method import Method
+from memlm.methods.method import Method, sum_over_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,19 @@ def num_predicted(is_token: Bool[Tensor, "batch seq"]) -> int:
 
 
 def finetune_step(method: Method, batches: list[FactBatch]) -> StepResult:
-    """Learn one batch, given as micro-batches: the method chooses what may move, the loss is the mean over the batch's tokens."""
-    num_targets = sum(num_predicted(batch.is_token) for batch in batches)
-    total = torch.zeros(())
+    """Learn one batch, given as this rank's micro-batches of it.
+
+    The method chooses what may move; the loss is the mean over the tokens of all ranks.
+    """
+    device = batches[0].tokens.device
+    num_targets = torch.tensor(sum(num_predicted(batch.is_token) for batch in batches), device=device)
+    sum_over_ranks(num_targets)
+    total = torch.zeros((), device=device)
     with method.step(batches) as report:
         for batch in batches:
             logits = method.model(input_ids=batch.tokens, use_cache=False).logits
             loss = next_token_loss(logits, batch.tokens, batch.is_token) / num_targets
             loss.backward()
             total += loss.detach()
+    sum_over_ranks(total)
     return StepResult(loss=float(total), report=report)

@@ -1,0 +1,31 @@
+# `make pareto` and `make test` do all the set-up themselves.
+PYTHON ?= python3.11
+# Where torch comes from; PyTorch's CPU index gives a build of 200 MB instead of several GB of CUDA packages.
+TORCH_INDEX ?=
+ARGS ?=
+
+.PHONY: pareto test lint clean
+
+pareto: .venv/installed
+	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
+
+test: .venv/installed
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.PHONY: .venv
+.venv: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	.venv/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,119 @@
+"""What does `prepare_corpus` hand to the later stages? A tokenizer, token blocks, facts to learn and questions held out.
+
+The corpus artifact is small: blocks lie in parts of their own, one per shard, which it names by digest.
+
+    corpus/   tokenizer/  facts.jsonl  held_out/<name>.jsonl  parts.json
+    blocks/<shard>/blocks.parquet
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from memlm import storage
+from memlm.data.blocks import Blocks, write_blocks
+from memlm.data.facts import Fact
+from memlm.data.packing import pack
+from memlm.data.questions import Question, read_questions, write_nq_open
+from memlm.data.shards import ShardError, read_documents
+from memlm.data.tokenizer import load_tokenizer
+
+KIND = "corpus"
+BLOCKS_KIND = "blocks"
+BLOCKS_FILE = "blocks.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The blocks of one shard."""
+
+    uri: str
+    digest: str
+    num_blocks: int
+    num_documents: int
+
+
+def write_part(shard: str, path: Path, tokenizer: PreTrainedTokenizerBase, *, text_field: str, block_size: int) -> dict[str, int]:
+    """Tokenise and pack one shard. Streams: a document at a time is in memory, and a group of blocks."""
+    num_documents = 0
+
+    def tokens() -> Iterator[list[int]]:
+        nonlocal num_documents
+        for document in read_documents(shard, text_field=text_field):
+            num_documents += 1
+            # A text that spells a special token is text.
+            yield tokenizer(document.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    blocks = pack(tokens(), block_size=block_size, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
+    num_blocks = write_blocks(str(path), blocks)
+    return {"num_documents": num_documents, "num_blocks": num_blocks}
+
+
+def write_corpus(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train: Sequence[Part],
+    validation: Sequence[Part],
+    facts: Sequence[Fact],
+    held_out: dict[str, list[Question]],
+) -> None:
+    tokenizer.save_pretrained(folder / "tokenizer")
+    with open(folder / "facts.jsonl", "w") as file:
+        for fact in facts:
+            file.write(json.dumps(asdict(fact)) + "\n")
+    for name, questions in held_out.items():
+        write_nq_open(str(folder / "held_out" / f"{name}.jsonl"), questions)
+    parts = {"train": [asdict(part) for part in train], "validation": [asdict(part) for part in validation]}
+    (folder / "parts.json").write_text(json.dumps(parts, indent=1))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An opened corpus artifact."""
+
+    folder: Path
+    digest: str
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(str(self.folder / "tokenizer"))
+
+    def facts(self) -> list[Fact]:
+        with open(self.folder / "facts.jsonl") as file:
+            records = [json.loads(line) for line in file]
+        return [
+            Fact(
+                id=record["id"],
+                statements=tuple(record["statements"]),
+                questions=tuple(
+                    Question(**{**question, "answers": tuple(question["answers"])}) for question in record["questions"]
+                ),
+            )
+            for record in records
+        ]
+
+    def held_out(self) -> dict[str, list[Question]]:
+        files = sorted((self.folder / "held_out").glob("*.jsonl"))
+        return {file.stem: read_questions(str(file), "nq_open") for file in files}
+
+    def train_blocks(self) -> Blocks:
+        return self._blocks("train")
+
+    def validation_blocks(self) -> Blocks:
+        return self._blocks("validation")
+
+    def _blocks(self, split: str) -> Blocks:
+        parts = [Part(**part) for part in json.loads((self.folder / "parts.json").read_text())[split]]
+        for part in parts:
+            if storage.read_manifest(part.uri, BLOCKS_KIND).digest != part.digest:
+                raise ShardError(f"{part.uri} is not the part that the corpus {self.folder} was made with; prepare the corpus again")
+        return Blocks([str(storage.open_artifact(part.uri) / BLOCKS_FILE) for part in parts])
+
+
+def open_corpus(uri: str) -> Corpus:
+    return Corpus(storage.open_artifact(uri, kind=KIND), storage.read_manifest(uri, KIND).digest)

@@ -1,0 +1,52 @@
+"""Checkpoint -> scores: the facts to learn, the held-out questions and the held-out text."""
+
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import torch
+
+from memlm import storage
+from memlm.config import Config, identity
+from memlm.data import corpus as corpora
+from memlm.evaluation.suite import Scores
+from memlm.jobs.cluster import connect, quiet, say
+from memlm.jobs.materials import load_materials, load_model, trial_of
+from memlm.run import require, run_of, tracking_uri
+from memlm.tracking import Tracker, git_sha
+from memlm.training.finetune import score
+from memlm.training.patch import CHECKPOINT_KIND
+
+EXPERIMENT = "memlm evaluation"
+
+
+def run(config: Config) -> str:
+    """Score the run's checkpoint, or the one that --checkpoint names; returns the uri of the scores."""
+    run = run_of(config)
+    corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
+    uri = config.checkpoint or run.checkpoint(config.architecture)
+    checkpoint = require(uri, kind=CHECKPOINT_KIND, made_by=f"pretrain.py --architecture {config.architecture}", config=config)
+    tracker = Tracker(tracking_uri(config), EXPERIMENT)
+    with connect(config):
+        task = ray.remote(_score).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
+        scores: Scores = ray.get(task.remote(config, uri))
+    settings = {"stream": identity(config.stream), "evaluation": identity(config.evaluation), "seed": config.seed}
+    output = storage.join(run.uri, "scores", f"{checkpoint.digest[:16]}-{config.seed}.json")
+    report: dict[str, Any] = {"checkpoint": uri, "digest": checkpoint.digest, "settings": settings, **asdict(scores)}
+    storage.write_json(output, report)
+    tags = {"stage": "evaluate", "checkpoint": checkpoint.digest[:16], "data": corpus.digest[:16], "git_sha": git_sha()}
+    with tracker.run(f"evaluate/{output}", name=f"evaluate-{config.run_name}-{config.architecture}", tags=tags) as tracked:
+        tracked.log_metrics({f"final/{name}": value.value for name, value in scores.sets.items()})
+        tracked.log_metrics({f"final/{name}_f1": value for name, value in scores.f1.items()})
+    for name, value in scores.sets.items():
+        f1 = f"  F1 {scores.f1[name]:.3f}" if name in scores.f1 else ""
+        say(f"  {value.task:24} {value.measure:16} {value.value:.3f}  chance {value.chance:.3f}{f1}")
+    say(f"scores: {output}")
+    return output
+
+
+def _score(config: Config, checkpoint: str) -> Scores:
+    quiet()
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    materials = load_materials(run_of(config), config.evaluation.num_text_blocks, with_counts=False)
+    return score(trial_of(config), load_model(checkpoint), materials)

@@ -1,0 +1,67 @@
+"""What every trial and every evaluation of a run reads: the base model, the corpus's questions, the background counts."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from memlm import storage
+from memlm.config import Architecture, Config
+from memlm.data import corpus as corpora
+from memlm.data.corpus import open_corpus
+from memlm.evaluation.suite import HeldOut
+from memlm.jobs.count_accesses import COUNTS_FILE
+from memlm.jobs.count_accesses import KIND as COUNTS_KIND
+from memlm.model import language_model  # noqa: F401  registers the model with the Auto classes
+from memlm.run import Run, RunError, command, require
+from memlm.slots.counts import BackgroundCounts
+from memlm.training.finetune import Materials, Trial
+from memlm.training.patch import CHECKPOINT_KIND
+
+
+def trial_inputs(config: Config, run: Run, architecture: Architecture) -> dict[str, str]:
+    """The digests of all that a trial reads. Raises RunError naming the command that makes what is missing or does not fit."""
+    corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
+    checkpoint = require(
+        run.checkpoint(architecture), kind=CHECKPOINT_KIND, made_by=f"pretrain.py --architecture {architecture}", config=config
+    )
+    inputs = {"corpus": corpus.digest, "checkpoint": checkpoint.digest}
+    if architecture == "memory":
+        counts = require(run.counts, kind=COUNTS_KIND, made_by="count_accesses.py", config=config)
+        if counts.inputs["checkpoint"] != checkpoint.digest:
+            raise RunError(
+                f"{run.counts} was counted with another checkpoint than {run.checkpoint(architecture)}, so slot numbers mean other things; "
+                f"delete it and count again with: {command('count_accesses.py', config)}"
+            )
+        inputs["counts"] = counts.digest
+    return inputs
+
+
+def load_materials(run: Run, num_text_blocks: int, *, with_counts: bool) -> Materials:
+    corpus = open_corpus(run.corpus)
+    text = corpus.validation_blocks()
+    counts = storage.open_artifact(run.counts, kind=COUNTS_KIND) / COUNTS_FILE if with_counts else None
+    return Materials(
+        tokenizer=corpus.tokenizer,
+        facts=corpus.facts(),
+        held_out=HeldOut(questions=corpus.held_out(), text=text.take(range(min(num_text_blocks, len(text))))),
+        background=BackgroundCounts.load(counts) if counts else None,
+    )
+
+
+def load_model(checkpoint: str) -> nn.Module:
+    folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def model_of_weights(checkpoint: str, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A model of its own with a copy of these weights; reads no weight file."""
+    folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def trial_of(config: Config) -> Trial:
+    return Trial(method=config.method, stream=config.stream, evaluation=config.evaluation, seed=config.seed)

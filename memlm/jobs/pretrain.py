@@ -1,0 +1,180 @@
+"""Token blocks -> checkpoint: Ray Train workers, each a rank of one DeepSpeed engine.
+
+Progress, logging and storage are decided here; the loop itself is `training/pretrain.py`.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.torch import TorchTrainer
+
+from memlm import storage
+from memlm.config import Config, identity
+from memlm.data import corpus as corpora
+from memlm.data.corpus import open_corpus
+from memlm.jobs.cluster import Progress, connect, quiet, say
+from memlm.model.language_model import build_model, count_parameters, model_config
+from memlm.run import RunError, is_made, require, run_of, tracking_uri
+from memlm.tracking import Tracker, git_sha
+from memlm.training.checkpoint import load_newest_state, save_state
+from memlm.training.patch import CHECKPOINT_KIND
+
+EXPERIMENT = "memlm pretraining"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTask:
+    """What a worker needs, and all it reads."""
+
+    config: Config
+    corpus: str
+    corpus_digest: str
+    checkpoint: str
+    training_states: str
+    tracking: str
+
+
+def run(config: Config) -> str:
+    """Pretrain the architecture, or find it pretrained, or go on where it was; returns the checkpoint's uri."""
+    run, architecture = run_of(config), config.architecture
+    corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
+    checkpoint = run.checkpoint(architecture)
+    if is_made(checkpoint, kind=CHECKPOINT_KIND, config=wanted_config(config), inputs={"corpus": corpus.digest}):
+        say(f"pretrain {architecture}: reusing {checkpoint}")
+        return checkpoint
+    task = WorkerTask(
+        config=config,
+        corpus=run.corpus,
+        corpus_digest=corpus.digest,
+        checkpoint=checkpoint,
+        training_states=run.training_states(architecture),
+        tracking=tracking_uri(config),
+    )
+    Tracker(task.tracking, EXPERIMENT)  # a tracking server that is not there is found before work is done
+    with connect(config):
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"task": task},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.cluster.num_workers,
+                use_gpu=config.cluster.use_gpu,
+                resources_per_worker={"CPU": 1, "GPU": 1} if config.cluster.use_gpu else {"CPU": 1},
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"{config.run_name}-{architecture}-{corpus.digest[:8]}-{time.time_ns()}",
+                storage_path=storage.join(run.uri, "ray") if not storage.is_remote(run.uri) else run.uri,
+                failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.WorkerGroupError as error:
+            first = next(iter(error.worker_failures.values()))
+            raise RunError(f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept") from error
+    return checkpoint
+
+
+def wanted_config(config: Config) -> dict[str, Any]:
+    """What names a checkpoint, as JSON."""
+    pretraining = {
+        name: value
+        for name, value in identity(config.pretraining).items()
+        if name not in ("checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks")
+    }
+    return {"architecture": config.architecture, "model": identity(config.model), "pretraining": pretraining}
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
+    from memlm.training.engine import Engine  # imports DeepSpeed, which only a worker should pay for
+    from memlm.training.pretrain import learning_rate_share, pretrain
+
+    quiet()
+    logging.getLogger("memlm").setLevel(logging.INFO)
+    task = loop_config["task"]
+    config, settings = task.config, task.config.pretraining
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    corpus = open_corpus(task.corpus)
+    tokenizer, blocks = corpus.tokenizer, corpus.train_blocks()
+    model = build_model(
+        model_config(
+            config.model,
+            dense=config.architecture == "dense",
+            vocab_size=len(tokenizer),
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+        ),
+        seed=settings.seed,
+    )
+    sizes = count_parameters(model)
+    rank = dist.get_rank()
+    engine = Engine(model.to(ray.train.torch.get_device()), settings)
+    inputs = {"corpus": task.corpus_digest, "config": _config_digest(config)}
+    first_step = load_newest_state(engine, task.training_states, inputs=inputs)
+    tracker = Tracker(task.tracking if rank == 0 else "", EXPERIMENT)
+    tracked = tracker.run(
+        f"pretrain/{inputs['corpus'][:16]}/{inputs['config'][:16]}",
+        name=f"pretrain-{config.architecture}-{config.run_name}",
+        params={
+            "num_steps": settings.num_steps,
+            "learning_rate": settings.learning_rate,
+            "value_learning_rate": settings.value_learning_rate,
+            "parameters_base": sizes.base,
+            "parameters_pool": sizes.pool,
+            "parameters_active": sizes.active,
+        },
+        tags={"stage": "pretrain", "architecture": config.architecture, "git_sha": git_sha(), "data": task.corpus_digest[:16], "seed": str(settings.seed)},
+    )
+    progress = Progress(f"pretrain {config.architecture}", settings.num_steps, every_seconds=15)
+    history: list[dict[str, float]] = []
+    with tracked:
+        if rank == 0:
+            say(
+                f"pretrain {config.architecture}: {sizes.base / 1e6:.2f} M base, {sizes.pool / 1e6:.2f} M pool, {sizes.active / 1e6:.2f} M active parameters; "
+                f"step {first_step} of {settings.num_steps}"
+            )
+        for done in pretrain(
+            engine, blocks, settings, first_step=first_step, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id
+        ):
+            if rank == 0:
+                progress.advance(note=f"loss {done.loss:.3f}")
+            if done.step % settings.log_every == 0 or done.step == settings.num_steps:
+                metrics = {
+                    "train/loss": done.loss,
+                    "train/tokens_per_second": done.tokens_per_second,
+                    "train/learning_rate": settings.learning_rate * learning_rate_share(done.step - 1, settings),
+                    **{f"slots/{name}": value for name, value in done.usage.items()},
+                }
+                tracked.log_metrics(metrics, step=done.step)
+                history.append({"step": done.step, **metrics})
+            if done.step % settings.checkpoint_every == 0 and done.step < settings.num_steps:
+                save_state(engine, task.training_states, step=done.step, inputs=inputs)
+        with engine.whole_weights() as learned:
+            if rank == 0:
+                config_json = wanted_config(config)
+                with storage.write_artifact(
+                    task.checkpoint, kind=CHECKPOINT_KIND, config=config_json, inputs={"corpus": task.corpus_digest}
+                ) as draft:
+                    learned.save_pretrained(draft.path)
+                    tokenizer.save_pretrained(draft.path)
+                    draft.details.update(history=history, parameters=asdict(sizes))
+        dist.barrier()
+        if rank == 0:
+            storage.delete(task.training_states)
+
+
+def _config_digest(config: Config) -> str:
+    """Names the training states of one configuration; those of another are not gone on with."""
+    return hashlib.sha256(json.dumps(wanted_config(config), sort_keys=True).encode()).hexdigest()

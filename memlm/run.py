@@ -1,0 +1,131 @@
+"""Where does each product of a run lie, and is what lies there what was asked for?
+
+A run is a folder under the storage root; a stage reads the artifacts of the stages before it and makes one of its own.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memlm import storage
+from memlm.config import Architecture, Config
+
+
+class RunError(ValueError):
+    """A run lacks what a stage needs, or holds something else under its name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The artifacts of one run by name."""
+
+    uri: str
+
+    @property
+    def world(self) -> str:
+        return storage.join(self.uri, "world")
+
+    @property
+    def corpus(self) -> str:
+        return storage.join(self.uri, "corpus")
+
+    def checkpoint(self, architecture: Architecture) -> str:
+        return storage.join(self.uri, f"checkpoint-{architecture}")
+
+    def training_states(self, architecture: Architecture) -> str:
+        """Where an unfinished pretraining keeps what it needs to go on."""
+        return storage.join(self.uri, f"training-{architecture}")
+
+    @property
+    def counts(self) -> str:
+        return storage.join(self.uri, "counts")
+
+    @property
+    def partial_counts(self) -> str:
+        return storage.join(self.uri, "counts-partial")
+
+    @property
+    def trials(self) -> str:
+        """The sweep's ledger: one JSON per finished trial."""
+        return storage.join(self.uri, "trials")
+
+    def learned(self, key: str) -> str:
+        """What a finetune of that key learned: patch and scores."""
+        return storage.join(self.uri, "learned", key)
+
+
+def run_of(config: Config) -> Run:
+    """The folder of a config's run. In a submitted Ray job a relative storage path is refused: it would lie in the job's upload."""
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        storage.require_absolute(config.storage, "--storage")
+    root = config.storage if storage.is_remote(config.storage) else os.path.abspath(config.storage)
+    if not config.run_name or "/" in config.run_name or config.run_name.startswith("."):
+        raise RunError(f"--run-name is {config.run_name!r}; it names a folder, so it must not be empty, hidden or hold a '/'")
+    return Run(storage.join(root, config.run_name))
+
+
+def tracking_uri(config: Config) -> str:
+    """The MLflow server to log to: the one given, else a sqlite file beside the runs; empty for none."""
+    if config.tracking == "off":
+        return ""
+    if config.tracking:
+        return config.tracking
+    if storage.is_remote(config.storage):
+        raise RunError(
+            f"--storage is {config.storage}, where MLflow's sqlite file cannot lie; give --tracking a server's http(s) address, or 'off'"
+        )
+    return f"sqlite:///{os.path.abspath(config.storage)}/mlflow.db"
+
+
+def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Whether the artifact is there, made from this config and these inputs. Raises RunError if from others."""
+    if not storage.has_artifact(uri):
+        return False
+    manifest = storage.read_manifest(uri, kind)
+    for name, wanted in inputs.items():
+        if manifest.inputs.get(name) != wanted:
+            raise RunError(
+                f"{uri} was made from another {name} than the one in this run now; give another --run-name, or delete {uri} to make it again"
+            )
+    difference = first_difference(manifest.config, config)
+    if difference is not None:
+        field, made, wanted = difference
+        raise RunError(
+            f"{uri} was made with {field} = {made!r}, and now {field} = {wanted!r} is asked for; "
+            f"give another --run-name, or set {field} back, or delete {uri} to make it again"
+        )
+    return True
+
+
+def require(uri: str, *, kind: str, made_by: str, config: Config) -> storage.Manifest:
+    """The manifest of an upstream artifact. Raises RunError naming the command that makes it."""
+    if not storage.has_artifact(uri):
+        raise RunError(f"{uri} is missing; make it with: {command(made_by, config)}")
+    return storage.read_manifest(uri, kind)
+
+
+def command(pipeline: str, config: Config) -> str:
+    """The command line of another stage of the same run."""
+    name = "" if config.run_name == config.recipe else f" --run-name {config.run_name}"
+    root = "" if config.storage == "runs" else f" --storage {config.storage}"
+    return f"python pipelines/{pipeline} {config.recipe}{name}{root}"
+
+
+def first_difference(made: Any, wanted: Any, field: str = "") -> tuple[str, Any, Any] | None:
+    """The first field in which two configs differ, with both values. Tuples equal lists, as in JSON."""
+    if isinstance(made, Mapping) and isinstance(wanted, Mapping):
+        for key in dict.fromkeys([*wanted, *made]):
+            found = first_difference(made.get(key), wanted.get(key), f"{field}.{key}" if field else key)
+            if found is not None:
+                return found
+        return None
+    if isinstance(made, list | tuple) and isinstance(wanted, list | tuple) and len(made) == len(wanted):
+        for index, (one, other) in enumerate(zip(made, wanted, strict=True)):
+            found = first_difference(one, other, f"{field}[{index}]")
+            if found is not None:
+                return found
+        return None
+    if isinstance(made, tuple | list) and isinstance(wanted, tuple | list):
+        return field, made, wanted
+    return None if made == wanted else (field, made, wanted)

@@ -1,0 +1,47 @@
+"""How common are slots in a sample of the corpus? The pure part of the counting job: which micro-batches, and what one unit counts.
+
+A micro-batch is defined by its number alone, has one fixed shape and is never split, so counts depend neither on who counted
+nor on how often: the paper's 1,000 random batches of pretraining text (section 4), drawn without repeats.
+"""
+
+import torch
+from torch import nn
+
+from memlm.data.blocks import Blocks, batch_ids
+from memlm.data.packing import document_positions
+from memlm.slots.accesses import accesses_of, value_pools
+from memlm.slots.counts import BackgroundCounts
+from memlm.training.config import CountingConfig
+
+
+def num_batches(config: CountingConfig, num_blocks: int) -> int:
+    """As many as asked for, or as the corpus has; the last may be padded."""
+    return min(config.num_batches, -(-num_blocks // config.batch_blocks))
+
+
+def units(config: CountingConfig, num_blocks: int) -> list[range]:
+    """The micro-batches by number, in the units that are counted and committed together."""
+    total = num_batches(config, num_blocks)
+    return [range(first, min(first + config.batches_per_unit, total)) for first in range(0, total, config.batches_per_unit)]
+
+
+def count_unit(
+    model: nn.Module, blocks: Blocks, batches: range, config: CountingConfig, *, eos_id: int, pad_id: int
+) -> BackgroundCounts:
+    device = next(model.parameters()).device
+    num_slots = sum(pool.weight.shape[0] for pool in value_pools(model))
+    total = BackgroundCounts.zero(num_slots)
+    for number in batches:
+        tokens = _micro_batch(blocks, number, config, pad_id=pad_id).to(device)
+        slots = accesses_of(model, input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id))
+        total = total + BackgroundCounts.of_batch(slots, tokens != pad_id, num_slots=num_slots)
+    return total
+
+
+def _micro_batch(blocks: Blocks, number: int, config: CountingConfig, *, pad_id: int) -> torch.Tensor:
+    size = min(config.batch_blocks, len(blocks) - number * config.batch_blocks)
+    # The first epoch of the order names each block once; what would run on into the second is padding.
+    ids = batch_ids(seed=config.seed, step=number, batch_size=config.batch_blocks, num_blocks=len(blocks))[:size]
+    tokens = torch.full((config.batch_blocks, blocks.block_size), pad_id)
+    tokens[:size] = blocks.take(ids)
+    return tokens

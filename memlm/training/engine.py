@@ -1,0 +1,105 @@
+"""DeepSpeed behind four verbs: backward, step, save, load. The only room that knows it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from memlm.slots.accesses import value_pools
+from memlm.training.config import PretrainingConfig
+
+# DeepSpeed probes for GPUs and MPI at import; on a machine without a GPU both probes only cost time and print warnings.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed  # noqa: E402
+
+TAG = "state"
+
+
+class Engine:
+    """One rank of a DeepSpeed run. torch.distributed must be initialised; a group of one will do."""
+
+    def __init__(self, model: nn.Module, config: PretrainingConfig) -> None:
+        self.config = config
+        self.world_size = dist.get_world_size()
+        per_step = config.micro_batch_blocks * self.world_size
+        if config.batch_blocks % per_step:
+            raise ValueError(
+                f"pretraining.batch_blocks ({config.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks * cluster.num_workers "
+                f"({config.micro_batch_blocks} * {self.world_size}); lower pretraining.micro_batch_blocks"
+            )
+        self.num_micro_batches = config.batch_blocks // per_step
+        optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.95), fused=True)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,  # type: ignore[arg-type]
+            config={
+                "train_micro_batch_size_per_gpu": config.micro_batch_blocks,
+                "gradient_accumulation_steps": self.num_micro_batches,
+                "gradient_clipping": config.clip_norm,
+                "zero_optimization": {"stage": config.zero_stage},
+                "steps_per_print": 10**9,
+            },
+        )
+        self._peak_rates = [group["peak_rate"] for group in optimizer.param_groups]
+
+    @property
+    def model(self) -> nn.Module:
+        """What to call in a forward pass."""
+        return self._engine
+
+    @property
+    def device(self) -> torch.device:
+        return self._engine.device
+
+    def set_learning_rate(self, share: float) -> None:
+        """Every group at this share of its peak."""
+        for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = peak * share
+
+    def backward(self, loss: Tensor) -> None:
+        """Of one micro-batch; DeepSpeed averages over micro-batches and ranks."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """After each micro-batch; moves the weights after the last one of a batch."""
+        self._engine.step()
+
+    def save(self, directory: Path) -> None:
+        """This rank's share of weights, optimizer and step counters. Every rank must call it."""
+        self._engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        """From a directory that holds what every rank saved. Reads pickles: verify it first."""
+        self._engine.load_checkpoint(str(directory), tag=TAG)
+
+    @contextmanager
+    def whole_weights(self) -> Iterator[nn.Module]:
+        """The model with all its weights in place, also where ZeRO-3 has shared them out. Every rank must enter."""
+        with deepspeed.zero.GatheredParameters(list(self._engine.module.parameters()), enabled=self.config.zero_stage == 3):
+            yield self._engine.module
+
+
+def _parameter_groups(model: nn.Module, config: PretrainingConfig) -> list[dict[str, object]]:
+    """Matrices with weight decay, vectors without, and the value pools at their own rate without."""
+    values = {id(pool.weight) for pool in value_pools(model)}
+    groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "values": []}
+    for parameter in model.parameters():
+        name = "values" if id(parameter) in values else "matrices" if parameter.ndim > 1 else "vectors"
+        groups[name].append(parameter)
+    rates = {"matrices": config.learning_rate, "vectors": config.learning_rate, "values": config.value_learning_rate}
+    return [
+        {
+            "params": parameters,
+            "lr": rates[name],
+            "peak_rate": rates[name],
+            "weight_decay": config.weight_decay if name == "matrices" else 0.0,
+        }
+        for name, parameters in groups.items()
+        if parameters
+    ]

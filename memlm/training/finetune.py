@@ -1,0 +1,123 @@
+"""One trial: a base model, one method, one stream of facts, and the scores before and after."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from memlm.data.config import StreamConfig
+from memlm.data.facts import Fact, FactBatch, fact_stream, sample_facts
+from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.suite import HeldOut, Scores, evaluate
+from memlm.frontier import TrialResult
+from memlm.methods.build import build_method
+from memlm.methods.config import MethodConfig
+from memlm.slots.counts import BackgroundCounts
+from memlm.training.step import StepResult, finetune_step
+
+
+class DivergedError(ValueError):
+    """Learning left the range of numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What names a trial's result, beside the artifacts it reads."""
+
+    method: MethodConfig
+    stream: StreamConfig
+    evaluation: EvaluationConfig
+    seed: int
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The method's settings, flat, as they are compared."""
+        return dict(_flat(asdict(self.method)))
+
+    def key(self, inputs: dict[str, str]) -> str:
+        """Names the result: the same trial on the same artifacts has the same key."""
+        content = {"trial": asdict(self), "method": self.method.name, "inputs": inputs}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What all trials of a run share."""
+
+    tokenizer: PreTrainedTokenizerBase
+    facts: Sequence[Fact]
+    held_out: HeldOut
+    background: BackgroundCounts | None
+
+
+def run_trial(
+    trial: Trial,
+    model: nn.Module,
+    materials: Materials,
+    *,
+    key: str,
+    start: Scores | None = None,
+    on_step: Callable[[int, StepResult], None] = lambda step, result: None,
+) -> tuple[TrialResult, nn.Module]:
+    """Learn the stream and score. `start` is the base model's scores where they are known; the model is changed in place."""
+    began = time.monotonic()
+    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
+    start = start or score(trial, model, materials)
+    method = build_method(trial.method, model, background=materials.background, seed=trial.seed)
+    method.model.train()
+    num_steps = 0
+    for num_steps, batch in enumerate(_stream(trial, facts, materials), start=1):
+        step = finetune_step(method, [batch])
+        if not math.isfinite(step.loss):
+            raise DivergedError(
+                f"the loss is {step.loss} at step {num_steps}; method.optimizer.learning_rate ({trial.method.optimizer.learning_rate}) is too high"
+            )
+        on_step(num_steps, step)
+    learned = method.finish()
+    learning_seconds = time.monotonic() - began
+    end = score(trial, learned, materials)
+    result = TrialResult(
+        key=key,
+        method=trial.method.label,
+        hyperparameters=trial.hyperparameters(),
+        seed=trial.seed,
+        start=start.sets,
+        end=end.sets,
+        extra={
+            **{f"{name}_f1": value for name, value in end.f1.items()},
+            "seconds_learning": learning_seconds,
+            "seconds": time.monotonic() - began,
+            "steps": float(num_steps),
+        },
+    )
+    return result, learned
+
+
+def score(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
+    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
+    questions = [question for fact in facts for question in fact.questions]
+    return evaluate(model, materials.tokenizer, questions, materials.held_out, trial.evaluation)
+
+
+def _stream(trial: Trial, facts: Sequence[Fact], materials: Materials) -> Iterator[FactBatch]:
+    return fact_stream(
+        facts,
+        materials.tokenizer,
+        num_wordings=trial.stream.num_wordings,
+        num_passes=trial.stream.num_passes,
+        max_length=trial.stream.max_length,
+        seed=trial.seed,
+    )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,117 @@
+"""One rank's pretraining: blocks in an order that is a pure function of (seed, step), so a resumed run goes on bit for bit.
+
+The loop yields what happened and decides nothing about logging or storage; `jobs/pretrain.py` does.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from memlm.data.blocks import Blocks, batch_ids
+from memlm.data.packing import document_positions
+from memlm.slots.accesses import memory_layers, on_accesses, value_pools
+from memlm.training.config import PretrainingConfig
+from memlm.training.engine import Engine
+from memlm.training.step import next_token_loss, num_predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingStep:
+    """After step number `step` (from 1)."""
+
+    step: int
+    loss: float
+    """Nats per token over the global batch."""
+    tokens_per_second: float
+    """Over all ranks, since the last reported step."""
+    usage: dict[str, float]
+    """Of the slots, in reported steps of a memory model."""
+
+
+def learning_rate_share(step: int, config: PretrainingConfig) -> float:
+    """Linear warm-up, then a cosine down to final_learning_rate. Steps count from 0."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
+    return config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def pretrain(
+    engine: Engine, blocks: Blocks, config: PretrainingConfig, *, first_step: int, eos_id: int, pad_id: int
+) -> Iterator[PretrainingStep]:
+    """Train from first_step to the end, yielding after every step."""
+    since, tokens_since = time.monotonic(), 0
+    for step in range(first_step, config.num_steps):
+        reported = (step + 1) % config.log_every == 0 or step + 1 == config.num_steps
+        engine.set_learning_rate(learning_rate_share(step, config))
+        batch = blocks.take(
+            batch_ids(seed=config.seed, step=step, batch_size=config.batch_blocks, num_blocks=len(blocks))
+        ).to(engine.device)
+        usage = _Usage(engine.model) if reported and memory_layers(engine.model) else None
+        loss = _train_batch(engine, batch, eos_id=eos_id, pad_id=pad_id, usage=usage)
+        tokens_since += batch.numel()
+        seconds = time.monotonic() - since
+        yield PretrainingStep(
+            step=step + 1,
+            loss=loss,
+            tokens_per_second=tokens_since / seconds,
+            usage=usage.summary() if usage else {},
+        )
+        if reported:
+            since, tokens_since = time.monotonic(), 0
+
+
+def _train_batch(
+    engine: Engine, batch: Int[Tensor, "blocks block_size"], *, eos_id: int, pad_id: int, usage: "_Usage | None"
+) -> float:
+    config, rank = engine.config, dist.get_rank()
+    num_targets = num_predicted(batch != pad_id)
+    total = torch.zeros((), device=engine.device)
+    mine = batch.view(engine.world_size, -1, batch.shape[1])[rank]
+    for tokens in mine.split(config.micro_batch_blocks):
+        is_token = tokens != pad_id
+        autocast = torch.autocast(engine.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        with autocast, usage.counting(is_token) if usage else nullcontext():
+            logits = engine.model(
+                input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id), use_cache=False
+            ).logits
+        loss = next_token_loss(logits, tokens, is_token) / num_targets
+        total += loss.detach()
+        # DeepSpeed takes the mean over micro-batches and ranks; the loss is already a share of the global batch's.
+        engine.backward(loss * engine.num_micro_batches * engine.world_size)
+        engine.step()
+    dist.all_reduce(total)
+    return float(total)
+
+
+class _Usage:
+    """How evenly one step's batch uses the pools. Counts on the device."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        device = next(model.parameters()).device
+        self.counts = torch.zeros(sum(pool.weight.shape[0] for pool in value_pools(model)), dtype=torch.int64, device=device)
+
+    def counting(self, is_token: Tensor) -> AbstractContextManager[None]:
+        def receive(number: int, slots: Tensor) -> None:
+            self.counts += slots[is_token].flatten().bincount(minlength=len(self.counts))
+
+        return on_accesses(self.model, receive)
+
+    def summary(self) -> dict[str, float]:
+        """Share of slots read, entropy over slots in nats, and the share of reads that go to the top 1 % of slots."""
+        dist.all_reduce(self.counts)
+        shares = self.counts.sort(descending=True).values.double() / self.counts.sum()
+        read = shares[shares > 0]
+        return {
+            "share_read": len(read) / len(shares),
+            "entropy": float(-(read * read.log()).sum()),
+            "top_1_percent": float(shares[: math.ceil(len(shares) / 100)].sum()),
+        }

@@ -1,0 +1,10 @@
+"""Pretrain the memory model, or with --architecture dense its dense twin, on the prepared blocks.
+
+    python pipelines/pretrain.py [recipe] [--method NAME] [--field value ...]
+    ray job submit --working-dir . -- python pipelines/pretrain.py --storage s3://bucket/prefix
+"""
+
+from memlm.cli import main_of
+
+if __name__ == "__main__":
+    main_of(__doc__, "pretrain")

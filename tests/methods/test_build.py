@@ -1,0 +1,42 @@
+import pytest
+
+from memlm.methods.build import build_method
+from memlm.methods.config import METHOD_CONFIGS, LoRAConfig, OptimizerConfig, SparseMemoryConfig
+from memlm.methods.full import FullFinetuning
+from memlm.methods.lora import LoRA
+from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from tests.tiny import random_background, sparse_config, tiny_model
+
+METHODS = {"sparse_memory": SparseMemoryFinetuning, "lora": LoRA, "full": FullFinetuning}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_config_builds_its_method(name):
+    config = sparse_config() if name == "sparse_memory" else METHOD_CONFIGS[name]()
+    model = tiny_model(dense=config.base == "dense")
+    background = random_background(model) if config.base == "memory" else None
+    assert type(build_method(config, model, background=background, seed=0)) is METHODS[name]
+
+
+def test_no_method_is_left_out():
+    assert METHODS.keys() == METHOD_CONFIGS.keys()
+
+
+def test_sparse_memory_without_background_counts_is_refused():
+    with pytest.raises(ValueError, match="run pipelines/count_accesses.py"):
+        build_method(sparse_config(), tiny_model(), background=None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
+        (OptimizerConfig, {"weight_decay": -1.0}, "weight_decay is -1.0"),
+        (SparseMemoryConfig, {"num_trainable_slots": 0}, "num_trainable_slots is 0"),
+        (LoRAConfig, {"rank": 0}, "rank is 0"),
+        (LoRAConfig, {"alpha": 0.0}, "alpha is 0.0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(config, fields, message):
+    with pytest.raises(ValueError, match=message):
+        config(**fields)

@@ -1,0 +1,193 @@
+import logging
+import pickle
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memlm import tracking
+from memlm.tracking import Tracker, TrackingError
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for the file: creating it takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'deep' / 'mlflow.db'}"
+
+
+@pytest.fixture
+def query(uri: str) -> Callable[..., list]:
+    """What a reader who knows nothing of our code finds in the database."""
+
+    def rows(sql: str, *values: str) -> list:
+        connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
+        try:
+            return connection.execute(sql, values).fetchall()
+        finally:
+            connection.close()
+
+    return rows
+
+
+def test_a_run_with_params_tags_metrics_and_a_file(uri: str, query: Callable, tmp_path: Path) -> None:
+    (tmp_path / "frontier.json").write_text("{}")
+    with Tracker(uri, "all").run("k", name="sweep", params={"lr": 0.1, "slots": 500}, tags={"method": "lora"}) as run:
+        run.log_metrics({"train/loss": 2.5, "train/tokens": 10}, step=3)
+        run.log_metrics({"train/loss": 1.5}, step=4)
+        run.set_tags({"pareto": "true"})
+        run.log_file(tmp_path / "frontier.json", "frontier")
+    assert query("SELECT name, status FROM runs WHERE run_uuid = ?", run.run_id) == [("sweep", "FINISHED")]
+    assert dict(query("SELECT key, value FROM params WHERE run_uuid = ?", run.run_id)) == {"lr": "0.1", "slots": "500"}
+    points = query("SELECT key, step, value FROM metrics WHERE run_uuid = ?", run.run_id)
+    assert sorted(points) == [("train/loss", 3, 2.5), ("train/loss", 4, 1.5), ("train/tokens", 3, 10.0)]
+    tags = dict(query("SELECT key, value FROM tags WHERE run_uuid = ?", run.run_id))
+    assert tags.items() >= {"method": "lora", "pareto": "true", "memlm.key": "k"}.items()
+    artifacts = Path(uri.removeprefix("sqlite:///")).parent / "mlflow_artifacts"
+    assert [path.name for path in artifacts.rglob("*.json")] == ["frontier.json"]
+
+
+def test_the_same_key_is_the_same_run_continued(uri: str, query: Callable) -> None:
+    first = Tracker(uri, "resume").run("trial/7", name="a", params={"seed": 7})
+    with pytest.raises(RuntimeError), first:
+        raise RuntimeError("killed")
+    assert query("SELECT status FROM runs WHERE run_uuid = ?", first.run_id) == [("FAILED",)]
+    again = Tracker(uri, "resume").run("trial/7", name="a", params={"seed": 7, "late": 1}, tags={"try": "2"})
+    assert again.run_id == first.run_id
+    assert query("SELECT status FROM runs WHERE run_uuid = ?", first.run_id) == [("RUNNING",)]
+    assert dict(query("SELECT key, value FROM params WHERE run_uuid = ?", first.run_id)) == {"seed": "7", "late": "1"}
+    assert Tracker(uri, "resume").run("trial/8", name="a").run_id != first.run_id
+    assert Tracker(uri, "other").run("trial/7", name="a").run_id != first.run_id
+
+
+def test_the_same_key_with_other_params_is_refused(uri: str) -> None:
+    tracker = Tracker(uri, "changed")
+    tracker.run("k", name="a", params={"lr": 0.1})
+    with pytest.raises(TrackingError, match=r"run a: began with other params \(lr\)\. Give this run another key"):
+        tracker.run("k", name="a", params={"lr": 0.2})
+
+
+def test_children_name_their_parent(uri: str, query: Callable) -> None:
+    tracker = Tracker(uri, "nested")
+    with tracker.run("sweep", name="sweep") as parent, tracker.run("trial", name="trial", parent=parent) as child:
+        pass
+    sql = "SELECT value FROM tags WHERE key = 'mlflow.parentRunId' AND run_uuid = ?"
+    assert query(sql, child.run_id) == [(parent.run_id,)]
+
+
+def test_interrupted_runs_are_killed(uri: str, query: Callable) -> None:
+    run = Tracker(uri, "killed").run("k", name="a")
+    with pytest.raises(KeyboardInterrupt), run:
+        raise KeyboardInterrupt
+    assert query("SELECT status FROM runs WHERE run_uuid = ?", run.run_id) == [("KILLED",)]
+
+
+def test_values_that_are_not_finite_are_named_and_left_out(
+    uri: str, query: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Tracker(uri, "finite").run("k", name="a")
+    with caplog.at_level(logging.WARNING, "memlm.tracking"):
+        run.log_metrics({"loss": float("nan"), "norm": float("inf"), "good": 1.0}, step=2)
+    assert query("SELECT key FROM metrics WHERE run_uuid = ?", run.run_id) == [("good",)]
+    assert [("loss" in m, "norm" in m) for m in caplog.messages] == [(True, False), (False, True)]
+
+
+def test_more_params_than_one_call_may_carry(uri: str, query: Callable) -> None:
+    run = Tracker(uri, "many").run("k", name="a", params={f"p{n}": n for n in range(230)})
+    assert query("SELECT COUNT(*) FROM params WHERE run_uuid = ?", run.run_id) == [(230,)]
+
+
+def test_what_mlflow_refuses_is_one_clear_error(uri: str) -> None:
+    run = Tracker(uri, "refused").run("k", name="a")
+    with pytest.raises(TrackingError, match="MLflow: .*loss!"):
+        run.log_metrics({"loss!": 1.0})
+    with pytest.raises(TrackingError, match="is not there"):
+        run.log_file("/nowhere/report.html")
+    with pytest.raises(TrackingError, match="must not hold a quote"):
+        Tracker(uri, "refused").run("it's", name="a")
+
+
+def test_a_deleted_experiment_names_the_remedy(uri: str) -> None:
+    from mlflow import MlflowClient
+
+    Tracker(uri, "deleted")
+    client = MlflowClient(uri)
+    client.delete_experiment(client.get_experiment_by_name("deleted").experiment_id)
+    with pytest.raises(TrackingError, match="mlflow experiments restore"):
+        Tracker(uri, "deleted")
+
+
+def test_nothing_is_written_beside_the_database(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow makes mlflow.db or mlruns in the working directory when it is asked without a full address."""
+    monkeypatch.chdir(tmp_path)
+    Tracker(uri, "elsewhere").run("k", name="a").log_metrics({"loss": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_off_does_nothing_and_needs_no_mlflow(tmp_path: Path) -> None:
+    program = """
+import sys
+from memlm.tracking import Tracker
+with Tracker("", "x").run("k", name="a", params={"lr": 1}) as parent:
+    parent.log_metrics({"loss": float("nan")}, step=1)
+    parent.set_tags({"a": "b"})
+    parent.log_file(sys.argv[0] or __file__)
+    Tracker("", "x").run("child", name="b", parent=parent)
+assert "mlflow" not in sys.modules
+"""
+    (tmp_path / "program.py").write_text(program)
+    subprocess.run([sys.executable, "program.py"], cwd=tmp_path, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["program.py"]
+
+
+def test_a_server_that_is_not_there_is_known_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound but not listening: nobody else can take the port meanwhile
+        start = time.monotonic()
+        with pytest.raises(TrackingError, match="does not answer.*Start it"):
+            Tracker(f"http://127.0.0.1:{unused.getsockname()[1]}", "x")
+    assert time.monotonic() - start < 5
+
+
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "PROBE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(TrackingError, match="does not answer"):
+            Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", "x")
+
+
+@pytest.mark.parametrize("bad", ["sqlite:///mlflow.db", "sqlite://", "mlruns", "file:///x", "postgresql://x/y"])
+def test_addresses_that_are_refused(bad: str) -> None:
+    with pytest.raises(TrackingError, match="sqlite:////absolute"):
+        Tracker(bad, "x")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for its header" * 20)
+    with pytest.raises(TrackingError, match="cannot be opened.*not a database"):
+        Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "x")
+
+
+def test_git_sha_names_the_commit_and_whether_it_was_changed(tmp_path: Path) -> None:
+    assert tracking.git_sha(tmp_path) == ""
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "one")
+    sha = git("rev-parse", "HEAD").strip()
+    assert tracking.git_sha(tmp_path) == sha
+    (tmp_path / "new.py").write_text("")
+    assert tracking.git_sha(tmp_path) == f"{sha}-dirty"
+
+
+def test_errors_survive_the_way_between_processes() -> None:
+    assert str(pickle.loads(pickle.dumps(TrackingError("uri", "x", "rule", "remedy")))) == "uri x: rule. remedy"

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from memlm.data.facts import FactBatch
+from memlm.methods.config import FullConfig, OptimizerConfig
+from memlm.methods.full import FullFinetuning
+from memlm.training.step import finetune_step, next_token_loss, num_predicted
+from tests.tiny import VOCAB_SIZE, mean_loss, random_batch, rows_of, tiny_model
+
+
+def uniform_logits(batch):
+    return torch.zeros(*batch.tokens.shape, VOCAB_SIZE)
+
+
+def loss_and_gradient(loss, logits, batch):
+    logits = logits.clone().requires_grad_(True)
+    value = loss(logits, batch.tokens, batch.is_token)
+    return value.detach(), torch.autograd.grad(value, logits)[0]
+
+
+def test_the_loss_of_a_model_that_knows_nothing():
+    batch = random_batch(0, lengths=(5, 2))
+    expected = (4 + 1) * torch.tensor(VOCAB_SIZE).log()
+    torch.testing.assert_close(next_token_loss(uniform_logits(batch), batch.tokens, batch.is_token), expected)
+    assert num_predicted(batch.is_token) == 5
+
+
+def test_the_loss_is_the_sum_over_tokens_one_at_a_time():
+    model, batch = tiny_model(), random_batch(0)
+    logits = model(input_ids=batch.tokens).logits
+    total = next_token_loss(logits, batch.tokens, batch.is_token)
+    torch.testing.assert_close(total / num_predicted(batch.is_token), mean_loss(model, [batch]))
+
+
+def check_pads_are_not_trained_on(loss):
+    batch = random_batch(0)
+    logits = torch.randn(*batch.tokens.shape, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
+    others = batch._replace(tokens=batch.tokens.masked_fill(~batch.is_token, 3))
+    value, gradient = loss_and_gradient(loss, logits, batch)
+    other_value, other_gradient = loss_and_gradient(loss, logits, others)
+    assert torch.equal(value, other_value) and torch.equal(gradient, other_gradient)
+    assert not gradient[~batch.is_token].any()  # not predicted from, either
+    last_token = batch.is_token.sum(dim=1) - 1
+    assert not gradient[torch.arange(4), last_token].any()  # the eos predicts nothing
+
+
+def test_pads_are_not_trained_on():
+    check_pads_are_not_trained_on(next_token_loss)
+
+
+def test_mutant_that_trains_on_pads_is_caught():
+    with pytest.raises(AssertionError):
+        check_pads_are_not_trained_on(
+            lambda logits, tokens, _: next_token_loss(logits, tokens, torch.ones_like(tokens).bool())
+        )
+
+
+def test_the_end_of_a_statement_is_trained_on():
+    batch = random_batch(0, lengths=(4,))
+    _, gradient = loss_and_gradient(next_token_loss, uniform_logits(batch), batch)
+    assert gradient[0].argmin(dim=-1)[:3].tolist() == batch.tokens[0, 1:].tolist()
+
+
+@pytest.mark.parametrize("chunks", [(slice(0, 4),), (slice(0, 2), slice(2, 4)), (slice(0, 1), slice(1, 4))])
+def test_the_loss_of_a_step_is_the_mean_over_all_micro_batches_tokens(chunks):
+    """Not the mean of the micro-batches' means: their numbers of tokens differ."""
+    model, batch = tiny_model(dense=True), random_batch(0)
+    expected = mean_loss(model, [batch]).item()
+    method = FullFinetuning(model, FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1)))
+    assert finetune_step(method, rows_of(batch, *chunks)).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_micro_batches_may_have_lengths_of_their_own():
+    model, batches = tiny_model(dense=True), [random_batch(0), random_batch(1, lengths=(9, 2))]
+    expected = mean_loss(model, batches).item()
+    method = FullFinetuning(model, FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1)))
+    result = finetune_step(method, [FactBatch(*batch) for batch in batches])
+    assert result.loss == pytest.approx(expected, rel=1e-5)
