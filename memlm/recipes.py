@@ -19,14 +19,19 @@ LAPTOP_MODEL = ModelConfig(
     max_positions=512,
     initializer_range=0.05,
     memory=MemoryConfig(
-        layers=(2,), num_half_keys=128, top_k=8, num_heads=4, key_dim=64, value_dim=128, query_norm=True
+        layers=(2,), num_half_keys=256, top_k=8, num_heads=4, key_dim=64, value_dim=128, query_norm=True
     ),
 )
 
 
 def laptop() -> Config:
     """The generated world on two CPU cores: from nothing to a frontier in about 20 minutes."""
-    return Config(recipe="laptop", model=LAPTOP_MODEL)
+    return Config(
+        recipe="laptop",
+        model=LAPTOP_MODEL,
+        pretraining=PretrainingConfig(num_steps=1400, warmup_steps=70),
+        counting=CountingConfig(num_batches=160, batch_blocks=16, batches_per_unit=20),
+    )
 
 
 def smoke() -> Config:

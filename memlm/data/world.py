@@ -29,6 +29,11 @@ from memlm.data.shards import write_shard
 from memlm.data.world_words import ATTRIBUTES, KINDS, QUESTION_FRAMES, STATEMENT_FRAMES, WORDS, Attribute
 
 
+HELD_OUT_SHARE = 5
+"""One pair of operands in so many is kept for evaluation."""
+NUM_ATTRIBUTES = len(ATTRIBUTES) // len(KINDS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
     """How large the generated world is. The defaults are the laptop recipe's."""
@@ -43,11 +48,12 @@ class WorldConfig:
     num_shards: int = 4
     """Training shards; one more holds the validation documents."""
     num_validation_documents: int = 400
-    arithmetic_share: float = 0.2
+    arithmetic_share: float = 0.25
     """Share of documents that are worked sums."""
-    max_operand: int = 40
+    max_operand: int = 30
+    """Sums add two numbers from 0 to this; a fifth of the pairs is kept for evaluation."""
     num_questions: int = 300
-    """Questions about known facts, and as many sums, kept for evaluation."""
+    """Questions about known facts kept for evaluation, one per fact."""
 
     def __post_init__(self) -> None:
         for name in ("num_known", "num_new", "num_documents", "num_shards", "num_validation_documents", "num_questions"):
@@ -61,11 +67,12 @@ class WorldConfig:
             )
         if not 0 < self.arithmetic_share < 1:
             raise ValueError(f"world.arithmetic_share is {self.arithmetic_share}; it must lie between 0 and 1")
-        held_out = (self.max_operand + 1) ** 2 // 5
-        if self.num_questions > held_out:
+        if self.max_operand < 4:
+            raise ValueError(f"world.max_operand is {self.max_operand}; below 4 there are too few sums to keep any for evaluation")
+        if self.num_questions > self.num_known * NUM_ATTRIBUTES:
             raise ValueError(
-                f"world.num_questions is {self.num_questions}, but world.max_operand = {self.max_operand} leaves {held_out} sums "
-                "for evaluation (one in five); lower the first or raise the second"
+                f"world.num_questions is {self.num_questions}, but world.num_known = {self.num_known} entities have "
+                f"{self.num_known * NUM_ATTRIBUTES} facts; lower the first or raise the second"
             )
 
 
@@ -101,10 +108,11 @@ class World:
             self._draw_entity(KINDS[index % len(KINDS)], names) for index in range(config.num_known + config.num_new)
         ]
         self.known, self.new = entities[: config.num_known], entities[config.num_known :]
-        pairs = [(a, b) for a in range(config.max_operand + 1) for b in range(config.max_operand + 1)]
+        # Held out as unordered pairs: a sum whose mirror is in the corpus would be half known.
+        pairs = [(a, b) for a in range(config.max_operand + 1) for b in range(a, config.max_operand + 1)]
         self._random("sums").shuffle(pairs)
-        held_out = len(pairs) // 5
-        self.evaluation_sums, self.training_sums = pairs[:held_out], pairs[held_out:]
+        held_out = len(pairs) // HELD_OUT_SHARE
+        self.evaluation_sums, self.training_sums = _both_orders(pairs[:held_out]), _both_orders(pairs[held_out:])
 
     def _random(self, purpose: str) -> Random:
         return Random(f"memlm world {self.config.seed} {purpose}")
@@ -148,6 +156,14 @@ class World:
             for number, wording in enumerate(self.wordings[attribute].evaluation)
         ]
 
+    def known_questions(self) -> list[Question]:
+        """num_questions facts of the corpus, each asked once in one of its evaluation wordings."""
+        random = self._random("questions")
+        by_fact: dict[str, list[Question]] = {}
+        for question in self.questions(self.known):
+            by_fact.setdefault(question.id.split("#")[0], []).append(question)
+        return [random.choice(by_fact[fact]) for fact in random.sample(sorted(by_fact), self.config.num_questions)]
+
     def arithmetic(self) -> list[Question]:
         """Sums with operand pairs that no document shows."""
         return [
@@ -183,6 +199,10 @@ class World:
             wording = random.choice(WORDS["sums"])
             lines.append(wording.format(a=a, b=b, sum=a + b))
         return lines
+
+
+def _both_orders(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [ordered for a, b in pairs for ordered in dict.fromkeys([(a, b), (b, a)])]
 
 
 class _Names:
@@ -235,8 +255,8 @@ def write_world(config: WorldConfig, directory: Path) -> dict[str, int]:
         str(validation / "shard_00000000_processed.jsonl.zst"),
         world.documents(config.num_validation_documents, "validation"),
     )
-    known = world._random("questions").sample(world.questions(world.known), config.num_questions)
-    sums = world.arithmetic()[: config.num_questions]
+    known = world.known_questions()
+    sums = world.arithmetic()
     new = world.questions(world.new)
     write_triviaqa(str(directory / "new_facts.jsonl"), new)
     write_nq_open(str(directory / "known_facts.jsonl"), known)

@@ -48,7 +48,8 @@ class CountingConfig:
     num_batches: int = 1000
     """Micro-batches counted, drawn at random from the corpus; fewer if the corpus ends first."""
     batch_blocks: int = 2
-    """Blocks of a micro-batch. One with as many tokens as a finetuning batch makes the document frequencies comparable to it."""
+    """Blocks of a micro-batch, on whose size the paper is silent. Larger ones protect common slots more: a slot that each of them
+    reads is worth nothing to TF-IDF."""
     batches_per_unit: int = 50
     """Micro-batches that one task counts and commits together."""
     seed: int = 0
