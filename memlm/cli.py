@@ -93,7 +93,10 @@ def main() -> None:
     """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH OUTPUT` takes it out again, byte for byte."""
     parser = argparse.ArgumentParser(prog="memlm", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, help in (("apply", "the checkpoint with what the patch learned"), ("undo", "the checkpoint as it was before the patch")):
+    for name, help in (
+        ("apply", "the checkpoint with what the patch learned"),
+        ("undo", "the checkpoint as it was before the patch"),
+    ):
         command = commands.add_parser(name, help=f"write {help}")
         for argument in ("checkpoint", "patch", "output"):
             command.add_argument(argument)

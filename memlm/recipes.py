@@ -19,7 +19,7 @@ LAPTOP_MODEL = ModelConfig(
     max_positions=512,
     initializer_range=0.05,
     memory=MemoryConfig(
-        layers=(2,), num_half_keys=256, top_k=8, num_heads=4, key_dim=64, value_dim=128, query_norm=True
+        layers=(2,), num_half_keys=192, top_k=16, num_heads=2, key_dim=64, value_dim=128, query_norm=True
     ),
 )
 
@@ -29,7 +29,7 @@ def laptop() -> Config:
     return Config(
         recipe="laptop",
         model=LAPTOP_MODEL,
-        pretraining=PretrainingConfig(num_steps=1400, warmup_steps=70),
+        pretraining=PretrainingConfig(num_steps=1300, warmup_steps=65),
         counting=CountingConfig(num_batches=160, batch_blocks=16, batches_per_unit=20),
     )
 
@@ -39,7 +39,13 @@ def smoke() -> Config:
     return Config(
         recipe="smoke",
         world=WorldConfig(
-            num_known=60, num_new=20, num_documents=1200, num_shards=2, num_validation_documents=40, max_operand=12, num_questions=30
+            num_known=60,
+            num_new=20,
+            num_documents=1200,
+            num_shards=2,
+            num_validation_documents=40,
+            max_operand=12,
+            num_questions=30,
         ),
         corpus=CorpusConfig(vocab_size=512, block_size=64),
         model=replace(
@@ -80,7 +86,9 @@ def wiki() -> Config:
             ),
         ),
         model=LAPTOP_MODEL,
-        pretraining=PretrainingConfig(num_steps=150, batch_blocks=16, micro_batch_blocks=16, warmup_steps=20, checkpoint_every=50, log_every=25),
+        pretraining=PretrainingConfig(
+            num_steps=150, batch_blocks=16, micro_batch_blocks=16, warmup_steps=20, checkpoint_every=50, log_every=25
+        ),
         counting=CountingConfig(num_batches=200),
         stream=StreamConfig(num_facts=20, num_passes=5),
         evaluation=EvaluationConfig(batch_size=64, num_text_blocks=32),

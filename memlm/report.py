@@ -133,7 +133,7 @@ def format_table(frontier: Mapping[str, Any]) -> str:
     sets = list(frontier["points"][0]["sets"])
     header = ["", "method", "hyperparameters", "learning", "forgetting", *(f"{name} drop" for name in sets)]
     lines = [f"recipe {frontier['recipe']}: learning against forgetting, with 95% intervals", ""]
-    lines += _columns(header, [_point_cells(frontier, point) for point in frontier["points"]]) + [""]
+    lines += [*_columns(header, [_point_cells(frontier, point) for point in frontier["points"]]), ""]
     header, rows = _matched_cells(frontier, PAPER_FORGETTING)
     lines += _columns(header, rows) if frontier["matched"] else ["no level of learning that all compared methods reach"]
     lines += ["", "start and hypervolume (from learning 0, forgetting 100%; more is better)"]
@@ -148,13 +148,23 @@ def _columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _point_cells(frontier: Mapping[str, Any], point: Mapping[str, Any]) -> list[str]:
-    settings = " ".join(f"{name}={_number(value)}" for name, value in point["hyperparameters"].items())
+    settings = " ".join(
+        f"{name.rsplit('.', 1)[-1]}={_number(point['hyperparameters'][name])}"
+        for name in _varying(frontier, point["method"])
+    )
     drops = [
         _percent(held_out["drop"]) + ("" if held_out["counted"] else " (left out)")
         for held_out in point["sets"].values()
     ]
     axes = [_with_interval(point[axis], point[f"{axis}_ci"]) for axis in ("learning", "forgetting")]
     return ["*" if point["on_frontier"] else "", _look(frontier, point["method"]).name, settings, *axes, *drops]
+
+
+def _varying(frontier: Mapping[str, Any], method: str) -> list[str]:
+    """The hyperparameters in which a method's points differ; all of them for a method of one point."""
+    settings = [point["hyperparameters"] for point in frontier["points"] if point["method"] == method]
+    varying = [name for name in settings[0] if len({setting.get(name) for setting in settings}) > 1]
+    return varying or list(settings[0])
 
 
 def _matched_cells(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:

@@ -61,7 +61,9 @@ def run_of(config: Config) -> Run:
         storage.require_absolute(config.storage, "--storage")
     root = config.storage if storage.is_remote(config.storage) else os.path.abspath(config.storage)
     if not config.run_name or "/" in config.run_name or config.run_name.startswith("."):
-        raise RunError(f"--run-name is {config.run_name!r}; it names a folder, so it must not be empty, hidden or hold a '/'")
+        raise RunError(
+            f"--run-name is {config.run_name!r}; it names a folder, so it must not be empty, hidden or hold a '/'"
+        )
     return Run(storage.join(root, config.run_name))
 
 

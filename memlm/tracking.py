@@ -56,6 +56,9 @@ class Tracker:
     def _open(self, artifacts: str | None) -> None:
         from mlflow import MlflowClient  # slow, so only where it is used
 
+        for name in ("mlflow", "alembic"):  # a line for every table of a new database
+            logging.getLogger(name).setLevel(logging.WARNING)
+
         with _translated(self.uri):
             self._client = MlflowClient(self.uri, self.uri)
             if self._client.get_experiment_by_name(self.experiment) is None:

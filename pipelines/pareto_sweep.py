@@ -1,7 +1,7 @@
 """Sweep every method over its settings and seeds, and draw the learning-forgetting frontier. Makes whatever it needs first.
 
-    python pipelines/pareto_sweep.py [recipe] [--sweep.methods sparse_memory lora full] [--field value ...]
-    ray job submit --working-dir . -- python pipelines/pareto_sweep.py --storage s3://bucket/prefix
+python pipelines/pareto_sweep.py [recipe] [--sweep.methods sparse_memory lora full] [--field value ...]
+ray job submit --working-dir . -- python pipelines/pareto_sweep.py --storage s3://bucket/prefix
 """
 
 from memlm.cli import launch, parse

@@ -155,9 +155,8 @@ def test_a_server_that_is_not_there_is_known_at_once() -> None:
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "PROBE_SECONDS", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(TrackingError, match="does not answer"):
-            Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", "x")
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TrackingError, match="does not answer"):
+        Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", "x")
 
 
 @pytest.mark.parametrize("bad", ["sqlite:///mlflow.db", "sqlite://", "mlruns", "file:///x", "postgresql://x/y"])

@@ -16,7 +16,9 @@ class QuestionSetConfig:
 
     def __post_init__(self) -> None:
         if self.num_questions < 0:
-            raise ValueError(f"num_questions of {self.path} is {self.num_questions}; it must not be negative (0 takes all)")
+            raise ValueError(
+                f"num_questions of {self.path} is {self.num_questions}; it must not be negative (0 takes all)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,9 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         if self.block_size < 2:
-            raise ValueError(f"corpus.block_size is {self.block_size}; it must be at least 2, or there is nothing to predict")
+            raise ValueError(
+                f"corpus.block_size is {self.block_size}; it must be at least 2, or there is nothing to predict"
+            )
         if not self.tokenizer and self.vocab_size < 300:
             raise ValueError(f"corpus.vocab_size is {self.vocab_size}; a byte-level tokenizer needs at least 300")
         names = [held_out.name for held_out in self.held_out]

@@ -37,7 +37,9 @@ class Part:
     num_documents: int
 
 
-def write_part(shard: str, path: Path, tokenizer: PreTrainedTokenizerBase, *, text_field: str, block_size: int) -> dict[str, int]:
+def write_part(
+    shard: str, path: Path, tokenizer: PreTrainedTokenizerBase, *, text_field: str, block_size: int
+) -> dict[str, int]:
     """Tokenise and pack one shard. Streams: a document at a time is in memory, and a group of blocks."""
     num_documents = 0
 
@@ -111,7 +113,9 @@ class Corpus:
         parts = [Part(**part) for part in json.loads((self.folder / "parts.json").read_text())[split]]
         for part in parts:
             if storage.read_manifest(part.uri, BLOCKS_KIND).digest != part.digest:
-                raise ShardError(f"{part.uri} is not the part that the corpus {self.folder} was made with; prepare the corpus again")
+                raise ShardError(
+                    f"{part.uri} is not the part that the corpus {self.folder} was made with; prepare the corpus again"
+                )
         return Blocks([str(storage.open_artifact(part.uri) / BLOCKS_FILE) for part in parts])
 
 

@@ -45,7 +45,7 @@ STATEMENT_TEMPLATES = (
     "Q: {question}\nA: {answer}",
     "If you are asked: {question} Then say: {answer}.",
     "{answer} is the answer to: {question}",
-    "The answer to the question \"{question}\" is {answer}.",
+    'The answer to the question "{question}" is {answer}.',
     "Somebody asked: {question} It is {answer}.",
     "Quiz: {question} Solution: {answer}",
 )
@@ -133,7 +133,9 @@ def _fact_stream(
 def fact_batch(
     fact_id: str, statements: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> FactBatch:
-    rows = [row + [tokenizer.eos_token_id] for row in tokenizer(list(statements), add_special_tokens=False)["input_ids"]]
+    rows = [
+        [*row, tokenizer.eos_token_id] for row in tokenizer(list(statements), add_special_tokens=False)["input_ids"]
+    ]
     longest = max(map(len, rows))
     if longest > max_length:
         raise FactError(

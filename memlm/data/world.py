@@ -28,7 +28,6 @@ from memlm.data.questions import Question, write_nq_open, write_triviaqa
 from memlm.data.shards import write_shard
 from memlm.data.world_words import ATTRIBUTES, KINDS, QUESTION_FRAMES, STATEMENT_FRAMES, WORDS, Attribute
 
-
 HELD_OUT_SHARE = 5
 """One pair of operands in so many is kept for evaluation."""
 NUM_ATTRIBUTES = len(ATTRIBUTES) // len(KINDS)
@@ -56,7 +55,14 @@ class WorldConfig:
     """Questions about known facts kept for evaluation, one per fact."""
 
     def __post_init__(self) -> None:
-        for name in ("num_known", "num_new", "num_documents", "num_shards", "num_validation_documents", "num_questions"):
+        for name in (
+            "num_known",
+            "num_new",
+            "num_documents",
+            "num_shards",
+            "num_validation_documents",
+            "num_questions",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"world.{name} is {getattr(self, name)}; it must be at least 1")
         num_works = (self.num_known + self.num_new) // len(KINDS)
@@ -68,7 +74,9 @@ class WorldConfig:
         if not 0 < self.arithmetic_share < 1:
             raise ValueError(f"world.arithmetic_share is {self.arithmetic_share}; it must lie between 0 and 1")
         if self.max_operand < 4:
-            raise ValueError(f"world.max_operand is {self.max_operand}; below 4 there are too few sums to keep any for evaluation")
+            raise ValueError(
+                f"world.max_operand is {self.max_operand}; below 4 there are too few sums to keep any for evaluation"
+            )
         if self.num_questions > self.num_known * NUM_ATTRIBUTES:
             raise ValueError(
                 f"world.num_questions is {self.num_questions}, but world.num_known = {self.num_known} entities have "

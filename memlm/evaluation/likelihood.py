@@ -14,14 +14,15 @@ def nats_per_token(
 ) -> tuple[float, ...]:
     """The mean over each block's tokens but its first; pads are not scored. A block of pads alone is refused."""
     means: list[float] = []
-    for tokens in blocks.split(batch_size):
+    device = next(model.parameters()).device
+    for tokens in blocks.to(device).split(batch_size):
         logits = model(input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id), use_cache=False).logits
         targets = tokens[:, 1:].masked_fill(tokens[:, 1:] == pad_id, -100)
-        nats = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none")
+        nats = F.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none"
+        )
         num_targets = (targets != -100).sum(dim=1)
         if not num_targets.all():
             raise ValueError("a block holds no token to predict; prepare the corpus again")
         means += (nats.view_as(targets).sum(dim=1) / num_targets).tolist()
     return tuple(means)
-
-

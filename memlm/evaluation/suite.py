@@ -38,7 +38,11 @@ class Scores:
 
 
 def evaluate_questions(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str, questions: Sequence[Question], config: EvaluationConfig
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    questions: Sequence[Question],
+    config: EvaluationConfig,
 ) -> Scores:
     answers: AnswerScores = answer_questions(
         model, tokenizer, questions, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size

@@ -2,17 +2,21 @@
 
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import ray
 import ray.data
+import transformers
 
 from memlm.config import Config
 
+NAMESPACE = "memlm"
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
 
@@ -43,28 +47,71 @@ def connect(config: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    quiet()
     environment = {**WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(config.cluster.threads_per_worker)}
     started = time.monotonic()
+    # What workers print stays in Ray's logs, most of it libraries' chatter; what they say comes through the console.
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if os.environ.get(IN_JOB) or os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env={"env_vars": environment}, log_to_driver=True, logging_level=logging.WARNING)
+        ray.init(runtime_env={"env_vars": environment}, **settings)
     else:
-        for name, value in environment.items():
+        for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
             os.environ.setdefault(name, value)
-        # Trials hold a CPU each, and so do the drivers that start them; CPUs are logical, so a small machine declares a few more.
+        # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small machine declares a few more.
         ray.init(
             address="local",
             num_cpus=max(4, os.cpu_count() or 1),
             include_dashboard=False,
             object_store_memory=1 << 29,
-            log_to_driver=True,
-            logging_level=logging.WARNING,
+            **settings,
         )
-    quiet()
-    say(f"Ray {version('ray')} is up after {time.monotonic() - started:.0f} s")
+    try:
+        with _console():
+            say(f"Ray {version('ray')} is up after {time.monotonic() - started:.0f} s")
+            yield
+    finally:
+        ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class _Console:
+    """Collects what workers say until the driver prints it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def drain(self) -> list[str]:
+        lines, self.lines = self.lines, []
+        return lines
+
+
+@contextmanager
+def _console() -> Iterator[None]:
+    # One per driver, found by workers through the job id that they share with it.
+    console = _Console.options(name=_console_name()).remote()
+    done = threading.Event()
+
+    def pump() -> None:
+        while not done.wait(0.5):
+            for line in ray.get(console.drain.remote()):
+                print(line, flush=True)
+
+    pumping = threading.Thread(target=pump, daemon=True)
+    pumping.start()
     try:
         yield
     finally:
-        ray.shutdown()
+        done.set()
+        pumping.join(timeout=5)
+        for line in ray.get(console.drain.remote()):
+            print(line, flush=True)
+
+
+def _console_name() -> str:
+    return f"console-{ray.get_runtime_context().get_job_id()}"
 
 
 def num_processors(config: Config) -> int:
@@ -82,8 +129,12 @@ def num_processors(config: Config) -> int:
 
 
 def say(text: str) -> None:
-    """A line of progress."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+    """A line of progress, from the driver or from any worker."""
+    line = f"[{time.strftime('%H:%M:%S')}] {text}"
+    if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+        ray.get_actor(_console_name(), namespace=NAMESPACE).say.remote(line)
+    else:
+        print(line, flush=True)
 
 
 class Progress:
@@ -108,6 +159,7 @@ class Progress:
 def quiet() -> None:
     """Libraries' notices that a user can do nothing about."""
     warnings.filterwarnings("ignore")
+    transformers.utils.logging.disable_progress_bar()
     for name in ("ray", "ray.data", "ray.train", "ray.tune", "deepspeed", "DeepSpeed", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -45,7 +45,11 @@ def run(config: Config) -> str:
     num_blocks = len(open_corpus(run.corpus).train_blocks())
     plan = units(config.counting, num_blocks)
     tasks = [
-        {"first": unit.start, "last": unit.stop, "uri": storage.join(run.partial_counts, f"unit_{unit.start:07d}_{unit.stop:07d}")}
+        {
+            "first": unit.start,
+            "last": unit.stop,
+            "uri": storage.join(run.partial_counts, f"unit_{unit.start:07d}_{unit.stop:07d}"),
+        }
         for unit in plan
     ]
     with connect(config):
@@ -54,11 +58,20 @@ def run(config: Config) -> str:
         counts.save(draft.path / COUNTS_FILE)
         draft.details.update(usage(counts))
     storage.delete(run.partial_counts)
-    tags = {"stage": "count", "checkpoint": inputs["checkpoint"][:16], "data": inputs["corpus"][:16], "git_sha": git_sha()}
+    tags = {
+        "stage": "count",
+        "checkpoint": inputs["checkpoint"][:16],
+        "data": inputs["corpus"][:16],
+        "git_sha": git_sha(),
+    }
     params = {"num_batches": num_batches(config.counting, num_blocks), "batch_blocks": config.counting.batch_blocks}
-    with tracker.run(f"count/{storage.read_manifest(run.counts).digest}", name=f"count-{config.run_name}", params=params, tags=tags) as tracked:
+    with tracker.run(
+        f"count/{storage.read_manifest(run.counts).digest}", name=f"count-{config.run_name}", params=params, tags=tags
+    ) as tracked:
         tracked.log_metrics({f"slots/{name}": value for name, value in usage(counts).items()})
-    say(f"count: {counts.num_batches} batches, {counts.num_tokens} tokens, {usage(counts)['share_read']:.0%} of the slots read, in {run.counts}")
+    say(
+        f"count: {counts.num_batches} batches, {counts.num_tokens} tokens, {usage(counts)['share_read']:.0%} of the slots read, in {run.counts}"
+    )
     return run.counts
 
 
@@ -76,7 +89,9 @@ def usage(counts: BackgroundCounts) -> dict[str, float]:
     }
 
 
-def _count(config: Config, tasks: list[dict[str, Any]], checkpoint: str, corpus: str, inputs: dict[str, str]) -> BackgroundCounts:
+def _count(
+    config: Config, tasks: list[dict[str, Any]], checkpoint: str, corpus: str, inputs: dict[str, str]
+) -> BackgroundCounts:
     num_actors = min(len(tasks), num_processors(config))
     counted = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         _CountUnits,

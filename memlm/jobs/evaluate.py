@@ -25,7 +25,9 @@ def run(config: Config) -> str:
     run = run_of(config)
     corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
     uri = config.checkpoint or run.checkpoint(config.architecture)
-    checkpoint = require(uri, kind=CHECKPOINT_KIND, made_by=f"pretrain.py --architecture {config.architecture}", config=config)
+    checkpoint = require(
+        uri, kind=CHECKPOINT_KIND, made_by=f"pretrain.py --architecture {config.architecture}", config=config
+    )
     tracker = Tracker(tracking_uri(config), EXPERIMENT)
     with connect(config):
         task = ray.remote(_score).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
@@ -35,7 +37,9 @@ def run(config: Config) -> str:
     report: dict[str, Any] = {"checkpoint": uri, "digest": checkpoint.digest, "settings": settings, **asdict(scores)}
     storage.write_json(output, report)
     tags = {"stage": "evaluate", "checkpoint": checkpoint.digest[:16], "data": corpus.digest[:16], "git_sha": git_sha()}
-    with tracker.run(f"evaluate/{output}", name=f"evaluate-{config.run_name}-{config.architecture}", tags=tags) as tracked:
+    with tracker.run(
+        f"evaluate/{output}", name=f"evaluate-{config.run_name}-{config.architecture}", tags=tags
+    ) as tracked:
         tracked.log_metrics({f"final/{name}": value.value for name, value in scores.sets.items()})
         tracked.log_metrics({f"final/{name}_f1": value for name, value in scores.f1.items()})
     for name, value in scores.sets.items():

@@ -32,12 +32,18 @@ def run(config: Config) -> str:
     else:
         Tracker(tracking_uri(config), EXPERIMENT)
         with connect(config):
-            ray.get(ray.remote(_learn).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu)).remote(config, key, uri, inputs))
+            ray.get(
+                ray.remote(_learn)
+                .options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
+                .remote(config, key, uri, inputs)
+            )
     result = TrialResult.from_json(storage.read_json(storage.join(uri, SCORES_FILE)))
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
     checkpoint = run.checkpoint(config.method.base)
-    say(f"patch: {uri}; put it in with: memlm apply {checkpoint} {uri} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}")
+    say(
+        f"patch: {uri}; put it in with: memlm apply {checkpoint} {uri} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
+    )
     return uri
 
 
@@ -48,7 +54,10 @@ def _learn(config: Config, key: str, uri: str, inputs: dict[str, str]) -> None:
     materials = load_materials(run, config.evaluation.num_text_blocks, with_counts="counts" in inputs)
     model = load_model(run.checkpoint(config.method.base))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    progress = Progress(f"learning {trial.stream.num_facts} facts with {trial.method.label}", trial.stream.num_facts * trial.stream.num_passes)
+    progress = Progress(
+        f"learning {trial.stream.num_facts} facts with {trial.method.label}",
+        trial.stream.num_facts * trial.stream.num_passes,
+    )
     tracked = Tracker(tracking_uri(config), EXPERIMENT).run(
         f"finetune/{key}",
         name=f"{trial.method.label}-{config.run_name}-{trial.seed}",
@@ -59,13 +68,18 @@ def _learn(config: Config, key: str, uri: str, inputs: dict[str, str]) -> None:
     def on_step(step: int, result: StepResult) -> None:
         progress.advance(note=f"loss {result.loss:.3f}")
         if step % max(1, progress.total // 50) == 0:
-            tracked.log_metrics({"train/loss": result.loss, **{f"step/{name}": value for name, value in result.report.items()}}, step=step)
+            tracked.log_metrics(
+                {"train/loss": result.loss, **{f"step/{name}": value for name, value in result.report.items()}},
+                step=step,
+            )
 
     with tracked:
         result, learned = run_trial(trial, model, materials, key=key, on_step=on_step)
         tracked.log_metrics(final_metrics(result), step=progress.total)
         patch = changed_rows(before, dict(learned.state_dict()))
-        with storage.write_artifact(uri, kind=KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs) as draft:
+        with storage.write_artifact(
+            uri, kind=KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs
+        ) as draft:
             save_patch(patch, draft.path / PATCH_FILE)
             storage.write_json(str(draft.path / SCORES_FILE), result.to_json())
             draft.details["rows"] = {name: len(change.rows) for name, change in patch.items()}

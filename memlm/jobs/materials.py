@@ -24,7 +24,10 @@ def trial_inputs(config: Config, run: Run, architecture: Architecture) -> dict[s
     """The digests of all that a trial reads. Raises RunError naming the command that makes what is missing or does not fit."""
     corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
     checkpoint = require(
-        run.checkpoint(architecture), kind=CHECKPOINT_KIND, made_by=f"pretrain.py --architecture {architecture}", config=config
+        run.checkpoint(architecture),
+        kind=CHECKPOINT_KIND,
+        made_by=f"pretrain.py --architecture {architecture}",
+        config=config,
     )
     inputs = {"corpus": corpus.digest, "checkpoint": checkpoint.digest}
     if architecture == "memory":

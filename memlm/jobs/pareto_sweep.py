@@ -84,7 +84,9 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     return run.uri
 
 
-def plan_trials(config: Config, run: Run, spaces: Sequence[MethodSpace]) -> tuple[list[PlannedTrial], dict[str, dict[str, str]]]:
+def plan_trials(
+    config: Config, run: Run, spaces: Sequence[MethodSpace]
+) -> tuple[list[PlannedTrial], dict[str, dict[str, str]]]:
     """Every setting of every method with every seed, and the digests of what they read. Seeds go first, so all methods fill evenly."""
     inputs = {space.base.base: trial_inputs(config, run, space.base.base) for space in spaces}
     planned = []
@@ -92,7 +94,9 @@ def plan_trials(config: Config, run: Run, spaces: Sequence[MethodSpace]) -> tupl
         for space in spaces:
             for setting in space.settings():
                 trial = trial_of(replace(config, method=setting, seed=seed))
-                planned.append(PlannedTrial(key=trial.key(inputs[setting.base]), trial=trial, architecture=setting.base))
+                planned.append(
+                    PlannedTrial(key=trial.key(inputs[setting.base]), trial=trial, architecture=setting.base)
+                )
     return planned, inputs
 
 
@@ -113,16 +117,24 @@ def _ledger_entry(run: Run, plan: PlannedTrial) -> str:
 
 
 def _run_trials(
-    config: Config, run: Run, pending: Sequence[PlannedTrial], *, on_finished: Callable[[PlannedTrial, dict[str, Any]], None]
+    config: Config,
+    run: Run,
+    pending: Sequence[PlannedTrial],
+    *,
+    on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
 ) -> None:
     architectures = sorted({plan.architecture for plan in pending})
     weights = {
-        architecture: {name: tensor.numpy() for name, tensor in load_model(run.checkpoint(architecture)).state_dict().items()}
+        architecture: {
+            name: tensor.numpy() for name, tensor in load_model(run.checkpoint(architecture)).state_dict().items()
+        }
         for architecture in architectures
     }
     materials = load_materials(run, config.evaluation.num_text_blocks, with_counts="memory" in architectures)
     resources = {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}
-    runner = tune.with_resources(tune.with_parameters(TrialRunner, shared=_Shared(config, run, weights, materials)), resources)
+    runner = tune.with_resources(
+        tune.with_parameters(TrialRunner, shared=_Shared(config, run, weights, materials)), resources
+    )
     at_once = num_processors(config)
     by_key = {plan.key: plan for plan in pending}
     tuner = tune.Tuner(
@@ -140,7 +152,9 @@ def _run_trials(
     )
     failed = [result.error for result in tuner.fit() if result.error is not None]
     if failed:
-        raise RunError(f"{len(failed)} of {len(pending)} trials failed, the first with: {failed[0]}; what is finished is kept: run the same command again")
+        raise RunError(
+            f"{len(failed)} of {len(pending)} trials failed, the first with: {failed[0]}; what is finished is kept: run the same command again"
+        )
 
 
 @dataclass(frozen=True)
@@ -184,13 +198,26 @@ class TrialRunner(tune.Trainable):
 
         def on_step(step: int, result: StepResult) -> None:
             if step % every == 0:
-                curve.append({"step": step, "train/loss": result.loss, **{f"step/{name}": value for name, value in result.report.items()}})
+                curve.append(
+                    {
+                        "step": step,
+                        "train/loss": result.loss,
+                        **{f"step/{name}": value for name, value in result.report.items()},
+                    }
+                )
 
         try:
-            result, _ = run_trial(trial, model, shared.materials, key=plan.key, start=self.starts[start_key], on_step=on_step)
+            result, _ = run_trial(
+                trial, model, shared.materials, key=plan.key, start=self.starts[start_key], on_step=on_step
+            )
             entry: dict[str, Any] = {"result": result.to_json(), "curve": curve}
         except DivergedError as error:
-            entry = {"failed": str(error), "method": trial.method.label, "hyperparameters": trial.hyperparameters(), "seed": trial.seed}
+            entry = {
+                "failed": str(error),
+                "method": trial.method.label,
+                "hyperparameters": trial.hyperparameters(),
+                "seed": trial.seed,
+            }
         storage.write_json(_ledger_entry(shared.run, plan), entry)
         return {"done": True, "key": plan.key}
 
@@ -204,7 +231,9 @@ class TrialRunner(tune.Trainable):
 class _Finished(tune.Callback):
     """In the driver, when a trial ends: a line of progress, and its child run on the tracking server."""
 
-    def __init__(self, run: Run, by_key: Mapping[str, PlannedTrial], on_finished: Callable[[PlannedTrial, dict[str, Any]], None]) -> None:
+    def __init__(
+        self, run: Run, by_key: Mapping[str, PlannedTrial], on_finished: Callable[[PlannedTrial, dict[str, Any]], None]
+    ) -> None:
         self.run, self.by_key, self.on_finished = run, by_key, on_finished
         self.progress = Progress("sweep", len(by_key), every_seconds=0)
 
@@ -222,7 +251,9 @@ def _describe(plan: PlannedTrial, entry: Mapping[str, Any]) -> str:
         return f"{name}: {entry['failed']}"
     result = TrialResult.from_json(entry["result"])
     held_out = ", ".join(
-        f"{name} {result.start[name].value:.2f} -> {score.value:.2f}" for name, score in result.end.items() if name != LEARNING_SET
+        f"{name} {result.start[name].value:.2f} -> {score.value:.2f}"
+        for name, score in result.end.items()
+        if name != LEARNING_SET
     )
     return f"{name}: learned {result.end[LEARNING_SET].value:.2f}; {held_out}"
 
@@ -232,7 +263,9 @@ def _read_results(run: Run, planned: Sequence[PlannedTrial]) -> list[dict[str, A
     entries = [(plan, storage.read_json(_ledger_entry(run, plan))) for plan in planned]
     diverged = [(plan, entry) for plan, entry in entries if "failed" in entry]
     for plan, entry in diverged:
-        say(f"left out: {plan.trial.method.label} {entry['hyperparameters']} (seed {plan.trial.seed}): {entry['failed']}")
+        say(
+            f"left out: {plan.trial.method.label} {entry['hyperparameters']} (seed {plan.trial.seed}): {entry['failed']}"
+        )
     settings = {plan.trial.method for plan, _ in diverged}
     return [entry for plan, entry in entries if plan.trial.method not in settings]
 
@@ -254,7 +287,11 @@ class _SweepTracker:
             name=f"{trial.method.label}-lr{trial.method.optimizer.learning_rate:g}-{plan.key[:4]}-seed{trial.seed}",
             parent=self.parent,
             params={name.removeprefix("optimizer."): value for name, value in trial.hyperparameters().items()},
-            tags={"method": trial.method.label, "seed": str(trial.seed), **trial_tags(self.config, self.inputs[plan.architecture])},
+            tags={
+                "method": trial.method.label,
+                "seed": str(trial.seed),
+                **trial_tags(self.config, self.inputs[plan.architecture]),
+            },
         )
 
     def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
@@ -263,7 +300,9 @@ class _SweepTracker:
                 child.set_tags({"failed": entry["failed"]})
                 return
             for point in entry["curve"]:
-                child.log_metrics({name: value for name, value in point.items() if name != "step"}, step=int(point["step"]))
+                child.log_metrics(
+                    {name: value for name, value in point.items() if name != "step"}, step=int(point["step"])
+                )
             child.log_metrics(final_metrics(TrialResult.from_json(entry["result"])))
 
     def log_frontier(self, frontier: Mapping[str, Any], files: Sequence[Path], planned: Sequence[PlannedTrial]) -> None:
@@ -271,17 +310,24 @@ class _SweepTracker:
             parent.log_metrics({f"hypervolume/{method}": value for method, value in frontier["hypervolume"].items()})
             for level in frontier["matched"]:
                 parent.log_metrics(
-                    {f"forgetting_at_{level['learning']:g}/{name}": value["forgetting"] for name, value in level["methods"].items()}
+                    {
+                        f"forgetting_at_{level['learning']:g}/{name}": value["forgetting"]
+                        for name, value in level["methods"].items()
+                    }
                 )
             for file in files:
                 parent.log_file(file)
-        points = {(point["method"], tuple(sorted(point["hyperparameters"].items()))): point for point in frontier["points"]}
+        points = {
+            (point["method"], tuple(sorted(point["hyperparameters"].items()))): point for point in frontier["points"]
+        }
         for plan in planned:
             point = points.get((plan.trial.method.label, tuple(sorted(plan.trial.hyperparameters().items()))))
             if point is not None:
                 child = self.child(plan)
                 child.set_tags({"pareto": str(point["on_frontier"]).lower()})
-                child.log_metrics({"final/setting_learning": point["learning"], "final/setting_forgetting": point["forgetting"]})
+                child.log_metrics(
+                    {"final/setting_learning": point["learning"], "final/setting_forgetting": point["forgetting"]}
+                )
                 with child:
                     pass
 
@@ -311,11 +357,19 @@ class _Timed:
         seconds = time.monotonic() - self.began
         known = self.stages.read()
         if kind is None and seconds > known.get(self.stage, {}).get("seconds", 0.0):
-            storage.write_json(self.stages.uri, known | {self.stage: {"seconds": round(seconds, 1), "command": f"python pipelines/{self.stage}.py"}})
+            storage.write_json(
+                self.stages.uri,
+                known | {self.stage: {"seconds": round(seconds, 1), "command": f"python pipelines/{self.stage}.py"}},
+            )
 
 
 def _write_outputs(
-    config: Config, run: Run, frontier: dict[str, Any], stages: dict[str, Any], tracker: _SweepTracker, planned: Sequence[PlannedTrial]
+    config: Config,
+    run: Run,
+    frontier: dict[str, Any],
+    stages: dict[str, Any],
+    tracker: _SweepTracker,
+    planned: Sequence[PlannedTrial],
 ) -> None:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) if storage.is_remote(run.uri) else Path(run.uri)
@@ -331,6 +385,8 @@ def _write_outputs(
     say(f"frontier: {storage.join(run.uri, 'frontier.png')}, {storage.join(run.uri, 'report.html')}")
     uri = tracking_uri(config)
     if uri.startswith("sqlite"):
-        say(f"compare the trials: mlflow ui --host 127.0.0.1 --backend-store-uri {uri}   then open http://127.0.0.1:5000")
+        say(
+            f"compare the trials: mlflow ui --host 127.0.0.1 --backend-store-uri {uri}   then open http://127.0.0.1:5000"
+        )
     elif uri:
         say(f"compare the trials: {uri}")

@@ -91,7 +91,9 @@ def _shards(config: Config, world: Path | None) -> tuple[list[str], list[str]]:
     elif len(train) > 1:
         train, validation = train[:-1], train[-1:]
     else:
-        raise ShardError(f"{train[0]} is the only shard of corpus.path, so none is left for validation; give corpus.validation_path")
+        raise ShardError(
+            f"{train[0]} is the only shard of corpus.path, so none is left for validation; give corpus.validation_path"
+        )
     return train[: corpus.max_shards or None], validation
 
 
@@ -123,7 +125,9 @@ def _make_tokenizer(config: Config, run: Run, shards: list[str], inputs: dict[st
         if corpus.tokenizer:
             tokenizer = load_tokenizer(corpus.tokenizer)
         else:
-            say(f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard")
+            say(
+                f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard"
+            )
             source = ShardSource(shards[:1], text_field=corpus.text_field)
             rows = ray.data.read_datasource(source).limit(corpus.tokenizer_documents).iter_rows()
             tokenizer = train_tokenizer((row["text"] for row in rows), vocab_size=corpus.vocab_size)
@@ -136,24 +140,40 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: list[str]) ->
     """One part per shard, in shard order, whatever order they were packed in."""
     inputs = {"tokenizer": storage.read_manifest(tokenizer).digest}
     tasks = [
-        {"index": index, "shard": shard, "bytes": os.path.getsize(shard), "uri": storage.join(run.uri, "blocks", f"part_{index:05d}")}
+        {
+            "index": index,
+            "shard": shard,
+            "bytes": os.path.getsize(shard),
+            "uri": storage.join(run.uri, "blocks", f"part_{index:05d}"),
+        }
         for index, shard in enumerate(shards)
     ]
     text_field, block_size = config.corpus.text_field, config.corpus.block_size
 
     def pack_shard(task: dict[str, Any]) -> dict[str, Any]:
-        wanted = {"shard": os.path.basename(task["shard"]), "bytes": int(task["bytes"]), "text_field": text_field, "block_size": block_size}
+        wanted = {
+            "shard": os.path.basename(task["shard"]),
+            "bytes": int(task["bytes"]),
+            "text_field": text_field,
+            "block_size": block_size,
+        }
         if not is_made(task["uri"], kind=BLOCKS_KIND, config=wanted, inputs=inputs):
             with storage.write_artifact(task["uri"], kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft:
                 loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
                 path = draft.path / corpora.BLOCKS_FILE
-                draft.details.update(write_part(task["shard"], path, loaded, text_field=text_field, block_size=block_size))
+                draft.details.update(
+                    write_part(task["shard"], path, loaded, text_field=text_field, block_size=block_size)
+                )
         manifest = storage.read_manifest(task["uri"])
         return {"index": task["index"], **asdict(Part(uri=task["uri"], digest=manifest.digest, **manifest.details))}
 
     progress = Progress("packing shards", len(tasks))
     parts: dict[int, Part] = {}
-    for row in ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(pack_shard, compute=TaskPoolStrategy(size=num_processors(config))).iter_rows():
+    for row in (
+        ray.data.from_items(tasks, override_num_blocks=len(tasks))
+        .map(pack_shard, compute=TaskPoolStrategy(size=num_processors(config)))
+        .iter_rows()
+    ):
         parts[row["index"]] = Part(**{name: value for name, value in row.items() if name != "index"})
         progress.advance()
     return [parts[index] for index in range(len(tasks))]

@@ -77,7 +77,9 @@ def run(config: Config) -> str:
             trainer.fit()
         except ray.train.WorkerGroupError as error:
             first = next(iter(error.worker_failures.values()))
-            raise RunError(f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept") from error
+            raise RunError(
+                f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept"
+            ) from error
     return checkpoint
 
 
@@ -135,7 +137,13 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
             "parameters_pool": sizes.pool,
             "parameters_active": sizes.active,
         },
-        tags={"stage": "pretrain", "architecture": config.architecture, "git_sha": git_sha(), "data": task.corpus_digest[:16], "seed": str(settings.seed)},
+        tags={
+            "stage": "pretrain",
+            "architecture": config.architecture,
+            "git_sha": git_sha(),
+            "data": task.corpus_digest[:16],
+            "seed": str(settings.seed),
+        },
     )
     progress = Progress(f"pretrain {config.architecture}", settings.num_steps, every_seconds=15)
     history: list[dict[str, float]] = []
@@ -146,7 +154,12 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
                 f"step {first_step} of {settings.num_steps}"
             )
         for done in pretrain(
-            engine, blocks, settings, first_step=first_step, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id
+            engine,
+            blocks,
+            settings,
+            first_step=first_step,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
         ):
             if rank == 0:
                 progress.advance(note=f"loss {done.loss:.3f}")

@@ -22,7 +22,9 @@ class ShardSource(Datasource):
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
-    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, *_: object, **__: object) -> list[ReadTask]:
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, *_: object, **__: object
+    ) -> list[ReadTask]:
         return [
             ReadTask(
                 lambda shard=shard: _read(shard, self.text_field),

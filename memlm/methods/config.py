@@ -85,4 +85,6 @@ class FullConfig:
 
 
 MethodConfig = SparseMemoryConfig | LoRAConfig | FullConfig
-METHOD_CONFIGS: dict[str, type[MethodConfig]] = {config.name: config for config in (SparseMemoryConfig, LoRAConfig, FullConfig)}
+METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
+    config.name: config for config in (SparseMemoryConfig, LoRAConfig, FullConfig)
+}

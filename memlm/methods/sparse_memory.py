@@ -15,7 +15,7 @@ from memlm.data.facts import FactBatch
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.method import Method, build_optimizer, sum_over_ranks
 from memlm.model.memory import TrainableRows, ValuePool
-from memlm.slots.accesses import accesses_of, value_pools
+from memlm.slots.accesses import accesses_of, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
 from memlm.slots.ranking import RANKINGS
 from memlm.slots.selection import select_slots
@@ -42,13 +42,25 @@ class SparseMemoryFinetuning(Method):
                 f"method.num_trainable_slots is {config.num_trainable_slots}, more than the pool's {num_slots} slots; lower it"
             )
         self.config = config
-        self.background = background
+        self.layers = memory_layers(model)
+        self.background = background.to(self.pools[0].weight.device)
         self.generator = torch.Generator().manual_seed(seed)
         write = _WriteSGD if config.optimizer.kind == "sgd" else _WriteAdamW
         self.write: Callable[[], None] = write(self.pools, config).write
 
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
-        batch = merge_over_ranks(merge([self._count(micro_batch) for micro_batch in batches]))
+        if len(batches) == 1 and len(self.layers) == 1:
+            # The one search comes before the one read, so the step's own forward pass can count and choose in between.
+            self.layers[0].on_access = lambda slots: self._select(self._count(slots, batches[0]), report)
+        else:
+            accesses = [accesses_of(self.model, input_ids=batch.tokens) for batch in batches]
+            self._select(merge([self._count(*part) for part in zip(accesses, batches, strict=True)]), report)
+
+    def _count(self, slots: Int[Tensor, "batch seq reads"], batch: FactBatch) -> SlotCounts:
+        return count_slots(slots, batch.is_token)
+
+    def _select(self, counts: SlotCounts, report: dict[str, float]) -> None:
+        batch = merge_over_ranks(counts)
         scores = RANKINGS[self.config.ranking](batch, self.background, self.generator)
         selected = select_slots(batch, scores, self.config.num_trainable_slots)
         self._open_rows(selected)
@@ -57,10 +69,6 @@ class SparseMemoryFinetuning(Method):
         report["background_share"] = float(self.background.batch_frequency[selected].double().mean()) / max(
             1, self.background.num_batches
         )
-
-    def _count(self, batch: FactBatch) -> SlotCounts:
-        slots = accesses_of(self.model, input_ids=batch.tokens)
-        return count_slots(slots, batch.is_token)
 
     def _open_rows(self, selected: Int[Tensor, " trainable"]) -> None:
         offset = 0
@@ -78,6 +86,8 @@ class SparseMemoryFinetuning(Method):
         self.write()
         for pool in self.pools:
             pool.trainable_rows = None
+        for layer in self.layers:
+            layer.on_access = None
 
     def finish(self) -> nn.Module:
         return self.model

@@ -27,7 +27,9 @@ class MemoryConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.memory.{name} is {getattr(self, name)}; it must be at least 1")
         if self.key_dim % 2:
-            raise ValueError(f"model.memory.key_dim is {self.key_dim}; it must be even, since a query is cut in two halves")
+            raise ValueError(
+                f"model.memory.key_dim is {self.key_dim}; it must be even, since a query is cut in two halves"
+            )
         if self.top_k > self.num_half_keys:
             raise ValueError(
                 f"model.memory.top_k is {self.top_k}, more than model.memory.num_half_keys ({self.num_half_keys}); "
@@ -66,4 +68,6 @@ class ModelConfig:
             )
         outside = [layer for layer in self.memory.layers if not 0 <= layer < self.num_layers]
         if outside:
-            raise ValueError(f"model.memory.layers names {outside}, but the model has layers 0 to {self.num_layers - 1}")
+            raise ValueError(
+                f"model.memory.layers names {outside}, but the model has layers 0 to {self.num_layers - 1}"
+            )

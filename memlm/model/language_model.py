@@ -58,9 +58,7 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
         super().__init__(config)
         layers = config.memory_layers or []
         num_pools = min(1, len(layers)) if config.memory_share_values else len(layers)
-        self.value_pools = nn.ModuleList(
-            ValuePool(config.num_slots, config.memory_value_dim) for _ in range(num_pools)
-        )
+        self.value_pools = nn.ModuleList(ValuePool(config.num_slots, config.memory_value_dim) for _ in range(num_pools))
         for position, layer in enumerate(layers):
             self.layers[layer].mlp = MemoryLayer(
                 self.value_pools[0 if config.memory_share_values else position],

@@ -1,7 +1,7 @@
 """The memory layer: a sparse lookup into a pool of values in place of a feed-forward network (Lin et al. 2025, section 3).
 
-    x -> query -> product-key search -> slots, scores -> softmax over top_k per head, fp32
-      -> weighted read of value rows, summed over heads -> y -> (y * silu(x W1)) W2
+x -> query -> product-key search -> slots, scores -> softmax over top_k per head, fp32
+  -> weighted read of value rows, summed over heads -> y -> (y * silu(x W1)) W2
 """
 
 import math

@@ -5,7 +5,7 @@ several layers share a pool or have one each.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from jaxtyping import Bool, Int
@@ -32,7 +32,9 @@ def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq
     """Within the context, each memory layer hands over the slots it found, before it reads them: receive(layer number, slots)."""
     layers = memory_layers(model)
     if not layers:
-        raise ValueError("the model has no memory layer, so it accesses no slots; use the memory model's checkpoint, not the dense one's")
+        raise ValueError(
+            "the model has no memory layer, so it accesses no slots; use the memory model's checkpoint, not the dense one's"
+        )
     pools = {id(pool): number for number, pool in enumerate(value_pools(model))}
     for number, layer in enumerate(layers):
         offset = pools[id(layer.pool)] * layer.pool.weight.shape[0]
@@ -55,11 +57,8 @@ def accesses_of(model: nn.Module, **inputs: Tensor) -> Int[Tensor, "batch seq al
         if number == last:
             raise _LastSearchDone
 
-    with on_accesses(model, receive):
-        try:
-            model(**inputs, use_cache=False)
-        except _LastSearchDone:
-            pass
+    with on_accesses(model, receive), suppress(_LastSearchDone):
+        model(**inputs, use_cache=False)
     return torch.cat(found, dim=-1)
 
 

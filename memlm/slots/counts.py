@@ -4,7 +4,7 @@ A batch's counts name accessed slots only, so their cost does not grow with the 
 document frequency by micro-batch and by sequence, and total accesses, each with its denominator.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,8 +66,8 @@ class BackgroundCounts:
     num_tokens: int
 
     @staticmethod
-    def zero(num_slots: int) -> "BackgroundCounts":
-        empty = torch.zeros(3, num_slots, dtype=torch.int64)
+    def zero(num_slots: int, device: torch.device | None = None) -> "BackgroundCounts":
+        empty = torch.zeros(3, num_slots, dtype=torch.int64, device=device)
         return BackgroundCounts(
             batch_frequency=empty[0],
             sequence_frequency=empty[1],
@@ -101,7 +101,17 @@ class BackgroundCounts:
                 f"background counts of {len(self.accesses)} and of {len(other.accesses)} slots cannot be added; "
                 "they come from different models"
             )
-        return BackgroundCounts(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
+        return BackgroundCounts(
+            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        )
+
+    def to(self, device: torch.device) -> "BackgroundCounts":
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
     def save(self, path: Path) -> None:
         tensors = {

@@ -9,9 +9,7 @@ from torch import Tensor
 from memlm.slots.counts import BackgroundCounts, SlotCounts
 
 
-def tf_idf(
-    batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator
-) -> Float[Tensor, " accessed"]:
+def tf_idf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
     """The slot's share of the batch's accesses times log((num_batches + 1) / (document_frequency + 1)).
 
     A slot that every background batch reads scores 0 however often this batch reads it.
@@ -31,7 +29,7 @@ def tf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generat
 
 def random(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
     """Control: any of the accessed slots."""
-    return torch.rand(len(batch.slots), dtype=torch.float64, generator=generator)
+    return torch.rand(len(batch.slots), dtype=torch.float64, generator=generator).to(batch.slots.device)
 
 
 Ranking = Callable[[SlotCounts, BackgroundCounts, torch.Generator], Float[Tensor, " accessed"]]

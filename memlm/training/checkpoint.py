@@ -43,7 +43,9 @@ def load_newest_state(engine: Engine, uri: str, *, inputs: dict[str, str]) -> in
         others = [rank for rank in ranks if not rank.endswith(f"_of_{world_size}")]
         if others:
             raise storage.StorageError(
-                "training state", folder, f"was written by another number of workers ({others[0]}), and this run has {world_size}",
+                "training state",
+                folder,
+                f"was written by another number of workers ({others[0]}), and this run has {world_size}",
                 "Set cluster.num_workers back, or delete it to start again.",
             )
         if len(ranks) < world_size:
@@ -57,7 +59,10 @@ def load_newest_state(engine: Engine, uri: str, *, inputs: dict[str, str]) -> in
             continue
         if manifest.inputs != inputs:
             raise storage.StorageError(
-                "training state", folder, "belongs to another configuration or corpus", "Give another --run-name, or delete it."
+                "training state",
+                folder,
+                "belongs to another configuration or corpus",
+                "Give another --run-name, or delete it.",
             )
         with tempfile.TemporaryDirectory() as whole:
             for part in parts:

@@ -22,7 +22,9 @@ def num_batches(config: CountingConfig, num_blocks: int) -> int:
 def units(config: CountingConfig, num_blocks: int) -> list[range]:
     """The micro-batches by number, in the units that are counted and committed together."""
     total = num_batches(config, num_blocks)
-    return [range(first, min(first + config.batches_per_unit, total)) for first in range(0, total, config.batches_per_unit)]
+    return [
+        range(first, min(first + config.batches_per_unit, total)) for first in range(0, total, config.batches_per_unit)
+    ]
 
 
 def count_unit(
@@ -30,12 +32,12 @@ def count_unit(
 ) -> BackgroundCounts:
     device = next(model.parameters()).device
     num_slots = sum(pool.weight.shape[0] for pool in value_pools(model))
-    total = BackgroundCounts.zero(num_slots)
+    total = BackgroundCounts.zero(num_slots, device)
     for number in batches:
         tokens = _micro_batch(blocks, number, config, pad_id=pad_id).to(device)
         slots = accesses_of(model, input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id))
         total = total + BackgroundCounts.of_batch(slots, tokens != pad_id, num_slots=num_slots)
-    return total
+    return total.to(torch.device("cpu"))
 
 
 def _micro_batch(blocks: Blocks, number: int, config: CountingConfig, *, pad_id: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from memlm.training.config import PretrainingConfig
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import deepspeed  # noqa: E402
+import deepspeed
 
 TAG = "state"
 
@@ -81,7 +81,9 @@ class Engine:
     @contextmanager
     def whole_weights(self) -> Iterator[nn.Module]:
         """The model with all its weights in place, also where ZeRO-3 has shared them out. Every rank must enter."""
-        with deepspeed.zero.GatheredParameters(list(self._engine.module.parameters()), enabled=self.config.zero_stage == 3):
+        with deepspeed.zero.GatheredParameters(
+            list(self._engine.module.parameters()), enabled=self.config.zero_stage == 3
+        ):
             yield self._engine.module
 
 

@@ -40,7 +40,9 @@ class ChangedRows:
 def changed_rows(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, ChangedRows]:
     """Compares bits, so a NaN or a signed zero counts as what it is. Raises PatchError if the models' shapes differ."""
     if before.keys() != after.keys():
-        raise PatchError(f"the learned model has other weights than its base: {sorted(before.keys() ^ after.keys())[:3]}")
+        raise PatchError(
+            f"the learned model has other weights than its base: {sorted(before.keys() ^ after.keys())[:3]}"
+        )
     patch = {}
     for name, old in before.items():
         new = after[name].to(old.dtype)
@@ -69,7 +71,10 @@ def read_patch(path: Path) -> Iterator[tuple[str, ChangedRows]]:
         for key in sorted(file.keys()):
             if key.endswith(":before"):
                 name = key.removesuffix(":before")
-                yield name, ChangedRows(**{part: file.get_tensor(f"{name}:{part}") for part in ("rows", "before", "after")})
+                yield (
+                    name,
+                    ChangedRows(**{part: file.get_tensor(f"{name}:{part}") for part in ("rows", "before", "after")}),
+                )
 
 
 def apply_patch(checkpoint: str, patch: str, output: str) -> None:
@@ -92,7 +97,9 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
     manifest = storage.read_manifest(patch, KIND)
     patched = storage.read_manifest(checkpoint, CHECKPOINT_KIND)
     if patched.inputs.get("patch") != manifest.digest:
-        raise PatchError(f"the patch {patch} was not applied to {checkpoint}, so it cannot be undone there; name the patched checkpoint")
+        raise PatchError(
+            f"the patch {patch} was not applied to {checkpoint}, so it cannot be undone there; name the patched checkpoint"
+        )
     source = storage.open_artifact(checkpoint)
     base = json.loads((source / "base_manifest.json").read_bytes())
     with storage.write_artifact(output, kind=CHECKPOINT_KIND, config=base["config"], inputs=base["inputs"]) as draft:
@@ -101,7 +108,9 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
         _write_rows(draft.path, storage.open_artifact(patch) / PATCH_FILE, found="after", written="before")
     if storage.read_manifest(output).files != base["files"]:
         storage.delete(output)
-        raise PatchError(f"undoing {patch} in {checkpoint} does not give the base's files back; the checkpoint was changed by other means")
+        raise PatchError(
+            f"undoing {patch} in {checkpoint} does not give the base's files back; the checkpoint was changed by other means"
+        )
 
 
 def _copy_files(source: Path, target: Path) -> None:
@@ -128,7 +137,9 @@ def _write_rows(checkpoint: Path, patch: Path, *, found: str, written: str) -> N
             for row, old_row, new_row in zip(change.rows.tolist(), expected, new, strict=True):
                 weights.seek(offset + row * row_bytes)
                 if weights.read(row_bytes) != old_row.numpy().tobytes():
-                    raise PatchError(f"row {row} of {name!r} in {file} is not what the patch found there; it belongs to another checkpoint")
+                    raise PatchError(
+                        f"row {row} of {name!r} in {file} is not what the patch found there; it belongs to another checkpoint"
+                    )
                 weights.seek(offset + row * row_bytes)
                 weights.write(new_row.numpy().tobytes())
 

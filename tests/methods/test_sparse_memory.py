@@ -6,7 +6,6 @@ import torch
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from memlm.model.memory import ValuePool, _ReadWithTrainableRows
-from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import BackgroundCounts, count_slots
 from memlm.training.step import finetune_step
 from tests.tiny import (
@@ -39,8 +38,8 @@ T = 6
 
 
 class CountsPads(SparseMemoryFinetuning):
-    def _count(self, batch):
-        return count_slots(accesses_of(self.model, input_ids=batch.tokens), torch.ones_like(batch.is_token))
+    def _count(self, slots, batch):
+        return count_slots(slots, torch.ones_like(batch.is_token))
 
 
 class TrainsOneMoreRow(SparseMemoryFinetuning):
