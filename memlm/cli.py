@@ -5,6 +5,7 @@ Checked before anything heavy is imported, so a slip of the pen costs a second.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +14,12 @@ from typing import TypeVar
 
 import tyro
 
-from memlm.config import Config
+from memlm.config import IN_JOB, Config
 from memlm.methods.config import METHOD_CONFIGS
 from memlm.recipes import RECIPES
 
 DEFAULT_RECIPE = "laptop"
+
 T = TypeVar("T")
 
 
@@ -42,9 +44,20 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
             description=f"{description}\n\nUsage: {usage}\nThe defaults shown are those of the recipe {recipe!r}.",
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         )
-        return replace(config, run_name=config.run_name or config.recipe)
+        return replace(config, run_name=config.run_name or config.recipe, storage=_storage(config.storage))
     except ValueError as error:
         raise SystemExit(_fail(error)) from None
+
+
+def _storage(uri: str) -> str:
+    """The storage root as every worker can find it. In a submitted job a relative path would lie in the job's own upload."""
+    if "://" in uri or os.path.isabs(uri):
+        return uri
+    if IN_JOB in os.environ:
+        raise UsageError(
+            f"--storage is {uri!r}; a submitted job needs an absolute path that all nodes share, or s3://bucket/prefix"
+        )
+    return os.path.abspath(uri)
 
 
 def _fail(error: ValueError) -> int:
@@ -78,9 +91,19 @@ def launch(job: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is finished", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        first = _first_cause(error)
+        if not isinstance(first, ValueError | OSError):
+            raise
+        print(f"error: {first}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What a worker raised, behind what Ray wraps around it."""
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
+    return error
 
 
 def main_of(description: str, stage: str) -> None:

@@ -14,6 +14,8 @@ from memlm.model.config import ModelConfig
 from memlm.training.config import CountingConfig, PretrainingConfig
 
 Architecture = Literal["memory", "dense"]
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The environment variable that Ray sets in the driver of a submitted job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,19 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     sweep: SweepConfig = SweepConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    def __post_init__(self) -> None:
+        num_slots = self.model.memory.num_slots * self.model.memory.num_pools
+        if isinstance(self.method, SparseMemoryConfig) and self.method.num_trainable_slots > num_slots:
+            raise ValueError(
+                f"method.num_trainable_slots is {self.method.num_trainable_slots}, more than the {num_slots} slots that model.memory has; lower it"
+            )
+        pretraining, workers = self.pretraining, self.cluster.num_workers
+        if pretraining.batch_blocks % (pretraining.micro_batch_blocks * workers):
+            raise ValueError(
+                f"pretraining.batch_blocks ({pretraining.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks * cluster.num_workers "
+                f"({pretraining.micro_batch_blocks} * {workers}); lower pretraining.micro_batch_blocks"
+            )
 
 
 def identity(part: Any) -> dict[str, Any]:

@@ -56,10 +56,8 @@ class Run:
 
 
 def run_of(config: Config) -> Run:
-    """The folder of a config's run. In a submitted Ray job a relative storage path is refused: it would lie in the job's upload."""
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
-        storage.require_absolute(config.storage, "--storage")
-    root = config.storage if storage.is_remote(config.storage) else os.path.abspath(config.storage)
+    """The folder of a config's run."""
+    root = storage.require_absolute(config.storage, "--storage")
     if not config.run_name or "/" in config.run_name or config.run_name.startswith("."):
         raise RunError(
             f"--run-name is {config.run_name!r}; it names a folder, so it must not be empty, hidden or hold a '/'"
@@ -77,7 +75,7 @@ def tracking_uri(config: Config) -> str:
         raise RunError(
             f"--storage is {config.storage}, where MLflow's sqlite file cannot lie; give --tracking a server's http(s) address, or 'off'"
         )
-    return f"sqlite:///{os.path.abspath(config.storage)}/mlflow.db"
+    return f"sqlite:///{config.storage}/mlflow.db"
 
 
 def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
@@ -110,7 +108,7 @@ def require(uri: str, *, kind: str, made_by: str, config: Config) -> storage.Man
 def command(pipeline: str, config: Config) -> str:
     """The command line of another stage of the same run."""
     name = "" if config.run_name == config.recipe else f" --run-name {config.run_name}"
-    root = "" if config.storage == "runs" else f" --storage {config.storage}"
+    root = "" if config.storage == os.path.abspath("runs") else f" --storage {config.storage}"
     return f"python pipelines/{pipeline} {config.recipe}{name}{root}"
 
 

@@ -14,11 +14,9 @@ import ray
 import ray.data
 import transformers
 
-from memlm.config import Config
+from memlm.config import IN_JOB, Config
 
 NAMESPACE = "memlm"
-IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in the driver of a submitted job."""
 
 # glibc returns large freed blocks to the system at once and faults them in again; on a CPU that costs training up to a third.
 WORKER_ENVIRONMENT = {
