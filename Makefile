@@ -22,6 +22,7 @@ lint: .venv/installed
 .venv: .venv/installed
 
 .venv/installed: pyproject.toml
+	@echo 'Installing into .venv (two to three minutes) ...'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	.venv/bin/pip install --quiet --editable '.[dev]'

@@ -66,6 +66,13 @@ class SetScore:
     def value(self) -> float:
         return float(np.mean(self.items))
 
+    def drop_to(self, end: "SetScore") -> float:
+        """The relative drop, unclipped: of accuracy above chance, or the rise of a loss; nan where the start leaves no room."""
+        lost, room = (
+            (end.value - self.value, self.value) if self.is_loss else (self.value - end.value, self.value - self.chance)
+        )
+        return lost / room if room > _EPSILON else float("nan")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:

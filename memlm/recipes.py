@@ -97,12 +97,12 @@ def wiki() -> Config:
 
 
 def paper_1b() -> Config:
-    """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1) on DCLM. Needs a GPU cluster."""
+    """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1). Needs a GPU cluster, and DCLM's shards in $DCLM_BASELINE."""
     return Config(
         recipe="paper_1b",
         world=None,
         corpus=CorpusConfig(
-            path="$MEMLM_DATA/dclm-baseline-1.0",
+            path="$DCLM_BASELINE",
             validation_path="",
             tokenizer="meta-llama/Llama-2-7b-hf",
             block_size=2048,

@@ -4,7 +4,6 @@ Each row is `<statement><eos>`, padded and not packed: packed, the model would c
 learning it.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.questions import Question
+from memlm.data.shards import read_records
 
 
 class FactError(ValueError):
@@ -37,6 +37,9 @@ class FactBatch(NamedTuple):
     tokens: Int[Tensor, "wordings seq"]
     is_token: Bool[Tensor, "wordings seq"]
     """False on pads."""
+
+    def to(self, device: torch.device) -> "FactBatch":
+        return FactBatch(self.fact_id, self.tokens.to(device), self.is_token.to(device))
 
 
 STATEMENT_TEMPLATES = (
@@ -73,16 +76,18 @@ def read_facts(statements: Path, questions: Sequence[Question]) -> list[Fact]:
     for question in questions:
         asked.setdefault(question.id.rsplit("#", 1)[0], []).append(question)
     facts = []
-    with open(statements) as file:
-        for number, line in enumerate(file, start=1):
-            record = json.loads(line)
-            if not record["statements"] or record["id"] not in asked:
-                raise FactError(
-                    f"{statements}:{number}: fact {record['id']!r} needs at least one statement and one question; repair or remove it"
-                )
-            facts.append(
-                Fact(id=record["id"], statements=tuple(record["statements"]), questions=tuple(asked[record["id"]]))
+    for line, record in read_records(str(statements)):
+        id, stated = record.get("id"), record.get("statements")
+        is_stated = isinstance(stated, list) and stated and all(isinstance(text, str) and text for text in stated)
+        if not is_stated or id not in asked:
+            raise FactError(
+                f"{statements}:{line}: fact {id!r} needs at least one statement, as text, and a question; repair or remove the line"
             )
+        facts.append(Fact(id=id, statements=tuple(stated), questions=tuple(asked.pop(id))))
+    if asked:
+        raise FactError(
+            f"{statements}: {len(asked)} facts are asked for and not stated, the first {next(iter(asked))!r}; add them"
+        )
     return facts
 
 

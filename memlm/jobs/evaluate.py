@@ -11,7 +11,7 @@ from memlm.config import Config, identity
 from memlm.data import corpus as corpora
 from memlm.evaluation.suite import Scores
 from memlm.jobs.cluster import connect, quiet, say
-from memlm.jobs.materials import load_materials, load_model, trial_of
+from memlm.jobs.materials import device_of, load_materials, load_model, trial_of
 from memlm.run import require, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
 from memlm.training.finetune import score
@@ -53,4 +53,4 @@ def _score(config: Config, checkpoint: str) -> Scores:
     quiet()
     torch.set_num_threads(config.cluster.threads_per_worker)
     materials = load_materials(run_of(config), config.evaluation.num_text_blocks, with_counts=False)
-    return score(trial_of(config), load_model(checkpoint), materials)
+    return score(trial_of(config), load_model(checkpoint, device_of(config)), materials)

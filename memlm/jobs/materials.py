@@ -19,6 +19,8 @@ from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import Materials, Trial
 from memlm.training.patch import CHECKPOINT_KIND
 
+CPU = torch.device("cpu")
+
 
 def trial_inputs(config: Config, run: Run, architecture: Architecture) -> dict[str, str]:
     """The digests of all that a trial reads. Raises RunError naming the command that makes what is missing or does not fit."""
@@ -53,17 +55,21 @@ def load_materials(run: Run, num_text_blocks: int, *, with_counts: bool) -> Mate
     )
 
 
-def load_model(checkpoint: str) -> nn.Module:
+def device_of(config: Config) -> torch.device:
+    return torch.device("cuda" if config.cluster.use_gpu else "cpu")
+
+
+def load_model(checkpoint: str, device: torch.device = CPU) -> nn.Module:
     folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").to(device).eval()
 
 
-def model_of_weights(checkpoint: str, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+def model_of_weights(checkpoint: str, weights: Mapping[str, torch.Tensor], device: torch.device = CPU) -> nn.Module:
     """A model of its own with a copy of these weights; reads no weight file."""
     folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
     model.load_state_dict(weights)
-    return model.eval()
+    return model.to(device).eval()
 
 
 def trial_of(config: Config) -> Trial:

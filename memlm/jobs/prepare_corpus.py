@@ -100,10 +100,11 @@ def _shards(config: Config, world: Path | None) -> tuple[list[str], list[str]]:
 def _facts(config: Config, world: Path | None) -> list[Fact]:
     source = config.corpus.facts
     questions = read_questions(_expand(source.path, "corpus.facts.path", world), source.layout)
-    questions = questions[: source.num_questions or None]
     if source.statements:
-        return read_facts(Path(_expand(source.statements, "corpus.facts.statements", world)), questions)
-    return facts_of_questions(questions)
+        facts = read_facts(Path(_expand(source.statements, "corpus.facts.statements", world)), questions)
+    else:
+        facts = facts_of_questions(questions)
+    return facts[: source.num_questions or None]
 
 
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Question]]:

@@ -70,9 +70,10 @@ def run_trial(
     start = start or score(trial, model, materials)
     method = build_method(trial.method, model, background=materials.background, seed=trial.seed)
     method.model.train()
+    device = next(method.model.parameters()).device
     num_steps = 0
     for num_steps, batch in enumerate(_stream(trial, facts, materials), start=1):
-        step = finetune_step(method, [batch])
+        step = finetune_step(method, [batch.to(device)])
         if not math.isfinite(step.loss):
             raise DivergedError(
                 f"the loss is {step.loss} at step {num_steps}; method.optimizer.learning_rate ({trial.method.optimizer.learning_rate}) is too high"

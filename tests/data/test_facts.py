@@ -146,5 +146,17 @@ def test_facts_are_read_with_all_their_questions(tmp_path):
 @pytest.mark.parametrize("record", [{"id": "a/1", "statements": []}, {"id": "b/1", "statements": ["one"]}])
 def test_a_fact_without_statements_or_questions_is_refused(tmp_path, record):
     path = write_statements(tmp_path / "s.jsonl", {"id": "a/2", "statements": ["two"]}, record)
-    with pytest.raises(FactError, match=r"s.jsonl:2: fact '\w/1' needs at least one statement and one question"):
+    with pytest.raises(FactError, match=r"s.jsonl:2: fact '\w/1' needs at least one statement"):
         read_facts(path, QUESTIONS)
+
+
+def test_a_question_that_no_statement_teaches_is_refused(tmp_path):
+    path = write_statements(tmp_path / "s.jsonl", {"id": "a/2", "statements": ["two"]})
+    with pytest.raises(FactError, match="1 facts are asked for and not stated, the first 'a/1'"):
+        read_facts(path, QUESTIONS)
+
+
+def test_a_damaged_line_of_statements_is_named(tmp_path):
+    (tmp_path / "s.jsonl").write_text('{"id": "a/2", "statements": ["two"]}\n{"id": "a/1", "statem')
+    with pytest.raises(ValueError, match="s.jsonl:2"):
+        read_facts(tmp_path / "s.jsonl", QUESTIONS)

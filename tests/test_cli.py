@@ -1,0 +1,190 @@
+import os
+import re
+import resource
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memlm.cli import launch, parse
+from memlm.methods.config import METHOD_CONFIGS, LoRAConfig
+from memlm.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+PIPELINES = sorted(path.name for path in (ROOT / "pipelines").glob("*.py"))
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """What a refused command line is told, on stderr alone, with the exit status of a usage error."""
+    with pytest.raises(SystemExit) as stopped:
+        parse("what it does", arguments)
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.out) == (2, "")
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["laptp"], ["--method", "lorra"], ["--method=lorra"], ["smoke", "--method", "l"]]
+)
+def test_an_unknown_recipe_or_method_is_one_line_with_the_nearest_and_all_known(capsys, arguments):
+    told = refusal(capsys, *arguments)
+    known, nearest = (RECIPES, "laptop") if arguments == ["laptp"] else (METHOD_CONFIGS, "lora")
+    assert told.count("\n") == 1 and told.startswith("error: unknown ")
+    assert f"did you mean {nearest!r}" in told and told.rstrip().endswith(f"Known: {', '.join(known)}")
+
+
+@pytest.mark.parametrize(
+    "arguments, nearest",
+    [
+        (["--corpus.vocab-siz", "512"], "--corpus.vocab-size"),
+        (["--world.sead", "7"], "--world.seed"),
+        (["smoke", "--method.num-trainable-slot", "5"], "--method.num-trainable-slots"),
+        (["--method", "lora", "--method.rang", "8"], "--method.rank"),
+    ],
+)
+def test_an_unknown_field_is_refused_with_the_nearest(capsys, arguments, nearest):
+    told = refusal(capsys, *arguments)
+    assert arguments[-2] in told and re.search(rf"{nearest}\s", told)
+
+
+@pytest.mark.parametrize(
+    "arguments, field",
+    [
+        (["--pretraining.num-steps", "0"], "pretraining.num_steps is 0"),
+        (["--pretraining.zero-stage", "4"], "--pretraining.zero-stage"),
+        (["--seed", "one"], "--seed"),
+        (["--method", "full", "--method.rank", "3"], "--method.rank"),
+        (["--method"], "--method"),
+        (["laptop", "smoke"], "smoke"),
+    ],
+)
+def test_a_bad_value_is_refused_naming_the_field(capsys, arguments, field):
+    told = refusal(capsys, *arguments)
+    assert field in " ".join(told.split()) and "Traceback" not in told
+
+
+def test_a_bare_call_is_the_laptop_recipe():
+    config = parse("", [])
+    assert (config.recipe, config.run_name) == ("laptop", "laptop")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_by_name_is_that_recipe(recipe):
+    config = parse("", [recipe, "--run-name", ""])
+    assert config.run_name == recipe
+    assert parse("", [recipe, "--run-name", "other"]).run_name == "other"
+    assert (config.corpus, config.model, config.sweep) == (
+        RECIPES[recipe]().corpus,
+        RECIPES[recipe]().model,
+        RECIPES[recipe]().sweep,
+    )
+
+
+def test_overrides_change_their_field_and_no_other():
+    changed = parse("", ["smoke", "--world.seed", "7", "--run-name", "w7", "--model.memory.top-k", "8"])
+    plain = parse("", ["smoke"])
+    assert (changed.world.seed, changed.run_name, changed.model.memory.top_k) == (7, "w7", 8)
+    same = ("corpus", "pretraining", "counting", "stream", "method", "evaluation", "sweep", "cluster")
+    assert all(getattr(changed, name) == getattr(plain, name) for name in same)
+
+
+@pytest.mark.parametrize("method", [["--method", "lora"], ["--method=lora"]])
+def test_a_method_by_name_brings_its_own_settings(method):
+    assert parse("", [*method, "--method.rank", "8"]).method == LoRAConfig(rank=8)
+    assert parse("", ["smoke", "--seed", "3", *method]).method == LoRAConfig()
+
+
+def test_recipe_is_chosen_by_its_place_or_its_name_and_never_half():
+    """`--recipe smoke` must not label the laptop's settings as smoke's."""
+    assert parse("", ["--recipe", "smoke"]) == parse("", ["smoke"])
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_help_says_what_a_stage_does_and_how_it_is_called(capsys, monkeypatch, pipeline):
+    monkeypatch.setattr(sys, "argv", [pipeline, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "pipelines" / pipeline), run_name="__main__")
+    text = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    says = re.match(r'"""(.+?\.)\s', (ROOT / "pipelines" / pipeline).read_text()).group(1)
+    assert says in text and f"python pipelines/{pipeline} [recipe]" in text and "ray job submit --working-dir ." in text
+    assert all(option in text for option in ("--storage", "--run-name", "--world.seed", "--method"))
+
+
+def test_a_slip_of_the_pen_ends_in_a_moment_and_imports_nothing_heavy():
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "pipelines/finetune.py", "--method", "lorra"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = done.stderr.splitlines()
+    imported = {line.split("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert "memlm.cli" in imported
+    assert not imported & {
+        "torch",
+        "ray",
+        "transformers",
+        "mlflow",
+        "deepspeed",
+        "peft",
+        "boto3",
+        "pandas",
+        "matplotlib",
+    }
+    assert done.returncode == 2
+    assert [line for line in lines if not line.startswith("import time:")] == [
+        "error: unknown method 'lorra'; did you mean 'lora'? Known: sparse_memory, lora, full"
+    ]
+    # Processor time and not the clock's: the machine may be busy with other things.
+    assert ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime < 2
+
+
+def failing(error: BaseException):
+    def job() -> None:
+        raise error
+
+    return job
+
+
+def test_launch_passes_a_job_that_ends_well():
+    assert launch(lambda: "done") is None
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (ValueError("stream.num_facts is 9; lower it"), 1, "error: stream.num_facts is 9; lower it"),
+        (FileNotFoundError(2, "No such file", "a.json"), 1, "error: [Errno 2] No such file: 'a.json'"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from what is finished"),
+    ],
+)
+def test_launch_ends_with_one_line_for_what_the_user_can_mend(capsys, error, code, said):
+    with pytest.raises(SystemExit) as stopped:
+        launch(failing(error))
+    assert (stopped.value.code, capsys.readouterr().err) == (code, f"{said}\n")
+
+
+def test_launch_hides_no_fault_of_our_own():
+    with pytest.raises(AssertionError, match="a bug"):
+        launch(failing(AssertionError("a bug")))
+
+
+@pytest.mark.parametrize("arguments", [[], ["appply"], ["apply", "checkpoint"]])
+def test_the_memlm_command_refuses_what_it_does_not_know(arguments):
+    command = [str(Path(sys.executable).parent / "memlm"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "apply" in done.stderr
+
+
+def test_the_memlm_command_says_what_is_missing(tmp_path):
+    command = [str(Path(sys.executable).parent / "memlm"), "apply", *(str(tmp_path / name) for name in "abc")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: artifact {tmp_path}/b") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "c").exists()

@@ -1,0 +1,181 @@
+import dataclasses
+import json
+
+import pytest
+
+from memlm.config import ClusterConfig, Config, SweepConfig, identity, replace_field
+from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionSetConfig, StreamConfig
+from memlm.data.world import WorldConfig
+from memlm.evaluation.config import EvaluationConfig
+from memlm.methods.config import METHOD_CONFIGS, FullConfig, LoRAConfig, OptimizerConfig, SparseMemoryConfig
+from memlm.model.config import MemoryConfig, ModelConfig
+from memlm.recipes import RECIPES
+from memlm.run import first_difference
+from memlm.training.config import CountingConfig, PretrainingConfig
+
+SMALL_MEMORY = MemoryConfig(layers=(0,), num_half_keys=8, top_k=4)
+
+
+def held_out(*names: str) -> tuple[HeldOutConfig, ...]:
+    return tuple(HeldOutConfig(name=name, path="questions.jsonl") for name in names)
+
+
+BAD = [
+    (SweepConfig, {"methods": ()}, "sweep.methods"),
+    (SweepConfig, {"seeds": ()}, "sweep.seeds"),
+    (SweepConfig, {"methods": ("lora", "full", "lora")}, "sweep.methods"),
+    (SweepConfig, {"seeds": (1, 2, 1)}, "sweep.seeds"),
+    (SweepConfig, {"seeds": (0, -1)}, "sweep.seeds"),
+    (ClusterConfig, {"num_workers": 0}, "cluster.num_workers is 0"),
+    (ClusterConfig, {"threads_per_worker": 0}, "cluster.threads_per_worker is 0"),
+    (ClusterConfig, {"num_trials_at_once": -1}, "cluster.num_trials_at_once"),
+    (ClusterConfig, {"max_failures": -1}, "cluster.max_failures"),
+    (QuestionSetConfig, {"path": "a.jsonl", "num_questions": -1}, "num_questions of a.jsonl is -1"),
+    (FactsConfig, {"path": "a.jsonl", "num_questions": -1}, "num_questions of a.jsonl is -1"),
+    (HeldOutConfig, {"name": "a", "path": "a.jsonl", "num_questions": -1}, "num_questions of a.jsonl is -1"),
+    (CorpusConfig, {"block_size": 1}, "corpus.block_size is 1"),
+    (CorpusConfig, {"vocab_size": 299}, "corpus.vocab_size is 299"),
+    (CorpusConfig, {"max_shards": -1}, "corpus.max_shards is -1"),
+    (CorpusConfig, {"tokenizer_documents": 0}, "corpus.tokenizer_documents is 0"),
+    (CorpusConfig, {"held_out": held_out("nq", "nq")}, "corpus.held_out"),
+    (CorpusConfig, {"held_out": held_out("new_facts")}, "corpus.held_out"),
+    (CorpusConfig, {"held_out": held_out("nq", "background_text")}, "corpus.held_out"),
+    *((StreamConfig, {name: 0}, f"stream.{name} is 0") for name in ("num_facts", "num_wordings", "num_passes")),
+    (StreamConfig, {"max_length": 0}, "stream.max_length is 0"),
+    (EvaluationConfig, {"max_new_tokens": 0}, "evaluation.max_new_tokens is 0"),
+    (EvaluationConfig, {"batch_size": 0}, "evaluation.batch_size is 0"),
+    (EvaluationConfig, {"num_text_blocks": 0}, "evaluation.num_text_blocks is 0"),
+    *((CountingConfig, {name: 0}, f"counting.{name} is 0") for name in ("num_batches", "batch_blocks")),
+    (CountingConfig, {"batches_per_unit": 0}, "counting.batches_per_unit is 0"),
+    (PretrainingConfig, {"num_steps": 0}, "pretraining.num_steps is 0"),
+    (PretrainingConfig, {"batch_blocks": 0}, "pretraining.batch_blocks is 0"),
+    (PretrainingConfig, {"micro_batch_blocks": 0}, "pretraining.micro_batch_blocks is 0"),
+    (PretrainingConfig, {"checkpoint_every": 0}, "pretraining.checkpoint_every is 0"),
+    (PretrainingConfig, {"log_every": 0}, "pretraining.log_every is 0"),
+    (PretrainingConfig, {"batch_blocks": 32, "micro_batch_blocks": 12}, "pretraining.batch_blocks (32)"),
+    (PretrainingConfig, {"learning_rate": 0.0}, "pretraining.learning_rate is 0"),
+    (PretrainingConfig, {"value_learning_rate": -1.0}, "pretraining.value_learning_rate is -1"),
+    (PretrainingConfig, {"clip_norm": 0.0}, "pretraining.clip_norm is 0"),
+    (PretrainingConfig, {"warmup_steps": -1}, "pretraining.warmup_steps is -1"),
+    *((OptimizerConfig, {"learning_rate": rate}, "method.optimizer.learning_rate") for rate in (0.0, -1.0)),
+    (OptimizerConfig, {"learning_rate": float("nan")}, "method.optimizer.learning_rate"),
+    (OptimizerConfig, {"weight_decay": -0.1}, "method.optimizer.weight_decay is -0.1"),
+    (SparseMemoryConfig, {"num_trainable_slots": 0}, "method.num_trainable_slots is 0"),
+    (LoRAConfig, {"rank": 0}, "method.rank is 0"),
+    (LoRAConfig, {"alpha": 0.0}, "method.alpha is 0"),
+    *(
+        (MemoryConfig, {name: 0}, f"model.memory.{name} is 0")
+        for name in ("num_half_keys", "top_k", "num_heads", "key_dim", "value_dim")
+    ),
+    (MemoryConfig, {"key_dim": 7}, "model.memory.key_dim is 7"),
+    (MemoryConfig, {"num_half_keys": 8, "top_k": 9}, "model.memory.top_k is 9"),
+    (MemoryConfig, {"layers": (3, 3)}, "model.memory.layers is (3, 3)"),
+    (MemoryConfig, {"layers": (3, 1)}, "model.memory.layers is (3, 1)"),
+    (ModelConfig, {"hidden_size": 10, "num_attention_heads": 4}, "model.hidden_size (10)"),
+    (ModelConfig, {"num_layers": 12}, "model.memory.layers names [12]"),
+    (ModelConfig, {"memory": dataclasses.replace(SMALL_MEMORY, layers=(-1,))}, "model.memory.layers names [-1]"),
+    (WorldConfig, {"num_new": 0}, "world.num_new is 0"),
+    (WorldConfig, {"num_known": 10**6}, "world.num_known"),
+    *((WorldConfig, {"arithmetic_share": share}, f"world.arithmetic_share is {share}") for share in (0, 1)),
+    (WorldConfig, {"max_operand": 3}, "world.max_operand is 3"),
+    (WorldConfig, {"num_known": 10, "num_questions": 51}, "world.num_questions is 51"),
+]
+
+
+@pytest.mark.parametrize("kind, fields, named", BAD, ids=[f"{kind.__name__}-{fields}" for kind, fields, _ in BAD])
+def test_a_value_that_cannot_work_is_refused_with_field_value_and_rule(kind, fields, named):
+    with pytest.raises(ValueError) as refused:
+        kind(**fields)
+    message = str(refused.value)
+    assert named in message and "\n" not in message
+    assert len(message) > len(named) + 10  # the rule follows
+
+
+def test_the_neighbours_of_refused_values_are_allowed():
+    """The table above tests the rules' edges, not that everything is refused."""
+    CorpusConfig(block_size=2, vocab_size=300, max_shards=0, held_out=held_out("a", "b"))
+    CorpusConfig(tokenizer="gpt2", vocab_size=1)
+    StreamConfig(num_facts=1, num_wordings=1, num_passes=1, max_length=1)
+    PretrainingConfig(
+        num_steps=1, batch_blocks=1, micro_batch_blocks=1, warmup_steps=0, checkpoint_every=1, log_every=1
+    )
+    CountingConfig(num_batches=1, batch_blocks=1, batches_per_unit=1)
+    MemoryConfig(layers=(), num_half_keys=1, top_k=1, num_heads=1, key_dim=2, value_dim=1)
+    ModelConfig(num_layers=13)
+    ClusterConfig(num_workers=1, threads_per_worker=1, num_trials_at_once=0, max_failures=0)
+    SweepConfig(methods=("lora",), seeds=(0,))
+    OptimizerConfig(learning_rate=1e-9, weight_decay=0.0)
+    WorldConfig(num_known=10, num_questions=50, max_operand=4)
+
+
+@pytest.mark.parametrize("name", METHOD_CONFIGS)
+def test_every_method_names_itself_and_its_base_model(name):
+    config = METHOD_CONFIGS[name]()
+    assert (config.name, config.label) == (name, name)
+    assert config.base in ("memory", "dense")
+
+
+def test_another_ranking_or_optimizer_is_a_control_with_a_label_of_its_own():
+    adamw = OptimizerConfig(kind="adamw", learning_rate=1e-3)
+    labels = [
+        SparseMemoryConfig(ranking=ranking, optimizer=optimizer).label
+        for ranking in ("tfidf", "tf", "random")
+        for optimizer in (SparseMemoryConfig().optimizer, adamw)
+    ]
+    assert labels[0] == "sparse_memory" and len(set(labels)) == 6
+
+
+def test_a_field_is_replaced_at_any_depth_and_the_original_stays():
+    config = RECIPES["smoke"]()
+    changed = replace_field(config, "model.memory.top_k", 2)
+    assert (changed.model.memory.top_k, config.model.memory.top_k) == (2, 4)
+    assert replace_field(changed, "model.memory.top_k", 4) == config
+    assert replace_field(config, "seed", 5) == dataclasses.replace(config, seed=5)
+    whole = MemoryConfig(layers=(0,), num_half_keys=16, top_k=1)
+    assert replace_field(config, "model.memory", whole).model.memory is whole
+
+
+@pytest.mark.parametrize(
+    "path, kind, missing, known",
+    [
+        ("sede", "Config", "sede", "seed"),
+        ("model.memory.k", "MemoryConfig", "k", "top_k"),
+        ("method.rank", "SparseMemoryConfig", "rank", "num_trainable_slots"),
+        ("", "Config", "", "seed"),
+    ],
+)
+def test_an_unknown_field_is_refused_with_those_that_there_are(path, kind, missing, known):
+    with pytest.raises(ValueError, match=f"{kind} has no field {missing!r}; it has .*{known}"):
+        replace_field(RECIPES["smoke"](), path, 1)
+
+
+def test_replacing_a_field_obeys_the_rules_of_its_config():
+    with pytest.raises(ValueError, match="model.memory.top_k is 99"):
+        replace_field(RECIPES["smoke"](), "model.memory.top_k", 99)
+
+
+def parts_of(config: Config) -> list:
+    names = ("corpus", "model", "pretraining", "counting", "stream", "method", "evaluation")
+    return [getattr(config, name) for name in names] + ([config.world] if config.world else [])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_identity_is_json_that_equals_itself_when_read_back(recipe):
+    for part in parts_of(RECIPES[recipe]()):
+        named = identity(part)
+        assert first_difference(json.loads(json.dumps(named)), named) is None
+
+
+def test_identity_of_another_value_differs_in_that_field():
+    config = RECIPES["smoke"]()
+    for path in ("corpus.vocab_size", "model.memory.top_k", "stream.num_facts", "method.optimizer.learning_rate"):
+        part = path.split(".")[0]
+        changed = replace_field(config, path, 301) if path.endswith("size") else replace_field(config, path, 3)
+        field, _, _ = first_difference(identity(getattr(config, part)), identity(getattr(changed, part)))
+        assert f"{part}.{field}" == path
+
+
+def test_identity_of_methods_with_equal_settings_differs_by_name():
+    optimizer = OptimizerConfig()
+    same = [identity(FullConfig(optimizer=optimizer)), identity(LoRAConfig(optimizer=optimizer))]
+    assert [part["name"] for part in same] == ["full", "lora"]

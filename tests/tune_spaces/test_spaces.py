@@ -1,0 +1,84 @@
+import pytest
+
+from memlm.config import SweepConfig
+from memlm.methods.config import METHOD_CONFIGS
+from memlm.recipes import RECIPES
+from tune_spaces import load_spaces
+
+METHODS = SweepConfig().methods
+SCALES = ("laptop", "smoke", "wiki", "paper")
+
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def settings_of(method: str, scale: str) -> list:
+    (space,) = load_spaces([method], scale)
+    return space.settings()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@every_method
+def test_every_space_resolves_to_settings_of_its_method(method, scale):
+    settings = settings_of(method, scale)
+    assert len(settings) >= 2 and len(set(settings)) == len(settings)
+    assert {type(setting) for setting in settings} == {METHOD_CONFIGS[method]}
+    # A setting under another label would be drawn as a control, and not on the method's frontier.
+    assert {setting.label for setting in settings} == {method}
+
+
+@every_method
+def test_settings_come_in_the_same_order_every_time(method):
+    assert settings_of(method, "laptop") == settings_of(method, "laptop")
+
+
+@every_method
+def test_the_laptop_sweeps_at_least_six_settings_over_a_wide_range_of_rates(method):
+    settings = settings_of(method, "laptop")
+    assert len(settings) >= 6
+    rates = {setting.optimizer.learning_rate for setting in settings}
+    assert max(rates) >= 10 * min(rates)
+
+
+def test_the_baselines_are_swept_as_hard_as_sparse_memory():
+    numbers = {method: len(settings_of(method, "laptop")) for method in METHODS}
+    assert min(numbers["lora"], numbers["full"]) >= numbers["sparse_memory"]
+
+
+def test_the_papers_values_are_in_the_papers_space():
+    """Lin et al. 2025, section 5 and figure 5."""
+    lora = {(setting.rank, setting.alpha / setting.rank) for setting in settings_of("lora", "paper")}
+    assert lora == {(rank, share) for rank in (32, 128, 256) for share in (0.5, 1, 2, 4)}
+    full = {setting.optimizer.learning_rate for setting in settings_of("full", "paper")}
+    assert full == {2e-6, 5e-6, 2e-5, 5e-5}
+    sparse = {
+        (setting.num_trainable_slots, setting.optimizer.learning_rate)
+        for setting in settings_of("sparse_memory", "paper")
+    }
+    assert {(t, rate) for t in (25, 50, 100, 200, 500, 1000) for rate in (0.1, 2)} <= sparse
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_a_recipe_sweeps_exists_and_fits_its_model(recipe):
+    config = RECIPES[recipe]()
+    spaces = load_spaces(config.sweep.methods, config.sweep.scale)
+    assert [space.base.name for space in spaces] == list(config.sweep.methods)
+    slots = [
+        setting.num_trainable_slots for space in spaces for setting in space.settings() if space.base.base == "memory"
+    ]
+    assert slots and max(slots) <= config.model.memory.num_slots * config.model.memory.num_pools
+
+
+@pytest.mark.parametrize(
+    "methods, scale, named",
+    [
+        (["lorra"], "laptop", "sweep.methods names 'lorra'; did you mean 'lora'?"),
+        (["lora", "ful"], "laptop", "sweep.methods names 'ful'; did you mean 'full'?"),
+        (["lora"], "laptp", "sweep.scale of lora names 'laptp'; did you mean 'laptop'?"),
+        (["sparse_memory"], "", "sweep.scale of sparse_memory names ''; did you mean "),
+    ],
+)
+def test_an_unknown_method_or_scale_is_refused_with_the_nearest(methods, scale, named):
+    with pytest.raises(ValueError) as refused:
+        load_spaces(methods, scale)
+    assert str(refused.value).startswith(named)
+    assert str(refused.value).rsplit("Known: ", 1)[1] in ("full, lora, sparse_memory", "laptop, paper, smoke, wiki")
