@@ -154,7 +154,11 @@ def open_artifact(uri: str, *, kind: str | None = None) -> Path:
 
 def write_json(uri: str, value: Any) -> None:
     """One small object. A reader sees the old one or the new one."""
-    body = _encode("value", value)
+    write_bytes(uri, _encode("value", value))
+
+
+def write_bytes(uri: str, body: bytes) -> None:
+    """One small file. A reader sees the old one or the new one."""
     if is_remote(uri):
         _s3(uri, lambda bucket, key: bucket.put_object(Key=key, Body=body))
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from memlm.cli import launch, parse
+from memlm.config import IN_JOB
 from memlm.methods.config import METHOD_CONFIGS, LoRAConfig
 from memlm.recipes import RECIPES
 
@@ -55,6 +56,8 @@ def test_an_unknown_field_is_refused_with_the_nearest(capsys, arguments, nearest
         (["--pretraining.num-steps", "0"], "pretraining.num_steps is 0"),
         (["--pretraining.zero-stage", "4"], "--pretraining.zero-stage"),
         (["--seed", "one"], "--seed"),
+        (["smoke", "--method.num-trainable-slots", "1025"], "method.num_trainable_slots is 1025"),
+        (["smoke", "--cluster.num-workers", "3"], "pretraining.batch_blocks (16)"),
         (["--method", "full", "--method.rank", "3"], "--method.rank"),
         (["--method"], "--method"),
         (["laptop", "smoke"], "smoke"),
@@ -94,6 +97,24 @@ def test_overrides_change_their_field_and_no_other():
 def test_a_method_by_name_brings_its_own_settings(method):
     assert parse("", [*method, "--method.rank", "8"]).method == LoRAConfig(rank=8)
     assert parse("", ["smoke", "--seed", "3", *method]).method == LoRAConfig()
+
+
+def test_a_relative_storage_is_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("", []).storage == f"{tmp_path}/runs"
+    assert parse("", ["--storage", "here"]).storage == f"{tmp_path}/here"
+    for elsewhere in ("/data/runs", "s3://bucket/runs"):
+        assert parse("", ["--storage", elsewhere]).storage == elsewhere
+
+
+def test_a_relative_storage_is_refused_in_a_submitted_job(capsys, monkeypatch):
+    monkeypatch.setenv(IN_JOB, "{}")
+    for arguments, value in (([], "runs"), (["--storage", "here"], "here")):
+        told = refusal(capsys, *arguments)
+        assert told.startswith(f"error: --storage is {value!r}; a submitted job needs an absolute path")
+        assert told.count("\n") == 1
+    for elsewhere in ("/data/runs", "s3://bucket/runs"):
+        assert parse("", ["--storage", elsewhere]).storage == elsewhere
 
 
 def test_recipe_is_chosen_by_its_place_or_its_name_and_never_half():
@@ -167,6 +188,22 @@ def test_launch_ends_with_one_line_for_what_the_user_can_mend(capsys, error, cod
     with pytest.raises(SystemExit) as stopped:
         launch(failing(error))
     assert (stopped.value.code, capsys.readouterr().err) == (code, f"{said}\n")
+
+
+class Wrapped(Exception):
+    """As Ray hands on what a worker raised."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"a traceback\nof many lines\n{cause}")
+        self.cause = cause
+
+
+def test_launch_tells_what_a_worker_raised_and_not_what_is_wrapped_around_it(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        launch(failing(Wrapped(Wrapped(ValueError("lower it")))))
+    assert (stopped.value.code, capsys.readouterr().err) == (1, "error: lower it\n")
+    with pytest.raises(Wrapped):
+        launch(failing(Wrapped(KeyError("a bug"))))
 
 
 def test_launch_hides_no_fault_of_our_own():

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -108,6 +109,30 @@ def test_the_neighbours_of_refused_values_are_allowed():
     WorldConfig(num_known=10, num_questions=50, max_operand=4)
 
 
+@pytest.mark.parametrize(
+    "path, value, named",
+    [
+        ("method.num_trainable_slots", 1025, "method.num_trainable_slots is 1025, more than the 1024 slots"),
+        ("model.memory.num_half_keys", 22, "method.num_trainable_slots is 500, more than the 484 slots"),
+        (
+            "cluster.num_workers",
+            2,
+            "pretraining.batch_blocks (16) is not a multiple of .* cluster.num_workers (16 * 2)",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(path, value, named):
+    pattern = re.escape(named).replace(re.escape(".*"), ".*")
+    with pytest.raises(ValueError, match=pattern):
+        replace_field(RECIPES["smoke"](), path, value)
+
+
+def test_parts_that_just_fit_together_are_allowed():
+    replace_field(RECIPES["smoke"](), "method.num_trainable_slots", 1024)
+    half = replace_field(RECIPES["smoke"](), "pretraining.micro_batch_blocks", 8)
+    assert replace_field(half, "cluster.num_workers", 2).cluster.num_workers == 2
+
+
 @pytest.mark.parametrize("name", METHOD_CONFIGS)
 def test_every_method_names_itself_and_its_base_model(name):
     config = METHOD_CONFIGS[name]()
@@ -131,7 +156,7 @@ def test_a_field_is_replaced_at_any_depth_and_the_original_stays():
     assert (changed.model.memory.top_k, config.model.memory.top_k) == (2, 4)
     assert replace_field(changed, "model.memory.top_k", 4) == config
     assert replace_field(config, "seed", 5) == dataclasses.replace(config, seed=5)
-    whole = MemoryConfig(layers=(0,), num_half_keys=16, top_k=1)
+    whole = MemoryConfig(layers=(0,), num_half_keys=32, top_k=1)
     assert replace_field(config, "model.memory", whole).model.memory is whole
 
 

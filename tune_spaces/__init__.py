@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from memlm.jobs.pareto_sweep import MethodSpace
+from memlm.jobs.trials import MethodSpace
 
 
 def load_spaces(methods: Sequence[str], scale: str) -> list[MethodSpace]:

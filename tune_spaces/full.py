@@ -7,7 +7,7 @@ from memlm.methods.config import FullConfig
 BASE = FullConfig()
 
 SPACES = {
-    "laptop": [{"optimizer.learning_rate": tune.grid_search([3e-6, 5e-6, 1e-5, 1.5e-5, 2e-5, 5e-5, 1e-4])}],
+    "laptop": [{"optimizer.learning_rate": tune.grid_search([5e-6, 1e-5, 1.5e-5, 2e-5, 5e-5, 1e-4])}],
     "smoke": [{"optimizer.learning_rate": tune.grid_search([5e-5, 5e-4])}],
     "wiki": [{"optimizer.learning_rate": tune.grid_search([5e-5, 5e-4])}],
     # Figure 5: lr {2e-6, 5e-6, 2e-5, 5e-5}.

@@ -9,7 +9,7 @@ BASE = LoRAConfig()
 SPACES = {
     "laptop": [
         {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([5e-5, 1e-4, 2e-4, 5e-4])},
-        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([2e-5, 5e-5, 1e-4])},
+        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([5e-5, 1e-4])},
     ],
     "smoke": [{"rank": 4, "alpha": 4.0, "optimizer.learning_rate": tune.grid_search([2e-4, 1e-3])}],
     "wiki": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([2e-4, 1e-3])}],

@@ -9,8 +9,8 @@ BASE = SparseMemoryConfig()
 SPACES = {
     # The rate depends on width and value scale, so the paper's is no guide here; the range brackets the best.
     "laptop": [
-        {"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([1.0, 2.0, 5.0, 10.0])},
-        {"num_trainable_slots": 100, "optimizer.learning_rate": tune.grid_search([5.0, 10.0, 20.0])},
+        {"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])},
+        {"num_trainable_slots": 100, "optimizer.learning_rate": tune.grid_search([5.0, 10.0])},
     ],
     "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": tune.grid_search([2.0, 10.0])}],
     "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([2.0, 10.0])}],

@@ -83,7 +83,7 @@ class StreamConfig:
     """Drawn from the facts by the trial's seed."""
     num_wordings: int = 8
     """Wordings of one fact in a step's batch."""
-    num_passes: int = 10
+    num_passes: int = 8
     """Times that the stream goes through all facts."""
     max_length: int = 128
     """Tokens of the longest statement allowed."""

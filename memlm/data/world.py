@@ -49,7 +49,7 @@ class WorldConfig:
     num_validation_documents: int = 400
     arithmetic_share: float = 0.25
     """Share of documents that are worked sums."""
-    max_operand: int = 30
+    max_operand: int = 24
     """Sums add two numbers from 0 to this; a fifth of the pairs is kept for evaluation."""
     num_questions: int = 300
     """Questions about known facts kept for evaluation, one per fact."""

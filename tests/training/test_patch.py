@@ -120,7 +120,7 @@ def test_apply_gives_the_learned_weights_and_undo_the_very_files(tmp_path, metho
     assert files_of(undone) == files_of(checkpoint)
     content = [name for name in files_of(checkpoint) if name != storage.MANIFEST]
     assert filecmp.cmpfiles(checkpoint, undone, content, shallow=False) == (content, [], [])
-    assert not filecmp.cmpfiles(checkpoint, patched, content, shallow=False)[1] == []
+    assert filecmp.cmpfiles(checkpoint, patched, content, shallow=False)[1] != []
     assert storage.read_manifest(undone).digest == storage.read_manifest(checkpoint).digest
 
 

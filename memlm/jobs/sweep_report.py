@@ -1,0 +1,113 @@
+"""What does a sweep leave behind? The frontier's files, and its runs on the tracking server: one parent, a child per trial."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from memlm import storage
+from memlm.config import Config
+from memlm.frontier import LEARNING_SET, TrialResult, write_csv
+from memlm.jobs.cluster import say
+from memlm.jobs.finetune import final_metrics, trial_tags
+from memlm.jobs.trials import PlannedTrial
+from memlm.report import PAPER_FORGETTING, draw_frontier, format_table, write_report
+from memlm.run import Run, tracking_uri
+from memlm.tracking import Run as TrackedRun
+from memlm.tracking import Tracker, git_sha
+
+EXPERIMENT = "memlm pareto sweeps"
+FRONTIER_FILES = ("frontier.json", "frontier.csv", "frontier.png", "report.html")
+
+
+class SweepTracker:
+    """One parent run per sweep, a child per trial."""
+
+    def __init__(self, config: Config, inputs: Mapping[str, dict[str, str]]) -> None:
+        self.config, self.inputs = config, inputs
+        self.tracker = Tracker(tracking_uri(config), EXPERIMENT)
+        digests = "-".join(sorted({digest[:8] for part in inputs.values() for digest in part.values()}))
+        tags = {"stage": "sweep", "recipe": config.recipe, "git_sha": git_sha()}
+        self.parent = self.tracker.run(f"sweep/{config.run_name}/{digests}", name=f"sweep-{config.run_name}", tags=tags)
+
+    def child(self, plan: PlannedTrial) -> TrackedRun:
+        trial = plan.trial
+        return self.tracker.run(
+            f"trial/{plan.key}",
+            name=f"{trial.method.label}-lr{trial.method.optimizer.learning_rate:g}-{plan.key[:4]}-seed{trial.seed}",
+            parent=self.parent,
+            params={name.removeprefix("optimizer."): value for name, value in trial.hyperparameters().items()},
+            tags={
+                "method": trial.method.label,
+                "seed": str(trial.seed),
+                **trial_tags(self.config, self.inputs[plan.architecture]),
+            },
+        )
+
+    def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
+        with self.child(plan) as child:
+            if "failed" in entry:
+                child.set_tags({"failed": entry["failed"]})
+                return
+            for point in entry["curve"]:
+                child.log_metrics(
+                    {name: value for name, value in point.items() if name != "step"}, step=int(point["step"])
+                )
+            child.log_metrics(final_metrics(TrialResult.from_json(entry["result"])))
+
+    def log_frontier(
+        self, frontier: Mapping[str, Any], files: Sequence[Path], trials: Sequence[tuple[PlannedTrial, TrialResult]]
+    ) -> None:
+        with self.parent as parent:
+            parent.log_metrics({f"hypervolume/{method}": value for method, value in frontier["hypervolume"].items()})
+            for level in frontier["matched"]:
+                parent.log_metrics(
+                    {
+                        f"forgetting_at_{level['learning']:g}/{name}": value["forgetting"]
+                        for name, value in level["methods"].items()
+                    }
+                )
+            for file in files:
+                parent.log_file(file)
+        points = {(point["method"], _setting(point["hyperparameters"])): point for point in frontier["points"]}
+        for plan, result in trials:
+            point = points[result.method, _setting(result.hyperparameters)]
+            drops = [result.start[name].drop_to(result.end[name]) for name in frontier["forgetting_sets"]]
+            with self.child(plan) as child:
+                child.set_tags({"pareto": str(point["on_frontier"]).lower()})
+                child.log_metrics(
+                    {"final/learning": result.end[LEARNING_SET].value, "final/forgetting": sum(drops) / len(drops)}
+                )
+
+
+def _setting(hyperparameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(hyperparameters.items()))
+
+
+def write_frontier(
+    config: Config,
+    run: Run,
+    frontier: dict[str, Any],
+    stages: dict[str, Any],
+    tracker: SweepTracker,
+    trials: Sequence[tuple[PlannedTrial, TrialResult]],
+) -> None:
+    """The picture, the report and the tables, in the run's folder and on the tracking server; the table is printed too."""
+    with TemporaryDirectory() as scratch:
+        files = [Path(scratch) / name for name in FRONTIER_FILES]
+        storage.write_json(str(files[0]), frontier)
+        write_csv(frontier, files[1])
+        draw_frontier(frontier, files[2])
+        write_report(frontier, files[3], stages=stages, paper=PAPER_FORGETTING)
+        for file in files:
+            storage.write_bytes(storage.join(run.uri, file.name), file.read_bytes())
+        tracker.log_frontier(frontier, files, trials)
+    print(format_table(frontier))
+    say(f"frontier: {storage.join(run.uri, 'frontier.png')}, {storage.join(run.uri, 'report.html')}")
+    uri = tracking_uri(config)
+    if uri.startswith("sqlite"):
+        say(
+            f"compare the trials: mlflow ui --host 127.0.0.1 --backend-store-uri {uri}   then open http://127.0.0.1:5000"
+        )
+    elif uri:
+        say(f"compare the trials: {uri}")

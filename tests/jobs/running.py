@@ -1,0 +1,73 @@
+"""How the tests of the jobs call them: as a user does, or in this process where only the job itself is of interest."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memlm import storage
+from memlm.cli import launch, parse
+from memlm.config import Config
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+STARTS_RAY = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Without anything that points a process to some other Ray cluster."""
+    kept = {name: value for name, value in os.environ.items() if name not in STARTS_RAY}
+    return {**kept, "PATH": f"{BIN}:{os.environ['PATH']}", **changes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def run_command(*command: str, timeout: float = 300, **changes: str) -> Ended:
+    began = time.monotonic()
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=environment(**changes), timeout=timeout
+    )
+    return Ended(code=done.returncode, out=done.stdout, err=done.stderr, seconds=time.monotonic() - began)
+
+
+def run_pipeline(name: str, *arguments: str, timeout: float = 300) -> Ended:
+    return run_command(sys.executable, f"pipelines/{name}.py", *arguments, timeout=timeout)
+
+
+def smoke(root: Path | str, *arguments: str) -> Config:
+    return parse("", ["smoke", "--storage", str(root), *arguments])
+
+
+def the_error_line(code: object, out: str, err: str) -> str:
+    """What a user is told who can mend it: a status that is not 0 and one line, the last word, in nobody else's voice."""
+    lines = err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert code == 1, f"ended with status {code}:\n{out}\n{err}"
+    assert errors == lines[-1:], err
+    assert "Traceback" not in out + err and "ray::" not in out + err
+    return lines[-1]
+
+
+def refused(capfd: pytest.CaptureFixture, job: Callable[[Config], Any], config: Config) -> str:
+    """The error line of a job that runs in this process."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        launch(lambda: job(config))
+    return the_error_line(stopped.value.code, *capfd.readouterr())
+
+
+def artifacts_in(folder: Path | str) -> set[str]:
+    """Everything finished below a folder, by its path."""
+    return {str(path.parent.relative_to(folder)) for path in Path(folder).rglob(storage.MANIFEST)}

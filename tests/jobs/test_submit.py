@@ -1,0 +1,175 @@
+"""The same files as submitted jobs, on a cluster with token authentication."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from memlm import storage
+from memlm.training.patch import CHECKPOINT_KIND
+from tests.jobs.running import BIN, ROOT, Ended, environment, run_command
+
+pytestmark = pytest.mark.ray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    address: str
+    token: str
+    token_path: Path
+
+    def submit(self, *arguments: str) -> Ended:
+        command = [
+            str(BIN / "ray"),
+            "job",
+            "submit",
+            "--address",
+            self.address,
+            "--working-dir",
+            ".",
+            "--",
+            "python",
+            *arguments,
+        ]
+        return run_command(*command, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(self.token_path))
+
+
+def free_ports(number: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def ask(url: str, *, token: str = "", body: dict | None = None) -> int:
+    """The HTTP status."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers), timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def wait_for(head: Head, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if ask(f"{head.address}/api/jobs/", token=head.token) == 200:
+                return
+        except OSError:
+            pass  # not up yet
+        time.sleep(0.5)
+    pytest.fail(f"the cluster does not answer:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory) -> Iterator[Head]:
+    folder = tmp_path_factory.mktemp("head")
+    # The names of Unix sockets are short, and pytest's folders are deep.
+    session = Path(tempfile.mkdtemp(prefix="memlm-ray-"))
+    gcs, dashboard, client, agent, agent_grpc, environments, metrics = free_ports(7)
+    token = secrets.token_hex(32)
+    (folder / "token").write_text(token)
+    os.chmod(folder / "token", 0o600)
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "port": gcs,
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard,
+        "ray-client-server-port": client,
+        "dashboard-agent-listen-port": agent,
+        "dashboard-agent-grpc-port": agent_grpc,
+        "runtime-env-agent-port": environments,
+        "metrics-export-port": metrics,
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "temp-dir": session,
+        "num-cpus": 4,
+        "object-store-memory": 300_000_000,
+    }
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    found = Head(address=f"http://127.0.0.1:{dashboard}", token=token, token_path=folder / "token")
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in options.items())],
+            cwd=folder,
+            env=environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token")),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_for(found, process, folder / "log")
+        yield found
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):  # what follows ends it
+            process.wait(timeout=30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # this cluster's own processes, and no other's
+        process.wait()
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def test_a_submitted_job_prepares_and_another_pretrains(head, tmp_path):
+    options = ["smoke", "--storage", str(tmp_path), "--tracking", "off"]
+    for pipeline, made in (("prepare_corpus", "corpus"), ("pretrain", "checkpoint-memory")):
+        ended = head.submit(f"pipelines/{pipeline}.py", *options, "--pretraining.num-steps", "20")
+        assert ended.code == 0, f"{ended.out}\n{ended.err}"
+        assert "succeeded" in ended.out and "Traceback" not in ended.out + ended.err
+        storage.open_artifact(str(tmp_path / "smoke" / made))
+    manifest = storage.read_manifest(str(tmp_path / "smoke" / "checkpoint-memory"), CHECKPOINT_KIND)
+    assert manifest.config["pretraining"]["num_steps"] == 20
+    assert manifest.inputs["corpus"] == storage.read_manifest(str(tmp_path / "smoke" / "corpus")).digest
+    assert "pretrain memory: 20/20" in ended.out  # what workers say comes through
+
+
+@pytest.mark.parametrize("options", [[], ["--storage", "here/runs"]], ids=["none", "relative"])
+def test_a_job_without_an_absolute_storage_is_refused(head, options):
+    ended = head.submit("pipelines/prepare_corpus.py", "smoke", *options)
+    value = options[-1] if options else "runs"
+    said = {line for line in (ended.out + ended.err).splitlines() if line.startswith("error: ")}
+    assert ended.code != 0 and "Traceback" not in ended.out + ended.err
+    assert said == {
+        f"error: --storage is {value!r}; a submitted job needs an absolute path that all nodes share, or s3://bucket/prefix"
+    }
+    assert not (ROOT / "here").exists()
+
+
+def test_a_job_without_the_token_is_refused(head, tmp_path):
+    url, job = f"{head.address}/api/jobs/", {"entrypoint": f"touch {tmp_path}/done"}
+    assert ask(url) == 401
+    assert ask(url, body=job) == 401
+    assert ask(url, token=secrets.token_hex(32), body=job) in (401, 403)
+    assert ask(url, token=head.token) == 200
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_uploaded_is_small():
+    """Ray refuses working directories above 512 MiB; data and environments do not belong in them."""
+    ignored = [line.rstrip("/") for line in (ROOT / ".rayignore").read_text().split()]
+    assert {".git", ".venv", "runs"} <= set(ignored)
+    kept = [path for path in ROOT.iterdir() if path.name not in ignored]
+    size = sum(
+        file.stat().st_size
+        for path in kept
+        for file in ([path] if path.is_file() else path.rglob("*"))
+        if file.is_file()
+    )
+    assert size < 10 * 2**20
