@@ -4,16 +4,15 @@ Only the first kind names a result: another number of workers, another machine o
 """
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 from memlm.data.config import CorpusConfig, StreamConfig
 from memlm.data.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import MethodConfig, SparseMemoryConfig
-from memlm.model.config import ModelConfig
+from memlm.model.config import Architecture, ModelConfig
 from memlm.training.config import CountingConfig, PretrainingConfig
 
-Architecture = Literal["memory", "dense"]
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable that Ray sets in the driver of a submitted job."""
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from memlm import storage
-from memlm.config import Architecture, Config
+from memlm.config import Config
+from memlm.model.config import Architecture
 
 
 class RunError(ValueError):

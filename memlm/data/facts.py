@@ -7,7 +7,7 @@ learning it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -78,8 +78,7 @@ def read_facts(statements: Path, questions: Sequence[Question]) -> list[Fact]:
     facts = []
     for line, record in read_records(str(statements)):
         id, stated = record.get("id"), record.get("statements")
-        is_stated = isinstance(stated, list) and stated and all(isinstance(text, str) and text for text in stated)
-        if not is_stated or id not in asked:
+        if not _is_texts(stated) or id not in asked:
             raise FactError(
                 f"{statements}:{line}: fact {id!r} needs at least one statement, as text, and a question; repair or remove the line"
             )
@@ -89,6 +88,10 @@ def read_facts(statements: Path, questions: Sequence[Question]) -> list[Fact]:
             f"{statements}: {len(asked)} facts are asked for and not stated, the first {next(iter(asked))!r}; add them"
         )
     return facts
+
+
+def _is_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) and text for text in value)
 
 
 def sample_facts(facts: Sequence[Fact], num_facts: int, *, seed: int) -> list[Fact]:

@@ -71,7 +71,6 @@ def connect(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
-@ray.remote(num_cpus=0)
 class _Console:
     """Collects what workers say until the driver prints it."""
 
@@ -89,7 +88,7 @@ class _Console:
 @contextmanager
 def _console() -> Iterator[None]:
     # One per driver, found by workers through the job id that they share with it.
-    console = _Console.options(name=_console_name()).remote()
+    console = ray.remote(_Console).options(name=_console_name(), num_cpus=0).remote()
     done = threading.Event()
 
     def pump() -> None:

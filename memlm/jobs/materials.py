@@ -7,13 +7,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from memlm import storage
-from memlm.config import Architecture, Config
+from memlm.config import Config
 from memlm.data import corpus as corpora
 from memlm.data.corpus import open_corpus
 from memlm.evaluation.suite import HeldOut
 from memlm.jobs.count_accesses import COUNTS_FILE
 from memlm.jobs.count_accesses import KIND as COUNTS_KIND
 from memlm.model import language_model  # noqa: F401  registers the model with the Auto classes
+from memlm.model.config import Architecture
 from memlm.run import Run, RunError, command, require
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import Materials, Trial

@@ -11,6 +11,7 @@ from memlm.frontier import LEARNING_SET, TrialResult, write_csv
 from memlm.jobs.cluster import say
 from memlm.jobs.finetune import final_metrics, trial_tags
 from memlm.jobs.trials import PlannedTrial
+from memlm.model.config import Architecture
 from memlm.report import PAPER_FORGETTING, draw_frontier, format_table, write_report
 from memlm.run import Run, tracking_uri
 from memlm.tracking import Run as TrackedRun
@@ -23,7 +24,7 @@ FRONTIER_FILES = ("frontier.json", "frontier.csv", "frontier.png", "report.html"
 class SweepTracker:
     """One parent run per sweep, a child per trial."""
 
-    def __init__(self, config: Config, inputs: Mapping[str, dict[str, str]]) -> None:
+    def __init__(self, config: Config, inputs: Mapping[Architecture, dict[str, str]]) -> None:
         self.config, self.inputs = config, inputs
         self.tracker = Tracker(tracking_uri(config), EXPERIMENT)
         digests = "-".join(sorted({digest[:8] for part in inputs.values() for digest in part.values()}))

@@ -19,6 +19,7 @@ from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, model_of_weights, trial_inputs, trial_of
 from memlm.methods.config import MethodConfig
+from memlm.model.config import Architecture
 from memlm.run import Run, RunError
 from memlm.training.finetune import DivergedError, Materials, Trial, run_trial, score
 from memlm.training.step import StepResult
@@ -48,12 +49,12 @@ class MethodSpace:
 class PlannedTrial:
     key: str
     trial: Trial
-    architecture: str
+    architecture: Architecture
 
 
 def plan_trials(
     config: Config, run: Run, spaces: Sequence[MethodSpace]
-) -> tuple[list[PlannedTrial], dict[str, dict[str, str]]]:
+) -> tuple[list[PlannedTrial], dict[Architecture, dict[str, str]]]:
     """Every setting of every method with every seed, and the digests of what they read. Seeds go first, so all methods fill evenly."""
     inputs = {space.base.base: trial_inputs(config, run, space.base.base) for space in spaces}
     planned = []
@@ -140,7 +141,7 @@ class _Shared:
 
     config: Config
     run: Run
-    weights: dict[str, dict[str, Any]]
+    weights: dict[Architecture, dict[str, Any]]
     materials: Materials
 
 

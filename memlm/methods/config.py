@@ -6,6 +6,8 @@ A new method is one file beside this one, its config here, one file in tune_spac
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from memlm.model.config import Architecture
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -25,7 +27,7 @@ class SparseMemoryConfig:
     """Sparse memory finetuning: the values of the slots most specific to each batch (Lin et al. 2025, section 4)."""
 
     name: ClassVar[str] = "sparse_memory"
-    base: ClassVar[str] = "memory"
+    base: ClassVar[Architecture] = "memory"
 
     num_trainable_slots: int = 500
     """The paper's t."""
@@ -51,7 +53,7 @@ class LoRAConfig:
     """Low-rank adapters by PEFT on the dense model, merged at the end (Hu et al. 2021)."""
 
     name: ClassVar[str] = "lora"
-    base: ClassVar[str] = "dense"
+    base: ClassVar[Architecture] = "dense"
 
     rank: int = 16
     alpha: float = 16.0
@@ -75,7 +77,7 @@ class FullConfig:
     """Full finetuning of the dense model: everything moves."""
 
     name: ClassVar[str] = "full"
-    base: ClassVar[str] = "dense"
+    base: ClassVar[Architecture] = "dense"
 
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-5, weight_decay=0.1))
 

@@ -1,6 +1,10 @@
 """How large the model is. Imports neither torch nor transformers, so that a command line can be checked in a moment."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Architecture = Literal["memory", "dense"]
+"""The memory model, or its dense twin: the same with a feed-forward network in every layer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ def _bytes(tensor: Tensor) -> Int[Tensor, "rows bytes"]:
 
 
 def save_patch(patch: Mapping[str, ChangedRows], path: Path) -> None:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, change in patch.items():
         tensors |= {f"{name}:rows": change.rows, f"{name}:before": change.before, f"{name}:after": change.after}
     save_file(tensors or {"empty:rows": torch.zeros(0, dtype=torch.int64)}, path)
