@@ -29,7 +29,7 @@ def laptop() -> Config:
     return Config(
         recipe="laptop",
         model=LAPTOP_MODEL,
-        pretraining=PretrainingConfig(num_steps=1200, warmup_steps=60),
+        pretraining=PretrainingConfig(num_steps=1200, warmup_steps=60, checkpoint_every=200),
         counting=CountingConfig(num_batches=160, batch_blocks=16, batches_per_unit=20),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from memlm import storage
 from memlm.config import Config
@@ -65,10 +65,15 @@ def load_model(checkpoint: str, device: torch.device = CPU) -> nn.Module:
     return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").to(device).eval()
 
 
-def model_of_weights(checkpoint: str, weights: Mapping[str, torch.Tensor], device: torch.device = CPU) -> nn.Module:
-    """A model of its own with a copy of these weights; reads no weight file."""
-    folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
+def read_model_config(checkpoint: str) -> PreTrainedConfig:
+    return AutoConfig.from_pretrained(storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND))
+
+
+def model_of_weights(
+    config: PreTrainedConfig, weights: Mapping[str, torch.Tensor], device: torch.device = CPU
+) -> nn.Module:
+    """A model of its own with a copy of these weights; reads no file."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     model.load_state_dict(weights)
     return model.to(device).eval()
 

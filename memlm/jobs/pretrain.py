@@ -69,7 +69,7 @@ def run(config: Config) -> str:
             ),
             run_config=ray.train.RunConfig(
                 name=f"{config.run_name}-{architecture}-{corpus.digest[:8]}-{time.time_ns()}",
-                storage_path=storage.join(run.uri, "ray") if not storage.is_remote(run.uri) else run.uri,
+                storage_path=storage.join(run.uri, "ray"),
                 failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
             ),
         )

@@ -11,13 +11,22 @@ from typing import Any
 import torch
 from ray import tune
 from ray.tune.search.variant_generator import generate_variants
+from transformers import PreTrainedConfig
 
 from memlm import storage
 from memlm.config import Config, replace_field
 from memlm.evaluation.suite import Scores
 from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
-from memlm.jobs.materials import device_of, load_materials, load_model, model_of_weights, trial_inputs, trial_of
+from memlm.jobs.materials import (
+    device_of,
+    load_materials,
+    load_model,
+    model_of_weights,
+    read_model_config,
+    trial_inputs,
+    trial_of,
+)
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.run import Run, RunError
@@ -100,6 +109,7 @@ def run_trials(
     on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
 ) -> None:
     architectures = sorted({plan.architecture for plan in pending})
+    model_configs = {architecture: read_model_config(run.checkpoint(architecture)) for architecture in architectures}
     weights = {
         architecture: {
             name: tensor.numpy() for name, tensor in load_model(run.checkpoint(architecture)).state_dict().items()
@@ -109,7 +119,7 @@ def run_trials(
     materials = load_materials(run, config.evaluation.num_text_blocks, with_counts="memory" in architectures)
     resources = {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}
     runner = tune.with_resources(
-        tune.with_parameters(TrialRunner, shared=_Shared(config, run, weights, materials)), resources
+        tune.with_parameters(TrialRunner, shared=_Shared(config, run, model_configs, weights, materials)), resources
     )
     at_once = num_processors(config)
     by_key = {plan.key: plan for plan in pending}
@@ -133,6 +143,9 @@ def run_trials(
             f"{len(failed)} of {len(pending)} trials failed, the first with: {last_line}; "
             "what is finished is kept: run the same command again"
         )
+    if unfinished(run, pending):
+        # Tune takes the first Ctrl-C for itself and returns as if all were well.
+        raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,7 @@ class _Shared:
 
     config: Config
     run: Run
+    model_configs: dict[Architecture, PreTrainedConfig]
     weights: dict[Architecture, dict[str, Any]]
     materials: Materials
 
@@ -168,7 +182,7 @@ class TrialRunner(tune.Trainable):
         shared, plan = self.shared, self.plan
         trial = plan.trial
         model = model_of_weights(
-            shared.run.checkpoint(plan.architecture), self.weights[plan.architecture], device_of(shared.config)
+            shared.model_configs[plan.architecture], self.weights[plan.architecture], device_of(shared.config)
         )
         start_key = (plan.architecture, trial.seed)
         if start_key not in self.starts:
