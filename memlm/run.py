@@ -79,8 +79,11 @@ def tracking_uri(config: Config) -> str:
     return f"sqlite:///{config.storage}/mlflow.db"
 
 
-def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-    """Whether the artifact is there, made from this config and these inputs. Raises RunError if from others."""
+def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str], part: str = "") -> bool:
+    """Whether the artifact is there, made from this config and these inputs. Raises RunError if from others.
+
+    `part` is where the config stands in the whole, so that an error names the field as it is set.
+    """
     if not storage.has_artifact(uri):
         return False
     manifest = storage.read_manifest(uri, kind)
@@ -89,7 +92,7 @@ def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[s
             raise RunError(
                 f"{uri} was made from another {name} than the one in this run now; give another --run-name, or delete {uri} to make it again"
             )
-    difference = first_difference(manifest.config, config)
+    difference = first_difference(manifest.config, config, part)
     if difference is not None:
         field, made, wanted = difference
         raise RunError(

@@ -72,6 +72,11 @@ def test_what_was_made_otherwise_is_refused_naming_field_and_both_values(made, c
     assert "--run-name" in message and "delete" in message
 
 
+def test_the_field_is_named_as_it_is_set(made):
+    with pytest.raises(RunError, match="counting.deep.seed = 0, and now counting.deep.seed = 7"):
+        is_made(made, kind="counts", config={**CONFIG, "deep": {"seed": 7}}, inputs={}, part="counting")
+
+
 def test_what_was_made_from_something_else_is_refused_naming_it(made):
     with pytest.raises(RunError, match=rf"{re.escape(made)} was made from another checkpoint.*--run-name"):
         is_made(made, kind="counts", config=CONFIG, inputs={"checkpoint": "abd"})

@@ -81,8 +81,8 @@ class StreamConfig:
 
     num_facts: int = 100
     """Drawn from the facts by the trial's seed."""
-    num_wordings: int = 8
-    """Wordings of one fact in a step's batch."""
+    num_wordings: int = 6
+    """Wordings of one fact in a step's batch, drawn from those that the fact has."""
     num_passes: int = 8
     """Times that the stream goes through all facts."""
     max_length: int = 128

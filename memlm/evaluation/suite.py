@@ -51,9 +51,17 @@ def evaluate_questions(
         task=f"{name}@{VERSION}",
         measure="exact_match",
         chance=constant_answer_chance(questions),
-        items=answers.exact_match,
+        items=_one_per_fact(questions, answers.exact_match),
     )
     return Scores(sets={name: score}, f1={name: sum(answers.f1) / len(answers.f1)})
+
+
+def _one_per_fact(questions: Sequence[Question], scores: Sequence[float]) -> tuple[float, ...]:
+    """The mean over the questions that ask for the same thing (`id#number`): what is resampled for an interval is a fact, not a wording."""
+    by_fact: dict[str, list[float]] = {}
+    for question, value in zip(questions, scores, strict=True):
+        by_fact.setdefault(question.id.rsplit("#", 1)[0], []).append(value)
+    return tuple(sum(values) / len(values) for values in by_fact.values())
 
 
 def evaluate_held_out(

@@ -38,7 +38,7 @@ def run(config: Config) -> str:
     checkpoint = require(run.checkpoint("memory"), kind=CHECKPOINT_KIND, made_by="pretrain.py", config=config)
     inputs = {"checkpoint": checkpoint.digest, "corpus": corpus.digest}
     wanted = {name: value for name, value in identity(config.counting).items() if name != "batches_per_unit"}
-    if is_made(run.counts, kind=KIND, config=wanted, inputs=inputs):
+    if is_made(run.counts, kind=KIND, config=wanted, inputs=inputs, part="counting"):
         say(f"count: reusing {run.counts}")
         return run.counts
     tracker = Tracker(tracking_uri(config), EXPERIMENT)

@@ -34,7 +34,7 @@ def run(config: Config) -> str:
     world = _make_world(config, run)
     inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
     wanted: dict[str, Any] = identity(config.corpus)
-    if is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs):
+    if is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs, part="corpus"):
         say(f"corpus: reusing {run.corpus}")
         return run.corpus
     # Everything that can be wrong with the input is found before work is done.
@@ -63,7 +63,7 @@ def _make_world(config: Config, run: Run) -> Path | None:
     if config.world is None:
         return None
     wanted = identity(config.world)
-    if not is_made(run.world, kind=WORLD_KIND, config=wanted, inputs={}):
+    if not is_made(run.world, kind=WORLD_KIND, config=wanted, inputs={}, part="world"):
         say(f"world: generating seed {config.world.seed}")
         with storage.write_artifact(run.world, kind=WORLD_KIND, config=wanted) as draft:
             draft.details.update(write_world(config.world, draft.path))
@@ -122,7 +122,7 @@ def _make_tokenizer(config: Config, run: Run, shards: list[str], inputs: dict[st
     wanted = {
         name: getattr(corpus, name) for name in ("path", "text_field", "tokenizer", "vocab_size", "tokenizer_documents")
     }
-    if not is_made(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs):
+    if not is_made(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs, part="corpus"):
         if corpus.tokenizer:
             tokenizer = load_tokenizer(corpus.tokenizer)
         else:

@@ -80,6 +80,10 @@ def run_trial(
             )
         on_step(num_steps, step)
     learned = method.finish()
+    if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
+        raise DivergedError(
+            f"a weight is not finite after step {num_steps}; method.optimizer.learning_rate ({trial.method.optimizer.learning_rate}) is too high"
+        )
     learning_seconds = time.monotonic() - began
     end = score(trial, learned, materials)
     result = TrialResult(
