@@ -175,12 +175,7 @@ class World:
     def arithmetic(self) -> list[Question]:
         """Sums with operand pairs that no document shows."""
         return [
-            Question(
-                id=f"{min(a, b)}+{max(a, b)}#{int(a > b)}",
-                question=f"What is {a} plus {b}?",
-                answers=(str(a + b),),
-                relation="sum",
-            )
+            Question(id=f"{a}+{b}", question=f"What is {a} plus {b}?", answers=(str(a + b),), relation="sum")
             for a, b in self.evaluation_sums
         ]
 
