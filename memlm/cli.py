@@ -33,6 +33,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
     try:
         recipe = rest.pop(0) if rest and not rest[0].startswith("-") else DEFAULT_RECIPE
         config = _named("recipe", recipe, RECIPES)()
+        arguments = tuple(rest)
         method = _take_option(rest, "--method")
         if method is not None:
             config = replace(config, method=_named("method", method, METHOD_CONFIGS)())
@@ -44,18 +45,24 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
             description=f"{description}\n\nUsage: {usage}\nThe defaults shown are those of the recipe {recipe!r}.",
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         )
-        return replace(config, run_name=config.run_name or config.recipe, storage=_storage(config.storage))
+        return replace(
+            config,
+            run_name=config.run_name or config.recipe,
+            storage=_absolute(config.storage, "--storage"),
+            checkpoint=_absolute(config.checkpoint, "--checkpoint"),
+            arguments=arguments,
+        )
     except ValueError as error:
         raise SystemExit(_fail(error)) from None
 
 
-def _storage(uri: str) -> str:
-    """The storage root as every worker can find it. In a submitted job a relative path would lie in the job's own upload."""
-    if "://" in uri or os.path.isabs(uri):
+def _absolute(uri: str, option: str) -> str:
+    """A path as every worker can find it. In a submitted job a relative one would lie in the job's own upload."""
+    if not uri or "://" in uri or os.path.isabs(uri):
         return uri
     if IN_JOB in os.environ:
         raise UsageError(
-            f"--storage is {uri!r}; a submitted job needs an absolute path that all nodes share, or s3://bucket/prefix"
+            f"{option} is {uri!r}; a submitted job needs an absolute path that all nodes share, or s3://bucket/prefix"
         )
     return os.path.abspath(uri)
 

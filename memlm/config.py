@@ -6,6 +6,8 @@ Only the first kind names a result: another number of workers, another machine o
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import tyro
+
 from memlm.data.config import CorpusConfig, StreamConfig
 from memlm.data.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
@@ -60,8 +62,10 @@ class ClusterConfig:
 class Config:
     """Everything that a run can be told. `--run-name` names its folder under `--storage`."""
 
-    recipe: str
+    recipe: tyro.conf.Suppress[str]
     """Where the defaults come from."""
+    arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The overrides as they were given, for messages that name another command of the same run."""
     run_name: str = ""
     """Folder of the results; the recipe's name if empty."""
     storage: str = "runs"

@@ -127,7 +127,7 @@ def paper_1b() -> Config:
         counting=CountingConfig(num_batches=1000, batch_blocks=2),
         stream=StreamConfig(num_facts=1000, num_wordings=64, num_passes=10, max_length=64),
         method=SparseMemoryConfig(num_trainable_slots=500, optimizer=OptimizerConfig(kind="sgd", learning_rate=5.0)),
-        evaluation=EvaluationConfig(max_new_tokens=16, num_text_blocks=256),
+        evaluation=EvaluationConfig(max_new_tokens=16, batch_size=4, num_text_blocks=256),
         sweep=SweepConfig(scale="paper"),
     )
 

@@ -3,14 +3,19 @@
 A run is a folder under the storage root; a stage reads the artifacts of the stages before it and makes one of its own.
 """
 
-import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from memlm import storage
-from memlm.config import Config
+from memlm.config import Config, identity
+from memlm.data.corpus import KIND as CORPUS_KIND
 from memlm.model.config import Architecture
+from memlm.training.patch import CHECKPOINT_KIND
+
+WORLD_KIND = "world"
+COUNTS_KIND = "background_counts"
 
 
 class RunError(ValueError):
@@ -102,18 +107,54 @@ def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[s
     return True
 
 
-def require(uri: str, *, kind: str, made_by: str, config: Config) -> storage.Manifest:
-    """The manifest of an upstream artifact. Raises RunError naming the command that makes it."""
-    if not storage.has_artifact(uri):
+def require_corpus(config: Config) -> storage.Manifest:
+    """The manifest of this config's corpus. Raises RunError naming the command that makes it, or the field in which it differs."""
+    run = run_of(config)
+    inputs = {}
+    if config.world is not None and is_made(
+        run.world, kind=WORLD_KIND, config=identity(config.world), inputs={}, part="world"
+    ):
+        inputs["world"] = storage.read_manifest(run.world).digest
+    made = is_made(run.corpus, kind=CORPUS_KIND, config=identity(config.corpus), inputs=inputs, part="corpus")
+    return _found(made, run.corpus, "prepare_corpus.py", config)
+
+
+def require_checkpoint(config: Config, architecture: Architecture) -> storage.Manifest:
+    """The manifest of this config's checkpoint, pretrained on this config's corpus. Raises as require_corpus does."""
+    uri = run_of(config).checkpoint(architecture)
+    inputs = {"corpus": require_corpus(config).digest}
+    made = is_made(uri, kind=CHECKPOINT_KIND, config=checkpoint_config(config, architecture), inputs=inputs)
+    return _found(made, uri, f"pretrain.py --architecture {architecture}", config)
+
+
+def require_counts(config: Config) -> storage.Manifest:
+    """The manifest of the background counts of this config's memory model. Raises as require_corpus does."""
+    uri = run_of(config).counts
+    inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
+    made = is_made(uri, kind=COUNTS_KIND, config=counts_config(config), inputs=inputs, part="counting")
+    return _found(made, uri, "count_accesses.py", config)
+
+
+def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, Any]:
+    """What names a checkpoint: not how often it was saved, nor how its batches were split."""
+    split = ("checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks")
+    pretraining = {name: value for name, value in identity(config.pretraining).items() if name not in split}
+    return {"architecture": architecture, "model": identity(config.model), "pretraining": pretraining}
+
+
+def counts_config(config: Config) -> dict[str, Any]:
+    return {name: value for name, value in identity(config.counting).items() if name != "batches_per_unit"}
+
+
+def _found(made: bool, uri: str, made_by: str, config: Config) -> storage.Manifest:
+    if not made:
         raise RunError(f"{uri} is missing; make it with: {command(made_by, config)}")
-    return storage.read_manifest(uri, kind)
+    return storage.read_manifest(uri)
 
 
 def command(pipeline: str, config: Config) -> str:
-    """The command line of another stage of the same run."""
-    name = "" if config.run_name == config.recipe else f" --run-name {config.run_name}"
-    root = "" if config.storage == os.path.abspath("runs") else f" --storage {config.storage}"
-    return f"python pipelines/{pipeline} {config.recipe}{name}{root}"
+    """The command line of another stage of the same run: the same recipe and overrides."""
+    return " ".join(["python", f"pipelines/{pipeline}", config.recipe, *map(shlex.quote, config.arguments)])
 
 
 def first_difference(made: Any, wanted: Any, field: str = "") -> tuple[str, Any, Any] | None:

@@ -10,9 +10,11 @@ if __name__ == "__main__":
     config = parse(__doc__)
 
     def sweep() -> None:
-        from memlm.jobs.pareto_sweep import run
         from tune_spaces import load_spaces
 
-        run(config, load_spaces(config.sweep.methods, config.sweep.scale))
+        spaces = load_spaces(config.sweep.methods, config.sweep.scale)
+        from memlm.jobs.pareto_sweep import run
+
+        run(config, spaces)
 
     launch(sweep)

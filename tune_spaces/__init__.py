@@ -4,17 +4,23 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
-from memlm.jobs.trials import MethodSpace
+if TYPE_CHECKING:
+    from memlm.jobs.trials import MethodSpace
 
 
-def load_spaces(methods: Sequence[str], scale: str) -> list[MethodSpace]:
+def load_spaces(methods: Sequence[str], scale: str) -> "list[MethodSpace]":
     """The search spaces of these methods. Raises ValueError with the nearest known name for an unknown method or scale."""
     known = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    spaces = []
     for method in methods:
         if method not in known:
             raise ValueError(_unknown("sweep.methods", method, known))
+    # Imported only now: Ray takes seconds, and a slip of the pen should not.
+    from memlm.jobs.trials import MethodSpace
+
+    spaces = []
+    for method in methods:
         module = importlib.import_module(f"tune_spaces.{method}")
         if scale not in module.SPACES:
             raise ValueError(_unknown(f"sweep.scale of {method}", scale, sorted(module.SPACES)))

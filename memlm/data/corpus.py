@@ -24,6 +24,7 @@ from memlm.data.tokenizer import load_tokenizer
 
 KIND = "corpus"
 BLOCKS_KIND = "blocks"
+BLOCKS_FOLDER = "blocks"
 BLOCKS_FILE = "blocks.parquet"
 
 
@@ -31,7 +32,8 @@ BLOCKS_FILE = "blocks.parquet"
 class Part:
     """The blocks of one shard."""
 
-    uri: str
+    name: str
+    """Where it lies beside the corpus artifact, so that a run can be moved."""
     digest: str
     num_blocks: int
     num_documents: int
@@ -78,6 +80,7 @@ def write_corpus(
 class Corpus:
     """An opened corpus artifact."""
 
+    uri: str
     folder: Path
     digest: str
 
@@ -111,13 +114,14 @@ class Corpus:
 
     def _blocks(self, split: str) -> Blocks:
         parts = [Part(**part) for part in json.loads((self.folder / "parts.json").read_text())[split]]
+        run = self.uri.rstrip("/").rsplit("/", 1)[0]
         for part in parts:
-            if storage.read_manifest(part.uri, BLOCKS_KIND).digest != part.digest:
+            if storage.read_manifest(storage.join(run, part.name), BLOCKS_KIND).digest != part.digest:
                 raise ShardError(
-                    f"{part.uri} is not the part that the corpus {self.folder} was made with; prepare the corpus again"
+                    f"{part.name} in {run} is not the part that the corpus {self.uri} was made with; prepare the corpus again"
                 )
-        return Blocks([str(storage.open_artifact(part.uri) / BLOCKS_FILE) for part in parts])
+        return Blocks([str(storage.open_artifact(storage.join(run, part.name)) / BLOCKS_FILE) for part in parts])
 
 
 def open_corpus(uri: str) -> Corpus:
-    return Corpus(storage.open_artifact(uri, kind=KIND), storage.read_manifest(uri, KIND).digest)
+    return Corpus(uri, storage.open_artifact(uri, kind=KIND), storage.read_manifest(uri, KIND).digest)

@@ -15,6 +15,7 @@ import ray.data
 import transformers
 
 from memlm.config import IN_JOB, Config
+from memlm.run import RunError
 
 NAMESPACE = "memlm"
 
@@ -38,7 +39,7 @@ WORKER_ENVIRONMENT = {
 
 @contextmanager
 def connect(config: Config) -> Iterator[None]:
-    """Ray for the length of the context: the cluster of the submitted job or of RAY_ADDRESS, else a local one.
+    """Ray for the length of the context: the cluster of the submitted job, else a local one.
 
     Already connected, as when one job runs inside another's process, it changes nothing.
     """
@@ -50,25 +51,40 @@ def connect(config: Config) -> Iterator[None]:
     started = time.monotonic()
     # What workers print stays in Ray's logs, most of it libraries' chatter; what they say comes through the console.
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
-    if os.environ.get(IN_JOB) or os.environ.get("RAY_ADDRESS"):
+    if os.environ.get(IN_JOB):
         ray.init(runtime_env={"env_vars": environment}, **settings)
     else:
         for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
             os.environ.setdefault(name, value)
         # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small machine declares a few more.
-        ray.init(
-            address="local",
-            num_cpus=max(4, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=1 << 29,
-            **settings,
-        )
+        num_cpus = max(4, _num_cpus_here(), 2 * config.cluster.num_workers + 1)
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=1 << 29, **settings)
     try:
+        _require_resources(config)
         with _console():
             say(f"Ray {version('ray')} is up after {time.monotonic() - started:.0f} s")
             yield
     finally:
         ray.shutdown()
+
+
+def _require_resources(config: Config) -> None:
+    """Work that no node can ever take would wait for ever, in silence."""
+    have = ray.cluster_resources()
+    if config.cluster.use_gpu and have.get("GPU", 0) < config.cluster.num_workers:
+        raise RunError(
+            f"cluster.use_gpu with cluster.num_workers = {config.cluster.num_workers} needs that many GPUs, and the cluster has "
+            f"{have.get('GPU', 0):g}; lower cluster.num_workers, start more nodes, or leave cluster.use_gpu off"
+        )
+    if have.get("CPU", 0) < config.cluster.num_workers:
+        raise RunError(
+            f"cluster.num_workers = {config.cluster.num_workers} needs that many CPUs, and the cluster has {have.get('CPU', 0):g}; lower it or start more nodes"
+        )
+
+
+def _num_cpus_here() -> int:
+    """Of this process, which may have been given fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 class _Console:
@@ -121,7 +137,7 @@ def num_processors(config: Config) -> int:
     if config.cluster.use_gpu:
         return max(1, int(ray.cluster_resources().get("GPU", 1)))
     one_node = sum(1 for node in ray.nodes() if node["Alive"]) == 1
-    cpus = (os.cpu_count() or 1) if one_node else int(ray.cluster_resources()["CPU"])
+    cpus = _num_cpus_here() if one_node else int(ray.cluster_resources()["CPU"])
     return max(1, cpus // config.cluster.threads_per_worker)
 
 
@@ -137,9 +153,10 @@ def say(text: str) -> None:
 class Progress:
     """Says how far a stage is and how long the rest will take."""
 
-    def __init__(self, what: str, total: int, *, every_seconds: float = 5.0) -> None:
+    def __init__(self, what: str, total: int, *, done: int = 0, every_seconds: float = 5.0) -> None:
+        """`done` was done before, in no time."""
         self.what, self.total, self.every_seconds = what, total, every_seconds
-        self.done = 0
+        self.done = self.first = done
         self.began = self.said = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -149,7 +166,7 @@ class Progress:
             return
         self.said = now
         elapsed = now - self.began
-        rest = elapsed / self.done * (self.total - self.done)
+        rest = elapsed / (self.done - self.first) * (self.total - self.done)
         say(f"{self.what}: {self.done}/{self.total} in {elapsed:.0f} s, about {rest:.0f} s to go{note and '; ' + note}")
 
 

@@ -13,11 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from memlm import storage
 from memlm.config import Config, identity
-from memlm.data import corpus as corpora
 from memlm.data.corpus import open_corpus
 from memlm.jobs.cluster import Progress, connect, num_processors, quiet, say
-from memlm.model import language_model  # noqa: F401  registers the model with the Auto classes
-from memlm.run import is_made, require, run_of, tracking_uri
+from memlm.model.language_model import attention_on
+from memlm.run import COUNTS_KIND, counts_config, is_made, require_checkpoint, require_corpus, run_of, tracking_uri
 from memlm.slots.accesses import memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts
 from memlm.tracking import Tracker, git_sha
@@ -25,7 +24,6 @@ from memlm.training.config import CountingConfig
 from memlm.training.counting import count_unit, num_batches, units
 from memlm.training.patch import CHECKPOINT_KIND
 
-KIND = "background_counts"
 PARTIAL_KIND = "partial_counts"
 COUNTS_FILE = "counts.safetensors"
 EXPERIMENT = "memlm background counts"
@@ -34,14 +32,13 @@ EXPERIMENT = "memlm background counts"
 def run(config: Config) -> str:
     """Count, or find it counted, or go on with the units that are missing; returns the counts' uri."""
     run = run_of(config)
-    corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
-    checkpoint = require(run.checkpoint("memory"), kind=CHECKPOINT_KIND, made_by="pretrain.py", config=config)
-    inputs = {"checkpoint": checkpoint.digest, "corpus": corpus.digest}
-    wanted = {name: value for name, value in identity(config.counting).items() if name != "batches_per_unit"}
-    if is_made(run.counts, kind=KIND, config=wanted, inputs=inputs, part="counting"):
+    inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
+    wanted = counts_config(config)
+    if is_made(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs, part="counting"):
         say(f"count: reusing {run.counts}")
         return run.counts
     tracker = Tracker(tracking_uri(config), EXPERIMENT)
+    storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)  # a damaged one is found before work is done
     num_blocks = len(open_corpus(run.corpus).train_blocks())
     plan = units(config.counting, num_blocks)
     tasks = [
@@ -54,7 +51,7 @@ def run(config: Config) -> str:
     ]
     with connect(config):
         counts = _count(config, tasks, run.checkpoint("memory"), run.corpus, inputs)
-    with storage.write_artifact(run.counts, kind=KIND, config=wanted, inputs=inputs) as draft:
+    with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs) as draft:
         counts.save(draft.path / COUNTS_FILE)
         draft.details.update(usage(counts))
     storage.delete(run.partial_counts)
@@ -124,8 +121,9 @@ class _CountUnits:
         self.blocks = opened.train_blocks()
         self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
         folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-        self.model = model.to("cuda" if config.cluster.use_gpu else "cpu").eval()
+        device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention_on(device))
+        self.model = model.to(device).eval()
         assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

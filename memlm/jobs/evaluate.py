@@ -1,5 +1,7 @@
 """Checkpoint -> scores: the facts to learn, the held-out questions and the held-out text."""
 
+import hashlib
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -8,11 +10,10 @@ import torch
 
 from memlm import storage
 from memlm.config import Config, identity
-from memlm.data import corpus as corpora
 from memlm.evaluation.suite import Scores
 from memlm.jobs.cluster import connect, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, trial_of
-from memlm.run import require, run_of, tracking_uri
+from memlm.run import require_checkpoint, require_corpus, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
 from memlm.training.finetune import score
 from memlm.training.patch import CHECKPOINT_KIND
@@ -23,22 +24,25 @@ EXPERIMENT = "memlm evaluation"
 def run(config: Config) -> str:
     """Score the run's checkpoint, or the one that --checkpoint names; returns the uri of the scores."""
     run = run_of(config)
-    corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
-    uri = config.checkpoint or run.checkpoint(config.architecture)
-    checkpoint = require(
-        uri, kind=CHECKPOINT_KIND, made_by=f"pretrain.py --architecture {config.architecture}", config=config
-    )
+    corpus = require_corpus(config)
+    if config.checkpoint:
+        uri = storage.require_absolute(config.checkpoint, "--checkpoint")
+        checkpoint = storage.read_manifest(uri, CHECKPOINT_KIND)
+    else:
+        uri = run.checkpoint(config.architecture)
+        checkpoint = require_checkpoint(config, config.architecture)
     tracker = Tracker(tracking_uri(config), EXPERIMENT)
     with connect(config):
         task = ray.remote(_score).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
         scores: Scores = ray.get(task.remote(config, uri))
     settings = {"stream": identity(config.stream), "evaluation": identity(config.evaluation), "seed": config.seed}
-    output = storage.join(run.uri, "scores", f"{checkpoint.digest[:16]}-{config.seed}.json")
+    named = hashlib.sha256(json.dumps([checkpoint.digest, settings], sort_keys=True).encode()).hexdigest()[:16]
+    output = storage.join(run.uri, "scores", f"{named}.json")
     report: dict[str, Any] = {"checkpoint": uri, "digest": checkpoint.digest, "settings": settings, **asdict(scores)}
     storage.write_json(output, report)
     tags = {"stage": "evaluate", "checkpoint": checkpoint.digest[:16], "data": corpus.digest[:16], "git_sha": git_sha()}
     with tracker.run(
-        f"evaluate/{output}", name=f"evaluate-{config.run_name}-{config.architecture}", tags=tags
+        f"evaluate/{named}", name=f"evaluate-{config.run_name}-{config.architecture}", tags=tags
     ) as tracked:
         tracked.log_metrics({f"final/{name}": value.value for name, value in scores.sets.items()})
         tracked.log_metrics({f"final/{name}_f1": value for name, value in scores.f1.items()})

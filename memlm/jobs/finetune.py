@@ -23,7 +23,7 @@ SCORES_FILE = "scores.json"
 def run(config: Config) -> str:
     """Learn and write the patch, or find it learned; returns the patch's uri."""
     run = run_of(config)
-    inputs = trial_inputs(config, run, config.method.base)
+    inputs = trial_inputs(config, config.method.base)
     trial = trial_of(config)
     key = trial.key(inputs)
     uri = run.learned(f"{config.method.label}-{key}")

@@ -8,14 +8,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from memlm import storage
 from memlm.config import Config
-from memlm.data import corpus as corpora
 from memlm.data.corpus import open_corpus
 from memlm.evaluation.suite import HeldOut
 from memlm.jobs.count_accesses import COUNTS_FILE
-from memlm.jobs.count_accesses import KIND as COUNTS_KIND
-from memlm.model import language_model  # noqa: F401  registers the model with the Auto classes
 from memlm.model.config import Architecture
-from memlm.run import Run, RunError, command, require
+from memlm.model.language_model import attention_on
+from memlm.run import COUNTS_KIND, Run, require_checkpoint, require_corpus, require_counts
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import Materials, Trial
 from memlm.training.patch import CHECKPOINT_KIND
@@ -23,24 +21,11 @@ from memlm.training.patch import CHECKPOINT_KIND
 CPU = torch.device("cpu")
 
 
-def trial_inputs(config: Config, run: Run, architecture: Architecture) -> dict[str, str]:
+def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
     """The digests of all that a trial reads. Raises RunError naming the command that makes what is missing or does not fit."""
-    corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
-    checkpoint = require(
-        run.checkpoint(architecture),
-        kind=CHECKPOINT_KIND,
-        made_by=f"pretrain.py --architecture {architecture}",
-        config=config,
-    )
-    inputs = {"corpus": corpus.digest, "checkpoint": checkpoint.digest}
+    inputs = {"corpus": require_corpus(config).digest, "checkpoint": require_checkpoint(config, architecture).digest}
     if architecture == "memory":
-        counts = require(run.counts, kind=COUNTS_KIND, made_by="count_accesses.py", config=config)
-        if counts.inputs["checkpoint"] != checkpoint.digest:
-            raise RunError(
-                f"{run.counts} was counted with another checkpoint than {run.checkpoint(architecture)}, so slot numbers mean other things; "
-                f"delete it and count again with: {command('count_accesses.py', config)}"
-            )
-        inputs["counts"] = counts.digest
+        inputs["counts"] = require_counts(config).digest
     return inputs
 
 
@@ -62,7 +47,7 @@ def device_of(config: Config) -> torch.device:
 
 def load_model(checkpoint: str, device: torch.device = CPU) -> nn.Module:
     folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").to(device).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention_on(device)).to(device).eval()
 
 
 def read_model_config(checkpoint: str) -> PreTrainedConfig:
@@ -73,7 +58,7 @@ def model_of_weights(
     config: PreTrainedConfig, weights: Mapping[str, torch.Tensor], device: torch.device = CPU
 ) -> nn.Module:
     """A model of its own with a copy of these weights; reads no file."""
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_on(device))
     model.load_state_dict(weights)
     return model.to(device).eval()
 

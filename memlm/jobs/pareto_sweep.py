@@ -13,43 +13,51 @@ import ray
 
 from memlm import storage
 from memlm.config import Config
+from memlm.data.corpus import open_corpus
 from memlm.frontier import build_frontier
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.sweep_report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.trials import MethodSpace, plan_trials, read_results, run_trials, unfinished
-from memlm.run import Run, run_of, tracking_uri
+from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
+from memlm.training.finetune import check_stream
 
 
 def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     """Sweep, or go on with the trials that are missing; returns the uri of the run's folder."""
     run = run_of(config)
     Tracker(tracking_uri(config), EXPERIMENT)
-    stages = _Stages(run)
+    for space in spaces:
+        for setting in space.settings():
+            replace(config, method=setting)  # an impossible setting is found before an hour of pretraining
+    stages = _Stages(run, config)
     with connect(config):
-        _make_upstream(config, run, stages)
-        planned, inputs = plan_trials(config, run, spaces)
+        _make_upstream(config, stages)
+        planned, inputs = plan_trials(config, spaces)
         pending = unfinished(run, planned)
         say(f"sweep: {len(planned)} trials, {len(planned) - len(pending)} of them finished before")
         tracker = SweepTracker(config, inputs)
-        if pending:
-            with stages.timed("pareto_sweep"):
-                run_trials(config, run, pending, on_finished=tracker.log_trial)
-        trials = read_results(run, planned)
-    frontier = build_frontier(config.recipe, [result for _, result in trials])
-    write_frontier(config, run, frontier, stages.read(), tracker, trials)
+        with tracker.parent:
+            if pending:
+                with stages.timed("pareto_sweep"):
+                    run_trials(config, run, pending, on_finished=tracker.log_trial)
+            trials = read_results(run, planned)
+            frontier = build_frontier(config.recipe, [result for _, result in trials])
+            write_frontier(config, run, frontier, stages.read(), tracker, trials)
     return run.uri
 
 
-def _make_upstream(config: Config, run: Run, stages: "_Stages") -> None:
+def _make_upstream(config: Config, stages: "_Stages") -> None:
     with stages.timed("prepare_corpus"):
-        prepare_corpus.run(config)
+        corpus = open_corpus(prepare_corpus.run(config))
+    for seed in config.sweep.seeds:
+        check_stream(config.stream, corpus.facts(), corpus.tokenizer, seed=seed)
     memory, dense = (replace(config, architecture=architecture) for architecture in ("memory", "dense"))
     with stages.timed("pretrain"):
         # Side by side, a worker each: two cores do more for two models of one thread than for one of two.
-        quiet_run = ray.remote(pretrain.run).options(num_cpus=0)
-        ray.get([quiet_run.remote(memory), quiet_run.remote(dense)])
+        task = ray.remote(pretrain.run).options(num_cpus=0)
+        ray.get([task.remote(memory), task.remote(dense)])
     with stages.timed("count_accesses"):
         count_accesses.run(memory)
 
@@ -57,8 +65,9 @@ def _make_upstream(config: Config, run: Run, stages: "_Stages") -> None:
 class _Stages:
     """How long each stage took when it was last made; a stage that was reused keeps its figure."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, config: Config) -> None:
         self.uri = storage.join(run.uri, "stages.json")
+        self.config = config
 
     def read(self) -> dict[str, dict[str, Any]]:
         name = self.uri.rsplit("/", 1)[1]
@@ -81,5 +90,11 @@ class _Timed:
         if kind is None and seconds > known.get(self.stage, {}).get("seconds", 0.0):
             storage.write_json(
                 self.stages.uri,
-                known | {self.stage: {"seconds": round(seconds, 1), "command": f"python pipelines/{self.stage}.py"}},
+                known
+                | {
+                    self.stage: {
+                        "seconds": round(seconds, 1),
+                        "command": command(f"{self.stage}.py", self.stages.config),
+                    }
+                },
             )

@@ -3,8 +3,11 @@
 The generated world, where a recipe has one, is made first, and read by the very readers that real data goes through.
 """
 
+import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,8 @@ from memlm.data.tokenizer import load_tokenizer, train_tokenizer
 from memlm.data.world import write_world
 from memlm.jobs.cluster import Progress, connect, num_processors, say
 from memlm.jobs.shard_source import ShardSource
-from memlm.run import Run, RunError, is_made, run_of
+from memlm.run import WORLD_KIND, Run, RunError, is_made, run_of
 
-WORLD_KIND = "world"
 TOKENIZER_KIND = "tokenizer"
 
 
@@ -34,15 +36,17 @@ def run(config: Config) -> str:
     world = _make_world(config, run)
     inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
     wanted: dict[str, Any] = identity(config.corpus)
+    # Everything that can be wrong with the input is found before work is done.
+    train, validation = _shards(config, world)
+    inputs["sources"] = _sources_digest(config, world, [*train, *validation])
     if is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs, part="corpus"):
         say(f"corpus: reusing {run.corpus}")
         return run.corpus
-    # Everything that can be wrong with the input is found before work is done.
-    train, validation = _shards(config, world)
     facts, held_out = _facts(config, world), _held_out(config, world)
     with connect(config):
-        tokenizer = _make_tokenizer(config, run, train, inputs)
-        parts = _pack_shards(config, run, tokenizer, [*train, *validation])
+        locate = partial(_locate, world_here=str(world or ""), world_uri=run.world)
+        tokenizer = _make_tokenizer(config, run, train, inputs, locate)
+        parts = _pack_shards(config, run, tokenizer, [*train, *validation], locate)
         with storage.write_artifact(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs) as draft:
             write_corpus(
                 draft.path,
@@ -97,6 +101,17 @@ def _shards(config: Config, world: Path | None) -> tuple[list[str], list[str]]:
     return train[: corpus.max_shards or None], validation
 
 
+def _sources_digest(config: Config, world: Path | None, shards: list[str]) -> str:
+    """Names what was read: shards by name and size, question files by content."""
+    corpus, digest = config.corpus, hashlib.sha256()
+    for shard in shards:
+        digest.update(f"{os.path.basename(shard)} {os.path.getsize(shard)}\n".encode())
+    for path in [corpus.facts.path, corpus.facts.statements, *(held_out.path for held_out in corpus.held_out)]:
+        if path:
+            digest.update(Path(_expand(path, "a question file of corpus", world)).read_bytes())
+    return digest.hexdigest()
+
+
 def _facts(config: Config, world: Path | None) -> list[Fact]:
     source = config.corpus.facts
     questions = read_questions(_expand(source.path, "corpus.facts.path", world), source.layout)
@@ -116,7 +131,16 @@ def _held_out(config: Config, world: Path | None) -> dict[str, list[Question]]:
     }
 
 
-def _make_tokenizer(config: Config, run: Run, shards: list[str], inputs: dict[str, str]) -> str:
+def _locate(shard: str, *, world_here: str, world_uri: str) -> str:
+    """A shard's path on the node that reads it: the world, if it lies on S3, is brought to each node."""
+    if world_here and shard.startswith(world_here):
+        return str(storage.open_artifact(world_uri, kind=WORLD_KIND)) + shard.removeprefix(world_here)
+    return shard
+
+
+def _make_tokenizer(
+    config: Config, run: Run, shards: list[str], inputs: dict[str, str], locate: Callable[[str], str]
+) -> str:
     corpus = config.corpus
     uri = storage.join(run.uri, "tokenizer")
     wanted = {
@@ -129,7 +153,7 @@ def _make_tokenizer(config: Config, run: Run, shards: list[str], inputs: dict[st
             say(
                 f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard"
             )
-            source = ShardSource(shards[:1], text_field=corpus.text_field)
+            source = ShardSource(shards[:1], text_field=corpus.text_field, locate=locate)
             rows = ray.data.read_datasource(source).limit(corpus.tokenizer_documents).iter_rows()
             tokenizer = train_tokenizer((row["text"] for row in rows), vocab_size=corpus.vocab_size)
         with storage.write_artifact(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs) as draft:
@@ -137,7 +161,9 @@ def _make_tokenizer(config: Config, run: Run, shards: list[str], inputs: dict[st
     return uri
 
 
-def _pack_shards(config: Config, run: Run, tokenizer: str, shards: list[str]) -> list[Part]:
+def _pack_shards(
+    config: Config, run: Run, tokenizer: str, shards: list[str], locate: Callable[[str], str]
+) -> list[Part]:
     """One part per shard, in shard order, whatever order they were packed in."""
     inputs = {"tokenizer": storage.read_manifest(tokenizer).digest}
     tasks = [
@@ -145,7 +171,7 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: list[str]) ->
             "index": index,
             "shard": shard,
             "bytes": os.path.getsize(shard),
-            "uri": storage.join(run.uri, "blocks", f"part_{index:05d}"),
+            "name": f"{corpora.BLOCKS_FOLDER}/part_{index:05d}",
         }
         for index, shard in enumerate(shards)
     ]
@@ -158,15 +184,16 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: list[str]) ->
             "text_field": text_field,
             "block_size": block_size,
         }
-        if not is_made(task["uri"], kind=BLOCKS_KIND, config=wanted, inputs=inputs):
-            with storage.write_artifact(task["uri"], kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft:
+        uri = storage.join(run.uri, task["name"])
+        if not is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
+            with storage.write_artifact(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft:
                 loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
                 path = draft.path / corpora.BLOCKS_FILE
                 draft.details.update(
-                    write_part(task["shard"], path, loaded, text_field=text_field, block_size=block_size)
+                    write_part(locate(task["shard"]), path, loaded, text_field=text_field, block_size=block_size)
                 )
-        manifest = storage.read_manifest(task["uri"])
-        return {"index": task["index"], **asdict(Part(uri=task["uri"], digest=manifest.digest, **manifest.details))}
+        manifest = storage.read_manifest(uri)
+        return {"index": task["index"], **asdict(Part(name=task["name"], digest=manifest.digest, **manifest.details))}
 
     progress = Progress("packing shards", len(tasks))
     parts: dict[int, Part] = {}

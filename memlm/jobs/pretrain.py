@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import ray.train
 import torch
@@ -16,12 +15,11 @@ import torch.distributed as dist
 from ray.train.torch import TorchTrainer
 
 from memlm import storage
-from memlm.config import Config, identity
-from memlm.data import corpus as corpora
+from memlm.config import Config
 from memlm.data.corpus import open_corpus
 from memlm.jobs.cluster import Progress, connect, quiet, say
-from memlm.model.language_model import build_model, count_parameters, model_config
-from memlm.run import RunError, is_made, require, run_of, tracking_uri
+from memlm.model.language_model import attention_on, build_model, count_parameters, model_config
+from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
 from memlm.training.checkpoint import load_newest_state, save_state
 from memlm.training.patch import CHECKPOINT_KIND
@@ -44,9 +42,10 @@ class WorkerTask:
 def run(config: Config) -> str:
     """Pretrain the architecture, or find it pretrained, or go on where it was; returns the checkpoint's uri."""
     run, architecture = run_of(config), config.architecture
-    corpus = require(run.corpus, kind=corpora.KIND, made_by="prepare_corpus.py", config=config)
+    corpus = require_corpus(config)
     checkpoint = run.checkpoint(architecture)
-    if is_made(checkpoint, kind=CHECKPOINT_KIND, config=wanted_config(config), inputs={"corpus": corpus.digest}):
+    wanted = checkpoint_config(config, architecture)
+    if is_made(checkpoint, kind=CHECKPOINT_KIND, config=wanted, inputs={"corpus": corpus.digest}):
         say(f"pretrain {architecture}: reusing {checkpoint}")
         return checkpoint
     task = WorkerTask(
@@ -83,16 +82,6 @@ def run(config: Config) -> str:
     return checkpoint
 
 
-def wanted_config(config: Config) -> dict[str, Any]:
-    """What names a checkpoint, as JSON."""
-    pretraining = {
-        name: value
-        for name, value in identity(config.pretraining).items()
-        if name not in ("checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks")
-    }
-    return {"architecture": config.architecture, "model": identity(config.model), "pretraining": pretraining}
-
-
 def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
@@ -110,6 +99,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
     torch.set_num_threads(config.cluster.threads_per_worker)
     corpus = open_corpus(task.corpus)
     tokenizer, blocks = corpus.tokenizer, corpus.train_blocks()
+    device = ray.train.torch.get_device()
     model = build_model(
         model_config(
             config.model,
@@ -119,11 +109,16 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
             pad_id=tokenizer.pad_token_id,
         ),
         seed=settings.seed,
+        attention=attention_on(device),
     )
     sizes = count_parameters(model)
     rank = dist.get_rank()
-    engine = Engine(model.to(ray.train.torch.get_device()), settings)
-    inputs = {"corpus": task.corpus_digest, "config": _config_digest(config)}
+    engine = Engine(model.to(device), settings)
+    inputs = {
+        "corpus": task.corpus_digest,
+        "config": _config_digest(config),
+        "zero_stage": str(settings.zero_stage),
+    }
     first_step = load_newest_state(engine, task.training_states, inputs=inputs)
     tracker = Tracker(task.tracking if rank == 0 else "", EXPERIMENT)
     tracked = tracker.run(
@@ -145,7 +140,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
             "seed": str(settings.seed),
         },
     )
-    progress = Progress(f"pretrain {config.architecture}", settings.num_steps, every_seconds=15)
+    progress = Progress(f"pretrain {config.architecture}", settings.num_steps, done=first_step, every_seconds=15)
     history: list[dict[str, float]] = []
     with tracked:
         if rank == 0:
@@ -176,7 +171,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
                 save_state(engine, task.training_states, step=done.step, inputs=inputs)
         with engine.whole_weights() as learned:
             if rank == 0:
-                config_json = wanted_config(config)
+                config_json = checkpoint_config(config, config.architecture)
                 with storage.write_artifact(
                     task.checkpoint, kind=CHECKPOINT_KIND, config=config_json, inputs={"corpus": task.corpus_digest}
                 ) as draft:
@@ -190,4 +185,6 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
 
 def _config_digest(config: Config) -> str:
     """Names the training states of one configuration; those of another are not gone on with."""
-    return hashlib.sha256(json.dumps(wanted_config(config), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(checkpoint_config(config, config.architecture), sort_keys=True).encode()
+    ).hexdigest()

@@ -1,6 +1,6 @@
 """Corpus shards as a Ray Data source: one read task a shard, streaming its documents in file order."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import pyarrow as pa
@@ -15,9 +15,10 @@ ROWS_PER_BLOCK = 1000
 class ShardSource(Datasource):
     """Rows of shard, line and text."""
 
-    def __init__(self, shards: Sequence[str], *, text_field: str = "text") -> None:
+    def __init__(self, shards: Sequence[str], *, text_field: str = "text", locate: Callable[[str], str] = str) -> None:
+        """`locate` gives a shard's path on the node that reads it."""
         super().__init__()
-        self.shards, self.text_field = list(shards), text_field
+        self.shards, self.text_field, self.locate = list(shards), text_field, locate
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -27,7 +28,7 @@ class ShardSource(Datasource):
     ) -> list[ReadTask]:
         return [
             ReadTask(
-                lambda shard=shard: _read(shard, self.text_field),
+                lambda shard=shard: _read(self.locate(shard), self.text_field),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=(shard,), exec_stats=None),
                 per_task_row_limit=per_task_row_limit,
             )

@@ -1,5 +1,7 @@
 """What does a sweep leave behind? The frontier's files, and its runs on the tracking server: one parent, a child per trial."""
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,22 +61,22 @@ class SweepTracker:
     def log_frontier(
         self, frontier: Mapping[str, Any], files: Sequence[Path], trials: Sequence[tuple[PlannedTrial, TrialResult]]
     ) -> None:
-        with self.parent as parent:
-            parent.log_metrics({f"hypervolume/{method}": value for method, value in frontier["hypervolume"].items()})
-            for level in frontier["matched"]:
-                parent.log_metrics(
-                    {
-                        f"forgetting_at_{level['learning']:g}/{name}": value["forgetting"]
-                        for name, value in level["methods"].items()
-                    }
-                )
-            for file in files:
-                parent.log_file(file)
+        self.parent.log_metrics({f"hypervolume/{method}": value for method, value in frontier["hypervolume"].items()})
+        for level in frontier["matched"]:
+            self.parent.log_metrics(
+                {
+                    f"forgetting_at_{level['learning']:g}/{name}": value["forgetting"]
+                    for name, value in level["methods"].items()
+                }
+            )
+        for file in files:
+            self.parent.log_file(file)
         points = {(point["method"], _setting(point["hyperparameters"])): point for point in frontier["points"]}
         for plan, result in trials:
             point = points[result.method, _setting(result.hyperparameters)]
             drops = [result.start[name].drop_to(result.end[name]) for name in frontier["forgetting_sets"]]
             with self.child(plan) as child:
+                child.log_metrics(final_metrics(result))  # again, for a trial whose driver was cut off before it could
                 child.set_tags({"pareto": str(point["on_frontier"]).lower()})
                 child.log_metrics(
                     {"final/learning": result.end[LEARNING_SET].value, "final/forgetting": sum(drops) / len(drops)}
@@ -108,7 +110,7 @@ def write_frontier(
     uri = tracking_uri(config)
     if uri.startswith("sqlite"):
         say(
-            f"compare the trials: mlflow ui --host 127.0.0.1 --backend-store-uri {uri}   then open http://127.0.0.1:5000"
+            f"compare the trials: {Path(sys.executable).parent}/mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}   then open http://127.0.0.1:5000"
         )
     elif uri:
         say(f"compare the trials: {uri}")

@@ -62,10 +62,10 @@ class PlannedTrial:
 
 
 def plan_trials(
-    config: Config, run: Run, spaces: Sequence[MethodSpace]
+    config: Config, spaces: Sequence[MethodSpace]
 ) -> tuple[list[PlannedTrial], dict[Architecture, dict[str, str]]]:
     """Every setting of every method with every seed, and the digests of what they read. Seeds go first, so all methods fill evenly."""
-    inputs = {space.base.base: trial_inputs(config, run, space.base.base) for space in spaces}
+    inputs = {space.base.base: trial_inputs(config, space.base.base) for space in spaces}
     planned = []
     for seed in config.sweep.seeds:
         for space in spaces:

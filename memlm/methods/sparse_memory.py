@@ -31,7 +31,7 @@ class SparseMemoryFinetuning(Method):
             raise ValueError(
                 f"method {config.name} trains slots, but the checkpoint has no memory layer; use the memory model's checkpoint"
             )
-        num_slots = sum(pool.weight.shape[0] for pool in self.pools)
+        num_slots = sum(pool.num_slots for pool in self.pools)
         if len(background.accesses) != num_slots:
             raise ValueError(
                 f"the background counts are of {len(background.accesses)} slots and the model has {num_slots}; "
@@ -73,7 +73,7 @@ class SparseMemoryFinetuning(Method):
     def _open_rows(self, selected: Int[Tensor, " trainable"]) -> None:
         offset = 0
         for pool in self.pools:
-            num_slots = pool.weight.shape[0]
+            num_slots = pool.num_slots
             slots = selected[(selected >= offset) & (selected < offset + num_slots)] - offset
             values = pool.weight.detach()[slots].float().requires_grad_(True)
             pool.trainable_rows = TrainableRows(slots, values) if len(slots) else None

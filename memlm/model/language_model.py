@@ -103,7 +103,7 @@ def count_parameters(model: nn.Module) -> NumParameters:
     pool = sum(module.weight.numel() for module in model.modules() if isinstance(module, ValuePool))
     base = sum(parameter.numel() for parameter in model.parameters()) - pool
     read = sum(
-        module.num_heads * module.top_k * module.pool.weight.shape[1]
+        module.num_heads * module.top_k * module.pool.value_dim
         for module in model.modules()
         if isinstance(module, MemoryLayer)
     )
@@ -139,8 +139,13 @@ def model_config(
     )
 
 
+def attention_on(device: torch.device) -> str:
+    """Eager attention is the faster one on a CPU at short lengths; on a GPU the fused one, which keeps no square matrix."""
+    return "eager" if device.type == "cpu" else "sdpa"
+
+
 def build_model(config: MemoryLlamaConfig, *, seed: int, attention: str = "eager") -> MemoryLlamaForCausalLM:
-    """A model with fresh weights drawn from the seed. Eager attention is the faster one on a CPU at short lengths."""
+    """A model on the CPU with fresh weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention)

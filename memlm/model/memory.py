@@ -64,12 +64,14 @@ class ValuePool(nn.Module):
 
     def __init__(self, num_slots: int, value_dim: int) -> None:
         super().__init__()
+        # Kept beside the weight, whose own shape is empty while ZeRO-3 has shared it out.
+        self.num_slots, self.value_dim = num_slots, value_dim
         self.weight = nn.Parameter(torch.empty(num_slots, value_dim))
         self.trainable_rows: TrainableRows | None = None
         """Set by sparse memory finetuning for the length of one step; the read then sends its gradient there."""
 
     def reset_parameters(self) -> None:
-        init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+        init.normal_(self.weight, std=self.value_dim**-0.5)
 
     def forward(
         self, slots: Int[Tensor, "tokens reads"], weights: Float[Tensor, "tokens reads"]
@@ -97,12 +99,11 @@ class MemoryLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.top_k, self.key_dim = num_heads, top_k, key_dim
-        value_dim = pool.weight.shape[1]
         self.query = nn.Linear(hidden_size, num_heads * key_dim)
         self.query_norm = nn.RMSNorm(key_dim, eps=1e-6) if query_norm else nn.Identity()
         self.half_keys = nn.Parameter(torch.empty(num_heads, 2, num_half_keys, key_dim // 2))
-        self.gate = nn.Linear(hidden_size, value_dim)
-        self.output = nn.Linear(value_dim, hidden_size)
+        self.gate = nn.Linear(hidden_size, pool.value_dim)
+        self.output = nn.Linear(pool.value_dim, hidden_size)
         # Not registered as a submodule: a shared pool must appear once in the state dict, under the model that owns it.
         object.__setattr__(self, "pool", pool)
         self.on_access: Callable[[Int[Tensor, "*batch reads"]], None] | None = None

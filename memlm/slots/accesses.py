@@ -37,7 +37,7 @@ def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq
         )
     pools = {id(pool): number for number, pool in enumerate(value_pools(model))}
     for number, layer in enumerate(layers):
-        offset = pools[id(layer.pool)] * layer.pool.weight.shape[0]
+        offset = pools[id(layer.pool)] * layer.pool.num_slots
         layer.on_access = lambda slots, number=number, offset=offset: receive(number, slots + offset)
     try:
         yield

@@ -31,7 +31,7 @@ def count_unit(
     model: nn.Module, blocks: Blocks, batches: range, config: CountingConfig, *, eos_id: int, pad_id: int
 ) -> BackgroundCounts:
     device = next(model.parameters()).device
-    num_slots = sum(pool.weight.shape[0] for pool in value_pools(model))
+    num_slots = sum(pool.num_slots for pool in value_pools(model))
     total = BackgroundCounts.zero(num_slots, device)
     for number in batches:
         tokens = _micro_batch(blocks, number, config, pad_id=pad_id).to(device)

@@ -41,7 +41,9 @@ class Trial:
 
     def key(self, inputs: dict[str, str]) -> str:
         """Names the result: the same trial on the same artifacts has the same key."""
-        content = {"trial": asdict(self), "method": self.method.name, "inputs": inputs}
+        trial = asdict(self)
+        del trial["evaluation"]["batch_size"], trial["stream"]["max_length"]  # how it is run, not what comes out
+        content = {"trial": trial, "method": self.method.name, "inputs": inputs}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -68,11 +70,12 @@ def run_trial(
     began = time.monotonic()
     facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
     start = start or score(trial, model, materials)
+    stream = _stream_of(trial.stream, facts, materials.tokenizer, seed=trial.seed)
     method = build_method(trial.method, model, background=materials.background, seed=trial.seed)
     method.model.train()
     device = next(method.model.parameters()).device
     num_steps = 0
-    for num_steps, batch in enumerate(_stream(trial, facts, materials), start=1):
+    for num_steps, batch in enumerate(stream, start=1):
         step = finetune_step(method, [batch.to(device)])
         if not math.isfinite(step.loss):
             raise DivergedError(
@@ -103,20 +106,27 @@ def run_trial(
     return result, learned
 
 
+def check_stream(stream: StreamConfig, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+    """Raises FactError if a trial with this stream and seed could not begin: too few facts, or a statement too long."""
+    _stream_of(stream, sample_facts(facts, stream.num_facts, seed=seed), tokenizer, seed=seed)
+
+
 def score(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
     facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
     questions = [question for fact in facts for question in fact.questions]
     return evaluate(model, materials.tokenizer, questions, materials.held_out, trial.evaluation)
 
 
-def _stream(trial: Trial, facts: Sequence[Fact], materials: Materials) -> Iterator[FactBatch]:
+def _stream_of(
+    stream: StreamConfig, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int
+) -> Iterator[FactBatch]:
     return fact_stream(
         facts,
-        materials.tokenizer,
-        num_wordings=trial.stream.num_wordings,
-        num_passes=trial.stream.num_passes,
-        max_length=trial.stream.max_length,
-        seed=trial.seed,
+        tokenizer,
+        num_wordings=stream.num_wordings,
+        num_passes=stream.num_passes,
+        max_length=stream.max_length,
+        seed=seed,
     )
 
 

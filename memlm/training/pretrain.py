@@ -97,9 +97,7 @@ class _Usage:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         device = next(model.parameters()).device
-        self.counts = torch.zeros(
-            sum(pool.weight.shape[0] for pool in value_pools(model)), dtype=torch.int64, device=device
-        )
+        self.counts = torch.zeros(sum(pool.num_slots for pool in value_pools(model)), dtype=torch.int64, device=device)
 
     def counting(self, is_token: Tensor) -> AbstractContextManager[None]:
         def receive(number: int, slots: Tensor) -> None:
