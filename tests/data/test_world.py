@@ -125,7 +125,7 @@ def test_another_seed_is_as_large(other_seed):
         lambda w: len(w.known),
         lambda w: len(w.new),
         lambda w: len(facts(w)),
-        lambda w: len(w.training_sums),
+        lambda w: len({tuple(sorted(pair)) for pair in w.training_sums}),
     ):
         assert count(world) == count(other)
 
@@ -241,8 +241,9 @@ def test_what_is_written_is_read_by_the_readers_of_real_data(tmp_path):
     known = read_questions(str(tmp_path / "known_facts.jsonl"), "nq_open")
     assert len(known) == written["known_questions"] == 40
     assert {question.id for question in known} <= {question.id for question in world.questions(world.known)}
+    assert len({question.id.split("#")[0] for question in known}) == 40  # no fact is asked for twice
     sums = read_questions(str(tmp_path / "arithmetic.jsonl"), "nq_open")
-    assert len(sums) == 40
+    assert len(sums) == len(world.evaluation_sums)
     assert all(int(question.answers[0]) == sum(map(int, question.id.split("+"))) for question in sums)
 
 
@@ -263,9 +264,15 @@ def test_writing_twice_writes_the_same_bytes(tmp_path):
         ({"num_new": 0}, "world.num_new is 0"),
         ({"num_known": 5800}, "make 2000 works, but there are titles for"),
         ({"arithmetic_share": 1.0}, "world.arithmetic_share is 1.0"),
-        ({"num_questions": 52, "max_operand": 15}, "leaves 51 sums"),
+        ({"num_questions": 51, "num_known": 10}, "have 50 facts"),
+        ({"max_operand": 3}, "world.max_operand is 3"),
     ],
 )
 def test_a_world_that_cannot_be_made_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         WorldConfig(**fields)
+
+
+def test_no_sum_kept_for_evaluation_is_trained_on_the_other_way_round():
+    world = World(SMALL)
+    assert not {tuple(sorted(pair)) for pair in world.evaluation_sums} & {tuple(sorted(p)) for p in world.training_sums}
