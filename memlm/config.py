@@ -34,6 +34,8 @@ class SweepConfig:
             raise ValueError("sweep.methods and sweep.seeds must each name at least one")
         if len(set(self.seeds)) < len(self.seeds) or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"sweep.methods {self.methods} and sweep.seeds {self.seeds} must not repeat")
+        if min(self.seeds) < 0:
+            raise ValueError(f"sweep.seeds is {self.seeds}; a seed must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ class Config:
             raise ValueError(
                 f"method.num_trainable_slots is {self.method.num_trainable_slots}, more than the {num_slots} slots that model.memory has; lower it"
             )
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must not be negative")
         pretraining, workers = self.pretraining, self.cluster.num_workers
         if pretraining.batch_blocks % (pretraining.micro_batch_blocks * workers):
             raise ValueError(

@@ -154,7 +154,8 @@ def _found(made: bool, uri: str, made_by: str, config: Config) -> storage.Manife
 
 def command(pipeline: str, config: Config) -> str:
     """The command line of another stage of the same run: the same recipe and overrides."""
-    return " ".join(["python", f"pipelines/{pipeline}", config.recipe, *map(shlex.quote, config.arguments)])
+    file, *options = pipeline.split()
+    return " ".join(["python", f"pipelines/{file}", config.recipe, *map(shlex.quote, config.arguments), *options])
 
 
 def first_difference(made: Any, wanted: Any, field: str = "") -> tuple[str, Any, Any] | None:

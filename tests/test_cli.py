@@ -117,9 +117,10 @@ def test_a_relative_storage_is_refused_in_a_submitted_job(capsys, monkeypatch):
         assert parse("", ["--storage", elsewhere]).storage == elsewhere
 
 
-def test_recipe_is_chosen_by_its_place_or_its_name_and_never_half():
+@pytest.mark.parametrize("inner", ["--recipe", "--arguments"])
+def test_what_the_command_line_itself_fills_in_is_no_option(capsys, inner):
     """`--recipe smoke` must not label the laptop's settings as smoke's."""
-    assert parse("", ["--recipe", "smoke"]) == parse("", ["smoke"])
+    assert inner in refusal(capsys, inner, "smoke")
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

@@ -1,5 +1,6 @@
 import os
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,25 @@ import pytest
 
 from memlm import storage
 from memlm.cli import parse
+from memlm.config import Config, identity
 from memlm.recipes import RECIPES
-from memlm.run import RunError, command, first_difference, is_made, require, run_of, tracking_uri
+from memlm.run import (
+    CHECKPOINT_KIND,
+    CORPUS_KIND,
+    COUNTS_KIND,
+    WORLD_KIND,
+    RunError,
+    checkpoint_config,
+    command,
+    counts_config,
+    first_difference,
+    is_made,
+    require_checkpoint,
+    require_corpus,
+    require_counts,
+    run_of,
+    tracking_uri,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,27 +110,130 @@ CONFIGS = [
     replace(RECIPES["laptop"](), run_name="w7", storage="/data/runs"),
     replace(RECIPES["wiki"](), run_name="wiki", storage="s3://bucket/runs"),
 ]
-COMMANDS = ["prepare_corpus.py", "count_accesses.py", "pretrain.py --architecture dense"]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.run_name)
-@pytest.mark.parametrize("made_by", COMMANDS)
-def test_require_names_a_command_that_works(tmp_path, config, made_by):
+def make(uri: str, kind: str, config: dict, **inputs: str) -> str:
+    with storage.write_artifact(uri, kind=kind, config=config, inputs=inputs) as draft:
+        (draft.path / "file").write_text(uri)
+    return storage.read_manifest(uri).digest
+
+
+def make_all(config: Config, *, without: str = "") -> None:
+    """Every artifact that the stages hand on, as that config asks for, up to the one to leave out."""
+    run = run_of(config)
+    digests: dict[str, str] = {}
+    for name, uri, kind, wanted, inputs in (
+        ("world", run.world, WORLD_KIND, identity(config.world), ()),
+        ("corpus", run.corpus, CORPUS_KIND, identity(config.corpus), ("world",)),
+        ("checkpoint", run.checkpoint("memory"), CHECKPOINT_KIND, checkpoint_config(config, "memory"), ("corpus",)),
+        ("counts", run.counts, COUNTS_KIND, counts_config(config), ("checkpoint", "corpus")),
+    ):
+        if name == without:
+            return
+        digests[name] = make(uri, kind, wanted, **{name: digests[name] for name in inputs})
+
+
+REQUIRE = {
+    "corpus": require_corpus,
+    "checkpoint": lambda config: require_checkpoint(config, "memory"),
+    "counts": require_counts,
+}
+
+
+@pytest.mark.parametrize("name", REQUIRE)
+def test_what_is_there_is_handed_on(tmp_path, name):
+    config = parse("", ["smoke", "--storage", str(tmp_path)])
+    make_all(config)
+    place = {"checkpoint": "checkpoint-memory"}.get(name, name)
+    assert REQUIRE[name](config) == storage.read_manifest(str(tmp_path / "smoke" / place))
+
+
+@pytest.mark.parametrize("arguments", [[], ["--run-name", "it's mine", "--world.seed", "7", "--method", "lora"]])
+@pytest.mark.parametrize(
+    "name, file", [("corpus", "prepare_corpus"), ("checkpoint", "pretrain"), ("counts", "count_accesses")]
+)
+def test_what_is_missing_is_named_with_a_command_that_works(tmp_path, name, file, arguments):
     """What is named is a pipeline that exists, and its arguments parse to the same run."""
+    config = parse("", ["smoke", *arguments, "--storage", str(tmp_path)])
+    make_all(config, without=name)
     with pytest.raises(RunError) as refused:
-        require(str(tmp_path / "corpus"), kind="corpus", made_by=made_by, config=config)
+        REQUIRE[name](config)
     told = str(refused.value)
-    assert told.startswith(f"{tmp_path}/corpus is missing; make it with: {command(made_by, config)}")
-    python, pipeline, *arguments = told.split("make it with: ")[1].split()
-    assert python == "python" and (Path(__file__).parents[1] / pipeline).is_file()
-    parsed = parse("", arguments)
-    assert (parsed.recipe, parsed.run_name, parsed.storage) == (config.recipe, config.run_name, config.storage)
-    assert parsed.architecture == ("dense" if "dense" in made_by else "memory")
+    assert f"is missing; make it with: python pipelines/{file}.py smoke " in told
+    _, pipeline, *parsed = shlex.split(told.split("make it with: ")[1])
+    assert (Path(__file__).parents[1] / pipeline).is_file()
+    assert replace(parse("", parsed), arguments=config.arguments) == config
 
 
-def test_require_gives_the_manifest_of_what_is_there(made):
-    manifest = require(made, kind="counts", made_by="count_accesses.py", config=CONFIGS[0])
-    assert manifest == storage.read_manifest(made)
+def test_the_command_for_the_dense_model_makes_the_dense_model(tmp_path):
+    config = parse("", ["smoke", "--storage", str(tmp_path)])
+    make_all(config)
+    with pytest.raises(RunError, match="checkpoint-dense is missing") as refused:
+        require_checkpoint(config, "dense")
+    parsed = parse("", shlex.split(str(refused.value).split("pretrain.py ")[1]))
+    assert (parsed.architecture, parsed.storage) == ("dense", str(tmp_path))
+    again = parse("", shlex.split(command("pretrain.py --architecture dense", parsed))[2:])
+    assert again.architecture == "dense"
+
+
+@pytest.mark.parametrize(
+    "name, arguments, told",
+    [
+        ("corpus", ["--world.seed", "7"], "world.seed = 0, and now world.seed = 7"),
+        ("corpus", ["--corpus.block-size", "32"], "corpus.block_size = 64, and now corpus.block_size = 32"),
+        ("checkpoint", ["--world.seed", "7"], "world.seed = 0, and now world.seed = 7"),
+        (
+            "checkpoint",
+            ["--pretraining.num-steps", "61"],
+            "pretraining.num_steps = 60, and now pretraining.num_steps = 61",
+        ),
+        ("checkpoint", ["--model.memory.top-k", "5"], "model.memory.top_k = 4, and now model.memory.top_k = 5"),
+        ("counts", ["--pretraining.seed", "1"], "pretraining.seed = 0, and now pretraining.seed = 1"),
+        ("counts", ["--counting.num-batches", "21"], "counting.num_batches = 20, and now counting.num_batches = 21"),
+    ],
+)
+def test_what_was_made_with_another_config_is_not_handed_on(tmp_path, name, arguments, told):
+    make_all(parse("", ["smoke", "--storage", str(tmp_path)]))
+    with pytest.raises(RunError, match=re.escape(told)):
+        REQUIRE[name](parse("", ["smoke", "--storage", str(tmp_path), *arguments]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [
+            "--pretraining.micro-batch-blocks",
+            "8",
+            "--pretraining.checkpoint-every",
+            "7",
+            "--pretraining.log-every",
+            "9",
+        ],
+        ["--pretraining.zero-stage", "2", "--cluster.threads-per-worker", "2", "--tracking", "off"],
+        ["--counting.batches-per-unit", "3"],
+        ["--seed", "5", "--method", "lora", "--stream.num-facts", "3", "--evaluation.batch-size", "2"],
+    ],
+)
+def test_how_it_is_run_makes_no_other_artifact(tmp_path, arguments):
+    make_all(parse("", ["smoke", "--storage", str(tmp_path)]))
+    changed = parse("", ["smoke", "--storage", str(tmp_path), *arguments])
+    for require in REQUIRE.values():
+        require(changed)
+
+
+@pytest.mark.parametrize("name, above", [("corpus", "world"), ("checkpoint", "corpus"), ("counts", "checkpoint")])
+def test_what_was_made_from_an_artifact_that_was_made_anew_is_refused(tmp_path, name, above):
+    config = parse("", ["smoke", "--storage", str(tmp_path)])
+    make_all(config)
+    place = tmp_path / "smoke" / {"checkpoint": "checkpoint-memory"}.get(above, above)
+    manifest = storage.read_manifest(str(place))
+    storage.delete(str(place))
+    with storage.write_artifact(
+        str(place), kind=manifest.kind, config=manifest.config, inputs=manifest.inputs
+    ) as draft:
+        (draft.path / "file").write_text("other bytes")
+    with pytest.raises(RunError, match=f"was made from another {above} than the one in this run now"):
+        REQUIRE[name](config)
 
 
 def test_every_product_of_a_run_has_a_place_of_its_own():

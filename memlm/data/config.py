@@ -68,6 +68,10 @@ class CorpusConfig:
             )
         if not self.tokenizer and self.vocab_size < 300:
             raise ValueError(f"corpus.vocab_size is {self.vocab_size}; a byte-level tokenizer needs at least 300")
+        if self.max_shards < 0:
+            raise ValueError(f"corpus.max_shards is {self.max_shards}; it must not be negative (0 takes all)")
+        if self.tokenizer_documents < 1:
+            raise ValueError(f"corpus.tokenizer_documents is {self.tokenizer_documents}; it must be at least 1")
         names = [held_out.name for held_out in self.held_out]
         if len(set(names)) < len(names) or {"new_facts", "background_text"} & set(names):
             raise ValueError(

@@ -6,10 +6,9 @@ early stopping: a trial that was stopped has forgotten less.
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
-
-import ray
 
 from memlm import storage
 from memlm.config import Config
@@ -55,11 +54,20 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
         check_stream(config.stream, corpus.facts(), corpus.tokenizer, seed=seed)
     memory, dense = (replace(config, architecture=architecture) for architecture in ("memory", "dense"))
     with stages.timed("pretrain"):
-        # Side by side, a worker each: two cores do more for two models of one thread than for one of two.
-        task = ray.remote(pretrain.run).options(num_cpus=0)
-        ray.get([task.remote(memory), task.remote(dense)])
+        _pretrain_side_by_side([memory, dense])
     with stages.timed("count_accesses"):
         count_accesses.run(memory)
+
+
+def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
+    """A worker each: two cores do more for two models of one thread than for one of two."""
+    drivers = ThreadPoolExecutor(max_workers=len(configs))
+    try:
+        for finished in [drivers.submit(pretrain.run, config) for config in configs]:
+            finished.result()
+    finally:
+        # On an error or Ctrl-C nobody waits for the other model; its newest training state is kept.
+        drivers.shutdown(wait=False, cancel_futures=True)
 
 
 class _Stages:

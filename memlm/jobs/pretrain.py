@@ -79,6 +79,8 @@ def run(config: Config) -> str:
             raise RunError(
                 f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept"
             ) from error
+    if not storage.has_artifact(checkpoint):
+        raise KeyboardInterrupt  # Ray takes Ctrl-C for itself and returns as if all were well
     return checkpoint
 
 

@@ -16,7 +16,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise ValueError(f"method.optimizer.learning_rate is {self.learning_rate}; it must be above 0")
         if self.weight_decay < 0:
             raise ValueError(f"method.optimizer.weight_decay is {self.weight_decay}; it must not be negative")

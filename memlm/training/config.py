@@ -35,6 +35,11 @@ class PretrainingConfig:
         for name in ("num_steps", "batch_blocks", "micro_batch_blocks", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "value_learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must be above 0")
+        if self.warmup_steps < 0:
+            raise ValueError(f"pretraining.warmup_steps is {self.warmup_steps}; it must not be negative")
         if self.batch_blocks % self.micro_batch_blocks:
             raise ValueError(
                 f"pretraining.batch_blocks ({self.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks ({self.micro_batch_blocks})"
