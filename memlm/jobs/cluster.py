@@ -170,10 +170,29 @@ class Progress:
         say(f"{self.what}: {self.done}/{self.total} in {elapsed:.0f} s, about {rest:.0f} s to go{note and '; ' + note}")
 
 
+class WorkerError(Exception):
+    """An error on its way from a worker to the driver, behind which Ray Data finds no message to write advice of its own into."""
+
+    def __init__(self, cause: Exception, *notes: str) -> None:
+        super().__init__(cause, *notes)
+        self.cause = cause
+
+
+@contextmanager
+def handing_on_errors() -> Iterator[None]:
+    """Around what Ray Data calls in a worker: the driver is told what the user can mend as it was raised."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise WorkerError(error) from error
+
+
 def quiet() -> None:
     """Libraries' notices that a user can do nothing about."""
     warnings.filterwarnings("ignore")
     transformers.utils.logging.disable_progress_bar()
     for name in ("ray", "ray.data", "ray.train", "ray.tune", "deepspeed", "DeepSpeed", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.corpus import open_corpus
-from memlm.jobs.cluster import Progress, connect, num_processors, quiet, say
+from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, quiet, say
 from memlm.model.language_model import attention_on
 from memlm.run import COUNTS_KIND, counts_config, is_made, require_checkpoint, require_corpus, run_of, tracking_uri
 from memlm.slots.accesses import memory_layers, value_pools
@@ -127,12 +127,18 @@ class _CountUnits:
         assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for first, last, uri in zip(batch["first"], batch["last"], batch["uri"], strict=True):
-            wanted = {**identity(self.settings), "first": int(first), "last": int(last)}
-            if not is_made(uri, kind=PARTIAL_KIND, config=wanted, inputs=self.inputs):
-                counts = count_unit(
-                    self.model, self.blocks, range(first, last), self.settings, eos_id=self.eos_id, pad_id=self.pad_id
-                )
-                with storage.write_artifact(uri, kind=PARTIAL_KIND, config=wanted, inputs=self.inputs) as draft:
-                    counts.save(draft.path / COUNTS_FILE)
+        with handing_on_errors():
+            for first, last, uri in zip(batch["first"], batch["last"], batch["uri"], strict=True):
+                wanted = {**identity(self.settings), "first": int(first), "last": int(last)}
+                if not is_made(uri, kind=PARTIAL_KIND, config=wanted, inputs=self.inputs):
+                    counts = count_unit(
+                        self.model,
+                        self.blocks,
+                        range(first, last),
+                        self.settings,
+                        eos_id=self.eos_id,
+                        pad_id=self.pad_id,
+                    )
+                    with storage.write_artifact(uri, kind=PARTIAL_KIND, config=wanted, inputs=self.inputs) as draft:
+                        counts.save(draft.path / COUNTS_FILE)
         return batch

@@ -13,7 +13,7 @@ from memlm.jobs.materials import device_of, load_materials, load_model, trial_in
 from memlm.run import command, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
 from memlm.training.finetune import run_trial
-from memlm.training.patch import KIND, PATCH_FILE, changed_rows, save_patch
+from memlm.training.patch import KIND, PATCH_FILE, changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
 
 EXPERIMENT = "memlm finetuning"
@@ -53,7 +53,7 @@ def _learn(config: Config, key: str, uri: str, inputs: dict[str, str]) -> None:
     run, trial = run_of(config), trial_of(config)
     materials = load_materials(run, config.evaluation.num_text_blocks, with_counts="counts" in inputs)
     model = load_model(run.checkpoint(config.method.base), device_of(config))
-    before = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in stored_weights(model).items()}
     progress = Progress(
         f"learning {trial.stream.num_facts} facts with {trial.method.label}",
         trial.stream.num_facts * trial.stream.num_passes,
@@ -76,7 +76,7 @@ def _learn(config: Config, key: str, uri: str, inputs: dict[str, str]) -> None:
     with tracked:
         result, learned = run_trial(trial, model, materials, key=key, on_step=on_step)
         tracked.log_metrics(final_metrics(result), step=progress.total)
-        patch = changed_rows(before, {name: tensor.cpu() for name, tensor in learned.state_dict().items()})
+        patch = changed_rows(before, stored_weights(learned))
         with storage.write_artifact(
             uri, kind=KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs
         ) as draft:

@@ -23,7 +23,7 @@ from memlm.data.questions import Question, read_questions
 from memlm.data.shards import ShardError, list_shards
 from memlm.data.tokenizer import load_tokenizer, train_tokenizer
 from memlm.data.world import write_world
-from memlm.jobs.cluster import Progress, connect, num_processors, say
+from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
 from memlm.jobs.shard_source import ShardSource
 from memlm.run import WORLD_KIND, Run, RunError, is_made, run_of
 
@@ -185,13 +185,14 @@ def _pack_shards(
             "block_size": block_size,
         }
         uri = storage.join(run.uri, task["name"])
-        if not is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
-            with storage.write_artifact(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft:
-                loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
-                path = draft.path / corpora.BLOCKS_FILE
-                draft.details.update(
-                    write_part(locate(task["shard"]), path, loaded, text_field=text_field, block_size=block_size)
-                )
+        with handing_on_errors():
+            if not is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
+                with storage.write_artifact(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft:
+                    loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
+                    path = draft.path / corpora.BLOCKS_FILE
+                    draft.details.update(
+                        write_part(locate(task["shard"]), path, loaded, text_field=text_field, block_size=block_size)
+                    )
         manifest = storage.read_manifest(uri)
         return {"index": task["index"], **asdict(Part(name=task["name"], digest=manifest.digest, **manifest.details))}
 

@@ -1,6 +1,6 @@
 """Corpus shards as a Ray Data source: one read task a shard, streaming its documents in file order."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import pyarrow as pa
@@ -8,6 +8,7 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from memlm.data.shards import read_documents
+from memlm.jobs.cluster import handing_on_errors
 
 ROWS_PER_BLOCK = 1000
 
@@ -37,13 +38,13 @@ class ShardSource(Datasource):
 
 
 def _read(shard: str, text_field: str) -> Iterator[Block]:
-    documents: Iterable = read_documents(shard, text_field=text_field)
-    documents = iter(documents)
-    while group := list(islice(documents, ROWS_PER_BLOCK)):
-        yield pa.table(
-            {
-                "shard": [shard] * len(group),
-                "line": [document.line for document in group],
-                "text": [document.text for document in group],
-            }
-        )
+    documents = read_documents(shard, text_field=text_field)
+    with handing_on_errors():
+        while group := list(islice(documents, ROWS_PER_BLOCK)):
+            yield pa.table(
+                {
+                    "shard": [shard] * len(group),
+                    "line": [document.line for document in group],
+                    "text": [document.text for document in group],
+                }
+            )

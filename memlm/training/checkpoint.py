@@ -25,6 +25,7 @@ def save_state(engine: Engine, uri: str, *, step: int, inputs: dict[str, str], k
         storage.join(folder, f"rank_{rank}_of_{world_size}"), kind=KIND, config={"step": step}, inputs=inputs
     ) as draft:
         engine.save(draft.path)
+        (draft.path / f"rank_{rank}").touch()  # without ZeRO only the first rank has something to save
     dist.barrier()
     if rank == 0:
         for name in storage.list_names(uri)[:-keep]:

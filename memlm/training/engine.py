@@ -18,6 +18,10 @@ if not torch.cuda.is_available():
 
 import deepspeed
 
+# Compiles a C++ extension at the first start, for a faster all-reduce among the CPUs of one machine: a minute, and a compiler that
+# a machine may lack, for what gloo does as well.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 TAG = "state"
 
 

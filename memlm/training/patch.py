@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from memlm import storage
 
@@ -35,6 +35,11 @@ class ChangedRows:
     rows: Int[Tensor, " changed"]
     before: Tensor
     after: Tensor
+
+
+def stored_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights as a checkpoint stores them: tied ones once."""
+    return {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
 
 
 def changed_rows(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, ChangedRows]:

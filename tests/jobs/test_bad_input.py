@@ -127,7 +127,7 @@ def test_an_unknown_tokenizer(tmp_path, capfd, cluster):
         ("--corpus.facts.layout", "nq_open", ":1: "),
         ("--corpus.held-out.0.path", "{tmp}/unanswered.jsonl", ":1: "),
         ("--corpus.held-out.0.path", "{tmp}/no_questions.jsonl", "holds no questions"),
-        ("--corpus.facts.statements", "{tmp}/statements.jsonl", "needs at least one statement and one question"),
+        ("--corpus.facts.statements", "{tmp}/statements.jsonl", "fact 'nobody' needs at least one statement"),
         ("--corpus.facts.statements", "{tmp}/broken.jsonl", "{tmp}/broken.jsonl:1: "),
     ],
 )
@@ -183,18 +183,34 @@ def test_a_rate_at_which_learning_diverges(swept, cluster, capfd):
 
 
 @ray
-def test_counts_of_another_checkpoint(swept, cluster, capfd, tmp_path):
-    config = smoke(swept.storage, "--tracking", "off")
-    patch = finetune.run(config)
+def test_counts_of_another_checkpoint(swept, capfd, tmp_path):
+    """The same settings, another result: slot numbers mean other things there."""
+    base = swept.run / "checkpoint-memory"
+    kept = shutil.ignore_patterns("trials", "ray", "learned", "checkpoint-memory")
+    shutil.copytree(swept.run, tmp_path / "smoke", ignore=kept)
+    manifest = storage.read_manifest(str(base))
+    with storage.write_artifact(
+        str(tmp_path / "smoke" / "checkpoint-memory"),
+        kind=manifest.kind,
+        config=manifest.config,
+        inputs=manifest.inputs,
+    ) as draft:
+        shutil.copytree(base, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(storage.MANIFEST))
+        weights = draft.path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    for job in (finetune.run, count_accesses.run):
+        line = refused(capfd, job, smoke(tmp_path, "--tracking", "off"))
+        assert f"{tmp_path}/smoke/counts was made from another checkpoint" in line and "to make it again" in line
+
+
+@ray
+def test_a_checkpoint_that_was_patched_is_not_the_runs_own(swept, capfd, cluster, tmp_path):
+    patch = finetune.run(smoke(swept.storage, "--tracking", "off"))
     kept = shutil.ignore_patterns("trials", "ray", "learned", "checkpoint-memory")
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=kept)
     apply_patch(str(swept.run / "checkpoint-memory"), patch, str(tmp_path / "smoke" / "checkpoint-memory"))
-    other = smoke(tmp_path, "--tracking", "off")
-    line = refused(capfd, finetune.run, other)
-    assert f"{tmp_path}/smoke/counts was counted with another checkpoint" in line
-    assert f"count again with: python pipelines/count_accesses.py smoke --storage {tmp_path}" in line
-    line = refused(capfd, count_accesses.run, other)
-    assert f"{tmp_path}/smoke/counts was made from another checkpoint" in line
+    line = refused(capfd, finetune.run, smoke(tmp_path, "--tracking", "off"))
+    assert f"{tmp_path}/smoke/checkpoint-memory was made from another corpus" in line
 
 
 @ray

@@ -2,9 +2,11 @@
 
 import csv
 import filecmp
+import html
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -13,16 +15,21 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from statistics import mean
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from memlm import storage
 from memlm.cli import parse
+from memlm.data.corpus import open_corpus
 from memlm.jobs import count_accesses, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
+from memlm.jobs.materials import load_model
 from memlm.slots.counts import BackgroundCounts
+from memlm.training.counting import count_unit
 from memlm.training.patch import apply_patch, undo_patch
 from tests.jobs.running import BIN, ROOT, artifacts_in, environment, refused, run_command, smoke
 from tune_spaces import load_spaces
@@ -41,8 +48,7 @@ def sweep(config) -> str:
 # The first run.
 
 
-def test_smoke_ends_in_two_minutes_and_says_how_far_it_is(swept):
-    assert swept.ended.seconds < 180  # two minutes on two cores of its own; here others may use them too
+def test_every_stage_says_how_far_it_is(swept):
     out = swept.ended.out
     for stage in (
         "world",
@@ -181,10 +187,12 @@ def test_the_table_the_picture_and_the_report(swept):
 def test_the_report_says_how_long_each_stage_took_and_names_its_command(swept):
     stages = json.loads((swept.run / "stages.json").read_text())
     assert len(stages) == 4 and sum(stage["seconds"] for stage in stages.values()) < swept.ended.seconds
-    report = (swept.run / "report.html").read_text()
+    report = html.unescape((swept.run / "report.html").read_text())
     for stage in stages.values():
-        python, pipeline = stage["command"].split()
-        assert python == "python" and (ROOT / pipeline).is_file() and pipeline in report
+        assert stage["command"] in report
+        python, pipeline, *arguments = shlex.split(stage["command"])
+        assert python == "python" and (ROOT / pipeline).is_file()
+        assert parse("", arguments).storage == str(swept.storage)
 
 
 def query(swept, sql: str, *values: str) -> list:
@@ -404,22 +412,12 @@ def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
     assert not (run / "counts-partial").exists()
 
 
-def test_counting_that_is_killed_ends_with_the_same_counts(copied, cluster):
-    run, options = copied / "smoke", ["--counting.num-batches", "300", "--counting.batches-per-unit", "1"]
+def test_counting_that_is_killed_ends_with_the_counts_of_one_pass_in_one_process(copied, cluster):
+    run = copied / "smoke"
+    options = ["--tracking", "off", "--counting.num-batches", "100", "--counting.batches-per-unit", "1"]
     shutil.rmtree(run / "counts")
-    undisturbed = copied / "undisturbed"
-    shutil.copytree(run, undisturbed)
     job = subprocess.Popen(
-        [
-            sys.executable,
-            "pipelines/count_accesses.py",
-            "smoke",
-            "--storage",
-            str(copied),
-            "--tracking",
-            "off",
-            *options,
-        ],
+        [sys.executable, "pipelines/count_accesses.py", "smoke", "--storage", str(copied), *options],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,
@@ -432,16 +430,16 @@ def test_counting_that_is_killed_ends_with_the_same_counts(copied, cluster):
     finally:
         os.kill(job.pid, signal.SIGKILL)  # Ray's own processes notice, and end
         job.wait()
-    done = len(artifacts_in(run / "counts-partial"))
-    assert 3 <= done < 300 and not (run / "counts").exists()
-    count_accesses.run(smoke(copied, "--tracking", "off", *options))
-    whole = smoke(
-        copied, "--tracking", "off", *options[:2], "--counting.batches-per-unit", "75", "--run-name", "undisturbed"
-    )
-    count_accesses.run(whole)
-    assert (
-        storage.read_manifest(str(run / "counts")).digest == storage.read_manifest(str(undisturbed / "counts")).digest
-    )
+    assert 3 <= len(artifacts_in(run / "counts-partial")) < 100 and not (run / "counts").exists()
+    config = smoke(copied, *options)
+    counted = BackgroundCounts.load(Path(count_accesses.run(config)) / "counts.safetensors")
+
+    corpus, model = open_corpus(str(run / "corpus")), load_model(str(run / "checkpoint-memory"))
+    ids = {"eos_id": corpus.tokenizer.eos_token_id, "pad_id": corpus.tokenizer.pad_token_id}
+    expected = count_unit(model, corpus.train_blocks(), range(100), config.counting, **ids)
+    for field in fields(BackgroundCounts):
+        found, wanted = getattr(counted, field.name), getattr(expected, field.name)
+        assert torch.equal(torch.as_tensor(found), torch.as_tensor(wanted)), field.name
 
 
 # What does not fit together.
@@ -477,12 +475,12 @@ def test_the_same_run_name_with_another_config_is_refused_naming_the_field(
     [
         (pretrain.run, "corpus", "prepare_corpus.py smoke"),
         (count_accesses.run, "corpus", "prepare_corpus.py smoke"),
-        (count_accesses.run, "checkpoint-memory", "pretrain.py smoke --architecture memory"),
+        (count_accesses.run, "checkpoint-memory", "pretrain.py smoke"),
         (finetune.run, "corpus", "prepare_corpus.py smoke"),
-        (finetune.run, "checkpoint-memory", "pretrain.py smoke --architecture memory"),
+        (finetune.run, "checkpoint-memory", "pretrain.py smoke"),
         (finetune.run, "counts", "count_accesses.py smoke"),
         (evaluate.run, "corpus", "prepare_corpus.py smoke"),
-        (evaluate.run, "checkpoint-memory", "pretrain.py smoke --architecture memory"),
+        (evaluate.run, "checkpoint-memory", "pretrain.py smoke"),
     ],
 )
 def test_what_is_missing_is_named_with_the_command_that_makes_it(copied, capfd, job, gone, named):
@@ -490,8 +488,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(copied, capfd, 
     left = artifacts_in(copied)
     line = refused(capfd, job, smoke(copied))
     assert line.startswith(f"error: {copied}/smoke/{gone} is missing; make it with: python pipelines/{named}")
-    arguments = line.split("pipelines/")[1].split()[1:]
-    assert parse("", arguments).storage == str(copied)
+    assert parse("", shlex.split(line.split("make it with: ")[1])[2:]).storage == str(copied)
     assert artifacts_in(copied) == left
 
 

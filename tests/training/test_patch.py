@@ -26,6 +26,7 @@ from memlm.training.patch import (
     changed_rows,
     read_patch,
     save_patch,
+    stored_weights,
     undo_patch,
 )
 from memlm.training.step import finetune_step
@@ -101,6 +102,13 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and torch.equal(
         first.flatten().view(torch.uint8), second.flatten().view(torch.uint8)
     )
+
+
+@pytest.mark.parametrize("method", ["sparse_memory", "full"])
+def test_stored_weights_are_those_of_the_files(tmp_path, method):
+    model = base_model(method)
+    files, held = stored(write_checkpoint(tmp_path / "base", model)), stored_weights(model)
+    assert files.keys() == held.keys() and all(same_bits(files[name], held[name]) for name in files)
 
 
 @pytest.mark.parametrize("shard", [ONE_FILE, SHARDED])
@@ -338,9 +346,12 @@ def test_tied_weights_are_stored_once_and_patched_once(tmp_path):
         memory=MemoryConfig(layers=()),
     )
     model = build_model(model_config(shape, dense=True, vocab_size=VOCAB_SIZE, eos_id=EOS, pad_id=PAD), seed=0)
-    checkpoint, before = write_checkpoint(tmp_path / "base", model), state(model)
-    learned = state(learn("full", model))
-    patch = write_patch(tmp_path / "patch", checkpoint, before, learned)
+    checkpoint = write_checkpoint(tmp_path / "base", model)
+    before = {name: weight.clone() for name, weight in stored_weights(model).items()}
+    learn("full", model)
+    patch = write_patch(tmp_path / "patch", checkpoint, before, stored_weights(model))
+    assert before.keys() == stored(checkpoint).keys() < state(model).keys()
     apply_patch(checkpoint, patch, str(tmp_path / "patched"))
+    learned = state(model)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "patched")
     assert all(same_bits(value, learned[name]) for name, value in loaded.state_dict().items())

@@ -128,7 +128,9 @@ def two_workers(rank: int, folder: str) -> None:
     start(rank, 2, folder)
     result = {
         "stages": [trained(folder, replace(CONFIG, zero_stage=stage)) for stage in STAGES],
-        "resumed": [resumed(folder, replace(CONFIG, zero_stage=stage), f"{folder}/of_two_{stage}") for stage in STAGES],
+        "resumed": [
+            resumed(folder, replace(CONFIG, zero_stage=stage), f"{folder}/states/of_two_{stage}") for stage in STAGES
+        ],
     }
     engine = Engine(tiny_model().train(), CONFIG)
     states = f"{folder}/incomplete"
@@ -154,7 +156,7 @@ def one_worker(rank: int, folder: str) -> None:
         "whole": trained(folder, whole),
         "accumulated": [trained(folder, replace(CONFIG, micro_batch_blocks=size)) for size in (1, 2)],
         "bf16": trained(folder, replace(whole, precision="bf16")),
-        "resumed": resumed(folder, CONFIG, f"{folder}/of_one"),
+        "resumed": resumed(folder, CONFIG, f"{folder}/states/of_one"),
     }
     engine, states = Engine(tiny_model().train(), CONFIG), f"{folder}/damaged"
     kept = []
@@ -171,8 +173,8 @@ def one_worker(rank: int, folder: str) -> None:
     result["damaged"] = load_newest_state(engine, states, inputs=INPUTS)
     result["none"] = load_newest_state(engine, f"{folder}/nothing", inputs=INPUTS)
     other = {**INPUTS, "config": "e"}
-    result["other config"] = refusal_of(lambda: load_newest_state(engine, f"{folder}/of_one", inputs=other))
-    result["other world"] = refusal_of(lambda: load_newest_state(engine, f"{folder}/of_two_0", inputs=INPUTS))
+    result["other config"] = refusal_of(lambda: load_newest_state(engine, f"{folder}/states/of_one", inputs=other))
+    result["other world"] = refusal_of(lambda: load_newest_state(engine, f"{folder}/states/of_two_0", inputs=INPUTS))
     torch.save(result, f"{folder}/of_one_0")
     dist.destroy_process_group()
 
