@@ -191,8 +191,9 @@ def quiet() -> None:
     """Libraries' notices that a user can do nothing about."""
     warnings.filterwarnings("ignore")
     transformers.utils.logging.disable_progress_bar()
-    for name in ("ray", "ray.data", "ray.train", "ray.tune", "deepspeed", "DeepSpeed", "mlflow", "alembic"):
+    for name in ("ray", "ray.train", "ray.tune", "deepspeed", "DeepSpeed", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # logs with its own frames what it raises anyway
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True

@@ -45,7 +45,9 @@ def run(config: Config) -> str:
     facts, held_out = _facts(config, world), _held_out(config, world)
     with connect(config):
         locate = partial(_locate, world_here=str(world or ""), world_uri=run.world)
-        tokenizer = _make_tokenizer(config, run, train, inputs, locate)
+        # The tokenizer is trained on the first shard alone, so repairing another keeps it.
+        learned_from = {**inputs, "sources": hashlib.sha256(_named(train[:1])).hexdigest()}
+        tokenizer = _make_tokenizer(config, run, train, learned_from, locate)
         parts = _pack_shards(config, run, tokenizer, [*train, *validation], locate)
         with storage.write_artifact(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs) as draft:
             write_corpus(
@@ -103,13 +105,15 @@ def _shards(config: Config, world: Path | None) -> tuple[list[str], list[str]]:
 
 def _sources_digest(config: Config, world: Path | None, shards: list[str]) -> str:
     """Names what was read: shards by name and size, question files by content."""
-    corpus, digest = config.corpus, hashlib.sha256()
-    for shard in shards:
-        digest.update(f"{os.path.basename(shard)} {os.path.getsize(shard)}\n".encode())
+    corpus, digest = config.corpus, hashlib.sha256(_named(shards))
     for path in [corpus.facts.path, corpus.facts.statements, *(held_out.path for held_out in corpus.held_out)]:
         if path:
             digest.update(Path(_expand(path, "a question file of corpus", world)).read_bytes())
     return digest.hexdigest()
+
+
+def _named(shards: list[str]) -> bytes:
+    return "".join(f"{os.path.basename(shard)} {os.path.getsize(shard)}\n" for shard in shards).encode()
 
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:

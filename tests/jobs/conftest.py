@@ -46,8 +46,3 @@ def cluster() -> Iterator[None]:
         yield
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture(scope="session")
-def swept() -> Swept:  # DEVELOPMENT
-    return Swept(Path("/tmp/dev_smoke"), Ended(code=0, out="", err="", seconds=999))
