@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from memlm.data.facts import FactBatch
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.method import Method, build_optimizer, sum_over_ranks
-from memlm.model.memory import TrainableRows, ValuePool
+from memlm.model.memory import ValuePool
+from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import accesses_of, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
 from memlm.slots.ranking import RANKINGS

@@ -6,7 +6,6 @@ x -> query -> product-key search -> slots, scores -> softmax over top_k per head
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,49 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from memlm.model.kernels import RowGradient
 from memlm.model.product_keys import product_key_search
-
-
-class TrainableRows(NamedTuple):
-    """The rows of a pool that may move in this step: a small leaf that stands in for them in the read."""
-
-    slots: Int[Tensor, " rows"]
-    """Ascending slot numbers."""
-    values: Float[Tensor, "rows value_dim"]
-    """Equal to the pool's rows when the step begins; receives the gradient."""
-
-
-class _ReadWithTrainableRows(torch.autograd.Function):
-    """A weighted read of the whole pool whose gradient goes to the trainable rows and the weights, but to no other row.
-
-    The gradient of row r is the sum of weight * grad over the lookups of r: itself a weighted bag, over tokens. So backward
-    sorts the lookups by row and reads the output's gradient with them: deterministic, one owner per row, nothing of the pool's size.
-    """
-
-    @staticmethod
-    def forward(ctx, row_values, pool, row_slots, slots, weights):  # type: ignore[no-untyped-def, override]
-        ctx.save_for_backward(row_slots, pool, slots, weights)
-        return F.embedding_bag(slots, pool, per_sample_weights=weights, mode="sum")
-
-    @staticmethod
-    def backward(ctx, grad_output):  # type: ignore[no-untyped-def, override]
-        row_slots, pool, slots, weights = ctx.saved_tensors
-        flat = slots.reshape(-1)
-        rows = torch.searchsorted(row_slots, flat).clamp_(max=len(row_slots) - 1)
-        lookups = (row_slots[rows] == flat).nonzero().squeeze(1)
-        rows, order = rows[lookups].sort(stable=True)
-        lookups = lookups[order]
-        first_lookup = torch.searchsorted(rows, torch.arange(len(row_slots), device=rows.device))
-        gradient = F.embedding_bag(
-            lookups // slots.shape[1],
-            grad_output.contiguous(),
-            offsets=first_lookup,
-            per_sample_weights=weights.reshape(-1)[lookups],
-            mode="sum",
-        )
-        # Below an upper memory layer something moves too, and reaches the loss through what the upper one looks up.
-        through_weights = torch.einsum("trv,tv->tr", pool[slots], grad_output) if ctx.needs_input_grad[4] else None
-        return gradient, None, None, None, through_weights
+from memlm.model.weighted_read import TrainableRows, weighted_read, weighted_read_into, weighted_read_with
 
 
 class ValuePool(nn.Module):
@@ -69,6 +28,8 @@ class ValuePool(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_slots, value_dim))
         self.trainable_rows: TrainableRows | None = None
         """Set by sparse memory finetuning for the length of one step; the read then sends its gradient there."""
+        self.row_gradients: list[RowGradient] | None = None
+        """Set by the row-sparse optimizer; each backward then adds the gradient of the rows that were read."""
 
     def reset_parameters(self) -> None:
         init.normal_(self.weight, std=self.value_dim**-0.5)
@@ -76,11 +37,11 @@ class ValuePool(nn.Module):
     def forward(
         self, slots: Int[Tensor, "tokens reads"], weights: Float[Tensor, "tokens reads"]
     ) -> Float[Tensor, "tokens value_dim"]:
-        weights = weights.to(self.weight.dtype)
-        if self.trainable_rows is None:
-            return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
-        rows = self.trainable_rows
-        return _ReadWithTrainableRows.apply(rows.values, self.weight.detach(), rows.slots, slots, weights)
+        if self.trainable_rows is not None:
+            return weighted_read_with(self.weight, slots, weights, self.trainable_rows)
+        if self.row_gradients is not None and torch.is_grad_enabled():
+            return weighted_read_into(self.weight, slots, weights, self.row_gradients)
+        return weighted_read(self.weight, slots, weights)
 
 
 class MemoryLayer(nn.Module):

@@ -5,19 +5,13 @@ sub-scores. The best k pairs lie among the k best of each half, and of those k *
 pair (i, j) of two descending lists is beaten or equalled by the (i + 1) * (j + 1) - 1 pairs above and left of it.
 """
 
-import functools
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
-@functools.lru_cache(maxsize=32)
-def candidate_pairs(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The ranks (i, j) that can be among the top k: 119 of 1,024 for k = 32."""
-    pairs = [(i, j) for i in range(top_k) for j in range(top_k) if (i + 1) * (j + 1) <= top_k]
-    ranks = torch.tensor(pairs, device=device).T
-    return ranks[0], ranks[1]
+from memlm.model.kernels import kernels_for
 
 
 def product_key_search(
@@ -25,18 +19,34 @@ def product_key_search(
     half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
     top_k: int,
 ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
-    """The top_k slots of each query and head with their scores, best first.
+    """The top_k slots of each query and head with their scores, best first; ties as in `Kernels.search`.
 
     Sub-scores are fp32 whatever the autocast: in bf16 most rows tie at the k-th score and the choice becomes arbitrary.
+    Raises ValueError if there are fewer half-keys than top_k.
     """
-    num_tokens, num_heads, key_dim = queries.shape
-    num_half_keys = half_keys.shape[2]
+    if not 1 <= top_k <= half_keys.shape[2]:
+        raise ValueError(
+            f"top_k is {top_k}, and there are {half_keys.shape[2]} half-keys; it must be from 1 to that many, "
+            "since the exact search keeps top_k half-keys of each half"
+        )
     with torch.autocast(queries.device.type, enabled=False):
-        halves = queries.float().view(num_tokens, num_heads, 2, key_dim // 2).permute(1, 2, 0, 3)
-        sub_scores = halves @ half_keys.float().transpose(-1, -2)
-    best, best_keys = sub_scores.topk(top_k, dim=-1)
-    first, second = candidate_pairs(top_k, queries.device)
-    sums = best[:, 0][..., first] + best[:, 1][..., second]
-    scores, chosen = sums.topk(top_k, dim=-1)
-    slots = best_keys[:, 0].gather(-1, first[chosen]) * num_half_keys + best_keys[:, 1].gather(-1, second[chosen])
-    return slots.transpose(0, 1), scores.transpose(0, 1)
+        return _Search.apply(queries.float(), half_keys.float(), top_k)
+
+
+class _Search(torch.autograd.Function):
+    """Backward follows the slots that were found: top_k of num_half_keys sub-scores have a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, half_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        num_tokens, num_heads, key_dim = queries.shape
+        halves = queries.view(num_tokens, num_heads, 2, key_dim // 2).permute(1, 2, 0, 3)
+        slots, scores = kernels_for(queries).search(halves @ half_keys.transpose(-1, -2), top_k)
+        ctx.save_for_backward(queries, half_keys, slots)
+        ctx.mark_non_differentiable(slots)
+        return slots, scores
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor, grad_scores: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        queries, half_keys, slots = ctx.saved_tensors
+        grad_queries, grad_half_keys = kernels_for(queries).search_backward(grad_scores, slots, queries, half_keys)
+        return grad_queries, grad_half_keys, None

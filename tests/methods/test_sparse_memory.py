@@ -5,7 +5,8 @@ import torch
 
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
-from memlm.model.memory import ValuePool, _ReadWithTrainableRows
+from memlm.model.memory import ValuePool
+from memlm.model.weighted_read import weighted_read_with
 from memlm.slots.counts import BackgroundCounts, count_slots
 from memlm.training.step import finetune_step
 from tests.tiny import (
@@ -152,7 +153,7 @@ def test_mutant_without_the_gradient_through_an_upper_layers_weights_is_caught(m
         rows = self.trainable_rows
         if rows is None:
             return (self.weight[slots] * weights[..., None]).sum(dim=1)
-        return _ReadWithTrainableRows.apply(rows.values, self.weight.detach(), rows.slots, slots, weights.detach())
+        return weighted_read_with(self.weight, slots, weights.detach(), rows)
 
     monkeypatch.setattr(ValuePool, "forward", forward)
     check_step_is_the_plain_definition(MEMORY)  # with one layer there is no such path

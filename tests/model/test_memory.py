@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from memlm.model import memory
-from memlm.model.memory import MemoryLayer, TrainableRows, ValuePool
+from memlm.model.memory import MemoryLayer, ValuePool
+from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import on_accesses
 from tests.tiny import MEMORIES, all_scores, random_batch, tiny_model
 

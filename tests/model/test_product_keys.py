@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from memlm.model.product_keys import candidate_pairs, product_key_search
+from memlm.model.kernels.reference import candidate_pairs
+from memlm.model.product_keys import product_key_search
 from tests.tiny import all_scores
 
 

@@ -1,0 +1,98 @@
+"""What a set of kernels computes: the one signature that the plain torch, C++ and Triton versions have in common."""
+
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class RowGradient(NamedTuple):
+    """The gradient of a value table at the rows that were read; it is zero at all others."""
+
+    slots: Int[Tensor, " rows"]
+    """Ascending, int64; no slot twice."""
+    rows: Float[Tensor, "rows value_dim"]
+    """fp32."""
+
+
+class AdamStep(NamedTuple):
+    """The numbers of one step of Adam."""
+
+    number: int
+    """From 1, counted over all steps whether or not a row was read in them: one bias correction for all rows."""
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    gradient_scale: float = 1.0
+    """The gradient is multiplied by it first: clipping, at no pass of its own."""
+
+
+class Kernels(Protocol):
+    """Deterministic for given inputs, however many threads run: each output row has one owner that adds in a fixed order.
+
+    Tensors may be strided any way. Scores, weights and output gradients are fp32; tables fp32 or bf16, accumulated in fp32.
+    """
+
+    def search(
+        self, sub_scores: Float[Tensor, "heads 2 tokens num_half_keys"], top_k: int
+    ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
+        """The top_k slots of the product of two halves with their scores, best first.
+
+        Of equal half-keys the lower one is the better; of pairs with equal sums, the one with the better first half, then
+        the better second half.
+        """
+
+    def search_backward(
+        self,
+        grad_scores: Float[Tensor, "tokens heads top_k"],
+        slots: Int[Tensor, "tokens heads top_k"],
+        queries: Float[Tensor, "tokens heads key_dim"],
+        half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
+    ) -> tuple[Float[Tensor, "tokens heads key_dim"], Float[Tensor, "heads 2 num_half_keys key_dim//2"]]:
+        """Gradients of the queries and the half-keys from those of the scores of the slots found."""
+
+    def read(
+        self,
+        values: Float[Tensor, "num_slots value_dim"],
+        slots: Int[Tensor, "tokens reads"],
+        weights: Float[Tensor, "tokens reads"],
+    ) -> Float[Tensor, "tokens value_dim"]:
+        """The sum over reads of weight * values[slot], in the table's type."""
+
+    def read_backward(
+        self,
+        grad_output: Float[Tensor, "tokens value_dim"],
+        values: Float[Tensor, "num_slots value_dim"],
+        slots: Int[Tensor, "tokens reads"],
+        weights: Float[Tensor, "tokens reads"],
+        *,
+        rows: bool,
+        weight_gradient: bool,
+    ) -> tuple[RowGradient | None, Float[Tensor, "tokens reads"] | None]:
+        """The gradients that are asked for: of the rows that were read, and of the weights; in one pass over the rows."""
+
+    def read_backward_of_rows(
+        self,
+        grad_output: Float[Tensor, "tokens value_dim"],
+        slots: Int[Tensor, "tokens reads"],
+        weights: Float[Tensor, "tokens reads"],
+        row_slots: Int[Tensor, " rows"],
+    ) -> Float[Tensor, "rows value_dim"]:
+        """The gradient of these rows alone (ascending, no slot twice); zero for a row that was not read. Touches no table."""
+
+    def merge_rows(self, parts: list[RowGradient]) -> RowGradient:
+        """The sum of several gradients, of micro-batches or ranks, added in their order. At least one part."""
+
+    def count(self, slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
+        """Each slot once, ascending, and how often it occurs. Cost follows the accesses, not the pool."""
+
+    def lazy_adam_step(
+        self,
+        values: Float[Tensor, "num_slots value_dim"],
+        first_moments: Float[Tensor, "num_slots value_dim"],
+        second_moments: Float[Tensor, "num_slots value_dim"],
+        gradient: RowGradient,
+        step: AdamStep,
+    ) -> None:
+        """Adam on the gradient's rows, in place; no other row and no other moment changes. No weight decay."""

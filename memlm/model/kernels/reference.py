@@ -1,0 +1,162 @@
+"""The kernels in plain torch, on any device: what runs where nothing faster does, and what the faster ones are tested against."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from memlm.model.kernels.interface import AdamStep, RowGradient
+
+GATHERED_BYTES = 1 << 26
+"""Rows that are gathered at once where they must be, so that memory does not follow the number of tokens."""
+
+
+@functools.lru_cache(maxsize=32)
+def candidate_pairs(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The ranks (i, j) that can be among the top k, in lexicographic order: 119 of 1,024 for k = 32."""
+    pairs = [(i, j) for i in range(top_k) for j in range(top_k) if (i + 1) * (j + 1) <= top_k]
+    ranks = torch.tensor(pairs, device=device).T
+    return ranks[0], ranks[1]
+
+
+def search(
+    sub_scores: Float[Tensor, "heads 2 tokens num_half_keys"], top_k: int
+) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
+    num_half_keys = sub_scores.shape[-1]
+    best, best_keys = _largest(sub_scores, top_k)
+    first, second = candidate_pairs(top_k, sub_scores.device)
+    scores, chosen = _largest(best[:, 0][..., first] + best[:, 1][..., second], top_k)
+    slots = best_keys[:, 0].gather(-1, first[chosen]) * num_half_keys + best_keys[:, 1].gather(-1, second[chosen])
+    return slots.transpose(0, 1).contiguous(), scores.transpose(0, 1).contiguous()
+
+
+def _largest(scores: Float[Tensor, "*batch n"], k: int) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
+    """The k largest, best first, and of equal ones the earlier: torch.topk leaves open which.
+
+    So it is given integers of which no two are equal: the score's bits in their order above, the place from behind below.
+    """
+    scores = scores + 0.0  # -0.0 and 0.0 are equal and have different bits
+    bits = scores.view(torch.int32).long()
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    places = torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
+    chosen = scores.shape[-1] - 1 - ((ordered << 32) | places).topk(k, dim=-1).values.bitwise_and(0xFFFFFFFF)
+    return scores.gather(-1, chosen), chosen
+
+
+def search_backward(
+    grad_scores: Float[Tensor, "tokens heads top_k"],
+    slots: Int[Tensor, "tokens heads top_k"],
+    queries: Float[Tensor, "tokens heads key_dim"],
+    half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
+) -> tuple[Float[Tensor, "tokens heads key_dim"], Float[Tensor, "heads 2 num_half_keys key_dim//2"]]:
+    num_tokens, num_heads, _ = slots.shape
+    num_half_keys = half_keys.shape[2]
+    grad_sub_scores = grad_scores.new_zeros(num_tokens, num_heads, 2, num_half_keys)
+    grad_sub_scores[:, :, 0].scatter_add_(2, slots // num_half_keys, grad_scores)
+    grad_sub_scores[:, :, 1].scatter_add_(2, slots % num_half_keys, grad_scores)
+    halves = queries.view(num_tokens, num_heads, 2, -1)
+    grad_queries = torch.einsum("thsn,hsnd->thsd", grad_sub_scores, half_keys).reshape_as(queries)
+    return grad_queries, torch.einsum("thsn,thsd->hsnd", grad_sub_scores, halves)
+
+
+def read(
+    values: Float[Tensor, "num_slots value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+) -> Float[Tensor, "tokens value_dim"]:
+    if slots.numel() == 0:
+        return values.new_zeros(len(slots), values.shape[1])
+    if values.dtype == torch.float32:
+        return F.embedding_bag(slots, values, per_sample_weights=weights, mode="sum")
+    # embedding_bag would round the weights to the table's type.
+    return torch.cat(
+        [
+            torch.einsum("trd,tr->td", values[part].float(), part_weights).to(values.dtype)
+            for part, part_weights in _in_parts(values, slots, weights)
+        ]
+    )
+
+
+def read_backward(
+    grad_output: Float[Tensor, "tokens value_dim"],
+    values: Float[Tensor, "num_slots value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+    *,
+    rows: bool,
+    weight_gradient: bool,
+) -> tuple[RowGradient | None, Float[Tensor, "tokens reads"] | None]:
+    gradient = None
+    if rows:
+        accessed = slots.unique()
+        gradient = RowGradient(accessed, read_backward_of_rows(grad_output, slots, weights, accessed))
+    if not weight_gradient:
+        return gradient, None
+    parts = _in_parts(values, slots, grad_output)
+    through_weights = [torch.einsum("trd,td->tr", values[part].float(), grad) for part, grad in parts]
+    return gradient, torch.cat(through_weights) if through_weights else torch.zeros_like(weights)
+
+
+def read_backward_of_rows(
+    grad_output: Float[Tensor, "tokens value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+    row_slots: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows value_dim"]:
+    # The gradient of a row is the sum of weight * grad over its lookups: itself a weighted bag, over tokens.
+    flat = slots.reshape(-1)
+    if not len(flat) or not len(row_slots):
+        return grad_output.new_zeros(len(row_slots), grad_output.shape[1])
+    rows = torch.searchsorted(row_slots, flat).clamp_(max=len(row_slots) - 1)
+    lookups = (row_slots[rows] == flat).nonzero().squeeze(1)
+    rows, order = rows[lookups].sort(stable=True)
+    lookups = lookups[order]
+    return F.embedding_bag(
+        lookups // slots.shape[1],
+        grad_output,
+        offsets=torch.searchsorted(rows, torch.arange(len(row_slots), device=rows.device)),
+        per_sample_weights=weights.reshape(-1)[lookups],
+        mode="sum",
+    )
+
+
+def merge_rows(parts: list[RowGradient]) -> RowGradient:
+    if len(parts) == 1:
+        return parts[0]
+    slots, order = torch.cat([part.slots for part in parts]).sort(stable=True)
+    merged, counts = slots.unique_consecutive(return_counts=True)
+    if not len(merged):
+        return parts[0]
+    rows = torch.cat([part.rows for part in parts])
+    return RowGradient(merged, F.embedding_bag(order, rows, offsets=counts.cumsum(0) - counts, mode="sum"))
+
+
+def count(slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
+    return slots.unique(return_counts=True)
+
+
+def lazy_adam_step(
+    values: Float[Tensor, "num_slots value_dim"],
+    first_moments: Float[Tensor, "num_slots value_dim"],
+    second_moments: Float[Tensor, "num_slots value_dim"],
+    gradient: RowGradient,
+    step: AdamStep,
+) -> None:
+    slots, rows = gradient.slots, gradient.rows * step.gradient_scale
+    first = first_moments[slots].lerp_(rows, 1 - step.beta1)
+    second = second_moments[slots].mul_(step.beta2).addcmul_(rows, rows, value=1 - step.beta2)
+    first_moments[slots], second_moments[slots] = first, second
+    denominator = second.sqrt_().div_((1 - step.beta2**step.number) ** 0.5).add_(step.epsilon)
+    moved = (
+        values[slots].float().addcdiv_(first, denominator, value=-step.learning_rate / (1 - step.beta1**step.number))
+    )
+    values[slots] = moved.to(values.dtype)
+
+
+def _in_parts(
+    values: Float[Tensor, "num_slots value_dim"], slots: Int[Tensor, "tokens reads"], other: Float[Tensor, "tokens n"]
+) -> list[tuple[Tensor, Tensor]]:
+    tokens = max(1, GATHERED_BYTES // (4 * max(1, slots.shape[1] * values.shape[1])))
+    return list(zip(slots.split(tokens), other.split(tokens), strict=True)) if len(slots) else []

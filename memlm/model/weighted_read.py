@@ -1,0 +1,111 @@
+"""y = the sum of weight * value over the slots that a token reads, and where its gradient goes.
+
+Backward touches the rows that were read and no others. What becomes of them is the pool's choice: a dense gradient for torch's
+optimizers, a list of row gradients for a row-sparse one, or the gradient of a few trainable rows for sparse memory finetuning.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from memlm.model.kernels import RowGradient, kernels_for
+
+
+class TrainableRows(NamedTuple):
+    """The rows of a pool that may move in this step: a small leaf that stands in for them in the read."""
+
+    slots: Int[Tensor, " rows"]
+    """Ascending slot numbers."""
+    values: Float[Tensor, "rows value_dim"]
+    """Equal to the pool's rows when the step begins; receives the gradient."""
+
+
+def weighted_read(
+    values: Float[Tensor, "num_slots value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+) -> Float[Tensor, "tokens value_dim"]:
+    """The read whose gradient for the table is dense, as torch's own optimizers want it."""
+    return _DenseGradient.apply(values, slots, weights)
+
+
+def weighted_read_into(
+    values: Float[Tensor, "num_slots value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+    gradients: list[RowGradient],
+) -> Float[Tensor, "tokens value_dim"]:
+    """The read whose backward appends the table's gradient to a list, at the rows that were read. Weights must need a gradient."""
+    return _RowGradients.apply(values.detach(), slots, weights, gradients)
+
+
+def weighted_read_with(
+    values: Float[Tensor, "num_slots value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+    trainable: TrainableRows,
+) -> Float[Tensor, "tokens value_dim"]:
+    """The read of the whole table whose gradient goes to the trainable rows and the weights, but to no other row."""
+    return _TrainableRows.apply(trainable.values, values.detach(), trainable.slots, slots, weights)
+
+
+class _DenseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(values, slots, weights)
+        return kernels_for(values).read(values, slots, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        values, slots, weights = ctx.saved_tensors
+        needs_values, _, needs_weights = ctx.needs_input_grad
+        gradient, through_weights = kernels_for(values).read_backward(
+            grad_output.float(), values, slots, weights, rows=needs_values, weight_gradient=needs_weights
+        )
+        dense = None
+        if gradient is not None:
+            dense = torch.zeros_like(values)
+            dense[gradient.slots] = gradient.rows.to(values.dtype)
+        return dense, None, through_weights
+
+
+class _RowGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, slots: Tensor, weights: Tensor, gradients: list[RowGradient]) -> Tensor:
+        ctx.save_for_backward(values, slots, weights)
+        ctx.gradients = gradients
+        return kernels_for(values).read(values, slots, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        values, slots, weights = ctx.saved_tensors
+        gradient, through_weights = kernels_for(values).read_backward(
+            grad_output.float(), values, slots, weights, rows=True, weight_gradient=True
+        )
+        assert gradient is not None
+        ctx.gradients.append(gradient)
+        return None, None, through_weights, None
+
+
+class _TrainableRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, row_values: Tensor, values: Tensor, row_slots: Tensor, slots: Tensor, weights: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(values, row_slots, slots, weights)
+        return kernels_for(values).read(values, slots, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        values, row_slots, slots, weights = ctx.saved_tensors
+        kernels, grad_output = kernels_for(values), grad_output.float()
+        gradient = kernels.read_backward_of_rows(grad_output, slots, weights, row_slots)
+        # Below an upper memory layer something moves too, and reaches the loss through what the upper one looks up.
+        through_weights = None
+        if ctx.needs_input_grad[4]:
+            _, through_weights = kernels.read_backward(
+                grad_output, values, slots, weights, rows=False, weight_gradient=True
+            )
+        return gradient, None, None, None, through_weights
