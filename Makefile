@@ -26,6 +26,7 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	.venv/bin/pip install --quiet --editable '.[dev]'
+	.venv/bin/python -c 'from memlm.model.kernels import native; native.is_available()'  # compiles them, if a compiler is here
 	touch $@
 
 clean:

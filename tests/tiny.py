@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from memlm.data.facts import FactBatch
 from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
@@ -82,6 +84,23 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 def pool_rows(tensors: dict[str, Tensor]) -> Tensor:
     """The rows of all pools, numbered as slots are."""
     return torch.cat([value for name, value in tensors.items() if "value_pools" in name])
+
+
+class LargestAllocation(TorchDispatchMode):
+    """The most elements of any tensor that torch makes within the context, views of what was there before aside."""
+
+    def __init__(self, *known: nn.Module | Tensor) -> None:
+        super().__init__()
+        tensors = [t for one in known for t in (one.state_dict().values() if isinstance(one, nn.Module) else [one])]
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        self.num_elements = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.num_elements = max(self.num_elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
 
 
 def changed_rows(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[int]:

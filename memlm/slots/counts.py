@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from memlm.model.kernels import kernels_for
 from memlm.slots.accesses import accesses_of_tokens
 
 
@@ -26,7 +27,7 @@ class SlotCounts(NamedTuple):
 
 
 def count_slots(slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"]) -> SlotCounts:
-    return SlotCounts(*accesses_of_tokens(slots, is_token).unique(return_counts=True))
+    return SlotCounts(*kernels_for(slots).count(accesses_of_tokens(slots, is_token)))
 
 
 def merge(parts: list[SlotCounts]) -> SlotCounts:
@@ -82,18 +83,9 @@ class BackgroundCounts:
         slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"], *, num_slots: int
     ) -> "BackgroundCounts":
         """One micro-batch. A sequence that holds only pads is no sequence, and a micro-batch of those is no batch."""
-        accesses = accesses_of_tokens(slots, is_token).bincount(minlength=num_slots)
-        sequence_frequency = torch.zeros(num_slots, dtype=torch.int64, device=slots.device)
-        for sequence, tokens in zip(slots, is_token, strict=True):
-            sequence_frequency[sequence[tokens].flatten().unique()] += 1
-        return BackgroundCounts(
-            batch_frequency=(accesses > 0).long(),
-            sequence_frequency=sequence_frequency,
-            accesses=accesses,
-            num_batches=int(is_token.any()),
-            num_sequences=int(is_token.any(dim=1).sum()),
-            num_tokens=int(is_token.sum()),
-        )
+        counter = BackgroundCounter(num_slots, slots.device)
+        counter.add(slots, is_token)
+        return counter.counts()
 
     def __add__(self, other: "BackgroundCounts") -> "BackgroundCounts":
         if len(self.accesses) != len(other.accesses):
@@ -124,3 +116,37 @@ class BackgroundCounts:
     def load(path: Path) -> "BackgroundCounts":
         tensors = load_file(path)
         return BackgroundCounts(**{name: tensor if tensor.ndim else int(tensor) for name, tensor in tensors.items()})
+
+
+class BackgroundCounter:
+    """Counts micro-batches one by one. What a batch costs follows its accesses, not the pool, and its slots never leave the device."""
+
+    def __init__(self, num_slots: int, device: torch.device) -> None:
+        self.num_slots = num_slots
+        self.batch_frequency, self.sequence_frequency, self.accesses = torch.zeros(
+            3, num_slots, dtype=torch.int64, device=device
+        )
+        self.totals = torch.zeros(3, dtype=torch.int64, device=device)
+        """Batches, sequences, tokens."""
+
+    def add(self, slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"]) -> None:
+        kernels = kernels_for(slots)
+        first = torch.arange(len(slots), device=slots.device)[:, None, None] * self.num_slots
+        in_sequences, counts = kernels.count(accesses_of_tokens(slots + first, is_token))
+        read = in_sequences % self.num_slots
+        self.accesses.index_add_(0, read, counts)
+        self.sequence_frequency.index_add_(0, read, torch.ones_like(read))
+        in_batch, _ = kernels.count(read)
+        self.batch_frequency.index_add_(0, in_batch, torch.ones_like(in_batch))
+        self.totals += torch.stack([is_token.any(), is_token.any(dim=1).sum(), is_token.sum()])
+
+    def counts(self) -> BackgroundCounts:
+        num_batches, num_sequences, num_tokens = self.totals.tolist()
+        return BackgroundCounts(
+            batch_frequency=self.batch_frequency,
+            sequence_frequency=self.sequence_frequency,
+            accesses=self.accesses,
+            num_batches=num_batches,
+            num_sequences=num_sequences,
+            num_tokens=num_tokens,
+        )

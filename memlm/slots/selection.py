@@ -1,5 +1,6 @@
 """Which slots may move: the t most specific of those that the batch reads."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -13,5 +14,10 @@ def select_slots(
 
     A slot that the batch does not read is never chosen: its gradient would be zero.
     """
-    by_score = scores.sort(descending=True, stable=True).indices
-    return batch.slots[by_score[:num_trainable_slots]].sort().values
+    if len(scores) <= num_trainable_slots:
+        return batch.slots
+    # Sorting all accessed slots would cost more than the rest of a step: find the last score that gets in, and who reaches it.
+    last = scores.topk(num_trainable_slots, sorted=False).values.min()
+    better = (scores > last).nonzero().squeeze(1)
+    equal = (scores == last).nonzero().squeeze(1)[: num_trainable_slots - len(better)]
+    return batch.slots[torch.cat([better, equal]).sort().values]

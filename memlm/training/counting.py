@@ -10,7 +10,7 @@ from torch import nn
 from memlm.data.blocks import Blocks, batch_ids
 from memlm.data.packing import document_positions
 from memlm.slots.accesses import accesses_of, value_pools
-from memlm.slots.counts import BackgroundCounts
+from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.training.config import CountingConfig
 
 
@@ -32,12 +32,12 @@ def count_unit(
 ) -> BackgroundCounts:
     device = next(model.parameters()).device
     num_slots = sum(pool.num_slots for pool in value_pools(model))
-    total = BackgroundCounts.zero(num_slots, device)
+    counter = BackgroundCounter(num_slots, device)
     for number in batches:
         tokens = _micro_batch(blocks, number, config, pad_id=pad_id).to(device)
         slots = accesses_of(model, input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id))
-        total = total + BackgroundCounts.of_batch(slots, tokens != pad_id, num_slots=num_slots)
-    return total.to(torch.device("cpu"))
+        counter.add(slots, tokens != pad_id)
+    return counter.counts().to(torch.device("cpu"))
 
 
 def _micro_batch(blocks: Blocks, number: int, config: CountingConfig, *, pad_id: int) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Invariants 1, 2, 3 and 5 of sparse memory finetuning, each with mutants that show that its check can fail."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from tests.tiny import (
     MEMORIES,
     MEMORY,
     TWO_SHARED,
+    LargestAllocation,
     changed_rows,
     num_slots,
     plain_gradients,
@@ -167,6 +170,31 @@ def test_no_gradient_is_left_and_none_has_the_pools_size(memory):
     step(model, [random_batch(0)])
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
     assert all(pool.trainable_rows is None for pool in model.model.value_pools)
+
+
+class WalksThePool(SparseMemoryFinetuning):
+    def _open_rows(self, selected):
+        super()._open_rows(selected)
+        self.is_selected = torch.zeros(self.pools[0].num_slots, dtype=torch.bool).index_fill_(0, selected, True)
+
+
+def check_nothing_of_the_pools_size_is_made(memory, method=SparseMemoryFinetuning):
+    model = tiny_model(replace(memory, num_half_keys=200))
+    background = random_background(model)
+    trained = method(model, sparse_config(T), background, seed=0)
+    with LargestAllocation(model, background.batch_frequency) as largest:
+        finetune_step(trained, rows_of(random_batch(0), slice(0, 4)))
+    assert 0 < largest.num_elements < 200**2
+
+
+@every_memory
+def test_a_step_makes_nothing_of_the_pools_size(memory):
+    check_nothing_of_the_pools_size_is_made(memory)
+
+
+def test_mutant_that_walks_the_pool_is_caught():
+    with pytest.raises(AssertionError):
+        check_nothing_of_the_pools_size_is_made(MEMORY, WalksThePool)
 
 
 @every_memory

@@ -7,7 +7,7 @@ import torch
 
 from memlm.data.blocks import Blocks, batch_ids, write_blocks
 from memlm.data.packing import pack
-from memlm.slots.counts import BackgroundCounts
+from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.training import counting
 from memlm.training.config import CountingConfig
 from memlm.training.counting import count_unit, num_batches, units
@@ -141,12 +141,11 @@ def test_no_pad_is_counted(blocks):
 
 
 def test_mutant_that_counts_pads_is_caught(blocks, monkeypatch):
-    class CountsAll(BackgroundCounts):
-        @staticmethod
-        def of_batch(slots, is_token, *, num_slots):
-            return BackgroundCounts.of_batch(slots, torch.ones_like(is_token), num_slots=num_slots)
+    class CountsAll(BackgroundCounter):
+        def add(self, slots, is_token):
+            super().add(slots, torch.ones_like(is_token))
 
-    monkeypatch.setattr(counting, "BackgroundCounts", CountsAll)
+    monkeypatch.setattr(counting, "BackgroundCounter", CountsAll)
     with pytest.raises(AssertionError):
         check_no_pad_is_counted(tiny_model(), blocks)
 

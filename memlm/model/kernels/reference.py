@@ -56,7 +56,7 @@ def search_backward(
     grad_sub_scores = grad_scores.new_zeros(num_tokens, num_heads, 2, num_half_keys)
     grad_sub_scores[:, :, 0].scatter_add_(2, slots // num_half_keys, grad_scores)
     grad_sub_scores[:, :, 1].scatter_add_(2, slots % num_half_keys, grad_scores)
-    halves = queries.view(num_tokens, num_heads, 2, -1)
+    halves = queries.view(num_tokens, num_heads, 2, half_keys.shape[3])
     grad_queries = torch.einsum("thsn,hsnd->thsd", grad_sub_scores, half_keys).reshape_as(queries)
     return grad_queries, torch.einsum("thsn,thsd->hsnd", grad_sub_scores, halves)
 

@@ -1,0 +1,174 @@
+"""The C++ kernels: compiled once per machine and version of torch, then loaded. Where that is not possible, plain torch runs instead.
+
+The compiler writes into a folder of its own and the finished library is put in place in one move under a lock, so a build that was
+cut off leaves nothing behind and nobody waits for it.
+"""
+
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils import cpp_extension
+
+from memlm.model.kernels import reference
+from memlm.model.kernels.interface import AdamStep, RowGradient
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c++20"]
+MOST_SLOTS = 1 << 32
+"""Slots are numbered in 32 bits inside; a larger table falls to plain torch."""
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def is_available() -> bool:
+    """Whether the kernels are loaded, compiling them if this machine has not yet: half a minute, once."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        log.warning("no C++ compiler: the memory layer runs on plain torch, slower; install g++, or set CXX to one")
+        return False
+    library = _library()
+    try:
+        if not library.exists():
+            _build(library)
+        torch.ops.load_library(str(library))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        lines = str(error).strip().splitlines()
+        reason = next((line for line in lines if "error:" in line), lines[0])
+        log.warning("the C++ kernels cannot be built (%s): the memory layer runs on plain torch, slower", reason)
+        return False
+    return True
+
+
+def _library() -> Path:
+    """Named by all that decides what is in it, the processor's abilities included: home folders are shared between machines."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line for line in lines if line.startswith(("flags", "Features"))), processor)
+    named = [SOURCE.read_text(), *FLAGS, processor, torch.__version__, platform.python_version()]
+    digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    return Path(root) / "memlm" / f"kernels-{digest}.so"
+
+
+def _build(library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with open(library.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however it ends
+        if library.exists():
+            return
+        log.info("compiling the C++ kernels, once for this machine: half a minute")
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cpp_extension.load(
+                name="memlm_kernels",
+                sources=[str(SOURCE)],
+                extra_cflags=FLAGS,
+                extra_ldflags=["-fopenmp"],
+                build_directory=scratch,
+                is_python_module=False,
+            )
+            os.replace(Path(scratch) / "memlm_kernels.so", library)
+
+
+def search(
+    sub_scores: Float[Tensor, "heads 2 tokens num_half_keys"], top_k: int
+) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
+    return torch.ops.memlm.search(sub_scores, top_k)
+
+
+def search_backward(
+    grad_scores: Float[Tensor, "tokens heads top_k"],
+    slots: Int[Tensor, "tokens heads top_k"],
+    queries: Float[Tensor, "tokens heads key_dim"],
+    half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
+) -> tuple[Float[Tensor, "tokens heads key_dim"], Float[Tensor, "heads 2 num_half_keys key_dim//2"]]:
+    return torch.ops.memlm.search_backward(grad_scores, slots, queries, half_keys)
+
+
+def read(
+    values: Float[Tensor, "num_slots value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+) -> Float[Tensor, "tokens value_dim"]:
+    if values.dtype == torch.bfloat16:
+        return torch.ops.memlm.read_bf16(values, slots, weights)
+    torch.ops.memlm.require_slots(slots, len(values))
+    return reference.read(values, slots, weights)
+
+
+def read_backward(
+    grad_output: Float[Tensor, "tokens value_dim"],
+    values: Float[Tensor, "num_slots value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+    *,
+    rows: bool,
+    weight_gradient: bool,
+) -> tuple[RowGradient | None, Float[Tensor, "tokens reads"] | None]:
+    if len(values) > MOST_SLOTS:
+        return reference.read_backward(grad_output, values, slots, weights, rows=rows, weight_gradient=weight_gradient)
+    if not rows:
+        through_weights = torch.ops.memlm.read_backward_of_weights(grad_output, values, slots)
+        return None, through_weights if weight_gradient else None
+    accessed, gradient, through_weights = torch.ops.memlm.read_backward(
+        grad_output, values, slots, weights, weight_gradient
+    )
+    return RowGradient(accessed, gradient), through_weights if weight_gradient else None
+
+
+def read_backward_of_rows(
+    grad_output: Float[Tensor, "tokens value_dim"],
+    slots: Int[Tensor, "tokens reads"],
+    weights: Float[Tensor, "tokens reads"],
+    row_slots: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows value_dim"]:
+    return torch.ops.memlm.read_backward_of_rows(grad_output, slots, weights, row_slots)
+
+
+def merge_rows(parts: list[RowGradient]) -> RowGradient:
+    if len(parts) == 1:
+        return parts[0]
+    if any(len(part.slots) and int(part.slots[-1]) >= MOST_SLOTS for part in parts):
+        return reference.merge_rows(parts)
+    slots, rows = [part.slots.contiguous() for part in parts], [part.rows.contiguous() for part in parts]
+    return RowGradient(*torch.ops.memlm.merge_rows(slots, rows))
+
+
+def count(slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
+    if len(slots) and int(slots.max()) >= MOST_SLOTS:
+        return reference.count(slots)
+    return torch.ops.memlm.count(slots)
+
+
+def lazy_adam_step(
+    values: Float[Tensor, "num_slots value_dim"],
+    first_moments: Float[Tensor, "num_slots value_dim"],
+    second_moments: Float[Tensor, "num_slots value_dim"],
+    gradient: RowGradient,
+    step: AdamStep,
+) -> None:
+    torch.ops.memlm.lazy_adam_step(
+        values,
+        first_moments,
+        second_moments,
+        gradient.slots,
+        gradient.rows,
+        step.gradient_scale,
+        step.beta1,
+        step.beta2,
+        step.learning_rate / (1 - step.beta1**step.number),
+        (1 - step.beta2**step.number) ** 0.5,
+        step.epsilon,
+    )
