@@ -28,6 +28,10 @@ class SweepConfig:
     methods: tuple[str, ...] = ("sparse_memory", "lora", "full")
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each varies the facts, their order, their wordings and the initialisation of what is trained; never the checkpoint."""
+    trunk_cache_bytes: int = 384 * 2**20
+    """Of each node's object store, for what the layers below the first memory layer's read make of the sets and streams: computed once
+    for all trials that move values alone. Shared out evenly over the held-out sets and the seeds; what does not fit is computed in
+    each trial. Changes no result; 0 for none."""
 
     def __post_init__(self) -> None:
         if not self.methods or not self.seeds:
@@ -36,6 +40,10 @@ class SweepConfig:
             raise ValueError(f"sweep.methods {self.methods} and sweep.seeds {self.seeds} must not repeat")
         if min(self.seeds) < 0:
             raise ValueError(f"sweep.seeds is {self.seeds}; a seed must not be negative")
+        if self.trunk_cache_bytes < 0:
+            raise ValueError(
+                f"sweep.trunk_cache_bytes is {self.trunk_cache_bytes}; it must not be negative (0 keeps nothing)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

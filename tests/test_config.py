@@ -27,6 +27,7 @@ BAD = [
     (SweepConfig, {"methods": ("lora", "full", "lora")}, "sweep.methods"),
     (SweepConfig, {"seeds": (1, 2, 1)}, "sweep.seeds"),
     (SweepConfig, {"seeds": (0, -1)}, "sweep.seeds"),
+    (SweepConfig, {"trunk_cache_bytes": -1}, "sweep.trunk_cache_bytes"),
     (ClusterConfig, {"num_workers": 0}, "cluster.num_workers is 0"),
     (ClusterConfig, {"threads_per_worker": 0}, "cluster.threads_per_worker is 0"),
     (ClusterConfig, {"num_trials_at_once": -1}, "cluster.num_trials_at_once"),

@@ -4,15 +4,18 @@ Prompts of one length are answered together, so no prompt is ever padded and an 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.questions import Question
 from memlm.evaluation.answers import exact_match, f1
+from memlm.model.decoding import continue_greedily
+from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
 PROMPT = "Question: {question}\nAnswer:"
 """The form of lm-evaluation-harness's TriviaQA task, at no examples."""
@@ -34,10 +37,17 @@ def answer_questions(
     *,
     max_new_tokens: int,
     batch_size: int,
+    trunks: TrunkCache = NO_TRUNKS,
 ) -> AnswerScores:
     """Ask every question once. An answer ends at the end of its line or of the text."""
-    prompts = [PROMPT.format(question=question.question) for question in questions]
-    answers = complete(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    answers = complete(
+        model,
+        tokenizer,
+        prompts_of(questions),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        trunks=trunks,
+    )
     pairs = list(zip(answers, questions, strict=True))
     return AnswerScores(
         answers=tuple(answers),
@@ -46,7 +56,41 @@ def answer_questions(
     )
 
 
-@torch.no_grad()
+def prompts_of(questions: Sequence[Question]) -> list[str]:
+    return [PROMPT.format(question=question.question) for question in questions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """Prompts of one length that are answered together."""
+
+    places: list[int]
+    """Where each stands among all prompts."""
+    tokens: Int[Tensor, "batch seq"]
+
+
+def prompt_batches(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, batch_size: int
+) -> Iterator[PromptBatch]:
+    """Short ones first, and those of one length in their order."""
+    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        by_length[len(row)].append(place)
+    for _, places in sorted(by_length.items()):
+        for start in range(0, len(places), batch_size):
+            chosen = places[start : start + batch_size]
+            yield PromptBatch(places=chosen, tokens=torch.tensor([rows[place] for place in chosen]))
+
+
+def question_trunks(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], *, batch_size: int
+) -> Iterator[TrunkInput]:
+    """What answering these questions runs the trunk on."""
+    for batch in prompt_batches(tokenizer, prompts_of(questions), batch_size=batch_size):
+        yield TrunkInput(batch.tokens, keep_keys_values=True)
+
+
 def complete(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -54,28 +98,24 @@ def complete(
     *,
     max_new_tokens: int,
     batch_size: int,
+    trunks: TrunkCache = NO_TRUNKS,
 ) -> list[str]:
     """The greedy continuation of each prompt up to the end of its line."""
-    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        by_length[len(row)].append(index)
     ends = sorted({tokenizer.eos_token_id, *tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]})
     device = next(model.parameters()).device
-    answers = [""] * len(rows)
-    for _, indices in sorted(by_length.items()):
-        for start in range(0, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            prompt = torch.tensor([rows[index] for index in chosen], device=device)
-            generated = model.generate(  # type: ignore[operator]
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=ends,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            continuations = tokenizer.batch_decode(generated[:, prompt.shape[1] :], skip_special_tokens=True)
-            for index, text in zip(chosen, continuations, strict=True):
-                answers[index] = text.split("\n", 1)[0].strip()
+    answers = [""] * len(prompts)
+    for batch in prompt_batches(tokenizer, prompts, batch_size=batch_size):
+        tokens = batch.tokens.to(device)
+        continuations = continue_greedily(
+            model,
+            tokens,
+            trunks.find(tokens, keys_values=True),
+            max_new_tokens=max_new_tokens,
+            end_ids=ends,
+            pad_id=tokenizer.pad_token_id,
+        )
+        for place, text in zip(
+            batch.places, tokenizer.batch_decode(continuations, skip_special_tokens=True), strict=True
+        ):
+            answers[place] = text.split("\n", 1)[0].strip()
     return answers

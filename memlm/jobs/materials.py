@@ -54,13 +54,16 @@ def read_model_config(checkpoint: str) -> PreTrainedConfig:
     return AutoConfig.from_pretrained(storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND))
 
 
-def model_of_weights(
-    config: PreTrainedConfig, weights: Mapping[str, torch.Tensor], device: torch.device = CPU
-) -> nn.Module:
-    """A model of its own with a copy of these weights; reads no file."""
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_on(device))
-    model.load_state_dict(weights)
-    return model.to(device).eval()
+def model_of_weights(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A model over these very tensors, which are all on one device; reads no file and copies nothing."""
+    device = next(iter(weights.values())).device
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_on(device))
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    # The rotary frequencies are no weights but are computed from the configuration, which the meta device cannot do.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
+    return model.eval()
 
 
 def trial_of(config: Config) -> Trial:

@@ -1,6 +1,7 @@
 """How are a sweep's trials planned, run and remembered? The ledger holds one JSON per trial, keyed by everything that names its result.
 
-Ray Tune runs the trials on a few actors that live through the sweep and share one copy of the weights in the object store.
+Ray Tune runs the trials on a few actors that live through the sweep. Through the object store they share one copy of the weights
+(trial_weights.py) and what no trial changes (trial_starts.py).
 """
 
 import time
@@ -8,29 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import ray
 import torch
 from ray import tune
 from ray.tune.search.variant_generator import generate_variants
-from transformers import PreTrainedConfig
+from torch import nn
 
 from memlm import storage
 from memlm.config import Config, replace_field
-from memlm.evaluation.suite import Scores
 from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
-from memlm.jobs.materials import (
-    device_of,
-    load_materials,
-    load_model,
-    model_of_weights,
-    read_model_config,
-    trial_inputs,
-    trial_of,
-)
+from memlm.jobs.materials import device_of, load_materials, load_model, read_model_config, trial_inputs, trial_of
+from memlm.jobs.trial_starts import Shared, Starts, compute_starts
+from memlm.jobs.trial_weights import TrialWeights
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.run import Run, RunError
-from memlm.training.finetune import DivergedError, Materials, Trial, run_trial, score
+from memlm.training.finetune import DivergedError, Trial, run_trial
 from memlm.training.step import StepResult
 
 
@@ -109,18 +105,20 @@ def run_trials(
     on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
 ) -> None:
     architectures = sorted({plan.architecture for plan in pending})
-    model_configs = {architecture: read_model_config(run.checkpoint(architecture)) for architecture in architectures}
-    weights = {
-        architecture: {
-            name: tensor.numpy() for name, tensor in load_model(run.checkpoint(architecture)).state_dict().items()
-        }
-        for architecture in architectures
-    }
-    materials = load_materials(run, config.evaluation.num_text_blocks, with_counts="memory" in architectures)
-    resources = {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}
-    runner = tune.with_resources(
-        tune.with_parameters(TrialRunner, shared=_Shared(config, run, model_configs, weights, materials)), resources
+    shared = ray.put(
+        Shared(
+            config=config,
+            run=run,
+            model_configs={name: read_model_config(run.checkpoint(name)) for name in architectures},
+            weights={name: _arrays_of(load_model(run.checkpoint(name))) for name in architectures},
+            materials=load_materials(run, config.evaluation.num_text_blocks, with_counts="memory" in architectures),
+        )
     )
+    began = time.monotonic()
+    starts = compute_starts(config, shared, [(plan.architecture, plan.trial) for plan in pending])
+    say(f"sweep: computed what the trials share in {time.monotonic() - began:.0f} s")
+    resources = {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}
+    runner = tune.with_resources(tune.with_parameters(TrialRunner, shared=shared, starts=starts), resources)
     at_once = num_processors(config)
     by_key = {plan.key: plan for plan in pending}
     tuner = tune.Tuner(
@@ -148,30 +146,23 @@ def run_trials(
         raise KeyboardInterrupt
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """Goes to the object store once; every trial actor reads it there."""
-
-    config: Config
-    run: Run
-    model_configs: dict[Architecture, PreTrainedConfig]
-    weights: dict[Architecture, dict[str, Any]]
-    materials: Materials
+def _arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 class TrialRunner(tune.Trainable):
     """An actor that runs one trial after another. One call of step is one whole trial."""
 
-    def setup(self, config: dict[str, Any], shared: _Shared | None = None) -> None:
-        assert shared is not None, "given by tune.with_parameters"
+    def setup(self, config: dict[str, Any], shared: Shared | None = None, starts: Starts | None = None) -> None:
+        assert shared is not None and starts is not None, "given by tune.with_parameters"
+        self.shared, self.starts = shared, starts
         quiet()
-        torch.set_num_threads(shared.config.cluster.threads_per_worker)
-        self.shared = shared
+        torch.set_num_threads(self.shared.config.cluster.threads_per_worker)
         self.plan: PlannedTrial = config["plan"]
-        self.starts: dict[tuple[str, int], Scores] = {}
+        device = device_of(self.shared.config)
         self.weights = {
-            architecture: {name: torch.from_numpy(array) for name, array in arrays.items()}
-            for architecture, arrays in shared.weights.items()
+            name: TrialWeights(self.shared.model_configs[name], arrays, device)
+            for name, arrays in self.shared.weights.items()
         }
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -181,12 +172,8 @@ class TrialRunner(tune.Trainable):
     def step(self) -> dict[str, Any]:
         shared, plan = self.shared, self.plan
         trial = plan.trial
-        model = model_of_weights(
-            shared.model_configs[plan.architecture], self.weights[plan.architecture], device_of(shared.config)
-        )
-        start_key = (plan.architecture, trial.seed)
-        if start_key not in self.starts:
-            self.starts[start_key] = score(trial, model, shared.materials)
+        start, trunks = self.starts.of(plan.architecture, trial.seed)
+        materials = replace(shared.materials, trunks=trunks)
         curve: list[dict[str, float]] = []
         every = max(1, trial.stream.num_facts * trial.stream.num_passes // 40)
 
@@ -201,9 +188,8 @@ class TrialRunner(tune.Trainable):
                 )
 
         try:
-            result, _ = run_trial(
-                trial, model, shared.materials, key=plan.key, start=self.starts[start_key], on_step=on_step
-            )
+            with self.weights[plan.architecture].model_for(trial.method) as model:
+                result, _ = run_trial(trial, model, materials, key=plan.key, start=start, on_step=on_step)
             entry: dict[str, Any] = {"result": result.to_json(), "curve": curve}
         except DivergedError as error:
             entry = {

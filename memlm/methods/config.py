@@ -8,6 +8,10 @@ from typing import ClassVar, Literal
 
 from memlm.model.config import Architecture
 
+Moves = Literal["values", "adapters", "everything"]
+"""Which of a base model's weights learning writes to: the rows of its value pools, none before it is finished, or all. Trials share
+what is not written to, and with values also what the layers below the first memory layer's read compute."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -28,6 +32,7 @@ class SparseMemoryConfig:
 
     name: ClassVar[str] = "sparse_memory"
     base: ClassVar[Architecture] = "memory"
+    moves: ClassVar[Moves] = "values"
 
     num_trainable_slots: int = 500
     """The paper's t."""
@@ -54,6 +59,7 @@ class LoRAConfig:
 
     name: ClassVar[str] = "lora"
     base: ClassVar[Architecture] = "dense"
+    moves: ClassVar[Moves] = "adapters"
 
     rank: int = 16
     alpha: float = 16.0
@@ -78,6 +84,7 @@ class FullConfig:
 
     name: ClassVar[str] = "full"
     base: ClassVar[Architecture] = "dense"
+    moves: ClassVar[Moves] = "everything"
 
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-5, weight_decay=0.1))
 

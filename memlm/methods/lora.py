@@ -2,6 +2,7 @@
 
 import peft
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from memlm.methods.config import LoRAConfig
@@ -26,4 +27,9 @@ class LoRA(FixedParametersMethod):
         super().__init__(adapted, config.optimizer)
 
     def finish(self) -> nn.Module:
+        # Merging adds to the base's matrices in place, and other trials may be reading them.
+        for module in self.model.modules():
+            if isinstance(module, BaseTunerLayer):
+                for parameter in module.get_base_layer().parameters():
+                    parameter.data = parameter.data.clone()
         return self.model.merge_and_unload()  # type: ignore[operator]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from memlm.data.facts import FactBatch
@@ -32,6 +33,10 @@ class Method(ABC):
         self.choose(batches, report)
         yield report
         self.update()
+
+    def logits(self, batch: FactBatch) -> Float[Tensor, "wordings seq vocab"]:
+        """The forward pass over a micro-batch of the step, as the method runs its model."""
+        return self.model(input_ids=batch.tokens, use_cache=False).logits
 
     @abstractmethod
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:

@@ -15,6 +15,7 @@ from memlm.data.facts import FactBatch
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.method import Method, build_optimizer, sum_over_ranks
 from memlm.model.memory import ValuePool
+from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
 from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import accesses_of, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
@@ -24,7 +25,13 @@ from memlm.slots.selection import select_slots
 
 class SparseMemoryFinetuning(Method):
     def __init__(
-        self, model: nn.Module, config: SparseMemoryConfig, background: BackgroundCounts, *, seed: int
+        self,
+        model: nn.Module,
+        config: SparseMemoryConfig,
+        background: BackgroundCounts,
+        *,
+        seed: int,
+        trunks: TrunkCache = NO_TRUNKS,
     ) -> None:
         self.model = model.requires_grad_(False)
         self.pools = value_pools(model)
@@ -43,11 +50,15 @@ class SparseMemoryFinetuning(Method):
                 f"method.num_trainable_slots is {config.num_trainable_slots}, more than the pool's {num_slots} slots; lower it"
             )
         self.config = config
+        self.trunks = trunks
         self.layers = memory_layers(model)
         self.background = background.to(self.pools[0].weight.device)
         self.generator = torch.Generator().manual_seed(seed)
         write = _WriteSGD if config.optimizer.kind == "sgd" else _WriteAdamW
         self.write: Callable[[], None] = write(self.pools, config).write
+
+    def logits(self, batch: FactBatch) -> Float[Tensor, "wordings seq vocab"]:
+        return self.trunks.logits(self.model, batch.tokens)
 
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
         if len(batches) == 1 and len(self.layers) == 1:
@@ -78,6 +89,8 @@ class SparseMemoryFinetuning(Method):
             slots = selected[(selected >= offset) & (selected < offset + num_slots)] - offset
             values = pool.weight.detach()[slots].float().requires_grad_(True)
             pool.trainable_rows = TrainableRows(slots, values) if len(slots) else None
+            if pool.moved_slots is not None:
+                pool.moved_slots.append(slots)
             offset += num_slots
 
     def update(self) -> None:
@@ -123,6 +136,9 @@ class _WriteAdamW:
     def __init__(self, pools: list[ValuePool], config: SparseMemoryConfig) -> None:
         self.pools = pools
         self.optimizer = build_optimizer([pool.weight for pool in pools], config.optimizer)
+        for pool in pools:
+            if pool.moved_slots is not None:
+                pool.moved_slots.append(torch.arange(pool.num_slots))
 
     @torch.no_grad()
     def write(self) -> None:

@@ -16,6 +16,7 @@ from transformers import (
     LlamaPreTrainedModel,
 )
 
+from memlm.model.capacity import require_room_for_values
 from memlm.model.config import ModelConfig
 from memlm.model.memory import MemoryLayer, ValuePool
 
@@ -145,7 +146,14 @@ def attention_on(device: torch.device) -> str:
 
 
 def build_model(config: MemoryLlamaConfig, *, seed: int, attention: str = "eager") -> MemoryLlamaForCausalLM:
-    """A model on the CPU with fresh weights drawn from the seed."""
+    """A model on the CPU with fresh weights drawn from the seed. Raises ValueError if its value pools do not fit in memory."""
+    layers = config.memory_layers or []
+    if layers:
+        require_room_for_values(
+            num_half_keys=config.memory_num_half_keys,
+            value_dim=config.memory_value_dim,
+            num_pools=1 if config.memory_share_values else len(layers),
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention)

@@ -28,6 +28,8 @@ class ValuePool(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_slots, value_dim))
         self.trainable_rows: TrainableRows | None = None
         """Set by sparse memory finetuning for the length of one step; the read then sends its gradient there."""
+        self.moved_slots: list[Int[Tensor, " rows"]] | None = None
+        """Set by who must put rows back afterwards; sparse memory finetuning then adds the slots of each step."""
         self.row_gradients: list[RowGradient] | None = None
         """Set by the row-sparse optimizer; each backward then adds the gradient of the rows that were read."""
 
@@ -88,13 +90,22 @@ class MemoryLayer(nn.Module):
         return slots.flatten(1), scores.softmax(dim=-1).flatten(1)
 
     def forward(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        slots, weights = self.search(hidden_states.reshape(-1, hidden_states.shape[-1]))
+        return self.read(hidden_states, slots, weights)
+
+    def read(
+        self,
+        hidden_states: Float[Tensor, "*batch hidden"],
+        slots: Int[Tensor, "tokens reads"],
+        weights: Float[Tensor, "tokens reads"],
+    ) -> Float[Tensor, "*batch hidden"]:
+        """What forward does once the search is done, or known from before."""
         batch = hidden_states.shape[:-1]
-        hidden = hidden_states.reshape(-1, hidden_states.shape[-1])
-        slots, weights = self.search(hidden)
         if self.on_access is not None and not _inside_backward():
             self.on_access(slots.view(*batch, -1))
         values = self.pool(slots, weights)
-        return self.output(values * F.silu(self.gate(hidden))).view(*batch, -1)
+        gate = self.gate(hidden_states.reshape(-1, hidden_states.shape[-1]))
+        return self.output(values * F.silu(gate)).view(*batch, -1)
 
 
 def _inside_backward() -> bool:

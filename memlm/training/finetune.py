@@ -13,11 +13,14 @@ from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamConfig
 from memlm.data.facts import Fact, FactBatch, fact_stream, sample_facts
+from memlm.data.questions import Question
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.suite import HeldOut, Scores, evaluate
-from memlm.frontier import TrialResult
+from memlm.evaluation.question_answering import question_trunks
+from memlm.evaluation.suite import HeldOut, Scores, evaluate_held_out, evaluate_questions, join
+from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.methods.build import build_method
 from memlm.methods.config import MethodConfig
+from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.step import StepResult, finetune_step
 
@@ -55,6 +58,8 @@ class Materials:
     facts: Sequence[Fact]
     held_out: HeldOut
     background: BackgroundCounts | None
+    trunks: TrunkCache = NO_TRUNKS
+    """What is known of the trunk of the checkpoint that sparse memory finetuning starts from; changes no result."""
 
 
 def run_trial(
@@ -71,7 +76,9 @@ def run_trial(
     facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
     start = start or score(trial, model, materials)
     stream = _stream_of(trial.stream, facts, materials.tokenizer, seed=trial.seed)
-    method = build_method(trial.method, model, background=materials.background, seed=trial.seed)
+    method = build_method(
+        trial.method, model, background=materials.background, seed=trial.seed, trunks=_trunks_for(trial, materials)
+    )
     method.model.train()
     device = next(method.model.parameters()).device
     num_steps = 0
@@ -112,9 +119,42 @@ def check_stream(stream: StreamConfig, facts: Sequence[Fact], tokenizer: PreTrai
 
 
 def score(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
+    """Every set. The model is left in evaluation mode."""
+    return join([score_learning(trial, model, materials), score_held_out(trial, model, materials)])
+
+
+def score_learning(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
+    """The new facts of the trial's seed."""
+    questions, trunks = _questions_of(trial, materials), _trunks_for(trial, materials)
+    return evaluate_questions(model.eval(), materials.tokenizer, LEARNING_SET, questions, trial.evaluation, trunks)
+
+
+def score_held_out(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
+    """What the model should keep; the same sets for every seed."""
+    trunks = _trunks_for(trial, materials)
+    return evaluate_held_out(model.eval(), materials.tokenizer, materials.held_out, trial.evaluation, trunks)
+
+
+def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:
+    """What a trial of this stream and seed runs the trunk on, beside the held-out sets.
+
+    The stream comes first: small batches gain the most, and prompts, which keep keys and values, cost the most bytes.
+    """
     facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
-    questions = [question for fact in facts for question in fact.questions]
-    return evaluate(model, materials.tokenizer, questions, materials.held_out, trial.evaluation)
+    for batch in _stream_of(trial.stream, facts, materials.tokenizer, seed=trial.seed):
+        yield TrunkInput(batch.tokens)
+    questions = _questions_of(trial, materials)
+    yield from question_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size)
+
+
+def _questions_of(trial: Trial, materials: Materials) -> list[Question]:
+    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
+    return [question for fact in facts for question in fact.questions]
+
+
+def _trunks_for(trial: Trial, materials: Materials) -> TrunkCache:
+    """Where anything but values moves, the trunk moves too."""
+    return materials.trunks if trial.method.moves == "values" else NO_TRUNKS
 
 
 def _stream_of(

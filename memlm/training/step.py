@@ -32,17 +32,23 @@ def num_predicted(is_token: Bool[Tensor, "batch seq"]) -> int:
 
 
 def finetune_step(method: Method, batches: list[FactBatch]) -> StepResult:
-    """Learn one batch, given as this rank's micro-batches of it.
+    """Learn one batch, given as this rank's micro-batches of it, of which there is at least one.
 
-    The method chooses what may move; the loss is the mean over the tokens of all ranks.
+    The method chooses what may move; the loss is the mean over the tokens of all ranks. A rank's share may hold no token
+    to predict; raises ValueError on every rank, before anything moves, if no share does.
     """
     device = batches[0].tokens.device
     num_targets = torch.tensor(sum(num_predicted(batch.is_token) for batch in batches), device=device)
     sum_over_ranks(num_targets)
+    if not num_targets:
+        raise ValueError(
+            f"the batch of fact {batches[0].fact_id!r} has no token to predict: each of its rows holds at most one token that is "
+            "no pad, and a row needs two; give the fact a statement"
+        )
     total = torch.zeros((), device=device)
     with method.step(batches) as report:
         for batch in batches:
-            logits = method.model(input_ids=batch.tokens, use_cache=False).logits
+            logits = method.logits(batch)
             loss = next_token_loss(logits, batch.tokens, batch.is_token) / num_targets
             loss.backward()
             total += loss.detach()

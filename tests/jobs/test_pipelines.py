@@ -27,9 +27,12 @@ from memlm import storage
 from memlm.cli import parse
 from memlm.data.corpus import open_corpus
 from memlm.jobs import count_accesses, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
-from memlm.jobs.materials import load_model
+from memlm.jobs.materials import load_materials, load_model
+from memlm.jobs.trials import plan_trials
+from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_unit
+from memlm.training.finetune import run_trial
 from memlm.training.patch import apply_patch, undo_patch
 from tests.jobs.running import BIN, ROOT, artifacts_in, environment, refused, run_command, smoke
 from tune_spaces import load_spaces
@@ -104,6 +107,23 @@ def test_trials_of_one_seed_start_from_the_same_scores_and_seeds_have_other_fact
         for seed in SEEDS:
             starts = [json.dumps(entry["start"]) for entry in of_base if entry["seed"] == seed]
             assert len(set(starts)) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trial_of_the_sweep_is_the_trial_alone_to_the_bit(swept, method):
+    """What the sweep's trials share, of weights and of activations, changes no score."""
+    config = smoke(swept.storage)
+    run = run_of(config)
+    planned, _ = plan_trials(config, load_spaces([method], "smoke"))
+    materials = load_materials(run, config.evaluation.num_text_blocks, with_counts=method == "sparse_memory")
+    for plan in (planned[0], planned[-1]):
+        model = load_model(run.checkpoint(plan.architecture))
+        alone, _ = run_trial(plan.trial, model, materials, key=plan.key)
+        entries = [json.loads(json.dumps(alone.to_json())), json.loads(swept.ledger()[plan.key].read_text())["result"]]
+        for entry in entries:
+            for name in ("seconds", "seconds_learning"):
+                assert entry["extra"].pop(name) > 0
+        assert entries[0] == entries[1]
 
 
 def assert_interval(value: float, bounds: list[float]) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from memlm.data.facts import FactBatch
 from memlm.methods import sparse_memory
 from memlm.methods.config import FullConfig, OptimizerConfig, SparseMemoryConfig
 from memlm.methods.full import FullFinetuning
@@ -16,6 +17,7 @@ from memlm.slots.counts import BackgroundCounts, SlotCounts, merge_over_ranks
 from memlm.training.step import finetune_step
 from tests.tiny import (
     MEMORIES,
+    PAD,
     changed_rows,
     plain_selection,
     pool_rows,
@@ -54,6 +56,18 @@ def micro_batches(seed, numbers=(0, 1, 2)):
     return [batches[number] for number in numbers]
 
 
+def pads():
+    """A share of a batch in which there is nothing to learn."""
+    return FactBatch("pads", torch.full((2, 4), PAD), torch.zeros(2, 4, dtype=torch.bool))
+
+
+def refusal(case):
+    """What a rank is told if no rank's share has a token to predict."""
+    with pytest.raises(ValueError) as refused:
+        steps(case, [[pads()]])
+    return str(refused.value)
+
+
 def background(batch):
     model = tiny_model()
     return BackgroundCounts.of_batch(accesses_of(model, input_ids=batch.tokens), batch.is_token, num_slots=81)
@@ -68,6 +82,8 @@ def work(rank: int, folder: str) -> None:
     none = SlotCounts(*torch.empty(2, 0, dtype=torch.int64))
     result = {
         "cases": [steps(case, mine) for case in CASES],
+        "one share empty": [steps(case, [(micro_batches(seed), [pads()])[rank] for seed in SEEDS]) for case in CASES],
+        "all shares empty": [refusal(case) for case in CASES],
         "merged": [tuple(merge_over_ranks(counts)) for counts in ((some, some), (none, some))[rank]],
     }
     for number, batch in enumerate(mine[0]):
@@ -101,6 +117,17 @@ def check_ranks_equal_one_process(case, of_ranks):
 @pytest.mark.parametrize("number", range(len(CASES)), ids=map(str, CASES))
 def test_two_ranks_do_what_one_process_does(ranks, number):
     check_ranks_equal_one_process(CASES[number], [rank["cases"][number] for rank in ranks[1]])
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=map(str, CASES))
+def test_a_rank_whose_share_is_empty_goes_on_as_the_others_do(ranks, number):
+    check_ranks_equal_one_process(CASES[number], [rank["one share empty"][number] for rank in ranks[1]])
+
+
+def test_a_batch_that_is_empty_on_all_ranks_is_refused_on_all(ranks):
+    for rank in ranks[1]:
+        assert len(rank["all shares empty"]) == len(CASES)
+        assert all("no token to predict" in message for message in rank["all shares empty"])
 
 
 def test_the_first_selection_is_the_plain_one():

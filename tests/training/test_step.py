@@ -4,8 +4,20 @@ import torch
 from memlm.data.facts import FactBatch
 from memlm.methods.config import FullConfig, OptimizerConfig
 from memlm.methods.full import FullFinetuning
+from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from memlm.training.step import finetune_step, next_token_loss, num_predicted
-from tests.tiny import VOCAB_SIZE, mean_loss, random_batch, rows_of, tiny_model
+from tests.tiny import (
+    MEMORIES,
+    PAD,
+    VOCAB_SIZE,
+    mean_loss,
+    random_background,
+    random_batch,
+    rows_of,
+    sparse_config,
+    state,
+    tiny_model,
+)
 
 
 def uniform_logits(batch):
@@ -76,3 +88,52 @@ def test_micro_batches_may_have_lengths_of_their_own():
     method = FullFinetuning(model, FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1)))
     result = finetune_step(method, [FactBatch(*batch) for batch in batches])
     assert result.loss == pytest.approx(expected, rel=1e-5)
+
+
+def full(model):
+    return FullFinetuning(
+        model, FullConfig(optimizer=OptimizerConfig(kind="adamw", learning_rate=0.1, weight_decay=0.1))
+    )
+
+
+def sparse(model):
+    return SparseMemoryFinetuning(
+        model, sparse_config(kind="adamw", weight_decay=0.1), random_background(model), seed=0
+    )
+
+
+METHODS = {"full": full, **dict.fromkeys(MEMORIES, sparse)}
+NOTHING_TO_PREDICT = {
+    "pads alone": torch.full((2, 4), PAD),
+    "one token a row": torch.tensor([[3, PAD], [4, PAD]]),
+    "rows of one": torch.tensor([[3], [4]]),
+    "no rows": torch.empty((0, 4), dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("tokens", NOTHING_TO_PREDICT.values(), ids=NOTHING_TO_PREDICT)
+def test_a_batch_without_a_token_to_predict_is_refused_before_anything_moves(name, tokens):
+    model = tiny_model(MEMORIES.get(name, MEMORIES["one layer"]), dense=name == "full")
+    method, before = METHODS[name](model), state(model)
+    batch = FactBatch("fact 7", tokens, tokens != PAD)
+    with pytest.raises(ValueError, match="fact 7.*no token to predict"):
+        finetune_step(method, [batch, batch])
+    after = state(model)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert finetune_step(method, [random_batch(0)]).loss > 0  # and the method goes on
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_micro_batch_of_pads_changes_nothing_beside_one_with_tokens(name):
+    results = []
+    for batches in (
+        [random_batch(0)],
+        [random_batch(0), FactBatch("pads", torch.full((2, 4), PAD), torch.zeros(2, 4) > 0)],
+    ):
+        model = tiny_model(MEMORIES.get(name, MEMORIES["one layer"]), dense=name == "full")
+        results.append((finetune_step(METHODS[name](model), batches), state(model)))
+    (ours, our_state), (theirs, their_state) = results
+    assert ours.report == theirs.report and ours.loss == pytest.approx(theirs.loss)
+    for key in our_state:
+        torch.testing.assert_close(our_state[key], their_state[key])

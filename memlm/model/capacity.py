@@ -1,0 +1,83 @@
+"""Does a value table fit in memory? Asked before it is made: the system ends a process that asks for too much, without a word."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+BYTES_PER_VALUE = 4
+"""fp32, in which tables and moments are made."""
+
+
+def require_room_for_values(
+    *,
+    num_half_keys: int,
+    value_dim: int,
+    num_pools: int,
+    copies: int = 1,
+    copies_are: str = "values",
+    device: torch.device | None = None,
+) -> None:
+    """Raise ValueError if the pools do not fit beside what is in memory now, `copies` of them in all.
+
+    `copies_are` says what they are for the message, such as "values and two moments".
+    """
+    needed = num_pools * num_half_keys**2 * value_dim * BYTES_PER_VALUE * copies
+    available = available_memory(device)
+    if needed <= available:
+        return
+    fitting = math.isqrt(max(0, available) // (num_pools * value_dim * BYTES_PER_VALUE * copies))
+    pools = "" if num_pools == 1 else f"{num_pools} pools x "
+    raise ValueError(
+        f"model.memory.num_half_keys is {num_half_keys}: {pools}{num_half_keys}^2 slots x {value_dim} (model.memory.value_dim) x "
+        f"{BYTES_PER_VALUE} bytes x {copies} ({copies_are}) = {_size(needed)}, and {_size(available)} of memory are free"
+        f"{'' if device is None or device.type == 'cpu' else f' on {device}'}; "
+        f"lower model.memory.num_half_keys to at most {fitting}, or model.memory.value_dim, or take a larger machine"
+    )
+
+
+def available_memory(device: torch.device | None = None) -> int:
+    """Bytes that can still be taken here: of a GPU, or of the machine and of each control group that holds this process."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *left_in_control_groups()])
+
+
+def left_in_control_groups(
+    membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> Iterator[int]:
+    """Bytes left under each memory limit of the process's control groups and those around them; none where there are no groups.
+
+    Both versions of the interface: https://docs.kernel.org/admin-guide/cgroup-v2.html and .../cgroup-v1/memory.html. A container
+    sees its own group at the mount, whatever path is named, so folders that are not there are passed over.
+    """
+    for line in membership.read_text().splitlines() if membership.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, limit, usage, reclaimable = mount, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, reclaimable = mount / "memory", "total_inactive_file"
+            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root) or not (folder / limit).is_file():
+                continue
+            bound = (folder / limit).read_text().strip()
+            if bound != "max":
+                statistics = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+                # Files that the kernel can drop from its cache count as used, and are not in the way.
+                yield int(bound) - int((folder / usage).read_text()) + int(statistics.get(reclaimable, 0))
+
+
+def _size(num_bytes: int) -> str:
+    """In the largest unit that leaves a number above 1."""
+    number, unit = float(num_bytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if number < 1024:
+            break
+        number, unit = number / 1024, larger
+    return f"{number:.1f} {unit}"

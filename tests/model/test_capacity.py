@@ -1,0 +1,106 @@
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from memlm.model.capacity import available_memory, left_in_control_groups, require_room_for_values
+from memlm.model.config import MemoryConfig
+from memlm.training.config import PretrainingConfig
+from tests.tiny import MEMORY, TWO_SEPARATE, TWO_SHARED, tiny_model
+
+GIB = 2**30
+
+
+def check(**changed: object) -> None:
+    require_room_for_values(**{"num_half_keys": 9, "value_dim": 10, "num_pools": 1, **changed})
+
+
+def refusal(**changed: object) -> str:
+    with pytest.raises(ValueError) as refused:
+        check(**changed)
+    return str(refused.value)
+
+
+def test_a_refusal_names_field_value_arithmetic_and_remedy():
+    told = refusal(num_half_keys=200_000, value_dim=1024, copies=3, copies_are="values and two moments")
+    assert "model.memory.num_half_keys is 200000: 200000^2 slots x 1024 (model.memory.value_dim)" in told
+    assert f"x 4 bytes x 3 (values and two moments) = {200_000**2 * 1024 * 12 / 2**40:.1f} TiB" in told
+    assert re.search(r"and [\d.]+ GiB of memory are free; lower model.memory.num_half_keys to at most \d+, or", told)
+
+
+@pytest.mark.parametrize("num_pools, copies", [(1, 1), (2, 3)])
+def test_the_number_that_is_named_fits_and_one_far_above_does_not(num_pools, copies):
+    told = refusal(num_half_keys=200_000, value_dim=1024, num_pools=num_pools, copies=copies)
+    fitting = int(re.search(r"at most (\d+)", told)[1])
+    assert f"{num_pools} pools x " in told or num_pools == 1
+    # What is free changes while others work on the machine.
+    check(num_half_keys=int(fitting * 0.9), value_dim=1024, num_pools=num_pools, copies=copies)
+    refusal(num_half_keys=int(fitting * 1.2), value_dim=1024, num_pools=num_pools, copies=copies)
+
+
+@pytest.mark.parametrize("memory", [MEMORY, TWO_SHARED, TWO_SEPARATE], ids=["one", "shared", "separate"])
+def test_a_model_that_cannot_fit_is_refused_at_once(memory: MemoryConfig):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="model.memory.num_half_keys is 200000") as refused:
+        tiny_model(replace(memory, num_half_keys=200_000))
+    assert time.monotonic() - began < 1
+    assert ("2 pools x" in str(refused.value)) == (memory is TWO_SEPARATE)
+
+
+def test_a_model_without_memory_layers_has_no_pool_to_fit():
+    assert tiny_model(replace(MEMORY, num_half_keys=200_000), dense=True).memory_layers == []
+
+
+@pytest.mark.parametrize(
+    "name, stage, num_workers, tables",
+    [("lazy_adam", 0, 1, 3), ("lazy_adam", 3, 4, 3), ("adamw", 0, 4, 4), ("adamw", 1, 1, 4), ("adamw", 2, 4, 2)],
+)
+def test_what_trains_a_pool_is_counted(name, stage, num_workers, tables):
+    config = PretrainingConfig(pool_optimizer=name, zero_stage=stage)
+    assert config.value_tables(num_workers)[0] == tables
+
+
+def test_available_memory_is_no_more_than_the_machine_has():
+    assert 0 < available_memory() <= psutil.virtual_memory().total
+    assert available_memory(torch.device("cpu")) <= psutil.virtual_memory().total
+
+
+def write_group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content + "\n")
+
+
+def test_limits_of_all_control_groups_around_the_process(tmp_path):
+    """Version 2: the nearest is unlimited, the one around it is not, and its cache can be dropped."""
+    (tmp_path / "membership").write_text("0::/pod/task\n")
+    mount = tmp_path / "mount"
+    write_group(
+        mount / "pod" / "task", memory__max="max", memory__current=str(5 * GIB), memory__stat="anon 1\ninactive_file 2"
+    )
+    write_group(
+        mount / "pod",
+        memory__max=str(8 * GIB),
+        memory__current=str(6 * GIB),
+        memory__stat=f"anon 5\ninactive_file {GIB}",
+    )
+    assert list(left_in_control_groups(tmp_path / "membership", mount)) == [3 * GIB]
+
+
+def test_limits_of_the_first_version_and_of_a_container_that_sees_its_own_group_at_the_mount(tmp_path):
+    (tmp_path / "membership").write_text("5:devices:/\n4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n")
+    write_group(
+        tmp_path / "mount" / "memory",
+        memory__limit_in_bytes=str(2 * GIB),
+        memory__usage_in_bytes=str(GIB),
+        memory__stat=f"cache 9\ntotal_inactive_file {GIB // 2}",
+    )
+    assert list(left_in_control_groups(tmp_path / "membership", tmp_path / "mount")) == [GIB + GIB // 2]
+
+
+def test_without_control_groups_there_is_no_limit_of_theirs(tmp_path):
+    assert list(left_in_control_groups(tmp_path / "membership", tmp_path)) == []

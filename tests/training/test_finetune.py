@@ -1,0 +1,174 @@
+"""A whole trial, with and without what is known of the trunk: the same scores and the same rows to the bit."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from memlm.data.config import StreamConfig
+from memlm.data.facts import Fact
+from memlm.data.questions import Question
+from memlm.data.tokenizer import train_tokenizer
+from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.suite import HeldOut, held_out_trunks
+from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
+from memlm.model.config import ModelConfig
+from memlm.model.language_model import build_model, model_config
+from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.training.finetune import DivergedError, Materials, Trial, learning_trunks, run_trial, score
+from tests.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
+
+every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+PEOPLE = ("Ada", "Bo", "Cleo", "Dag", "Eva", "Finn")
+TOWNS = ("Rome", "Oslo", "Bern", "Lima", "Kiel", "York")
+
+
+def question(number, text):
+    return Question(id=str(number), question=text, answers=(TOWNS[number],))
+
+
+def facts():
+    return [
+        Fact(
+            id=str(number),
+            statements=(f"{name} lives in {town}.", f"{town} is home to {name}.", f"The home of {name}: {town}"),
+            questions=(question(number, f"Where does {name} live?"),),
+        )
+        for number, (name, town) in enumerate(zip(PEOPLE, TOWNS, strict=True))
+    ]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([statement for fact in facts() for statement in fact.statements] * 20, vocab_size=320)
+
+
+@pytest.fixture(scope="module")
+def materials(tokenizer):
+    text = "".join(statement for fact in facts() for statement in fact.statements)
+    tokens = torch.tensor(tokenizer(text)["input_ids"])[:60].view(4, 15).clone()
+    tokens[:, 6] = tokenizer.eos_token_id
+    held_out = {"towns": [question(number, f"What is the town of {PEOPLE[number]}?") for number in range(6)]}
+    return Materials(
+        tokenizer=tokenizer,
+        facts=facts(),
+        held_out=HeldOut(questions=held_out, text=tokens),
+        background=None,
+    )
+
+
+def base_model(tokenizer, memory, *, seed=0, dense=False):
+    shape = ModelConfig(
+        num_layers=3,
+        hidden_size=12,
+        num_attention_heads=2,
+        intermediate_size=20,
+        max_positions=64,
+        initializer_range=0.3,
+        memory=memory,
+    )
+    ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
+    return build_model(model_config(shape, dense=dense, vocab_size=len(tokenizer), **ids), seed=seed).eval()
+
+
+def trial_with(method, seed=0):
+    stream = StreamConfig(num_facts=4, num_wordings=2, num_passes=2)
+    return Trial(method=method, stream=stream, evaluation=EvaluationConfig(max_new_tokens=4, batch_size=3), seed=seed)
+
+
+def trunks_of(model, trial, materials, max_bytes=1 << 30):
+    """As the sweep makes and shares them."""
+    held_out = held_out_trunks(materials.tokenizer, materials.held_out, trial.evaluation)
+    parts = [held_out, learning_trunks(trial, materials)]
+    return TrunkCache.of([TrunkCache.build(model, inputs, max_bytes=max_bytes).pack() for inputs in parts])
+
+
+def outcome(trial, model, materials):
+    """All that a trial's result says, but for its time, and the weights that it left."""
+    result, learned = run_trial(trial, model, materials, key="key")
+    extra = {name: value for name, value in result.extra.items() if "seconds" not in name}
+    return replace(result, extra=extra), state(learned)
+
+
+def assert_same(ours, theirs):
+    assert ours[0] == theirs[0]
+    assert ours[1].keys() == theirs[1].keys()
+    for name in ours[1]:
+        assert torch.equal(ours[1][name], theirs[1][name]), name
+
+
+def check_trunks_change_nothing(memory, materials, *, max_bytes=1 << 30, of_seed=0, **settings):
+    trial = trial_with(sparse_config(6, **settings))
+    models = [base_model(materials.tokenizer, memory) for _ in range(2)]
+    materials = replace(materials, background=random_background(models[0]))
+    trunks = trunks_of(base_model(materials.tokenizer, memory, seed=of_seed), trial, materials, max_bytes)
+    plain = outcome(trial, models[0], materials)
+    assert changed_rows(state(base_model(materials.tokenizer, memory)), plain[1])
+    assert_same(outcome(trial, models[1], replace(materials, trunks=trunks)), plain)
+
+
+@every_memory
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_trial_that_knows_the_trunk_is_the_plain_one_to_the_bit(memory, materials, kind):
+    check_trunks_change_nothing(memory, materials, kind=kind, learning_rate=0.5)
+
+
+@every_memory
+@pytest.mark.parametrize("max_bytes", [0, 4000, 20_000])
+def test_a_trial_that_knows_some_of_it_too(memory, materials, max_bytes):
+    check_trunks_change_nothing(memory, materials, max_bytes=max_bytes)
+
+
+@every_memory
+def test_proof_that_the_trunk_is_what_the_trial_goes_on_from(memory, materials):
+    with pytest.raises(AssertionError):
+        check_trunks_change_nothing(memory, materials, of_seed=1)
+
+
+@every_memory
+def test_the_trunk_of_everything_that_a_trial_reads_is_known(memory, materials, monkeypatch):
+    """So no forward pass of a trial begins at its tokens but those that decode one."""
+    trial, model = trial_with(sparse_config(6)), base_model(materials.tokenizer, memory)
+    materials = replace(materials, background=random_background(model))
+    trunks, missed = trunks_of(model, trial, materials), []
+    find = TrunkCache.find
+
+    def recorded(self, tokens, position_ids=None, **kwargs):
+        found = find(self, tokens, position_ids, **kwargs)
+        missed.extend([] if found else [tokens])
+        return found
+
+    monkeypatch.setattr(TrunkCache, "find", recorded)
+    run_trial(trial, model, replace(materials, trunks=trunks), key="key")
+    assert missed == []
+    outcome(trial, base_model(materials.tokenizer, memory), materials)
+    assert missed  # the recording works
+
+
+@pytest.mark.parametrize("method", [FullConfig(), LoRAConfig(rank=2)], ids=lambda method: method.name)
+def test_methods_that_move_the_trunk_do_not_use_it(materials, method):
+    models = [base_model(materials.tokenizer, MEMORY) for _ in range(3)]
+    trial = trial_with(replace(method, optimizer=OptimizerConfig(learning_rate=0.05)))
+    trunks = trunks_of(models[0], trial, materials)
+    assert_same(
+        outcome(trial, models[1], replace(materials, trunks=trunks)),
+        outcome(trial, models[2], replace(materials, trunks=NO_TRUNKS)),
+    )
+
+
+def test_a_given_start_is_not_computed_again(materials):
+    model = base_model(materials.tokenizer, MEMORY)
+    materials = replace(materials, background=random_background(model))
+    trial = trial_with(sparse_config(6))
+    start = score(trial, model, materials)
+    assert start.sets.keys() == {"new_facts", "towns", "background_text"}
+    other = replace(start, sets={name: replace(value, items=(0.5,)) for name, value in start.sets.items()})
+    assert run_trial(trial, model, materials, key="key", start=other)[0].start == other.sets
+
+
+def test_a_diverged_trial_says_so(materials):
+    model = base_model(materials.tokenizer, MEMORY)
+    materials = replace(materials, background=random_background(model))
+    with pytest.raises(DivergedError, match="learning_rate"):
+        run_trial(trial_with(sparse_config(6, learning_rate=math.inf)), model, materials, key="key")
