@@ -136,9 +136,11 @@ def require_counts(config: Config) -> storage.Manifest:
 
 
 def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, Any]:
-    """What names a checkpoint: not how often it was saved, nor how its batches were split."""
-    split = ("checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks")
-    pretraining = {name: value for name, value in identity(config.pretraining).items() if name not in split}
+    """What names a checkpoint: not how often it was saved, nor how its batches were split, nor what it has no use for."""
+    unnamed = ["checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks"]
+    if architecture == "dense":
+        unnamed.append("pool_optimizer")  # there is no pool
+    pretraining = {name: value for name, value in identity(config.pretraining).items() if name not in unnamed}
     return {"architecture": architecture, "model": identity(config.model), "pretraining": pretraining}
 
 

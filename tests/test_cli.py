@@ -55,6 +55,7 @@ def test_an_unknown_field_is_refused_with_the_nearest(capsys, arguments, nearest
     [
         (["--pretraining.num-steps", "0"], "pretraining.num_steps is 0"),
         (["--pretraining.zero-stage", "4"], "--pretraining.zero-stage"),
+        (["--pretraining.pool-optimizer", "adam"], "--pretraining.pool-optimizer"),
         (["--seed", "one"], "--seed"),
         (["smoke", "--method.num-trainable-slots", "1025"], "method.num_trainable_slots is 1025"),
         (["smoke", "--cluster.num-workers", "3"], "pretraining.batch_blocks (16)"),

@@ -187,6 +187,11 @@ def test_the_command_for_the_dense_model_makes_the_dense_model(tmp_path):
             ["--pretraining.num-steps", "61"],
             "pretraining.num_steps = 60, and now pretraining.num_steps = 61",
         ),
+        (
+            "checkpoint",
+            ["--pretraining.pool-optimizer", "adamw"],
+            "pretraining.pool_optimizer = 'lazy_adam', and now pretraining.pool_optimizer = 'adamw'",
+        ),
         ("checkpoint", ["--model.memory.top-k", "5"], "model.memory.top_k = 4, and now model.memory.top_k = 5"),
         ("counts", ["--pretraining.seed", "1"], "pretraining.seed = 0, and now pretraining.seed = 1"),
         ("counts", ["--counting.num-batches", "21"], "counting.num_batches = 20, and now counting.num_batches = 21"),
@@ -219,6 +224,12 @@ def test_how_it_is_run_makes_no_other_artifact(tmp_path, arguments):
     changed = parse("", ["smoke", "--storage", str(tmp_path), *arguments])
     for require in REQUIRE.values():
         require(changed)
+
+
+def test_what_trains_the_pools_does_not_name_the_dense_model():
+    lazy, dense = (parse("", ["smoke", "--pretraining.pool-optimizer", name]) for name in ("lazy_adam", "adamw"))
+    assert checkpoint_config(lazy, "dense") == checkpoint_config(dense, "dense")
+    assert checkpoint_config(lazy, "memory") != checkpoint_config(dense, "memory")
 
 
 @pytest.mark.parametrize("name, above", [("corpus", "world"), ("checkpoint", "corpus"), ("counts", "checkpoint")])

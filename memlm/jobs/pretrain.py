@@ -6,6 +6,7 @@ Progress, logging and storage are decided here; the loop itself is `training/pre
 import hashlib
 import json
 import logging
+import os
 import time
 from dataclasses import asdict, dataclass
 
@@ -15,9 +16,10 @@ import torch.distributed as dist
 from ray.train.torch import TorchTrainer
 
 from memlm import storage
-from memlm.config import Config
+from memlm.config import IN_JOB, Config
 from memlm.data.corpus import open_corpus
 from memlm.jobs.cluster import Progress, connect, quiet, say
+from memlm.model.capacity import require_room_for_values
 from memlm.model.language_model import attention_on, build_model, count_parameters, model_config
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
@@ -48,6 +50,8 @@ def run(config: Config) -> str:
     if is_made(checkpoint, kind=CHECKPOINT_KIND, config=wanted, inputs={"corpus": corpus.digest}):
         say(f"pretrain {architecture}: reusing {checkpoint}")
         return checkpoint
+    if not os.environ.get(IN_JOB) and not config.cluster.use_gpu:  # then this machine's memory is what trains
+        _require_room(config, workers_here=config.cluster.num_workers)
     task = WorkerTask(
         config=config,
         corpus=run.corpus,
@@ -84,6 +88,24 @@ def run(config: Config) -> str:
     return checkpoint
 
 
+def _require_room(config: Config, *, workers_here: int, device: torch.device | None = None) -> None:
+    """Raises ValueError if the pools with what trains them do not fit, in the workers on this machine or in one device's own memory."""
+    memory, settings = config.model.memory, config.pretraining
+    if config.architecture == "dense" or not memory.layers:
+        return
+    tables, tables_are = settings.value_tables(config.cluster.num_workers)
+    on_device = device is not None and device.type != "cpu"
+    workers = 1 if on_device else workers_here
+    require_room_for_values(
+        num_half_keys=memory.num_half_keys,
+        value_dim=memory.value_dim,
+        num_pools=memory.num_pools,
+        copies=tables * workers,
+        copies_are=tables_are if workers == 1 else f"{tables_are}, in each of {workers} workers",
+        device=device,
+    )
+
+
 def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
@@ -102,6 +124,8 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
     corpus = open_corpus(task.corpus)
     tokenizer, blocks = corpus.tokenizer, corpus.train_blocks()
     device = ray.train.torch.get_device()
+    _require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
+    dist.barrier()  # what one worker takes must not be missing where another still asks
     model = build_model(
         model_config(
             config.model,
@@ -130,6 +154,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
             "num_steps": settings.num_steps,
             "learning_rate": settings.learning_rate,
             "value_learning_rate": settings.value_learning_rate,
+            **({"pool_optimizer": settings.pool_optimizer} if sizes.pool else {}),
             "parameters_base": sizes.base,
             "parameters_pool": sizes.pool,
             "parameters_active": sizes.active,

@@ -15,9 +15,10 @@ from memlm.data.facts import FactBatch
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.method import Method, build_optimizer, sum_over_ranks
 from memlm.model.memory import ValuePool
+from memlm.model.trunk import TrunkActivations, continue_from, run_trunk
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
 from memlm.model.weighted_read import TrainableRows
-from memlm.slots.accesses import accesses_of, memory_layers, value_pools
+from memlm.slots.accesses import accesses_in, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
 from memlm.slots.ranking import RANKINGS
 from memlm.slots.selection import select_slots
@@ -51,6 +52,8 @@ class SparseMemoryFinetuning(Method):
             )
         self.config = config
         self.trunks = trunks
+        self.trunk_of_batch: dict[int, TrunkActivations] = {}
+        """By the identity of the batch's tokens, for the length of one step."""
         self.layers = memory_layers(model)
         self.background = background.to(self.pools[0].weight.device)
         self.generator = torch.Generator().manual_seed(seed)
@@ -58,15 +61,24 @@ class SparseMemoryFinetuning(Method):
         self.write: Callable[[], None] = write(self.pools, config).write
 
     def logits(self, batch: FactBatch) -> Float[Tensor, "wordings seq vocab"]:
-        return self.trunks.logits(self.model, batch.tokens)
+        trunk = self.trunk_of_batch.get(id(batch.tokens))
+        if trunk is None:
+            return self.trunks.logits(self.model, batch.tokens)
+        return continue_from(self.model, trunk)
 
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
         if len(batches) == 1 and len(self.layers) == 1:
             # The one search comes before the one read, so the step's own forward pass can count and choose in between.
             self.layers[0].on_access = lambda slots: self._select(self._count(slots, batches[0]), report)
         else:
-            accesses = [accesses_of(self.model, input_ids=batch.tokens) for batch in batches]
-            self._select(merge([self._count(*part) for part in zip(accesses, batches, strict=True)]), report)
+            # A pass of its own finds the accesses; it shares the trunk with the step's forward pass.
+            counts = [self._count(self._accesses_before_the_step(batch), batch) for batch in batches]
+            self._select(merge(counts), report)
+
+    def _accesses_before_the_step(self, batch: FactBatch) -> Int[Tensor, "batch seq reads"]:
+        trunk = self.trunks.find(batch.tokens) or run_trunk(self.model, batch.tokens)
+        self.trunk_of_batch[id(batch.tokens)] = trunk
+        return accesses_in(self.model, lambda: continue_from(self.model, trunk))
 
     def _count(self, slots: Int[Tensor, "batch seq reads"], batch: FactBatch) -> SlotCounts:
         return count_slots(slots, batch.is_token)
@@ -102,6 +114,7 @@ class SparseMemoryFinetuning(Method):
             pool.trainable_rows = None
         for layer in self.layers:
             layer.on_access = None
+        self.trunk_of_batch.clear()
 
     def finish(self) -> nn.Module:
         return self.model

@@ -46,9 +46,14 @@ def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq
             layer.on_access = None
 
 
-@torch.no_grad()
 def accesses_of(model: nn.Module, **inputs: Tensor) -> Int[Tensor, "batch seq all_reads"]:
     """The slots of every token, all layers and heads side by side. Computes nothing beyond the last memory layer's search."""
+    return accesses_in(model, lambda: model(**inputs, use_cache=False))
+
+
+@torch.no_grad()
+def accesses_in(model: nn.Module, forward: Callable[[], object]) -> Int[Tensor, "batch seq all_reads"]:
+    """As accesses_of, of a forward pass that the caller runs in a way of its own."""
     found: list[Tensor] = []
     last = len(memory_layers(model)) - 1
 
@@ -58,7 +63,7 @@ def accesses_of(model: nn.Module, **inputs: Tensor) -> Int[Tensor, "batch seq al
             raise _LastSearchDone
 
     with on_accesses(model, receive), suppress(_LastSearchDone):
-        model(**inputs, use_cache=False)
+        forward()
     return torch.cat(found, dim=-1)
 
 

@@ -1,6 +1,7 @@
 """What does an interrupted pretraining need to go on, and where is the newest whole copy of it?
 
-A training state is one artifact per rank under `step_########/`. Ranks verify all of them before DeepSpeed, which reads pickles,
+A training state is one artifact per rank under `step_########/`: its share of what DeepSpeed keeps, and of the value tables with
+their moments where LazyAdam trains them. Ranks verify all of them before DeepSpeed, which reads pickles,
 sees a byte; one that is damaged or incomplete is passed over for the one before it.
 """
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
-    """AdamW with warm-up and cosine. DeepSpeed's own settings are derived from this."""
+    """AdamW with warm-up and cosine, and for the pools its lazy kind. DeepSpeed's own settings are derived from this."""
 
     num_steps: int = 1000
     batch_blocks: int = 32
@@ -18,6 +18,9 @@ class PretrainingConfig:
     """Of the value pools, whose rows get a gradient in few steps (Berges et al. 2024 train them apart as well)."""
     final_learning_rate: float = 0.1
     """Where the cosine ends, as a share of the learning rate."""
+    pool_optimizer: Literal["lazy_adam", "adamw"] = "lazy_adam"
+    """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a step costs what it touches; adamw moves
+    all rows by their momentum, at a cost that follows the size of the pool. The default was chosen by measurement."""
     warmup_steps: int = 50
     weight_decay: float = 0.1
     """Of matrices; values, norms and biases have none."""
@@ -30,6 +33,14 @@ class PretrainingConfig:
     log_every: int = 50
     seed: int = 0
     """Of the initial weights and of the order of the blocks."""
+
+    def value_tables(self, num_workers: int) -> tuple[int, str]:
+        """How many matrices of a pool's size one worker holds at the least, and which."""
+        if self.pool_optimizer == "lazy_adam":
+            return 3, "values and two moments"
+        if self.zero_stage and num_workers > 1:
+            return 2, "values, and a share of gradient and two moments"
+        return 4, "values, gradient and two moments"
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_blocks", "micro_batch_blocks", "checkpoint_every", "log_every"):

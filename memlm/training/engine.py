@@ -7,26 +7,33 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from memlm.slots.accesses import value_pools
 from memlm.training.config import PretrainingConfig
+from memlm.training.row_sparse import LazyAdam
 
 # DeepSpeed probes for GPUs and MPI at import; on a machine without a GPU both probes only cost time and print warnings.
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+from deepspeed.runtime.utils import combine_grad_norm_groups
 
 # Compiles a C++ extension at the first start, for a faster all-reduce among the CPUs of one machine: a minute, and a compiler that
 # a machine may lack, for what gloo does as well.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 TAG = "state"
+BETAS, EPSILON = (0.9, 0.95), 1e-8
 
 
 class Engine:
-    """One rank of a DeepSpeed run. torch.distributed must be initialised; a group of one will do."""
+    """One rank of a DeepSpeed run. torch.distributed must be initialised; a group of one will do.
+
+    With pool_optimizer = "lazy_adam" DeepSpeed trains the rest of the model, and LazyAdam the pools, in one step and under one clip norm.
+    """
 
     def __init__(self, model: nn.Module, config: PretrainingConfig) -> None:
         self.config = config
@@ -38,19 +45,26 @@ class Engine:
                 f"({config.micro_batch_blocks} * {self.world_size}); lower pretraining.micro_batch_blocks"
             )
         self.num_micro_batches = config.batch_blocks // per_step
-        optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.95), fused=True)
+        lazy = value_pools(model) if config.pool_optimizer == "lazy_adam" else []
+        self._pool_optimizer = LazyAdam(lazy, betas=BETAS, epsilon=EPSILON)
+        self._pool_norm = torch.zeros(())
+        self._value_learning_rate = config.value_learning_rate
+        optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=BETAS, eps=EPSILON, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,  # type: ignore[arg-type]
             config={
                 "train_micro_batch_size_per_gpu": config.micro_batch_blocks,
                 "gradient_accumulation_steps": self.num_micro_batches,
-                "gradient_clipping": config.clip_norm,
+                # Without ZeRO the gradients lie in plain sight, and `_clip` does it.
+                "gradient_clipping": config.clip_norm if config.zero_stage else 0.0,
                 "zero_optimization": {"stage": config.zero_stage},
                 "steps_per_print": 10**9,
             },
         )
         self._peak_rates = [group["peak_rate"] for group in optimizer.param_groups]
+        if config.zero_stage:
+            self._count_pools_in_the_norm_of_zero()
 
     @property
     def model(self) -> nn.Module:
@@ -65,34 +79,71 @@ class Engine:
         """Every group at this share of its peak."""
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * share
+        self._value_learning_rate = self.config.value_learning_rate * share
 
     def backward(self, loss: Tensor) -> None:
         """Of one micro-batch; DeepSpeed averages over micro-batches and ranks."""
         self._engine.backward(loss)
+        self._pool_optimizer.compact()
 
     def step(self) -> None:
         """After each micro-batch; moves the weights after the last one of a batch."""
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+            return
+        # The pools' gradients are added up over ranks where DeepSpeed takes the mean.
+        self._pool_norm = self._pool_optimizer.merge().to(self.device) / self.world_size
+        norm = None if self.config.zero_stage else self._clip()
         self._engine.step()
+        if not self._engine.was_step_applied():  # ZeRO passes over a step whose norm is not finite
+            self._pool_optimizer.skip_step()
+            return
+        norm = self._engine.get_global_grad_norm() if norm is None else norm
+        share = min(1.0, self.config.clip_norm / (float(norm) + 1e-6))
+        self._pool_optimizer.step(learning_rate=self._value_learning_rate, gradient_scale=share / self.world_size)
+
+    def _clip(self) -> Float[Tensor, ""]:
+        """Clip DeepSpeed's gradients by the norm over them and the pools'; returns that norm."""
+        parameters = [parameter for parameter in self._engine.module.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters]
+        norm = torch.nn.utils.get_total_norm([*gradients, self._pool_norm])
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+        return norm
+
+    def _count_pools_in_the_norm_of_zero(self) -> None:
+        """ZeRO takes the norm and clips by it within its step, after it has shared out the gradients. So the norm is what is extended."""
+        optimizer = self._optimizer
+        if self.config.zero_stage == 3:
+            norms = optimizer._get_norm_groups
+            optimizer._get_norm_groups = lambda: [*norms(), self._pool_norm]
+        else:
+            norm = optimizer.scaled_global_norm
+            optimizer.scaled_global_norm = lambda: combine_grad_norm_groups([norm(), self._pool_norm])
 
     def save(self, directory: Path) -> None:
-        """This rank's share of weights, optimizer and step counters. Every rank must call it."""
+        """This rank's share of weights, optimizers and step counters. Every rank must call it."""
         self._engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)
+        self._pool_optimizer.save(directory)
 
     def load(self, directory: Path) -> None:
         """From a directory that holds what every rank saved. Reads pickles: verify it first."""
         self._engine.load_checkpoint(str(directory), tag=TAG)
+        self._pool_optimizer.load(directory)
 
     @contextmanager
     def whole_weights(self) -> Iterator[nn.Module]:
         """The model with all its weights in place, also where ZeRO-3 has shared them out. Every rank must enter."""
-        with deepspeed.zero.GatheredParameters(
-            list(self._engine.module.parameters()), enabled=self.config.zero_stage == 3
+        with (
+            deepspeed.zero.GatheredParameters(
+                list(self._engine.module.parameters()), enabled=self.config.zero_stage == 3
+            ),
+            self._pool_optimizer.as_parameters(),
         ):
             yield self._engine.module
 
 
 def _parameter_groups(model: nn.Module, config: PretrainingConfig) -> list[dict[str, object]]:
-    """Matrices with weight decay, vectors without, and the value pools at their own rate without."""
+    """Matrices with weight decay, vectors without, and the value pools, where they are parameters, at their own rate without."""
     values = {id(pool.weight) for pool in value_pools(model)}
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "values": []}
     for parameter in model.parameters():

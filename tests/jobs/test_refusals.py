@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,17 @@ def test_more_trainable_slots_than_the_pool_of_the_checkpoint_has(swept, cluster
     line = refused(capfd, finetune.run, smoke(swept.storage, *options))
     assert "num_half_keys = 32" in line and "num_half_keys = 64" in line
     assert artifacts_in(swept.storage) == before
+
+
+@ray
+def test_a_pool_that_does_not_fit_in_memory_is_refused_before_a_cluster_starts(swept, capfd, tmp_path):
+    ignored = shutil.ignore_patterns("trials", "ray", "learned", "scores", "checkpoint*", "counts")
+    shutil.copytree(swept.run, tmp_path / "smoke", ignore=ignored)
+    options = ["--model.memory.num-half-keys", "200000", "--tracking", "off"]
+    began = time.monotonic()
+    line = refused(capfd, pretrain.run, smoke(tmp_path, *options))
+    assert "model.memory.num_half_keys is 200000: 200000^2 slots x 32" in line and "values and two moments" in line
+    assert time.monotonic() - began < 2
 
 
 @ray

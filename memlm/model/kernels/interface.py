@@ -1,6 +1,6 @@
 """What a set of kernels computes: the one signature that the plain torch, C++ and Triton versions have in common."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,6 +28,7 @@ class AdamStep(NamedTuple):
     """The gradient is multiplied by it first: clipping, at no pass of its own."""
 
 
+@runtime_checkable
 class Kernels(Protocol):
     """Deterministic for given inputs, however many threads run: each output row has one owner that adds in a fixed order.
 
