@@ -81,12 +81,21 @@ class _RowGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, slots, weights = ctx.saved_tensors
+        # Pads and the last token of a block have no gradient: what they alone read is not among the rows that were trained on.
+        trained = grad_output.any(dim=1)
+        everything = bool(trained.all())
+        if not everything:
+            grad_output, slots, weights = grad_output[trained], slots[trained], weights[trained]
         gradient, through_weights = kernels_for(values).read_backward(
             grad_output.float(), values, slots, weights, rows=True, weight_gradient=True
         )
-        assert gradient is not None
+        assert gradient is not None and through_weights is not None
         ctx.gradients.append(gradient)
-        return None, None, through_weights, None
+        if everything:
+            return None, None, through_weights, None
+        spread = through_weights.new_zeros(len(trained), slots.shape[1])
+        spread[trained] = through_weights
+        return None, None, spread, None
 
 
 class _TrainableRows(torch.autograd.Function):

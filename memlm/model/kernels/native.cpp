@@ -756,7 +756,6 @@ TORCH_LIBRARY(memlm, m) {
   m.def("search", &search);
   m.def("search_backward", &search_backward);
   m.def("count", &count);
-  m.def("require_slots", [](const Tensor& slots, int64_t num_slots) { require_slots(slots.contiguous(), num_slots); });
   m.def("read_bf16", &read_bf16);
   m.def("read_backward", &read_backward);
   m.def("read_backward_of_weights", &read_backward_of_weights);

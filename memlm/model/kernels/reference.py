@@ -68,6 +68,11 @@ def read(
 ) -> Float[Tensor, "tokens value_dim"]:
     if slots.numel() == 0:
         return values.new_zeros(len(slots), values.shape[1])
+    if slots.device.type == "cpu":  # elsewhere the host would have to wait for the answer
+        lowest, highest = slots.aminmax()
+        if lowest < 0 or highest >= len(values):
+            slot = int(lowest if lowest < 0 else highest)
+            raise IndexError(f"slot {slot} lies outside the table of {len(values)} slots; slots are counted from 0")
     if values.dtype == torch.float32:
         return F.embedding_bag(slots, values, per_sample_weights=weights, mode="sum")
     # embedding_bag would round the weights to the table's type.

@@ -195,16 +195,23 @@ def test_results_do_not_depend_on_the_number_of_threads():
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
-@needs_compiler
+@every_kernel
 @pytest.mark.parametrize("slot", [-1, 20, 1 << 40])
-def test_a_slot_outside_the_table_is_named(slot):
-    values, slots, weights, grad_output = random_read(4, 3, 20, 5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_slot_outside_the_table_is_named(kernels, slot, dtype):
+    values, slots, weights, _ = random_read(4, 3, 20, 5, dtype=dtype)
     slots[2, 1] = slot
     with pytest.raises(IndexError, match=f"slot {slot} lies outside the table of 20 slots"):
-        native.read(values, slots, weights)
-    for rows in (True, False):
-        with pytest.raises(IndexError, match=f"slot {slot} lies outside the table of 20 slots"):
-            native.read_backward(grad_output, values, slots, weights, rows=rows, weight_gradient=True)
+        kernels.read(values, slots, weights)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [True, False])
+def test_no_kernel_leaves_the_table_in_backward_either(rows):
+    values, slots, weights, grad_output = random_read(4, 3, 20, 5)
+    slots[2, 1] = 20
+    with pytest.raises(IndexError, match="slot 20 lies outside the table of 20 slots"):
+        native.read_backward(grad_output, values, slots, weights, rows=rows, weight_gradient=True)
 
 
 # Sums and counts

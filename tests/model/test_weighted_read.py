@@ -1,0 +1,77 @@
+"""Where the gradient of a read goes: three choices, one mathematics."""
+
+import pytest
+import torch
+
+from memlm.model.weighted_read import TrainableRows, weighted_read, weighted_read_into, weighted_read_with
+
+
+def random_read(*, untrained=(), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(40, 7, generator=generator)
+    slots = torch.randint(0, 40, (9, 6), generator=generator)
+    weights = torch.rand(9, 6, generator=generator).requires_grad_(True)
+    grad_output = torch.randn(9, 7, generator=generator)
+    grad_output[list(untrained)] = 0
+    return values, slots, weights, grad_output
+
+
+def plain(values, slots, weights, grad_output):
+    values = values.clone().requires_grad_(True)
+    output = (values[slots] * weights[..., None]).sum(dim=1)
+    return output, *torch.autograd.grad(output, [values, weights], grad_output)
+
+
+def test_the_dense_gradient():
+    values, slots, weights, grad_output = random_read()
+    output, grad_values, grad_weights = plain(values, slots, weights, grad_output)
+    leaf = values.clone().requires_grad_(True)
+    found = weighted_read(leaf, slots, weights)
+    torch.testing.assert_close(found, output)
+    for gradient, expected in zip(
+        torch.autograd.grad(found, [leaf, weights], grad_output), (grad_values, grad_weights), strict=True
+    ):
+        torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("untrained", [(), (2, 8), tuple(range(9))], ids=["all", "some", "none"])
+def test_row_gradients_are_the_dense_one_at_the_rows_that_trained_tokens_read(untrained):
+    values, slots, weights, grad_output = random_read(untrained=untrained)
+    _, grad_values, grad_weights = plain(values, slots, weights, grad_output)
+    gradients = []
+    (through_weights,) = torch.autograd.grad(
+        weighted_read_into(values, slots, weights, gradients), [weights], grad_output
+    )
+    trained = [token for token in range(9) if token not in untrained]
+    (gradient,) = gradients
+    assert torch.equal(gradient.slots, slots[trained].unique())
+    torch.testing.assert_close(gradient.rows, grad_values[gradient.slots])
+    torch.testing.assert_close(through_weights, grad_weights)
+
+
+def test_trainable_rows_get_the_dense_gradient_and_no_other_row_gets_one():
+    values, slots, weights, grad_output = random_read()
+    _, grad_values, grad_weights = plain(values, slots, weights, grad_output)
+    rows = slots.unique()[::3]
+    trainable = TrainableRows(rows, values[rows].clone().requires_grad_(True))
+    output = weighted_read_with(values, slots, weights, trainable)
+    found = torch.autograd.grad(output, [trainable.values, weights], grad_output)
+    for gradient, expected in zip(found, (grad_values[rows], grad_weights), strict=True):
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_a_slot_outside_the_table_is_an_error_that_names_it():
+    values, slots, weights, _ = random_read()
+    slots[3, 2] = 40
+    with pytest.raises(IndexError, match="slot 40 lies outside the table of 40 slots"):
+        weighted_read(values, slots, weights)
+
+
+@pytest.mark.parametrize("shape", [(0, 6), (9, 0)])
+def test_no_tokens_or_no_reads_give_zeros_and_no_rows(shape):
+    values, gradients = torch.randn(40, 7), []
+    slots, weights = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, requires_grad=True)
+    output = weighted_read_into(values, slots, weights, gradients)
+    assert torch.equal(output, torch.zeros(shape[0], 7))
+    output.backward(torch.ones(shape[0], 7))
+    assert weights.grad.shape == shape and len(gradients[0].slots) == 0
