@@ -1,5 +1,6 @@
 """The Triton kernels compute what they must (`triton_cases.py`), and compile for GPUs to what they are meant to be there."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -78,14 +79,19 @@ def test_the_cases_pass(interpreted):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def all_kernels():
+    """By name, from every file that has any."""
+    files = (ROOT / "memlm" / "model" / "kernels").glob("triton_*.py")
+    modules = [importlib.import_module(f"memlm.model.kernels.{file.stem}") for file in files]
+    return {name: value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")}
+
+
 def compiled(name, constants, capability):
     """The kernel as the wrappers launch it on contiguous tensors whose sizes are divisible by 16, without a GPU."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from memlm.model.kernels import triton_kernels
-
-    kernel = getattr(triton_kernels, name)
+    kernel = all_kernels()[name]
     signature, values, attributes = {}, {}, {}
     for place, parameter in enumerate(kernel.arg_names):
         is_one = parameter.endswith(("column_stride", "read_stride", "half_key_stride", "slots_stride"))
@@ -123,7 +129,4 @@ def test_kernels_compile_for_the_smallest_sizes(name, tmp_path, monkeypatch):
 
 
 def test_every_kernel_is_compiled_here():
-    from memlm.model.kernels import triton_kernels
-
-    kernels = {name for name in vars(triton_kernels) if name.endswith("_kernel")}
-    assert kernels == set(KERNELS) == set(SMALLEST)
+    assert set(all_kernels()) == set(KERNELS) == set(SMALLEST)

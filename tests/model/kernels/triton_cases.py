@@ -11,6 +11,7 @@ import torch
 from triton.runtime import interpreter
 
 from memlm.model.kernels import triton_kernels as kernels
+from memlm.model.kernels import triton_lookup_sums, triton_search
 from memlm.model.kernels.interface import AdamStep, RowGradient
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -136,7 +137,7 @@ def assert_rows_read_often_are_right(lengths):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """The interpreter takes milliseconds per lookup."""
-    monkeypatch.setattr(kernels, "CHUNK", C)
+    monkeypatch.setattr(triton_lookup_sums, "CHUNK", C)
 
 
 C = 8
@@ -157,7 +158,7 @@ def test_rows_read_many_times(lengths, small_chunks):
 
 
 def test_a_row_read_hundreds_of_times():
-    assert_rows_read_often_are_right((5, 2 * kernels.CHUNK + 90, 1))
+    assert_rows_read_often_are_right((5, 2 * triton_lookup_sums.CHUNK + 90, 1))
 
 
 @pytest.mark.parametrize(("value_dim", "tokens", "reads"), SHAPES)
@@ -369,10 +370,10 @@ def test_zeros_of_both_signs_tie():
 
 
 def test_search_of_more_half_keys_than_registers_hold_and_of_no_token():
-    sub_scores = torch.zeros(1, 2, 1, kernels.MAX_HALF_KEYS + 1, device=DEVICE)
+    sub_scores = torch.zeros(1, 2, 1, triton_search.MAX_HALF_KEYS + 1, device=DEVICE)
     sub_scores[0, 0, 0, -1], sub_scores[0, 1, 0, 3] = 2.0, 1.0
     slots, scores = kernels.search(sub_scores, 2)
-    last = kernels.MAX_HALF_KEYS * (kernels.MAX_HALF_KEYS + 1)
+    last = triton_search.MAX_HALF_KEYS * (triton_search.MAX_HALF_KEYS + 1)
     assert slots.tolist() == [[[last + 3, last]]] and scores.tolist() == [[[3.0, 2.0]]]
     slots, scores = kernels.search(torch.zeros(2, 2, 0, 9, device=DEVICE), 3)
     assert slots.shape == scores.shape == (0, 2, 3)
