@@ -29,6 +29,12 @@ def product_key_search(
             f"top_k is {top_k}, and there are {half_keys.shape[2]} half-keys; it must be from 1 to that many, "
             "since the exact search keeps top_k half-keys of each half"
         )
+    num_heads, _, _, half_dim = half_keys.shape
+    if queries.shape[1:] != (num_heads, 2 * half_dim):
+        raise ValueError(
+            f"queries has shape {tuple(queries.shape)} and half_keys {tuple(half_keys.shape)}; the queries must be "
+            f"[tokens, {num_heads}, {2 * half_dim}]"
+        )
     with torch.autocast(queries.device.type, enabled=False):
         return _Search.apply(queries.float(), half_keys.float(), top_k)
 

@@ -27,7 +27,12 @@ def weighted_read(
     slots: Int[Tensor, "tokens reads"],
     weights: Float[Tensor, "tokens reads"],
 ) -> Float[Tensor, "tokens value_dim"]:
-    """The read whose gradient for the table is dense, as torch's own optimizers want it."""
+    """The read whose gradient for the table is dense, as torch's own optimizers want it.
+
+    Like the others below, raises ValueError for tensors that do not belong together, and on a CPU IndexError for a slot that the table
+    does not have; on a GPU, where asking would hold up the host, such a read gives NaN.
+    """
+    _require_read(values, slots, weights)
     return _DenseGradient.apply(values, slots, weights)
 
 
@@ -38,6 +43,7 @@ def weighted_read_into(
     gradients: list[RowGradient],
 ) -> Float[Tensor, "tokens value_dim"]:
     """The read whose backward appends the table's gradient to a list, at the rows that were read. Weights must need a gradient."""
+    _require_read(values, slots, weights)
     return _RowGradients.apply(values.detach(), slots, weights, gradients)
 
 
@@ -48,7 +54,23 @@ def weighted_read_with(
     trainable: TrainableRows,
 ) -> Float[Tensor, "tokens value_dim"]:
     """The read of the whole table whose gradient goes to the trainable rows and the weights, but to no other row."""
+    _require_read(values, slots, weights)
     return _TrainableRows.apply(trainable.values, values.detach(), trainable.slots, slots, weights)
+
+
+def _require_read(values: Tensor, slots: Tensor, weights: Tensor) -> None:
+    if values.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"values is {values.dtype}; a table must be float32 or bfloat16")
+    if slots.dtype != torch.int64 or weights.dtype != torch.float32:
+        raise ValueError(f"slots is {slots.dtype} and weights is {weights.dtype}; they must be int64 and float32")
+    if slots.ndim != 2 or slots.shape != weights.shape:
+        raise ValueError(
+            f"slots has shape {tuple(slots.shape)} and weights {tuple(weights.shape)}; both must be [tokens, reads]"
+        )
+    if not values.device == slots.device == weights.device:
+        raise ValueError(
+            f"values is on {values.device}, slots on {slots.device} and weights on {weights.device}; they must be on one device"
+        )
 
 
 class _DenseGradient(torch.autograd.Function):

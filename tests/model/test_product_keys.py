@@ -65,3 +65,14 @@ def test_in_bf16_scores_would_tie():
     assert (rounded[..., 3] == rounded[..., 4]).any()
     exact = all_scores(queries.bfloat16().float(), half_keys.bfloat16().float()).topk(5).values
     assert not (exact[..., 3] == exact[..., 4]).any()
+
+
+@pytest.mark.parametrize("top_k", [0, 7])
+def test_more_slots_than_half_keys_are_refused(top_k):
+    with pytest.raises(ValueError, match=f"top_k is {top_k}, and there are 6 half-keys"):
+        product_key_search(torch.zeros(2, 1, 4), torch.zeros(1, 2, 6, 2), top_k)
+
+
+def test_queries_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"the queries must be \[tokens, 1, 4\]"):
+        product_key_search(torch.zeros(2, 1, 6), torch.zeros(1, 2, 6, 2), 3)

@@ -75,3 +75,20 @@ def test_no_tokens_or_no_reads_give_zeros_and_no_rows(shape):
     assert torch.equal(output, torch.zeros(shape[0], 7))
     output.backward(torch.ones(shape[0], 7))
     assert weights.grad.shape == shape and len(gradients[0].slots) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"values": torch.zeros(4, 2, dtype=torch.float16)}, "values is torch.float16"),
+        ({"slots": torch.zeros(3, 5, dtype=torch.int32)}, "slots is torch.int32"),
+        ({"weights": torch.zeros(3, 5, dtype=torch.bfloat16)}, "weights is torch.bfloat16"),
+        ({"weights": torch.zeros(3, 4)}, r"slots has shape \(3, 5\) and weights \(3, 4\)"),
+        ({"slots": torch.zeros(5, dtype=torch.int64), "weights": torch.zeros(5)}, r"both must be \[tokens, reads\]"),
+        ({"slots": torch.zeros(3, 5, dtype=torch.int64, device="meta")}, "must be on one device"),
+    ],
+)
+def test_tensors_that_do_not_belong_together_are_refused(changed, message):
+    tensors = {"values": torch.zeros(4, 2), "slots": torch.zeros(3, 5, dtype=torch.int64), "weights": torch.zeros(3, 5)}
+    with pytest.raises(ValueError, match=message):
+        weighted_read(**(tensors | changed))

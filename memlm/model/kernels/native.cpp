@@ -275,10 +275,15 @@ void select_pairs(
   select_by_sorting(sums, nullptr, n, k, best);
 }
 
+void require_shape(const char* name, const Tensor& tensor, at::IntArrayRef shape) {
+  TORCH_CHECK_VALUE(tensor.sizes() == shape, name, " has shape ", tensor.sizes(), " where ", shape, " is needed");
+}
+
 // Row (h, s, t) of the sub-scores may lie anywhere, but is itself dense.
 std::tuple<Tensor, Tensor> search(const Tensor& sub_scores_in, int64_t k) {
   const Tensor sub_scores = sub_scores_in.stride(3) == 1 ? sub_scores_in : sub_scores_in.contiguous();
   const int64_t heads = sub_scores.size(0), tokens = sub_scores.size(2), n = sub_scores.size(3);
+  require_shape("sub_scores", sub_scores, {heads, 2, tokens, n});
   TORCH_CHECK_VALUE(1 <= k && k <= n, "top_k is ", k, "; it must be from 1 to the number of half-keys, ", n);
   Tensor slots = at::empty({tokens, heads, k}, sub_scores.options().dtype(at::kLong));
   Tensor scores = at::empty({tokens, heads, k}, sub_scores.options());
@@ -320,6 +325,9 @@ std::tuple<Tensor, Tensor> search_backward(
   const Tensor queries = queries_in.contiguous(), half_keys = half_keys_in.contiguous();
   const int64_t tokens = slots.size(0), heads = slots.size(1), k = slots.size(2);
   const int64_t n = half_keys.size(2), width = half_keys.size(3);
+  require_shape("grad_scores", grad_scores, slots.sizes());
+  require_shape("queries", queries, {tokens, heads, 2 * width});
+  require_shape("half_keys", half_keys, {heads, 2, n, width});
   Tensor grad_queries = at::zeros(queries.sizes(), queries.options());
   Tensor grad_half_keys = at::zeros(half_keys.sizes(), half_keys.options());
   const float *grads = grad_scores.const_data_ptr<float>(), *query = queries.const_data_ptr<float>();
@@ -507,6 +515,9 @@ void require_slots(const Tensor& slots, int64_t num_slots) {
 
 template <typename Work>
 void for_table_type(const Tensor& values, const Work& work) {
+  TORCH_CHECK_TYPE(
+      values.scalar_type() == at::kFloat || values.scalar_type() == at::kBFloat16, "the table is ", values.scalar_type(),
+      "; it must be float32 or bfloat16");
   if (values.scalar_type() == at::kFloat)
     work(values.const_data_ptr<float>());
   else
@@ -517,6 +528,7 @@ void for_table_type(const Tensor& values, const Work& work) {
 Tensor read_bf16(const Tensor& values_in, const Tensor& slots_in, const Tensor& weights_in) {
   const Tensor values = values_in.contiguous(), slots = slots_in.contiguous(), weights = weights_in.contiguous();
   const int64_t tokens = slots.size(0), reads = slots.size(1), width = values.size(1);
+  require_shape("weights", weights, slots.sizes());
   require_slots(slots, values.size(0));
   Tensor output = at::empty({tokens, width}, values.options());
   const BFloat16* table = values.const_data_ptr<BFloat16>();
@@ -570,6 +582,8 @@ std::tuple<Tensor, Tensor, Tensor> read_backward(
   const Tensor grad = grad_in.contiguous(), values = values_in.contiguous();
   const Tensor slots = slots_in.contiguous(), weights = weights_in.contiguous();
   const int64_t reads = slots.size(1), width = values.size(1);
+  require_shape("weights", weights, slots.sizes());
+  require_shape("grad_output", grad, {slots.size(0), width});
   const Grouped grouped(lookups_of(slots, values.size(0)));
   Tensor rows = at::empty({grouped.num_slots(), width}, weights.options());
   Tensor through_weights = at::empty(weight_gradient ? weights.sizes() : at::IntArrayRef{0}, weights.options());
@@ -604,6 +618,7 @@ std::tuple<Tensor, Tensor, Tensor> read_backward(
 Tensor read_backward_of_weights(const Tensor& grad_in, const Tensor& values_in, const Tensor& slots_in) {
   const Tensor grad = grad_in.contiguous(), values = values_in.contiguous(), slots = slots_in.contiguous();
   const int64_t tokens = slots.size(0), reads = slots.size(1), width = values.size(1);
+  require_shape("grad_output", grad, {tokens, width});
   require_slots(slots, values.size(0));
   Tensor through_weights = at::empty({tokens, reads}, grad.options());
   const float* output_grad = grad.const_data_ptr<float>();
@@ -659,6 +674,9 @@ Tensor read_backward_of_rows(
   const Tensor grad = grad_in.contiguous(), slots = slots_in.contiguous(), weights = weights_in.contiguous();
   const Tensor row_slots = row_slots_in.contiguous();
   const int64_t reads = slots.size(1), width = grad.size(1);
+  require_shape("weights", weights, slots.sizes());
+  require_shape("grad_output", grad, {slots.size(0), width});
+  TORCH_CHECK_VALUE(slots.numel() < int64_t{1} << 32, slots.numel(), " reads at once are more than the kernel can number; split the batch");
   Tensor rows = at::zeros({row_slots.numel(), width}, grad.options());
   const SlotIndex index(row_slots);
   const int64_t* slot = slots.const_data_ptr<int64_t>();
@@ -684,6 +702,7 @@ std::tuple<Tensor, Tensor> merge_rows(const std::vector<Tensor>& slots, const st
   std::vector<Lookup> lookups;
   std::vector<const float*> row_of;
   for (size_t part = 0; part < slots.size(); part++) {
+    require_shape("rows", rows[part], {slots[part].numel(), rows[0].size(1)});
     const int64_t* slot = slots[part].const_data_ptr<int64_t>();
     const float* from = rows[part].const_data_ptr<float>();
     for (int64_t i = 0; i < slots[part].numel(); i++) {
@@ -728,6 +747,9 @@ void lazy_adam_step(
   const Tensor slots = slots_in.contiguous(), rows = rows_in.contiguous();
   require_slots(slots, values.size(0));
   const int64_t width = values.size(1);
+  require_shape("first_moments", first, values.sizes());
+  require_shape("second_moments", second, values.sizes());
+  require_shape("rows", rows, {slots.numel(), width});
   const int64_t* slot = slots.const_data_ptr<int64_t>();
   const float* grad = rows.const_data_ptr<float>();
   float *m = first.data_ptr<float>(), *v = second.data_ptr<float>();
@@ -753,14 +775,15 @@ void lazy_adam_step(
 }  // namespace
 
 TORCH_LIBRARY(memlm, m) {
-  m.def("search", &search);
-  m.def("search_backward", &search_backward);
-  m.def("count", &count);
-  m.def("read_bf16", &read_bf16);
-  m.def("read_backward", &read_backward);
-  m.def("read_backward_of_weights", &read_backward_of_weights);
-  m.def("read_backward_of_rows", &read_backward_of_rows);
-  m.def("merge_rows", &merge_rows);
+  const auto on_cpu = [](auto* kernel) { return torch::dispatch(c10::DispatchKey::CPU, kernel); };
+  m.def("search", on_cpu(&search));
+  m.def("search_backward", on_cpu(&search_backward));
+  m.def("count", on_cpu(&count));
+  m.def("read_bf16", on_cpu(&read_bf16));
+  m.def("read_backward", on_cpu(&read_backward));
+  m.def("read_backward_of_weights", on_cpu(&read_backward_of_weights));
+  m.def("read_backward_of_rows", on_cpu(&read_backward_of_rows));
+  m.def("merge_rows", on_cpu(&merge_rows));
   m.def("lazy_adam_step(Tensor(a!) values, Tensor(b!) first_moments, Tensor(c!) second_moments, Tensor slots, Tensor rows, "
-        "float scale, float beta1, float beta2, float rate, float correction, float epsilon) -> ()", &lazy_adam_step);
+        "float scale, float beta1, float beta2, float rate, float correction, float epsilon) -> ()", on_cpu(&lazy_adam_step));
 }

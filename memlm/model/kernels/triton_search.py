@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memlm.model.kernels import reference
-from memlm.model.kernels.triton_lookup_sums import runs_of_all_rows, sum_lookups
+from memlm.model.kernels.triton_lookup_sums import check_number_of_lookups, runs_of_all_rows, sum_lookups
 from memlm.model.kernels.triton_read import read
 
 MAX_HALF_KEYS = 4096
@@ -74,6 +74,7 @@ def search_backward(
     halves = torch.stack([slots // num_half_keys, slots % num_half_keys], dim=2)
     tables = torch.arange(num_heads * 2, device=slots.device).view(num_heads, 2, 1)
     lookups = (halves + tables * num_half_keys).view(-1, top_k)
+    check_number_of_lookups(lookups)
     weights = grad_scores.unsqueeze(2).expand_as(halves).reshape(-1, top_k)
     table = half_keys.reshape(-1, half_dim)
     grad_queries = read(table, lookups, weights).view(queries.shape)

@@ -214,6 +214,20 @@ def test_no_kernel_leaves_the_table_in_backward_either(rows):
         native.read_backward(grad_output, values, slots, weights, rows=rows, weight_gradient=True)
 
 
+@needs_compiler
+def test_no_kernel_reads_beyond_a_tensor_that_is_too_small():
+    values, slots, weights, grad_output = random_read(4, 3, 20, 5)
+    for small in (
+        lambda: native.read_backward(grad_output, values, slots, weights[:2], rows=True, weight_gradient=True),
+        lambda: native.read_backward(grad_output[:2], values, slots, weights, rows=False, weight_gradient=True),
+        lambda: native.read_backward_of_rows(grad_output[:2], slots, weights, slots.unique()),
+        lambda: native.read(values.bfloat16(), slots, weights[:2]),
+        lambda: native.merge_rows([RowGradient(torch.tensor([0, 1]), torch.zeros(size, 5)) for size in (2, 1)]),
+    ):
+        with pytest.raises(ValueError, match=r"has shape \[.*\] where \[.*\] is needed"):
+            small()
+
+
 # Sums and counts
 
 
