@@ -58,7 +58,9 @@ def connect(config: Config) -> Iterator[None]:
             os.environ.setdefault(name, value)
         # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small machine declares a few more.
         num_cpus = max(4, _num_cpus_here(), 2 * config.cluster.num_workers + 1)
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=1 << 29, **settings)
+        # Weights, materials and background counts, and what trials share beside them.
+        store = (1 << 29) + config.sweep.trunk_cache_bytes
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=store, **settings)
     try:
         _require_resources(config)
         with _console():

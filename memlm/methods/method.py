@@ -30,9 +30,12 @@ class Method(ABC):
         Yields a dict to which the method adds what it reports of the step.
         """
         report: dict[str, float] = {}
-        self.choose(batches, report)
-        yield report
-        self.update()
+        try:
+            self.choose(batches, report)
+            yield report
+            self.update()
+        finally:
+            self.close_step()
 
     def logits(self, batch: FactBatch) -> Float[Tensor, "wordings seq vocab"]:
         """The forward pass over a micro-batch of the step, as the method runs its model."""
@@ -45,6 +48,10 @@ class Method(ABC):
     @abstractmethod
     def update(self) -> None:
         """Move it along the gradients that backward left, and forget them."""
+
+    def close_step(self) -> None:
+        """Forget what was kept for the length of the step, also when it failed; most keep nothing."""
+        return
 
     @abstractmethod
     def finish(self) -> nn.Module:

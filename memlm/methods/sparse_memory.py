@@ -110,6 +110,8 @@ class SparseMemoryFinetuning(Method):
             if pool.trainable_rows is not None:
                 sum_over_ranks(pool.trainable_rows.values.grad)
         self.write()
+
+    def close_step(self) -> None:
         for pool in self.pools:
             pool.trainable_rows = None
         for layer in self.layers:
@@ -151,7 +153,7 @@ class _WriteAdamW:
         self.optimizer = build_optimizer([pool.weight for pool in pools], config.optimizer)
         for pool in pools:
             if pool.moved_slots is not None:
-                pool.moved_slots.append(torch.arange(pool.num_slots))
+                pool.moved_slots.append(torch.arange(pool.num_slots, device=pool.weight.device))
 
     @torch.no_grad()
     def write(self) -> None:

@@ -102,10 +102,10 @@ class MemoryLayer(nn.Module):
         """What forward does once the search is done, or known from before."""
         batch = hidden_states.shape[:-1]
         if self.on_access is not None and not _inside_backward():
-            self.on_access(slots.view(*batch, -1))
+            self.on_access(slots.view(*batch, slots.shape[1]))
         values = self.pool(slots, weights)
         gate = self.gate(hidden_states.reshape(-1, hidden_states.shape[-1]))
-        return self.output(values * F.silu(gate)).view(*batch, -1)
+        return self.output(values * F.silu(gate)).view_as(hidden_states)
 
 
 def _inside_backward() -> bool:

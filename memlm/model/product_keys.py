@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from memlm.model.kernels import kernels_for
 
@@ -52,6 +53,7 @@ class _Search(torch.autograd.Function):
         return slots, scores
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, _: Tensor, grad_scores: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         queries, half_keys, slots = ctx.saved_tensors
         grad_queries, grad_half_keys = kernels_for(queries).search_backward(grad_scores, slots, queries, half_keys)

@@ -1,5 +1,5 @@
-"""Whose trunk activations are known already? Found by the tokens they were computed from, so nobody counts batches and a wrong match
-cannot happen; what is not known is computed as it would be without.
+"""Whose trunk activations are known already? Found by the tokens and positions they were computed from, so nobody counts batches;
+what is not known is computed as it would be without. The model that asks must compute in the precision of the one it was built with.
 
 Built once per checkpoint, packed into one flat array that processes on a node share, and read in place by all of them.
 """

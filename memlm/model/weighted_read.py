@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from memlm.model.kernels import RowGradient, kernels_for
 
@@ -63,6 +64,8 @@ def _require_read(values: Tensor, slots: Tensor, weights: Tensor) -> None:
         raise ValueError(f"values is {values.dtype}; a table must be float32 or bfloat16")
     if slots.dtype != torch.int64 or weights.dtype != torch.float32:
         raise ValueError(f"slots is {slots.dtype} and weights is {weights.dtype}; they must be int64 and float32")
+    if values.ndim != 2:
+        raise ValueError(f"values has shape {tuple(values.shape)}; a table is [num_slots, value_dim]")
     if slots.ndim != 2 or slots.shape != weights.shape:
         raise ValueError(
             f"slots has shape {tuple(slots.shape)} and weights {tuple(weights.shape)}; both must be [tokens, reads]"
@@ -80,6 +83,7 @@ class _DenseGradient(torch.autograd.Function):
         return kernels_for(values).read(values, slots, weights)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, slots, weights = ctx.saved_tensors
         needs_values, _, needs_weights = ctx.needs_input_grad
@@ -101,6 +105,7 @@ class _RowGradients(torch.autograd.Function):
         return kernels_for(values).read(values, slots, weights)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, slots, weights = ctx.saved_tensors
         # Pads and the last token of a block have no gradient: what they alone read is not among the rows that were trained on.
@@ -129,6 +134,7 @@ class _TrainableRows(torch.autograd.Function):
         return kernels_for(values).read(values, slots, weights)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, row_slots, slots, weights = ctx.saved_tensors
         kernels, grad_output = kernels_for(values), grad_output.float()

@@ -46,7 +46,7 @@ def learning_rate_share(step: int, config: PretrainingConfig) -> float:
 def pretrain(
     engine: Engine, blocks: Blocks, config: PretrainingConfig, *, first_step: int, eos_id: int, pad_id: int
 ) -> Iterator[PretrainingStep]:
-    """Train from first_step to the end, yielding after every step."""
+    """Train from first_step to the end, yielding after every step. Raises ValueError when the loss leaves the range of numbers."""
     since, tokens_since = time.monotonic(), 0
     for step in range(first_step, config.num_steps):
         reported = (step + 1) % config.log_every == 0 or step + 1 == config.num_steps
@@ -56,6 +56,11 @@ def pretrain(
         ).to(engine.device)
         usage = _Usage(engine.model) if reported and memory_layers(engine.model) else None
         loss = _train_batch(engine, batch, eos_id=eos_id, pad_id=pad_id, usage=usage)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} at step {step + 1}; lower pretraining.learning_rate ({config.learning_rate}) or "
+                f"pretraining.value_learning_rate ({config.value_learning_rate})"
+            )
         tokens_since += batch.numel()
         seconds = time.monotonic() - since
         yield PretrainingStep(

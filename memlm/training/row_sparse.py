@@ -64,14 +64,16 @@ class LazyAdam:
         self._gradients, squares = [], torch.zeros((), dtype=torch.float64)
         for pool in self.pools:
             merged = _merge_over_ranks(_take_gradient(pool), pool.num_slots)
-            norms = torch.linalg.vector_norm(merged.rows, dim=1)
+            of_rows = merged.squared_norms
+            if of_rows is None:
+                of_rows = kernels_for(pool.weight).squared_norms(merged.rows)
             # What only pads or the last token of a block read has a gradient of nought: it was not trained on and must not move
             # on its momentum. (A gradient that is not a number has a norm that is not nought.)
-            trained = norms != 0
+            trained = of_rows != 0
             if not trained.all():
                 merged = RowGradient(merged.slots[trained], merged.rows[trained])
             self._gradients.append(merged)
-            squares = squares.to(norms.device) + norms.double().square().sum()
+            squares = squares.to(of_rows.device) + of_rows.sum()
         return squares.sqrt().float()
 
     def step(self, *, learning_rate: float, gradient_scale: float) -> None:
@@ -179,7 +181,7 @@ def _exchange(mine: RowGradient, lengths: list[int]) -> list[RowGradient]:
     # Collectives take one length from all ranks; what fills up the shorter parts is cut off again, unread.
     slots = mine.slots.new_empty(longest)
     rows = mine.rows.new_empty(longest, mine.rows.shape[1])
-    slots[: len(mine.slots)], rows[: len(mine.slots)] = mine
+    slots[: len(mine.slots)], rows[: len(mine.slots)] = mine.slots, mine.rows
     return [
         RowGradient(slots_of_rank[:length], rows_of_rank[:length])
         for slots_of_rank, rows_of_rank, length in zip(_all_gather(slots), _all_gather(rows), lengths, strict=True)

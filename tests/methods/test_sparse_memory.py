@@ -172,6 +172,21 @@ def test_no_gradient_is_left_and_none_has_the_pools_size(memory):
     assert all(pool.trainable_rows is None for pool in model.model.value_pools)
 
 
+@every_memory
+@every_split
+def test_a_step_that_fails_leaves_nothing_behind(memory, chunks):
+    model, batches = tiny_model(memory), rows_of(random_batch(0), *chunks)
+    before = state(model)
+    method = SparseMemoryFinetuning(model, sparse_config(T), random_background(model), seed=0)
+    with pytest.raises(RuntimeError, match="on purpose"), method.step(batches):
+        method.logits(batches[0]).sum().backward()
+        raise RuntimeError("on purpose")
+    assert all(pool.trainable_rows is None for pool in method.pools)
+    assert all(layer.on_access is None for layer in method.layers)
+    assert not method.trunk_of_batch
+    assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+
+
 class WalksThePool(SparseMemoryFinetuning):
     def _open_rows(self, selected):
         super()._open_rows(selected)

@@ -150,3 +150,9 @@ def test_mutant_that_does_not_see_the_recomputation_hands_over_twice(monkeypatch
     monkeypatch.setattr(memory, "_inside_backward", lambda: False)
     calls, _ = count_calls(tiny_model(), use_reentrant=use_reentrant)
     assert [number for number, _ in calls] == [0, 0]
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (0, 5, 8), (2, 0, 8)])
+def test_an_empty_batch_gives_an_empty_output(shape):
+    layer = new_layer()
+    assert layer(torch.zeros(shape)).shape == shape

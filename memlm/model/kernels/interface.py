@@ -13,6 +13,8 @@ class RowGradient(NamedTuple):
     """Ascending, int64; no slot twice."""
     rows: Float[Tensor, "rows value_dim"]
     """fp32."""
+    squared_norms: Float[Tensor, " rows"] | None = None
+    """As the kernel of that name gives them, where they came at no pass of their own."""
 
 
 class AdamStep(NamedTuple):
@@ -30,9 +32,10 @@ class AdamStep(NamedTuple):
 
 @runtime_checkable
 class Kernels(Protocol):
-    """Deterministic for given inputs, however many threads run: each output row has one owner that adds in a fixed order.
+    """Deterministic for given inputs, however many threads run: each output row has one owner that adds in a fixed order (plain torch
+    on a GPU excepted, whose scatter_add_ is not).
 
-    Tensors may be strided any way. Scores, weights and output gradients are fp32; tables fp32 or bf16, accumulated in fp32.
+    Tensors may be strided any way, but for tables that are written to. Scores, weights and output gradients are fp32; tables fp32 or bf16, accumulated in fp32.
     """
 
     def search(
@@ -84,6 +87,9 @@ class Kernels(Protocol):
 
     def merge_rows(self, parts: list[RowGradient]) -> RowGradient:
         """The sum of several gradients, of micro-batches or ranks, added in their order. At least one part."""
+
+    def squared_norms(self, rows: Float[Tensor, "rows value_dim"]) -> Float[Tensor, " rows"]:
+        """Of each row, in fp64, so that none but a row of zeros has 0."""
 
     def count(self, slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
         """Each slot once, ascending, and how often it occurs. Cost follows the accesses, not the pool."""

@@ -341,13 +341,16 @@ std::tuple<Tensor, Tensor> search_backward(
     std::vector<uint8_t> seen(n, 0);
     for (int64_t owner = begin; owner < end; owner++) {
       const int64_t head = owner / 2, half = owner % 2;
+      const double inverse = 1.0 / static_cast<double>(n);
       for (int64_t token = 0; token < tokens; token++) {
         const int64_t row = token * heads + head;
         int64_t num_touched = 0;
         for (int64_t i = 0; i < k; i++) {
           const int64_t found = slot[row * k + i];
-          const int64_t key = half ? found % n : found / n;
-          TORCH_CHECK_INDEX(key >= 0 && key < n, "slot ", found, " lies outside the pool of ", n * n, " slots");
+          TORCH_CHECK_INDEX(found >= 0 && found < n * n, "slot ", found, " lies outside the pool of ", n * n, " slots");
+          // The quotient is exact in double: slots have far fewer than 53 bits, and the half avoids whole numbers.
+          const auto quotient = static_cast<int64_t>((static_cast<double>(found) + 0.5) * inverse);
+          const int64_t key = half ? found - quotient * n : quotient;
           if (!seen[key]) {
             seen[key] = 1;
             touched[num_touched++] = static_cast<int32_t>(key);
@@ -547,6 +550,13 @@ inline float dot(const float* __restrict a, const float* __restrict b, int64_t n
   return sum;
 }
 
+inline double squared_norm(const float* row, int64_t n) {
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += static_cast<double>(row[i]) * row[i];
+  return sum;
+}
+
 // The gradient of a row and of the weights it was read with, in one pass over its lookups.
 inline void row_and_weights(
     float* __restrict to, const float* __restrict row, const float* __restrict grad, float weight, float* weight_gradient,
@@ -575,8 +585,8 @@ struct AsFloat<float> {
   const float* operator()(const float* row, int64_t) { return row; }
 };
 
-// [accessed], [accessed, width], [tokens, reads]; the last one empty if it is not wanted.
-std::tuple<Tensor, Tensor, Tensor> read_backward(
+// [accessed], [accessed, width], [accessed], [tokens, reads]; the last one empty if it is not wanted.
+std::tuple<Tensor, Tensor, Tensor, Tensor> read_backward(
     const Tensor& grad_in, const Tensor& values_in, const Tensor& slots_in, const Tensor& weights_in,
     bool weight_gradient) {
   const Tensor grad = grad_in.contiguous(), values = values_in.contiguous();
@@ -586,6 +596,8 @@ std::tuple<Tensor, Tensor, Tensor> read_backward(
   require_shape("grad_output", grad, {slots.size(0), width});
   const Grouped grouped(lookups_of(slots, values.size(0)));
   Tensor rows = at::empty({grouped.num_slots(), width}, weights.options());
+  Tensor squares = at::empty({grouped.num_slots()}, weights.options().dtype(at::kDouble));
+  double* to_squares = squares.data_ptr<double>();
   Tensor through_weights = at::empty(weight_gradient ? weights.sizes() : at::IntArrayRef{0}, weights.options());
   const float *output_grad = grad.const_data_ptr<float>(), *weight = weights.const_data_ptr<float>();
   float *to = rows.data_ptr<float>(), *to_weights = through_weights.data_ptr<float>();
@@ -609,10 +621,11 @@ std::tuple<Tensor, Tensor, Tensor> read_backward(
           else
             add_scaled(mine, token_grad, weight[place], width);
         }
+        to_squares[i] = squared_norm(mine, width);
       }
     });
   });
-  return {grouped.slots(), rows, through_weights};
+  return {grouped.slots(), rows, squares, through_weights};
 }
 
 Tensor read_backward_of_weights(const Tensor& grad_in, const Tensor& values_in, const Tensor& slots_in) {
@@ -657,8 +670,8 @@ class SlotIndex {
   // -1 if it is none of them.
   int64_t row(int64_t slot) const {
     for (size_t at = hash(slot);; at = (at + 1) & (keys_.size() - 1)) {
+      if (keys_[at] < 0) return -1;  // first: a slot below 0 is none of them either
       if (keys_[at] == slot) return rows_[at];
-      if (keys_[at] < 0) return -1;
     }
   }
 
@@ -725,15 +738,27 @@ std::tuple<Tensor, Tensor> merge_rows(const std::vector<Tensor>& slots, const st
   return {grouped.slots(), merged};
 }
 
+Tensor squared_norms(const Tensor& rows_in) {
+  const Tensor rows = rows_in.contiguous();
+  const int64_t width = rows.size(1);
+  Tensor squares = at::empty({rows.size(0)}, rows.options().dtype(at::kDouble));
+  const float* from = rows.const_data_ptr<float>();
+  double* to = squares.data_ptr<double>();
+  at::parallel_for(0, rows.size(0), 64, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) to[i] = squared_norm(from + i * width, width);
+  });
+  return squares;
+}
+
 template <typename T>
 void adam_row(
     T* __restrict value, float* __restrict first, float* __restrict second, const float* __restrict grad, int64_t width,
-    float scale, float beta1, float beta2, float rate, float correction, float epsilon) {
+    float scale, float rest1, float beta2, float rest2, float rate, float correction, float epsilon) {
 #pragma omp simd
   for (int64_t i = 0; i < width; i++) {
     const float g = grad[i] * scale;
-    first[i] = first[i] + (g - first[i]) * (1.0f - beta1);
-    second[i] = second[i] * beta2 + (1.0f - beta2) * g * g;
+    first[i] = first[i] + (g - first[i]) * rest1;
+    second[i] = second[i] * beta2 + rest2 * g * g;
     value[i] = static_cast<T>(widen(value[i]) - rate * first[i] / (std::sqrt(second[i]) / correction + epsilon));
   }
 }
@@ -765,8 +790,9 @@ void lazy_adam_step(
         }
         adam_row(
             value + slot[i] * width, m + slot[i] * width, v + slot[i] * width, grad + i * width, width,
-            static_cast<float>(scale), static_cast<float>(beta1), static_cast<float>(beta2), static_cast<float>(rate),
-            static_cast<float>(correction), static_cast<float>(epsilon));
+            static_cast<float>(scale), static_cast<float>(1.0 - beta1), static_cast<float>(beta2),
+            static_cast<float>(1.0 - beta2), static_cast<float>(rate), static_cast<float>(correction),
+            static_cast<float>(epsilon));
       }
     });
   });
@@ -784,6 +810,7 @@ TORCH_LIBRARY(memlm, m) {
   m.def("read_backward_of_weights", on_cpu(&read_backward_of_weights));
   m.def("read_backward_of_rows", on_cpu(&read_backward_of_rows));
   m.def("merge_rows", on_cpu(&merge_rows));
+  m.def("squared_norms", on_cpu(&squared_norms));
   m.def("lazy_adam_step(Tensor(a!) values, Tensor(b!) first_moments, Tensor(c!) second_moments, Tensor slots, Tensor rows, "
         "float scale, float beta1, float beta2, float rate, float correction, float epsilon) -> ()", on_cpu(&lazy_adam_step));
 }

@@ -1,7 +1,7 @@
 """The C++ kernels: compiled once per machine and version of torch, then loaded. Where that is not possible, plain torch runs instead.
 
-The compiler writes into a folder of its own and the finished library is put in place in one move under a lock, so a build that was
-cut off leaves nothing behind and nobody waits for it.
+The compiler writes into a folder of its own, under a lock that ends with the process that holds it, and the finished library is put
+in place in one move with its digest beside it; one that is not what was built is built again.
 """
 
 import fcntl
@@ -10,10 +10,14 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,24 +32,27 @@ SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c++20"]
 MOST_SLOTS = 1 << 32
 """Slots are numbered in 32 bits inside; a larger table falls to plain torch."""
+SLOWER = "the memory layer runs on plain torch, slower"
 log = logging.getLogger(__name__)
 
 
 @functools.cache
 def is_available() -> bool:
-    """Whether the kernels are loaded, compiling them if this machine has not yet: half a minute, once."""
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        log.warning("no C++ compiler: the memory layer runs on plain torch, slower; install g++, or set CXX to one")
-        return False
+    """Whether the kernels are loaded, compiling them if this machine has not yet: ten seconds, once."""
     library = _library()
     try:
-        if not library.exists():
+        _require_own_folder(library.parent)
+        if not _is_whole(library):
+            compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
+            if shutil.which(compiler) is None:
+                log.warning("no C++ compiler: %s; install g++, or set CXX to one", SLOWER)
+                return False
             _build(library)
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        lines = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line for line in lines if "error:" in line), lines[0])
-        log.warning("the C++ kernels cannot be built (%s): the memory layer runs on plain torch, slower", reason)
+        log.warning("the C++ kernels cannot be built or loaded (%s): %s", reason, SLOWER)
         return False
     return True
 
@@ -62,14 +69,36 @@ def _library() -> Path:
     return Path(root) / "memlm" / f"kernels-{digest}.so"
 
 
+def _require_own_folder(folder: Path) -> None:
+    """Raises OSError for a folder in which someone else could put a library for us to run."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise OSError(
+            f"{folder} belongs to another user or can be written to by others; "
+            "set TORCH_EXTENSIONS_DIR to a folder of your own, or take the others' right to write away"
+        )
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether what lies there is what was built."""
+    digest = library.with_suffix(".sha256")
+    if not (library.is_file() and digest.is_file()):
+        return False
+    return hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text()
+
+
 def _build(library: Path) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
     with open(library.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however it ends
-        if library.exists():
+        if _is_whole(library):
             return
-        log.info("compiling the C++ kernels, once for this machine: half a minute")
-        with tempfile.TemporaryDirectory(dir=library.parent) as scratch, warnings.catch_warnings():
+        log.info("compiling the C++ kernels, once for this machine: ten seconds")
+        with (
+            tempfile.TemporaryDirectory(dir=library.parent) as scratch,
+            warnings.catch_warnings(),
+            _own_scripts_on_path(),
+        ):
             warnings.simplefilter("ignore")
             cpp_extension.load(
                 name="memlm_kernels",
@@ -79,7 +108,23 @@ def _build(library: Path) -> None:
                 build_directory=scratch,
                 is_python_module=False,
             )
-            os.replace(Path(scratch) / "memlm_kernels.so", library)
+            built = Path(scratch) / "memlm_kernels.so"
+            with open(built, "rb") as file:
+                os.fsync(file.fileno())
+                digest = hashlib.sha256(file.read()).hexdigest()
+            library.with_suffix(".sha256").write_text(digest)
+            os.replace(built, library)
+
+
+@contextmanager
+def _own_scripts_on_path() -> Iterator[None]:
+    """The builder calls ninja by name; the one installed beside this Python is not on the path of who has not activated it."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def search(
@@ -121,10 +166,10 @@ def read_backward(
     if not rows:
         through_weights = torch.ops.memlm.read_backward_of_weights(grad_output, values, slots)
         return None, through_weights if weight_gradient else None
-    accessed, gradient, through_weights = torch.ops.memlm.read_backward(
+    accessed, gradient, squares, through_weights = torch.ops.memlm.read_backward(
         grad_output, values, slots, weights, weight_gradient
     )
-    return RowGradient(accessed, gradient), through_weights if weight_gradient else None
+    return RowGradient(accessed, gradient, squares), through_weights if weight_gradient else None
 
 
 def read_backward_of_rows(
@@ -143,6 +188,10 @@ def merge_rows(parts: list[RowGradient]) -> RowGradient:
         return reference.merge_rows(parts)
     slots, rows = [part.slots.contiguous() for part in parts], [part.rows.contiguous() for part in parts]
     return RowGradient(*torch.ops.memlm.merge_rows(slots, rows))
+
+
+def squared_norms(rows: Float[Tensor, "rows value_dim"]) -> Float[Tensor, " rows"]:
+    return torch.ops.memlm.squared_norms(rows)
 
 
 def count(slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:

@@ -138,6 +138,10 @@ def merge_rows(parts: list[RowGradient]) -> RowGradient:
     return RowGradient(merged, F.embedding_bag(order, rows, offsets=counts.cumsum(0) - counts, mode="sum"))
 
 
+def squared_norms(rows: Float[Tensor, "rows value_dim"]) -> Float[Tensor, " rows"]:
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
+
+
 def count(slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
     return slots.unique(return_counts=True)
 

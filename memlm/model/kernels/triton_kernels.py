@@ -13,7 +13,7 @@ Kernels get tensors as pointers, each followed by its strides unless they are fi
 table or a batch are int64: 1,048,576 slots of 1,024 columns have 2**30 elements, and more slots more.
 """
 
-from memlm.model.kernels.reference import count
+from memlm.model.kernels.reference import count, squared_norms
 from memlm.model.kernels.triton_read import read, read_backward, read_backward_of_rows
 from memlm.model.kernels.triton_rows import lazy_adam_step, merge_rows
 from memlm.model.kernels.triton_search import search, search_backward
@@ -27,4 +27,5 @@ __all__ = [
     "read_backward_of_rows",
     "search",
     "search_backward",
+    "squared_norms",
 ]

@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -228,6 +229,16 @@ def test_no_kernel_reads_beyond_a_tensor_that_is_too_small():
             small()
 
 
+@every_kernel
+def test_a_slot_below_0_is_none_of_the_chosen_rows(kernels):
+    _, slots, weights, grad_output = random_read(30, 6, 20, 5)
+    rows = torch.arange(0, 20, 3)
+    expected = kernels.read_backward_of_rows(grad_output, slots.clamp(min=0), weights, rows[1:])
+    slots[slots < 3] = -1
+    assert torch.equal(kernels.read_backward_of_rows(grad_output, slots, weights, rows)[1:], expected)
+    assert not kernels.read_backward_of_rows(grad_output, slots, weights, rows)[0].any()
+
+
 # Sums and counts
 
 
@@ -244,6 +255,15 @@ def test_merged_rows_are_the_sum(kernels):
     merged = kernels.merge_rows(parts)
     assert torch.equal(merged.slots, torch.cat([part.slots for part in parts]).unique())
     torch.testing.assert_close(merged.rows.double(), dense[merged.slots], rtol=1e-6, atol=1e-6)
+
+
+@every_kernel
+def test_squared_norms_are_those_of_fp64_and_see_the_smallest_gradient(kernels):
+    rows = torch.randn(9, 33, generator=torch.Generator().manual_seed(0))
+    rows[3], rows[4], rows[5, 7] = 0, 1e-30, float("nan")
+    found = kernels.squared_norms(rows)
+    torch.testing.assert_close(found, rows.double().square().sum(dim=1), equal_nan=True)
+    assert (found != 0).tolist() == [True, True, True, False, True, True, True, True, True]
 
 
 @every_kernel
@@ -322,9 +342,57 @@ def test_a_build_that_fails_leaves_plain_torch_and_says_why(tmp_path):
 
 
 @needs_compiler
-def test_a_build_that_was_cut_off_does_not_stop_the_next(tmp_path):
-    (tmp_path / "memlm").mkdir()
-    (tmp_path / "memlm" / native._library().with_suffix(".lock").name).touch()
+def test_what_a_build_that_was_killed_leaves_behind_is_in_nobodys_way(tmp_path):
+    folder = tmp_path / "memlm"
+    (folder / "tmpkilled").mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+    (folder / "tmpkilled" / "native.o").touch()
+    (folder / native._library().with_suffix(".lock").name).touch()
+    (folder / native._library().name).touch()
     done = available_with(tmp_path)
     assert done.stdout.split() == ["True", "memlm.model.kernels.native"]
-    assert [path.suffix for path in (tmp_path / "memlm").iterdir()].count(".so") == 1
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with the library in it."""
+    folder = tmp_path_factory.mktemp("extensions")
+    assert available_with(folder).stdout.split()[0] == "True"
+    return folder
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_library_is_never_loaded_and_built_again(built, damage):
+    (library,) = built.rglob("*.so")
+    whole = library.read_bytes()
+    flipped = bytes([*whole[:5000], whole[5000] ^ 1, *whole[5001:]])
+    library.write_bytes({"cut": whole[: len(whole) // 2], "flipped": flipped, "empty": b""}[damage])
+    assert available_with(built).stdout.split() == ["True", "memlm.model.kernels.native"]
+    assert native._is_whole(library)
+
+
+@needs_compiler
+def test_once_built_no_compiler_is_needed(built):
+    assert available_with(built, CXX="no-such-compiler").stdout.split()[0] == "True"
+
+
+@needs_compiler
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
+    (tmp_path / "memlm").mkdir()
+    (tmp_path / "memlm").chmod(0o777)
+    done = available_with(tmp_path)
+    assert done.stdout.split()[0] == "False"
+    assert "can be written to by others" in done.stderr
+
+
+@needs_compiler
+def test_the_builder_finds_the_ninja_of_its_own_environment(tmp_path):
+    """As for a user who calls .venv/bin/python and has no ninja on the machine."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for folder in ("/usr/bin", "/bin"):
+        for tool in Path(folder).iterdir():
+            if tool.name != "ninja" and not (tools / tool.name).exists():
+                (tools / tool.name).symlink_to(tool)
+    assert available_with(tmp_path, PATH=str(tools)).stdout.split()[0] == "True"
