@@ -4,13 +4,17 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: pareto test lint clean
+.PHONY: pareto test bench lint clean
 
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
 
 test: .venv/installed
 	.venv/bin/python -m pytest $(ARGS)
+
+# At most 15 minutes on two cores; leave the machine alone meanwhile. ARGS='layer_1m counting' measures these rows.
+bench: .venv/bench-installed
+	.venv/bin/python -m tests.benchmarks $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff format --check .
@@ -27,6 +31,11 @@ lint: .venv/installed
 	.venv/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	.venv/bin/pip install --quiet --editable '.[dev]'
 	.venv/bin/python -c 'from memlm.model.kernels import native; native.is_available()'  # compiles them, if a compiler is here
+	touch $@
+
+# Other packages' memory layers, to be measured against.
+.venv/bench-installed: .venv/installed
+	.venv/bin/pip install --quiet --editable '.[bench]'
 	touch $@
 
 clean:
