@@ -92,8 +92,7 @@ class _DenseGradient(torch.autograd.Function):
         )
         dense = None
         if gradient is not None:
-            dense = torch.zeros_like(values)
-            dense[gradient.slots] = gradient.rows.to(values.dtype)
+            dense = torch.zeros_like(values).index_copy_(0, gradient.slots, gradient.rows.to(values.dtype))
         return dense, None, through_weights
 
 

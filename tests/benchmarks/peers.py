@@ -4,6 +4,7 @@ Each is built as near to our layer as its options allow; `DIFFERS` says what rem
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.benchmarks.contender import Clock, Contender
@@ -11,12 +12,12 @@ from tests.benchmarks.inputs import compared_slots, output_gradient, read_weight
 from tests.benchmarks.layers import TrainingStep, adamw
 
 DIFFERS = {
-    "ProductKeyMemory": "no gate and no output projection; LayerNorm on queries; Adam's moments move rows that were not read",
+    "ProductKeyMemory": "LayerNorm on queries; Adam's moments move rows that were not read; its package has neither gate nor output "
+    "projection, which torch adds around it here so that the same work is done",
+    "ProductKeyMemory alone": "as it is packaged: no gate and no output projection; not the same work, so shown and not counted",
     "PEER": "two rows per slot, each slot a two-layer network; no output gate",
     "UltraMem": "as many values, in a table of its own for each head, so a quarter of the bytes read; rank-2 scores; ReLU of the scores in "
     "place of softmax; no output gate; its package scales the gradient of the values with the wrong sign",
-    "UltraMem default": "a quarter of the values and of the reads: 2 heads, rows shared by 4 virtual ones; not the same work, so shown "
-    "and not counted",
     "FBGEMM Adagrad": "row-wise Adagrad in place of SGD",
 }
 
@@ -44,13 +45,29 @@ class _PackageLayer(TrainingStep):
 
 
 class ProductKeyMemory(_PackageLayer):
-    """product-key-memory 0.3.0."""
+    """product-key-memory 0.3.0, with the gate and the output projection of Memory+ around it, or `alone`."""
+
+    def __init__(self, *, device: torch.device, alone: bool = False, **shape: int) -> None:
+        self.alone = alone
+        super().__init__(device=device, **shape)
 
     def build(self) -> nn.Module:
         from product_key_memory import PKM
 
         s = self.shape
-        return PKM(s.width, heads=s.num_heads, num_keys=s.num_half_keys, topk=s.top_k, dim_head=s.key_dim // 2)
+        layer = PKM(s.width, heads=s.num_heads, num_keys=s.num_half_keys, topk=s.top_k, dim_head=s.key_dim // 2)
+        return layer if self.alone else _Gated(layer, s.width)
+
+
+class _Gated(nn.Module):
+    """(y * silu(x W1)) W2 around a lookup y of x (Berges et al. 2024, section 3)."""
+
+    def __init__(self, lookup: nn.Module, width: int) -> None:
+        super().__init__()
+        self.lookup, self.gate, self.output = lookup, nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.output(self.lookup(hidden) * F.silu(self.gate(hidden)))
 
 
 class PEER(_PackageLayer):
@@ -71,18 +88,20 @@ class PEER(_PackageLayer):
 
 
 class UltraMem(_PackageLayer):
-    """ultra-mem 0.1.2 with our heads and as many values as ours, or, for `default`, with what it chooses itself."""
-
-    def __init__(self, *, device: torch.device, default: bool = False, **shape: int) -> None:
-        self.default = default
-        super().__init__(device=device, **shape)
+    """ultra-mem 0.1.2 with our heads and as many values as ours."""
 
     def build(self) -> nn.Module:
         from ultra_mem import UltraMem
 
         s = self.shape
-        ours = {} if self.default else {"core_heads": s.num_heads, "value_expansion": 1}
-        return UltraMem(s.width, num_memories=s.num_slots, topk=s.top_k, dim_queries_keys=s.key_dim // 2, **ours)
+        return UltraMem(
+            s.width,
+            num_memories=s.num_slots,
+            topk=s.top_k,
+            dim_queries_keys=s.key_dim // 2,
+            core_heads=s.num_heads,
+            value_expansion=1,
+        )
 
     def run(self) -> Tensor:
         output, _, auxiliary_loss = self.module(self.batch)

@@ -162,19 +162,23 @@ def layer_row(name: str, num_half_keys: int, bar: float, aim: float, seconds: fl
         peers=[
             peer("embedding_bag, AdamW", "layers:EmbeddingBagLayer", 4.5, gradient="dense"),
             peer("embedding_bag(sparse=True), SparseAdam", "layers:EmbeddingBagLayer", 4.5, gradient="sparse"),
-            peer("product-key-memory, AdamW", "peers:ProductKeyMemory", 4.5, DIFFERS["ProductKeyMemory"]),
-            peer("PEER-pytorch, AdamW", "peers:PEER", 9, DIFFERS["PEER"]),
-            peer("ultra-mem, AdamW", "peers:UltraMem", 4.5, DIFFERS["UltraMem"]),
+            peer("product-key-memory, gated, AdamW", "peers:ProductKeyMemory", 4.5, DIFFERS["ProductKeyMemory"]),
             replace(
                 peer(
-                    "ultra-mem with its defaults, AdamW", "peers:UltraMem", 2, DIFFERS["UltraMem default"], default=True
+                    "product-key-memory alone, AdamW",
+                    "peers:ProductKeyMemory",
+                    4.5,
+                    DIFFERS["ProductKeyMemory alone"],
+                    alone=True,
                 ),
                 only_compared=True,
             ),
+            peer("PEER-pytorch, AdamW", "peers:PEER", 9, DIFFERS["PEER"]),
+            peer("ultra-mem, AdamW", "peers:UltraMem", 4.5, DIFFERS["UltraMem"]),
         ],
         shape=f"{layer_shape_text(shape)}; forward, backward and optimizer",
         check=same_step,
-        budget=Budget(seconds=7),
+        budget=Budget(seconds=4),
     )
 
 

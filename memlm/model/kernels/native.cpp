@@ -337,7 +337,7 @@ std::tuple<Tensor, Tensor> search_backward(
   // One owner per head and half: of the gradient of its keys, and of its half of the queries' gradients.
   at::parallel_for(0, heads * 2, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> sums(n, 0.0f);
-    std::vector<int32_t> touched(k);
+    std::vector<int32_t> touched(k + 1);
     std::vector<uint8_t> seen(n, 0);
     for (int64_t owner = begin; owner < end; owner++) {
       const int64_t head = owner / 2, half = owner % 2;
@@ -351,10 +351,9 @@ std::tuple<Tensor, Tensor> search_backward(
           // The quotient is exact in double: slots have far fewer than 53 bits, and the half avoids whole numbers.
           const auto quotient = static_cast<int64_t>((static_cast<double>(found) + 0.5) * inverse);
           const int64_t key = half ? found - quotient * n : quotient;
-          if (!seen[key]) {
-            seen[key] = 1;
-            touched[num_touched++] = static_cast<int32_t>(key);
-          }
+          touched[num_touched] = static_cast<int32_t>(key);  // kept if it is new, without a branch that nobody can predict
+          num_touched += !seen[key];
+          seen[key] = 1;
           sums[key] += grads[row * k + i];
         }
         const int64_t place = (row * 2 + half) * width;
@@ -570,6 +569,21 @@ inline void row_and_weights(
   *weight_gradient = sum;
 }
 
+// The same for two lookups of the row at once, so that its gradient passes through the registers half as often.
+inline void row_and_two_weights(
+    float* __restrict to, const float* __restrict row, const float* __restrict first, const float* __restrict second,
+    float first_weight, float second_weight, float* first_gradient, float* second_gradient, int64_t n) {
+  float first_sum = 0.0f, second_sum = 0.0f;
+#pragma omp simd reduction(+ : first_sum, second_sum)
+  for (int64_t i = 0; i < n; i++) {
+    to[i] = to[i] + first_weight * first[i] + second_weight * second[i];
+    first_sum += row[i] * first[i];
+    second_sum += row[i] * second[i];
+  }
+  *first_gradient = first_sum;
+  *second_gradient = second_sum;
+}
+
 template <typename T>
 struct AsFloat {
   std::vector<float> buffer;
@@ -611,11 +625,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> read_backward(
         const float* row = weight_gradient ? as_float(table + int64_t{grouped.slot(i)} * width, width) : nullptr;
         float* mine = to + i * width;
         std::memset(mine, 0, width * sizeof(float));
-        for (size_t l = grouped.starts[i]; l < grouped.starts[i + 1]; l++) {
+        const auto grad_at = [&](size_t l) {
+          return output_grad + int64_t{grouped.lookups[l].place / divisor} * width;
+        };
+        size_t l = grouped.starts[i];
+        for (; weight_gradient && l + 2 <= grouped.starts[i + 1]; l += 2) {
+          for (size_t later = l + 4; later < std::min(l + 6, grouped.lookups.size()); later++)
+            prefetch(grad_at(later), width);
+          const uint32_t first = grouped.lookups[l].place, second = grouped.lookups[l + 1].place;
+          row_and_two_weights(
+              mine, row, grad_at(l), grad_at(l + 1), weight[first], weight[second], to_weights + first,
+              to_weights + second, width);
+        }
+        for (; l < grouped.starts[i + 1]; l++) {
           const uint32_t place = grouped.lookups[l].place;
-          const float* token_grad = output_grad + int64_t{place / divisor} * width;
-          if (l + 4 < grouped.lookups.size())
-            prefetch(output_grad + int64_t{grouped.lookups[l + 4].place / divisor} * width, width);
+          const float* token_grad = grad_at(l);
+          if (l + 4 < grouped.lookups.size()) prefetch(grad_at(l + 4), width);
           if (weight_gradient)
             row_and_weights(mine, row, token_grad, weight[place], to_weights + place, width);
           else
