@@ -18,8 +18,8 @@ from tests.benchmarks.inputs import LayerShape
 from tests.benchmarks.measure import Budget, ContenderError, Process, Spec, in_turns
 from tests.benchmarks.rows import GROWTH_DISTINCT
 
-HALF_KEYS = (128, 256, 512, 1024, 2048)
-TOKENS = (256, 1024, 4096, 16384)
+HALF_KEYS = (128, 256, 1024, 2048)
+TOKENS = (256, 1024, 16384)
 TRAINABLE = (50, 500, 5000)
 MIDDLE = LayerShape(num_half_keys=512)
 BUDGET = Budget(seconds=1.5, fewest=3, most=15)

@@ -178,7 +178,7 @@ def layer_row(name: str, num_half_keys: int, bar: float, aim: float, seconds: fl
         ],
         shape=f"{layer_shape_text(shape)}; forward, backward and optimizer",
         check=same_step,
-        budget=Budget(seconds=4),
+        budget=Budget(seconds=3),
     )
 
 
