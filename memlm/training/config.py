@@ -20,7 +20,8 @@ class PretrainingConfig:
     """Where the cosine ends, as a share of the learning rate."""
     pool_optimizer: Literal["lazy_adam", "adamw"] = "lazy_adam"
     """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a step costs what it touches; adamw moves
-    all rows by their momentum, at a cost that follows the size of the pool. The default was chosen by measurement."""
+    all rows by their momentum, at a cost that follows the size of the pool. Over three seeds adamw is better by a hundredth on known facts
+    (README, "How fast"), and a step at a million slots takes it three times as long."""
     warmup_steps: int = 50
     weight_decay: float = 0.1
     """Of matrices; values, norms and biases have none."""
