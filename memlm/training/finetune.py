@@ -104,7 +104,7 @@ def run_trial(
         start=start.sets,
         end=end.sets,
         extra={
-            **{f"{name}_f1": value for name, value in end.f1.items()},
+            **end.extra,
             "seconds_learning": learning_seconds,
             "seconds": time.monotonic() - began,
             "steps": float(num_steps),
