@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.questions import Question
-from memlm.evaluation.answers import exact_match, f1
+from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.model.decoding import continue_greedily
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
@@ -39,6 +39,7 @@ def answer_questions(
     max_new_tokens: int,
     batch_size: int,
     examples: Sequence[Question] = (),
+    normalize: Normalize = normalize,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> AnswerScores:
     """Ask every question once, after the examples. An answer ends at the end of its line or of the text."""
@@ -53,8 +54,8 @@ def answer_questions(
     pairs = list(zip(answers, questions, strict=True))
     return AnswerScores(
         answers=tuple(answers),
-        exact_match=tuple(exact_match(answer, question.answers) for answer, question in pairs),
-        f1=tuple(f1(answer, question.answers) for answer, question in pairs),
+        exact_match=tuple(exact_match(answer, question.answers, normalize) for answer, question in pairs),
+        f1=tuple(f1(answer, question.answers, normalize) for answer, question in pairs),
     )
 
 

@@ -6,13 +6,20 @@ A new task is one entry of TASKS. Its version is raised whenever a score would c
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.question_records import MultipleChoice, Question, QuestionError, Record, TaskChoice
-from memlm.evaluation.answers import constant_answer_chance
+from memlm.evaluation.answers import (
+    Normalize,
+    constant_answer_chance,
+    normalize,
+    normalize_nq_open,
+    normalize_triviaqa,
+)
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import continuation_trunks
 from memlm.evaluation.multiple_choice import choice_chance, choice_trunks, choose
@@ -105,12 +112,15 @@ def default_task(records: Sequence[Record], layout: str = "") -> str:
     return "multiple_choice" if records and isinstance(records[0], MultipleChoice) else "questions"
 
 
-def _score_answers(examinee: Examinee, asked: Sequence[Question], examples: Sequence[Question]) -> Measured:
+def _score_answers(
+    examinee: Examinee, asked: Sequence[Question], examples: Sequence[Question], *, normalize: Normalize
+) -> Measured:
     scores = answer_questions(
         examinee.model,
         examinee.tokenizer,
         asked,
         examples=examples,
+        normalize=normalize,
         max_new_tokens=examinee.config.max_new_tokens,
         batch_size=examinee.config.batch_size,
         trunks=examinee.trunks,
@@ -179,15 +189,15 @@ def _choice_trunks(
     return choice_trunks(tokenizer, asked, examples=examples, batch_size=config.batch_size, window=window)
 
 
-def _short_answers(*, version: int, num_examples: int = 0) -> Task:
+def _short_answers(*, version: int, num_examples: int = 0, normalize: Normalize = normalize) -> Task:
     """Exact match and F1 over all answers that count."""
     return Task(
         version=version,
         kind=Question,
         measure="exact_match",
         num_examples=num_examples,
-        score=_score_answers,
-        chance=constant_answer_chance,
+        score=partial(_score_answers, normalize=normalize),
+        chance=partial(constant_answer_chance, normalize=normalize),
         trunks=_answer_trunks,
     )
 
@@ -211,8 +221,8 @@ GENERAL = ("questions", "multiple_choice")
 TASKS: dict[str, Task] = {
     "questions": _short_answers(version=1),
     "multiple_choice": _choices(version=1),
-    "triviaqa": _short_answers(version=1),
-    "nq_open": _short_answers(version=1, num_examples=5),
+    "triviaqa": _short_answers(version=1, normalize=normalize_triviaqa),
+    "nq_open": _short_answers(version=1, num_examples=5, normalize=normalize_nq_open),
     "entityquestions": _short_answers(version=1),
     "simpleqa": _short_answers(version=1),
     "gsm8k": Task(
