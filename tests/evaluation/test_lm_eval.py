@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
+from memlm.data.question_layouts import clean_hellaswag
 from memlm.data.question_records import MultipleChoice, Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.answers import normalize
@@ -163,6 +165,17 @@ def test_likelihoods_of_continuations_agree(harness, model, tokenizer, choices):
     ours = [-each.nats for each in continuation_nats(model, tokenizer, pairs, batch_size=64)]
     theirs = [float(response[0][0]) for sample in harness[1]["own_choices"] for response in sample["resps"]]
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-4)
+
+
+@needs_harness
+def test_hellaswag_is_cleaned_alike():
+    from lm_eval.tasks.hellaswag.utils import preprocess
+
+    random = Random(0)
+    pieces = [" [title]", "[title]", "[header]", "[substeps] ", " ", "  ", "A man", ". ", "[", "]", "\n", "é"]
+    for _ in range(2000):
+        text = "".join(random.choices(pieces, k=9))
+        assert clean_hellaswag(text) == preprocess(text), repr(text)
 
 
 def test_without_the_harness_the_remedy_is_named():
