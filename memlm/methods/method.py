@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from memlm.data.facts import FactBatch
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.rehearsal import Rehearsal
 

@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamConfig
 from memlm.data.facts import Fact, FactBatch, fact_batch, fact_stream, sample_facts
-from memlm.data.questions import Question
+from memlm.data.question_records import Question, Record
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import prompts_of, question_trunks
 from memlm.evaluation.suite import HeldOut, Scores, evaluate_held_out, evaluate_questions, join
@@ -26,6 +26,8 @@ from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_batches
 from memlm.training.step import StepResult, finetune_step
+
+R = TypeVar("R", bound=Record)
 
 
 class DivergedError(ValueError):
@@ -113,7 +115,7 @@ def run_trial(
         start=start.sets,
         end=end.sets,
         extra={
-            **{f"{name}_f1": value for name, value in end.f1.items()},
+            **end.extra,
             "seconds_learning": learning_seconds,
             "seconds": time.monotonic() - began,
             "steps": float(num_steps),
@@ -170,8 +172,11 @@ def score_held_out(
     return evaluate_held_out(model.eval(), materials.tokenizer, held_out, trial.evaluation, trunks)
 
 
-def _in_context(questions: Sequence[Question], context_of: Callable[[Question], str]) -> list[Question]:
-    return [replace(question, context=context_of(question)) for question in questions]
+def _in_context(records: Sequence[R], context_of: Callable[[Question], str]) -> list[R]:
+    """Choices are made without one."""
+    return [
+        replace(record, context=context_of(record)) if isinstance(record, Question) else record for record in records
+    ]
 
 
 def _background_for(
@@ -184,8 +189,8 @@ def _background_for(
     if source == "facts":
         texts = [fact.statements[: trial.stream.num_wordings] for fact in facts]
     else:
-        questions = [question for each in materials.held_out.questions.values() for question in each]
-        prompts = prompts_of(questions)
+        records = [record for each in materials.held_out.questions.values() for record in each]
+        prompts = [prompts_of([each])[0] if isinstance(each, Question) else each.query for each in records]
         size = trial.stream.num_wordings
         texts = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
     max_length = model.config.max_position_embeddings
