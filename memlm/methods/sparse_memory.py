@@ -87,6 +87,7 @@ class SparseMemoryFinetuning(Method):
         batch = merge_over_ranks(counts)
         scores = RANKINGS[self.config.ranking](batch, self.background, self.generator)
         selected = select_slots(batch, scores, self.config.num_trainable_slots)
+        self.selected_slots = selected
         self._open_rows(selected)
         report["num_accessed_slots"] = len(batch.slots)
         report["num_trainable_slots"] = len(selected)

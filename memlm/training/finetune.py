@@ -20,6 +20,7 @@ from memlm.evaluation.suite import HeldOut, Scores, evaluate_held_out, evaluate_
 from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.methods.build import build_method
 from memlm.methods.config import MethodConfig
+from memlm.methods.method import Method
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.step import StepResult, finetune_step
@@ -62,6 +63,22 @@ class Materials:
     """What is known of the trunk of the checkpoint that sparse memory finetuning starts from; changes no result."""
 
 
+class StreamObserver:
+    """Sees a stream as it is learned. May run the model, and must leave it, its mode and every generator as they were."""
+
+    def on_start(self, method: Method) -> None:
+        """Before the first step."""
+
+    def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
+        """After each step, counted from 1."""
+
+    def on_end(self, learned: nn.Module) -> None:
+        """With the learned model in the base model's form."""
+
+
+SEES_NOTHING = StreamObserver()
+
+
 def run_trial(
     trial: Trial,
     model: nn.Module,
@@ -70,6 +87,7 @@ def run_trial(
     key: str,
     start: Scores | None = None,
     on_step: Callable[[int, StepResult], None] = lambda step, result: None,
+    observer: StreamObserver = SEES_NOTHING,
 ) -> tuple[TrialResult, nn.Module]:
     """Learn the stream and score. `start` is the base model's scores where they are known; the model is changed in place."""
     began = time.monotonic()
@@ -80,6 +98,7 @@ def run_trial(
         trial.method, model, background=materials.background, seed=trial.seed, trunks=_trunks_for(trial, materials)
     )
     method.model.train()
+    observer.on_start(method)
     device = next(method.model.parameters()).device
     num_steps = 0
     for num_steps, batch in enumerate(stream, start=1):
@@ -89,11 +108,13 @@ def run_trial(
                 f"the loss is {step.loss} at step {num_steps}; method.optimizer.learning_rate ({trial.method.optimizer.learning_rate}) is too high"
             )
         on_step(num_steps, step)
+        observer.on_step(num_steps, batch, step, method)
     learned = method.finish()
     if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
         raise DivergedError(
             f"a weight is not finite after step {num_steps}; method.optimizer.learning_rate ({trial.method.optimizer.learning_rate}) is too high"
         )
+    observer.on_end(learned)
     learning_seconds = time.monotonic() - began
     end = score(trial, learned, materials)
     result = TrialResult(
@@ -145,6 +166,16 @@ def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:
         yield TrunkInput(batch.tokens)
     questions = _questions_of(trial, materials)
     yield from question_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size)
+
+
+def stream_of(trial: Trial, materials: Materials) -> Iterator[FactBatch]:
+    """The batches that the trial learns, in their order."""
+    return _stream_of(trial.stream, facts_of(trial, materials), materials.tokenizer, seed=trial.seed)
+
+
+def facts_of(trial: Trial, materials: Materials) -> list[Fact]:
+    """The facts that the trial learns."""
+    return sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
 
 
 def _questions_of(trial: Trial, materials: Materials) -> list[Question]:
