@@ -14,7 +14,9 @@ _HELD_OUT = ("#c2274b", "#2e8b6f", "#7b52ab", "#8a6d3b")
 
 def format_stream(metrics: Mapping[str, Any]) -> str:
     """The result for a terminal, with 95 % intervals over facts."""
-    lines = [f"stream of {metrics['num_facts']} facts in {metrics['num_steps']} steps of {metrics['method']}, with 95% intervals over facts"]
+    lines = [
+        f"stream of {metrics['num_facts']} facts in {metrics['num_steps']} steps of {metrics['method']}, with 95% intervals over facts"
+    ]
     lines += ["", f"  {'':24}{'exact match':30}nats per token of the answer"]
     for name in ("start", "right_after", "end", "backward_transfer", "forgetting"):
         cells = [_with_interval(metrics[measure][name]) for measure in ("exact_match", "nats_per_token")]

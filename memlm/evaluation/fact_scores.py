@@ -79,7 +79,9 @@ def score_facts(
     for clozes in [*asked, *trained]:
         means.append((_take_mean(right, len(clozes)), _take_mean(nats, len(clozes))))
     scores = []
-    for (unseen_right, unseen_nats), (seen_right, seen_nats) in zip(means[: len(facts)], means[len(facts) :], strict=True):
+    for (unseen_right, unseen_nats), (seen_right, seen_nats) in zip(
+        means[: len(facts)], means[len(facts) :], strict=True
+    ):
         assert unseen_right is not None and unseen_nats is not None, "read_facts admits no fact without a question"
         scores.append(
             FactScore(
@@ -136,12 +138,12 @@ def continuation_nats(
     return nats
 
 
-def tokens_of(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str
-) -> tuple[int, list[int]]:
+def tokens_of(tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str) -> tuple[int, list[int]]:
     """How many tokens the prompt has, and the tokens of both. A token that spans the seam is predicted."""
     alone, whole = tokenizer([prompt, prompt + continuation], add_special_tokens=False)["input_ids"]
-    shared = next((place for place, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other), len(alone))
+    shared = next(
+        (place for place, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other), len(alone)
+    )
     shared = min(shared, len(whole))
     if not 0 < shared < len(whole):
         raise ValueError(

@@ -204,4 +204,3 @@ def _fact(trace: FactTrace) -> dict[str, Any]:
     """Without its slots, of which there are many."""
     scores = {moment: asdict(getattr(trace, moment)) for moment in ("start", "after", "end")}
     return {"id": trace.fact_id, "step": trace.step, **scores}
-

@@ -48,7 +48,9 @@ def sparse_method(config: Config) -> SparseMemoryConfig:
     """The method whose slots are analysed. Raises RunError for one that selects none, or for more slots than the pool has."""
     method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
     if not isinstance(method, SparseMemoryConfig):
-        raise RunError(f"--method is {method.name}, which selects no slots; leave it out, or give {SparseMemoryConfig.name}")
+        raise RunError(
+            f"--method is {method.name}, which selects no slots; leave it out, or give {SparseMemoryConfig.name}"
+        )
     if max(config.analysis.slot_counts) > num_slots:
         raise RunError(
             f"analysis.slot_counts is {config.analysis.slot_counts}, and model.memory has {num_slots} slots; leave out what is above"
@@ -136,7 +138,12 @@ def summary(facts: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Any
         for count in sorted(config.analysis.slot_counts)
         if new
     }
-    return {"num_facts": len(facts), "num_known_before": len(facts) - len(new), "spread": spread, "learned_within": sufficed}
+    return {
+        "num_facts": len(facts),
+        "num_known_before": len(facts) - len(new),
+        "spread": spread,
+        "learned_within": sufficed,
+    }
 
 
 def format_summary(summary: Mapping[str, Any]) -> list[str]:
@@ -146,4 +153,6 @@ def format_summary(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {label:34} {spread['median']:6g} {spread['from']:6g} {spread['to']:6g}")
     new = summary["num_facts"] - summary["num_known_before"]
     lines.append(f"  learned, of {new} facts that were not known before")
-    return lines + [f"  {'with ' + count + ' slots':34} {share:6.0%}" for count, share in summary["learned_within"].items()]
+    return lines + [
+        f"  {'with ' + count + ' slots':34} {share:6.0%}" for count, share in summary["learned_within"].items()
+    ]

@@ -30,7 +30,8 @@ def write_page(
             title=fact.id,
             note=note,
             rows=[
-                _row(row) for row in text_reads(model, tokenizer, fact, trainable, wordings=fact.statements[:NUM_WORDINGS])
+                _row(row)
+                for row in text_reads(model, tokenizer, fact, trainable, wordings=fact.statements[:NUM_WORDINGS])
             ],
         )
         for fact, trainable, note in facts

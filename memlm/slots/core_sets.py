@@ -37,9 +37,7 @@ def intersection(sets: Sequence[Int[Tensor, " slots"]]) -> Int[Tensor, " shared"
     return reduce(lambda shared, one: shared[torch.isin(shared, one)], sets[1:], sets[0].unique())
 
 
-def core_set(
-    wordings: Sequence[Int[Tensor, " accessed"]], answering: Int[Tensor, " accessed"]
-) -> Int[Tensor, " core"]:
+def core_set(wordings: Sequence[Int[Tensor, " accessed"]], answering: Int[Tensor, " accessed"]) -> Int[Tensor, " core"]:
     """The slots that every wording of a fact reads and that are read when its question is answered, ascending."""
     return intersection([*wordings, answering])
 

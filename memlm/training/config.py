@@ -95,6 +95,10 @@ class AnalysisConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"analysis.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.slot_counts or min(self.slot_counts) < 1:
-            raise ValueError(f"analysis.slot_counts is {self.slot_counts}; it must name at least one number, all above 0")
+            raise ValueError(
+                f"analysis.slot_counts is {self.slot_counts}; it must name at least one number, all above 0"
+            )
         if self.num_page_facts < 0:
-            raise ValueError(f"analysis.num_page_facts is {self.num_page_facts}; it must not be negative (0 for no page)")
+            raise ValueError(
+                f"analysis.num_page_facts is {self.num_page_facts}; it must not be negative (0 for no page)"
+            )

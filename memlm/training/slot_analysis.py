@@ -157,7 +157,10 @@ def text_reads(
     """The rows of a token page, as in the paper's Table 1: each question with its answer, then wordings; each ends with its eos."""
     device = next(model.parameters()).device
     trainable = trainable.to(device)
-    asked = [(f"question {number}", cloze.prompt + cloze.continuation) for number, cloze in enumerate(questions_as_clozes(fact), 1)]
+    asked = [
+        (f"question {number}", cloze.prompt + cloze.continuation)
+        for number, cloze in enumerate(questions_as_clozes(fact), 1)
+    ]
     rows = []
     for label, text in [*asked, *((f"wording {number}", wording) for number, wording in enumerate(wordings, 1))]:
         ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

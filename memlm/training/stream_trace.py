@@ -133,9 +133,7 @@ def _all_wordings(fact: Fact, trial: Trial, materials: Materials) -> FactBatch:
 
 
 def _rows_of(batch: FactBatch) -> list[tuple[int, ...]]:
-    return [
-        tuple(tokens[is_token].tolist()) for tokens, is_token in zip(batch.tokens, batch.is_token, strict=True)
-    ]
+    return [tuple(tokens[is_token].tolist()) for tokens, is_token in zip(batch.tokens, batch.is_token, strict=True)]
 
 
 @contextmanager
