@@ -77,7 +77,7 @@ def _visible(text: str) -> str:
 def _color(count: int, most: int) -> str:
     """The share of the strongest colour; the style sheet mixes it with the page's own background."""
     share = count / most if most else 0.0
-    return f"--share:{100 * share:.0f}%" + (";color:var(--on-strong)" if share > 0.6 else "")
+    return f"--share:{100 * share:.0f}%" + (";color:var(--on-strong)" if share > 0.7 else "")
 
 
 _STYLE = """
@@ -92,7 +92,7 @@ p{color:var(--faint);margin:.3rem 0 .7rem}
 .legend .token{min-width:2rem;text-align:center;margin-right:.25rem}small{margin-left:.6rem}
 table{border-collapse:collapse;width:100%}th,td{padding:.35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{width:6.5rem;text-align:left;font-weight:500;font-size:.8rem;line-height:1.9rem;color:var(--faint)}
-.token{display:inline-block;white-space:pre;font:.9rem/1.55rem ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;
+.token{display:inline-block;white-space:pre;color:var(--ink);font:.9rem/1.55rem ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;
 border-radius:4px;margin:1px;padding:0 2px;background:color-mix(in srgb,var(--strong) var(--share),var(--page))}
 .token:hover{outline:2px solid var(--ink)}
 @media(max-width:700px){main{padding:1rem;margin:0;border-radius:0}th{display:block}td{display:block}}
