@@ -104,8 +104,7 @@ def _score(
     clozes: Sequence[Cloze], model: nn.Module, tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig
 ) -> tuple[list[float], list[float]]:
     prompts = [cloze.prompt for cloze in clozes]
-    limits = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-    written = complete(model, tokenizer, prompts, **limits)
+    written = complete(model, tokenizer, prompts, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
     right = [exact_match(text, cloze.answers) for text, cloze in zip(written, clozes, strict=True)]
     continuations = [cloze.continuation for cloze in clozes]
     return right, continuation_nats(model, tokenizer, prompts, continuations, batch_size=config.batch_size)

@@ -117,8 +117,14 @@ def minimum_slots_to_learn(
     """The fewest of `slot_counts` trainable slots with which the fact is learned within num_steps. The values are put back each time."""
 
     def answers() -> bool:
-        limits = {"max_new_tokens": evaluation.max_new_tokens, "batch_size": evaluation.batch_size}
-        return min(answer_questions(model.eval(), tokenizer, fact.questions, **limits).exact_match) == 1
+        answered = answer_questions(
+            model.eval(),
+            tokenizer,
+            fact.questions,
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=evaluation.batch_size,
+        )
+        return min(answered.exact_match) == 1
 
     if answers():
         return LearnedWith(0, 0)

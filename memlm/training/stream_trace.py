@@ -6,6 +6,7 @@ The plan of the stream is known before it is learned, so a fact is scored exactl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -97,20 +98,25 @@ class StreamTracer(StreamObserver):
         return score_facts(model, self.tokenizer, facts, self.trial.evaluation, self.wordings)
 
     def _add_point(self, step: int, model: nn.Module, scores: Sequence[FactScore]) -> None:
-        evaluation = self.trial.evaluation
-        limits = {"max_new_tokens": evaluation.max_new_tokens, "batch_size": evaluation.batch_size}
-        held_out = {}
-        for name, questions in self.held_out.items():
-            right = answer_questions(model, self.tokenizer, questions, **limits).exact_match
-            held_out[name] = sum(right) / len(right)
         point = CurvePoint(
             step=step,
-            exact_match=sum(score.exact_match for score in scores) / len(scores),
-            nats_per_token=sum(score.nats_per_token for score in scores) / len(scores),
-            held_out=held_out,
+            exact_match=fmean(score.exact_match for score in scores),
+            nats_per_token=fmean(score.nats_per_token for score in scores),
+            held_out={name: self._exact_match(model, questions) for name, questions in self.held_out.items()},
         )
         self.curve.append(point)
         self.on_point(point)
+
+    def _exact_match(self, model: nn.Module, questions: Sequence[Question]) -> float:
+        evaluation = self.trial.evaluation
+        answers = answer_questions(
+            model,
+            self.tokenizer,
+            questions,
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=evaluation.batch_size,
+        )
+        return fmean(answers.exact_match)
 
 
 def _plan_of(trial: Trial, materials: Materials) -> dict[str, _Planned]:
