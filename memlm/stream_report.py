@@ -33,6 +33,7 @@ def format_stream(metrics: Mapping[str, Any]) -> str:
     shared = metrics["shared_slots"]
     if shared is not None:
         lines += ["", f"  slots that two facts share (Jaccard) {_with_interval(shared['jaccard'])}"]
+        lines += [f"  share of a fact's slots moved again by later ones {_with_interval(shared['rewritten_share'])}"]
         lines += [f"  slots of a fact {shared['slots_per_fact']['mean']:.0f}, of all facts {shared['slots_of_all']}"]
     return "\n".join(lines) + "\n"
 

@@ -171,10 +171,21 @@ def _shared_slots(traces: Sequence[FactTrace], resamples: _Resamples) -> dict[st
     return {
         "jaccard": _mean_of_pairs(overlap, resamples),
         "slots_per_fact": resamples.mean([len(slots) for slots in selected]),
+        "rewritten_share": resamples.mean(_rewritten_shares(selected)),
         "slots_of_all": len(set().union(*selected)),
         "first_facts": shown,
         "matrix": [[round(float(value), 4) for value in row] for row in matrix],
     }
+
+
+def _rewritten_shares(selected: Sequence[tuple[int, ...]]) -> list[float]:
+    """Of each fact but the last, in the order learned: the share of its slots that a later fact was allowed to move again."""
+    later: set[int] = set(selected[-1])
+    shares = []
+    for slots in reversed(selected[:-1]):
+        shares.append(len(later.intersection(slots)) / max(1, len(slots)))
+        later.update(slots)
+    return shares[::-1]
 
 
 def jaccard(sets: Sequence[Sequence[int]]) -> Float[np.ndarray, "sets sets"]:

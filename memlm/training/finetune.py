@@ -114,8 +114,8 @@ def run_trial(
         raise DivergedError(
             f"a weight is not finite after step {num_steps}; method.optimizer.learning_rate ({trial.method.optimizer.learning_rate}) is too high"
         )
-    observer.on_end(learned)
     learning_seconds = time.monotonic() - began
+    observer.on_end(learned)
     end = score(trial, learned, materials)
     result = TrialResult(
         key=key,

@@ -101,6 +101,7 @@ def test_shared_slots_by_hand():
     shared = stream_metrics(traces, [], samples=100)["shared_slots"]
     assert shared["matrix"] == [[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]]
     assert shared["jaccard"]["mean"] == pytest.approx(0.5 / 3)
+    assert shared["rewritten_share"]["mean"] == pytest.approx((2 / 3 + 0) / 2)
     assert shared["slots_of_all"] == 5 and shared["slots_per_fact"]["mean"] == pytest.approx(7 / 3)
     assert shared["first_facts"] == ["fact 1", "fact 2", "fact 3"]
 
