@@ -120,7 +120,9 @@ def continuation_nats(
     batch_size: int,
 ) -> list[float]:
     """Nats per token of each continuation after its prompt. Both are tokenised as one text, as the model was trained on it."""
-    rows = [tokens_of(tokenizer, *pair) for pair in zip(prompts, continuations, strict=True)]
+    if not prompts:
+        return []
+    rows = tokens_of(tokenizer, prompts, continuations)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place][1]))
     device = next(model.parameters()).device
     nats = [0.0] * len(rows)
@@ -137,18 +139,23 @@ def continuation_nats(
     return nats
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str) -> tuple[int, list[int]]:
-    """How many tokens the prompt has, and the tokens of both. A token that spans the seam is predicted."""
-    alone, whole = tokenizer([prompt, prompt + continuation], add_special_tokens=False)["input_ids"]
-    shared = next(
-        (place for place, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other), len(alone)
-    )
-    shared = min(shared, len(whole))
-    if not 0 < shared < len(whole):
-        raise ValueError(
-            f"after the prompt {prompt!r} the answer {continuation!r} has no token to predict, or the prompt none; give both a text"
-        )
-    return shared, whole
+def tokens_of(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], continuations: Sequence[str]
+) -> list[tuple[int, list[int]]]:
+    """Of each pair, how many tokens are the prompt's, and the tokens of both. A token that spans the seam is predicted."""
+    wholes = [prompt + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
+    alone = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    together = tokenizer(wholes, add_special_tokens=False)["input_ids"]
+    rows = []
+    for text, prompt, whole in zip(wholes, alone, together, strict=True):
+        differs = (place for place, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1])
+        shared = next(differs, min(len(prompt), len(whole)))
+        if not 0 < shared < len(whole):
+            raise ValueError(
+                f"the text {text!r} has no token to predict an answer in, or none before it; give both prompt and answer a text"
+            )
+        rows.append((shared, whole))
+    return rows
 
 
 def _padded(

@@ -96,7 +96,7 @@ def _reads_of_answering(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str
 ) -> tuple[Int[Tensor, "seq reads"], int]:
     """The accesses of question and answer, and the first position that predicts the answer. The answer's last token predicts the end."""
-    shared, whole = tokens_of(tokenizer, prompt, continuation)
+    ((shared, whole),) = tokens_of(tokenizer, [prompt], [continuation])
     tokens = torch.tensor([whole], device=next(model.parameters()).device)
     return accesses_of(model, input_ids=tokens)[0], shared - 1
 

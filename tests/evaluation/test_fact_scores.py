@@ -85,13 +85,13 @@ def test_nats_are_those_of_the_answers_tokens_alone(model, tokenizer):
 
 def test_a_token_across_the_seam_is_predicted(tokenizer):
     whole = tokenizer("Ada lives in Oslo", add_special_tokens=False)["input_ids"]
-    first, tokens = tokens_of(tokenizer, "Ada lives in Os", "lo")
+    ((first, tokens),) = tokens_of(tokenizer, ["Ada lives in Os"], ["lo"])
     assert tokens == whole and first <= len(tokenizer("Ada lives in", add_special_tokens=False)["input_ids"])
 
 
 def test_an_answer_without_a_token_is_refused(tokenizer):
     with pytest.raises(ValueError, match="no token to predict"):
-        tokens_of(tokenizer, "Ada lives in", "")
+        tokens_of(tokenizer, ["Ada lives in"], [""])
 
 
 def test_a_score_is_the_mean_over_the_facts_own_questions(model, tokenizer):
