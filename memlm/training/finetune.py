@@ -75,6 +75,22 @@ class Materials:
     """What is known of the trunk of the checkpoint that sparse memory finetuning starts from; changes no result."""
 
 
+class StreamObserver:
+    """Sees a stream as it is learned. May run the model, and must leave it, its mode and every generator as they were."""
+
+    def on_start(self, method: Method) -> None:
+        """Before the first step."""
+
+    def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
+        """After each step, counted from 1."""
+
+    def on_end(self, learned: nn.Module) -> None:
+        """With the learned model in the base model's form."""
+
+
+SEES_NOTHING = StreamObserver()
+
+
 def run_trial(
     trial: Trial,
     model: nn.Module,
@@ -83,6 +99,7 @@ def run_trial(
     key: str,
     start: Scores | None = None,
     on_step: Callable[[int, StepResult], None] = lambda step, result: None,
+    observer: StreamObserver = SEES_NOTHING,
 ) -> tuple[TrialResult, nn.Module]:
     """Learn the stream and score. `start` is the base model's scores where they are known; the model is changed in place."""
     began = time.monotonic()
@@ -98,14 +115,16 @@ def run_trial(
         text=materials.text,
         trunks=_trunks_for(trial, materials),
     )
+    observer.on_start(method)
     try:
-        num_steps = _learn(method, stream, on_step) if method.learns else 0
+        num_steps = _learn(method, stream, on_step, observer) if method.learns else 0
     except DivergedError as error:
         raise DivergedError(f"{error}; {_rate_too_high(trial)}") from error
     learned = method.finish()
     if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
         raise DivergedError(f"a weight is not finite after step {num_steps}; {_rate_too_high(trial)}")
     learning_seconds = time.monotonic() - began
+    observer.on_end(learned)
     end = score(trial, learned, materials, context_of=method.context_of)
     result = TrialResult(
         key=key,
@@ -124,7 +143,12 @@ def run_trial(
     return result, learned
 
 
-def _learn(method: Method, stream: Iterator[FactBatch], on_step: Callable[[int, StepResult], None]) -> int:
+def _learn(
+    method: Method,
+    stream: Iterator[FactBatch],
+    on_step: Callable[[int, StepResult], None],
+    observer: StreamObserver,
+) -> int:
     """Returns the number of steps."""
     method.model.train()
     device = next(method.model.parameters()).device
@@ -134,6 +158,7 @@ def _learn(method: Method, stream: Iterator[FactBatch], on_step: Callable[[int, 
         if not math.isfinite(step.loss):
             raise DivergedError(f"the loss is {step.loss} at step {number}")
         on_step(number, step)
+        observer.on_step(number, batch, step, method)
     return number
 
 
@@ -211,6 +236,16 @@ def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:
         yield TrunkInput(batch.tokens)
     questions = _questions_of(trial, materials)
     yield from question_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size)
+
+
+def stream_of(trial: Trial, materials: Materials) -> Iterator[FactBatch]:
+    """The batches that the trial learns, in their order."""
+    return _stream_of(trial.stream, facts_of(trial, materials), materials.tokenizer, seed=trial.seed)
+
+
+def facts_of(trial: Trial, materials: Materials) -> list[Fact]:
+    """The facts that the trial learns."""
+    return sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
 
 
 def _questions_of(trial: Trial, materials: Materials) -> list[Question]:
