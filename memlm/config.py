@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from memlm.data.config import CorpusConfig, StreamConfig
+from memlm.data.config import CorpusConfig, QuestionsConfig, StreamConfig
 from memlm.data.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import MethodConfig, SparseMemoryConfig
@@ -78,6 +78,8 @@ class Config:
     """The overrides as they were given, for messages that name another command of the same run."""
     run_name: str = ""
     """Folder of the results; the recipe's name if empty."""
+    base_run: str = ""
+    """Another run whose corpus, checkpoints and counts are used, or made there first; empty for the run's own."""
     storage: str = "runs"
     """Folder or s3://bucket/prefix of all runs. In a submitted job it must be absolute."""
     tracking: str = ""
@@ -91,6 +93,7 @@ class Config:
     world: WorldConfig | None = WorldConfig()
     """The generated world; recipes on real files have none."""
     corpus: CorpusConfig = CorpusConfig()
+    questions: QuestionsConfig = QuestionsConfig()
     model: ModelConfig = ModelConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     counting: CountingConfig = CountingConfig()

@@ -4,7 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from memlm.config import Config, SweepConfig
-from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, StreamConfig
+from memlm.data.config import (
+    CorpusConfig,
+    FactsConfig,
+    HeldOutConfig,
+    MixtureConfig,
+    QuestionsConfig,
+    QuestionSetConfig,
+    StreamConfig,
+)
 from memlm.data.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
@@ -68,31 +76,63 @@ def smoke() -> Config:
     )
 
 
+WIKI_MODEL = replace(
+    LAPTOP_MODEL,
+    memory=replace(LAPTOP_MODEL.memory, num_half_keys=256),
+)
+
+
 def wiki() -> Config:
-    """Real text and questions from the folder that the environment variable MEMLM_DATA names: a short run that is right in every format."""
+    """Real text and facts from the folder that the environment variable MEMLM_DATA names: Wikipedia mixed with EntityQuestions' facts,
+    and new facts of the same relations to learn."""
+    entity_questions = QuestionSetConfig(
+        path="$MEMLM_DATA/qa/entityquestions_train.jsonl.zst", layout="entityquestions", shuffle=True
+    )
     return Config(
         recipe="wiki",
         world=None,
         corpus=CorpusConfig(
             path="$MEMLM_DATA/text/wiki2015-lead4k",
-            validation_path="",
+            validation_path="$MEMLM_DATA/text/wiki2018new",
             max_shards=1,
-            vocab_size=8192,
-            block_size=256,
-            facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa"),
-            held_out=(
-                HeldOutConfig(name="nq_open", path="$MEMLM_DATA/qa/nq_open.jsonl", layout="nq_open", num_questions=200),
-                HeldOutConfig(name="gsm8k", path="$MEMLM_DATA/qa/gsm8k_train.jsonl", layout="gsm8k", num_questions=50),
+            max_validation_shards=1,
+            vocab_size=4096,
+            block_size=128,
+            mixture=MixtureConfig(
+                path=entity_questions.path,
+                layout=entity_questions.layout,
+                shuffle=True,
+                num_questions=3000,
+                exposures=45,
+                question_share=0.3,
+                num_reserved=300,
             ),
         ),
-        model=LAPTOP_MODEL,
-        pretraining=PretrainingConfig(
-            num_steps=150, batch_blocks=16, micro_batch_blocks=16, warmup_steps=20, checkpoint_every=50, log_every=25
+        questions=QuestionsConfig(
+            facts=FactsConfig(
+                path="$MEMLM_DATA/qa/entityquestions_dev.jsonl.zst",
+                layout="entityquestions",
+                shuffle=True,
+                num_questions=1000,
+            ),
+            held_out=(
+                HeldOutConfig(
+                    name="known_facts",
+                    path=entity_questions.path,
+                    layout="entityquestions",
+                    shuffle=True,
+                    num_questions=300,
+                ),
+                HeldOutConfig(name="nq_open", path="$MEMLM_DATA/qa/nq_open.jsonl", layout="nq_open", num_questions=100),
+                HeldOutConfig(name="gsm8k", path="$MEMLM_DATA/qa/gsm8k_train.jsonl", layout="gsm8k", num_questions=50),
+            ),
+            remove_overlap=True,
         ),
-        counting=CountingConfig(num_batches=200),
-        stream=StreamConfig(num_facts=20, num_passes=5),
-        evaluation=EvaluationConfig(batch_size=64, num_text_blocks=32),
-        sweep=SweepConfig(scale="wiki", seeds=(0, 1, 2)),
+        model=WIKI_MODEL,
+        pretraining=PretrainingConfig(num_steps=2200, warmup_steps=100, checkpoint_every=200),
+        counting=CountingConfig(num_batches=160, batch_blocks=16, batches_per_unit=20),
+        evaluation=EvaluationConfig(max_new_tokens=16),
+        sweep=SweepConfig(scale="wiki"),
     )
 
 
@@ -106,6 +146,8 @@ def paper_1b() -> Config:
             validation_path="",
             tokenizer="meta-llama/Llama-2-7b-hf",
             block_size=2048,
+        ),
+        questions=QuestionsConfig(
             facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa"),
             held_out=(
                 HeldOutConfig(name="nq_open", path="$MEMLM_DATA/qa/nq_open.jsonl", layout="nq_open"),

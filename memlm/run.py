@@ -11,6 +11,7 @@ from typing import Any
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.corpus import KIND as CORPUS_KIND
+from memlm.data.question_sets import KIND as QUESTIONS_KIND
 from memlm.model.config import Architecture
 from memlm.training.patch import CHECKPOINT_KIND
 
@@ -24,32 +25,48 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """The artifacts of one run by name."""
+    """The artifacts of one run by name. What no question file changes lies with the run that it starts from, most often itself."""
 
     uri: str
+    base: str
+    """Where corpus, checkpoints and counts lie."""
 
     @property
     def world(self) -> str:
-        return storage.join(self.uri, "world")
+        return storage.join(self.base, "world")
 
     @property
     def corpus(self) -> str:
-        return storage.join(self.uri, "corpus")
+        return storage.join(self.base, "corpus")
+
+    @property
+    def tokenizer(self) -> str:
+        return storage.join(self.base, "tokenizer")
+
+    @property
+    def mixture(self) -> str:
+        """Facts put into documents, beside the corpus's own shards."""
+        return storage.join(self.base, "mixture")
 
     def checkpoint(self, architecture: Architecture) -> str:
-        return storage.join(self.uri, f"checkpoint-{architecture}")
+        return storage.join(self.base, f"checkpoint-{architecture}")
 
     def training_states(self, architecture: Architecture) -> str:
         """Where an unfinished pretraining keeps what it needs to go on."""
-        return storage.join(self.uri, f"training-{architecture}")
+        return storage.join(self.base, f"training-{architecture}")
 
     @property
     def counts(self) -> str:
-        return storage.join(self.uri, "counts")
+        return storage.join(self.base, "counts")
 
     @property
     def partial_counts(self) -> str:
-        return storage.join(self.uri, "counts-partial")
+        return storage.join(self.base, "counts-partial")
+
+    @property
+    def questions(self) -> str:
+        """The facts to learn and the held-out questions."""
+        return storage.join(self.uri, "questions")
 
     @property
     def trials(self) -> str:
@@ -64,11 +81,11 @@ class Run:
 def run_of(config: Config) -> Run:
     """The folder of a config's run."""
     root = storage.require_absolute(config.storage, "--storage")
-    if not config.run_name or "/" in config.run_name or config.run_name.startswith("."):
-        raise RunError(
-            f"--run-name is {config.run_name!r}; it names a folder, so it must not be empty, hidden or hold a '/'"
-        )
-    return Run(storage.join(root, config.run_name))
+    for option, name in (("--run-name", config.run_name), ("--base-run", config.base_run or config.run_name)):
+        if not name or "/" in name or name.startswith("."):
+            raise RunError(f"{option} is {name!r}; it names a folder, so it must not be empty, hidden or hold a '/'")
+    uri = storage.join(root, config.run_name)
+    return Run(uri, storage.join(root, config.base_run) if config.base_run else uri)
 
 
 def tracking_uri(config: Config) -> str:
@@ -119,6 +136,13 @@ def require_corpus(config: Config) -> storage.Manifest:
     return _found(made, run.corpus, "prepare_corpus.py", config)
 
 
+def require_questions(config: Config) -> storage.Manifest:
+    """The manifest of this config's facts and held-out questions. Raises as require_corpus does."""
+    run = run_of(config)
+    made = is_made(run.questions, kind=QUESTIONS_KIND, config=questions_config(config), inputs={}, part="questions")
+    return _found(made, run.questions, "prepare_corpus.py", config)
+
+
 def require_checkpoint(config: Config, architecture: Architecture) -> storage.Manifest:
     """The manifest of this config's checkpoint, pretrained on this config's corpus. Raises as require_corpus does."""
     uri = run_of(config).checkpoint(architecture)
@@ -142,6 +166,12 @@ def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, A
         unnamed.append("pool_optimizer")  # there is no pool
     pretraining = {name: value for name, value in identity(config.pretraining).items() if name not in unnamed}
     return {"architecture": architecture, "model": identity(config.model), "pretraining": pretraining}
+
+
+def questions_config(config: Config) -> dict[str, Any]:
+    """What names the questions: with overlaps removed, the training mixture too."""
+    mixture = config.corpus.mixture if config.questions.remove_overlap else None
+    return identity(config.questions) | ({"mixture": identity(mixture)} if mixture else {})
 
 
 def counts_config(config: Config) -> dict[str, Any]:

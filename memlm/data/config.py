@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionSetConfig:
-    """One file of questions."""
+    """One file of questions, and which of them are taken."""
 
     path: str
     """A path, which may name an environment variable; {world} stands for the generated world."""
     layout: str = "triviaqa"
     """triviaqa, nq_open, entityquestions or gsm8k."""
     num_questions: int = 0
-    """The first so many questions; 0 for all."""
+    """So many questions; 0 for all."""
+    shuffle: bool = False
+    """Take them in a random order, always the same, instead of the file's: for a file that is sorted. Two sets from one file agree on it."""
 
     def __post_init__(self) -> None:
         if self.num_questions < 0:
@@ -27,6 +29,28 @@ class FactsConfig(QuestionSetConfig):
 
     statements: str = ""
     """A file of statements per fact; without one, the questions are put into statements by templates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig(QuestionSetConfig):
+    """Facts mixed into the training text, each stated in several wordings and asked in several: what there is to know, and a way from
+    statement to question."""
+
+    exposures: int = 30
+    """Documents per fact; each is one statement, or one question with its answer."""
+    question_share: float = 0.3
+    """Share of them that are questions."""
+    num_reserved: int = 0
+    """The first so many facts are never asked in the file's own wording, so that a held-out set of them asks in words not trained on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_reserved < 0:
+            raise ValueError(f"corpus.mixture.num_reserved is {self.num_reserved}; it must not be negative")
+        if self.exposures < 1:
+            raise ValueError(f"corpus.mixture.exposures is {self.exposures}; it must be at least 1")
+        if not 0 <= self.question_share <= 1:
+            raise ValueError(f"corpus.mixture.question_share is {self.question_share}; it must lie between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +71,8 @@ class CorpusConfig:
     text_field: str = "text"
     max_shards: int = 0
     """The first so many training shards; 0 for all."""
+    max_validation_shards: int = 0
+    """The first so many shards of validation_path; 0 for all."""
     tokenizer: str = ""
     """A Hugging Face tokenizer by name or path; empty to train a byte-level BPE on the first shard."""
     vocab_size: int = 1024
@@ -55,11 +81,8 @@ class CorpusConfig:
     """Documents that it is trained on."""
     block_size: int = 128
     """Tokens of a training sequence."""
-    facts: FactsConfig = FactsConfig(path="{world}/new_facts.jsonl", statements="{world}/statements.jsonl")
-    held_out: tuple[HeldOutConfig, ...] = (
-        HeldOutConfig(name="known_facts", path="{world}/known_facts.jsonl", layout="nq_open"),
-        HeldOutConfig(name="arithmetic", path="{world}/arithmetic.jsonl", layout="nq_open"),
-    )
+    mixture: MixtureConfig | None = None
+    """Facts that the training text is mixed with; none for the text alone."""
 
     def __post_init__(self) -> None:
         if self.block_size < 2:
@@ -68,14 +91,30 @@ class CorpusConfig:
             )
         if not self.tokenizer and self.vocab_size < 300:
             raise ValueError(f"corpus.vocab_size is {self.vocab_size}; a byte-level tokenizer needs at least 300")
-        if self.max_shards < 0:
-            raise ValueError(f"corpus.max_shards is {self.max_shards}; it must not be negative (0 takes all)")
+        for name in ("max_shards", "max_validation_shards"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"corpus.{name} is {getattr(self, name)}; it must not be negative (0 takes all)")
         if self.tokenizer_documents < 1:
             raise ValueError(f"corpus.tokenizer_documents is {self.tokenizer_documents}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionsConfig:
+    """What is learned and what is asked. No checkpoint depends on it."""
+
+    facts: FactsConfig = FactsConfig(path="{world}/new_facts.jsonl", statements="{world}/statements.jsonl")
+    held_out: tuple[HeldOutConfig, ...] = (
+        HeldOutConfig(name="known_facts", path="{world}/known_facts.jsonl", layout="nq_open"),
+        HeldOutConfig(name="arithmetic", path="{world}/arithmetic.jsonl", layout="nq_open"),
+    )
+    remove_overlap: bool = False
+    """Leave out facts whose question a held-out set or the training mixture asks too. Overlaps are reported in any case."""
+
+    def __post_init__(self) -> None:
         names = [held_out.name for held_out in self.held_out]
         if len(set(names)) < len(names) or {"new_facts", "background_text"} & set(names):
             raise ValueError(
-                f"corpus.held_out names {names}; each needs a name of its own, other than new_facts and background_text"
+                f"questions.held_out names {names}; each needs a name of its own, other than new_facts and background_text"
             )
 
 

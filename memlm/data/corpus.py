@@ -1,8 +1,8 @@
-"""What does `prepare_corpus` hand to the later stages? A tokenizer, token blocks, facts to learn and questions held out.
+"""What does `prepare_corpus` hand to pretraining and counting? A tokenizer and token blocks.
 
 The corpus artifact is small: blocks lie in parts of their own, one per shard, which it names by digest.
 
-    corpus/   tokenizer/  facts.jsonl  held_out/<name>.jsonl  parts.json
+    corpus/   tokenizer/  parts.json
     blocks/<shard>/blocks.parquet
 """
 
@@ -16,9 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from memlm import storage
 from memlm.data.blocks import Blocks, write_blocks
-from memlm.data.facts import Fact
 from memlm.data.packing import pack
-from memlm.data.questions import Question, read_questions, write_nq_open
 from memlm.data.shards import ShardError, read_documents
 from memlm.data.tokenizer import load_tokenizer
 
@@ -63,15 +61,8 @@ def write_corpus(
     *,
     train: Sequence[Part],
     validation: Sequence[Part],
-    facts: Sequence[Fact],
-    held_out: dict[str, list[Question]],
 ) -> None:
     tokenizer.save_pretrained(folder / "tokenizer")
-    with open(folder / "facts.jsonl", "w") as file:
-        for fact in facts:
-            file.write(json.dumps(asdict(fact)) + "\n")
-    for name, questions in held_out.items():
-        write_nq_open(str(folder / "held_out" / f"{name}.jsonl"), questions)
     parts = {"train": [asdict(part) for part in train], "validation": [asdict(part) for part in validation]}
     (folder / "parts.json").write_text(json.dumps(parts, indent=1))
 
@@ -87,24 +78,6 @@ class Corpus:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(str(self.folder / "tokenizer"))
-
-    def facts(self) -> list[Fact]:
-        with open(self.folder / "facts.jsonl") as file:
-            records = [json.loads(line) for line in file]
-        return [
-            Fact(
-                id=record["id"],
-                statements=tuple(record["statements"]),
-                questions=tuple(
-                    Question(**{**question, "answers": tuple(question["answers"])}) for question in record["questions"]
-                ),
-            )
-            for record in records
-        ]
-
-    def held_out(self) -> dict[str, list[Question]]:
-        files = sorted((self.folder / "held_out").glob("*.jsonl"))
-        return {file.stem: read_questions(str(file), "nq_open") for file in files}
 
     def train_blocks(self) -> Blocks:
         return self._blocks("train")

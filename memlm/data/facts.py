@@ -42,34 +42,6 @@ class FactBatch(NamedTuple):
         return FactBatch(self.fact_id, self.tokens.to(device), self.is_token.to(device))
 
 
-STATEMENT_TEMPLATES = (
-    "{question} {answer}",
-    "Question: {question}\nThe answer is {answer}.",
-    "Q: {question}\nA: {answer}",
-    "If you are asked: {question} Then say: {answer}.",
-    "{answer} is the answer to: {question}",
-    'The answer to the question "{question}" is {answer}.',
-    "Somebody asked: {question} It is {answer}.",
-    "Quiz: {question} Solution: {answer}",
-)
-"""Wordings for questions that come without statements. None equals the prompt that asks for the answer."""
-
-
-def facts_of_questions(questions: Sequence[Question]) -> list[Fact]:
-    """Facts from questions alone: their statements are the templates, filled with the preferred answer."""
-    return [
-        Fact(
-            id=question.id,
-            statements=tuple(
-                template.format(question=question.question, answer=question.answers[0])
-                for template in STATEMENT_TEMPLATES
-            ),
-            questions=(question,),
-        )
-        for question in questions
-    ]
-
-
 def read_facts(statements: Path, questions: Sequence[Question]) -> list[Fact]:
     """Facts from a file of statements (`{"id", "statements"}` a line) and the questions about them (`id` or `id#number`)."""
     asked: dict[str, list[Question]] = {}

@@ -4,10 +4,12 @@ The layouts are the public sets' own, so the generated world and the real files 
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
+
+import numpy as np
 
 from memlm.data.shards import read_records, write_shard
 
@@ -39,6 +41,14 @@ def read_questions(path: str, layout: str) -> list[Question]:
     if not questions:
         raise QuestionError(f"{path}: the file holds no questions. Check the path.")
     return questions
+
+
+def select_questions(questions: Sequence[Question], num_questions: int, *, shuffle: bool) -> list[Question]:
+    """The first so many, all for 0; shuffled first, if asked, in an order that depends on nothing but their number."""
+    if not shuffle:
+        return list(questions[: num_questions or None])
+    order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(questions)), kind="stable")
+    return [questions[index] for index in order[: num_questions or None]]
 
 
 def write_triviaqa(path: str, questions: Iterable[Question]) -> None:

@@ -13,7 +13,7 @@ from memlm.config import Config, identity
 from memlm.evaluation.suite import Scores
 from memlm.jobs.cluster import connect, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, trial_of
-from memlm.run import require_checkpoint, require_corpus, run_of, tracking_uri
+from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
 from memlm.training.finetune import score
 from memlm.training.patch import CHECKPOINT_KIND
@@ -25,6 +25,7 @@ def run(config: Config) -> str:
     """Score the run's checkpoint, or the one that --checkpoint names; returns the uri of the scores."""
     run = run_of(config)
     corpus = require_corpus(config)
+    require_questions(config)
     if config.checkpoint:
         uri = storage.require_absolute(config.checkpoint, "--checkpoint")
         checkpoint = storage.read_manifest(uri, CHECKPOINT_KIND)

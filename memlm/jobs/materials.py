@@ -9,11 +9,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from memlm import storage
 from memlm.config import Config
 from memlm.data.corpus import open_corpus
+from memlm.data.question_sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
 from memlm.jobs.count_accesses import COUNTS_FILE
 from memlm.model.config import Architecture
 from memlm.model.language_model import attention_on
-from memlm.run import COUNTS_KIND, Run, require_checkpoint, require_corpus, require_counts
+from memlm.run import COUNTS_KIND, Run, require_checkpoint, require_corpus, require_counts, require_questions
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import Materials, Trial
 from memlm.training.patch import CHECKPOINT_KIND
@@ -23,20 +24,24 @@ CPU = torch.device("cpu")
 
 def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
     """The digests of all that a trial reads. Raises RunError naming the command that makes what is missing or does not fit."""
-    inputs = {"corpus": require_corpus(config).digest, "checkpoint": require_checkpoint(config, architecture).digest}
+    inputs = {
+        "corpus": require_corpus(config).digest,
+        "questions": require_questions(config).digest,
+        "checkpoint": require_checkpoint(config, architecture).digest,
+    }
     if architecture == "memory":
         inputs["counts"] = require_counts(config).digest
     return inputs
 
 
 def load_materials(run: Run, num_text_blocks: int, *, with_counts: bool) -> Materials:
-    corpus = open_corpus(run.corpus)
+    corpus, sets = open_corpus(run.corpus), open_question_sets(run.questions)
     text = corpus.validation_blocks()
     counts = storage.open_artifact(run.counts, kind=COUNTS_KIND) / COUNTS_FILE if with_counts else None
     return Materials(
         tokenizer=corpus.tokenizer,
-        facts=corpus.facts(),
-        held_out=HeldOut(questions=corpus.held_out(), text=text.take(range(min(num_text_blocks, len(text))))),
+        facts=sets.facts(),
+        held_out=HeldOut(questions=sets.held_out(), text=text.take(range(min(num_text_blocks, len(text))))),
         background=BackgroundCounts.load(counts) if counts else None,
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 from memlm import storage
 from memlm.config import Config
 from memlm.data.corpus import open_corpus
+from memlm.data.question_sets import open_question_sets
 from memlm.frontier import build_frontier
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.jobs.cluster import connect, say
@@ -50,8 +51,9 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
 def _make_upstream(config: Config, stages: "_Stages") -> None:
     with stages.timed("prepare_corpus"):
         corpus = open_corpus(prepare_corpus.run(config))
+    facts = open_question_sets(run_of(config).questions).facts()
     for seed in config.sweep.seeds:
-        check_stream(config.stream, corpus.facts(), corpus.tokenizer, seed=seed)
+        check_stream(config.stream, facts, corpus.tokenizer, seed=seed)
     memory, dense = (replace(config, architecture=architecture) for architecture in ("memory", "dense"))
     with stages.timed("pretrain"):
         _pretrain_side_by_side([memory, dense])

@@ -1,4 +1,4 @@
-"""Corpus shards -> tokenizer, token blocks, facts and questions. Shards are packed side by side; each part is written once.
+"""Corpus shards -> tokenizer and token blocks; question files -> facts and held-out questions (prepare_questions.py). Shards are packed side by side; each part is written once.
 
 The generated world, where a recipe has one, is made first, and read by the very readers that real data goes through.
 """
@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +19,47 @@ from memlm import storage
 from memlm.config import Config, identity
 from memlm.data import corpus as corpora
 from memlm.data.corpus import BLOCKS_KIND, Part, write_corpus, write_part
-from memlm.data.facts import Fact, facts_of_questions, read_facts
-from memlm.data.questions import Question, read_questions
-from memlm.data.shards import ShardError, list_shards
+from memlm.data.mixture import mixture_documents
+from memlm.data.shards import ShardError, list_shards, write_shard
 from memlm.data.tokenizer import load_tokenizer, train_tokenizer
 from memlm.data.world import write_world
+from memlm.jobs import prepare_questions
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
 from memlm.jobs.shard_source import ShardSource
-from memlm.run import WORLD_KIND, Run, RunError, is_made, run_of
+from memlm.jobs.sources import expand
+from memlm.run import WORLD_KIND, Run, is_made, run_of
 
 TOKENIZER_KIND = "tokenizer"
+MIXTURE_KIND = "mixture"
+MIXTURE_SHARD = "shard_00000000_mixture.jsonl.zst"
 
 
 def run(config: Config) -> str:
-    """Make the corpus artifact, or find it made; returns its uri."""
+    """Make the corpus and questions artifacts, or find them made; returns the corpus's uri."""
     run = run_of(config)
     world = _make_world(config, run)
-    inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
-    wanted: dict[str, Any] = identity(config.corpus)
     # Everything that can be wrong with the input is found before work is done.
     train, validation = _shards(config, world)
+    prepare_questions.read_sources(config, world)
+    uri = _make_corpus(config, run, world, train, validation)
+    prepare_questions.run(config)
+    return uri
+
+
+def _make_corpus(config: Config, run: Run, world: Path | None, train: list[str], validation: list[str]) -> str:
+    inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
+    wanted: dict[str, Any] = identity(config.corpus)
     inputs["sources"] = _sources_digest(config, world, [*train, *validation])
     if is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs, part="corpus"):
         say(f"corpus: reusing {run.corpus}")
         return run.corpus
-    facts, held_out = _facts(config, world), _held_out(config, world)
     with connect(config):
-        locate = partial(_locate, world_here=str(world or ""), world_uri=run.world)
-        # The tokenizer is trained on the first shard alone, so repairing another keeps it.
-        learned_from = {**inputs, "sources": hashlib.sha256(_named(train[:1])).hexdigest()}
-        tokenizer = _make_tokenizer(config, run, train, learned_from, locate)
+        mixture = [_make_mixture(config, run, world)] if config.corpus.mixture else []
+        locate = partial(_locate, made={str(world or ""): run.world, **{path: run.mixture for path in mixture}})
+        # The tokenizer is trained on the first shard and the mixture alone, so repairing another keeps it.
+        learned_from = {**inputs, "sources": hashlib.sha256(_named([*train[:1], *mixture])).hexdigest()}
+        tokenizer = _make_tokenizer(config, run, [*train[:1], *mixture], learned_from, locate)
+        train = [*train, *mixture]
         parts = _pack_shards(config, run, tokenizer, [*train, *validation], locate)
         with storage.write_artifact(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs) as draft:
             write_corpus(
@@ -55,13 +67,11 @@ def run(config: Config) -> str:
                 load_tokenizer(str(storage.open_artifact(tokenizer))),
                 train=parts[: len(train)],
                 validation=parts[len(train) :],
-                facts=facts,
-                held_out=held_out,
             )
             draft.details["num_blocks"] = sum(part.num_blocks for part in parts[: len(train)])
             draft.details["num_documents"] = sum(part.num_documents for part in parts[: len(train)])
     blocks = sum(part.num_blocks for part in parts)
-    say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens, {len(facts)} facts, in {run.corpus}")
+    say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens in {run.corpus}")
     return run.corpus
 
 
@@ -76,39 +86,25 @@ def _make_world(config: Config, run: Run) -> Path | None:
     return storage.open_artifact(run.world, kind=WORLD_KIND)
 
 
-def _expand(path: str, field: str, world: Path | None) -> str:
-    if "{world}" in path:
-        if world is None:
-            raise RunError(f"{field} is {path!r}, and the recipe has no generated world; give a path")
-        path = path.replace("{world}", str(world))
-    expanded = os.path.expandvars(path)
-    if "$" in expanded:
-        raise RunError(f"{field} is {path!r}, and that environment variable is not set; set it, or give a path")
-    if not os.path.exists(expanded):
-        raise RunError(f"{field} is {expanded!r}, which does not exist; correct the path")
-    return expanded
-
-
 def _shards(config: Config, world: Path | None) -> tuple[list[str], list[str]]:
     corpus = config.corpus
-    train = list_shards(_expand(corpus.path, "corpus.path", world))
+    train = list_shards(expand(corpus.path, "corpus.path", world))
     if corpus.validation_path:
-        validation = list_shards(_expand(corpus.validation_path, "corpus.validation_path", world))
+        validation = list_shards(expand(corpus.validation_path, "corpus.validation_path", world))
     elif len(train) > 1:
         train, validation = train[:-1], train[-1:]
     else:
         raise ShardError(
             f"{train[0]} is the only shard of corpus.path, so none is left for validation; give corpus.validation_path"
         )
-    return train[: corpus.max_shards or None], validation
+    return train[: corpus.max_shards or None], validation[: corpus.max_validation_shards or None]
 
 
 def _sources_digest(config: Config, world: Path | None, shards: list[str]) -> str:
-    """Names what was read: shards by name and size, question files by content."""
-    corpus, digest = config.corpus, hashlib.sha256(_named(shards))
-    for path in [corpus.facts.path, corpus.facts.statements, *(held_out.path for held_out in corpus.held_out)]:
-        if path:
-            digest.update(Path(_expand(path, "a question file of corpus", world)).read_bytes())
+    """Names what was read: shards by name and size, the mixture's questions by content."""
+    digest = hashlib.sha256(_named(shards))
+    if config.corpus.mixture:
+        digest.update(Path(expand(config.corpus.mixture.path, "corpus.mixture.path", world)).read_bytes())
     return digest.hexdigest()
 
 
@@ -116,29 +112,27 @@ def _named(shards: list[str]) -> bytes:
     return "".join(f"{os.path.basename(shard)} {os.path.getsize(shard)}\n" for shard in shards).encode()
 
 
-def _facts(config: Config, world: Path | None) -> list[Fact]:
-    source = config.corpus.facts
-    questions = read_questions(_expand(source.path, "corpus.facts.path", world), source.layout)
-    if source.statements:
-        facts = read_facts(Path(_expand(source.statements, "corpus.facts.statements", world)), questions)
-    else:
-        facts = facts_of_questions(questions)
-    return facts[: source.num_questions or None]
-
-
-def _held_out(config: Config, world: Path | None) -> dict[str, list[Question]]:
-    return {
-        source.name: read_questions(_expand(source.path, f"corpus.held_out {source.name}", world), source.layout)[
-            : source.num_questions or None
-        ]
-        for source in config.corpus.held_out
+def _make_mixture(config: Config, run: Run, world: Path | None) -> str:
+    """The shard of documents that state and ask the mixture's facts."""
+    mixture = config.corpus.mixture
+    assert mixture is not None
+    wanted = identity(mixture)
+    inputs = {
+        "questions": hashlib.sha256(Path(expand(mixture.path, "corpus.mixture.path", world)).read_bytes()).hexdigest()
     }
+    if not is_made(run.mixture, kind=MIXTURE_KIND, config=wanted, inputs=inputs, part="corpus.mixture"):
+        questions = prepare_questions.mixture_questions(config, world)
+        say(f"mixture: {len(questions)} facts in {mixture.exposures} documents each")
+        with storage.write_artifact(run.mixture, kind=MIXTURE_KIND, config=wanted, inputs=inputs) as draft:
+            write_shard(str(draft.path / MIXTURE_SHARD), mixture_documents(questions, mixture))
+    return str(storage.open_artifact(run.mixture, kind=MIXTURE_KIND) / MIXTURE_SHARD)
 
 
-def _locate(shard: str, *, world_here: str, world_uri: str) -> str:
-    """A shard's path on the node that reads it: the world, if it lies on S3, is brought to each node."""
-    if world_here and shard.startswith(world_here):
-        return str(storage.open_artifact(world_uri, kind=WORLD_KIND)) + shard.removeprefix(world_here)
+def _locate(shard: str, *, made: dict[str, str]) -> str:
+    """A shard's path on the node that reads it: what this run made, if it lies on S3, is brought to each node."""
+    for here, uri in made.items():
+        if here and shard.startswith(here):
+            return str(storage.open_artifact(uri)) + (shard.removeprefix(here) or f"/{MIXTURE_SHARD}")
     return shard
 
 
@@ -146,7 +140,7 @@ def _make_tokenizer(
     config: Config, run: Run, shards: list[str], inputs: dict[str, str], locate: Callable[[str], str]
 ) -> str:
     corpus = config.corpus
-    uri = storage.join(run.uri, "tokenizer")
+    uri = run.tokenizer
     wanted = {
         name: getattr(corpus, name) for name in ("path", "text_field", "tokenizer", "vocab_size", "tokenizer_documents")
     }
@@ -155,10 +149,12 @@ def _make_tokenizer(
             tokenizer = load_tokenizer(corpus.tokenizer)
         else:
             say(
-                f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard"
+                f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard{', and of the mixture' if corpus.mixture else ''}"
             )
-            source = ShardSource(shards[:1], text_field=corpus.text_field, locate=locate)
-            rows = ray.data.read_datasource(source).limit(corpus.tokenizer_documents).iter_rows()
+            sources = [ShardSource([shard], text_field=corpus.text_field, locate=locate) for shard in shards]
+            rows = chain.from_iterable(
+                ray.data.read_datasource(source).limit(corpus.tokenizer_documents).iter_rows() for source in sources
+            )
             tokenizer = train_tokenizer((row["text"] for row in rows), vocab_size=corpus.vocab_size)
         with storage.write_artifact(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs) as draft:
             tokenizer.save_pretrained(draft.path)
@@ -188,7 +184,7 @@ def _pack_shards(
             "text_field": text_field,
             "block_size": block_size,
         }
-        uri = storage.join(run.uri, task["name"])
+        uri = storage.join(run.base, task["name"])
         with handing_on_errors():
             if not is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
                 with storage.write_artifact(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft:
