@@ -18,11 +18,31 @@ KIND = "questions"
 
 
 def write_question_sets(folder: Path, facts: Sequence[Fact], held_out: Mapping[str, Sequence[Question]]) -> None:
-    with open(folder / "facts.jsonl", "w") as file:
-        for fact in facts:
-            file.write(json.dumps(asdict(fact)) + "\n")
+    write_fact_lines(folder / "facts.jsonl", facts)
     for name, questions in held_out.items():
         write_nq_open(str(folder / "held_out" / f"{name}.jsonl"), questions)
+
+
+def write_fact_lines(path: Path, facts: Sequence[Fact]) -> None:
+    with open(path, "w") as file:
+        for fact in facts:
+            file.write(json.dumps(asdict(fact)) + "\n")
+
+
+def read_fact_lines(path: Path) -> list[Fact]:
+    """What write_fact_lines wrote."""
+    with open(path) as file:
+        records = [json.loads(line) for line in file]
+    return [
+        Fact(
+            id=record["id"],
+            statements=tuple(record["statements"]),
+            questions=tuple(
+                Question(**{**question, "answers": tuple(question["answers"])}) for question in record["questions"]
+            ),
+        )
+        for record in records
+    ]
 
 
 @dataclass(frozen=True)
@@ -33,18 +53,7 @@ class QuestionSets:
     digest: str
 
     def facts(self) -> list[Fact]:
-        with open(self.folder / "facts.jsonl") as file:
-            records = [json.loads(line) for line in file]
-        return [
-            Fact(
-                id=record["id"],
-                statements=tuple(record["statements"]),
-                questions=tuple(
-                    Question(**{**question, "answers": tuple(question["answers"])}) for question in record["questions"]
-                ),
-            )
-            for record in records
-        ]
+        return read_fact_lines(self.folder / "facts.jsonl")
 
     def held_out(self) -> dict[str, list[Question]]:
         files = sorted((self.folder / "held_out").glob("*.jsonl"))

@@ -12,6 +12,7 @@ from memlm.data.question_sets import KIND, write_question_sets
 from memlm.data.questions import Question, read_questions, select_questions
 from memlm.data.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
+from memlm.jobs import augment_documents
 from memlm.jobs.cluster import say
 from memlm.jobs.sources import expand
 from memlm.run import WORLD_KIND, is_made, questions_config, run_of
@@ -22,6 +23,8 @@ def run(config: Config) -> str:
     run = run_of(config)
     world = storage.open_artifact(run.world, kind=WORLD_KIND) if config.world is not None else None
     inputs = {"sources": _sources_digest(config, world)}
+    if config.questions.documents:
+        inputs["documents"] = storage.read_manifest(augment_documents.run(config)).digest
     wanted = questions_config(config)
     if is_made(run.questions, kind=KIND, config=wanted, inputs=inputs, part="questions"):
         say(f"questions: reusing {run.questions}")
@@ -39,10 +42,18 @@ def run(config: Config) -> str:
 
 def read_sources(config: Config, world: Path | None) -> None:
     """Everything that can be wrong with the question files, found before work is done."""
-    _facts(config, world)
+    if config.questions.documents:
+        augment_documents.read_documents(config, world)
+    else:
+        _facts(config, world)
     _held_out(config, world)
     if config.corpus.mixture:
         mixture_questions(config, world)
+
+
+def fact_questions(config: Config, world: Path | None) -> list[Question]:
+    """What is asked about the facts to learn."""
+    return _read(config.questions.facts, "questions.facts.path", world)
 
 
 def mixture_questions(config: Config, world: Path | None) -> list[Question]:
@@ -58,11 +69,13 @@ def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Que
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
     source = config.questions.facts
+    if config.questions.documents:
+        return augment_documents.document_facts(config)
     if source.statements:
         questions = read_questions(expand(source.path, "questions.facts.path", world), source.layout)
         facts = read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions)
         return facts[: source.num_questions or None]
-    return facts_of_questions(_read(source, "questions.facts.path", world))
+    return facts_of_questions(fact_questions(config, world))
 
 
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Question]]:
@@ -102,8 +115,9 @@ def _sources_digest(config: Config, world: Path | None) -> str:
 
 def _paths(config: Config) -> Iterable[str]:
     questions = config.questions
-    yield questions.facts.path
-    if questions.facts.statements:
+    if questions.documents is None:
+        yield questions.facts.path
+    if questions.documents is None and questions.facts.statements:
         yield questions.facts.statements
     yield from (held_out.path for held_out in questions.held_out)
     if config.corpus.mixture:

@@ -11,9 +11,10 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.config import StreamConfig
-from memlm.data.facts import Fact, FactBatch, fact_stream, sample_facts
+from memlm.data.config import StreamChoice
+from memlm.data.facts import Fact
 from memlm.data.questions import Question
+from memlm.data.streams import batches_of_stream, facts_of_stream
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import question_trunks
 from memlm.evaluation.suite import HeldOut, Scores, evaluate_held_out, evaluate_questions, join
@@ -34,7 +35,7 @@ class Trial:
     """What names a trial's result, beside the artifacts it reads."""
 
     method: MethodConfig
-    stream: StreamConfig
+    stream: StreamChoice
     evaluation: EvaluationConfig
     seed: int
 
@@ -73,9 +74,9 @@ def run_trial(
 ) -> tuple[TrialResult, nn.Module]:
     """Learn the stream and score. `start` is the base model's scores where they are known; the model is changed in place."""
     began = time.monotonic()
-    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
+    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
     start = start or score(trial, model, materials)
-    stream = _stream_of(trial.stream, facts, materials.tokenizer, seed=trial.seed)
+    stream = batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed)
     method = build_method(
         trial.method, model, background=materials.background, seed=trial.seed, trunks=_trunks_for(trial, materials)
     )
@@ -113,9 +114,9 @@ def run_trial(
     return result, learned
 
 
-def check_stream(stream: StreamConfig, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+def check_stream(stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
     """Raises FactError if a trial with this stream and seed could not begin: too few facts, or a statement too long."""
-    _stream_of(stream, sample_facts(facts, stream.num_facts, seed=seed), tokenizer, seed=seed)
+    batches_of_stream(stream, facts_of_stream(stream, facts, seed=seed), tokenizer, seed=seed)
 
 
 def score(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
@@ -140,34 +141,21 @@ def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:
 
     The stream comes first: small batches gain the most, and prompts, which keep keys and values, cost the most bytes.
     """
-    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
-    for batch in _stream_of(trial.stream, facts, materials.tokenizer, seed=trial.seed):
+    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
+    for batch in batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed):
         yield TrunkInput(batch.tokens)
     questions = _questions_of(trial, materials)
     yield from question_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size)
 
 
 def _questions_of(trial: Trial, materials: Materials) -> list[Question]:
-    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
+    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
     return [question for fact in facts for question in fact.questions]
 
 
 def _trunks_for(trial: Trial, materials: Materials) -> TrunkCache:
     """Where anything but values moves, the trunk moves too."""
     return materials.trunks if trial.method.moves == "values" else NO_TRUNKS
-
-
-def _stream_of(
-    stream: StreamConfig, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int
-) -> Iterator[FactBatch]:
-    return fact_stream(
-        facts,
-        tokenizer,
-        num_wordings=stream.num_wordings,
-        num_passes=stream.num_passes,
-        max_length=stream.max_length,
-        seed=seed,
-    )
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

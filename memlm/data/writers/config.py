@@ -48,7 +48,9 @@ class EndpointConfig:
                 raise ValueError(f"writer.endpoint.{name} is {getattr(self, name)}; it must be above 0")
         for name in ("max_requests", "max_tokens"):
             if getattr(self, name) < 0:
-                raise ValueError(f"writer.endpoint.{name} is {getattr(self, name)}; it must not be negative (0 for none)")
+                raise ValueError(
+                    f"writer.endpoint.{name} is {getattr(self, name)}; it must not be negative (0 for none)"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ class WriterConfig:
     seed: int = 0
     batch_size: int = 8
     """Prompts at a time, of a model that runs here."""
+    items_per_unit: int = 16
+    """Facts or chunks that a worker finishes and stores together. A run that was cut off goes on from the units that are stored."""
     endpoint: EndpointConfig = EndpointConfig()
 
     def __post_init__(self) -> None:
@@ -75,11 +79,15 @@ class WriterConfig:
                 f"writer.temperature is {self.temperature} and writer.top_p {self.top_p}; the first must not be negative, "
                 "the second lie above 0 and be at most 1"
             )
-        for name in ("max_new_tokens", "batch_size"):
+        for name in ("max_new_tokens", "batch_size", "items_per_unit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"writer.{name} is {getattr(self, name)}; it must be at least 1")
 
     def provenance(self, revision: str) -> dict[str, Any]:
         """What names a text of this writer, with the revision that was found: not how long it may take or what it may cost."""
-        named = {name: value for name, value in asdict(self).items() if name not in ("endpoint", "batch_size")}
+        named = {
+            name: value
+            for name, value in asdict(self).items()
+            if name in ("model", "temperature", "top_p", "max_new_tokens", "seed")
+        }
         return {**named, "revision": revision, "base_url": self.endpoint.base_url}

@@ -100,7 +100,12 @@ class EndpointWriter(Writer):
         ends = time.monotonic() + settings.timeout_seconds
         try:
             with requests.post(
-                self.url, json=content, auth=self._sign, timeout=settings.timeout_seconds, allow_redirects=False, stream=True
+                self.url,
+                json=content,
+                auth=self._sign,
+                timeout=settings.timeout_seconds,
+                allow_redirects=False,
+                stream=True,
             ) as response:
                 return response.status_code, response.headers, self._read(response, ends)
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
@@ -122,7 +127,9 @@ class EndpointWriter(Writer):
             if time.monotonic() > ends:
                 raise requests.Timeout
             if len(body) > MAX_ANSWER_BYTES:
-                raise EndpointError(f"{self.url}: answers with more than {MAX_ANSWER_BYTES} bytes; check writer.endpoint.base_url")
+                raise EndpointError(
+                    f"{self.url}: answers with more than {MAX_ANSWER_BYTES} bytes; check writer.endpoint.base_url"
+                )
         return bytes(body)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -142,7 +149,9 @@ class EndpointWriter(Writer):
                     f"{self.url}: answers 429 and asks to wait {wait:.0f} s, more than writer.endpoint.max_wait_seconds ({longest:g}); "
                     "run the same command again later: what is finished is kept"
                 )
-            return _Passing(said, "lower writer.endpoint.num_connections, or run the command again later", wait_seconds=wait)
+            return _Passing(
+                said, "lower writer.endpoint.num_connections, or run the command again later", wait_seconds=wait
+            )
         if status >= 500 or status == 408:
             wait = _seconds_to_wait(headers.get("Retry-After"))
             return _Passing(said, "look at the server's own log, or run the command again later", wait_seconds=wait)
@@ -152,7 +161,9 @@ class EndpointWriter(Writer):
             403: f"the key in the environment variable {variable} may not do this; use another key or model",
             404: "check writer.endpoint.base_url (up to /v1) and writer.model",
         }
-        return EndpointError(f"{self.url}: {said}; {remedies.get(status, 'correct writer.endpoint.base_url or writer.model')}")
+        return EndpointError(
+            f"{self.url}: {said}; {remedies.get(status, 'correct writer.endpoint.base_url or writer.model')}"
+        )
 
     def _count(self, answer: dict[str, Any]) -> None:
         usage = answer.get("usage")

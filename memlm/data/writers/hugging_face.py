@@ -28,7 +28,9 @@ def find_revision(model: str, revision: str) -> str:
         pass  # not in the cache
     try:
         return str(HfApi().model_info(model, revision=revision or None, timeout=HUB_TIMEOUT_SECONDS).sha)
-    except Exception as error:  # the hub's client lets errors of the HTTP library beneath it through, which changes between releases
+    except (
+        Exception
+    ) as error:  # the hub's client lets errors of the HTTP library beneath it through, which changes between releases
         raise _not_loaded(model, error) from error
 
 
@@ -86,7 +88,9 @@ class HuggingFaceWriter(Writer):
             # The batch's own content is its seed, so a unit that is made again comes out the same.
             torch.manual_seed(int.from_bytes(drawn[:8], "big") >> 1)
             written = self.model.generate(
-                input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], generation_config=self.generation
+                input_ids=padded["input_ids"],
+                attention_mask=padded["attention_mask"],
+                generation_config=self.generation,
             )
         answers = written[:, padded["input_ids"].shape[1] :]
         return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]

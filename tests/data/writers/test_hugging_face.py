@@ -80,7 +80,11 @@ def test_a_chat_template_is_used_where_there_is_one(saved: Path):
     writer = writer_of(saved)
     plain = writer._tokens_of("Hello")
     writer.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %} [assistant]"
-    assert writer.tokenizer.decode(writer._tokens_of("Hello")) == "[user] Hello [assistant]" != writer.tokenizer.decode(plain)
+    assert (
+        writer.tokenizer.decode(writer._tokens_of("Hello"))
+        == "[user] Hello [assistant]"
+        != writer.tokenizer.decode(plain)
+    )
 
 
 def test_a_prompt_beyond_the_context_is_refused(saved: Path):
