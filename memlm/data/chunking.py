@@ -40,14 +40,13 @@ def chunk_text(text: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
     before = ""
     for paragraph in filter(None, map(str.strip, text.split("\n"))):
         joined = f"{before}\n{paragraph}" if before else paragraph
-        if num_tokens(joined, tokenizer) > max_tokens:
-            pieces += [before] if before else []
-            joined = paragraph
-        before = ""
-        if num_tokens(joined, tokenizer) < min_tokens:
-            before = joined
-        else:
-            pieces += _fitting(joined, tokenizer, max_tokens)
+        length = num_tokens(joined, tokenizer)
+        if before and length > max_tokens:
+            pieces.append(before)
+            joined, length = paragraph, num_tokens(paragraph, tokenizer)
+        before = joined if length < min_tokens else ""
+        if not before:
+            pieces += [joined] if length <= max_tokens else _fitting(joined, tokenizer, max_tokens)
     return pieces + ([before] if before else [])
 
 

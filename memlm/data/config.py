@@ -111,6 +111,8 @@ class DocumentsConfig:
     """The first so many; 0 for all."""
     answered_only: bool = True
     """Leave out questions whose answer stands in none of their documents."""
+    answering_chunks_only: bool = False
+    """Learn only the chunks that answer a question, of documents that are too long to learn whole on a small machine."""
     chunk_tokens: int = 256
     """Of the longest chunk. A paragraph that is longer is cut at its sentences."""
     min_chunk_tokens: int = 32

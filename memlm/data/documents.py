@@ -4,8 +4,8 @@ A chunk is a fact whose statements are its augmentations, so that the streams, t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import chain, groupby
 
 from memlm.data.chunking import Chunk
 from memlm.data.facts import Fact
@@ -92,35 +92,34 @@ def check_augmented(
     return [chunk for chunk, _ in kept], [written for _, written in kept]
 
 
-def facts_of_chunks(
-    chunks: Sequence[Chunk],
-    augmentations: Sequence[Sequence[str]],
-    questions: Sequence[DocumentQuestion],
-    *,
-    answered_only: bool,
-) -> list[Fact]:
-    """One fact per chunk, in order. A question goes to the chunk that answers it.
+def place_questions(
+    chunks: Sequence[Chunk], questions: Sequence[DocumentQuestion], *, answered_only: bool
+) -> dict[str, list[Question]]:
+    """The questions by the id of the chunk that answers each, so that it can be asked right after that chunk was learned.
 
-    So it can be asked right after that chunk was learned. One that no chunk answers goes to the last chunk of its first document, or is
-    left out; so is one whose documents are not there.
+    One that no chunk answers goes to the last chunk of its first document, or is left out; so is one whose documents are not there.
     """
-    facts = [
-        Fact(id=chunk.id, statements=tuple(texts), questions=())
+    of_document = {id: list(group) for id, group in groupby(chunks, lambda chunk: chunk.document_id)}
+    placed: dict[str, list[Question]] = {}
+    for asked in questions:
+        known = [of_document[id] for id in asked.document_ids if id in of_document]
+        place = next((chunk for chunk in chain(*known) if _answers(chunk, asked.question)), None)
+        if place is None and known and not answered_only:
+            place = known[0][-1]
+        if place is not None:
+            placed.setdefault(place.id, []).append(asked.question)
+    return placed
+
+
+def facts_of_chunks(
+    chunks: Sequence[Chunk], augmentations: Sequence[Sequence[str]], placed: Mapping[str, Sequence[Question]]
+) -> list[Fact]:
+    """One fact per chunk, in order: its texts, and the questions placed there."""
+    return [
+        Fact(id=chunk.id, statements=tuple(texts), questions=tuple(placed.get(chunk.id, ())))
         for chunk, texts in zip(chunks, augmentations, strict=True)
     ]
-    of_document = {id: list(group) for id, group in groupby(range(len(chunks)), lambda i: chunks[i].document_id)}
-    for asked in questions:
-        place = _place(asked, chunks, of_document, answered_only=answered_only)
-        if place is not None:
-            facts[place] = replace(facts[place], questions=(*facts[place].questions, asked.question))
-    return facts
 
 
-def _place(
-    asked: DocumentQuestion, chunks: Sequence[Chunk], of_document: Mapping[str, list[int]], *, answered_only: bool
-) -> int | None:
-    known = [of_document[id] for id in asked.document_ids if id in of_document]
-    for index in (index for indices in known for index in indices):
-        if any(mentions(chunks[index].text, answer) for answer in asked.question.answers):
-            return index
-    return None if answered_only or not known else known[0][-1]
+def _answers(chunk: Chunk, question: Question) -> bool:
+    return any(mentions(chunk.text, answer) for answer in question.answers)

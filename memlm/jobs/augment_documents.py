@@ -19,15 +19,18 @@ from memlm.data.config import DocumentsConfig
 from memlm.data.corpus import open_corpus
 from memlm.data.documents import (
     DocumentError,
+    DocumentQuestion,
     TitledDocument,
     check_augmented,
     facts_of_chunks,
+    place_questions,
     read_document_questions,
     read_titled_documents,
 )
 from memlm.data.facts import Fact
 from memlm.data.prompts import digest_of
 from memlm.data.question_sets import read_fact_lines, write_fact_lines
+from memlm.data.questions import Question
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
 from memlm.jobs.cluster import connect, say
@@ -43,10 +46,10 @@ def run(config: Config) -> str:
     """Augment the chunks, or find them augmented, or go on with those that are missing; returns the artifact's uri."""
     documents, uri = _documents(config), run_of(config).documents
     world = open_world(config)
-    paths = source_paths(config, world)
-    read, empty = read_documents(config, world)
-    questions = read_document_questions(str(paths[1]))
-    sources = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths))
+    read, empty, questions = read_sources(config, world)
+    sources = hashlib.sha256(
+        b"".join(hashlib.sha256(path.read_bytes()).digest() for path in source_paths(config, world))
+    )
     inputs = {"sources": sources.hexdigest(), "corpus": require_corpus(config).digest}
     revision = None if documents.augmenter == "rules" else revision_of(config.writer)
     wanted = _named(config, revision)
@@ -55,25 +58,16 @@ def run(config: Config) -> str:
         return uri
     for place in empty[:5]:
         say(f"documents: {place} and left out ({len(empty)} in all)")
-    chunks = _chunks(read, documents, run_of(config).corpus)
-    units = f"{uri}-partial"
-    with connect(config):
-        records = write_in_units(
-            config,
-            partial(_augment, config=documents, corpus=run_of(config).corpus),
-            [asdict(chunk) for chunk in chunks],
-            folder=units,
-            wanted={**wanted, "corpus": inputs["corpus"]},
-            revision=revision,
-        )
+    chunks, placed = _chunks(read, questions, documents, run_of(config).corpus)
+    records = _augment_chunks(config, chunks, {**wanted, "corpus": inputs["corpus"]}, revision)
     texts = [record["texts"] for record in records]
     chunks, texts = check_augmented(chunks, texts, max_failed_share=documents.max_failed_share)
-    facts = facts_of_chunks(chunks, texts, questions, answered_only=documents.answered_only)
+    facts = facts_of_chunks(chunks, texts, placed)
     details = _details(read, facts, records)
     with storage.write_artifact(uri, kind=KIND, config=wanted, inputs=inputs) as draft:
         write_fact_lines(draft.path / FACTS_FILE, facts)
         draft.details.update(details)
-    storage.delete(units)
+    storage.delete(_units(config))
     say(
         f"documents: {details['num_documents']} in {len(facts)} chunks, {details['num_texts']} texts ({details['num_cut']} cut to fit), "
         f"{details['num_questions']} of {len(questions)} questions, in {uri}"
@@ -94,12 +88,11 @@ def source_paths(config: Config, world: Path | None) -> list[Path]:
     ]
 
 
-def read_documents(config: Config, world: Path | None) -> tuple[list[TitledDocument], list[str]]:
-    """The documents, and where empty ones stand. With their questions, checked before work is done."""
+def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocument], list[str], list[DocumentQuestion]]:
+    """The documents, where empty ones stand, and the questions. Everything that can be wrong with them is found here."""
     path, questions = source_paths(config, world)
-    read_document_questions(str(questions))
     read, empty = read_titled_documents(str(path))
-    return read[: _documents(config).num_documents or None], empty
+    return read[: _documents(config).num_documents or None], empty, read_document_questions(str(questions))
 
 
 def _documents(config: Config) -> DocumentsConfig:
@@ -120,15 +113,37 @@ def _named(config: Config, revision: str | None) -> dict[str, Any]:
     return wanted
 
 
-def _chunks(read: Sequence[TitledDocument], config: DocumentsConfig, corpus: str) -> list[Chunk]:
+def _units(config: Config) -> str:
+    return f"{run_of(config).documents}-partial"
+
+
+def _chunks(
+    read: Sequence[TitledDocument], questions: Sequence[DocumentQuestion], config: DocumentsConfig, corpus: str
+) -> tuple[list[Chunk], dict[str, list[Question]]]:
+    """What is learned, and what is asked by the chunk that answers it."""
     tokenizer = open_corpus(corpus).tokenizer
-    return [
+    bounds = {"max_tokens": config.chunk_tokens, "min_tokens": config.min_chunk_tokens}
+    chunks = [
         Chunk(document_id=document.id, number=number, title=document.title, text=text)
         for document in read
-        for number, text in enumerate(
-            chunk_text(document.text, tokenizer, max_tokens=config.chunk_tokens, min_tokens=config.min_chunk_tokens)
-        )
+        for number, text in enumerate(chunk_text(document.text, tokenizer, **bounds))
     ]
+    placed = place_questions(chunks, questions, answered_only=config.answered_only)
+    if not placed:
+        raise DocumentError(
+            f"none of the {len(questions)} questions in questions.documents.questions is answered by a document of questions.documents.path, "
+            "so learning could not be measured; check that doc_ids name those documents, or set questions.documents.answered_only False"
+        )
+    return [chunk for chunk in chunks if chunk.id in placed or not config.answering_chunks_only], placed
+
+
+def _augment_chunks(
+    config: Config, chunks: Sequence[Chunk], wanted: dict[str, Any], revision: str | None
+) -> list[Record]:
+    work = partial(_augment, config=_documents(config), corpus=run_of(config).corpus)
+    items = [asdict(chunk) for chunk in chunks]
+    with connect(config):
+        return write_in_units(config, work, items, folder=_units(config), wanted=wanted, revision=revision)
 
 
 def _augment(writer: Writer | None, items: Sequence[Record], *, config: DocumentsConfig, corpus: str) -> list[Record]:

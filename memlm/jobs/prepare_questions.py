@@ -43,7 +43,7 @@ def run(config: Config) -> str:
 def read_sources(config: Config, world: Path | None) -> None:
     """Everything that can be wrong with the question files, found before work is done."""
     if config.questions.documents:
-        augment_documents.read_documents(config, world)
+        augment_documents.read_sources(config, world)
     else:
         _facts(config, world)
     _held_out(config, world)

@@ -36,7 +36,7 @@ def test_one_chunk_a_step_in_the_order_of_the_text_in_every_pass(tokenizer):
 def test_a_row_is_one_augmentation_and_its_end_with_pads_after_it(tokenizer):
     chunk = Fact(id="d#0", statements=("a", "a much longer one"), questions=())
     (batch,) = stream(tokenizer, [chunk], num_augmentations=2, num_passes=1)
-    assert sorted(texts_of(tokenizer, batch)) == ["a<|eos|>", "a much longer one<|eos|>"]
+    assert set(texts_of(tokenizer, batch)) == {"a<|eos|>", "a much longer one<|eos|>"}
     assert torch.equal(batch.is_token, batch.tokens != tokenizer.pad_token_id)
 
 
