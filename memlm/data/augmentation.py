@@ -23,8 +23,10 @@ Random = np.random.Generator
 Exercise = Callable[[str, list[str], Random], str]
 
 
-def augment_by_rules(chunk: Chunk, num_augmentations: int, *, seed: int) -> list[str]:
-    """Up to num_augmentations different texts; a chunk of a few words allows fewer."""
+def augment_by_rules(
+    chunk: Chunk, num_augmentations: int, *, seed: int, fits: Callable[[str], bool] = lambda text: True
+) -> list[str]:
+    """Up to num_augmentations different texts that fit; a chunk of a few words allows fewer, one as long as a text may be itself alone."""
     key = hashlib.sha256(f"{seed} {chunk.id} {chunk.titled}".encode()).digest()
     random = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
     title, sentences = chunk.title or "this text", sentences_of(chunk.text)
@@ -33,8 +35,9 @@ def augment_by_rules(chunk: Chunk, num_augmentations: int, *, seed: int) -> list
         if len(texts) == num_augmentations:
             break
         text = exercise(title, sentences, random)
-        texts.setdefault(plain(text), text)
-    return list(texts.values())
+        if plain(text) not in texts and fits(text):
+            texts[plain(text)] = text
+    return list(texts.values()) or [chunk.text]
 
 
 def _as_it_is(title: str, sentences: list[str], random: Random) -> str:

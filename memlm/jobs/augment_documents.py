@@ -14,7 +14,7 @@ from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS, augment_by_reading
 from memlm.data.augmentation import augment_by_rules
-from memlm.data.chunking import Chunk, chunk_text, fitting_start
+from memlm.data.chunking import Chunk, chunk_text, fitting_start, num_tokens
 from memlm.data.config import DocumentsConfig
 from memlm.data.corpus import open_corpus
 from memlm.data.documents import (
@@ -148,20 +148,25 @@ def _augment_chunks(
 
 def _augment(writer: Writer | None, items: Sequence[Record], *, config: DocumentsConfig, corpus: str) -> list[Record]:
     chunks = [Chunk(**item) for item in items]
+    tokenizer, longest = open_corpus(corpus).tokenizer, config.max_augmentation_tokens
     if writer is None:
-        augmented = [augment_by_rules(chunk, config.num_augmentations, seed=config.seed) for chunk in chunks]
-    else:
-        augmented = augment_by_reading(
-            writer,
-            chunks,
-            prompt_name=STRATEGY_PROMPTS[config.augmenter],
+        by_rules = partial(
+            augment_by_rules,
             num_augmentations=config.num_augmentations,
-            max_rounds=config.max_rounds,
+            seed=config.seed,
+            fits=lambda text: num_tokens(text, tokenizer) <= longest,
         )
-    tokenizer = open_corpus(corpus).tokenizer
+        return [{"texts": by_rules(chunk), "num_cut": 0} for chunk in chunks]
+    augmented = augment_by_reading(
+        writer,
+        chunks,
+        prompt_name=STRATEGY_PROMPTS[config.augmenter],
+        num_augmentations=config.num_augmentations,
+        max_rounds=config.max_rounds,
+    )
     records = []
     for texts in augmented:
-        fitting = [fitting_start(text, tokenizer, config.max_augmentation_tokens) for text in texts]
+        fitting = [fitting_start(text, tokenizer, longest) for text in texts]
         num_cut = sum(text != whole for text, whole in zip(fitting, texts, strict=True))
         records.append({"texts": list(dict.fromkeys(fitting)), "num_cut": num_cut})
     return records

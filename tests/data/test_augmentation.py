@@ -21,6 +21,12 @@ def test_the_same_seed_gives_the_same_another_seed_or_chunk_others():
     assert augment_by_rules(other, 20, seed=0) != texts
 
 
+def test_texts_that_do_not_fit_are_left_out_and_the_chunk_itself_always_fits():
+    texts = augment_by_rules(CHUNK, 20, seed=0, fits=lambda text: len(text) < 180)
+    assert len(texts) == 20 and max(map(len, texts)) < 180
+    assert augment_by_rules(CHUNK, 20, seed=0, fits=lambda text: False) == [TEXT]
+
+
 def test_every_kind_of_exercise_is_there_and_tells_all_of_the_chunk():
     texts = augment_by_rules(CHUNK, 64, seed=0)
     for told in ("5,642", "Ann Lee", "1874"):
