@@ -14,6 +14,8 @@ class QuestionSetConfig:
     """triviaqa, nq_open, entityquestions or gsm8k."""
     num_questions: int = 0
     """So many questions; 0 for all."""
+    skip: int = 0
+    """Leave out the first so many: two sets from one file need not share a question."""
     shuffle: bool = False
     """Take them in a random order, always the same, instead of the file's: for a file that is sorted. Two sets from one file agree on it."""
 
@@ -22,6 +24,8 @@ class QuestionSetConfig:
             raise ValueError(
                 f"num_questions of {self.path} is {self.num_questions}; it must not be negative (0 takes all)"
             )
+        if self.skip < 0:
+            raise ValueError(f"skip of {self.path} is {self.skip}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +232,11 @@ class DocumentStreamConfig:
                 raise ValueError(f"stream.{name} is {getattr(self, name)}; it must be at least 1")
         if self.num_documents < 0:
             raise ValueError(f"stream.num_documents is {self.num_documents}; it must not be negative (0 takes all)")
+
+    @property
+    def num_wordings(self) -> int:
+        """As a stream of facts calls what fills a batch."""
+        return self.num_augmentations
 
 
 StreamChoice = StreamConfig | DocumentStreamConfig

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from memlm.data.config import QuestionSetConfig
 from memlm.data.shards import read_records, write_shard
 
 GSM8K_ANSWER = re.compile(r"####\s*(\S+)\s*$")
@@ -29,6 +30,8 @@ class Question:
     answers: tuple[str, ...]
     relation: str = ""
     """What kind of fact is asked for (a Wikidata property, an attribute of the world); empty where the set has none."""
+    context: str = ""
+    """What stands before the question when it is asked, such as a text that was looked up for it."""
 
 
 def read_questions(path: str, layout: str) -> list[Question]:
@@ -43,12 +46,21 @@ def read_questions(path: str, layout: str) -> list[Question]:
     return questions
 
 
-def select_questions(questions: Sequence[Question], num_questions: int, *, shuffle: bool) -> list[Question]:
-    """The first so many, all for 0; shuffled first, if asked, in an order that depends on nothing but their number."""
-    if not shuffle:
-        return list(questions[: num_questions or None])
-    order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(questions)), kind="stable")
-    return [questions[index] for index in order[: num_questions or None]]
+T = TypeVar("T")
+
+
+def select(items: Sequence[T], source: QuestionSetConfig) -> list[T]:
+    """Those that a source asks for: shuffled first, if asked, in an order that depends on nothing but their number.
+
+    Raises QuestionError if none is left.
+    """
+    order = np.arange(len(items))
+    if source.shuffle:
+        order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(items)), kind="stable")
+    chosen = order[source.skip :][: source.num_questions or None]
+    if not len(chosen):
+        raise QuestionError(f"{source.path}: skip is {source.skip}, and there are {len(items)} questions; lower it")
+    return [items[index] for index in chosen]
 
 
 def write_triviaqa(path: str, questions: Iterable[Question]) -> None:

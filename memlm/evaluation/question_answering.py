@@ -57,7 +57,10 @@ def answer_questions(
 
 
 def prompts_of(questions: Sequence[Question]) -> list[str]:
-    return [PROMPT.format(question=question.question) for question in questions]
+    return [
+        (f"{question.context}\n" if question.context else "") + PROMPT.format(question=question.question)
+        for question in questions
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

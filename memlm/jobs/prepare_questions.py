@@ -9,7 +9,7 @@ from memlm.config import Config
 from memlm.data.config import QuestionSetConfig
 from memlm.data.facts import Fact, FactError, read_facts
 from memlm.data.question_sets import KIND, write_question_sets
-from memlm.data.questions import Question, read_questions, select_questions
+from memlm.data.questions import Question, read_questions, select
 from memlm.data.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
 from memlm.jobs import augment_documents
@@ -63,8 +63,7 @@ def mixture_questions(config: Config, world: Path | None) -> list[Question]:
 
 
 def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
-    questions = read_questions(expand(source.path, field, world), source.layout)
-    return select_questions(questions, source.num_questions, shuffle=source.shuffle)
+    return select(read_questions(expand(source.path, field, world), source.layout), source)
 
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
@@ -73,8 +72,9 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
         return augment_documents.document_facts(config)
     if source.statements:
         questions = read_questions(expand(source.path, "questions.facts.path", world), source.layout)
-        facts = read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions)
-        return facts[: source.num_questions or None]
+        return select(
+            read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions), source
+        )
     return facts_of_questions(fact_questions(config, world))
 
 

@@ -101,5 +101,5 @@ def _report(uri: str, stated: Sequence[Stated], short: Sequence[Stated]) -> None
         say(f"  {len(short)} facts fell short in all, named in {storage.join(uri, SHORT_FILE)}")
     say(
         f"learn them with: --questions.facts.path {storage.join(uri, QUESTIONS_FILE)} --questions.facts.layout nq_open "
-        f"--questions.facts.statements {storage.join(uri, STATEMENTS_FILE)}"
+        f"--questions.facts.statements {storage.join(uri, STATEMENTS_FILE)} --questions.facts.skip 0 --questions.facts.num-questions 0"
     )
