@@ -7,6 +7,7 @@ import torch
 
 from memlm import storage
 from memlm.config import Config, identity
+from memlm.data.streams import num_steps
 from memlm.frontier import TrialResult
 from memlm.jobs.cluster import Progress, connect, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, trial_inputs, trial_of
@@ -59,8 +60,7 @@ def _learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str
     model = load_model(run.checkpoint(config.method.base), device_of(config))
     before = {name: tensor.clone() for name, tensor in stored_weights(model).items()}
     progress = Progress(
-        f"learning {trial.stream.num_facts} facts with {trial.method.label}",
-        trial.stream.num_facts * trial.stream.num_passes,
+        f"learning with {trial.method.label}", num_steps(trial.stream, materials.facts, seed=trial.seed)
     )
     tracked = Tracker(tracking_uri(config), EXPERIMENT).run(
         f"finetune/{key}",

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from memlm.data.facts import Fact
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.fact_scores import continuation_nats, score_facts, tokens_of, wordings_as_clozes
