@@ -28,6 +28,8 @@ class SweepConfig:
     methods: tuple[str, ...] = ("sparse_memory", "lora", "full")
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each varies the facts, their order, their wordings and the initialisation of what is trained; never the checkpoint."""
+    drawn_beside: tuple[str, ...] = ()
+    """Other runs whose frontiers stand beside this one's in joint.png."""
     trunk_cache_bytes: int = 384 * 2**20
     """Of each node's object store, for what the layers below the first memory layer's read make of the sets and streams: computed once
     for all trials that move values alone. Shared out evenly over the held-out sets and the seeds; what does not fit is computed in
@@ -122,7 +124,7 @@ class Config:
 
 def identity(part: Any) -> dict[str, Any]:
     """A config as the JSON that names a result."""
-    return {"name": part.name, **asdict(part)} if hasattr(part, "optimizer") else asdict(part)
+    return {"name": part.name, **asdict(part)} if hasattr(part, "label") else asdict(part)
 
 
 def replace_field(config: Any, path: str, value: Any) -> Any:

@@ -136,6 +136,100 @@ def wiki() -> Config:
     )
 
 
+CONTROLS = (
+    "sparse_memory_all",
+    "sparse_memory_tf",
+    "sparse_memory_random",
+    "sparse_memory_kl",
+    "sparse_memory_adamw",
+    "full_memory",
+)
+OURS = ("sparse_memory_gradient", "sparse_memory_capped", "sparse_memory_living", "sparse_memory_protected")
+RIVALS = ("lora_replay", "full_replay", "lora_distillation", "full_distillation", "in_context", "retrieval")
+
+
+def laptop_controls() -> Config:
+    """Every control and rival beside the three methods, on the checkpoints of `laptop`."""
+    base = laptop()
+    return replace(
+        base,
+        recipe="laptop_controls",
+        base_run="laptop",
+        questions=_of_the_world(facts=(0, 500), known=(0, 200), sums=(0, 90)),
+        sweep=replace(base.sweep, methods=(*base.sweep.methods, *CONTROLS, *OURS, *RIVALS)),
+    )
+
+
+def laptop_tuning() -> Config:
+    """What ranking rules of our own are tuned on: facts and questions that `laptop_controls` does not ask."""
+    base = laptop()
+    return replace(
+        base,
+        recipe="laptop_tuning",
+        base_run="laptop",
+        questions=_of_the_world(facts=(500, 500), known=(200, 100), sums=(90, 0)),
+        sweep=replace(base.sweep, methods=("sparse_memory", *OURS), seeds=(10, 11)),
+    )
+
+
+def _of_the_world(*, facts: tuple[int, int], known: tuple[int, int], sums: tuple[int, int]) -> QuestionsConfig:
+    """The laptop's questions from number `skip` on, so many of each: (skip, number)."""
+    questions = QuestionsConfig()
+    parts = dict(zip(("known_facts", "arithmetic"), (known, sums), strict=True))
+    return replace(
+        questions,
+        facts=replace(questions.facts, skip=facts[0], num_questions=facts[1]),
+        held_out=tuple(
+            replace(held_out, skip=parts[held_out.name][0], num_questions=parts[held_out.name][1])
+            for held_out in questions.held_out
+        ),
+    )
+
+
+def wiki_rivals() -> Config:
+    """Replay, distillation and the frozen rivals on the stream and the checkpoints of `wiki`, whose own trials are reused."""
+    base = wiki()
+    return replace(
+        base,
+        recipe="wiki_rivals",
+        base_run="wiki",
+        sweep=replace(
+            base.sweep, methods=(*base.sweep.methods, *OURS, *RIVALS), drawn_beside=("wiki", "wiki_triviaqa")
+        ),
+    )
+
+
+def wiki_tuning() -> Config:
+    """What ranking rules of our own are tuned on: facts that `wiki` neither learns nor asks."""
+    base = wiki()
+    facts, known = base.questions.facts, base.questions.held_out[0]
+    return replace(
+        base,
+        recipe="wiki_tuning",
+        base_run="wiki",
+        questions=replace(
+            base.questions,
+            facts=replace(facts, skip=facts.num_questions),
+            held_out=(replace(known, skip=known.num_questions),),
+        ),
+        sweep=replace(base.sweep, methods=("sparse_memory", *OURS), seeds=(10, 11)),
+    )
+
+
+def wiki_triviaqa() -> Config:
+    """TriviaQA's facts on the checkpoints of `wiki`: relations and subjects that the model has hardly met."""
+    base = wiki()
+    return replace(
+        base,
+        recipe="wiki_triviaqa",
+        base_run="wiki",
+        questions=replace(
+            base.questions, facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa", shuffle=True)
+        ),
+        sweep=replace(base.sweep, drawn_beside=("wiki",)),
+    )
+
+
 def paper_1b() -> Config:
     """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1). Needs a GPU cluster, and DCLM's shards in $DCLM_BASELINE."""
     return Config(
@@ -174,4 +268,17 @@ def paper_1b() -> Config:
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {recipe.__name__: recipe for recipe in (laptop, smoke, wiki, paper_1b)}
+RECIPES: dict[str, Callable[[], Config]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        laptop,
+        laptop_controls,
+        laptop_tuning,
+        smoke,
+        wiki,
+        wiki_rivals,
+        wiki_triviaqa,
+        wiki_tuning,
+        paper_1b,
+    )
+}

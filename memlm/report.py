@@ -32,7 +32,19 @@ _LOOKS = {
     "lora": _Look("LoRA", "#e08a00", "s"),
     "full": _Look("Full finetuning", "#c2274b", "^"),
 }
-_CONTROL_COLORS = ("#5f7a8a", "#7b52ab", "#2e8b6f", "#8a6d3b")
+_CONTROL_COLORS = (
+    "#5f7a8a",
+    "#7b52ab",
+    "#2e8b6f",
+    "#8a6d3b",
+    "#d65f9e",
+    "#4aa3c7",
+    "#9aa11b",
+    "#3b3b3b",
+    "#b58bd6",
+    "#59b36a",
+)
+_CONTROL_MARKERS = "DvPX<>hp"
 _INK, _FAINT = "#1d2733", "#8793a1"
 
 
@@ -40,8 +52,9 @@ def _look(frontier: Mapping[str, Any], method: str) -> _Look:
     controls = sorted(name for name in frontier["start"] if name not in _LOOKS)
     if method not in controls:
         return _LOOKS[method]
-    color = _CONTROL_COLORS[controls.index(method) % len(_CONTROL_COLORS)]
-    return _Look(method.replace("_", " ").capitalize(), color, "D")
+    number = controls.index(method)
+    color, marker = _CONTROL_COLORS[number % len(_CONTROL_COLORS)], _CONTROL_MARKERS[number % len(_CONTROL_MARKERS)]
+    return _Look(method.replace("_", " ").capitalize(), color, marker)
 
 
 def draw_frontier(frontier: Mapping[str, Any], path: str | Path) -> None:
@@ -49,10 +62,22 @@ def draw_frontier(frontier: Mapping[str, Any], path: str | Path) -> None:
     _figure(frontier).savefig(Path(path), dpi=160)
 
 
+def draw_frontiers(frontiers: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Several sweeps side by side, each in a panel of its own: other streams and held-out sets share no axis."""
+    figure = Figure(figsize=(8.2 * len(frontiers), 5.9), layout="constrained")
+    for axes, frontier in zip(figure.subplots(1, len(frontiers), squeeze=False)[0], frontiers, strict=True):
+        _draw_axes(axes, frontier)
+    figure.savefig(Path(path), dpi=130)
+
+
 def _figure(frontier: Mapping[str, Any]) -> Figure:
     """Drawn without pyplot, which would keep every figure alive and ask for a display."""
     figure = Figure(figsize=(9, 5.7), layout="constrained")
-    axes = figure.add_subplot()
+    _draw_axes(figure.add_subplot(), frontier)
+    return figure
+
+
+def _draw_axes(axes: Any, frontier: Mapping[str, Any]) -> None:
     # Likelihoods are not clipped and may more than double; one such point must not flatten all others.
     highest = max([0.2, *(bound for p in frontier["points"] for bound in (p["forgetting"], p["forgetting_ci"][1]))])
     lowest = min([0.0, *(bound for p in frontier["points"] for bound in (p["forgetting"], p["forgetting_ci"][0]))])
@@ -83,8 +108,15 @@ def _figure(frontier: Mapping[str, Any]) -> Figure:
     arrow = {"arrowstyle": "->", "color": _FAINT, "linewidth": 1.3}
     place: dict[str, Any] = {"xy": (0.995, 0.03), "xytext": (0.93, 0.13), "xycoords": "axes fraction", "ha": "center"}
     axes.annotate("better", **place, color=_FAINT, fontsize=11, arrowprops=arrow)
-    axes.legend(loc="upper left", frameon=False, fontsize=12, labelcolor=_INK, handlelength=2.2)
-    return figure
+    many = len(frontier["start"]) > 6
+    axes.legend(
+        loc="upper left",
+        frameon=False,
+        fontsize=8 if many else 12,
+        labelcolor=_INK,
+        handlelength=2.2,
+        ncols=2 if many else 1,
+    )
 
 
 def _draw_method(axes: Any, frontier: Mapping[str, Any], method: str) -> None:

@@ -73,6 +73,11 @@ class Run:
         """The sweep's ledger: one JSON per finished trial."""
         return storage.join(self.uri, "trials")
 
+    @property
+    def base_trials(self) -> str:
+        """The ledger of the run that this one starts from; a trial that both plan runs once."""
+        return storage.join(self.base, "trials")
+
     def learned(self, key: str) -> str:
         """What a finetune of that key learned: patch and scores."""
         return storage.join(self.uri, "learned", key)

@@ -5,10 +5,25 @@ import re
 import pytest
 
 from memlm.config import ClusterConfig, Config, SweepConfig, identity, replace_field
-from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionSetConfig, StreamConfig
+from memlm.data.config import (
+    CorpusConfig,
+    FactsConfig,
+    HeldOutConfig,
+    MixtureConfig,
+    QuestionsConfig,
+    QuestionSetConfig,
+    StreamConfig,
+)
 from memlm.data.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
-from memlm.methods.config import METHOD_CONFIGS, FullConfig, LoRAConfig, OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import (
+    METHOD_CONFIGS,
+    FullConfig,
+    LoRAConfig,
+    OptimizerConfig,
+    RehearsalConfig,
+    SparseMemoryConfig,
+)
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.recipes import RECIPES
 from memlm.run import first_difference
@@ -39,9 +54,20 @@ BAD = [
     (CorpusConfig, {"vocab_size": 299}, "corpus.vocab_size is 299"),
     (CorpusConfig, {"max_shards": -1}, "corpus.max_shards is -1"),
     (CorpusConfig, {"tokenizer_documents": 0}, "corpus.tokenizer_documents is 0"),
-    (CorpusConfig, {"held_out": held_out("nq", "nq")}, "corpus.held_out"),
-    (CorpusConfig, {"held_out": held_out("new_facts")}, "corpus.held_out"),
-    (CorpusConfig, {"held_out": held_out("nq", "background_text")}, "corpus.held_out"),
+    (QuestionsConfig, {"held_out": held_out("nq", "nq")}, "questions.held_out"),
+    (QuestionsConfig, {"held_out": held_out("new_facts")}, "questions.held_out"),
+    (QuestionsConfig, {"held_out": held_out("nq", "background_text")}, "questions.held_out"),
+    (QuestionSetConfig, {"path": "a.jsonl", "skip": -1}, "skip of a.jsonl is -1"),
+    (MixtureConfig, {"path": "a.jsonl", "exposures": 0}, "corpus.mixture.exposures is 0"),
+    (MixtureConfig, {"path": "a.jsonl", "question_share": 1.5}, "corpus.mixture.question_share is 1.5"),
+    (MixtureConfig, {"path": "a.jsonl", "num_reserved": -1}, "corpus.mixture.num_reserved is -1"),
+    (CorpusConfig, {"max_validation_shards": -1}, "corpus.max_validation_shards is -1"),
+    (SparseMemoryConfig, {"max_document_frequency": 1.5}, "method.max_document_frequency is 1.5"),
+    (SparseMemoryConfig, {"living_background": -1}, "method.living_background is -1"),
+    (SparseMemoryConfig, {"protection": -1.0}, "method.protection is -1.0"),
+    (SparseMemoryConfig, {"protection": 1.0, "optimizer": OptimizerConfig(kind="adamw")}, "scales the steps of SGD"),
+    (RehearsalConfig, {"blocks_per_step": 0}, "method.rehearsal.blocks_per_step is 0"),
+    (RehearsalConfig, {"weight": 0.0}, "method.rehearsal.weight is 0.0"),
     *((StreamConfig, {name: 0}, f"stream.{name} is 0") for name in ("num_facts", "num_wordings", "num_passes")),
     (StreamConfig, {"max_length": 0}, "stream.max_length is 0"),
     (EvaluationConfig, {"max_new_tokens": 0}, "evaluation.max_new_tokens is 0"),
@@ -62,7 +88,7 @@ BAD = [
     *((OptimizerConfig, {"learning_rate": rate}, "method.optimizer.learning_rate") for rate in (0.0, -1.0)),
     (OptimizerConfig, {"learning_rate": float("nan")}, "method.optimizer.learning_rate"),
     (OptimizerConfig, {"weight_decay": -0.1}, "method.optimizer.weight_decay is -0.1"),
-    (SparseMemoryConfig, {"num_trainable_slots": 0}, "method.num_trainable_slots is 0"),
+    (SparseMemoryConfig, {"num_trainable_slots": -1}, "method.num_trainable_slots is -1"),
     (LoRAConfig, {"rank": 0}, "method.rank is 0"),
     (LoRAConfig, {"alpha": 0.0}, "method.alpha is 0"),
     *(
@@ -95,7 +121,10 @@ def test_a_value_that_cannot_work_is_refused_with_field_value_and_rule(kind, fie
 
 def test_the_neighbours_of_refused_values_are_allowed():
     """The table above tests the rules' edges, not that everything is refused."""
-    CorpusConfig(block_size=2, vocab_size=300, max_shards=0, held_out=held_out("a", "b"))
+    CorpusConfig(block_size=2, vocab_size=300, max_shards=0)
+    QuestionsConfig(held_out=held_out("a", "b"))
+    MixtureConfig(path="a.jsonl", exposures=1, question_share=0.0)
+    SparseMemoryConfig(num_trainable_slots=0, max_document_frequency=0.0)
     CorpusConfig(tokenizer="gpt2", vocab_size=1)
     StreamConfig(num_facts=1, num_wordings=1, num_passes=1, max_length=1)
     PretrainingConfig(

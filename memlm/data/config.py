@@ -40,6 +40,8 @@ class QuestionSetConfig:
     """A record with a longer answer does not fit."""
     num_questions: int = 0
     """So many questions; 0 for all."""
+    skip: int = 0
+    """Leave out the first so many: two sets from one file need not share a question."""
     shuffle: bool = False
     """Take them in a random order, always the same, instead of the file's: for a file that is sorted. Two sets from one file agree on it."""
 
@@ -48,6 +50,8 @@ class QuestionSetConfig:
             raise ValueError(
                 f"num_questions of {self.path} is {self.num_questions}; it must not be negative (0 takes all)"
             )
+        if self.skip < 0:
+            raise ValueError(f"skip of {self.path} is {self.skip}; it must not be negative")
         if not 0 <= self.max_malformed_share < 1:
             raise ValueError(
                 f"max_malformed_share of {self.path} is {self.max_malformed_share}; it must be at least 0 and less than 1"

@@ -18,6 +18,8 @@ class Question:
     """What kind of fact is asked for (a Wikidata property, an attribute of the world); empty where the set has none."""
     solution: str = ""
     """How the answer is worked out, step by step, as the set writes it; empty where the set has none."""
+    context: str = ""
+    """What stands before the question when it is asked, such as a text that was looked up for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,6 @@ SHOWN = 3
 
 logger = logging.getLogger(__name__)
 
-AnyRecord = TypeVar("AnyRecord", Question, MultipleChoice, Record)
-
 
 def read_questions(path: str, layout: str) -> list[Question]:
     """All questions of a source that allows for no malformed record, in its order."""
@@ -65,12 +63,21 @@ def require_questions(path: str, records: Sequence[Record]) -> list[Question]:
     return questions
 
 
-def select_questions(questions: Sequence[AnyRecord], num_questions: int, *, shuffle: bool) -> list[AnyRecord]:
-    """The first so many, all for 0; shuffled first, if asked, in an order that depends on nothing but their number."""
-    if not shuffle:
-        return list(questions[: num_questions or None])
-    order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(questions)), kind="stable")
-    return [questions[index] for index in order[: num_questions or None]]
+T = TypeVar("T")
+
+
+def select(items: Sequence[T], source: QuestionSetConfig) -> list[T]:
+    """Those that a source asks for: shuffled first, if asked, in an order that depends on nothing but their number.
+
+    Raises QuestionError if none is left.
+    """
+    order = np.arange(len(items))
+    if source.shuffle:
+        order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(items)), kind="stable")
+    chosen = order[source.skip :][: source.num_questions or None]
+    if not len(chosen):
+        raise QuestionError(f"{source.path}: skip is {source.skip}, and there are {len(items)} questions; lower it")
+    return [items[index] for index in chosen]
 
 
 def _fitted(row: Row, source: QuestionSetConfig, lines: dict[str, int]) -> Record | Malformed:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.model.decoding import continue_greedily
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
@@ -66,7 +66,7 @@ def prompts_of(questions: Sequence[Question], examples: Sequence[Question] = ())
 
 
 def _asked(question: Question) -> str:
-    return PROMPT.format(question=question.question)
+    return (f"{question.context}\n" if question.context else "") + PROMPT.format(question=question.question)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from memlm import storage
 from memlm.config import Config
-from memlm.data.corpus import open_corpus
+from memlm.data.blocks import batch_ids
+from memlm.data.corpus import Corpus, open_corpus
 from memlm.data.question_sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
 from memlm.jobs.count_accesses import COUNTS_FILE
+from memlm.methods.rehearsal import BackgroundText
 from memlm.model.config import Architecture
 from memlm.model.language_model import attention_on
 from memlm.run import COUNTS_KIND, Run, require_checkpoint, require_corpus, require_counts, require_questions
@@ -20,6 +22,8 @@ from memlm.training.finetune import Materials, Trial
 from memlm.training.patch import CHECKPOINT_KIND
 
 CPU = torch.device("cpu")
+REHEARSED_BLOCKS = 1024
+"""Drawn from by replay and distillation; small beside a corpus, so the sample is held in memory."""
 
 
 def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
@@ -47,7 +51,15 @@ def load_materials(run: Run, num_text_blocks: int, *, with_counts: bool) -> Mate
             text=text.take(range(min(num_text_blocks, len(text)))),
         ),
         background=BackgroundCounts.load(counts) if counts else None,
+        text=_background_text(corpus),
     )
+
+
+def _background_text(corpus: Corpus) -> BackgroundText:
+    """A sample of the training blocks, for methods that rehearse them."""
+    blocks, tokenizer = corpus.train_blocks(), corpus.tokenizer
+    sample = batch_ids(seed=0, step=0, batch_size=min(REHEARSED_BLOCKS, len(blocks)), num_blocks=len(blocks))
+    return BackgroundText(blocks=blocks.take(sample), eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
 
 
 def device_of(config: Config) -> torch.device:

@@ -12,7 +12,7 @@ from memlm.data.facts import Fact, FactError, read_facts
 from memlm.data.question_records import MultipleChoice, Question, Record, TaskChoice
 from memlm.data.question_sets import KIND, write_question_sets
 from memlm.data.question_sources import source_content
-from memlm.data.questions import read_set, require_questions, select_questions
+from memlm.data.questions import read_set, require_questions, select
 from memlm.data.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
 from memlm.evaluation.tasks import default_task, exam_of
@@ -66,7 +66,7 @@ def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Rec
 
 def _questions(source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
     questions = require_questions(source.path, _read(source, field, world))
-    return select_questions(questions, source.num_questions, shuffle=source.shuffle)
+    return select(questions, source)
 
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
@@ -74,15 +74,13 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
     if source.statements:
         questions = require_questions(source.path, _read(source, field, world))
         facts = read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions)
-        return facts[: source.num_questions or None]
+        return select(facts, source)
     return facts_of_questions(_questions(source, field, world))
 
 
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
     return {
-        source.name: select_questions(
-            _read(source, f"questions.held_out {source.name}", world), source.num_questions, shuffle=source.shuffle
-        )
+        source.name: select(_read(source, f"questions.held_out {source.name}", world), source)
         for source in config.questions.held_out
     }
 

@@ -14,7 +14,7 @@ from memlm.jobs.cluster import say
 from memlm.jobs.finetune import final_metrics, trial_tags
 from memlm.jobs.trials import PlannedTrial
 from memlm.model.config import Architecture
-from memlm.report import PAPER_FORGETTING, draw_frontier, format_table, write_report
+from memlm.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
 from memlm.run import Run, tracking_uri
 from memlm.tracking import Run as TrackedRun
 from memlm.tracking import Tracker, git_sha
@@ -37,7 +37,7 @@ class SweepTracker:
         trial = plan.trial
         return self.tracker.run(
             f"trial/{plan.key}",
-            name=f"{trial.method.label}-lr{trial.method.optimizer.learning_rate:g}-{plan.key[:4]}-seed{trial.seed}",
+            name=f"{trial.title}-{plan.key[:4]}-seed{trial.seed}".replace(" ", "-"),
             parent=self.parent,
             params={name.removeprefix("optimizer."): value for name, value in trial.hyperparameters().items()},
             tags={
@@ -83,6 +83,18 @@ class SweepTracker:
                 )
 
 
+def _others(config: Config) -> list[dict[str, Any]]:
+    """The frontiers that there are, of those that are to stand beside this one."""
+    found = []
+    for name in config.sweep.drawn_beside:
+        folder = storage.join(config.storage, name)
+        if "frontier.json" in storage.list_names(folder):
+            found.append(storage.read_json(storage.join(folder, "frontier.json")))
+        else:
+            say(f"joint picture: {folder} has no frontier yet; run pareto_sweep.py {name}, then this command again")
+    return found
+
+
 def _setting(hyperparameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(hyperparameters.items()))
 
@@ -102,6 +114,9 @@ def write_frontier(
         write_csv(frontier, files[1])
         draw_frontier(frontier, files[2])
         write_report(frontier, files[3], stages=stages, paper=PAPER_FORGETTING)
+        if config.sweep.drawn_beside:
+            files.append(Path(scratch) / "joint.png")
+            draw_frontiers([frontier, *_others(config)], files[-1])
         for file in files:
             storage.write_bytes(storage.join(run.uri, file.name), file.read_bytes())
         tracker.log_frontier(frontier, files, trials)

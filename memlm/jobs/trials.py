@@ -62,15 +62,14 @@ def plan_trials(
 ) -> tuple[list[PlannedTrial], dict[Architecture, dict[str, str]]]:
     """Every setting of every method with every seed, and the digests of what they read. Seeds go first, so all methods fill evenly."""
     inputs = {space.base.base: trial_inputs(config, space.base.base) for space in spaces}
-    planned = []
+    planned: dict[str, PlannedTrial] = {}
     for seed in config.sweep.seeds:
         for space in spaces:
             for setting in space.settings():
                 trial = trial_of(replace(config, method=setting, seed=seed))
-                planned.append(
-                    PlannedTrial(key=trial.key(inputs[setting.base]), trial=trial, architecture=setting.base)
-                )
-    return planned, inputs
+                plan = PlannedTrial(key=trial.key(inputs[setting.base]), trial=trial, architecture=setting.base)
+                planned[plan.key] = plan  # spaces may overlap
+    return list(planned.values()), inputs
 
 
 def ledger_entry(run: Run, plan: PlannedTrial) -> str:
@@ -78,14 +77,19 @@ def ledger_entry(run: Run, plan: PlannedTrial) -> str:
 
 
 def unfinished(run: Run, planned: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-    """The trials that the ledger does not hold."""
-    finished = set(storage.list_names(run.trials))
+    """The trials that neither ledger holds."""
+    finished = {*storage.list_names(run.trials), *storage.list_names(run.base_trials)}
     return [plan for plan in planned if f"{plan.key}.json" not in finished]
 
 
 def read_results(run: Run, planned: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, TrialResult]]:
     """The finished trials. One that diverged is shown; its setting is left out with all its seeds, so no mean hides it."""
-    entries = [(plan, storage.read_json(ledger_entry(run, plan))) for plan in planned]
+    own = set(storage.list_names(run.trials))
+    ledgers = [run.trials if f"{plan.key}.json" in own else run.base_trials for plan in planned]
+    entries = [
+        (plan, storage.read_json(storage.join(ledger, f"{plan.key}.json")))
+        for plan, ledger in zip(planned, ledgers, strict=True)
+    ]
     diverged = [(plan, entry) for plan, entry in entries if "failed" in entry]
     for plan, entry in diverged:
         say(
@@ -225,8 +229,7 @@ class _Finished(tune.Callback):
 
 
 def _describe(plan: PlannedTrial, entry: Mapping[str, Any]) -> str:
-    rate = plan.trial.method.optimizer.learning_rate
-    name = f"{plan.trial.method.label} rate {rate:g} seed {plan.trial.seed}"
+    name = f"{plan.trial.title} seed {plan.trial.seed}"
     if "failed" in entry:
         return f"{name}: {entry['failed']}"
     result = TrialResult.from_json(entry["result"])

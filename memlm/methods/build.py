@@ -1,14 +1,32 @@
 """From a method's config to the method."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from memlm.methods.config import FullConfig, LoRAConfig, MethodConfig, SparseMemoryConfig
+from memlm.data.facts import Fact
+from memlm.methods.config import (
+    FullConfig,
+    InContextConfig,
+    LoRAConfig,
+    MethodConfig,
+    RehearsalConfig,
+    RetrievalConfig,
+    SparseMemoryConfig,
+)
+from memlm.methods.distillation import Distillation
 from memlm.methods.full import FullFinetuning
+from memlm.methods.in_context import InContext
 from memlm.methods.lora import LoRA
-from memlm.methods.method import Method
+from memlm.methods.method import FixedParametersMethod, Method
+from memlm.methods.rehearsal import BackgroundText, Rehearsal
+from memlm.methods.replay import Replay
+from memlm.methods.retrieval import Retrieval
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
 from memlm.slots.counts import BackgroundCounts
+
+REHEARSALS: dict[str, type[Rehearsal]] = {"replay": Replay, "distillation": Distillation}
 
 
 def build_method(
@@ -17,9 +35,12 @@ def build_method(
     *,
     background: BackgroundCounts | None,
     seed: int,
+    facts: Sequence[Fact] = (),
+    text: BackgroundText | None = None,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> Method:
-    """`trunks` is what is known of the base model's trunk; a method that moves more than the values has no use for it."""
+    """`facts` are those of the stream, for methods that look them up; `text` is pretraining text, for those that rehearse it. `trunks`
+    is what is known of the base model's trunk; a method that moves more than the values has no use for it."""
     match config:
         case SparseMemoryConfig():
             if background is None:
@@ -28,6 +49,22 @@ def build_method(
                 )
             return SparseMemoryFinetuning(model, config, background, seed=seed, trunks=trunks)
         case LoRAConfig():
-            return LoRA(model, config, seed=seed)
+            return _rehearsing(LoRA(model, config, seed=seed), config.rehearsal, text, seed=seed)
         case FullConfig():
-            return FullFinetuning(model, config)
+            return _rehearsing(FullFinetuning(model, config), config.rehearsal, text, seed=seed)
+        case InContextConfig():
+            return InContext(model, config, facts)
+        case RetrievalConfig():
+            return Retrieval(model, config, facts)
+
+
+def _rehearsing(
+    method: FixedParametersMethod, config: RehearsalConfig, text: BackgroundText | None, *, seed: int
+) -> Method:
+    if config.kind != "none":
+        if text is None:
+            raise ValueError(
+                f"method.rehearsal.kind is {config.kind}, and there is no background text; give the corpus's blocks"
+            )
+        method.rehearsal = REHEARSALS[config.kind](method.model, text, config, seed=seed)
+    return method

@@ -12,6 +12,9 @@ Moves = Literal["values", "adapters", "everything"]
 """Which of a base model's weights learning writes to: the rows of its value pools, none before it is finished, or all. Trials share
 what is not written to, and with values also what the layers below the first memory layer's read compute."""
 
+Ranking = Literal["tfidf", "tf", "random", "kl", "gradient"]
+Background = Literal["corpus", "facts", "held_out"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -32,25 +35,83 @@ class SparseMemoryConfig:
 
     name: ClassVar[str] = "sparse_memory"
     base: ClassVar[Architecture] = "memory"
-    moves: ClassVar[Moves] = "values"
 
     num_trainable_slots: int = 500
-    """The paper's t."""
-    ranking: Literal["tfidf", "tf", "random"] = "tfidf"
-    """What makes a slot specific to a batch; tf and random are controls."""
+    """The paper's t; 0 for all slots that the batch reads, a control."""
+    ranking: Ranking = "tfidf"
+    """What makes a slot specific to a batch. kl: the batch's accesses against the background's (arXiv 2605.03229); gradient: the norm of a
+    slot's gradient times its inverse document frequency, ours; tf and random are controls."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="sgd", learning_rate=2.0))
     """Plain SGD moves exactly the selected rows. AdamW's momentum goes on moving rows that have left the selection, and its
     weight decay moves every row of the pool."""
+    max_document_frequency: float = 1.0
+    """Slots that a larger share of the background batches reads never move, unless the batch reads no others."""
+    living_background: int = 0
+    """How many background batches a fact counts as once it has been learned, so that later facts spare the slots that it reads."""
+    protection: float = 0.0
+    """A slot's learning rate is divided by 1 + protection * its background accesses per thousand tokens: the step that lowers the loss
+    most for a given squared change of what background text reads."""
+    background: Background = "corpus"
+    """What slots are ranked against: pretraining text, or as ablations the facts to learn or the held-out questions (figure 7)."""
+    trains_also: Literal["", "keys", "gates"] = ""
+    """Ablation: half-keys, or the gate's projection, moved by AdamW beside the values."""
+    also_learning_rate: float = 1e-4
+    """Of what is trained beside the values."""
 
     def __post_init__(self) -> None:
-        if self.num_trainable_slots < 1:
-            raise ValueError(f"method.num_trainable_slots is {self.num_trainable_slots}; it must be at least 1")
+        if self.num_trainable_slots < 0:
+            raise ValueError(
+                f"method.num_trainable_slots is {self.num_trainable_slots}; it must not be negative (0 takes all that are read)"
+            )
+        if not 0 <= self.max_document_frequency <= 1:
+            raise ValueError(
+                f"method.max_document_frequency is {self.max_document_frequency}; it is a share of the background batches, from 0 to 1"
+            )
+        for name in ("living_background", "protection"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"method.{name} is {getattr(self, name)}; it must not be negative (0 turns it off)")
+        if self.protection and self.optimizer.kind != "sgd":
+            raise ValueError(
+                f"method.protection is {self.protection}, which scales the steps of SGD, and method.optimizer.kind is {self.optimizer.kind}; set it to sgd"
+            )
+        if not self.also_learning_rate > 0:
+            raise ValueError(f"method.also_learning_rate is {self.also_learning_rate}; it must be above 0")
+
+    @property
+    def moves(self) -> Moves:
+        return "everything" if self.trains_also else "values"
 
     @property
     def label(self) -> str:
-        """The name in comparisons: another ranking or optimizer is a control, compared beside the method."""
-        ranking = "" if self.ranking == "tfidf" else f"_{self.ranking}"
-        return f"{self.name}{ranking}" + ("" if self.optimizer.kind == "sgd" else f"_{self.optimizer.kind}")
+        """The name in comparisons: another ranking, background or optimizer is compared beside the method."""
+        parts = [
+            "all" if not self.num_trainable_slots else self.ranking if self.ranking != "tfidf" else "",
+            self.optimizer.kind if self.optimizer.kind != "sgd" else "",
+            "capped" if self.max_document_frequency < 1 else "",
+            "living" if self.living_background else "",
+            "protected" if self.protection else "",
+            f"against_{self.background}" if self.background != "corpus" else "",
+            f"and_{self.trains_also}" if self.trains_also else "",
+        ]
+        return "_".join([self.name, *filter(None, parts)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalConfig:
+    """Background text in every step, so that a model keeps what it knew."""
+
+    kind: Literal["none", "replay", "distillation"] = "none"
+    """replay: the likelihood of background text joins the loss. distillation: the divergence from the original model on it does."""
+    weight: float = 1.0
+    """Of its loss, in nats per token, beside that of the facts."""
+    blocks_per_step: int = 2
+    """Blocks of pretraining text, drawn anew in each step."""
+
+    def __post_init__(self) -> None:
+        if self.blocks_per_step < 1:
+            raise ValueError(f"method.rehearsal.blocks_per_step is {self.blocks_per_step}; it must be at least 1")
+        if not self.weight > 0:
+            raise ValueError(f"method.rehearsal.weight is {self.weight}; it must be above 0 (kind none turns it off)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +127,7 @@ class LoRAConfig:
     target: Literal["attention", "all"] = "all"
     """Matrices that get an adapter: those of attention, or of the feed-forward networks too."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-4, weight_decay=0.1))
+    rehearsal: RehearsalConfig = RehearsalConfig()
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -75,7 +137,7 @@ class LoRAConfig:
 
     @property
     def label(self) -> str:
-        return self.name
+        return self.name if self.rehearsal.kind == "none" else f"{self.name}_{self.rehearsal.kind}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +149,62 @@ class FullConfig:
     moves: ClassVar[Moves] = "everything"
 
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-5, weight_decay=0.1))
+    rehearsal: RehearsalConfig = RehearsalConfig()
+
+    @property
+    def label(self) -> str:
+        return self.name if self.rehearsal.kind == "none" else f"{self.name}_{self.rehearsal.kind}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullMemoryConfig(FullConfig):
+    """Control: full finetuning of the memory model, pool and all (Lin et al. 2025, figure 6)."""
+
+    name: ClassVar[str] = "full_memory"
+    base: ClassVar[Architecture] = "memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextConfig:
+    """Rival and ceiling: the frozen model with the very fact before its question."""
+
+    name: ClassVar[str] = "in_context"
+    base: ClassVar[Architecture] = "dense"
+    moves: ClassVar[Moves] = "adapters"
+
+    num_statements: int = 1
+    """Statements of the fact that stand before its question."""
 
     @property
     def label(self) -> str:
         return self.name
 
 
-MethodConfig = SparseMemoryConfig | LoRAConfig | FullConfig
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    """Rival: the frozen model, and before every question, held-out ones too, the learned statements that BM25 finds for it."""
+
+    name: ClassVar[str] = "retrieval"
+    base: ClassVar[Architecture] = "dense"
+    moves: ClassVar[Moves] = "adapters"
+
+    num_statements: int = 1
+    """Statements found for each question."""
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+
+MethodConfig = SparseMemoryConfig | LoRAConfig | FullConfig | FullMemoryConfig | InContextConfig | RetrievalConfig
 METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
-    config.name: config for config in (SparseMemoryConfig, LoRAConfig, FullConfig)
+    config.name: config
+    for config in (
+        SparseMemoryConfig,
+        LoRAConfig,
+        FullConfig,
+        FullMemoryConfig,
+        InContextConfig,
+        RetrievalConfig,
+    )
 }

@@ -7,6 +7,7 @@ forward passes and the loss; a method owns the rest, so no loop asks which metho
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from memlm.data.facts import FactBatch
+from memlm.data.question_records import Question
 from memlm.methods.config import OptimizerConfig
+from memlm.methods.rehearsal import Rehearsal
 
 
 class Method(ABC):
@@ -22,6 +25,12 @@ class Method(ABC):
 
     model: nn.Module
     """The module to run: the model itself, or the model with adapters in it."""
+    learns: ClassVar[bool] = True
+    """Whether there are steps to take; a frozen method has none."""
+
+    def context_of(self, question: Question) -> str:
+        """What stands before a question when the learned model is asked; empty for methods that write to weights."""
+        return ""
 
     @contextmanager
     def step(self, batches: list[FactBatch]) -> Iterator[dict[str, float]]:
@@ -65,15 +74,36 @@ class FixedParametersMethod(Method):
         self.model = model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(self.parameters, optimizer)
+        self.rehearsal: Rehearsal | None = None
 
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
         report["num_trainable_parameters"] = sum(parameter.numel() for parameter in self.parameters)
 
     def update(self) -> None:
+        if self.rehearsal is not None:
+            self.rehearsal.add_gradients()
         for parameter in self.parameters:
             sum_over_ranks(parameter.grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+class FrozenMethod(Method):
+    """Writes to no weight: the base model answers, with what it needs before the question."""
+
+    learns = False
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.requires_grad_(False)
+
+    def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
+        raise AssertionError("a frozen method takes no step")
+
+    def update(self) -> None:
+        raise AssertionError("a frozen method takes no step")
+
+    def finish(self) -> nn.Module:
+        return self.model
 
 
 def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -12,16 +12,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from memlm.data.facts import FactBatch
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
 from memlm.methods.method import Method, build_optimizer, sum_over_ranks
-from memlm.model.memory import ValuePool
+from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.model.trunk import TrunkActivations, continue_from, run_trunk
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
 from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import accesses_in, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
-from memlm.slots.ranking import RANKINGS
-from memlm.slots.selection import select_slots
+from memlm.slots.living_background import LivingBackground
+from memlm.slots.ranking import RANKINGS, inverse_document_frequency
+from memlm.slots.selection import at_most_common, select_slots
 
 
 class SparseMemoryFinetuning(Method):
@@ -55,10 +56,16 @@ class SparseMemoryFinetuning(Method):
         self.trunk_of_batch: dict[int, TrunkActivations] = {}
         """By the identity of the batch's tokens, for the length of one step."""
         self.layers = memory_layers(model)
-        self.background = background.to(self.pools[0].weight.device)
+        self.living = LivingBackground(background.to(self.pools[0].weight.device), config.living_background)
         self.generator = torch.Generator().manual_seed(seed)
-        write = _WriteSGD if config.optimizer.kind == "sgd" else _WriteAdamW
-        self.write: Callable[[], None] = write(self.pools, config).write
+        if config.optimizer.kind == "sgd":
+            self.write: Callable[[], None] = _WriteSGD(self.pools, config, self.living.counts).write
+        else:
+            self.write = _WriteAdamW(self.pools, config).write
+        self.beside = _TrainedBeside(self.layers, config)
+        self.fact_id = ""
+        self.batch: SlotCounts | None = None
+        """What the step's batch reads, for the length of the step."""
 
     def logits(self, batch: FactBatch) -> Float[Tensor, "wordings seq vocab"]:
         trunk = self.trunk_of_batch.get(id(batch.tokens))
@@ -67,6 +74,7 @@ class SparseMemoryFinetuning(Method):
         return continue_from(self.model, trunk)
 
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
+        self.fact_id = batches[0].fact_id
         if len(batches) == 1 and len(self.layers) == 1:
             # The one search comes before the one read, so the step's own forward pass can count and choose in between.
             self.layers[0].on_access = lambda slots: self._select(self._count(slots, batches[0]), report)
@@ -84,15 +92,39 @@ class SparseMemoryFinetuning(Method):
         return count_slots(slots, batch.is_token)
 
     def _select(self, counts: SlotCounts, report: dict[str, float]) -> None:
-        batch = merge_over_ranks(counts)
-        scores = RANKINGS[self.config.ranking](batch, self.background, self.generator)
-        selected = select_slots(batch, scores, self.config.num_trainable_slots)
+        self.batch = batch = merge_over_ranks(counts)
+        self.living.forget(self.fact_id)
+        background = self.living.counts
+        candidates = at_most_common(batch, background, self.config.max_document_frequency)
+        if self.config.ranking == "gradient":
+            selected = candidates.slots  # all may move until their gradients are known
+        else:
+            scores = RANKINGS[self.config.ranking](candidates, background, self.generator)
+            selected = select_slots(candidates, scores, self.config.num_trainable_slots)
         self._open_rows(selected)
         report["num_accessed_slots"] = len(batch.slots)
         report["num_trainable_slots"] = len(selected)
-        report["background_share"] = float(self.background.batch_frequency[selected].double().mean()) / max(
-            1, self.background.num_batches
+        report["background_share"] = float(background.batch_frequency[selected].double().mean()) / max(
+            1, background.num_batches
         )
+
+    def _keep_largest_gradients(self) -> None:
+        """Of the open rows, those whose gradient is large for how common they are; the others stay as they were."""
+        opened = [(pool, *pool.trainable_rows) for pool in self.pools if pool.trainable_rows is not None]
+        norms = torch.cat([gradient_of(values).norm(dim=1) for _, _, values in opened]).double()
+        slots = torch.cat([slots + self._first_slot(pool) for pool, slots, _ in opened])
+        candidates = SlotCounts(slots, torch.ones_like(slots))
+        scores = norms * inverse_document_frequency(candidates, self.living.counts)
+        selected = select_slots(candidates, scores, self.config.num_trainable_slots)
+        for pool, slots, values in opened:
+            kept = torch.isin(slots + self._first_slot(pool), selected)
+            gradient = gradient_of(values)[kept]
+            values = values.detach()[kept].requires_grad_(True)
+            values.grad = gradient
+            pool.trainable_rows = TrainableRows(slots[kept], values)
+
+    def _first_slot(self, pool: ValuePool) -> int:
+        return sum(other.num_slots for other in self.pools[: self.pools.index(pool)])
 
     def _open_rows(self, selected: Int[Tensor, " trainable"]) -> None:
         offset = 0
@@ -109,7 +141,12 @@ class SparseMemoryFinetuning(Method):
         for pool in self.pools:
             if pool.trainable_rows is not None:
                 sum_over_ranks(pool.trainable_rows.values.grad)
+        if self.config.ranking == "gradient":
+            self._keep_largest_gradients()
         self.write()
+        self.beside.update()
+        if self.config.living_background and self.batch is not None:
+            self.living.learn(self.fact_id, self.batch.slots)
 
     def close_step(self) -> None:
         for pool in self.pools:
@@ -117,28 +154,62 @@ class SparseMemoryFinetuning(Method):
         for layer in self.layers:
             layer.on_access = None
         self.trunk_of_batch.clear()
+        self.batch = None
 
     def finish(self) -> nn.Module:
         return self.model
 
 
+def gradient_of(values: Float[Tensor, "rows value_dim"]) -> Float[Tensor, "rows value_dim"]:
+    assert values.grad is not None, "backward must run between choose and update"
+    return values.grad
+
+
 class _WriteSGD:
     """Writes the selected rows and nothing else; its cost does not depend on the size of the pool."""
 
-    def __init__(self, pools: list[ValuePool], config: SparseMemoryConfig) -> None:
+    def __init__(self, pools: list[ValuePool], config: SparseMemoryConfig, background: BackgroundCounts) -> None:
         self.pools = pools
         self.learning_rate = config.optimizer.learning_rate
         self.weight_decay = config.optimizer.weight_decay
+        self.protection = config.protection * 1000 / max(1, background.num_tokens)
+        self.accesses = background.accesses.split([pool.num_slots for pool in pools])
 
     @torch.no_grad()
     def write(self) -> None:
-        for pool in self.pools:
+        for pool, accesses in zip(self.pools, self.accesses, strict=True):
             if pool.trainable_rows is None:
                 continue
             slots, values = pool.trainable_rows
-            assert values.grad is not None, "backward must run between choose and update"
-            moved = values * (1 - self.learning_rate * self.weight_decay) - self.learning_rate * values.grad
+            gradient = gradient_of(values)
+            if self.protection:
+                gradient = gradient / (1 + self.protection * accesses[slots]).to(gradient.dtype)[:, None]
+            moved = values * (1 - self.learning_rate * self.weight_decay) - self.learning_rate * gradient
             pool.weight.data[slots] = moved.to(pool.weight.dtype)
+
+
+class _TrainedBeside:
+    """Ablation: parameters of the memory layers that move with the values."""
+
+    def __init__(self, layers: list[MemoryLayer], config: SparseMemoryConfig) -> None:
+        chosen: dict[str, Callable[[MemoryLayer], list[nn.Parameter]]] = {
+            "": lambda layer: [],
+            "keys": lambda layer: [layer.half_keys],
+            "gates": lambda layer: [layer.gate.weight, layer.gate.bias],
+        }
+        self.parameters = [parameter for layer in layers for parameter in chosen[config.trains_also](layer)]
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        settings = OptimizerConfig(learning_rate=config.also_learning_rate)
+        self.optimizer = build_optimizer(self.parameters, settings) if self.parameters else None
+
+    def update(self) -> None:
+        if self.optimizer is None:
+            return
+        for parameter in self.parameters:
+            sum_over_ranks(parameter.grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 class _WriteAdamW:
@@ -161,8 +232,7 @@ class _WriteAdamW:
             gradient: Float[Tensor, "num_slots value_dim"] = torch.zeros_like(pool.weight)
             if pool.trainable_rows is not None:
                 slots, values = pool.trainable_rows
-                assert values.grad is not None, "backward must run between choose and update"
-                gradient[slots] = values.grad.to(gradient.dtype)
+                gradient[slots] = gradient_of(values).to(gradient.dtype)
             pool.weight.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -27,10 +27,19 @@ def tf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generat
     return batch.counts.double() / batch.counts.sum()
 
 
+def kl(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
+    """The slot's part of the divergence of the batch's accesses from the background's: p log(p / q), q smoothed by one access a slot
+    (arXiv 2605.03229, whose code also adds 1e-8 to both).
+    """
+    share = batch.counts.double() / batch.counts.sum()
+    total = background.accesses.sum() + len(background.accesses)
+    return share * torch.log(share / ((background.accesses[batch.slots] + 1).double() / total))
+
+
 def random(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
     """Control: any of the accessed slots."""
     return torch.rand(len(batch.slots), dtype=torch.float64, generator=generator).to(batch.slots.device)
 
 
 Ranking = Callable[[SlotCounts, BackgroundCounts, torch.Generator], Float[Tensor, " accessed"]]
-RANKINGS: dict[str, Ranking] = {"tfidf": tf_idf, "tf": tf, "random": random}
+RANKINGS: dict[str, Ranking] = {"tfidf": tf_idf, "tf": tf, "kl": kl, "random": random}

@@ -4,8 +4,11 @@ A micro-batch is defined by its number alone, has one fixed shape and is never s
 nor on how often: the paper's 1,000 random batches of pretraining text (section 4), drawn without repeats.
 """
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
 
 from memlm.data.blocks import Blocks, batch_ids
 from memlm.data.packing import document_positions
@@ -31,13 +34,27 @@ def count_unit(
     model: nn.Module, blocks: Blocks, batches: range, config: CountingConfig, *, eos_id: int, pad_id: int
 ) -> BackgroundCounts:
     device = next(model.parameters()).device
-    num_slots = sum(pool.num_slots for pool in value_pools(model))
-    counter = BackgroundCounter(num_slots, device)
+    counter = _counter_for(model)
     for number in batches:
         tokens = _micro_batch(blocks, number, config, pad_id=pad_id).to(device)
         slots = accesses_of(model, input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id))
         counter.add(slots, tokens != pad_id)
     return counter.counts().to(torch.device("cpu"))
+
+
+def count_batches(
+    model: nn.Module, batches: Iterable[tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]]
+) -> BackgroundCounts:
+    """Counts of any batches, given as tokens and what of them is no pad: for backgrounds other than the corpus."""
+    counter = _counter_for(model)
+    for tokens, is_token in batches:
+        counter.add(accesses_of(model, input_ids=tokens), is_token)
+    return counter.counts()
+
+
+def _counter_for(model: nn.Module) -> BackgroundCounter:
+    num_slots = sum(pool.num_slots for pool in value_pools(model))
+    return BackgroundCounter(num_slots, next(model.parameters()).device)
 
 
 def _micro_batch(blocks: Blocks, number: int, config: CountingConfig, *, pad_id: int) -> torch.Tensor:

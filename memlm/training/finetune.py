@@ -5,24 +5,29 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamConfig
-from memlm.data.facts import Fact, FactBatch, fact_stream, sample_facts
-from memlm.data.questions import Question
+from memlm.data.facts import Fact, FactBatch, fact_batch, fact_stream, sample_facts
+from memlm.data.question_records import Question, Record
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.question_answering import question_trunks
+from memlm.evaluation.question_answering import prompts_of, question_trunks
 from memlm.evaluation.suite import HeldOut, Scores, evaluate_held_out, evaluate_questions, join
 from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.methods.build import build_method
 from memlm.methods.config import MethodConfig
+from memlm.methods.method import Method
+from memlm.methods.rehearsal import BackgroundText
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 from memlm.slots.counts import BackgroundCounts
+from memlm.training.counting import count_batches
 from memlm.training.step import StepResult, finetune_step
+
+R = TypeVar("R", bound=Record)
 
 
 class DivergedError(ValueError):
@@ -42,6 +47,12 @@ class Trial:
         """The method's settings, flat, as they are compared."""
         return dict(_flat(asdict(self.method)))
 
+    @property
+    def title(self) -> str:
+        """The method and its learning rate, for people."""
+        optimizer = getattr(self.method, "optimizer", None)
+        return self.method.label + (f" lr{optimizer.learning_rate:g}" if optimizer else "")
+
     def key(self, inputs: dict[str, str]) -> str:
         """Names the result: the same trial on the same artifacts has the same key."""
         trial = asdict(self)
@@ -58,6 +69,8 @@ class Materials:
     facts: Sequence[Fact]
     held_out: HeldOut
     background: BackgroundCounts | None
+    text: BackgroundText | None = None
+    """Pretraining text, for methods that rehearse it."""
     trunks: TrunkCache = NO_TRUNKS
     """What is known of the trunk of the checkpoint that sparse memory finetuning starts from; changes no result."""
 
@@ -77,25 +90,23 @@ def run_trial(
     start = start or score(trial, model, materials)
     stream = _stream_of(trial.stream, facts, materials.tokenizer, seed=trial.seed)
     method = build_method(
-        trial.method, model, background=materials.background, seed=trial.seed, trunks=_trunks_for(trial, materials)
+        trial.method,
+        model,
+        background=_background_for(trial, model, facts, materials),
+        seed=trial.seed,
+        facts=facts,
+        text=materials.text,
+        trunks=_trunks_for(trial, materials),
     )
-    method.model.train()
-    device = next(method.model.parameters()).device
-    num_steps = 0
-    for num_steps, batch in enumerate(stream, start=1):
-        step = finetune_step(method, [batch.to(device)])
-        if not math.isfinite(step.loss):
-            raise DivergedError(
-                f"the loss is {step.loss} at step {num_steps}; method.optimizer.learning_rate ({trial.method.optimizer.learning_rate}) is too high"
-            )
-        on_step(num_steps, step)
+    try:
+        num_steps = _learn(method, stream, on_step) if method.learns else 0
+    except DivergedError as error:
+        raise DivergedError(f"{error}; {_rate_too_high(trial)}") from error
     learned = method.finish()
     if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
-        raise DivergedError(
-            f"a weight is not finite after step {num_steps}; method.optimizer.learning_rate ({trial.method.optimizer.learning_rate}) is too high"
-        )
+        raise DivergedError(f"a weight is not finite after step {num_steps}; {_rate_too_high(trial)}")
     learning_seconds = time.monotonic() - began
-    end = score(trial, learned, materials)
+    end = score(trial, learned, materials, context_of=method.context_of)
     result = TrialResult(
         key=key,
         method=trial.method.label,
@@ -113,26 +124,81 @@ def run_trial(
     return result, learned
 
 
+def _learn(method: Method, stream: Iterator[FactBatch], on_step: Callable[[int, StepResult], None]) -> int:
+    """Returns the number of steps."""
+    method.model.train()
+    device = next(method.model.parameters()).device
+    number = 0
+    for number, batch in enumerate(stream, start=1):
+        step = finetune_step(method, [batch.to(device)])
+        if not math.isfinite(step.loss):
+            raise DivergedError(f"the loss is {step.loss} at step {number}")
+        on_step(number, step)
+    return number
+
+
+def _rate_too_high(trial: Trial) -> str:
+    optimizer = getattr(trial.method, "optimizer", None)
+    return f"method.optimizer.learning_rate ({optimizer.learning_rate if optimizer else 'none'}) is too high"
+
+
 def check_stream(stream: StreamConfig, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
     """Raises FactError if a trial with this stream and seed could not begin: too few facts, or a statement too long."""
     _stream_of(stream, sample_facts(facts, stream.num_facts, seed=seed), tokenizer, seed=seed)
 
 
-def score(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
-    """Every set. The model is left in evaluation mode."""
-    return join([score_learning(trial, model, materials), score_held_out(trial, model, materials)])
+def score(
+    trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
+) -> Scores:
+    """Every set, each question behind its context. The model is left in evaluation mode."""
+    parts = [scored(trial, model, materials, context_of=context_of) for scored in (score_learning, score_held_out)]
+    return join(parts)
 
 
-def score_learning(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
+def score_learning(
+    trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
+) -> Scores:
     """The new facts of the trial's seed."""
-    questions, trunks = _questions_of(trial, materials), _trunks_for(trial, materials)
+    questions, trunks = _in_context(_questions_of(trial, materials), context_of), _trunks_for(trial, materials)
     return evaluate_questions(model.eval(), materials.tokenizer, LEARNING_SET, questions, trial.evaluation, trunks)
 
 
-def score_held_out(trial: Trial, model: nn.Module, materials: Materials) -> Scores:
+def score_held_out(
+    trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
+) -> Scores:
     """What the model should keep; the same sets for every seed."""
-    trunks = _trunks_for(trial, materials)
-    return evaluate_held_out(model.eval(), materials.tokenizer, materials.held_out, trial.evaluation, trunks)
+    sets = {name: _in_context(questions, context_of) for name, questions in materials.held_out.questions.items()}
+    held_out, trunks = replace(materials.held_out, questions=sets), _trunks_for(trial, materials)
+    return evaluate_held_out(model.eval(), materials.tokenizer, held_out, trial.evaluation, trunks)
+
+
+def _in_context(records: Sequence[R], context_of: Callable[[Question], str]) -> list[R]:
+    """Choices are made without one."""
+    return [
+        replace(record, context=context_of(record)) if isinstance(record, Question) else record for record in records
+    ]
+
+
+def _background_for(
+    trial: Trial, model: nn.Module, facts: Sequence[Fact], materials: Materials
+) -> BackgroundCounts | None:
+    """What slots are ranked against: the run's counts, or for an ablation those of the facts or the held-out questions themselves."""
+    source = getattr(trial.method, "background", "corpus")
+    if source == "corpus":
+        return materials.background
+    if source == "facts":
+        texts = [fact.statements[: trial.stream.num_wordings] for fact in facts]
+    else:
+        records = [record for each in materials.held_out.questions.values() for record in each]
+        prompts = [prompts_of([each])[0] if isinstance(each, Question) else each.query for each in records]
+        size = trial.stream.num_wordings
+        texts = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+    max_length = model.config.max_position_embeddings
+    batches = (
+        fact_batch(source, each, materials.tokenizer, max_length=max_length).to(next(model.parameters()).device)
+        for each in texts
+    )
+    return count_batches(model, ((batch.tokens, batch.is_token) for batch in batches))
 
 
 def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:

@@ -5,18 +5,15 @@ import pytest
 import torch
 
 from memlm.data.facts import (
-    STATEMENT_TEMPLATES,
     Fact,
     FactError,
     fact_batch,
     fact_stream,
-    facts_of_questions,
     read_facts,
     sample_facts,
 )
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.tokenizer import train_tokenizer
-from memlm.evaluation.question_answering import PROMPT
 
 FACTS = [
     Fact(
@@ -114,15 +111,6 @@ def test_a_sample_is_a_subset_by_seed():
 def test_a_sample_larger_than_the_facts_is_refused():
     with pytest.raises(FactError, match="stream.num_facts is 7, but there are only 6 facts"):
         sample_facts(FACTS, 7, seed=0)
-
-
-def test_questions_alone_become_facts_by_templates():
-    question = Question(id="q1", question="Who wrote Emma?", answers=("Jane Austen", "Austen"))
-    (fact,) = facts_of_questions([question])
-    assert (fact.id, fact.questions) == ("q1", (question,))
-    assert len(set(fact.statements)) == len(STATEMENT_TEMPLATES) >= 8
-    assert all("Who wrote Emma?" in statement and "Jane Austen" in statement for statement in fact.statements)
-    assert not any(PROMPT.format(question=question.question) in statement for statement in fact.statements)
 
 
 QUESTIONS = [Question(id=f"a/{number}#{wording}", question="?", answers=("x",)) for number in "12" for wording in "01"]

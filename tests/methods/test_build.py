@@ -1,13 +1,32 @@
 import pytest
 
+from memlm.data.facts import Fact
+from memlm.data.question_records import Question
 from memlm.methods.build import build_method
 from memlm.methods.config import METHOD_CONFIGS, LoRAConfig, OptimizerConfig, SparseMemoryConfig
 from memlm.methods.full import FullFinetuning
+from memlm.methods.in_context import InContext
 from memlm.methods.lora import LoRA
+from memlm.methods.retrieval import Retrieval
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from tests.tiny import random_background, sparse_config, tiny_model
 
-METHODS = {"sparse_memory": SparseMemoryFinetuning, "lora": LoRA, "full": FullFinetuning}
+METHODS = {
+    "sparse_memory": SparseMemoryFinetuning,
+    "lora": LoRA,
+    "full": FullFinetuning,
+    "full_memory": FullFinetuning,
+    "in_context": InContext,
+    "retrieval": Retrieval,
+}
+FACTS = [
+    Fact(
+        id="a",
+        statements=("Ada was born in London.", "London saw the birth of Ada."),
+        questions=(Question(id="a#0", question="Where was Ada born?", answers=("London",)),),
+    ),
+    Fact(id="b", statements=("Bo plays the harp.",), questions=()),
+]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -15,7 +34,7 @@ def test_each_config_builds_its_method(name):
     config = sparse_config() if name == "sparse_memory" else METHOD_CONFIGS[name]()
     model = tiny_model(dense=config.base == "dense")
     background = random_background(model) if config.base == "memory" else None
-    assert type(build_method(config, model, background=background, seed=0)) is METHODS[name]
+    assert type(build_method(config, model, background=background, seed=0, facts=FACTS)) is METHODS[name]
 
 
 def test_no_method_is_left_out():
@@ -32,7 +51,7 @@ def test_sparse_memory_without_background_counts_is_refused():
     [
         (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
         (OptimizerConfig, {"weight_decay": -1.0}, "weight_decay is -1.0"),
-        (SparseMemoryConfig, {"num_trainable_slots": 0}, "num_trainable_slots is 0"),
+        (SparseMemoryConfig, {"num_trainable_slots": -1}, "num_trainable_slots is -1"),
         (LoRAConfig, {"rank": 0}, "rank is 0"),
         (LoRAConfig, {"alpha": 0.0}, "alpha is 0.0"),
     ],

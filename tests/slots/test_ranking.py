@@ -43,3 +43,12 @@ def test_random_goes_on_from_step_to_step():
     generator = torch.Generator().manual_seed(0)
     first, second = (RANKINGS["random"](BATCH, BACKGROUND, generator).tolist() for _ in range(2))
     assert first != second
+
+
+def test_kl_by_hand():
+    """p log(p / q): q is the slot's background accesses plus one, over all slots' accesses plus one each."""
+    total = int(BACKGROUND.accesses.sum()) + len(BACKGROUND.accesses)
+    shares = [0.4, 0.3, 0.2, 0.1]
+    accesses = BACKGROUND.accesses[BATCH.slots].tolist()
+    expected = [p * math.log(p / ((a + 1) / total)) for p, a in zip(shares, accesses, strict=True)]
+    assert scores("kl") == pytest.approx(expected)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from memlm.slots.counts import SlotCounts
-from memlm.slots.selection import select_slots
+from memlm.slots.counts import BackgroundCounts, SlotCounts
+from memlm.slots.selection import at_most_common, select_slots
 
 BATCH = SlotCounts(torch.tensor([2, 3, 5, 8, 13]), torch.ones(5, dtype=torch.int64))
 
@@ -29,3 +29,32 @@ def test_ties_go_to_the_lower_slot_among_many():
     scores = torch.zeros(2000, dtype=torch.float64)
     scores[[1500, 7]] = 1.0
     assert select_slots(batch, scores, 10).tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 16, 3000]
+
+
+def test_no_limit_takes_all():
+    batch = SlotCounts(torch.tensor([1, 3, 8]), torch.tensor([1, 1, 1]))
+    assert select_slots(batch, torch.tensor([0.1, 0.3, 0.2]), 0).tolist() == [1, 3, 8]
+
+
+def frequencies(*values: int) -> BackgroundCounts:
+    counts = torch.tensor(values)
+    return BackgroundCounts(
+        batch_frequency=counts,
+        sequence_frequency=counts,
+        accesses=counts,
+        num_batches=10,
+        num_sequences=10,
+        num_tokens=10,
+    )
+
+
+def test_a_cap_leaves_out_what_a_larger_share_of_batches_reads():
+    batch = SlotCounts(torch.tensor([0, 2, 3]), torch.tensor([5, 6, 7]))
+    kept = at_most_common(batch, frequencies(3, 9, 4, 1), 0.3)
+    assert kept.slots.tolist() == [0, 3] and kept.counts.tolist() == [5, 7]
+    assert at_most_common(batch, frequencies(3, 9, 4, 1), 1.0) is batch
+
+
+def test_a_batch_that_reads_common_slots_alone_keeps_the_least_common():
+    batch = SlotCounts(torch.tensor([0, 1, 2]), torch.tensor([1, 1, 1]))
+    assert at_most_common(batch, frequencies(8, 9, 8, 0), 0.3).slots.tolist() == [0, 2]

@@ -8,7 +8,7 @@ import torch
 
 from memlm.data.config import StreamConfig
 from memlm.data.facts import Fact
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.suite import HeldOut, held_out_trunks

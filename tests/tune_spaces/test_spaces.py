@@ -1,12 +1,16 @@
+import pkgutil
+
 import pytest
 
+import tune_spaces
 from memlm.config import SweepConfig
-from memlm.methods.config import METHOD_CONFIGS
+from memlm.methods.config import METHOD_CONFIGS, SparseMemoryConfig
 from memlm.recipes import RECIPES
 from tune_spaces import load_spaces
 
 METHODS = SweepConfig().methods
 SCALES = ("laptop", "smoke", "wiki", "paper")
+SCALES_KNOWN = ("laptop", "paper", "smoke", "wiki")
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -61,10 +65,10 @@ def test_the_papers_values_are_in_the_papers_space():
 def test_what_a_recipe_sweeps_exists_and_fits_its_model(recipe):
     config = RECIPES[recipe]()
     spaces = load_spaces(config.sweep.methods, config.sweep.scale)
-    assert [space.base.name for space in spaces] == list(config.sweep.methods)
-    slots = [
-        setting.num_trainable_slots for space in spaces for setting in space.settings() if space.base.base == "memory"
-    ]
+    for space, method in zip(spaces, config.sweep.methods, strict=True):
+        assert {setting.label for setting in space.settings()} == {method}, "drawn under the name it was asked for by"
+    settings = [setting for space in spaces for setting in space.settings()]
+    slots = [setting.num_trainable_slots for setting in settings if isinstance(setting, SparseMemoryConfig)]
     assert slots and max(slots) <= config.model.memory.num_slots * config.model.memory.num_pools
 
 
@@ -81,4 +85,15 @@ def test_an_unknown_method_or_scale_is_refused_with_the_nearest(methods, scale, 
     with pytest.raises(ValueError) as refused:
         load_spaces(methods, scale)
     assert str(refused.value).startswith(named)
-    assert str(refused.value).rsplit("Known: ", 1)[1] in ("full, lora, sparse_memory", "laptop, paper, smoke, wiki")
+    known = str(refused.value).rsplit("Known: ", 1)[1].split(", ")
+    assert known == sorted(known) and ({"full", "lora", "sparse_memory"} <= set(known) or known == list(SCALES_KNOWN))
+
+
+EVERY_SPACE = sorted(module.name for module in pkgutil.iter_modules(tune_spaces.__path__))
+
+
+@pytest.mark.parametrize("name", EVERY_SPACE)
+def test_every_space_has_settings_at_every_scale_that_needs_no_cluster(name):
+    for scale in ("laptop", "smoke", "wiki"):
+        settings = settings_of(name, scale)
+        assert settings and len(set(settings)) == len(settings)

@@ -1,0 +1,23 @@
+"""The ceiling: nothing is learned, and the very fact stands before the question that asks for it."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from memlm.data.facts import Fact
+from memlm.data.question_records import Question
+from memlm.methods.config import InContextConfig
+from memlm.methods.method import FrozenMethod
+
+
+class InContext(FrozenMethod):
+    def __init__(self, model: nn.Module, config: InContextConfig, facts: Sequence[Fact]) -> None:
+        super().__init__(model)
+        self.contexts = {
+            question.id: "\n".join(fact.statements[: config.num_statements])
+            for fact in facts
+            for question in fact.questions
+        }
+
+    def context_of(self, question: Question) -> str:
+        return self.contexts.get(question.id, "")

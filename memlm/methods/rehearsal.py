@@ -1,0 +1,53 @@
+"""What keeps a model at what it knew while it learns: background text in every step, for methods that move fixed parameters."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from memlm.data.packing import document_positions
+from memlm.methods.config import RehearsalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundText:
+    """Blocks of pretraining text, and the ids that structure them."""
+
+    blocks: Int[Tensor, "blocks block_size"]
+    eos_id: int
+    pad_id: int
+
+
+class Rehearsal(ABC):
+    """A second loss on blocks that are drawn anew in each step, the same on all ranks and for the same seed."""
+
+    def __init__(self, model: nn.Module, text: BackgroundText, config: RehearsalConfig, *, seed: int) -> None:
+        if len(text.blocks) < config.blocks_per_step:
+            raise ValueError(
+                f"method.rehearsal.blocks_per_step is {config.blocks_per_step}, and there are {len(text.blocks)} blocks of background text; lower it"
+            )
+        self.model, self.text, self.config = model, text, config
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def add_gradients(self) -> float:
+        """Backward of the weighted loss, added to the gradients that are there; returns the loss in nats per token."""
+        chosen = torch.randperm(len(self.text.blocks), generator=self.generator)[: self.config.blocks_per_step]
+        tokens = self.text.blocks[chosen].to(next(self.model.parameters()).device)
+        predicted = tokens[:, 1:] != self.text.pad_id
+        loss = self.loss(tokens, predicted)
+        share = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        (
+            loss * (self.config.weight / share)
+        ).backward()  # every rank adds the same, and gradients are summed over ranks
+        return float(loss.detach())
+
+    def logits(self, model: nn.Module, tokens: Int[Tensor, "blocks seq"]) -> Float[Tensor, "blocks predicted vocab"]:
+        positions = document_positions(tokens, eos_id=self.text.eos_id)
+        return model(input_ids=tokens, position_ids=positions, use_cache=False).logits[:, :-1].float()
+
+    @abstractmethod
+    def loss(self, tokens: Int[Tensor, "blocks seq"], predicted: Tensor) -> Float[Tensor, ""]:
+        """Nats per predicted token; what is not `predicted` is padding."""

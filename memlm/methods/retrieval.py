@@ -1,0 +1,32 @@
+"""The rival that writes to no weight: BM25 looks up the learned statements, and what it finds stands before the question.
+
+It does so for every question, since nobody tells it which ones ask for something new; what it finds for the others distracts.
+"""
+
+from collections.abc import Sequence
+
+import bm25s
+from torch import nn
+
+from memlm.data.facts import Fact
+from memlm.data.question_records import Question
+from memlm.methods.config import RetrievalConfig
+from memlm.methods.method import FrozenMethod
+
+
+class Retrieval(FrozenMethod):
+    def __init__(self, model: nn.Module, config: RetrievalConfig, facts: Sequence[Fact]) -> None:
+        super().__init__(model)
+        self.statements = [statement for fact in facts for statement in fact.statements]
+        self.num_statements = min(config.num_statements, len(self.statements))
+        self.index = bm25s.BM25()
+        self.index.index(self._words(self.statements), show_progress=False)
+
+    def context_of(self, question: Question) -> str:
+        found, _ = self.index.retrieve(self._words([question.question]), k=self.num_statements, show_progress=False)
+        return "\n".join(self.statements[index] for index in found[0])
+
+    @staticmethod
+    def _words(texts: list[str]) -> list[list[str]]:
+        words: list[list[str]] = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+        return words

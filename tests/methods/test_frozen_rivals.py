@@ -1,0 +1,42 @@
+import torch
+
+from memlm.data.question_records import Question
+from memlm.methods.config import InContextConfig, RetrievalConfig
+from memlm.methods.in_context import InContext
+from memlm.methods.retrieval import Retrieval
+from tests.methods.test_build import FACTS
+from tests.tiny import state, tiny_model
+
+
+def ask(id: str, question: str) -> Question:
+    return Question(id=id, question=question, answers=("?",))
+
+
+def test_the_ceiling_puts_the_very_fact_before_its_own_question_alone():
+    method = InContext(tiny_model(dense=True), InContextConfig(num_statements=2), FACTS)
+    assert method.context_of(FACTS[0].questions[0]) == "Ada was born in London.\nLondon saw the birth of Ada."
+    assert method.context_of(ask("other", "Where was Ada born?")) == ""
+    one = InContext(tiny_model(dense=True), InContextConfig(), FACTS)
+    assert one.context_of(FACTS[0].questions[0]) == "Ada was born in London."
+
+
+def test_retrieval_finds_the_statement_with_the_questions_words_for_every_question():
+    method = Retrieval(tiny_model(dense=True), RetrievalConfig(), FACTS)
+    assert method.context_of(ask("a#0", "Where was Ada born?")) == "Ada was born in London."
+    assert method.context_of(ask("held out", "Who plays the harp?")) == "Bo plays the harp."
+    assert (
+        len(
+            Retrieval(tiny_model(dense=True), RetrievalConfig(num_statements=9), FACTS)
+            .context_of(ask("x", "Ada?"))
+            .split("\n")
+        )
+        == 3
+    )
+
+
+def test_a_frozen_rival_takes_no_step_and_changes_no_weight():
+    model = tiny_model(dense=True)
+    before = state(model)
+    method = Retrieval(model, RetrievalConfig(), FACTS)
+    assert not method.learns and method.finish() is model
+    assert all(torch.equal(before[name], value) for name, value in state(model).items())

@@ -1,0 +1,101 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from memlm.methods.build import build_method
+from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig, RehearsalConfig
+from memlm.methods.distillation import Distillation
+from memlm.methods.rehearsal import BackgroundText
+from memlm.methods.replay import Replay
+from memlm.training.step import finetune_step
+from tests.tiny import EOS, PAD, mean_loss, random_batch, state, tiny_model
+
+KINDS = ("replay", "distillation")
+
+
+def text(num_blocks: int = 1, seed: int = 0) -> BackgroundText:
+    generator = torch.Generator().manual_seed(seed)
+    return BackgroundText(blocks=torch.randint(0, EOS, (num_blocks, 8), generator=generator), eos_id=EOS, pad_id=PAD)
+
+
+def full(kind: str, weight: float = 1.0, **optimizer: object) -> FullConfig:
+    settings = {"kind": "sgd", "learning_rate": 0.1, **optimizer}
+    return FullConfig(
+        optimizer=OptimizerConfig(**settings), rehearsal=RehearsalConfig(kind=kind, weight=weight, blocks_per_step=1)
+    )
+
+
+def learned(config: FullConfig | LoRAConfig, background: BackgroundText, steps: int = 1) -> dict[str, torch.Tensor]:
+    model = tiny_model(dense=True)
+    method = build_method(config, model, background=None, seed=0, text=background)
+    for step in range(steps):
+        finetune_step(method, [random_batch(step)])
+    return state(method.finish())
+
+
+def nats(model, blocks):
+    logits = model(input_ids=blocks, use_cache=False).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
+
+
+def test_replay_is_a_step_on_the_sum_of_both_losses():
+    plain, background = tiny_model(dense=True), text()
+    (mean_loss(plain, [random_batch(0)]) + 2.0 * nats(plain, background.blocks)).backward()
+    expected = {name: parameter.detach() - 0.1 * parameter.grad for name, parameter in plain.named_parameters()}
+    torch.testing.assert_close(learned(full("replay", weight=2.0), background), expected)
+
+
+def test_distillation_does_not_pull_at_first_and_pulls_back_afterwards():
+    alone = learned(full("none"), text())
+    torch.testing.assert_close(learned(full("distillation", weight=50.0), text()), alone)
+    original, background = tiny_model(dense=True), text(4)
+
+    def drift(weights):
+        model = tiny_model(dense=True)
+        model.load_state_dict(weights)
+        with torch.no_grad():
+            said, says = (m(input_ids=background.blocks).logits.log_softmax(-1) for m in (original, model))
+        return float(F.kl_div(says, said, log_target=True, reduction="batchmean"))
+
+    held, free = (learned(full(kind, weight=5.0), background, steps=12) for kind in ("distillation", "none"))
+    assert drift(held) < 0.75 * drift(free)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lora_rehearses_too_and_its_base_stays(kind):
+    config = LoRAConfig(rank=2, alpha=2.0, rehearsal=RehearsalConfig(kind=kind, blocks_per_step=1))
+    model = tiny_model(dense=True)
+    before = copy.deepcopy(state(model))
+    method = build_method(config, model, background=None, seed=0, text=text())
+    finetune_step(method, [random_batch(0)])
+    base = {
+        name.replace("base_model.model.", "").replace(".base_layer", ""): p
+        for name, p in method.model.named_parameters()
+    }
+    assert all(torch.equal(before[name], base[name]) for name in before if name in base)
+    assert any(not torch.equal(value, before[name]) for name, value in state(method.finish()).items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_are_drawn_anew_and_the_same_for_a_seed(kind):
+    runs = [learned(full(kind), text(16), steps=3) for _ in range(2)]
+    torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
+
+
+def test_pads_of_background_text_are_not_rehearsed():
+    padded = text().blocks.clone()
+    padded[:, 5:] = PAD
+    model = tiny_model(dense=True)
+    config = RehearsalConfig(kind="replay", blocks_per_step=1)
+    whole = Replay(model, BackgroundText(blocks=padded, eos_id=EOS, pad_id=PAD), config, seed=0).add_gradients()
+    short = Replay(model, BackgroundText(blocks=padded[:, :5], eos_id=EOS, pad_id=PAD), config, seed=0).add_gradients()
+    assert whole == pytest.approx(short, rel=1e-5)
+
+
+def test_too_little_text_or_none_is_refused():
+    with pytest.raises(ValueError, match="blocks_per_step is 2, and there are 1 blocks"):
+        Distillation(tiny_model(dense=True), text(1), RehearsalConfig(kind="distillation"), seed=0)
+    with pytest.raises(ValueError, match="no background text"):
+        build_method(full("replay"), tiny_model(dense=True), background=None, seed=0)

@@ -1,0 +1,25 @@
+"""Ablation: the number of trainable slots t at one rate, with TF-IDF and with TF alone (Lin et al. 2025, figure 6)."""
+
+from ray import tune
+
+from memlm.methods.config import SparseMemoryConfig
+
+BASE = SparseMemoryConfig()
+
+SPACES = {
+    "laptop": [
+        {
+            "num_trainable_slots": tune.grid_search([25, 50, 100, 200, 500, 1000]),
+            "ranking": tune.grid_search(["tfidf", "tf"]),
+            "optimizer.learning_rate": 5.0,
+        }
+    ],
+    "wiki": [
+        {
+            "num_trainable_slots": tune.grid_search([25, 50, 100, 200, 500, 1000]),
+            "ranking": tune.grid_search(["tfidf", "tf"]),
+            "optimizer.learning_rate": 5.0,
+        }
+    ],
+    "smoke": [{"num_trainable_slots": tune.grid_search([5, 50]), "optimizer.learning_rate": 5.0}],
+}

@@ -1,0 +1,13 @@
+"""Control: full finetuning of the memory model (Lin et al. 2025, figure 6)."""
+
+from ray import tune
+
+from memlm.methods.config import FullMemoryConfig
+
+BASE = FullMemoryConfig()
+
+SPACES = {
+    "laptop": [{"optimizer.learning_rate": tune.grid_search([1e-5, 2e-5, 5e-5, 1e-4])}],
+    "smoke": [{"optimizer.learning_rate": tune.grid_search([5e-5])}],
+    "wiki": [{"optimizer.learning_rate": tune.grid_search([1e-5, 2e-5, 5e-5, 1e-4])}],
+}

@@ -1,0 +1,27 @@
+"""Rival: LoRA with the divergence from the original model on background text in the loss (Li and Hoiem 2016)."""
+
+from ray import tune
+
+from memlm.methods.config import LoRAConfig, RehearsalConfig
+
+BASE = LoRAConfig(rehearsal=RehearsalConfig(kind="distillation"))
+
+SPACES = {
+    "laptop": [
+        {
+            "rank": 16,
+            "alpha": 16.0,
+            "rehearsal.weight": tune.grid_search([1.0, 4.0]),
+            "optimizer.learning_rate": tune.grid_search([1e-4, 2e-4, 5e-4]),
+        }
+    ],
+    "wiki": [
+        {
+            "rank": 16,
+            "alpha": 16.0,
+            "rehearsal.weight": tune.grid_search([1.0, 4.0]),
+            "optimizer.learning_rate": tune.grid_search([1e-4, 2e-4, 5e-4]),
+        }
+    ],
+    "smoke": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([5e-5])}],
+}

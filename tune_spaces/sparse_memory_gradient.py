@@ -1,0 +1,13 @@
+"""Ours: slots ranked by the norm of their gradient times their inverse document frequency."""
+
+from ray import tune
+
+from memlm.methods.config import SparseMemoryConfig
+
+BASE = SparseMemoryConfig(ranking="gradient")
+
+SPACES = {
+    "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])}],
+    "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([2.0])}],
+    "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])}],
+}

@@ -1,0 +1,31 @@
+"""Ours: the slots of learned facts join the background, so later facts spare earlier ones."""
+
+from ray import tune
+
+from memlm.methods.config import SparseMemoryConfig
+
+BASE = SparseMemoryConfig(living_background=1)
+
+SPACES = {
+    "laptop": [
+        {
+            "num_trainable_slots": 500,
+            "living_background": tune.grid_search([1, 4]),
+            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
+        }
+    ],
+    "smoke": [
+        {
+            "num_trainable_slots": 500,
+            "living_background": tune.grid_search([1, 4]),
+            "optimizer.learning_rate": tune.grid_search([2.0]),
+        }
+    ],
+    "wiki": [
+        {
+            "num_trainable_slots": 500,
+            "living_background": tune.grid_search([1, 4]),
+            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
+        }
+    ],
+}
