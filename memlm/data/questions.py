@@ -15,7 +15,7 @@ import numpy as np
 
 from memlm.data.config import QuestionSetConfig
 from memlm.data.question_layouts import LAYOUTS, DoesNotFit
-from memlm.data.question_records import MultipleChoice, Question, QuestionError, Record
+from memlm.data.question_records import Question, QuestionError, Record
 from memlm.data.question_sources import Malformed, Row, read_rows
 
 SHOWN = 3
