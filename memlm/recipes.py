@@ -131,7 +131,8 @@ def wiki() -> Config:
         model=WIKI_MODEL,
         pretraining=PretrainingConfig(num_steps=2200, warmup_steps=100, checkpoint_every=200),
         counting=CountingConfig(num_batches=160, batch_blocks=16, batches_per_unit=20),
-        evaluation=EvaluationConfig(max_new_tokens=16),
+        # A model this small gets no problem of GSM8K right, and writing 50 solutions takes minutes of each trial.
+        evaluation=EvaluationConfig(max_new_tokens=16, max_solution_tokens=0),
         sweep=SweepConfig(scale="wiki"),
     )
 
