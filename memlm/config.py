@@ -8,12 +8,20 @@ from typing import Any
 
 import tyro
 
-from memlm.data.config import CorpusConfig, QuestionsConfig, StreamConfig
+from memlm.data.config import (
+    CorpusConfig,
+    DocumentStreamConfig,
+    QuestionsConfig,
+    StreamChoice,
+    StreamConfig,
+    WordingsConfig,
+)
 from memlm.data.world import WorldConfig
+from memlm.data.writers.config import WriterConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import MethodConfig, SparseMemoryConfig
 from memlm.model.config import Architecture, ModelConfig
-from memlm.training.config import CountingConfig, PretrainingConfig
+from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingConfig
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable that Ray sets in the driver of a submitted job."""
@@ -90,19 +98,26 @@ class Config:
     """pretrain and evaluate: the memory model or its dense twin."""
     checkpoint: str = ""
     """evaluate: another checkpoint than the run's own, such as one that a patch was applied to."""
+    trace: bool = False
+    """finetune: also write what the stream does to each fact, as numbers, a picture and a page of coloured tokens. Changes no result."""
     seed: int = 0
     """finetune: which facts, in which order and wordings, and the initialisation of what is trained."""
     world: WorldConfig | None = WorldConfig()
     """The generated world; recipes on real files have none."""
     corpus: CorpusConfig = CorpusConfig()
     questions: QuestionsConfig = QuestionsConfig()
+    writer: WriterConfig = WriterConfig()
+    wordings: WordingsConfig = WordingsConfig()
     model: ModelConfig = ModelConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     counting: CountingConfig = CountingConfig()
-    stream: StreamConfig = StreamConfig()
+    stream: StreamChoice = StreamConfig()
+    """Of facts, or of documents where questions.documents names some."""
     method: MethodConfig = SparseMemoryConfig()
     """finetune: choose another by --method NAME; its own settings are --method.FIELD."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    """analyze_slots, and the token page of a traced finetune."""
     sweep: SweepConfig = SweepConfig()
     cluster: ClusterConfig = ClusterConfig()
 
@@ -114,12 +129,34 @@ class Config:
             )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must not be negative")
+        _check_documents(self)
         pretraining, workers = self.pretraining, self.cluster.num_workers
         if pretraining.batch_blocks % (pretraining.micro_batch_blocks * workers):
             raise ValueError(
                 f"pretraining.batch_blocks ({pretraining.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks * cluster.num_workers "
                 f"({pretraining.micro_batch_blocks} * {workers}); lower pretraining.micro_batch_blocks"
             )
+
+
+def _check_documents(config: Config) -> None:
+    """A chunk, in any of its texts, must fit into the stream's batches, and those into the model."""
+    documents, stream = config.questions.documents, config.stream
+    if (documents is not None) != isinstance(stream, DocumentStreamConfig):
+        raise ValueError(
+            "questions.documents and a stream of documents belong together; a recipe must have both (stream=DocumentStreamConfig()) or neither"
+        )
+    if documents is None:
+        return
+    if documents.max_augmentation_tokens >= stream.max_length:
+        raise ValueError(
+            f"questions.documents.max_augmentation_tokens is {documents.max_augmentation_tokens}; with its end, a text must fit into "
+            f"stream.max_length ({stream.max_length}); lower the first or raise the second"
+        )
+    if stream.max_length > config.model.max_positions:
+        raise ValueError(
+            f"stream.max_length is {stream.max_length}, more than the {config.model.max_positions} positions that the model has "
+            "(model.max_positions); lower stream.max_length, questions.documents.max_augmentation_tokens and chunk_tokens, or raise model.max_positions"
+        )
 
 
 def identity(part: Any) -> dict[str, Any]:

@@ -69,6 +69,16 @@ class Run:
         return storage.join(self.uri, "questions")
 
     @property
+    def statements(self) -> str:
+        """The facts to learn in a model's words."""
+        return storage.join(self.uri, "statements")
+
+    @property
+    def documents(self) -> str:
+        """The chunks of the documents to learn, augmented."""
+        return storage.join(self.uri, "documents")
+
+    @property
     def trials(self) -> str:
         """The sweep's ledger: one JSON per finished trial."""
         return storage.join(self.uri, "trials")
@@ -81,6 +91,10 @@ class Run:
     def learned(self, key: str) -> str:
         """What a finetune of that key learned: patch and scores."""
         return storage.join(self.uri, "learned", key)
+
+    def trace(self, key: str) -> str:
+        """What the stream of that finetune did to each fact. Apart from what was learned, which patched checkpoints name by its digest."""
+        return storage.join(self.uri, "learned", f"{key}-trace")
 
 
 def run_of(config: Config) -> Run:
@@ -174,9 +188,15 @@ def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, A
 
 
 def questions_config(config: Config) -> dict[str, Any]:
-    """What names the questions: with overlaps removed, the training mixture too."""
+    """What names the questions: with overlaps removed, the training mixture too; with documents that a model augments, the writer."""
     mixture = config.corpus.mixture if config.questions.remove_overlap else None
-    return identity(config.questions) | ({"mixture": identity(mixture)} if mixture else {})
+    documents = config.questions.documents
+    written = documents is not None and documents.augmenter != "rules"
+    return {
+        **identity(config.questions),
+        **({"mixture": identity(mixture)} if mixture else {}),
+        **({"writer": config.writer.provenance(config.writer.revision)} if written else {}),
+    }
 
 
 def counts_config(config: Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What is read: the corpus, the questions about it and the facts to learn. Imports no torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,56 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentsConfig:
+    """Documents to learn, chunk by chunk, each in many augmentations (Lin et al. 2025, section 5.2)."""
+
+    path: str
+    """A .jsonl or .jsonl.zst file with id, title and text; it may name an environment variable."""
+    questions: str
+    """A file of questions about them, with id, question, answer and doc_ids."""
+    num_documents: int = 0
+    """The first so many; 0 for all."""
+    answered_only: bool = True
+    """Leave out questions whose answer stands in none of their documents."""
+    answering_chunks_only: bool = False
+    """Learn only the chunks that answer a question, of documents that are too long to learn whole on a small machine."""
+    chunk_tokens: int = 256
+    """Of the longest chunk. A paragraph that is longer is cut at its sentences."""
+    min_chunk_tokens: int = 32
+    """A paragraph that is shorter, most often a heading, stands with the next one."""
+    augmenter: Literal["rules", "general", "trivia"] = "rules"
+    """How a chunk is said in other ways: by rules, with no model; or by the writer with Active Reading, whose strategies are asked for
+    in general or for a quiz on facts."""
+    num_augmentations: int = 64
+    """Different texts per chunk."""
+    max_augmentation_tokens: int = 511
+    """Of the longest text; one that is longer ends with the last sentence that fits. A stream needs one token more, for the end."""
+    max_rounds: int = 3
+    """Times that the writer is asked for the texts that a chunk is short of."""
+    max_failed_share: float = 0.05
+    """Of the chunks, may be left out because the writer gave no text for them; beyond it the documents are refused."""
+    seed: int = 0
+    """Of the rules."""
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_tokens", "num_augmentations", "max_augmentation_tokens", "max_rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"questions.documents.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("num_documents", "min_chunk_tokens", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"questions.documents.{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.max_failed_share <= 1:
+            raise ValueError(
+                f"questions.documents.max_failed_share is {self.max_failed_share}; it must lie between 0 and 1"
+            )
+        if not self.min_chunk_tokens <= self.chunk_tokens <= self.max_augmentation_tokens:
+            raise ValueError(
+                f"questions.documents has min_chunk_tokens {self.min_chunk_tokens}, chunk_tokens {self.chunk_tokens} and "
+                f"max_augmentation_tokens {self.max_augmentation_tokens}; each must be at most the next, so that a whole chunk fits into a text"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuestionsConfig:
     """What is learned and what is asked. No checkpoint depends on it."""
 
@@ -156,6 +207,8 @@ class QuestionsConfig:
         HeldOutConfig(name="known_facts", path="{world}/known_facts.jsonl", layout="nq_open", task="questions"),
         HeldOutConfig(name="arithmetic", path="{world}/arithmetic.jsonl", layout="nq_open", task="questions"),
     )
+    documents: DocumentsConfig | None = None
+    """Documents to learn instead of the facts; none for the facts."""
     remove_overlap: bool = False
     """Leave out facts whose question a held-out set or the training mixture asks too. Overlaps are reported in any case."""
 
@@ -165,6 +218,25 @@ class QuestionsConfig:
             raise ValueError(
                 f"questions.held_out names {names}; each needs a name of its own, other than new_facts and background_text"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordingsConfig:
+    """How write_statements has a model state the facts of questions.facts."""
+
+    num_wordings: int = 8
+    """Statements per fact."""
+    max_rounds: int = 3
+    """Times that the model is asked for the wordings that did not pass: those without the answer, with the question, or said before."""
+    max_failed_share: float = 0.05
+    """Of the facts, may stay with fewer wordings than asked for; beyond it the file is refused."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_wordings", "max_rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"wordings.{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.max_failed_share <= 1:
+            raise ValueError(f"wordings.max_failed_share is {self.max_failed_share}; it must lie between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,3 +256,32 @@ class StreamConfig:
         for name in ("num_facts", "num_wordings", "num_passes", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"stream.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentStreamConfig:
+    """Which documents are learned, and in what batches: for a run with questions.documents."""
+
+    num_documents: int = 0
+    """Drawn from the documents by the trial's seed; 0 for all."""
+    num_augmentations: int = 64
+    """Texts on one chunk in a step's batch, drawn from those that the chunk has."""
+    num_passes: int = 1
+    """Times that the stream goes through all chunks."""
+    max_length: int = 512
+    """Tokens of the longest text allowed, with its end."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_augmentations", "num_passes", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"stream.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_documents < 0:
+            raise ValueError(f"stream.num_documents is {self.num_documents}; it must not be negative (0 takes all)")
+
+    @property
+    def num_wordings(self) -> int:
+        """As a stream of facts calls what fills a batch."""
+        return self.num_augmentations
+
+
+StreamChoice = StreamConfig | DocumentStreamConfig

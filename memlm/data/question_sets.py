@@ -27,12 +27,30 @@ def write_question_sets(
     held_out: Mapping[str, Sequence[Record]],
     tasks: Mapping[str, TaskChoice] = MappingProxyType({}),
 ) -> None:
-    with open(folder / "facts.jsonl", "w") as file:
-        for fact in facts:
-            file.write(json.dumps(asdict(fact)) + "\n")
+    write_fact_lines(folder / "facts.jsonl", facts)
     for name, questions in held_out.items():
         write_set(str(folder / "held_out" / f"{name}.jsonl"), questions)
     (folder / TASKS_FILE).write_text(json.dumps({name: asdict(task) for name, task in tasks.items()}))
+
+
+def write_fact_lines(path: Path, facts: Sequence[Fact]) -> None:
+    with open(path, "w") as file:
+        for fact in facts:
+            file.write(json.dumps(asdict(fact)) + "\n")
+
+
+def read_fact_lines(path: Path) -> list[Fact]:
+    """What write_fact_lines wrote."""
+    with open(path) as file:
+        records = [json.loads(line) for line in file]
+    return [
+        Fact(
+            id=record["id"],
+            statements=tuple(record["statements"]),
+            questions=tuple(_question_of(question) for question in record["questions"]),
+        )
+        for record in records
+    ]
 
 
 @dataclass(frozen=True)
@@ -43,16 +61,7 @@ class QuestionSets:
     digest: str
 
     def facts(self) -> list[Fact]:
-        with open(self.folder / "facts.jsonl") as file:
-            records = [json.loads(line) for line in file]
-        return [
-            Fact(
-                id=record["id"],
-                statements=tuple(record["statements"]),
-                questions=tuple(_question_of(question) for question in record["questions"]),
-            )
-            for record in records
-        ]
+        return read_fact_lines(self.folder / "facts.jsonl")
 
     def held_out(self) -> dict[str, list[Record]]:
         files = sorted((self.folder / "held_out").glob("*.jsonl"))

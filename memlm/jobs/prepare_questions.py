@@ -16,6 +16,7 @@ from memlm.data.questions import read_set, require_questions, select
 from memlm.data.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
 from memlm.evaluation.tasks import default_task, exam_of
+from memlm.jobs import augment_documents
 from memlm.jobs.cluster import say
 from memlm.jobs.sources import expand
 from memlm.run import WORLD_KIND, is_made, questions_config, run_of
@@ -26,6 +27,8 @@ def run(config: Config) -> str:
     run = run_of(config)
     world = storage.open_artifact(run.world, kind=WORLD_KIND) if config.world is not None else None
     inputs = {"sources": _sources_digest(config, world)}
+    if config.questions.documents:
+        inputs["documents"] = storage.read_manifest(augment_documents.run(config)).digest
     wanted = questions_config(config)
     if is_made(run.questions, kind=KIND, config=wanted, inputs=inputs, part="questions"):
         say(f"questions: reusing {run.questions}")
@@ -46,10 +49,18 @@ def run(config: Config) -> str:
 
 def read_sources(config: Config, world: Path | None) -> None:
     """Everything that can be wrong with the question files, found before work is done."""
-    _facts(config, world)
+    if config.questions.documents:
+        augment_documents.read_sources(config, world)
+    else:
+        _facts(config, world)
     _tasks(config, _held_out(config, world))
     if config.corpus.mixture:
         mixture_questions(config, world)
+
+
+def fact_questions(config: Config, world: Path | None) -> list[Question]:
+    """What is asked about the facts to learn."""
+    return _questions(config.questions.facts, "questions.facts.path", world)
 
 
 def mixture_questions(config: Config, world: Path | None) -> list[Question]:
@@ -71,11 +82,13 @@ def _questions(source: QuestionSetConfig, field: str, world: Path | None) -> lis
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
     source, field = config.questions.facts, "questions.facts.path"
+    if config.questions.documents:
+        return augment_documents.document_facts(config)
     if source.statements:
         questions = require_questions(source.path, _read(source, field, world))
         facts = read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions)
         return select(facts, source)
-    return facts_of_questions(_questions(source, field, world))
+    return facts_of_questions(fact_questions(config, world))
 
 
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
@@ -131,8 +144,9 @@ def _sources_digest(config: Config, world: Path | None) -> str:
 
 def _paths(config: Config) -> Iterable[str]:
     questions = config.questions
-    yield questions.facts.path
-    if questions.facts.statements:
+    if questions.documents is None:
+        yield questions.facts.path
+    if questions.documents is None and questions.facts.statements:
         yield questions.facts.statements
     yield from (held_out.path for held_out in questions.held_out)
     if config.corpus.mixture:

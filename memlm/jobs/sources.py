@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-from memlm.run import RunError
+from memlm import storage
+from memlm.config import Config, identity
+from memlm.run import WORLD_KIND, RunError, command, is_made, run_of
 
 
 def expand(path: str, field: str, world: Path | None) -> str:
@@ -21,3 +23,13 @@ def expand(path: str, field: str, world: Path | None) -> str:
     if "://" not in expanded and not os.path.exists(expanded):
         raise RunError(f"{field} is {expanded!r}, which does not exist; correct the path")
     return expanded
+
+
+def open_world(config: Config) -> Path | None:
+    """The generated world on this machine; none for a recipe without one. Raises RunError naming the command that makes it."""
+    if config.world is None:
+        return None
+    uri = run_of(config).world
+    if not is_made(uri, kind=WORLD_KIND, config=identity(config.world), inputs={}, part="world"):
+        raise RunError(f"{uri} is missing; make it with: {command('prepare_corpus.py', config)}")
+    return storage.open_artifact(uri, kind=WORLD_KIND)

@@ -18,6 +18,7 @@ from torch import nn
 
 from memlm import storage
 from memlm.config import Config, replace_field
+from memlm.data.streams import num_steps
 from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, read_model_config, trial_inputs, trial_of
@@ -179,7 +180,7 @@ class TrialRunner(tune.Trainable):
         start, trunks = self.starts.of(plan.architecture, trial.seed)
         materials = replace(shared.materials, trunks=trunks)
         curve: list[dict[str, float]] = []
-        every = max(1, trial.stream.num_facts * trial.stream.num_passes // 40)
+        every = max(1, num_steps(trial.stream, materials.facts, seed=trial.seed) // 40)
 
         def on_step(step: int, result: StepResult) -> None:
             if step % every == 0:

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.config import StreamConfig
-from memlm.data.facts import Fact, FactBatch, fact_batch, fact_stream, sample_facts
+from memlm.data.config import StreamChoice
+from memlm.data.facts import Fact, FactBatch, fact_batch
 from memlm.data.question_records import Question, Record
+from memlm.data.streams import batches_of_stream, facts_of_stream
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import prompts_of, question_trunks
 from memlm.evaluation.suite import HeldOut, Scores, evaluate_held_out, evaluate_questions, join
@@ -28,6 +29,8 @@ from memlm.training.counting import count_batches
 from memlm.training.step import StepResult, finetune_step
 
 R = TypeVar("R", bound=Record)
+BACKGROUND_ROWS = 8
+"""Texts of a background batch made from facts or questions, for the ablation of what slots are ranked against."""
 
 
 class DivergedError(ValueError):
@@ -39,7 +42,7 @@ class Trial:
     """What names a trial's result, beside the artifacts it reads."""
 
     method: MethodConfig
-    stream: StreamConfig
+    stream: StreamChoice
     evaluation: EvaluationConfig
     seed: int
 
@@ -75,6 +78,22 @@ class Materials:
     """What is known of the trunk of the checkpoint that sparse memory finetuning starts from; changes no result."""
 
 
+class StreamObserver:
+    """Sees a stream as it is learned. May run the model, and must leave it, its mode and every generator as they were."""
+
+    def on_start(self, method: Method) -> None:
+        """Before the first step."""
+
+    def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
+        """After each step, counted from 1."""
+
+    def on_end(self, learned: nn.Module) -> None:
+        """With the learned model in the base model's form."""
+
+
+SEES_NOTHING = StreamObserver()
+
+
 def run_trial(
     trial: Trial,
     model: nn.Module,
@@ -83,12 +102,13 @@ def run_trial(
     key: str,
     start: Scores | None = None,
     on_step: Callable[[int, StepResult], None] = lambda step, result: None,
+    observer: StreamObserver = SEES_NOTHING,
 ) -> tuple[TrialResult, nn.Module]:
     """Learn the stream and score. `start` is the base model's scores where they are known; the model is changed in place."""
     began = time.monotonic()
-    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
+    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
     start = start or score(trial, model, materials)
-    stream = _stream_of(trial.stream, facts, materials.tokenizer, seed=trial.seed)
+    stream = batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed)
     method = build_method(
         trial.method,
         model,
@@ -98,14 +118,16 @@ def run_trial(
         text=materials.text,
         trunks=_trunks_for(trial, materials),
     )
+    observer.on_start(method)
     try:
-        num_steps = _learn(method, stream, on_step) if method.learns else 0
+        num_steps = _learn(method, stream, on_step, observer) if method.learns else 0
     except DivergedError as error:
         raise DivergedError(f"{error}; {_rate_too_high(trial)}") from error
     learned = method.finish()
     if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
         raise DivergedError(f"a weight is not finite after step {num_steps}; {_rate_too_high(trial)}")
     learning_seconds = time.monotonic() - began
+    observer.on_end(learned)
     end = score(trial, learned, materials, context_of=method.context_of)
     result = TrialResult(
         key=key,
@@ -124,7 +146,12 @@ def run_trial(
     return result, learned
 
 
-def _learn(method: Method, stream: Iterator[FactBatch], on_step: Callable[[int, StepResult], None]) -> int:
+def _learn(
+    method: Method,
+    stream: Iterator[FactBatch],
+    on_step: Callable[[int, StepResult], None],
+    observer: StreamObserver,
+) -> int:
     """Returns the number of steps."""
     method.model.train()
     device = next(method.model.parameters()).device
@@ -134,6 +161,7 @@ def _learn(method: Method, stream: Iterator[FactBatch], on_step: Callable[[int, 
         if not math.isfinite(step.loss):
             raise DivergedError(f"the loss is {step.loss} at step {number}")
         on_step(number, step)
+        observer.on_step(number, batch, step, method)
     return number
 
 
@@ -142,9 +170,9 @@ def _rate_too_high(trial: Trial) -> str:
     return f"method.optimizer.learning_rate ({optimizer.learning_rate if optimizer else 'none'}) is too high"
 
 
-def check_stream(stream: StreamConfig, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+def check_stream(stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
     """Raises FactError if a trial with this stream and seed could not begin: too few facts, or a statement too long."""
-    _stream_of(stream, sample_facts(facts, stream.num_facts, seed=seed), tokenizer, seed=seed)
+    batches_of_stream(stream, facts_of_stream(stream, facts, seed=seed), tokenizer, seed=seed)
 
 
 def score(
@@ -187,12 +215,11 @@ def _background_for(
     if source == "corpus":
         return materials.background
     if source == "facts":
-        texts = [fact.statements[: trial.stream.num_wordings] for fact in facts]
+        texts = [fact.statements[:BACKGROUND_ROWS] for fact in facts]
     else:
         records = [record for each in materials.held_out.questions.values() for record in each]
         prompts = [prompts_of([each])[0] if isinstance(each, Question) else each.query for each in records]
-        size = trial.stream.num_wordings
-        texts = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+        texts = [tuple(prompts[start : start + BACKGROUND_ROWS]) for start in range(0, len(prompts), BACKGROUND_ROWS)]
     max_length = model.config.max_position_embeddings
     batches = (
         fact_batch(source, each, materials.tokenizer, max_length=max_length).to(next(model.parameters()).device)
@@ -206,34 +233,31 @@ def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:
 
     The stream comes first: small batches gain the most, and prompts, which keep keys and values, cost the most bytes.
     """
-    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
-    for batch in _stream_of(trial.stream, facts, materials.tokenizer, seed=trial.seed):
+    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
+    for batch in batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed):
         yield TrunkInput(batch.tokens)
     questions = _questions_of(trial, materials)
     yield from question_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size)
 
 
+def stream_of(trial: Trial, materials: Materials) -> Iterator[FactBatch]:
+    """The batches that the trial learns, in their order."""
+    return batches_of_stream(trial.stream, facts_of(trial, materials), materials.tokenizer, seed=trial.seed)
+
+
+def facts_of(trial: Trial, materials: Materials) -> list[Fact]:
+    """The facts that the trial learns."""
+    return facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
+
+
 def _questions_of(trial: Trial, materials: Materials) -> list[Question]:
-    facts = sample_facts(materials.facts, trial.stream.num_facts, seed=trial.seed)
+    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
     return [question for fact in facts for question in fact.questions]
 
 
 def _trunks_for(trial: Trial, materials: Materials) -> TrunkCache:
     """Where anything but values moves, the trunk moves too."""
     return materials.trunks if trial.method.moves == "values" else NO_TRUNKS
-
-
-def _stream_of(
-    stream: StreamConfig, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int
-) -> Iterator[FactBatch]:
-    return fact_stream(
-        facts,
-        tokenizer,
-        num_wordings=stream.num_wordings,
-        num_passes=stream.num_passes,
-        max_length=stream.max_length,
-        seed=seed,
-    )
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

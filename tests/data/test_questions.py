@@ -4,7 +4,8 @@ import os
 import pytest
 
 from memlm.data.question_files import write_nq_open, write_triviaqa
-from memlm.data.questions import Question, QuestionError, read_questions
+from memlm.data.question_records import Question, QuestionError
+from memlm.data.questions import read_questions
 from memlm.data.shards import ShardError
 
 QUESTIONS = [

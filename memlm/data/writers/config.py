@@ -1,0 +1,93 @@
+"""Which model writes, how it chooses its words, and what it may cost. Imports no torch."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """An OpenAI-compatible server that is asked over HTTP (POST base_url/chat/completions)."""
+
+    base_url: str = ""
+    """Such as http://localhost:8000/v1; empty to run the model here."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """The environment variable with the key, on every node; unset for a server that needs none. The key is stored and printed nowhere."""
+    num_connections: int = 8
+    """Requests of one worker that wait for an answer at a time."""
+    timeout_seconds: float = 120.0
+    """For one whole answer."""
+    num_attempts: int = 4
+    """Of one request: after a timeout, a broken connection, status 429 or 5xx, or an answer that is none."""
+    backoff_seconds: float = 1.0
+    """The first pause is at most so long, each later one up to twice the one before; drawn at random below that."""
+    max_wait_seconds: float = 120.0
+    """The longest pause. A server that asks for a longer one (Retry-After) ends the run, which goes on from there later."""
+    max_requests: int = 0
+    """Budget of one run of the command, every attempt counted; 0 for none."""
+    max_tokens: int = 0
+    """Budget of one run of the command, of prompts and answers as the server counts them; 0 for none. Answers that are under way when
+    it is spent still come in."""
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.base_url)
+        if self.base_url and (address.scheme not in ("http", "https") or not address.hostname):
+            raise ValueError(
+                f"writer.endpoint.base_url is {self.base_url!r}; it must be an http(s) address, such as http://localhost:8000/v1"
+            )
+        if address.username or address.password:
+            raise ValueError(
+                "writer.endpoint.base_url holds a user name or password, which would be stored with the results; "
+                "put the key into the environment variable that writer.endpoint.api_key_variable names"
+            )
+        for name in ("num_connections", "num_attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"writer.endpoint.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("timeout_seconds", "backoff_seconds", "max_wait_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"writer.endpoint.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("max_requests", "max_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"writer.endpoint.{name} is {getattr(self, name)}; it must not be negative (0 for none)"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterConfig:
+    """The language model that writes wordings and augmentations."""
+
+    model: str = ""
+    """A Hugging Face causal model by folder or hub id, or the name that the endpoint knows it by."""
+    revision: str = ""
+    """Of the model on the hub: a commit, tag or branch; empty for the newest. The commit is stored with what it wrote."""
+    temperature: float = 0.8
+    """0 takes the likeliest word each time."""
+    top_p: float = 0.95
+    max_new_tokens: int = 512
+    """Of one answer, in the writer's own tokens."""
+    seed: int = 0
+    batch_size: int = 8
+    """Prompts at a time, of a model that runs here."""
+    items_per_unit: int = 16
+    """Facts or chunks that a worker finishes and stores together. A run that was cut off goes on from the units that are stored."""
+    endpoint: EndpointConfig = EndpointConfig()
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"writer.temperature is {self.temperature} and writer.top_p {self.top_p}; the first must not be negative, "
+                "the second lie above 0 and be at most 1"
+            )
+        for name in ("max_new_tokens", "batch_size", "items_per_unit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"writer.{name} is {getattr(self, name)}; it must be at least 1")
+
+    def provenance(self, revision: str) -> dict[str, Any]:
+        """What names a text of this writer, with the revision that was found: not how long it may take or what it may cost."""
+        named = {
+            name: value
+            for name, value in asdict(self).items()
+            if name in ("model", "temperature", "top_p", "max_new_tokens", "seed")
+        }
+        return {**named, "revision": revision, "base_url": self.endpoint.base_url}

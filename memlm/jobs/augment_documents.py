@@ -1,0 +1,182 @@
+"""Documents to learn -> chunks, each in many texts: by rules, or by a model with Active Reading. prepare_corpus reads what comes out.
+
+documents/   facts.jsonl (a line per chunk, in order, with its texts and the questions that it answers)
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from memlm import storage
+from memlm.config import Config, identity
+from memlm.data.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS, augment_by_reading
+from memlm.data.augmentation import augment_by_rules
+from memlm.data.chunking import Chunk, chunk_text, fitting_start, num_tokens
+from memlm.data.config import DocumentsConfig
+from memlm.data.corpus import open_corpus
+from memlm.data.documents import (
+    DocumentError,
+    DocumentQuestion,
+    TitledDocument,
+    check_augmented,
+    facts_of_chunks,
+    place_questions,
+    read_document_questions,
+    read_titled_documents,
+)
+from memlm.data.facts import Fact
+from memlm.data.prompts import digest_of
+from memlm.data.question_records import Question
+from memlm.data.question_sets import read_fact_lines, write_fact_lines
+from memlm.data.writers.build import revision_of
+from memlm.data.writers.interface import Writer
+from memlm.jobs.cluster import connect, say
+from memlm.jobs.sources import expand, open_world
+from memlm.jobs.writing_units import Record, write_in_units
+from memlm.run import is_made, require_corpus, run_of
+
+KIND = "documents"
+FACTS_FILE = "facts.jsonl"
+
+
+def run(config: Config) -> str:
+    """Augment the chunks, or find them augmented, or go on with those that are missing; returns the artifact's uri."""
+    documents, uri = _documents(config), run_of(config).documents
+    world = open_world(config)
+    read, empty, questions = read_sources(config, world)
+    sources = hashlib.sha256(
+        b"".join(hashlib.sha256(path.read_bytes()).digest() for path in source_paths(config, world))
+    )
+    inputs = {"sources": sources.hexdigest(), "corpus": require_corpus(config).digest}
+    revision = None if documents.augmenter == "rules" else revision_of(config.writer)
+    wanted = _named(config, revision)
+    if is_made(uri, kind=KIND, config=wanted, inputs=inputs):
+        say(f"documents: reusing {uri}")
+        return uri
+    for place in empty[:5]:
+        say(f"documents: {place} and left out ({len(empty)} in all)")
+    chunks, placed = _chunks(read, questions, documents, run_of(config).corpus)
+    records = _augment_chunks(config, chunks, {**wanted, "corpus": inputs["corpus"]}, revision)
+    texts = [record["texts"] for record in records]
+    chunks, texts = check_augmented(chunks, texts, max_failed_share=documents.max_failed_share)
+    facts = facts_of_chunks(chunks, texts, placed)
+    details = _details(read, facts, records)
+    with storage.write_artifact(uri, kind=KIND, config=wanted, inputs=inputs) as draft:
+        write_fact_lines(draft.path / FACTS_FILE, facts)
+        draft.details.update(details)
+    storage.delete(_units(config))
+    say(
+        f"documents: {details['num_documents']} in {len(facts)} chunks, {details['num_texts']} texts ({details['num_cut']} cut to fit), "
+        f"{details['num_questions']} of {len(questions)} questions, in {uri}"
+    )
+    return uri
+
+
+def document_facts(config: Config) -> list[Fact]:
+    """The chunks as facts, once they are made."""
+    return read_fact_lines(storage.open_artifact(run_of(config).documents, kind=KIND) / FACTS_FILE)
+
+
+def source_paths(config: Config, world: Path | None) -> list[Path]:
+    documents = _documents(config)
+    return [
+        Path(expand(documents.path, "questions.documents.path", world)),
+        Path(expand(documents.questions, "questions.documents.questions", world)),
+    ]
+
+
+def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocument], list[str], list[DocumentQuestion]]:
+    """The documents, where empty ones stand, and the questions. Everything that can be wrong with them is found here."""
+    path, questions = source_paths(config, world)
+    read, empty = read_titled_documents(str(path))
+    return read[: _documents(config).num_documents or None], empty, read_document_questions(str(questions))
+
+
+def _documents(config: Config) -> DocumentsConfig:
+    if config.questions.documents is None:
+        raise DocumentError(
+            "the recipe has no questions.documents; name a recipe that learns documents, such as documents"
+        )
+    return config.questions.documents
+
+
+def _named(config: Config, revision: str | None) -> dict[str, Any]:
+    """What decides the texts."""
+    documents = _documents(config)
+    wanted = {"documents": identity(documents)}
+    if revision is not None:
+        prompts = (STRATEGY_PROMPTS[documents.augmenter], APPLY_PROMPT)
+        wanted |= {"writer": config.writer.provenance(revision), "prompts": {"digest": digest_of(prompts)}}
+    return wanted
+
+
+def _units(config: Config) -> str:
+    return f"{run_of(config).documents}-partial"
+
+
+def _chunks(
+    read: Sequence[TitledDocument], questions: Sequence[DocumentQuestion], config: DocumentsConfig, corpus: str
+) -> tuple[list[Chunk], dict[str, list[Question]]]:
+    """What is learned, and what is asked by the chunk that answers it."""
+    tokenizer = open_corpus(corpus).tokenizer
+    bounds = {"max_tokens": config.chunk_tokens, "min_tokens": config.min_chunk_tokens}
+    chunks = [
+        Chunk(document_id=document.id, number=number, title=document.title, text=text)
+        for document in read
+        for number, text in enumerate(chunk_text(document.text, tokenizer, **bounds))
+    ]
+    placed = place_questions(chunks, questions, answered_only=config.answered_only)
+    if not placed:
+        raise DocumentError(
+            f"none of the {len(questions)} questions in questions.documents.questions is answered by a document of questions.documents.path, "
+            "so learning could not be measured; check that doc_ids name those documents, or set questions.documents.answered_only False"
+        )
+    return [chunk for chunk in chunks if chunk.id in placed or not config.answering_chunks_only], placed
+
+
+def _augment_chunks(
+    config: Config, chunks: Sequence[Chunk], wanted: dict[str, Any], revision: str | None
+) -> list[Record]:
+    work = partial(_augment, config=_documents(config), corpus=run_of(config).corpus)
+    items = [asdict(chunk) for chunk in chunks]
+    with connect(config):
+        return write_in_units(config, work, items, folder=_units(config), wanted=wanted, revision=revision)
+
+
+def _augment(writer: Writer | None, items: Sequence[Record], *, config: DocumentsConfig, corpus: str) -> list[Record]:
+    chunks = [Chunk(**item) for item in items]
+    tokenizer, longest = open_corpus(corpus).tokenizer, config.max_augmentation_tokens
+    if writer is None:
+        by_rules = partial(
+            augment_by_rules,
+            num_augmentations=config.num_augmentations,
+            seed=config.seed,
+            fits=lambda text: num_tokens(text, tokenizer) <= longest,
+        )
+        return [{"texts": by_rules(chunk), "num_cut": 0} for chunk in chunks]
+    augmented = augment_by_reading(
+        writer,
+        chunks,
+        prompt_name=STRATEGY_PROMPTS[config.augmenter],
+        num_augmentations=config.num_augmentations,
+        max_rounds=config.max_rounds,
+    )
+    records = []
+    for texts in augmented:
+        fitting = [fitting_start(text, tokenizer, longest) for text in texts]
+        num_cut = sum(text != whole for text, whole in zip(fitting, texts, strict=True))
+        records.append({"texts": list(dict.fromkeys(fitting)), "num_cut": num_cut})
+    return records
+
+
+def _details(read: Sequence[TitledDocument], facts: Sequence[Fact], records: Sequence[Record]) -> dict[str, int]:
+    return {
+        "num_documents": len(read),
+        "num_chunks": len(facts),
+        "num_texts": sum(len(fact.statements) for fact in facts),
+        "num_cut": sum(record["num_cut"] for record in records),
+        "num_questions": sum(len(fact.questions) for fact in facts),
+    }

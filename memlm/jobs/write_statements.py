@@ -1,0 +1,106 @@
+"""Questions about the facts to learn -> statements in a model's words: a file that questions.facts.statements reads.
+
+statements/   statements.jsonl  questions.jsonl (about the facts that are stated)  short.jsonl (facts with fewer wordings, and why)
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from memlm import storage
+from memlm.config import Config, identity
+from memlm.data.config import WordingsConfig
+from memlm.data.paraphrasing import PROMPTS, Stated, check_stated, questions_by_fact, state_facts
+from memlm.data.prompts import digest_of
+from memlm.data.question_files import write_nq_open
+from memlm.data.question_records import Question
+from memlm.data.shards import write_shard
+from memlm.data.writers.build import revision_of
+from memlm.data.writers.interface import Writer
+from memlm.jobs.cluster import connect, say
+from memlm.jobs.prepare_questions import fact_questions
+from memlm.jobs.sources import expand, open_world
+from memlm.jobs.writing_units import Record, write_in_units
+from memlm.run import is_made, run_of
+
+KIND = "statements"
+STATEMENTS_FILE = "statements.jsonl"
+QUESTIONS_FILE = "questions.jsonl"
+SHORT_FILE = "short.jsonl"
+
+
+def run(config: Config) -> str:
+    """Have the facts stated, or find them stated, or go on with those that are missing; returns the artifact's uri."""
+    uri = run_of(config).statements
+    world = open_world(config)
+    facts = questions_by_fact(fact_questions(config, world))
+    path = expand(config.questions.facts.path, "questions.facts.path", world)
+    inputs = {"questions": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    revision = revision_of(config.writer)
+    wanted = _named(config, revision)
+    if is_made(uri, kind=KIND, config=wanted, inputs=inputs):
+        say(f"statements: reusing {uri}")
+        return uri
+    units = f"{uri}-partial"
+    with connect(config):
+        records = write_in_units(
+            config,
+            partial(_state, config=config.wordings),
+            [{"questions": [asdict(question) for question in asked]} for asked in facts.values()],
+            folder=units,
+            wanted={name: value for name, value in wanted.items() if name != "max_failed_share"},
+            revision=revision,
+        )
+    stated = [Stated(**{**record, "statements": tuple(record["statements"])}) for record in records]
+    short = check_stated(stated, config.wordings)
+    with storage.write_artifact(uri, kind=KIND, config=wanted, inputs=inputs) as draft:
+        _write(draft.path, facts, stated, short)
+        draft.details.update(num_facts=len(stated), num_short=len(short))
+    storage.delete(units)
+    _report(uri, stated, short)
+    return uri
+
+
+def _named(config: Config, revision: str) -> dict[str, Any]:
+    """What decides the statements: the questions that were taken, the model, and how it was asked."""
+    source = identity(config.questions.facts)
+    del source["statements"]
+    writing = {"writer": config.writer.provenance(revision), "prompts": digest_of(PROMPTS)}
+    return {"facts": source, **writing, **identity(config.wordings)}
+
+
+def _state(writer: Writer, items: Sequence[Record], *, config: WordingsConfig) -> list[Record]:
+    facts = [
+        [Question(**{**question, "answers": tuple(question["answers"])}) for question in item["questions"]]
+        for item in items
+    ]
+    return [asdict(stated) for stated in state_facts(writer, facts, config)]
+
+
+def _write(folder: Path, facts: dict[str, list[Question]], stated: Sequence[Stated], short: Sequence[Stated]) -> None:
+    kept = [fact for fact in stated if fact.statements]
+    write_shard(str(folder / STATEMENTS_FILE), ({"id": fact.id, "statements": list(fact.statements)} for fact in kept))
+    write_nq_open(str(folder / QUESTIONS_FILE), (question for fact in kept for question in facts[fact.id]))
+    write_shard(
+        str(folder / SHORT_FILE),
+        ({"id": fact.id, "num_statements": len(fact.statements), "rejected": fact.rejected} for fact in short),
+    )
+
+
+def _report(uri: str, stated: Sequence[Stated], short: Sequence[Stated]) -> None:
+    num_lines = sum(len(fact.statements) + sum(fact.rejected.values()) for fact in stated)
+    num_passed = sum(len(fact.statements) for fact in stated)
+    say(
+        f"statements: {num_passed} wordings of {len(stated)} facts, {num_passed / max(1, num_lines):.0%} of the lines that the model wrote"
+    )
+    for fact in short[:5]:
+        say(f"  {fact.id}: only {len(fact.statements)}; turned down: {fact.rejected or 'nothing, no more was written'}")
+    if short:
+        say(f"  {len(short)} facts fell short in all, named in {storage.join(uri, SHORT_FILE)}")
+    say(
+        f"learn them with: --questions.facts.path {storage.join(uri, QUESTIONS_FILE)} --questions.facts.layout nq_open "
+        f"--questions.facts.statements {storage.join(uri, STATEMENTS_FILE)} --questions.facts.skip 0 --questions.facts.num-questions 0"
+    )

@@ -1,0 +1,123 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from memlm.data.chunking import Chunk
+from memlm.data.documents import (
+    DocumentError,
+    DocumentQuestion,
+    check_augmented,
+    facts_of_chunks,
+    place_questions,
+    read_document_questions,
+    read_titled_documents,
+)
+from memlm.data.question_records import Question
+from memlm.data.shards import ShardError, write_shard
+
+CHUNKS = [
+    Chunk(document_id="1", number=0, title="Ada", text="Ada was born in Rome."),
+    Chunk(document_id="1", number=1, title="Ada", text="She died in 1902."),
+    Chunk(document_id="2", number=0, title="Bo", text="Bo saw Rome and Romeo."),
+]
+
+
+def asked(id: str, answer: str, *documents: str) -> DocumentQuestion:
+    return DocumentQuestion(question=Question(id=id, question=f"{id}?", answers=(answer,)), document_ids=documents)
+
+
+def questions_by_chunk(*questions: DocumentQuestion, answered_only: bool = True) -> dict[str, list[str]]:
+    texts = [[chunk.text] for chunk in CHUNKS]
+    facts = facts_of_chunks(CHUNKS, texts, place_questions(CHUNKS, questions, answered_only=answered_only))
+    assert [(fact.id, fact.statements) for fact in facts] == [(chunk.id, (chunk.text,)) for chunk in CHUNKS]
+    return {fact.id: [question.id for question in fact.questions] for fact in facts}
+
+
+def write(path: Path, *records: dict[str, object]) -> str:
+    write_shard(str(path), records)
+    return str(path)
+
+
+def test_documents_are_read_and_empty_ones_reported(tmp_path: Path):
+    path = write(
+        tmp_path / "d.jsonl.zst",
+        {"id": 7, "title": "T ", "text": "One."},
+        {"id": "8", "text": " \n"},
+        {"id": "9", "text": "Two."},
+    )
+    documents, empty = read_titled_documents(path)
+    assert [(document.id, document.title, document.text) for document in documents] == [
+        ("7", "T", "One."),
+        ("9", "", "Two."),
+    ]
+    assert empty == [f"{path}:2: document '8' is empty"]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"id": "1", "title": "no text"}], ":1: a document needs.*id, title.*repair or remove"),
+        ([{"text": "no id"}], ":1: a document needs an id"),
+        ([{"id": "1", "text": 3}], ":1: a document needs"),
+        ([{"id": "1", "text": "a"}, {"id": 1, "text": "b"}], ":2: the id 1 is already on line 1"),
+        ([{"id": "1", "text": ""}, {"id": "2", "text": " "}], "no document holds any text \\(2 are empty\\)"),
+    ],
+)
+def test_a_file_that_holds_no_documents_is_refused(tmp_path: Path, records, message: str):
+    path = write(tmp_path / "d.jsonl", *records)
+    with pytest.raises(DocumentError, match=message):
+        read_titled_documents(path)
+    with pytest.raises(ShardError, match="no such file"):
+        read_titled_documents(str(tmp_path / "other.jsonl"))
+
+
+def test_questions_without_documents_or_answers_are_refused(tmp_path: Path):
+    good = {"id": "q", "question": "Where?", "answer": " Rome. ", "doc_ids": [7]}
+    (question,) = read_document_questions(write(tmp_path / "q.jsonl", good))
+    assert question == DocumentQuestion(
+        question=Question(id="q", question="Where?", answers=("Rome.",)), document_ids=("7",)
+    )
+    for bad in ({"doc_ids": []}, {"answer": " "}, {"question": None}, {"doc_ids": "7"}):
+        with pytest.raises(DocumentError, match=":2: needs an id, a question, an answer, and doc_ids"):
+            read_document_questions(write(tmp_path / "q.jsonl", good, {**good, **bad}))
+
+
+def test_a_question_goes_to_the_chunk_that_answers_it():
+    assert questions_by_chunk(
+        asked("born", "Rome", "1"), asked("died", "1902", "1"), asked("saw", "Rome", "2", "1")
+    ) == {
+        "1#0": ["born"],
+        "1#1": ["died"],
+        "2#0": ["saw"],
+    }
+
+
+def test_a_question_that_no_chunk_answers_is_left_out_or_goes_to_the_last():
+    questions = [asked("why", "Nobody knows", "1", "2"), asked("gone", "Rome", "3")]
+    assert questions_by_chunk(*questions) == {"1#0": [], "1#1": [], "2#0": []}
+    assert questions_by_chunk(*questions, answered_only=False) == {"1#0": [], "1#1": ["why"], "2#0": []}
+
+
+def test_chunks_without_a_text_are_left_out_and_too_many_are_refused():
+    chunks, texts = check_augmented(CHUNKS, [["a"], [], ["b"]], max_failed_share=0.4)
+    assert [chunk.id for chunk in chunks] == ["1#0", "2#0"] and texts == [["a"], ["b"]]
+    with pytest.raises(
+        DocumentError, match="no text for 1 of 3 chunks, the first '1#1'.*max_failed_share \\(0.3\\).*##"
+    ):
+        check_augmented(CHUNKS, [["a"], [], ["b"]], max_failed_share=0.3)
+
+
+@pytest.mark.skipif("MEMLM_DATA" not in os.environ, reason="needs SimpleQA's documents: set MEMLM_DATA")
+def test_simpleqa_questions_find_their_answers():
+    folder = Path(os.environ["MEMLM_DATA"]) / "qa"
+    documents, _ = read_titled_documents(str(folder / "simpleqa_wiki_docs.jsonl.zst"))
+    questions = read_document_questions(str(folder / "simpleqa_wiki_questions.jsonl"))
+    chunks = [
+        Chunk(document_id=document.id, number=number, title=document.title, text=text)
+        for document in documents
+        for number, text in enumerate(filter(str.strip, document.text.split("\n")))
+    ]
+    placed = place_questions(chunks, questions, answered_only=True)
+    found = [question.id for asked in placed.values() for question in asked]
+    assert len(questions) == 184 and len(found) == len(set(found)) and 70 <= len(found) <= 95  # the file marks 82

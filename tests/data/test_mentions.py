@@ -1,0 +1,29 @@
+import pytest
+
+from memlm.data.mentions import mentions
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "found"),
+    [
+        ("He was born in Rome.", "Rome", True),
+        ("He was born in ROME", "rome", True),
+        ("Romeo was born there", "Rome", False),
+        ("It took 12 years", "2", False),
+        ("It has 12,000 parts", "12", False),
+        ("It is 3.12 m long", "12", False),
+        ("It has 7, 12, or more", "12", True),
+        ("It has 12.", "12", True),
+        ("Her drag family is Davenport, she said", "Davenport.", True),
+        ("It is called “Ovide’s   song”", '"Ovide\'s song"', True),
+        ("From 1914–18 on", "1914-18", True),
+        ("The cafe\u0301 closed", "caf\u00e9", True),
+        ("Anything", "", False),
+        ("Anything", "?!", False),
+        ("C++ is old", "C++", True),
+        ("Dr. No came out", "Dr. No", True),
+        ("Straße", "STRASSE", True),
+    ],
+)
+def test_whole_words_in_any_case(text: str, phrase: str, found: bool):
+    assert mentions(text, phrase) is found
