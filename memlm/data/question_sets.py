@@ -14,8 +14,8 @@ from typing import Any
 
 from memlm import storage
 from memlm.data.facts import Fact
+from memlm.data.question_files import read_written, record_of, write_set
 from memlm.data.question_records import Question, Record, TaskChoice
-from memlm.data.questions import read_written, record_of, write_set
 
 KIND = "questions"
 TASKS_FILE = "tasks.json"

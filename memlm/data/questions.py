@@ -7,18 +7,16 @@ not fit is named with file, line and reason, and is an error unless the config a
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from memlm.data.config import QuestionSetConfig
 from memlm.data.question_layouts import LAYOUTS, DoesNotFit
-from memlm.data.question_records import MultipleChoice, Question, QuestionError, Record
+from memlm.data.question_records import Question, QuestionError, Record
 from memlm.data.question_sources import Malformed, Row, read_rows
-from memlm.data.shards import read_records, write_shard
 
 SHOWN = 3
 """Malformed records that a message names."""
@@ -82,51 +80,6 @@ def select(items: Sequence[T], source: QuestionSetConfig) -> list[T]:
     return [items[index] for index in chosen]
 
 
-def write_triviaqa(path: str, questions: Iterable[Question]) -> None:
-    """Write TriviaQA's layout (question_id, question, answer with value and aliases), plus the relation if set."""
-    write_shard(
-        path,
-        (
-            {
-                "question_id": question.id,
-                "question": question.question,
-                "answer": {"value": question.answers[0], "aliases": list(question.answers)},
-                **_relation(question),
-            }
-            for question in questions
-        ),
-    )
-
-
-def write_nq_open(path: str, questions: Iterable[Question]) -> None:
-    """Write NQ-open's layout (question, answer list), plus the id, which NQ-open lacks, and the relation if set."""
-    write_shard(
-        path,
-        (
-            {"question": question.question, "answer": list(question.answers), "id": question.id, **_relation(question)}
-            for question in questions
-        ),
-    )
-
-
-def write_set(path: str, records: Iterable[Record]) -> None:
-    """Write records of any kind whole, for read_written."""
-    write_shard(path, map(asdict, records))
-
-
-def read_written(path: str) -> list[Record]:
-    """What write_set wrote."""
-    return [record_of(values) for _, values in read_records(path)]
-
-
-def record_of(values: Mapping[str, Any]) -> Record:
-    """One record from its fields as JSON holds them."""
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return MultipleChoice(**fields) if "choices" in fields else Question(**fields)
-
-
 def _fitted(row: Row, source: QuestionSetConfig, lines: dict[str, int]) -> Record | Malformed:
     """The row's record; `lines` keeps where each id stood."""
     try:
@@ -173,7 +126,3 @@ def _judge(
         raise QuestionError(f"{source.path}: the file holds no questions. Check the path.")
     if malformed:
         report(f"{found} and are left out. The first:{listed}")
-
-
-def _relation(question: Question) -> dict[str, str]:
-    return {"relation": question.relation} if question.relation else {}

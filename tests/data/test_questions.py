@@ -3,8 +3,9 @@ import os
 
 import pytest
 
+from memlm.data.question_files import write_nq_open, write_triviaqa
 from memlm.data.question_records import Question, QuestionError
-from memlm.data.questions import read_questions, write_nq_open, write_triviaqa
+from memlm.data.questions import read_questions
 from memlm.data.shards import ShardError
 
 QUESTIONS = [
