@@ -17,19 +17,18 @@ def format_stream(metrics: Mapping[str, Any]) -> str:
     lines = [
         f"stream of {metrics['num_facts']} facts in {metrics['num_steps']} steps of {metrics['method']}, with 95% intervals over facts"
     ]
-    lines += ["", f"  {'':24}{'exact match':30}nats per token of the answer"]
+    lines += ["", f"  {'':30}{'exact match':30}nats per token of the answer"]
     for name in ("start", "right_after", "end", "backward_transfer", "forgetting"):
         cells = [_with_interval(metrics[measure][name]) for measure in ("exact_match", "nats_per_token")]
-        lines.append(f"  {name.replace('_', ' '):24}{cells[0]:30}{cells[1]}")
+        lines.append(f"  {name.replace('_', ' '):30}{cells[0]:30}{cells[1]}")
     gap = metrics["paraphrase_gap"]
-    for moment in ("after", "end"):
+    for moment, name in (("after", "paraphrase gap"), ("end", "paraphrase gap, at the end")):
         cells = [_with_interval(gap[moment][measure]) for measure in ("exact_match", "nats_per_token")]
-        name = "paraphrase gap, " + {"after": "then", "end": "at the end"}[moment]
-        lines.append(f"  {name:24}{cells[0]:30}{cells[1]}".replace("gap, then", "gap"))
+        lines.append(f"  {name:30}{cells[0]:30}{cells[1]}")
     lines += ["", "  forgetting by facts learned since"]
     for age in metrics["forgetting_by_age"]:
         label = f"  {age['from_age']} to {age['to_age']}"
-        lines.append(f"  {label:24}{_with_interval(age['exact_match']):30}{_with_interval(age['nats_per_token'])}")
+        lines.append(f"  {label:30}{_with_interval(age['exact_match']):30}{_with_interval(age['nats_per_token'])}")
     shared = metrics["shared_slots"]
     if shared is not None:
         lines += ["", f"  slots that two facts share (Jaccard) {_with_interval(shared['jaccard'])}"]
@@ -90,20 +89,33 @@ def _draw_curve(axes: Any, metrics: Mapping[str, Any]) -> None:
 
 
 def _draw_ages(axes: Any, metrics: Mapping[str, Any]) -> None:
+    """Two bars an age: exact match, and the likelihood, which moves long before an answer does."""
     ages = metrics["forgetting_by_age"]
-    axes.set_title("Forgetting by age", loc="left", color=_INK, fontsize=12)
+    axes.set_title("Forgetting by age: lost since right after learning", loc="left", color=_INK, fontsize=12)
     axes.set_xlabel("facts learned since", color=_INK)
-    axes.set_ylabel("exact match lost since right after learning", color=_INK)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if not ages:
         axes.text(0.5, 0.5, "one fact, nothing after it", transform=axes.transAxes, ha="center", color=_FAINT)
         return
-    means = [age["exact_match"]["mean"] for age in ages]
-    bars = [
-        [max(age["exact_match"]["mean"] - age["exact_match"]["ci"][0], 0) for age in ages],
-        [max(age["exact_match"]["ci"][1] - age["exact_match"]["mean"], 0) for age in ages],
-    ]
-    axes.bar(range(len(ages)), means, yerr=bars, color=_LEARNED, ecolor=_FAINT, width=0.7, capsize=3)
+    nats = axes.twinx()
+    sides = (
+        (axes, "exact_match", _LEARNED, -0.2, 0.1, "exact match"),
+        (nats, "nats_per_token", _LIKELIHOOD, 0.2, 0.05, "nats per token of the answer (right)"),
+    )
+    drawn = []
+    for side, measure, color, shift, least, label in sides:
+        values = [age[measure] for age in ages]
+        means = [value["mean"] for value in values]
+        bars = [
+            [max(value["mean"] - value["ci"][0], 0) for value in values],
+            [max(value["ci"][1] - value["mean"], 0) for value in values],
+        ]
+        places = [place + shift for place in range(len(ages))]
+        style = {"color": color, "ecolor": _FAINT, "width": 0.36, "capsize": 2.5, "label": label}
+        drawn.append(side.bar(places, means, yerr=bars, **style))
+        side.set_ylim(0, max(least, 1.15 * max(value["ci"][1] for value in values)))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    nats.tick_params(colors=_LIKELIHOOD, labelsize=10, length=0)
+    nats.spines[:].set_visible(False)
     axes.set_xticks(range(len(ages)), [f"{age['from_age']}-{age['to_age']}" for age in ages])
-    highest = max(age["exact_match"]["ci"][1] for age in ages)
-    axes.set_ylim(0, min(1.02, max(0.1, highest * 1.15)))
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 1}
+    axes.legend(handles=drawn, frameon=False, fontsize=9, labelcolor=_INK, **place)

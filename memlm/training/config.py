@@ -85,7 +85,7 @@ class AnalysisConfig:
     """The first so many of the seed's stream."""
     slot_counts: tuple[int, ...] = (25, 50, 100, 200, 500)
     """Numbers of trainable slots that learning is tried with, from the fewest on."""
-    num_steps: int = 20
+    num_steps: int = 100
     """Steps on one fact within which it must be learned."""
     num_page_facts: int = 8
     """The first so many have their texts on the token page, here and in a traced finetune; 0 for no page."""
