@@ -19,6 +19,7 @@ from memlm.methods.config import METHOD_CONFIGS
 from memlm.recipes import RECIPES
 
 DEFAULT_RECIPE = "laptop"
+LM_EVAL = "lm-eval"
 
 T = TypeVar("T")
 
@@ -119,8 +120,26 @@ def main_of(description: str, stage: str) -> None:
     launch(lambda: importlib.import_module(f"memlm.jobs.{stage}").run(config))
 
 
+def run_lm_eval(arguments: Sequence[str]) -> None:
+    """lm-evaluation-harness's own main. Exits with status 2 and the remedy where it is not installed."""
+    try:
+        harness = importlib.import_module("lm_eval.__main__")
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            _fail(UsageError(f"memlm {LM_EVAL} needs {error.name}; install it with: pip install 'memlm[lm-eval]'"))
+        ) from None
+    importlib.import_module("memlm.model.language_model")  # AutoModelForCausalLM knows our checkpoints from here on
+    sys.argv = [LM_EVAL, *arguments]
+    harness.cli_evaluate()
+
+
 def main() -> None:
-    """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH OUTPUT` takes it out again, byte for byte."""
+    """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH OUTPUT` takes it out again, byte for byte.
+
+    `memlm lm-eval ...` is lm-evaluation-harness, which knows memlm's models then: --model hf --model_args pretrained=CHECKPOINT.
+    """
+    if sys.argv[1:2] == [LM_EVAL]:
+        return run_lm_eval(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="memlm", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help in (
@@ -130,6 +149,7 @@ def main() -> None:
         command = commands.add_parser(name, help=f"write {help}")
         for argument in ("checkpoint", "patch", "output"):
             command.add_argument(argument)
+    commands.add_parser(LM_EVAL, help="lm-evaluation-harness with memlm's models; all that follows is its own")
     arguments = parser.parse_args()
 
     def patch() -> None:

@@ -21,7 +21,7 @@ from memlm.data.writers.config import WriterConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import MethodConfig, SparseMemoryConfig
 from memlm.model.config import Architecture, ModelConfig
-from memlm.training.config import CountingConfig, PretrainingConfig
+from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingConfig
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable that Ray sets in the driver of a submitted job."""
@@ -98,6 +98,8 @@ class Config:
     """pretrain and evaluate: the memory model or its dense twin."""
     checkpoint: str = ""
     """evaluate: another checkpoint than the run's own, such as one that a patch was applied to."""
+    trace: bool = False
+    """finetune: also write what the stream does to each fact, as numbers, a picture and a page of coloured tokens. Changes no result."""
     seed: int = 0
     """finetune: which facts, in which order and wordings, and the initialisation of what is trained."""
     world: WorldConfig | None = WorldConfig()
@@ -114,6 +116,8 @@ class Config:
     method: MethodConfig = SparseMemoryConfig()
     """finetune: choose another by --method NAME; its own settings are --method.FIELD."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    """analyze_slots, and the token page of a traced finetune."""
     sweep: SweepConfig = SweepConfig()
     cluster: ClusterConfig = ClusterConfig()
 

@@ -23,13 +23,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
 from memlm.pareto import Array, forgetting_at, hypervolume, nondominated
 
 LEARNING_SET = "new_facts"
+Measure = Literal["exact_match", "f1", "accuracy", "nats_per_token"]
 COMPARED_METHODS = ("sparse_memory", "lora", "full")
 """The paper's three; a level is matched when all of them reach it."""
 MIN_ABOVE_CHANCE = 0.05
@@ -43,16 +44,16 @@ class FrontierError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
-    """One evaluation set, one model: a score per question (accuracy, F1) or per block (nats per token)."""
+    """One evaluation set, one model: a score per question (exact match, F1, accuracy, nats per token of a solution) or per block (nats per token)."""
 
     task: str
-    measure: Literal["exact_match", "f1", "nats_per_token"]
+    measure: Measure
     chance: float
     items: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.measure not in ("exact_match", "f1", "nats_per_token"):
-            raise FrontierError(f"{self.task}: measure {self.measure!r} is not exact_match, f1 or nats_per_token")
+        if self.measure not in get_args(Measure):
+            raise FrontierError(f"{self.task}: measure {self.measure!r} is not one of {', '.join(get_args(Measure))}")
         if not self.items or not np.isfinite(self.items).all():
             raise FrontierError(f"{self.task}: needs one or more items, all finite; check the model and the set")
         if not self.is_loss and not all(0 <= value <= 1 for value in (*self.items, self.chance)):

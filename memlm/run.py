@@ -92,6 +92,10 @@ class Run:
         """What a finetune of that key learned: patch and scores."""
         return storage.join(self.uri, "learned", key)
 
+    def trace(self, key: str) -> str:
+        """What the stream of that finetune did to each fact. Apart from what was learned, which patched checkpoints name by its digest."""
+        return storage.join(self.uri, "learned", f"{key}-trace")
+
 
 def run_of(config: Config) -> Run:
     """The folder of a config's run."""

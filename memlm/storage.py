@@ -19,6 +19,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -180,6 +181,21 @@ def read_json(uri: str) -> Any:
         return json.loads(body)
     except ValueError as error:
         raise StorageError("uri", uri, f"is not JSON ({error})", REMAKE) from error
+
+
+@contextmanager
+def local_file(uri: str) -> Iterator[Path]:
+    """One file to read: a path itself, or an object on S3 as a temporary copy of the same name."""
+    if not is_remote(uri):
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="memlm-") as folder:
+        path = Path(folder) / uri.rpartition("/")[2]
+        try:
+            _s3(uri, lambda bucket, key: bucket.download_file(key, str(path)))
+        except FileNotFoundError as error:
+            raise StorageError("uri", uri, "nothing is there", "Check the bucket and the name.") from error
+        yield path
 
 
 def list_names(uri: str) -> list[str]:

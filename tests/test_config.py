@@ -27,7 +27,7 @@ from memlm.methods.config import (
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.recipes import RECIPES
 from memlm.run import first_difference
-from memlm.training.config import CountingConfig, PretrainingConfig
+from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingConfig
 
 SMALL_MEMORY = MemoryConfig(layers=(0,), num_half_keys=8, top_k=4)
 
@@ -75,6 +75,9 @@ BAD = [
     (EvaluationConfig, {"num_text_blocks": 0}, "evaluation.num_text_blocks is 0"),
     *((CountingConfig, {name: 0}, f"counting.{name} is 0") for name in ("num_batches", "batch_blocks")),
     (CountingConfig, {"batches_per_unit": 0}, "counting.batches_per_unit is 0"),
+    *((AnalysisConfig, {name: 0}, f"analysis.{name} is 0") for name in ("num_facts", "num_steps")),
+    *((AnalysisConfig, {"slot_counts": counts}, "analysis.slot_counts is") for counts in ((), (25, 0))),
+    (AnalysisConfig, {"num_page_facts": -1}, "analysis.num_page_facts is -1"),
     (PretrainingConfig, {"num_steps": 0}, "pretraining.num_steps is 0"),
     (PretrainingConfig, {"batch_blocks": 0}, "pretraining.batch_blocks is 0"),
     (PretrainingConfig, {"micro_batch_blocks": 0}, "pretraining.micro_batch_blocks is 0"),

@@ -9,7 +9,7 @@ import pytest
 
 from memlm.frontier import FrontierError, SetScore, TrialResult, build_frontier, write_csv
 
-Measure = Literal["exact_match", "f1", "nats_per_token"]
+Measure = Literal["exact_match", "f1", "accuracy", "nats_per_token"]
 
 
 def accuracy(value: float, *, chance: float = 0.0, num_items: int = 20, task: str = "known_facts@1") -> SetScore:
@@ -270,7 +270,7 @@ def test_csv_has_a_row_per_point_with_the_hyperparameters_of_all_methods(tmp_pat
         ({"items": ()}, "one or more items"),
         ({"items": (0.5, float("nan"))}, "all finite"),
         ({"items": (55.0,)}, "divide percentages by 100"),
-        ({"measure": "accuracy"}, "is not exact_match, f1 or nats_per_token"),
+        ({"measure": "bleu"}, "is not one of exact_match, f1, accuracy, nats_per_token"),
     ],
 )
 def test_set_score_refuses(fields: dict[str, Any], message: str) -> None:

@@ -101,6 +101,23 @@ def files_under(path: str | Path) -> set[str]:
     return {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
 
 
+def test_a_file_can_be_read_where_it_lies_or_as_a_copy(root: str, proxy: FaultyProxy) -> None:
+    uri = storage.join(root, "set.jsonl")
+    storage.write_bytes(uri, b"line" * 5000)
+    if storage.is_remote(uri):
+        proxy.fault, proxy.faults = "cut", 1  # and is read again
+    with storage.local_file(uri) as path:
+        assert path.name == "set.jsonl"
+        assert path.read_bytes() == b"line" * 5000
+    assert path.exists() == (not storage.is_remote(uri))
+
+
+def test_a_file_on_s3_that_is_not_there(bucket: str) -> None:
+    with pytest.raises(StorageError, match="none.jsonl: nothing is there"):
+        with storage.local_file(f"{bucket}/none.jsonl"):
+            raise AssertionError("not reached")
+
+
 def test_artifact_comes_back_as_written(root: str) -> None:
     uri = storage.join(root, "blocks")
     assert not storage.has_artifact(uri)

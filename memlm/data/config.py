@@ -5,13 +5,40 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
+class FieldsConfig:
+    """Where the layout `fields` finds the parts of a record: each a dotted path, such as answer.value."""
+
+    id: str = ""
+    """Empty to number the records by line."""
+    question: str = "question"
+    """The question; where `choices` is set, the text that they go on from."""
+    answers: tuple[str, ...] = ("answer",)
+    """Fields that hold an answer or a list of them; the preferred answer first."""
+    answer_separator: str = ""
+    """What stands between answers that are written as one text; 'json' for a JSON list as text; empty if a text is one answer."""
+    relation: str = ""
+    solution: str = ""
+    choices: str = ""
+    """A list of choices: the set is multiple choice, and `answers` is not read."""
+    gold: str = "gold"
+    """The place of the right choice, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuestionSetConfig:
-    """One file of questions, and which of them are taken."""
+    """One set of questions, and which of them are taken."""
 
     path: str
-    """A path, which may name an environment variable; {world} stands for the generated world."""
+    """A path, which may name an environment variable; {world} stands for the generated world. Or s3://bucket/key, or a data set on
+    the hub as hf://owner/name[/config][:split]@commit. Files are .jsonl, .jsonl.zst, .json, .csv or .parquet."""
     layout: str = "triviaqa"
-    """triviaqa, nq_open, entityquestions or gsm8k."""
+    """triviaqa, nq_open, entityquestions, gsm8k, hellaswag, simpleqa, or fields for any other."""
+    fields: FieldsConfig = FieldsConfig()
+    """Of the layout `fields`."""
+    max_malformed_share: float = 0.0
+    """Share of records that may be left out because they do not fit the layout; at 0 the first is an error."""
+    max_answer_words: int = 100
+    """A record with a longer answer does not fit."""
     num_questions: int = 0
     """So many questions; 0 for all."""
     skip: int = 0
@@ -26,6 +53,12 @@ class QuestionSetConfig:
             )
         if self.skip < 0:
             raise ValueError(f"skip of {self.path} is {self.skip}; it must not be negative")
+        if not 0 <= self.max_malformed_share < 1:
+            raise ValueError(
+                f"max_malformed_share of {self.path} is {self.max_malformed_share}; it must be at least 0 and less than 1"
+            )
+        if self.max_answer_words < 1:
+            raise ValueError(f"max_answer_words of {self.path} is {self.max_answer_words}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +96,18 @@ class HeldOutConfig(QuestionSetConfig):
     """Questions that only measure forgetting."""
 
     name: str
+    task: str = ""
+    """How they are asked and scored: triviaqa, nq_open, entityquestions, simpleqa, gsm8k, hellaswag; questions or multiple_choice for
+    any other. Empty for the layout's own."""
+    num_examples: int = -1
+    """Solved questions shown before each that is asked: the last of the set, which are then not asked; -1 for the task's own number."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_examples < -1:
+            raise ValueError(
+                f"num_examples of {self.name} is {self.num_examples}; it must not be negative (-1 for the task's own number)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +204,8 @@ class QuestionsConfig:
 
     facts: FactsConfig = FactsConfig(path="{world}/new_facts.jsonl", statements="{world}/statements.jsonl")
     held_out: tuple[HeldOutConfig, ...] = (
-        HeldOutConfig(name="known_facts", path="{world}/known_facts.jsonl", layout="nq_open"),
-        HeldOutConfig(name="arithmetic", path="{world}/arithmetic.jsonl", layout="nq_open"),
+        HeldOutConfig(name="known_facts", path="{world}/known_facts.jsonl", layout="nq_open", task="questions"),
+        HeldOutConfig(name="arithmetic", path="{world}/arithmetic.jsonl", layout="nq_open", task="questions"),
     )
     documents: DocumentsConfig | None = None
     """Documents to learn instead of the facts; none for the facts."""

@@ -10,7 +10,7 @@ from itertools import chain, groupby
 from memlm.data.chunking import Chunk
 from memlm.data.facts import Fact
 from memlm.data.mentions import mentions
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.shards import read_records
 
 

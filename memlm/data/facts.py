@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.shards import read_records
 
 

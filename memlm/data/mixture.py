@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from memlm.data.config import MixtureConfig
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.statements import wordings_of
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from memlm.data.config import WordingsConfig
 from memlm.data.mentions import mentions, plain
 from memlm.data.prompts import prompt
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.writers.interface import Request, Writer
 
 PROMPTS = ("statement", "wordings")

@@ -2,25 +2,35 @@
 
 No checkpoint depends on it, so several streams can be learned from one pretrained model.
 
-    questions/   facts.jsonl  held_out/<name>.jsonl
+    questions/   facts.jsonl  held_out/<name>.jsonl  tasks.json
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from memlm import storage
 from memlm.data.facts import Fact
-from memlm.data.questions import Question, read_questions, write_nq_open
+from memlm.data.question_records import Question, Record, TaskChoice
+from memlm.data.questions import read_written, record_of, write_set
 
 KIND = "questions"
+TASKS_FILE = "tasks.json"
 
 
-def write_question_sets(folder: Path, facts: Sequence[Fact], held_out: Mapping[str, Sequence[Question]]) -> None:
+def write_question_sets(
+    folder: Path,
+    facts: Sequence[Fact],
+    held_out: Mapping[str, Sequence[Record]],
+    tasks: Mapping[str, TaskChoice] = MappingProxyType({}),
+) -> None:
     write_fact_lines(folder / "facts.jsonl", facts)
     for name, questions in held_out.items():
-        write_nq_open(str(folder / "held_out" / f"{name}.jsonl"), questions)
+        write_set(str(folder / "held_out" / f"{name}.jsonl"), questions)
+    (folder / TASKS_FILE).write_text(json.dumps({name: asdict(task) for name, task in tasks.items()}))
 
 
 def write_fact_lines(path: Path, facts: Sequence[Fact]) -> None:
@@ -37,9 +47,7 @@ def read_fact_lines(path: Path) -> list[Fact]:
         Fact(
             id=record["id"],
             statements=tuple(record["statements"]),
-            questions=tuple(
-                Question(**{**question, "answers": tuple(question["answers"])}) for question in record["questions"]
-            ),
+            questions=tuple(_question_of(question) for question in record["questions"]),
         )
         for record in records
     ]
@@ -55,9 +63,20 @@ class QuestionSets:
     def facts(self) -> list[Fact]:
         return read_fact_lines(self.folder / "facts.jsonl")
 
-    def held_out(self) -> dict[str, list[Question]]:
+    def held_out(self) -> dict[str, list[Record]]:
         files = sorted((self.folder / "held_out").glob("*.jsonl"))
-        return {file.stem: read_questions(str(file), "nq_open") for file in files}
+        return {file.stem: read_written(str(file)) for file in files}
+
+    def tasks(self) -> dict[str, TaskChoice]:
+        """How each held-out set is asked."""
+        written = json.loads((self.folder / TASKS_FILE).read_text())
+        return {name: TaskChoice(**choice) for name, choice in written.items()}
+
+
+def _question_of(values: Mapping[str, Any]) -> Question:
+    question = record_of(values)
+    assert isinstance(question, Question), "facts are asked by questions with answers"
+    return question
 
 
 def open_question_sets(uri: str) -> QuestionSets:

@@ -76,24 +76,49 @@ def read_documents(path: str, *, text_field: str = "text") -> Iterator[Document]
 
 def read_records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The (line number, JSON object) pairs of one `.jsonl` or `.jsonl.zst(d)` file; blank lines hold no record."""
-    for number, line in _read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise ShardError(
-                f"{path}:{number}: not UTF-8 ({error.reason}). Store the file as UTF-8, or remove this line."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise ShardError(
-                f"{path}:{number}: not JSON ({error}). Each line must be one JSON object; repair or remove it."
-            ) from error
-        if not isinstance(record, dict):
-            raise ShardError(
-                f"{path}:{number}: a JSON {type(record).__name__}, not an object. Repair or remove this line."
-            )
-        yield number, record
+    for number, line in read_lines(path):
+        if line.strip():
+            yield number, parse_record(path, number, line)
+
+
+def parse_record(path: str, number: int, line: bytes) -> dict[str, Any]:
+    """The JSON object that a line holds. Raises ShardError naming path, line number, reason and remedy."""
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ShardError(
+            f"{path}:{number}: not UTF-8 ({error.reason}). Store the file as UTF-8, or remove this line."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ShardError(
+            f"{path}:{number}: not JSON ({error}). Each line must be one JSON object; repair or remove it."
+        ) from error
+    if not isinstance(record, dict):
+        raise ShardError(f"{path}:{number}: a JSON {type(record).__name__}, not an object. Repair or remove this line.")
+    return record
+
+
+def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """The (number, bytes) pairs of all lines of a JSON-lines file, decompressed, in bounded memory."""
+    with _open(path) as stream:
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = stream.readline(MAX_LINE_BYTES + 1)
+            except OSError as error:
+                raise ShardError(
+                    f"{path}:{number}: the compressed data is cut off or damaged here ({error}). "
+                    "Fetch or write the file again."
+                ) from error
+            if not line:
+                return
+            if len(line) > MAX_LINE_BYTES:
+                raise ShardError(
+                    f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes. "
+                    "Each line must be one document; split it."
+                )
+            yield number, line
 
 
 def write_shard(path: str, records: Iterable[dict[str, Any]]) -> None:
@@ -121,28 +146,6 @@ def _read_text_lines(path: str, text_field: str) -> Iterator[tuple[int, Any]]:
                 "Repair or remove this line, or name another text field."
             )
         yield line, record[text_field]
-
-
-def _read_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    with _open(path) as stream:
-        number = 0
-        while True:
-            number += 1
-            try:
-                line = stream.readline(MAX_LINE_BYTES + 1)
-            except OSError as error:
-                raise ShardError(
-                    f"{path}:{number}: the compressed data is cut off or damaged here ({error}). "
-                    "Fetch or write the file again."
-                ) from error
-            if not line:
-                return
-            if len(line) > MAX_LINE_BYTES:
-                raise ShardError(
-                    f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes. "
-                    "Each line must be one document; split it."
-                )
-            yield number, line
 
 
 def _open(path: str) -> io.BufferedReader:

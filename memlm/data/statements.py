@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from memlm.data.facts import Fact
 from memlm.data.question_grammar import QUESTION_WORDS, declare
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.relations import RELATIONS
 from memlm.data.verbs import BE, DO, MODALS
 

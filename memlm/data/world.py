@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from memlm.data.questions import Question, write_nq_open, write_triviaqa
+from memlm.data.question_records import Question
+from memlm.data.questions import write_nq_open, write_triviaqa
 from memlm.data.shards import write_shard
 from memlm.data.world_words import ATTRIBUTES, KINDS, QUESTION_FRAMES, STATEMENT_FRAMES, WORDS, Attribute
 

@@ -1,45 +1,55 @@
 """Is a generated answer right? Normalised exact match and F1, the measures of TriviaQA and NaturalQuestions scores.
 
-Sources of the definitions: SQuAD's scorer (https://github.com/rajpurkar/SQuAD-explorer, evaluate-2.0.py) and TriviaQA's
-(https://github.com/mandarjoshi90/triviaqa, evaluation/triviaqa_evaluation.py).
+Each set's own scorer normalises in its own way, and so does its task here. Sources of the definitions: SQuAD's scorer
+(https://github.com/rajpurkar/SQuAD-explorer, evaluate-2.0.py), TriviaQA's (https://github.com/mandarjoshi90/triviaqa,
+evaluation/triviaqa_evaluation.py) and NQ-open's (https://github.com/google-research-datasets/natural-questions, nq_open).
 """
 
 import re
 import string
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 
 ARTICLES = re.compile(r"\b(?:an?|the)\b")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+SPACE_FOR_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´", " "))
+
+Normalize = Callable[[str], str]
 
 
 def normalize(text: str) -> str:
-    """Lower case, without ASCII punctuation, articles and surplus white space: SQuAD's rule.
-
-    TriviaQA's own scorer differs in two points: it puts a space where SQuAD deletes ("U.S." is "u s" there and "us"
-    here; the underscore likewise), and it also treats the quotes ‘ ’ ´ as punctuation. SQuAD's rule is the one in
-    common use for both sets.
-    """
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
+    """Lower case, without ASCII punctuation, articles and surplus white space: SQuAD's rule, and that of sets without one."""
+    return _without_articles(text.lower().translate(WITHOUT_PUNCTUATION))
 
 
-def exact_match(prediction: str, answers: Sequence[str]) -> float:
+def normalize_triviaqa(text: str) -> str:
+    """As SQuAD's, but with a space where that deletes ("U.S." is "u s" here), and the quotes ‘ ’ ´ are punctuation too."""
+    return _without_articles(text.lower().translate(SPACE_FOR_PUNCTUATION))
+
+
+def normalize_nq_open(text: str) -> str:
+    """As SQuAD's, but letters and their accents are taken apart first, so that both ways to write é are one."""
+    return normalize(unicodedata.normalize("NFD", text))
+
+
+def exact_match(prediction: str, answers: Sequence[str], normalize: Normalize = normalize) -> float:
     """1 if the prediction equals one of the answers after normalisation, else 0."""
     _require_answers(answers)
     predicted = normalize(prediction)
     return float(any(predicted == normalize(answer) for answer in answers))
 
 
-def f1(prediction: str, answers: Sequence[str]) -> float:
+def f1(prediction: str, answers: Sequence[str], normalize: Normalize = normalize) -> float:
     """The harmonic mean of word precision and recall, words counted with repeats, for the answer that suits best."""
     _require_answers(answers)
     predicted = normalize(prediction).split()
     return max(_f1(predicted, normalize(answer).split()) for answer in answers)
 
 
-def constant_answer_chance(questions: Iterable[Question]) -> float:
+def constant_answer_chance(questions: Iterable[Question], normalize: Normalize = normalize) -> float:
     """The exact match of always giving one answer, the best one for each relation (for all where there are none).
 
     This is what a model scores that knows which answers are frequent, and no fact: the level that forgetting falls to.
@@ -52,6 +62,10 @@ def constant_answer_chance(questions: Iterable[Question]) -> float:
     if not num_questions:
         raise ValueError("chance of no questions is not defined. Give at least one question.")
     return sum(max(relation.values()) for relation in counts.values()) / num_questions
+
+
+def _without_articles(text: str) -> str:
+    return " ".join(ARTICLES.sub(" ", text).split())
 
 
 def _f1(predicted: list[str], answer: list[str]) -> float:

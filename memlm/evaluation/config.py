@@ -7,6 +7,8 @@ from dataclasses import dataclass
 class EvaluationConfig:
     max_new_tokens: int = 10
     """Longest answer, in tokens."""
+    max_solution_tokens: int = 256
+    """Longest worked solution of GSM8K's problems; 0 scores the likelihood of the set's solutions alone and writes none."""
     batch_size: int = 128
     """Prompts answered, or blocks scored, at once."""
     num_text_blocks: int = 64
@@ -16,3 +18,7 @@ class EvaluationConfig:
         for name in ("max_new_tokens", "batch_size", "num_text_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_solution_tokens < 0:
+            raise ValueError(
+                f"evaluation.max_solution_tokens is {self.max_solution_tokens}; it must not be negative (0 writes no solutions)"
+            )

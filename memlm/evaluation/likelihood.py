@@ -1,17 +1,63 @@
-"""How well does the model predict held-out text? Nats per token."""
+"""How well does the model predict held-out text? Nats per token, and per byte, which models with other tokenizers share."""
 
+import json
+import math
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from memlm.data.packing import document_positions
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
+SENTENCEPIECE_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
-@torch.no_grad()
+
+@dataclass(frozen=True, kw_only=True)
+class TextScores:
+    nats_per_token: tuple[float, ...]
+    """The mean over each block's tokens."""
+    perplexity: float
+    """Of the mean over all tokens, at most e**700, so that a model that has diverged still has one."""
+    bits_per_byte: float
+    """Over the tokens that stand for text; special ones count neither here nor there."""
+
+
+def score_text(
+    model: nn.Module,
+    blocks: Int[Tensor, "blocks block_size"],
+    *,
+    eos_id: int,
+    pad_id: int,
+    batch_size: int,
+    token_bytes: Int[Tensor, " vocab"],
+    trunks: TrunkCache = NO_TRUNKS,
+) -> TextScores:
+    """All measures of one pass. `token_bytes` is num_bytes_of the tokenizer."""
+    means: list[float] = []
+    nats_of_tokens = nats_of_text = 0.0
+    num_tokens = num_bytes = 0
+    for nats, targets in _token_nats(model, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size, trunks=trunks):
+        means += _block_means(nats, targets)
+        lengths = token_bytes.to(targets.device)[targets.clamp(min=0)].masked_fill(targets < 0, 0)
+        nats_of_tokens += float(nats.double().sum())
+        nats_of_text += float(nats.double()[lengths > 0].sum())
+        num_tokens += int((targets >= 0).sum())
+        num_bytes += int(lengths.sum())
+    if not num_bytes:
+        raise ValueError("the held-out text holds no byte of text; prepare the corpus again")
+    return TextScores(
+        nats_per_token=tuple(means),
+        perplexity=math.exp(min(nats_of_tokens / num_tokens, 700)),
+        bits_per_byte=nats_of_text / num_bytes / math.log(2),
+    )
+
+
 def nats_per_token(
     model: nn.Module,
     blocks: Int[Tensor, "blocks block_size"],
@@ -22,7 +68,39 @@ def nats_per_token(
     trunks: TrunkCache = NO_TRUNKS,
 ) -> tuple[float, ...]:
     """The mean over each block's tokens but its first; pads are not scored. A block of pads alone is refused."""
-    means: list[float] = []
+    scored = _token_nats(model, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size, trunks=trunks)
+    return tuple(mean for nats, targets in scored for mean in _block_means(nats, targets))
+
+
+def num_bytes_of(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " vocab"]:
+    """How many bytes of text each token stands for; 0 for special ones.
+
+    A byte-level tokenizer writes a byte as one character, also half of an accented letter. SentencePiece writes a space as
+    one of three bytes, and a byte that is no piece as <0xE2>.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    is_byte_level = backend is not None and '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"])
+    length = len if is_byte_level else _sentencepiece_bytes
+    special = set(tokenizer.all_special_ids)
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return torch.tensor([0 if id in special else length(piece) for id, piece in enumerate(pieces)])
+
+
+def _sentencepiece_bytes(piece: str) -> int:
+    return 1 if SENTENCEPIECE_BYTE.fullmatch(piece) else len(piece.replace("▁", " ").encode())
+
+
+@torch.no_grad()
+def _token_nats(
+    model: nn.Module,
+    blocks: Int[Tensor, "blocks block_size"],
+    *,
+    eos_id: int,
+    pad_id: int,
+    batch_size: int,
+    trunks: TrunkCache,
+) -> Iterator[tuple[Float[Tensor, "batch targets"], Int[Tensor, "batch targets"]]]:
+    """Nats and targets of each batch's tokens but the first; a pad's target is -100 and its nats are 0."""
     device = next(model.parameters()).device
     for tokens, positions, _ in text_trunks(blocks.to(device), eos_id=eos_id, batch_size=batch_size):
         logits = trunks.logits(model, tokens, positions)
@@ -30,11 +108,14 @@ def nats_per_token(
         nats = F.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none"
         )
-        num_targets = (targets != -100).sum(dim=1)
-        if not num_targets.all():
-            raise ValueError("a block holds no token to predict; prepare the corpus again")
-        means += (nats.view_as(targets).sum(dim=1) / num_targets).tolist()
-    return tuple(means)
+        yield nats.view_as(targets), targets
+
+
+def _block_means(nats: Float[Tensor, "batch targets"], targets: Int[Tensor, "batch targets"]) -> list[float]:
+    num_targets = (targets != -100).sum(dim=1)
+    if not num_targets.all():
+        raise ValueError("a block holds no token to predict; prepare the corpus again")
+    return (nats.sum(dim=1) / num_targets).tolist()
 
 
 def text_trunks(blocks: Int[Tensor, "blocks block_size"], *, eos_id: int, batch_size: int) -> Iterator[TrunkInput]:

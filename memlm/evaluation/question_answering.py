@@ -12,13 +12,14 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.questions import Question
-from memlm.evaluation.answers import exact_match, f1
+from memlm.data.question_records import Question
+from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.model.decoding import continue_greedily
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
 PROMPT = "Question: {question}\nAnswer:"
 """The form of lm-evaluation-harness's TriviaQA task, at no examples."""
+END_OF_LINE = "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +38,15 @@ def answer_questions(
     *,
     max_new_tokens: int,
     batch_size: int,
+    examples: Sequence[Question] = (),
+    normalize: Normalize = normalize,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> AnswerScores:
-    """Ask every question once. An answer ends at the end of its line or of the text."""
+    """Ask every question once, after the examples. An answer ends at the end of its line or of the text."""
     answers = complete(
         model,
         tokenizer,
-        prompts_of(questions),
+        prompts_of(questions, examples),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         trunks=trunks,
@@ -51,16 +54,19 @@ def answer_questions(
     pairs = list(zip(answers, questions, strict=True))
     return AnswerScores(
         answers=tuple(answers),
-        exact_match=tuple(exact_match(answer, question.answers) for answer, question in pairs),
-        f1=tuple(f1(answer, question.answers) for answer, question in pairs),
+        exact_match=tuple(exact_match(answer, question.answers, normalize) for answer, question in pairs),
+        f1=tuple(f1(answer, question.answers, normalize) for answer, question in pairs),
     )
 
 
-def prompts_of(questions: Sequence[Question]) -> list[str]:
-    return [
-        (f"{question.context}\n" if question.context else "") + PROMPT.format(question=question.question)
-        for question in questions
-    ]
+def prompts_of(questions: Sequence[Question], examples: Sequence[Question] = ()) -> list[str]:
+    """Each question in the prompt's form, after examples with their solutions, or their preferred answers where there are none."""
+    shown = "".join(f"{_asked(example)} {example.solution or example.answers[0]}\n\n" for example in examples)
+    return [shown + _asked(question) for question in questions]
+
+
+def _asked(question: Question) -> str:
+    return (f"{question.context}\n" if question.context else "") + PROMPT.format(question=question.question)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +93,14 @@ def prompt_batches(
 
 
 def question_trunks(
-    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], *, batch_size: int
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    batch_size: int,
+    examples: Sequence[Question] = (),
 ) -> Iterator[TrunkInput]:
     """What answering these questions runs the trunk on."""
-    for batch in prompt_batches(tokenizer, prompts_of(questions), batch_size=batch_size):
+    for batch in prompt_batches(tokenizer, prompts_of(questions, examples), batch_size=batch_size):
         yield TrunkInput(batch.tokens, keep_keys_values=True)
 
 
@@ -102,9 +112,12 @@ def complete(
     max_new_tokens: int,
     batch_size: int,
     trunks: TrunkCache = NO_TRUNKS,
+    until: str = END_OF_LINE,
 ) -> list[str]:
-    """The greedy continuation of each prompt up to the end of its line."""
-    ends = sorted({tokenizer.eos_token_id, *tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]})
+    """The greedy continuation of each prompt up to the end of its line, or to another text where it stops."""
+    ends = {tokenizer.eos_token_id}
+    if until == END_OF_LINE:
+        ends.update(tokenizer(END_OF_LINE, add_special_tokens=False)["input_ids"][-1:])
     device = next(model.parameters()).device
     answers = [""] * len(prompts)
     for batch in prompt_batches(tokenizer, prompts, batch_size=batch_size):
@@ -114,11 +127,11 @@ def complete(
             tokens,
             trunks.find(tokens, keys_values=True),
             max_new_tokens=max_new_tokens,
-            end_ids=ends,
+            end_ids=sorted(ends),
             pad_id=tokenizer.pad_token_id,
         )
         for place, text in zip(
             batch.places, tokenizer.batch_decode(continuations, skip_special_tokens=True), strict=True
         ):
-            answers[place] = text.split("\n", 1)[0].strip()
+            answers[place] = text.split(until, 1)[0].strip()
     return answers

@@ -1,41 +1,45 @@
 """What does a model know, before and after? One score per set, each with its task's name and version.
 
-The sets: new facts in wordings never trained on (learning), the held-out question sets and held-out text (forgetting).
+The sets: new facts in wordings never trained on (learning), the held-out sets of questions and held-out text (forgetting).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.questions import Question
-from memlm.evaluation.answers import constant_answer_chance
+from memlm.data.question_records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.likelihood import nats_per_token, text_trunks
-from memlm.evaluation.question_answering import AnswerScores, answer_questions, question_trunks
+from memlm.evaluation.likelihood import num_bytes_of, score_text, text_trunks
+from memlm.evaluation.tasks import TEXT_VERSION, Exam, Examinee, exam_of
 from memlm.frontier import LEARNING_SET, SetScore
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
 TEXT_SET = "background_text"
-VERSION = 1
-"""Of all tasks here; raised whenever a score would change for the same model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """Everything that measures forgetting; the same for every trial of a run."""
 
-    questions: Mapping[str, Sequence[Question]]
+    questions: Mapping[str, Sequence[Record]]
+    tasks: Mapping[str, TaskChoice] = field(default_factory=dict)
+    """How a set is asked, where that is not the general way for records of its kind."""
     text: Int[Tensor, "blocks block_size"]
+
+    def exams(self) -> dict[str, Exam]:
+        return {
+            name: exam_of(name, records, self.tasks.get(name, TaskChoice())) for name, records in self.questions.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     sets: dict[str, SetScore]
-    f1: dict[str, float]
-    """Mean F1 of each question set, beside the exact match that `sets` holds."""
+    extra: dict[str, float]
+    """Secondary measures, as means: known_facts_f1, hellaswag_acc_norm, gsm8k_final_number, background_text_bits_per_byte."""
 
 
 def evaluate_questions(
@@ -46,28 +50,27 @@ def evaluate_questions(
     config: EvaluationConfig,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> Scores:
-    answers: AnswerScores = answer_questions(
-        model,
-        tokenizer,
-        questions,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        trunks=trunks,
-    )
+    """Questions of any origin, without examples: exact match and F1."""
+    examinee = Examinee(model=model, tokenizer=tokenizer, config=config, trunks=trunks)
+    return _take(examinee, name, exam_of(name, questions, TaskChoice()))
+
+
+def _take(examinee: Examinee, name: str, exam: Exam) -> Scores:
+    measured = exam.task.score(examinee, exam.asked, exam.examples)
     score = SetScore(
-        task=f"{name}@{VERSION}",
-        measure="exact_match",
-        chance=constant_answer_chance(questions),
-        items=_one_per_fact(questions, answers.exact_match),
+        task=exam.label,
+        measure=exam.task.measure,
+        chance=exam.task.chance(exam.asked),
+        items=_one_per_fact(exam.asked, measured.items),
     )
-    return Scores(sets={name: score}, f1={name: sum(answers.f1) / len(answers.f1)})
+    return Scores(sets={name: score}, extra={f"{name}_{other}": value for other, value in measured.others.items()})
 
 
-def _one_per_fact(questions: Sequence[Question], scores: Sequence[float]) -> tuple[float, ...]:
+def _one_per_fact(records: Sequence[Record], scores: Sequence[float]) -> tuple[float, ...]:
     """The mean over the questions that ask for the same thing (`id#number`): what is resampled for an interval is a fact, not a wording."""
     by_fact: dict[str, list[float]] = {}
-    for question, value in zip(questions, scores, strict=True):
-        by_fact.setdefault(question.id.rsplit("#", 1)[0], []).append(value)
+    for record, value in zip(records, scores, strict=True):
+        by_fact.setdefault(record.id.rsplit("#", 1)[0], []).append(value)
     return tuple(sum(values) / len(values) for values in by_fact.values())
 
 
@@ -78,29 +81,35 @@ def evaluate_held_out(
     config: EvaluationConfig,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> Scores:
-    parts = [
-        evaluate_questions(model, tokenizer, name, questions, config, trunks)
-        for name, questions in held_out.questions.items()
-    ]
-    nats = nats_per_token(
-        model,
-        held_out.text,
-        eos_id=tokenizer.eos_token_id,
-        pad_id=tokenizer.pad_token_id,
-        batch_size=config.batch_size,
-        trunks=trunks,
+    examinee = Examinee(model=model, tokenizer=tokenizer, config=config, trunks=trunks)
+    parts = [_take(examinee, name, exam) for name, exam in held_out.exams().items()]
+    return join([*parts, _read_text(examinee, held_out.text)])
+
+
+def _read_text(examinee: Examinee, text: Int[Tensor, "blocks block_size"]) -> Scores:
+    scores = score_text(
+        examinee.model,
+        text,
+        eos_id=examinee.tokenizer.eos_token_id,
+        pad_id=examinee.tokenizer.pad_token_id,
+        batch_size=examinee.config.batch_size,
+        token_bytes=num_bytes_of(examinee.tokenizer),
+        trunks=examinee.trunks,
     )
-    text = SetScore(task=f"{TEXT_SET}@{VERSION}", measure="nats_per_token", chance=0.0, items=nats)
-    return join([*parts, Scores(sets={TEXT_SET: text}, f1={})])
+    score = SetScore(
+        task=f"{TEXT_SET}@{TEXT_VERSION}", measure="nats_per_token", chance=0.0, items=scores.nats_per_token
+    )
+    extra = {"perplexity": scores.perplexity, "bits_per_byte": scores.bits_per_byte}
+    return Scores(sets={TEXT_SET: score}, extra={f"{TEXT_SET}_{name}": value for name, value in extra.items()})
 
 
 def held_out_trunks(
-    tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, config: EvaluationConfig
+    tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, config: EvaluationConfig, *, window: int
 ) -> Iterator[TrunkInput]:
-    """What evaluate_held_out runs the trunk on; text first, whose activations save the most time for their bytes."""
+    """What evaluate_held_out runs the trunk of a model with this window on; text first, whose activations save the most time for their bytes."""
     yield from text_trunks(held_out.text, eos_id=tokenizer.eos_token_id, batch_size=config.batch_size)
-    for questions in held_out.questions.values():
-        yield from question_trunks(tokenizer, questions, batch_size=config.batch_size)
+    for exam in held_out.exams().values():
+        yield from exam.task.trunks(tokenizer, config, window, exam.asked, exam.examples)
 
 
 def evaluate(
@@ -120,5 +129,5 @@ def evaluate(
 def join(parts: Sequence[Scores]) -> Scores:
     return Scores(
         sets={name: score for part in parts for name, score in part.sets.items()},
-        f1={name: value for part in parts for name, value in part.f1.items()},
+        extra={name: value for part in parts for name, value in part.extra.items()},
     )

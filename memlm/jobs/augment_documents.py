@@ -29,8 +29,8 @@ from memlm.data.documents import (
 )
 from memlm.data.facts import Fact
 from memlm.data.prompts import digest_of
+from memlm.data.question_records import Question
 from memlm.data.question_sets import read_fact_lines, write_fact_lines
-from memlm.data.questions import Question
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
 from memlm.jobs.cluster import connect, say

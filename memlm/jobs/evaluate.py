@@ -46,10 +46,15 @@ def run(config: Config) -> str:
         f"evaluate/{named}", name=f"evaluate-{config.run_name}-{config.architecture}", tags=tags
     ) as tracked:
         tracked.log_metrics({f"final/{name}": value.value for name, value in scores.sets.items()})
-        tracked.log_metrics({f"final/{name}_f1": value for name, value in scores.f1.items()})
+        tracked.log_metrics({f"final/{name}": value for name, value in scores.extra.items()})
     for name, value in scores.sets.items():
-        f1 = f"  F1 {scores.f1[name]:.3f}" if name in scores.f1 else ""
-        say(f"  {value.task:24} {value.measure:16} {value.value:.3f}  chance {value.chance:.3f}{f1}")
+        others = {
+            other.removeprefix(f"{name}_"): number
+            for other, number in scores.extra.items()
+            if other.startswith(f"{name}_")
+        }
+        shown = "".join(f"  {other} {number:.3f}" for other, number in others.items())
+        say(f"  {value.task:24} {value.measure:16} {value.value:.3f}  chance {value.chance:.3f}{shown}")
     say(f"scores: {output}")
     return output
 

@@ -11,9 +11,10 @@ from memlm.data.streams import num_steps
 from memlm.frontier import TrialResult
 from memlm.jobs.cluster import Progress, connect, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, trial_inputs, trial_of
+from memlm.jobs.traces import say_trace, tracer_of, write_trace
 from memlm.run import command, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
-from memlm.training.finetune import run_trial
+from memlm.training.finetune import SEES_NOTHING, run_trial
 from memlm.training.patch import KIND, PATCH_FILE, changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
 
@@ -27,8 +28,9 @@ def run(config: Config) -> str:
     inputs = trial_inputs(config, config.method.base)
     trial = trial_of(config)
     key = trial.key(inputs)
-    uri = run.learned(f"{config.method.label}-{key}")
-    if storage.has_artifact(uri):
+    name = f"{config.method.label}-{key}"
+    uri, trace = run.learned(name), run.trace(name) if config.trace else ""
+    if storage.has_artifact(uri) and (not trace or storage.has_artifact(trace)):
         say(f"finetune: reusing {uri}")
     else:
         Tracker(tracking_uri(config), EXPERIMENT)
@@ -36,11 +38,13 @@ def run(config: Config) -> str:
             ray.get(
                 ray.remote(_learn)
                 .options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
-                .remote(config, key, uri, inputs)
+                .remote(config, key, uri, trace, inputs)
             )
     result = TrialResult.from_json(storage.read_json(storage.join(uri, SCORES_FILE)))
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
+    if trace:
+        say_trace(trace)
     checkpoint = run.checkpoint(config.method.base)
     say(
         f"patch: {uri}; put it in with: memlm apply {checkpoint} {uri} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
@@ -48,7 +52,7 @@ def run(config: Config) -> str:
     return uri
 
 
-def _learn(config: Config, key: str, uri: str, inputs: dict[str, str]) -> None:
+def _learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]) -> None:
     quiet()
     torch.set_num_threads(config.cluster.threads_per_worker)
     run, trial = run_of(config), trial_of(config)
@@ -73,9 +77,12 @@ def _learn(config: Config, key: str, uri: str, inputs: dict[str, str]) -> None:
                 step=step,
             )
 
+    tracer = tracer_of(trial, materials, tracked) if trace else None
     with tracked:
-        result, learned = run_trial(trial, model, materials, key=key, on_step=on_step)
+        result, learned = run_trial(trial, model, materials, key=key, on_step=on_step, observer=tracer or SEES_NOTHING)
         tracked.log_metrics(final_metrics(result), step=progress.total)
+        if tracer:
+            write_trace(trace, tracer, learned, materials, config, inputs, tracked)
         patch = changed_rows(before, stored_weights(learned))
         with storage.write_artifact(
             uri, kind=KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs

@@ -45,7 +45,11 @@ def load_materials(run: Run, num_text_blocks: int, *, with_counts: bool) -> Mate
     return Materials(
         tokenizer=corpus.tokenizer,
         facts=sets.facts(),
-        held_out=HeldOut(questions=sets.held_out(), text=text.take(range(min(num_text_blocks, len(text))))),
+        held_out=HeldOut(
+            questions=sets.held_out(),
+            tasks=sets.tasks(),
+            text=text.take(range(min(num_text_blocks, len(text)))),
+        ),
         background=BackgroundCounts.load(counts) if counts else None,
         text=_background_text(corpus),
     )

@@ -20,6 +20,7 @@ from memlm.config import Config, identity
 from memlm.data import corpus as corpora
 from memlm.data.corpus import BLOCKS_KIND, Part, write_corpus, write_part
 from memlm.data.mixture import mixture_documents
+from memlm.data.question_sources import source_content
 from memlm.data.shards import ShardError, list_shards, write_shard
 from memlm.data.tokenizer import load_tokenizer, train_tokenizer
 from memlm.data.world import write_world
@@ -104,7 +105,7 @@ def _sources_digest(config: Config, world: Path | None, shards: list[str]) -> st
     """Names what was read: shards by name and size, the mixture's questions by content."""
     digest = hashlib.sha256(_named(shards))
     if config.corpus.mixture:
-        digest.update(Path(expand(config.corpus.mixture.path, "corpus.mixture.path", world)).read_bytes())
+        digest.update(source_content(expand(config.corpus.mixture.path, "corpus.mixture.path", world)))
     return digest.hexdigest()
 
 
@@ -117,9 +118,8 @@ def _make_mixture(config: Config, run: Run, world: Path | None) -> str:
     mixture = config.corpus.mixture
     assert mixture is not None
     wanted = identity(mixture)
-    inputs = {
-        "questions": hashlib.sha256(Path(expand(mixture.path, "corpus.mixture.path", world)).read_bytes()).hexdigest()
-    }
+    content = source_content(expand(mixture.path, "corpus.mixture.path", world))
+    inputs = {"questions": hashlib.sha256(content).hexdigest()}
     if not is_made(run.mixture, kind=MIXTURE_KIND, config=wanted, inputs=inputs, part="corpus.mixture"):
         questions = prepare_questions.mixture_questions(config, world)
         say(f"mixture: {len(questions)} facts in {mixture.exposures} documents each")

@@ -2,16 +2,20 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from memlm import storage
 from memlm.config import Config
 from memlm.data.config import QuestionSetConfig
 from memlm.data.facts import Fact, FactError, read_facts
+from memlm.data.question_records import MultipleChoice, Question, Record, TaskChoice
 from memlm.data.question_sets import KIND, write_question_sets
-from memlm.data.questions import Question, read_questions, select
+from memlm.data.question_sources import source_content
+from memlm.data.questions import read_set, require_questions, select
 from memlm.data.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
+from memlm.evaluation.tasks import default_task, exam_of
 from memlm.jobs import augment_documents
 from memlm.jobs.cluster import say
 from memlm.jobs.sources import expand
@@ -30,10 +34,13 @@ def run(config: Config) -> str:
         say(f"questions: reusing {run.questions}")
         return run.questions
     facts, held_out = _facts(config, world), _held_out(config, world)
-    known = {**held_out, **({"corpus.mixture": mixture_questions(config, world)} if config.corpus.mixture else {})}
+    known: dict[str, Sequence[Record]] = {
+        **held_out,
+        **({"corpus.mixture": mixture_questions(config, world)} if config.corpus.mixture else {}),
+    }
     facts = _without_overlap(facts, known, remove=config.questions.remove_overlap)
     with storage.write_artifact(run.questions, kind=KIND, config=wanted, inputs=inputs) as draft:
-        write_question_sets(draft.path, facts, held_out)
+        write_question_sets(draft.path, facts, held_out, _tasks(config, held_out))
         draft.details["num_facts"] = len(facts)
     sets = ", ".join(f"{len(questions)} {name}" for name, questions in held_out.items())
     say(f"questions: {len(facts)} facts to learn; held out: {sets}; in {run.questions}")
@@ -46,47 +53,65 @@ def read_sources(config: Config, world: Path | None) -> None:
         augment_documents.read_sources(config, world)
     else:
         _facts(config, world)
-    _held_out(config, world)
+    _tasks(config, _held_out(config, world))
     if config.corpus.mixture:
         mixture_questions(config, world)
 
 
 def fact_questions(config: Config, world: Path | None) -> list[Question]:
     """What is asked about the facts to learn."""
-    return _read(config.questions.facts, "questions.facts.path", world)
+    return _questions(config.questions.facts, "questions.facts.path", world)
 
 
 def mixture_questions(config: Config, world: Path | None) -> list[Question]:
     """The facts that the training text is mixed with."""
     assert config.corpus.mixture is not None
-    return _read(config.corpus.mixture, "corpus.mixture.path", world)
+    return _questions(config.corpus.mixture, "corpus.mixture.path", world)
 
 
-def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
-    return select(read_questions(expand(source.path, field, world), source.layout), source)
+def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Record]:
+    """All records of a set, before any selection."""
+    located = replace(source, path=expand(source.path, field, world))
+    return read_set(located, report=lambda message: say(f"{field}: {message}"))
+
+
+def _questions(source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
+    questions = require_questions(source.path, _read(source, field, world))
+    return select(questions, source)
 
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
-    source = config.questions.facts
+    source, field = config.questions.facts, "questions.facts.path"
     if config.questions.documents:
         return augment_documents.document_facts(config)
     if source.statements:
-        questions = read_questions(expand(source.path, "questions.facts.path", world), source.layout)
-        return select(
-            read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions), source
-        )
+        questions = require_questions(source.path, _read(source, field, world))
+        facts = read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions)
+        return select(facts, source)
     return facts_of_questions(fact_questions(config, world))
 
 
-def _held_out(config: Config, world: Path | None) -> dict[str, list[Question]]:
+def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
     return {
-        source.name: _read(source, f"questions.held_out {source.name}", world) for source in config.questions.held_out
+        source.name: select(_read(source, f"questions.held_out {source.name}", world), source)
+        for source in config.questions.held_out
     }
 
 
-def _without_overlap(facts: list[Fact], known: Mapping[str, Sequence[Question]], *, remove: bool) -> list[Fact]:
+def _tasks(config: Config, held_out: Mapping[str, Sequence[Record]]) -> dict[str, TaskChoice]:
+    """How each set is asked; raises QuestionError if one cannot be."""
+    choices = {}
+    for source in config.questions.held_out:
+        records = held_out[source.name]
+        task = source.task or default_task(records, source.layout)
+        choices[source.name] = TaskChoice(task=task, num_examples=source.num_examples)
+        exam_of(f"questions.held_out {source.name}", records, choices[source.name])
+    return choices
+
+
+def _without_overlap(facts: list[Fact], known: Mapping[str, Sequence[Record]], *, remove: bool) -> list[Fact]:
     for name, questions in known.items():
-        asked = {normalize(question.question) for question in questions}
+        asked = {normalize(_text_of(record)) for record in questions}
         shared = [fact for fact in facts if _questions_of(fact) & asked]
         if not shared:
             continue
@@ -102,6 +127,10 @@ def _without_overlap(facts: list[Fact], known: Mapping[str, Sequence[Question]],
     return facts
 
 
+def _text_of(record: Record) -> str:
+    return record.query if isinstance(record, MultipleChoice) else record.question
+
+
 def _questions_of(fact: Fact) -> set[str]:
     return {normalize(question.question) for question in fact.questions}
 
@@ -109,7 +138,7 @@ def _questions_of(fact: Fact) -> set[str]:
 def _sources_digest(config: Config, world: Path | None) -> str:
     digest = hashlib.sha256()
     for path in _paths(config):
-        digest.update(Path(expand(path, "a question file", world)).read_bytes())
+        digest.update(source_content(expand(path, "a question file", world)))
     return digest.hexdigest()
 
 

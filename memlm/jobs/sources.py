@@ -9,7 +9,10 @@ from memlm.run import WORLD_KIND, RunError, command, is_made, run_of
 
 
 def expand(path: str, field: str, world: Path | None) -> str:
-    """The path with environment variables and {world} filled in. Raises RunError naming the field."""
+    """The path with environment variables and {world} filled in. Raises RunError naming the field.
+
+    What lies on S3 or the hub is left to its reader.
+    """
     if "{world}" in path:
         if world is None:
             raise RunError(f"{field} is {path!r}, and the recipe has no generated world; give a path")
@@ -17,7 +20,7 @@ def expand(path: str, field: str, world: Path | None) -> str:
     expanded = os.path.expandvars(path)
     if "$" in expanded:
         raise RunError(f"{field} is {path!r}, and that environment variable is not set; set it, or give a path")
-    if not os.path.exists(expanded):
+    if "://" not in expanded and not os.path.exists(expanded):
         raise RunError(f"{field} is {expanded!r}, which does not exist; correct the path")
     return expanded
 

@@ -94,7 +94,12 @@ def start_of(shared: Shared, part: Part, trial: Trial, max_bytes: int) -> tuple[
     materials, trunks = shared.materials, NO_TRUNKS
     if trial.method.moves == "values" and max_bytes:
         inputs = (
-            held_out_trunks(materials.tokenizer, materials.held_out, trial.evaluation)
+            held_out_trunks(
+                materials.tokenizer,
+                materials.held_out,
+                trial.evaluation,
+                window=model.config.max_position_embeddings,
+            )
             if seed is None
             else learning_trunks(trial, materials)
         )

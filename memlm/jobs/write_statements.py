@@ -15,7 +15,8 @@ from memlm.config import Config, identity
 from memlm.data.config import WordingsConfig
 from memlm.data.paraphrasing import PROMPTS, Stated, check_stated, questions_by_fact, state_facts
 from memlm.data.prompts import digest_of
-from memlm.data.questions import Question, write_nq_open
+from memlm.data.question_records import Question
+from memlm.data.questions import write_nq_open
 from memlm.data.shards import write_shard
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer

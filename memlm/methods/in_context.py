@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from memlm.data.facts import Fact
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.methods.config import InContextConfig
 from memlm.methods.method import FrozenMethod
 

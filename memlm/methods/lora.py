@@ -26,6 +26,10 @@ class LoRA(FixedParametersMethod):
             adapted = peft.get_peft_model(model, adapters)  # type: ignore[arg-type]
         super().__init__(adapted, config.optimizer)
 
+    @property
+    def learning_model(self) -> nn.Module:
+        return self.model.get_base_model()  # type: ignore[operator]
+
     def finish(self) -> nn.Module:
         # Merging adds to the base's matrices in place, and other trials may be reading them.
         for module in self.model.modules():

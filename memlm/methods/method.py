@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from memlm.data.facts import FactBatch
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.rehearsal import Rehearsal
 
@@ -25,12 +25,19 @@ class Method(ABC):
 
     model: nn.Module
     """The module to run: the model itself, or the model with adapters in it."""
+    selected_slots: Int[Tensor, " trainable"] | None = None
+    """What the last step was allowed to move, ascending; None for a method that selects no slots."""
     learns: ClassVar[bool] = True
     """Whether there are steps to take; a frozen method has none."""
 
     def context_of(self, question: Question) -> str:
         """What stands before a question when the learned model is asked; empty for methods that write to weights."""
         return ""
+
+    @property
+    def learning_model(self) -> nn.Module:
+        """The model as it stands in the middle of the stream, in the base model's own form; to be read only."""
+        return self.model
 
     @contextmanager
     def step(self, batches: list[FactBatch]) -> Iterator[dict[str, float]]:

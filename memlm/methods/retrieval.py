@@ -9,7 +9,7 @@ import bm25s
 from torch import nn
 
 from memlm.data.facts import Fact
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.methods.config import RetrievalConfig
 from memlm.methods.method import FrozenMethod
 

@@ -101,6 +101,7 @@ class SparseMemoryFinetuning(Method):
         else:
             scores = RANKINGS[self.config.ranking](candidates, background, self.generator)
             selected = select_slots(candidates, scores, self.config.num_trainable_slots)
+        self.selected_slots = selected
         self._open_rows(selected)
         report["num_accessed_slots"] = len(batch.slots)
         report["num_trainable_slots"] = len(selected)
@@ -122,6 +123,7 @@ class SparseMemoryFinetuning(Method):
             values = values.detach()[kept].requires_grad_(True)
             values.grad = gradient
             pool.trainable_rows = TrainableRows(slots[kept], values)
+        self.selected_slots = selected
 
     def _first_slot(self, pool: ValuePool) -> int:
         return sum(other.num_slots for other in self.pools[: self.pools.index(pool)])

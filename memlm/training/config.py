@@ -75,3 +75,30 @@ class CountingConfig:
         for name in ("num_batches", "batch_blocks", "batches_per_unit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"counting.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisConfig:
+    """How analyze_slots finds out how many slots a fact needs (Lin et al. 2025, section 6)."""
+
+    num_facts: int = 20
+    """The first so many of the seed's stream."""
+    slot_counts: tuple[int, ...] = (25, 50, 100, 200, 500)
+    """Numbers of trainable slots that learning is tried with, from the fewest on."""
+    num_steps: int = 20
+    """Steps on one fact within which it must be learned."""
+    num_page_facts: int = 8
+    """The first so many have their texts on the token page, here and in a traced finetune; 0 for no page."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_facts", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"analysis.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.slot_counts or min(self.slot_counts) < 1:
+            raise ValueError(
+                f"analysis.slot_counts is {self.slot_counts}; it must name at least one number, all above 0"
+            )
+        if self.num_page_facts < 0:
+            raise ValueError(
+                f"analysis.num_page_facts is {self.num_page_facts}; it must not be negative (0 for no page)"
+            )

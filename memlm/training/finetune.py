@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamChoice
 from memlm.data.facts import Fact, FactBatch, fact_batch
-from memlm.data.questions import Question
+from memlm.data.question_records import Question, Record
 from memlm.data.streams import batches_of_stream, facts_of_stream
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import prompts_of, question_trunks
@@ -27,6 +27,10 @@ from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_batches
 from memlm.training.step import StepResult, finetune_step
+
+R = TypeVar("R", bound=Record)
+BACKGROUND_ROWS = 8
+"""Texts of a background batch made from facts or questions, for the ablation of what slots are ranked against."""
 
 
 class DivergedError(ValueError):
@@ -74,6 +78,22 @@ class Materials:
     """What is known of the trunk of the checkpoint that sparse memory finetuning starts from; changes no result."""
 
 
+class StreamObserver:
+    """Sees a stream as it is learned. May run the model, and must leave it, its mode and every generator as they were."""
+
+    def on_start(self, method: Method) -> None:
+        """Before the first step."""
+
+    def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
+        """After each step, counted from 1."""
+
+    def on_end(self, learned: nn.Module) -> None:
+        """With the learned model in the base model's form."""
+
+
+SEES_NOTHING = StreamObserver()
+
+
 def run_trial(
     trial: Trial,
     model: nn.Module,
@@ -82,6 +102,7 @@ def run_trial(
     key: str,
     start: Scores | None = None,
     on_step: Callable[[int, StepResult], None] = lambda step, result: None,
+    observer: StreamObserver = SEES_NOTHING,
 ) -> tuple[TrialResult, nn.Module]:
     """Learn the stream and score. `start` is the base model's scores where they are known; the model is changed in place."""
     began = time.monotonic()
@@ -97,14 +118,16 @@ def run_trial(
         text=materials.text,
         trunks=_trunks_for(trial, materials),
     )
+    observer.on_start(method)
     try:
-        num_steps = _learn(method, stream, on_step) if method.learns else 0
+        num_steps = _learn(method, stream, on_step, observer) if method.learns else 0
     except DivergedError as error:
         raise DivergedError(f"{error}; {_rate_too_high(trial)}") from error
     learned = method.finish()
     if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
         raise DivergedError(f"a weight is not finite after step {num_steps}; {_rate_too_high(trial)}")
     learning_seconds = time.monotonic() - began
+    observer.on_end(learned)
     end = score(trial, learned, materials, context_of=method.context_of)
     result = TrialResult(
         key=key,
@@ -114,7 +137,7 @@ def run_trial(
         start=start.sets,
         end=end.sets,
         extra={
-            **{f"{name}_f1": value for name, value in end.f1.items()},
+            **end.extra,
             "seconds_learning": learning_seconds,
             "seconds": time.monotonic() - began,
             "steps": float(num_steps),
@@ -123,7 +146,12 @@ def run_trial(
     return result, learned
 
 
-def _learn(method: Method, stream: Iterator[FactBatch], on_step: Callable[[int, StepResult], None]) -> int:
+def _learn(
+    method: Method,
+    stream: Iterator[FactBatch],
+    on_step: Callable[[int, StepResult], None],
+    observer: StreamObserver,
+) -> int:
     """Returns the number of steps."""
     method.model.train()
     device = next(method.model.parameters()).device
@@ -133,6 +161,7 @@ def _learn(method: Method, stream: Iterator[FactBatch], on_step: Callable[[int, 
         if not math.isfinite(step.loss):
             raise DivergedError(f"the loss is {step.loss} at step {number}")
         on_step(number, step)
+        observer.on_step(number, batch, step, method)
     return number
 
 
@@ -171,8 +200,11 @@ def score_held_out(
     return evaluate_held_out(model.eval(), materials.tokenizer, held_out, trial.evaluation, trunks)
 
 
-def _in_context(questions: Sequence[Question], context_of: Callable[[Question], str]) -> list[Question]:
-    return [replace(question, context=context_of(question)) for question in questions]
+def _in_context(records: Sequence[R], context_of: Callable[[Question], str]) -> list[R]:
+    """Choices are made without one."""
+    return [
+        replace(record, context=context_of(record)) if isinstance(record, Question) else record for record in records
+    ]
 
 
 def _background_for(
@@ -183,12 +215,11 @@ def _background_for(
     if source == "corpus":
         return materials.background
     if source == "facts":
-        texts = [fact.statements[: trial.stream.num_wordings] for fact in facts]
+        texts = [fact.statements[:BACKGROUND_ROWS] for fact in facts]
     else:
-        questions = [question for each in materials.held_out.questions.values() for question in each]
-        prompts = prompts_of(questions)
-        size = trial.stream.num_wordings
-        texts = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+        records = [record for each in materials.held_out.questions.values() for record in each]
+        prompts = [prompts_of([each])[0] if isinstance(each, Question) else each.query for each in records]
+        texts = [tuple(prompts[start : start + BACKGROUND_ROWS]) for start in range(0, len(prompts), BACKGROUND_ROWS)]
     max_length = model.config.max_position_embeddings
     batches = (
         fact_batch(source, each, materials.tokenizer, max_length=max_length).to(next(model.parameters()).device)
@@ -207,6 +238,16 @@ def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:
         yield TrunkInput(batch.tokens)
     questions = _questions_of(trial, materials)
     yield from question_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size)
+
+
+def stream_of(trial: Trial, materials: Materials) -> Iterator[FactBatch]:
+    """The batches that the trial learns, in their order."""
+    return batches_of_stream(trial.stream, facts_of(trial, materials), materials.tokenizer, seed=trial.seed)
+
+
+def facts_of(trial: Trial, materials: Materials) -> list[Fact]:
+    """The facts that the trial learns."""
+    return facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
 
 
 def _questions_of(trial: Trial, materials: Materials) -> list[Question]:

@@ -13,7 +13,7 @@ from memlm.data.documents import (
     read_document_questions,
     read_titled_documents,
 )
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.shards import ShardError, write_shard
 
 CHUNKS = [

@@ -12,7 +12,7 @@ from memlm.data.facts import (
     read_facts,
     sample_facts,
 )
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.tokenizer import train_tokenizer
 
 FACTS = [

@@ -14,7 +14,7 @@ from memlm.data.paraphrasing import (
     questions_by_fact,
     state_facts,
 )
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.shards import write_shard
 from memlm.data.writers.interface import Request, Writer
 

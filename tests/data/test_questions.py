@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from memlm.data.questions import Question, QuestionError, read_questions, write_nq_open, write_triviaqa
+from memlm.data.question_records import Question, QuestionError
+from memlm.data.questions import read_questions, write_nq_open, write_triviaqa
 from memlm.data.shards import ShardError
 
 QUESTIONS = [

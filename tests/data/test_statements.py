@@ -7,7 +7,8 @@ import pytest
 from memlm.data.config import MixtureConfig
 from memlm.data.mixture import mixture_documents
 from memlm.data.question_grammar import declare
-from memlm.data.questions import Question, read_questions
+from memlm.data.question_records import Question
+from memlm.data.questions import read_questions
 from memlm.data.relations import RELATIONS
 from memlm.data.statements import facts_of_questions, subject_of, wordings_of
 from memlm.evaluation.answers import normalize

@@ -1,7 +1,14 @@
 import pytest
 
-from memlm.data.questions import Question
-from memlm.evaluation.answers import constant_answer_chance, exact_match, f1, normalize
+from memlm.data.question_records import Question
+from memlm.evaluation.answers import (
+    constant_answer_chance,
+    exact_match,
+    f1,
+    normalize,
+    normalize_nq_open,
+    normalize_triviaqa,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +27,50 @@ from memlm.evaluation.answers import constant_answer_chance, exact_match, f1, no
 )
 def test_normalization_follows_squad(text, expected):
     assert normalize(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "squad", "triviaqa", "nq_open"),
+    [
+        ("U.S.", "us", "u s", "us"),
+        ("Spider-Man", "spiderman", "spider man", "spiderman"),
+        ("$1,000.50", "100050", "1 000 50", "100050"),
+        ("A-Team", "ateam", "team", "ateam"),  # the article stands alone only where a space replaces the hyphen
+        ("the-a-an", "theaan", "", "theaan"),
+        ("snake_case", "snakecase", "snake case", "snakecase"),
+        ("O’Neill", "o’neill", "o neill", "o’neill"),
+        ("‘Heroes’", "‘heroes’", "heroes", "‘heroes’"),
+        ("Rock`n´roll", "rockn´roll", "rock n roll", "rockn´roll"),
+        ("“quoted”", "“quoted”", "“quoted”", "“quoted”"),  # typographic double quotes are nobody's punctuation
+        ("5'11\"", "511", "5 11", "511"),
+        ("C++", "c", "c", "c"),
+        ("AN HOUR", "hour", "hour", "hour"),
+        ("The The", "", "", ""),
+        ("New\u00a0York", "new york", "new york", "new york"),
+        ("Beyonc\u00e9", "beyonc\u00e9", "beyonc\u00e9", "beyonce\u0301"),
+        ("Beyonce\u0301", "beyonce\u0301", "beyonce\u0301", "beyonce\u0301"),
+        (
+            "\u00e0 la carte",
+            "\u00e0 la carte",
+            "\u00e0 la carte",
+            "\u0300 la carte",
+        ),  # taken apart, the a is an article
+        ("\u0130zmir", "i\u0307zmir", "i\u0307zmir", "i\u0307zmir"),
+        ("zero\u200bwidth", "zero\u200bwidth", "zero\u200bwidth", "zero\u200bwidth"),
+    ],
+)
+def test_each_set_is_normalized_as_its_own_scorer_does(text, squad, triviaqa, nq_open):
+    assert (normalize(text), normalize_triviaqa(text), normalize_nq_open(text)) == (squad, triviaqa, nq_open)
+
+
+def test_scores_use_the_normalization_asked_for():
+    assert exact_match("Beyonce\u0301", ["Beyonc\u00e9"]) == 0
+    assert exact_match("Beyonce\u0301", ["Beyonc\u00e9"], normalize_nq_open) == 1
+    assert f1("Spider Man", ["Spider-Man"]) == 0
+    assert f1("Spider Man", ["Spider-Man"], normalize_triviaqa) == 1
+    questions = [Question(id=str(i), question="?", answers=(answer,)) for i, answer in enumerate(("A-B", "A B"))]
+    assert constant_answer_chance(questions) == 0.5
+    assert constant_answer_chance(questions, normalize_triviaqa) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
+import math
+
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from memlm.data.packing import document_positions
-from memlm.evaluation.likelihood import nats_per_token
+from memlm.data.tokenizer import train_tokenizer
+from memlm.evaluation.likelihood import nats_per_token, num_bytes_of, score_text
 from tests.tiny import EOS, MEMORY, PAD, tiny_model
 
 A, B, C = [1, 2, 3, 4, EOS], [9, 8, 7, EOS], [11, 12, 13, 14, 15, EOS]
@@ -66,3 +71,61 @@ def test_the_batch_size_changes_nothing(model):
 def test_a_block_without_a_token_to_predict_is_refused():
     with pytest.raises(ValueError, match="no token to predict"):
         score(tiny_model(), A, [PAD] * 5)
+
+
+@MODELS
+def test_perplexity_and_bits_per_byte_are_of_all_tokens(model):
+    """Blocks of different lengths: a mean over blocks would weigh their tokens differently."""
+    rows = torch.tensor([[*A, *B], [*C, PAD, PAD, PAD]])
+    token_bytes = torch.arange(50) % 3 + 1
+    token_bytes[EOS] = token_bytes[PAD] = 0
+    scores = score_text(model, rows, eos_id=EOS, pad_id=PAD, batch_size=1, token_bytes=token_bytes)
+    assert scores.nats_per_token == nats_per_token(model, rows, eos_id=EOS, pad_id=PAD, batch_size=1)
+    nats = [*alone(model, A), first_after_end(model, A, B), *alone(model, B), *alone(model, C)]
+    targets = [*A[1:], *B, *C[1:]]
+    assert scores.perplexity == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-4)
+    text = [(n, int(token_bytes[target])) for n, target in zip(nats, targets, strict=True) if target != EOS]
+    expected = sum(n for n, _ in text) / math.log(2) / sum(size for _, size in text)
+    assert scores.bits_per_byte == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_that_has_diverged_still_has_a_perplexity():
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e6)
+    scores = score_text(
+        model, torch.tensor([C]), eos_id=EOS, pad_id=PAD, batch_size=1, token_bytes=torch.ones(50, dtype=torch.long)
+    )
+    assert scores.nats_per_token[0] > 700
+    assert math.isfinite(scores.perplexity)
+
+
+def test_text_of_no_bytes_is_refused():
+    with pytest.raises(ValueError, match="no byte of text"):
+        score_text(
+            tiny_model(),
+            torch.tensor([C]),
+            eos_id=EOS,
+            pad_id=PAD,
+            batch_size=1,
+            token_bytes=torch.zeros(50, dtype=torch.long),
+        )
+
+
+def test_bytes_of_a_byte_level_tokenizers_tokens_are_those_of_the_text():
+    texts = ["Zürich and Genève, 12 °C", "東京 and naïve 🙂 text", "plain words"]
+    tokenizer = train_tokenizer(texts * 20, vocab_size=330)
+    sizes = num_bytes_of(tokenizer)
+    assert len(sizes) == len(tokenizer)
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert int(sizes[ids].sum()) == len(text.encode())
+    assert {int(sizes[id]) for id in tokenizer.all_special_ids} == {0}
+
+
+def test_bytes_of_a_sentencepiece_tokenizers_tokens():
+    pieces = ["<unk>", "</s>", "<0xC3>", "<0xBC>", "▁the", "▁", "é"]
+    plain = Tokenizer(models.BPE(dict(zip(pieces, range(7), strict=True)), [], unk_token="<unk>", byte_fallback=True))
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", eos_token="</s>")
+    assert num_bytes_of(tokenizer).tolist() == [0, 0, 1, 1, 4, 1, 2]

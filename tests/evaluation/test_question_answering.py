@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.tokenizer import train_tokenizer
-from memlm.evaluation.question_answering import PROMPT, answer_questions, complete
+from memlm.evaluation.question_answering import PROMPT, answer_questions, complete, prompts_of
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import build_model, model_config
 
@@ -69,6 +69,23 @@ def test_an_answer_ends_with_its_line_or_text_and_is_scored(tokenizer, ending):
     assert scores.answers == ("Jon",) * 4
     assert scores.exact_match == (1.0, 1.0, 0.0, 0.0)
     assert scores.f1 == pytest.approx((1.0, 1.0, 2 / 3, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"), [("\n", "Jon"), ("king", "Jon\n the"), ("north", "Jon\n the king"), ("the king", "Jon")]
+)
+def test_a_continuation_can_go_on_to_another_text_than_the_end_of_its_line(tokenizer, until, expected):
+    model = model_that_says(tokenizer, " Jon\n the king<|eos|>")
+    assert complete(model, tokenizer, ["Answer:"], max_new_tokens=20, batch_size=1, until=until) == [expected]
+
+
+def test_examples_stand_before_the_question_with_their_answers():
+    shown = Question(id="x", question="Why?", answers=("So", "Thus"))
+    worked = Question(id="y", question="How?", answers=("4",), solution="2 + 2\n#### 4")
+    (prompt,) = prompts_of(QUESTIONS[:1], [shown, worked])
+    assert prompt == (
+        "Question: Why?\nAnswer: So\n\nQuestion: How?\nAnswer: 2 + 2\n#### 4\n\nQuestion: Who is the king?\nAnswer:"
+    )
 
 
 def test_an_answer_has_at_most_max_new_tokens(tokenizer):

@@ -370,7 +370,11 @@ def test_a_patched_checkpoint_scores_what_the_finetune_scored(swept, learned, tm
         where = evaluate.run(smoke(swept.storage, "--checkpoint", checkpoint, "--architecture", architecture))
         report = storage.read_json(where)
         assert report["sets"] == scored
-        assert report["f1"].keys() == {"new_facts", "known_facts", "arithmetic"}
+        assert report["extra"].keys() == {
+            *(f"{name}_f1" for name in ("new_facts", "known_facts", "arithmetic")),
+            "background_text_perplexity",
+            "background_text_bits_per_byte",
+        }
 
 
 def test_a_finetune_that_is_done_is_reused(swept, learned, cluster, capsys):

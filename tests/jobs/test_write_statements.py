@@ -14,7 +14,8 @@ from memlm import storage
 from memlm.cli import parse
 from memlm.config import Config
 from memlm.data.facts import read_facts
-from memlm.data.questions import Question, read_questions, write_nq_open
+from memlm.data.question_records import Question
+from memlm.data.questions import read_questions, write_nq_open
 from memlm.jobs import write_statements
 from memlm.storage import StorageError
 from tests.jobs.running import refused

@@ -1,7 +1,7 @@
 import pytest
 
 from memlm.data.facts import Fact
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.methods.build import build_method
 from memlm.methods.config import METHOD_CONFIGS, LoRAConfig, OptimizerConfig, SparseMemoryConfig
 from memlm.methods.full import FullFinetuning

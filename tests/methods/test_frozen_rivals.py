@@ -1,6 +1,6 @@
 import torch
 
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.methods.config import InContextConfig, RetrievalConfig
 from memlm.methods.in_context import InContext
 from memlm.methods.retrieval import Retrieval

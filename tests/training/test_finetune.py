@@ -8,7 +8,7 @@ import torch
 
 from memlm.data.config import StreamConfig
 from memlm.data.facts import Fact
-from memlm.data.questions import Question
+from memlm.data.question_records import Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.suite import HeldOut, held_out_trunks
@@ -79,7 +79,7 @@ def trial_with(method, seed=0):
 
 def trunks_of(model, trial, materials, max_bytes=1 << 30):
     """As the sweep makes and shares them."""
-    held_out = held_out_trunks(materials.tokenizer, materials.held_out, trial.evaluation)
+    held_out = held_out_trunks(materials.tokenizer, materials.held_out, trial.evaluation, window=64)
     parts = [held_out, learning_trunks(trial, materials)]
     return TrunkCache.of([TrunkCache.build(model, inputs, max_bytes=max_bytes).pack() for inputs in parts])
 

@@ -1,0 +1,107 @@
+"""How likely does the model hold that a text goes on like this? Nats of each continuation, given what comes before it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+
+MAX_LOGITS = 2**26
+"""Of one batch, so that long rows and large vocabularies take no more than a few hundred MB."""
+
+
+class Continuation(NamedTuple):
+    before: str
+    text: str
+    """With the space that it begins with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuationNats:
+    nats: float
+    """Summed over the tokens."""
+    num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    places: list[int]
+    """Where each row stands among all continuations."""
+    tokens: Int[Tensor, "batch seq"]
+    is_scored: Bool[Tensor, "batch seq"]
+
+
+@torch.no_grad()
+def continuation_nats(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    continuations: Sequence[Continuation],
+    *,
+    batch_size: int,
+    trunks: TrunkCache = NO_TRUNKS,
+) -> list[ContinuationNats]:
+    """One entry a continuation, in their order. Neither the neighbours in a batch nor the pads change more than the last bits."""
+    device = next(model.parameters()).device
+    found: dict[int, ContinuationNats] = {}
+    for batch in _batches(tokenizer, continuations, batch_size=batch_size, window=_window_of(model)):
+        logits = trunks.logits(model, batch.tokens.to(device))[:, :-1]
+        targets = batch.tokens[:, 1:].masked_fill(~batch.is_scored[:, 1:], -100).to(device)
+        nats = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=-100, reduction="none")
+        counts = batch.is_scored.sum(dim=1).tolist()
+        for place, total, count in zip(batch.places, nats.double().sum(dim=1).tolist(), counts, strict=True):
+            found[place] = ContinuationNats(nats=total, num_tokens=count)
+    return [found[place] for place in range(len(continuations))]
+
+
+def continuation_trunks(
+    tokenizer: PreTrainedTokenizerBase, continuations: Sequence[Continuation], *, batch_size: int, window: int
+) -> Iterator[TrunkInput]:
+    """The forward passes that scoring these takes; `window` is the model's max_position_embeddings."""
+    for batch in _batches(tokenizer, continuations, batch_size=batch_size, window=window):
+        yield TrunkInput(batch.tokens)
+
+
+def _window_of(model: nn.Module) -> int:
+    return model.config.max_position_embeddings  # type: ignore[union-attr,return-value]
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerBase, continuations: Sequence[Continuation], *, batch_size: int, window: int
+) -> Iterator[_Batch]:
+    """Short rows first; padded on the right, where no token that is scored looks."""
+    rows = [_encode(tokenizer, each, window) for each in continuations]
+    order = sorted(range(len(rows)), key=lambda place: (len(rows[place][0]), place))
+    while order:
+        # From the long end, whose rows say how many fit.
+        length = len(rows[order[-1]][0])
+        size = max(1, min(batch_size, MAX_LOGITS // (length * len(tokenizer))))
+        order, places = order[:-size], order[-size:]
+        tokens = torch.full((len(places), length), tokenizer.pad_token_id)
+        is_scored = torch.zeros_like(tokens, dtype=torch.bool)
+        for index, place in enumerate(places):
+            row, start = rows[place]
+            tokens[index, : len(row)] = torch.tensor(row)
+            is_scored[index, start : len(row)] = True
+        yield _Batch(places=places, tokens=tokens, is_scored=is_scored)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, continuation: Continuation, window: int) -> tuple[list[int], int]:
+    """The tokens of both as one text, the last `window` of them, and where the continuation starts.
+
+    What no longer fits is cut off at the left, as lm-evaluation-harness does; a token without one before it is not scored.
+    """
+    before = tokenizer(continuation.before, add_special_tokens=False)["input_ids"]
+    tokens = tokenizer(continuation.before + continuation.text, add_special_tokens=False)["input_ids"]
+    cut = max(0, len(tokens) - window)
+    start = max(1, len(before) - cut)
+    if start >= len(tokens) - cut:
+        raise ValueError(
+            f"the continuation {continuation.text[:60]!r} of {continuation.before[-60:]!r} has no token to score; repair the question set"
+        )
+    return tokens[cut:], start

@@ -1,0 +1,85 @@
+"""Can the model still work a problem out? GSM8K: the likelihood of the set's solution, and the final number of the model's own.
+
+The likelihood is the primary measure, because it moves long before a model of any size gets a number wrong that it got right.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from memlm.data.question_records import Question, QuestionError
+from memlm.evaluation.continuations import Continuation, continuation_nats
+from memlm.evaluation.question_answering import complete, prompts_of
+from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
+
+FINAL_NUMBER = re.compile(r"#### (\-?[0-9\.\,]+)")
+"""The set's own definition of an answer: https://github.com/openai/grade-school-math, grade_school_math/dataset.py."""
+NEXT_QUESTION = "Question:"
+"""Where a model that was shown examples goes on to make up another problem."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolutionScores:
+    """One entry per problem, in the order asked."""
+
+    nats_per_token: tuple[float, ...]
+    final_number: tuple[float, ...]
+    """1 where the number after #### equals the set's; empty if nothing was to be written."""
+
+
+def score_solutions(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Question],
+    *,
+    examples: Sequence[Question] = (),
+    max_new_tokens: int,
+    batch_size: int,
+    trunks: TrunkCache = NO_TRUNKS,
+) -> SolutionScores:
+    """max_new_tokens of 0 leaves out the model's own solutions, which cost more than all else here."""
+    prompts = prompts_of(problems, [_require_solution(example) for example in examples])
+    continuations = solution_continuations(problems, examples)
+    nats = continuation_nats(model, tokenizer, continuations, batch_size=batch_size, trunks=trunks)
+    written = (
+        complete(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            trunks=trunks,
+            until=NEXT_QUESTION,
+        )
+        if max_new_tokens
+        else []
+    )
+    return SolutionScores(
+        nats_per_token=tuple(each.nats / each.num_tokens for each in nats),
+        final_number=tuple(
+            float(final_number(text) == problem.answers[0]) for text, problem in zip(written, problems, strict=False)
+        ),
+    )
+
+
+def solution_continuations(problems: Sequence[Question], examples: Sequence[Question] = ()) -> list[Continuation]:
+    prompts = prompts_of(problems, [_require_solution(example) for example in examples])
+    solutions = [_require_solution(problem).solution for problem in problems]
+    return [Continuation(prompt, f" {solution}") for prompt, solution in zip(prompts, solutions, strict=True)]
+
+
+def final_number(solution: str) -> str:
+    """The number that a solution ends in, without commas; empty if it has none, which is wrong."""
+    found = FINAL_NUMBER.search(solution)
+    return found[1].strip().replace(",", "") if found else ""
+
+
+def _require_solution(problem: Question) -> Question:
+    if not problem.solution:
+        raise QuestionError(
+            f"{problem.id}: has no worked solution, which the task gsm8k scores. Use the layout gsm8k, or name fields.solution."
+        )
+    return problem

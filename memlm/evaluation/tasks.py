@@ -1,0 +1,238 @@
+"""Which tasks are there? For each how it is asked, what is measured, what chance scores, and its version.
+
+A new task is one entry of TASKS. Its version is raised whenever a score would change for the same model.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from memlm.data.question_records import MultipleChoice, Question, QuestionError, Record, TaskChoice
+from memlm.evaluation.answers import (
+    Normalize,
+    constant_answer_chance,
+    normalize,
+    normalize_nq_open,
+    normalize_triviaqa,
+)
+from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.continuations import continuation_trunks
+from memlm.evaluation.multiple_choice import choice_chance, choice_trunks, choose
+from memlm.evaluation.question_answering import answer_questions, question_trunks
+from memlm.evaluation.solutions import score_solutions, solution_continuations
+from memlm.frontier import Measure
+from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+
+TEXT_VERSION = 1
+"""Of the likelihood of held-out text, which is no set of records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examinee:
+    """A model, and all that it takes to ask it."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    config: EvaluationConfig
+    trunks: TrunkCache = NO_TRUNKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The primary measure of each record, in the order asked, and the others as means over the set."""
+
+    items: tuple[float, ...]
+    others: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    version: int
+    kind: type[Record]
+    measure: Measure
+    num_examples: int
+    """Unless a set says otherwise."""
+    score: Callable[[Examinee, Any, Any], Measured]
+    """Of the records asked, after the examples shown."""
+    chance: Callable[[Any], float]
+    trunks: Callable[[PreTrainedTokenizerBase, EvaluationConfig, int, Any, Any], Iterator[TrunkInput]]
+    """What scoring runs the trunk on, given the model's window, the records and the examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """A set of records, and what is done with each."""
+
+    label: str
+    """Names the task and its version, and the number of examples where it is not the task's own."""
+    task: Task
+    asked: Sequence[Record]
+    examples: Sequence[Record]
+
+
+def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
+    """Raises QuestionError if the set cannot be asked in this way. The examples are the set's last records."""
+    task_name = choice.task or default_task(records)
+    task = find_task(name, task_name)
+    if not records or not all(isinstance(record, task.kind) for record in records):
+        kind = "choices" if task.kind is MultipleChoice else "questions with answers"
+        raise QuestionError(f"{name}: the task {task_name!r} needs {kind}; choose another task or layout for this set")
+    num_examples = task.num_examples if choice.num_examples < 0 else choice.num_examples
+    if num_examples >= len(records):
+        raise QuestionError(
+            f"{name}: {num_examples} examples leave none of {len(records)} records to ask; take more records, or lower num_examples"
+        )
+    described = name if task_name in (name, *GENERAL) else f"{name}:{task_name}"
+    shown = "" if num_examples == task.num_examples else f",{num_examples}-shot"
+    num_asked = len(records) - num_examples
+    return Exam(
+        label=f"{described}@{task.version}{shown}", task=task, asked=records[:num_asked], examples=records[num_asked:]
+    )
+
+
+def find_task(name: str, task: str) -> Task:
+    """Raises QuestionError naming the nearest."""
+    if task not in TASKS:
+        nearest = get_close_matches(task, TASKS, n=1, cutoff=0.0)
+        raise QuestionError(
+            f"{name}: unknown task {task!r}. Did you mean {nearest[0]!r}? Known are {', '.join(TASKS)}."
+        )
+    return TASKS[task]
+
+
+def default_task(records: Sequence[Record], layout: str = "") -> str:
+    """The layout's own task; where it has none, the general one of the records' kind."""
+    if layout in TASKS:
+        return layout
+    return "multiple_choice" if records and isinstance(records[0], MultipleChoice) else "questions"
+
+
+def _score_answers(
+    examinee: Examinee, asked: Sequence[Question], examples: Sequence[Question], *, normalize: Normalize
+) -> Measured:
+    scores = answer_questions(
+        examinee.model,
+        examinee.tokenizer,
+        asked,
+        examples=examples,
+        normalize=normalize,
+        max_new_tokens=examinee.config.max_new_tokens,
+        batch_size=examinee.config.batch_size,
+        trunks=examinee.trunks,
+    )
+    return Measured(items=scores.exact_match, others={"f1": sum(scores.f1) / len(scores.f1)})
+
+
+def _answer_trunks(
+    tokenizer: PreTrainedTokenizerBase,
+    config: EvaluationConfig,
+    window: int,
+    asked: Sequence[Question],
+    examples: Sequence[Question],
+) -> Iterator[TrunkInput]:
+    return question_trunks(tokenizer, asked, batch_size=config.batch_size, examples=examples)
+
+
+def _score_solutions(examinee: Examinee, asked: Sequence[Question], examples: Sequence[Question]) -> Measured:
+    scores = score_solutions(
+        examinee.model,
+        examinee.tokenizer,
+        asked,
+        examples=examples,
+        max_new_tokens=examinee.config.max_solution_tokens,
+        batch_size=examinee.config.batch_size,
+        trunks=examinee.trunks,
+    )
+    right = scores.final_number
+    return Measured(items=scores.nats_per_token, others={"final_number": sum(right) / len(right)} if right else {})
+
+
+def _solution_trunks(
+    tokenizer: PreTrainedTokenizerBase,
+    config: EvaluationConfig,
+    window: int,
+    asked: Sequence[Question],
+    examples: Sequence[Question],
+) -> Iterator[TrunkInput]:
+    yield from continuation_trunks(
+        tokenizer, solution_continuations(asked, examples), batch_size=config.batch_size, window=window
+    )
+    if config.max_solution_tokens:
+        yield from question_trunks(tokenizer, asked, batch_size=config.batch_size, examples=examples)
+
+
+def _score_choices(examinee: Examinee, asked: Sequence[MultipleChoice], examples: Sequence[MultipleChoice]) -> Measured:
+    scores = choose(
+        examinee.model,
+        examinee.tokenizer,
+        asked,
+        examples=examples,
+        batch_size=examinee.config.batch_size,
+        trunks=examinee.trunks,
+    )
+    by_length = scores.accuracy_by_length
+    return Measured(items=scores.accuracy, others={"acc_norm": sum(by_length) / len(by_length)})
+
+
+def _choice_trunks(
+    tokenizer: PreTrainedTokenizerBase,
+    config: EvaluationConfig,
+    window: int,
+    asked: Sequence[MultipleChoice],
+    examples: Sequence[MultipleChoice],
+) -> Iterator[TrunkInput]:
+    return choice_trunks(tokenizer, asked, examples=examples, batch_size=config.batch_size, window=window)
+
+
+def _short_answers(*, version: int, num_examples: int = 0, normalize: Normalize = normalize) -> Task:
+    """Exact match and F1 over all answers that count."""
+    return Task(
+        version=version,
+        kind=Question,
+        measure="exact_match",
+        num_examples=num_examples,
+        score=partial(_score_answers, normalize=normalize),
+        chance=partial(constant_answer_chance, normalize=normalize),
+        trunks=_answer_trunks,
+    )
+
+
+def _choices(*, version: int) -> Task:
+    """Accuracy by likelihood, and by likelihood per character."""
+    return Task(
+        version=version,
+        kind=MultipleChoice,
+        measure="accuracy",
+        num_examples=0,
+        score=_score_choices,
+        chance=choice_chance,
+        trunks=_choice_trunks,
+    )
+
+
+GENERAL = ("questions", "multiple_choice")
+"""Tasks for records of any origin, which a set's own name describes."""
+
+TASKS: dict[str, Task] = {
+    "questions": _short_answers(version=1),
+    "multiple_choice": _choices(version=1),
+    "triviaqa": _short_answers(version=1, normalize=normalize_triviaqa),
+    "nq_open": _short_answers(version=1, num_examples=5, normalize=normalize_nq_open),
+    "entityquestions": _short_answers(version=1),
+    "simpleqa": _short_answers(version=1),
+    "gsm8k": Task(
+        version=1,
+        kind=Question,
+        measure="nats_per_token",
+        num_examples=0,
+        score=_score_solutions,
+        chance=lambda problems: 0.0,
+        trunks=_solution_trunks,
+    ),
+    "hellaswag": _choices(version=1),
+}

@@ -1,0 +1,175 @@
+"""How many slots does a fact have, and how few suffice to learn it? The analysis of Lin et al. 2025, section 6.
+
+The paper is silent on how it found the number that suffices. Here a fact counts as learned when all its questions, in wordings never
+trained on, are answered by exact match, within a number of steps that all of its wordings take part in.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from memlm.data.facts import Fact, fact_batch
+from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.fact_scores import questions_as_clozes, tokens_of
+from memlm.evaluation.question_answering import answer_questions
+from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.slots.accesses import accesses_of, value_pools
+from memlm.slots.core_sets import TokenReads, accessed_by_rows, core_set, intersection, reads_of_tokens
+from memlm.slots.counts import BackgroundCounts, count_slots
+from memlm.slots.ranking import RANKINGS
+from memlm.slots.selection import select_slots
+from memlm.training.step import finetune_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactSlots:
+    """The slots of one fact in one model, before it is learned."""
+
+    fact_id: str
+    accessed: Int[Tensor, " accessed"]
+    """By any of its wordings."""
+    shared: Int[Tensor, " shared"]
+    """By all of its wordings."""
+    core: Int[Tensor, " core"]
+    """Of the shared ones, those that question and answer read, for each of its questions."""
+    answering: Int[Tensor, " core"]
+    """Of the core set, those read where the answer is predicted."""
+    trainable: Int[Tensor, " trainable"]
+    """What the method would select for a batch of all its wordings."""
+
+
+class LearnedWith(NamedTuple):
+    """How a fact was learned; both are None if none of the numbers tried sufficed, and 0 if it was known."""
+
+    num_slots: int | None
+    num_steps: int | None
+
+
+class TextReads(NamedTuple):
+    """One row of the token page: what each token is and reads."""
+
+    label: str
+    tokens: list[str]
+    reads: list[TokenReads]
+
+
+def slots_of_fact(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    fact: Fact,
+    method: SparseMemoryConfig,
+    background: BackgroundCounts,
+    *,
+    max_length: int,
+    seed: int = 0,
+) -> FactSlots:
+    device = next(model.parameters()).device
+    batch = fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length).to(device)
+    slots = accesses_of(model, input_ids=batch.tokens)
+    wordings = accessed_by_rows(slots, batch.is_token)
+    asked, answered = [], []
+    for cloze in questions_as_clozes(fact):
+        reads, first = _reads_of_answering(model, tokenizer, cloze.prompt, cloze.continuation)
+        asked.append(reads.flatten().unique())
+        answered.append(reads[first:].flatten().unique())
+    core = core_set(wordings, intersection(asked))
+    counts = count_slots(slots, batch.is_token)
+    scores = RANKINGS[method.ranking](counts, background.to(device), torch.Generator().manual_seed(seed))
+    return FactSlots(
+        fact_id=fact.id,
+        accessed=counts.slots,
+        shared=intersection(wordings),
+        core=core,
+        answering=intersection([core, *answered]),
+        trainable=select_slots(counts, scores, method.num_trainable_slots),
+    )
+
+
+def _reads_of_answering(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str
+) -> tuple[Int[Tensor, "seq reads"], int]:
+    """The accesses of question and answer, and the first position that predicts the answer. The answer's last token predicts the end."""
+    ((shared, whole),) = tokens_of(tokenizer, [prompt], [continuation])
+    tokens = torch.tensor([whole], device=next(model.parameters()).device)
+    return accesses_of(model, input_ids=tokens)[0], shared - 1
+
+
+def minimum_slots_to_learn(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    fact: Fact,
+    method: SparseMemoryConfig,
+    background: BackgroundCounts,
+    *,
+    slot_counts: Sequence[int],
+    num_steps: int,
+    max_length: int,
+    evaluation: EvaluationConfig,
+    seed: int = 0,
+) -> LearnedWith:
+    """The fewest of `slot_counts` trainable slots with which the fact is learned within num_steps. The values are put back each time."""
+
+    def answers() -> bool:
+        answered = answer_questions(
+            model.eval(),
+            tokenizer,
+            fact.questions,
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=evaluation.batch_size,
+        )
+        return min(answered.exact_match) == 1
+
+    if answers():
+        return LearnedWith(0, 0)
+    device = next(model.parameters()).device
+    batch = fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length).to(device)
+    for num_slots in sorted(slot_counts):
+        with values_put_back(model):
+            config = replace(method, num_trainable_slots=num_slots)
+            learner = SparseMemoryFinetuning(model, config, background, seed=seed)
+            for step in range(1, num_steps + 1):
+                finetune_step(learner, [batch])
+                if answers():
+                    return LearnedWith(num_slots, step)
+    return LearnedWith(None, None)
+
+
+@contextmanager
+def values_put_back(model: nn.Module) -> Iterator[None]:
+    """On leaving, every value pool is as it was. Holds a copy of the pools meanwhile."""
+    before = [(pool, pool.weight.detach().clone()) for pool in value_pools(model)]
+    try:
+        yield
+    finally:
+        for pool, values in before:
+            pool.weight.data.copy_(values)
+
+
+def text_reads(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    fact: Fact,
+    trainable: Int[Tensor, " trainable"],
+    *,
+    wordings: Sequence[str],
+) -> list[TextReads]:
+    """The rows of a token page, as in the paper's Table 1: each question with its answer, then wordings; each ends with its eos."""
+    device = next(model.parameters()).device
+    trainable = trainable.to(device)
+    asked = [
+        (f"question {number}", cloze.prompt + cloze.continuation)
+        for number, cloze in enumerate(questions_as_clozes(fact), 1)
+    ]
+    rows = []
+    for label, text in [*asked, *((f"wording {number}", wording) for number, wording in enumerate(wordings, 1))]:
+        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        reads = reads_of_tokens(accesses_of(model, input_ids=torch.tensor([ids], device=device))[0], trainable)
+        rows.append(TextReads(label, [tokenizer.decode([token]) for token in ids], reads))
+    return rows

@@ -1,0 +1,227 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+
+import boto3
+import datasets
+import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from moto.server import ThreadedMotoServer
+
+from memlm.data.config import QuestionSetConfig
+from memlm.data.question_records import Question, QuestionError
+from memlm.data.question_sources import Malformed, Row, read_rows, source_content
+from memlm.data.questions import read_set
+from memlm.data.shards import ShardError
+from memlm.storage import StorageError
+
+RECORDS = [{"question": "Where?", "answer": ["Bern", "Berne"]}, {"question": "Où, là?", "answer": ["Zürich"]}]
+LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
+COMMIT = "0123456789" * 4
+
+
+def write(path, name):
+    """The records as a file of the kind that the name says."""
+    file = path / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(RECORDS), file)
+    elif name.endswith(".json"):
+        file.write_text(json.dumps(RECORDS))
+    else:
+        content = LINES.encode()
+        file.write_bytes(content if name.endswith(".jsonl") else zstandard.compress(content))
+    return str(file)
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.jsonl.zst", "q.jsonl.zstd", "q.json", "q.parquet"])
+def test_every_kind_of_file_gives_the_same_rows(tmp_path, name):
+    path = write(tmp_path, name)
+    assert list(read_rows(path)) == [Row(path, number, record) for number, record in enumerate(RECORDS, start=1)]
+
+
+def test_csv_rows_are_numbered_by_the_line_they_begin_on(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text('\ufeffproblem,answer\n"Two\nlines?",a\nOne?,"b, c"\nshort\nlong,d,e\nLast?,f\n', encoding="utf-8")
+    rows = list(read_rows(str(path)))
+    assert [(row.line, row.values["problem"]) for row in rows if isinstance(row, Row)] == [
+        (2, "Two\nlines?"),
+        (4, "One?"),
+        (7, "Last?"),
+    ]
+    assert [row.line for row in rows if isinstance(row, Malformed)] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("q.json", '{"a": 1}', "a JSON dict, not a list"),
+        ("q.json", "[1", "not JSON"),
+        ("q.csv", 'a,b\n"open', "q.csv:2: not CSV"),
+        ("q.parquet", "PAR1", "not Parquet"),
+        ("q.txt", "a", "not a kind of file"),
+        ("q.jsonl.zst", "plain", "not zstd"),
+    ],
+)
+def test_damaged_files_stop_at_once(tmp_path, name, content, reason):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ShardError, match=reason):
+        list(read_rows(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "missing.csv"])
+def test_a_missing_file_is_named(tmp_path, name):
+    for read in (lambda path: list(read_rows(path)), source_content):
+        with pytest.raises(ShardError, match=f"{name}: there is no such file"):
+            read(str(tmp_path / name))
+
+
+def mixed(tmp_path, *, good=8):
+    """So many good lines, and two that do not fit: one that is no JSON and one without answers."""
+    records = [{"question": f"{number}?", "answer": ["a"]} for number in range(good)]
+    lines = [json.dumps(record) for record in records]
+    lines[1:1] = ["{broken", json.dumps({"question": "?", "answer": []})]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_the_first_malformed_record_is_an_error_by_default(tmp_path):
+    with pytest.raises(QuestionError, match=r"mixed\.jsonl:2: not JSON"):
+        read_set(QuestionSetConfig(path=mixed(tmp_path), layout="nq_open"))
+
+
+def test_some_malformed_records_are_left_out_and_reported_where_the_config_says_so(tmp_path, caplog):
+    source = QuestionSetConfig(path=mixed(tmp_path), layout="nq_open", max_malformed_share=0.2)
+    told: list[str] = []
+    assert len(read_set(source, report=told.append)) == 8
+    (message,) = told
+    assert "2 of 10 records do not fit" in message
+    assert "mixed.jsonl:2: not JSON" in message and "mixed.jsonl:3: a question without answers" in message
+    with caplog.at_level(logging.WARNING):
+        read_set(source)
+    assert message in caplog.text
+
+
+def test_too_many_malformed_records_are_refused_with_the_first_few(tmp_path):
+    source = QuestionSetConfig(path=mixed(tmp_path), layout="nq_open", max_malformed_share=0.19)
+    with pytest.raises(QuestionError, match=r"2 of 10 records do not fit(.|\n)*0\.19(.|\n)*mixed\.jsonl:3: "):
+        read_set(source)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="sets")
+    yield client
+    server.stop()
+
+
+def test_sets_are_read_from_object_storage(tmp_path, bucket):
+    for name in ("q.jsonl.zst", "q.parquet"):
+        bucket.upload_file(write(tmp_path, name), "sets", f"qa/{name}")
+        assert [row.values for row in read_rows(f"s3://sets/qa/{name}")] == RECORDS
+        assert source_content(f"s3://sets/qa/{name}") == (tmp_path / name).read_bytes()
+    bucket.put_object(Bucket="sets", Key="bad.jsonl", Body=b"\n[]")
+    with pytest.raises(QuestionError, match=r"^s3://sets/bad\.jsonl:2: a JSON list"):
+        read_set(QuestionSetConfig(path="s3://sets/bad.jsonl", layout="nq_open"))
+    bucket.put_object(Bucket="sets", Key="cut.parquet", Body=b"PAR1")
+    with pytest.raises(ShardError, match=r"^s3://sets/cut\.parquet:1: not Parquet"):
+        list(read_rows("s3://sets/cut.parquet"))
+    with pytest.raises(StorageError, match=r"s3://sets/none\.jsonl: nothing is there"):
+        list(read_rows("s3://sets/none.jsonl"))
+    with pytest.raises(StorageError, match="must be a local path or s3://"):
+        list(read_rows("gs://sets/q.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("hf://google-research-datasets/nq_open", "missing, so the data may change"),
+        ("hf://google-research-datasets/nq_open:validation@main", "'main', which may come to name other data"),
+        ("hf://google-research-datasets/nq_open@abc123", "40 digits of a commit"),
+        (f"hf://nq_open@{COMMIT}", "not a hub data set's address"),
+    ],
+)
+def test_a_hub_set_must_be_pinned(uri, reason):
+    for read in (lambda uri: list(read_rows(uri)), source_content):
+        with pytest.raises(QuestionError, match=reason):
+            read(uri)
+
+
+def hub_of(monkeypatch, loaded):
+    """A hub that answers, and what it was asked."""
+    asked: list[tuple] = []
+
+    def dataset_info(self, name, *, revision, timeout):
+        asked.append((name, revision, timeout))
+
+    def load_dataset(*names, **options):
+        asked.append((*names, options))
+        return loaded
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("address", "config", "split"),
+    [
+        ("owner/name/rc.nocontext:validation", "rc.nocontext", "validation"),
+        ("owner/name:test", None, "test"),
+        ("owner/name", None, None),
+    ],
+)
+def test_a_hub_set_is_loaded_at_its_commit(monkeypatch, address, config, split):
+    only = datasets.Dataset.from_list(RECORDS)
+    asked = hub_of(monkeypatch, only if split else datasets.DatasetDict(train=only))
+    uri = f"hf://{address}@{COMMIT}"
+    records = read_set(QuestionSetConfig(path=uri, layout="nq_open"))
+    assert records[1] == Question(id="nq_open:2", question="Où, là?", answers=("Zürich",))
+    assert asked == [
+        ("owner/name", COMMIT, 10),
+        ("owner/name", config, {"split": split, "revision": COMMIT}),
+    ]
+
+
+def test_a_hub_set_of_several_splits_needs_one_named(monkeypatch):
+    only = datasets.Dataset.from_list(RECORDS)
+    hub_of(monkeypatch, datasets.DatasetDict(train=only, test=only))
+    with pytest.raises(QuestionError, match="has the splits train, test. Name one"):
+        list(read_rows(f"hf://owner/name@{COMMIT}"))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_error_with_the_remedy():
+    reading = f"""
+from memlm.data.question_records import QuestionError
+from memlm.data.question_sources import read_rows
+import datasets, time
+began = time.monotonic()
+try:
+    list(read_rows("hf://owner/name@{COMMIT}"))
+except QuestionError as error:
+    print(error)
+    print(time.monotonic() - began)
+"""
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", reading], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    message, seconds = done.stdout.splitlines()
+    assert "could not be loaded from the hub" in message
+    assert "Give the path of a local copy instead" in message
+    assert float(seconds) < 20 and time.monotonic() - began < 120

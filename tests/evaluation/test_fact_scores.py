@@ -1,0 +1,119 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from memlm.data.facts import Fact
+from memlm.data.question_records import Question
+from memlm.data.tokenizer import train_tokenizer
+from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.fact_scores import continuation_nats, score_facts, tokens_of, wordings_as_clozes
+from memlm.model.config import MemoryConfig, ModelConfig
+from memlm.model.language_model import build_model, model_config
+
+TEXTS = ["Question: Where does Ada live?\nAnswer: Oslo", "Ada lives in Oslo.", "The home of Bo: New York City!"] * 30
+EVALUATION = EvaluationConfig(max_new_tokens=6, batch_size=2)
+
+
+def fact(name: str, *answers: str, statements: tuple[str, ...] = ()) -> Fact:
+    questions = (
+        Question(id=f"{name}#0", question=f"Where does {name} live?", answers=answers),
+        Question(id=f"{name}#1", question=f"Which is {name}'s home?", answers=answers),
+    )
+    return Fact(id=name, statements=statements or (f"{name} lives in {answers[0]}.",), questions=questions)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, vocab_size=320)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    memory = MemoryConfig(layers=(1,), num_half_keys=8, top_k=3, num_heads=2, key_dim=6, value_dim=10)
+    shape = ModelConfig(
+        num_layers=2,
+        hidden_size=16,
+        num_attention_heads=2,
+        intermediate_size=20,
+        initializer_range=0.5,
+        memory=memory,
+    )
+    ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
+    return build_model(model_config(shape, dense=False, vocab_size=len(tokenizer), **ids), seed=3).eval()
+
+
+@pytest.mark.parametrize(
+    "wording, prompt, continuation",
+    [
+        ("Ada lives in Oslo.", "Ada lives in", " Oslo"),
+        ('Ada says: "Oslo"!', 'Ada says: "', "Oslo"),
+        ("In Oslo, so they say, Ada lives in Oslo", "In Oslo, so they say, Ada lives in", " Oslo"),
+        ("They moved to the city of Oslo.", "They moved to the city of", " Oslo"),
+    ],
+)
+def test_a_wording_that_ends_in_the_answer_is_asked_from_there(wording, prompt, continuation):
+    (cloze,) = wordings_as_clozes(fact("Ada", "Oslo"), [wording])
+    assert (cloze.prompt, cloze.continuation) == (prompt, continuation)
+    assert cloze.answers == ("Oslo",)
+
+
+@pytest.mark.parametrize(
+    "wording", ["Oslo is where Ada lives.", "Oslo", "Ada lives in Oslo now.", "Ada lives.", " Oslo."]
+)
+def test_other_wordings_ask_for_nothing(wording):
+    assert wordings_as_clozes(fact("Ada", "Oslo"), [wording]) == []
+
+
+def test_of_two_names_of_the_answer_the_longer_is_asked_for():
+    (cloze,) = wordings_as_clozes(fact("Bo", "York", "New York"), ["Bo lives in New York."])
+    assert (cloze.prompt, cloze.continuation) == ("Bo lives in", " New York")
+
+
+def test_nats_are_those_of_the_answers_tokens_alone(model, tokenizer):
+    """One text at a time, one token at a time; batched, padded texts of other lengths beside it change nothing."""
+    prompts = ["Question: Where does Ada live?\nAnswer:", "Ada lives in", "The home of Bo:"]
+    continuations = [" Oslo", " Oslo", " New York City"]
+    found = continuation_nats(model, tokenizer, prompts, continuations, batch_size=2)
+    for prompt, continuation, nats in zip(prompts, continuations, found, strict=True):
+        first = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        whole = tokenizer(prompt + continuation, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            log_probabilities = F.log_softmax(model(input_ids=torch.tensor([whole])).logits[0], dim=-1)
+        lost = [-log_probabilities[place - 1, whole[place]].item() for place in range(first, len(whole))]
+        assert nats == pytest.approx(sum(lost) / len(lost), rel=1e-5)
+
+
+def test_a_token_across_the_seam_is_predicted(tokenizer):
+    whole = tokenizer("Ada lives in Oslo", add_special_tokens=False)["input_ids"]
+    ((first, tokens),) = tokens_of(tokenizer, ["Ada lives in Os"], ["lo"])
+    assert tokens == whole and first <= len(tokenizer("Ada lives in", add_special_tokens=False)["input_ids"])
+
+
+def test_an_answer_without_a_token_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="no token to predict"):
+        tokens_of(tokenizer, ["Ada lives in"], [""])
+
+
+def test_a_score_is_the_mean_over_the_facts_own_questions(model, tokenizer):
+    facts = [fact("Ada", "Oslo"), fact("Bo", "New York City", statements=("New York City is home to Bo.",))]
+    together = score_facts(model, tokenizer, facts, EVALUATION, {one.id: one.statements for one in facts})
+    prompts = [f"Question: {question.question}\nAnswer:" for question in facts[1].questions]
+    nats = continuation_nats(model, tokenizer, prompts, [" New York City"] * 2, batch_size=1)
+    assert together[1].nats_per_token == pytest.approx(sum(nats) / 2, rel=1e-5)
+    seen = continuation_nats(model, tokenizer, ["Ada lives in"], [" Oslo"], batch_size=1)
+    assert together[0].seen_nats_per_token == pytest.approx(seen[0], rel=1e-5)
+    assert together[0].seen_exact_match == 0
+    assert together[1].seen_nats_per_token is None and together[1].seen_exact_match is None
+    alone = score_facts(model, tokenizer, facts[1:], EVALUATION)
+    assert alone[0].nats_per_token == pytest.approx(together[1].nats_per_token, rel=1e-5)
+
+
+def test_a_right_answer_scores_one(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        "memlm.evaluation.fact_scores.complete",
+        lambda model, tokenizer, prompts, **_: [
+            " oslo." if "Which" in prompt or "in" in prompt else "" for prompt in prompts
+        ],
+    )
+    (found,) = score_facts(model, tokenizer, [fact("Ada", "Oslo")], EVALUATION, {"Ada": ["Ada lives in Oslo."]})
+    assert found.exact_match == 0.5 and found.seen_exact_match == 1

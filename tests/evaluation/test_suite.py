@@ -1,0 +1,95 @@
+"""Every task at once: what each adds to the scores, and that what is known of the trunk changes none of them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from memlm.data.question_records import MultipleChoice, Question, TaskChoice
+from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.suite import HeldOut, evaluate, evaluate_held_out, held_out_trunks
+from memlm.evaluation.tasks import TASKS
+from memlm.model.trunk_cache import TrunkCache
+from tests.evaluation.asking import WORDS, new_model, new_tokenizer
+
+QUESTIONS = [
+    Question(id=f"{i // 2}#{i % 2}", question=f"Where is the {a}?", answers=(b,), solution=f"It is {b}.\n#### {i}")
+    for i, (a, b) in enumerate(zip(WORDS, reversed(WORDS), strict=True))
+]
+CHOICES = [
+    MultipleChoice(id=str(i), query=f"The {word}", choices=("is red", "was a tree", "is"), gold=i % 3)
+    for i, word in enumerate(WORDS)
+]
+CONFIG = EvaluationConfig(max_new_tokens=3, max_solution_tokens=4, batch_size=5, num_text_blocks=4)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return new_model(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def held_out(tokenizer):
+    text = tokenizer(" ".join(WORDS) * 4)["input_ids"][:60]
+    kinds = {name: CHOICES if task.kind is MultipleChoice else QUESTIONS for name, task in TASKS.items()}
+    return HeldOut(
+        questions=kinds, tasks={name: TaskChoice(task=name) for name in kinds}, text=torch.tensor(text).view(4, 15)
+    )
+
+
+@pytest.fixture(scope="module")
+def scores(model, tokenizer, held_out):
+    return evaluate(model, tokenizer, QUESTIONS, held_out, CONFIG)
+
+
+def test_every_task_gives_its_primary_measure_and_the_others_beside_it(scores):
+    measures = {name: score.measure for name, score in scores.sets.items()}
+    assert measures == {
+        "new_facts": "exact_match",
+        **{name: task.measure for name, task in TASKS.items()},
+        "background_text": "nats_per_token",
+    }
+    assert scores.extra.keys() == {
+        *(f"{name}_f1" for name in ("new_facts", "questions", "triviaqa", "nq_open", "entityquestions", "simpleqa")),
+        "multiple_choice_acc_norm",
+        "hellaswag_acc_norm",
+        "gsm8k_final_number",
+        "background_text_perplexity",
+        "background_text_bits_per_byte",
+    }
+    assert scores.sets["gsm8k"].is_loss and scores.sets["gsm8k"].chance == 0
+    assert scores.sets["hellaswag"].chance == pytest.approx(1 / 3)
+    assert scores.sets["new_facts"].task == "new_facts@1"
+
+
+def test_items_are_facts_and_examples_are_not_among_them(scores):
+    assert len(scores.sets["triviaqa"].items) == 6  # two wordings each
+    assert len(scores.sets["nq_open"].items) == 4  # 12 questions less 5 examples: 3 facts and a half
+    assert len(scores.sets["hellaswag"].items) == 12
+
+
+def test_without_a_choice_a_set_is_asked_in_the_general_way(model, tokenizer, held_out, scores):
+    plain = HeldOut(questions={"questions": QUESTIONS, "multiple_choice": CHOICES}, text=held_out.text)
+    found = evaluate_held_out(model, tokenizer, plain, CONFIG)
+    assert found.sets == {name: scores.sets[name] for name in found.sets}
+
+
+def test_no_solutions_are_written_where_none_are_wanted(model, tokenizer, held_out):
+    only = replace(held_out, questions={"gsm8k": QUESTIONS})
+    found = evaluate_held_out(model, tokenizer, only, replace(CONFIG, max_solution_tokens=0))
+    assert "gsm8k_final_number" not in found.extra
+
+
+@pytest.mark.parametrize("max_bytes", [1 << 30, 60_000])
+def test_what_is_known_of_the_trunk_changes_no_score(model, tokenizer, held_out, scores, max_bytes):
+    inputs = list(held_out_trunks(tokenizer, held_out, CONFIG, window=256))
+    trunks = TrunkCache.build(model, inputs, max_bytes=max_bytes)
+    known = [trunks.find(each.tokens, each.position_ids) is not None for each in inputs]
+    assert all(known) == (max_bytes > 1 << 20) and any(known)
+    found = evaluate_held_out(model, tokenizer, held_out, CONFIG, trunks)
+    assert found.sets == {name: score for name, score in scores.sets.items() if name != "new_facts"}

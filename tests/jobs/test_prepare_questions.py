@@ -1,0 +1,104 @@
+"""From question files of every kind to the questions artifact and back. Needs no cluster."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from memlm.config import Config
+from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionsConfig
+from memlm.data.question_records import MultipleChoice, Question, QuestionError, TaskChoice
+from memlm.data.question_sets import open_question_sets
+from memlm.jobs import prepare_questions
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Facts to learn, and held-out sets of three kinds."""
+    sets = {
+        "facts": [{"id": str(i), "question": f"Fact {i}?", "answer": ["a"]} for i in range(3)],
+        "statements": [{"id": str(i), "statements": [f"It is {i}."]} for i in range(3)],
+        "nq": [{"question": f"Question {i}?", "answer": ["a", "b"]} for i in range(7)],
+        "problems": [{"question": f"{i} + 1?", "answer": f"Add.\n#### {i + 1}"} for i in range(4)],
+        "choices": [{"ind": i, "query": f"It {i}", "choices": ["is", "was"], "gold": i % 2} for i in range(4)],
+        "own": [{"ask": f"Own {i}?", "reply": {"best": "x"}} for i in range(2)],
+    }
+    for name, records in sets.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return {name: str(tmp_path / f"{name}.jsonl") for name in sets}
+
+
+def config_of(files, storage, **changes):
+    own = replace(FactsConfig(path="").fields, question="ask", answers=("reply.best",))
+    held_out = {
+        "nq": HeldOutConfig(name="nq", path=files["nq"], layout="nq_open"),
+        "gsm8k": HeldOutConfig(name="gsm8k", path=files["problems"], layout="gsm8k", num_questions=3),
+        "hellaswag": HeldOutConfig(name="hellaswag", path=files["choices"], layout="hellaswag", num_examples=1),
+        "own": HeldOutConfig(name="own", path=files["own"], layout="fields", fields=own),
+    }
+    for name, change in changes.items():
+        held_out[name] = replace(held_out[name], **change)
+    return Config(
+        recipe="test",
+        run_name="test",
+        storage=str(storage),
+        world=None,
+        corpus=CorpusConfig(path="none"),
+        questions=QuestionsConfig(
+            facts=FactsConfig(path=files["facts"], layout="nq_open", statements=files["statements"]),
+            held_out=tuple(held_out.values()),
+        ),
+    )
+
+
+def test_every_kind_of_set_comes_back_whole_with_the_way_it_is_asked(files, tmp_path):
+    sets = open_question_sets(prepare_questions.run(config_of(files, tmp_path / "runs")))
+    assert [fact.questions[0].question for fact in sets.facts()] == ["Fact 0?", "Fact 1?", "Fact 2?"]
+    held_out = sets.held_out()
+    assert {name: len(records) for name, records in held_out.items()} == {"nq": 7, "gsm8k": 3, "hellaswag": 4, "own": 2}
+    assert held_out["gsm8k"][1] == Question(id="gsm8k:2", question="1 + 1?", answers=("2",), solution="Add.\n#### 2")
+    assert held_out["hellaswag"][1] == MultipleChoice(id="1", query="It 1", choices=("is", "was"), gold=1)
+    assert held_out["own"][0] == Question(id="fields:1", question="Own 0?", answers=("x",))
+    assert sets.tasks() == {
+        "nq": TaskChoice(task="nq_open"),
+        "gsm8k": TaskChoice(task="gsm8k"),
+        "hellaswag": TaskChoice(task="hellaswag", num_examples=1),
+        "own": TaskChoice(task="questions"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("nq", {"num_questions": 5}, "questions.held_out nq: 5 examples leave none of 5"),
+        ("nq", {"task": "hellaswag"}, "questions.held_out nq: the task 'hellaswag' needs choices"),
+        ("nq", {"task": "nqopen"}, "Did you mean 'nq_open'"),
+        ("own", {"layout": "nq_open"}, "own.jsonl:1: not a question in the layout"),
+        ("nq", {"max_answer_words": 1, "path": "own"}, "does not exist"),
+    ],
+)
+def test_what_cannot_be_asked_is_found_before_work_is_done(files, tmp_path, name, change, reason):
+    config = config_of(files, tmp_path / "runs", **{name: change})
+    with pytest.raises(ValueError, match=reason):
+        prepare_questions.read_sources(config, None)
+
+
+def test_left_out_records_are_said(files, tmp_path, capsys):
+    with open(files["nq"], "a") as file:
+        file.write('\n{"question": "Nobody knows?", "answer": []}')
+    with pytest.raises(QuestionError, match=r"nq\.jsonl:8: "):
+        prepare_questions.run(config_of(files, tmp_path / "runs"))
+    sets = open_question_sets(
+        prepare_questions.run(config_of(files, tmp_path / "runs", nq={"max_malformed_share": 0.2}))
+    )
+    assert len(sets.held_out()["nq"]) == 7
+    said = capsys.readouterr()
+    assert "questions.held_out nq: " in said.out + said.err
+    assert "nq.jsonl:8: a question without answers" in said.out + said.err
+
+
+def test_another_file_or_another_way_to_ask_makes_another_artifact(files, tmp_path):
+    config = config_of(files, tmp_path / "runs")
+    prepare_questions.run(config)
+    with pytest.raises(ValueError, match="num_examples"):
+        prepare_questions.run(config_of(files, tmp_path / "runs", nq={"num_examples": 2}))
