@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from memlm.config import Config, SweepConfig
 from memlm.data.config import (
@@ -192,6 +193,32 @@ def _of_the_world(*, facts: tuple[int, int], known: tuple[int, int], sums: tuple
     )
 
 
+def laptop_ablations() -> Config:
+    """What of the method matters, on the checkpoints of `laptop`: t, ranking, background, parts that move, and the optimizer."""
+    base = laptop()
+    return replace(
+        base,
+        recipe="laptop_ablations",
+        base_run="laptop",
+        sweep=replace(base.sweep, methods=("ablate_slots", "ablate_background", "ablate_parts", "sparse_memory_adamw")),
+    )
+
+
+def laptop_layers() -> Config:
+    """Ablation: three memory layers that share one pool, pretrained anew (Berges et al. 2024, Memory+)."""
+    return _with_memory("laptop_layers", layers=(1, 2, 3))
+
+
+def laptop_slots() -> Config:
+    """Ablation: a ninth of the slots, pretrained anew."""
+    return _with_memory("laptop_slots", num_half_keys=64)
+
+
+def _with_memory(recipe: str, **changed: Any) -> Config:
+    base = laptop()
+    return replace(base, recipe=recipe, model=replace(base.model, memory=replace(base.model.memory, **changed)))
+
+
 def wiki_rivals() -> Config:
     """Replay, distillation and the frozen rivals on the stream and the checkpoints of `wiki`, whose own trials are reused."""
     base = wiki()
@@ -280,6 +307,9 @@ RECIPES: dict[str, Callable[[], Config]] = {
         laptop,
         laptop_controls,
         laptop_tuning,
+        laptop_ablations,
+        laptop_layers,
+        laptop_slots,
         smoke,
         wiki,
         wiki_rivals,

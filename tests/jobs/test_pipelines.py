@@ -73,6 +73,7 @@ def test_everything_is_made_once_and_nothing_is_left_half_made(swept):
         "world",
         "tokenizer",
         "corpus",
+        "questions",
         "checkpoint-memory",
         "checkpoint-dense",
         "counts",
