@@ -8,8 +8,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import memlm.report
 from memlm.frontier import SetScore, TrialResult, build_frontier
-from memlm.report import PAPER_FORGETTING, draw_frontier, format_table, write_report
+from memlm.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
 
 STAGES = {
     "prepare_corpus": {"seconds": 8.26, "command": "python pipelines/prepare_corpus.py"},
@@ -162,3 +163,22 @@ def test_report_is_one_file_with_all_tables(frontier: dict[str, Any], tmp_path: 
 def test_report_without_a_matched_level_says_what_to_do(frontier: dict[str, Any], tmp_path: Path) -> None:
     write_report({**frontier, "matched": []}, tmp_path / "report.html", stages={}, paper={})
     assert "widen the sweep" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_several_sweeps_are_drawn_side_by_side(frontier: dict[str, Any], tmp_path: Path) -> None:
+    draw_frontiers([frontier], tmp_path / "one.png")
+    draw_frontiers([frontier, frontier], tmp_path / "two.png")
+    one, two = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("one", "two"))
+    assert two.shape[:2] == (one.shape[0], 2 * one.shape[1])
+    half = two.shape[1] // 2
+    for panel in (two[:, :half], two[:, half:]):
+        assert color_share(panel, 0x1F, 0x5F, 0xD0) > 0.0005
+
+
+def test_many_methods_each_have_a_look_of_their_own(tmp_path: Path) -> None:
+    names = [f"control_{number}" for number in range(14)]
+    trials = [trial(name, 0.4, 0.1, "low") for name in [*CURVES, *names]]
+    drawn = build_frontier("laptop", trials, samples=20)
+    looks = {memlm.report._look(drawn, name)[1:] for name in drawn["start"]}
+    assert len(looks) == len(drawn["start"])
+    draw_frontier(drawn, tmp_path / "many.png")

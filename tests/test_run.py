@@ -14,6 +14,7 @@ from memlm.run import (
     CHECKPOINT_KIND,
     CORPUS_KIND,
     COUNTS_KIND,
+    QUESTIONS_KIND,
     WORLD_KIND,
     RunError,
     checkpoint_config,
@@ -21,9 +22,11 @@ from memlm.run import (
     counts_config,
     first_difference,
     is_made,
+    questions_config,
     require_checkpoint,
     require_corpus,
     require_counts,
+    require_questions,
     run_of,
     tracking_uri,
 )
@@ -127,6 +130,7 @@ def make_all(config: Config, *, without: str = "") -> None:
         ("corpus", run.corpus, CORPUS_KIND, identity(config.corpus), ("world",)),
         ("checkpoint", run.checkpoint("memory"), CHECKPOINT_KIND, checkpoint_config(config, "memory"), ("corpus",)),
         ("counts", run.counts, COUNTS_KIND, counts_config(config), ("checkpoint", "corpus")),
+        ("questions", run.questions, QUESTIONS_KIND, questions_config(config), ()),
     ):
         if name == without:
             return
@@ -137,6 +141,7 @@ REQUIRE = {
     "corpus": require_corpus,
     "checkpoint": lambda config: require_checkpoint(config, "memory"),
     "counts": require_counts,
+    "questions": require_questions,
 }
 
 
@@ -150,7 +155,13 @@ def test_what_is_there_is_handed_on(tmp_path, name):
 
 @pytest.mark.parametrize("arguments", [[], ["--run-name", "it's mine", "--world.seed", "7", "--method", "lora"]])
 @pytest.mark.parametrize(
-    "name, file", [("corpus", "prepare_corpus"), ("checkpoint", "pretrain"), ("counts", "count_accesses")]
+    "name, file",
+    [
+        ("corpus", "prepare_corpus"),
+        ("checkpoint", "pretrain"),
+        ("counts", "count_accesses"),
+        ("questions", "prepare_corpus"),
+    ],
 )
 def test_what_is_missing_is_named_with_a_command_that_works(tmp_path, name, file, arguments):
     """What is named is a pipeline that exists, and its arguments parse to the same run."""
@@ -289,3 +300,30 @@ def test_the_tracking_address():
     assert tracking_uri(replace(CONFIGS[2], tracking="http://h:5000")) == "http://h:5000"
     with pytest.raises(RunError, match="--storage is s3://bucket/runs.*--tracking"):
         tracking_uri(CONFIGS[2])
+
+
+def test_a_run_that_starts_from_another_shares_all_but_its_questions_and_trials(tmp_path):
+    base = parse("", ["smoke", "--storage", str(tmp_path)])
+    make_all(base, without="questions")
+    config = parse("", ["smoke", "--storage", str(tmp_path), "--run-name", "other", "--base-run", "smoke"])
+    for name in ("corpus", "checkpoint", "counts"):
+        assert REQUIRE[name](config) == REQUIRE[name](base)
+    with pytest.raises(RunError, match=f"{tmp_path}/other/questions is missing"):
+        require_questions(config)
+    run = run_of(config)
+    assert (run.trials, run.base_trials) == (f"{tmp_path}/other/trials", f"{tmp_path}/smoke/trials")
+    assert run_of(base).trials == run_of(base).base_trials
+
+
+@pytest.mark.parametrize("name", ["a/b", ".hidden"])
+def test_a_base_run_is_the_name_of_a_folder(tmp_path, name):
+    with pytest.raises(RunError, match="--base-run is"):
+        run_of(parse("", ["smoke", "--storage", str(tmp_path), "--base-run", name]))
+
+
+def test_the_mixture_names_the_questions_only_where_overlaps_with_it_are_removed():
+    wiki = RECIPES["wiki"]()
+    other = replace(wiki, corpus=replace(wiki.corpus, mixture=replace(wiki.corpus.mixture, num_questions=7)))
+    assert wiki.questions.remove_overlap and questions_config(wiki) != questions_config(other)
+    kept = [replace(each, questions=replace(each.questions, remove_overlap=False)) for each in (wiki, other)]
+    assert questions_config(kept[0]) == questions_config(kept[1])
