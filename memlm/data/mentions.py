@@ -14,6 +14,11 @@ def mentions(text: str, phrase: str) -> bool:
     return bool(wanted) and re.search(whole, plain(text)) is not None
 
 
+def words_of(text: str) -> list[str]:
+    """The words alone: two texts that differ in marks have the same."""
+    return re.findall(r"\w+", plain(text))
+
+
 def plain(text: str) -> str:
     """The text as it is compared."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_PLAIN).casefold().split())

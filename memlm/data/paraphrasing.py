@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from memlm.data.config import WordingsConfig
-from memlm.data.mentions import mentions, plain
+from memlm.data.mentions import mentions, words_of
 from memlm.data.prompts import prompt
 from memlm.data.question_records import Question
 from memlm.data.writers.interface import Request, Writer
@@ -18,6 +18,8 @@ PROMPTS = ("statement", "wordings")
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _MARK = re.compile(r"^\s*(?:(\d{1,3})[.):]|[-*•])\s+")
+_LABEL = re.compile(r"^(?:the )?(?:fact|statement|sentence|wording|paraphrase|answer)s?(?: \d+)?:\s*", re.IGNORECASE)
+_ASKING = re.compile("wh(at|ich|ere|en|om|ose)|th(at|is|ese|ose)|with|from|were|does|have|been|into|about")
 
 
 class WordingError(ValueError):
@@ -74,15 +76,25 @@ def objection_to(wording: str, questions: Sequence[Question]) -> str | None:
         return "does not contain the answer"
     if any(mentions(wording, question.question) for question in questions):
         return "contains the question it is evaluated by"
+    if not all(_is_about(wording, question) for question in questions):
+        return "says nothing of what is asked about"
     if wording.rstrip(" \"'").endswith("?"):
         return "is a question"
     return None
 
 
+def _is_about(wording: str, question: Question) -> bool:
+    """Whether it shares a longer word, up to its ending, with the question: a small model may say no more than `The answer is Lima`."""
+    answered = {word for answer in question.answers for word in words_of(answer)}
+    telling = [word for word in words_of(question.question) if len(word) > 3 and not _ASKING.fullmatch(word)]
+    asked = {word[:4] for word in telling if word not in answered}
+    return not asked or any(word[:4] in asked for word in words_of(wording) if word not in answered)
+
+
 def lines_of(answer: str) -> Iterator[str]:
     """The items that a model wrote, without numbers, bullets, quotes and what introduces them."""
     for line in _THOUGHT.sub("", answer).splitlines():
-        text = _MARK.sub("", line).replace("**", "").strip()
+        text = _LABEL.sub("", _MARK.sub("", line).replace("**", "").strip())
         if len(text) > 1 and text[0] == text[-1] == '"':
             text = text[1:-1].strip()
         if text and not text.endswith(":"):
@@ -105,7 +117,7 @@ class _Draft:
         for text in lines_of(answer):
             if len(self.statements) >= wanted:
                 return
-            known = plain(text) in map(plain, self.statements)
+            known = words_of(text) in map(words_of, self.statements)
             objection = "repeats an earlier wording" if known else objection_to(text, self.questions)
             if objection is None:
                 self.statements.append(text)

@@ -38,7 +38,7 @@ def good(request: Request) -> str:
     if "Statement:" in request.prompt:
         return "The capital of Peru is Lima." if "Peru" in request.prompt else "The yak lives up there."
     number = int(re.search(r"in (\d+) other wordings", request.prompt)[1])
-    subject = "Lima" if "Lima" in request.prompt else "The yak"
+    subject = "Peru has Lima" if "Lima" in request.prompt else "The yak lives"
     return "Here they are:\n" + "\n".join(
         f"{i}. {subject}, wording {i} of round {request.seed}." for i in range(1, number + 1)
     )
@@ -49,7 +49,11 @@ def test_a_statement_first_and_then_wordings_of_it():
     lima, yak = state_facts(writer, [[LIMA], [YAK]], WordingsConfig(num_wordings=3))
     assert lima == Stated(
         id="lima",
-        statements=("The capital of Peru is Lima.", "Lima, wording 1 of round 0.", "Lima, wording 2 of round 0."),
+        statements=(
+            "The capital of Peru is Lima.",
+            "Peru has Lima, wording 1 of round 0.",
+            "Peru has Lima, wording 2 of round 0.",
+        ),
         rejected={},
     )
     assert len(yak.statements) == 3
@@ -105,12 +109,27 @@ def test_facts_that_fall_short_are_reported_and_too_many_are_refused():
         ("The City of Kings is where Peru is governed from.", None),
         ("Peru is governed from limassol.", "does not contain the answer"),
         ("Asked what is the capital of Peru, say Lima.", "contains the question it is evaluated by"),
+        ("The answer is Lima.", "says nothing of what is asked about"),
+        ("Lima governs the Peruvians.", None),
         ("WHAT IS THE CAPITAL OF PERU?  Lima", "contains the question it is evaluated by"),
         ('Is it Lima that governs Peru?"', "is a question"),
     ],
 )
 def test_objections(wording: str, objection: str | None):
     assert objection_to(wording, [LIMA]) == objection
+
+
+def test_a_question_of_short_words_may_be_said_in_any():
+    assert objection_to("That is a yak.", [Question(id="y", question="Who is it?", answers=("a yak",))]) is None
+
+
+def test_a_wording_that_differs_in_marks_alone_was_said_before():
+    (lima,) = state_facts(
+        Scripted(lambda request: "Lima is Peru's capital.\nFact: Lima is Peru's capital\nLima - is Peru's capital!"),
+        [[LIMA]],
+        WordingsConfig(num_wordings=3, max_rounds=1),
+    )
+    assert lima.statements == ("Lima is Peru's capital.",) and lima.rejected == {"repeats an earlier wording": 3}
 
 
 def test_no_question_about_the_fact_may_be_in_a_wording():
