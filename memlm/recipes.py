@@ -7,6 +7,8 @@ from typing import Any
 from memlm.config import Config, SweepConfig
 from memlm.data.config import (
     CorpusConfig,
+    DocumentsConfig,
+    DocumentStreamConfig,
     FactsConfig,
     HeldOutConfig,
     MixtureConfig,
@@ -263,6 +265,32 @@ def wiki_triviaqa() -> Config:
     )
 
 
+def wiki_documents() -> Config:
+    """SimpleQA's questions learned from the Wikipedia documents that answer them (Lin et al. 2025, section 5.2), on the checkpoints of
+    `wiki`: only the chunks that answer a question, said in other ways by rules."""
+    base = wiki()
+    return replace(
+        base,
+        recipe="wiki_documents",
+        base_run="wiki",
+        questions=replace(
+            base.questions,
+            documents=DocumentsConfig(
+                path="$MEMLM_DATA/qa/simpleqa_wiki_docs.jsonl.zst",
+                questions="$MEMLM_DATA/qa/simpleqa_wiki_questions.jsonl",
+                answering_chunks_only=True,
+                chunk_tokens=96,
+                min_chunk_tokens=16,
+                max_augmentation_tokens=159,
+                num_augmentations=32,
+            ),
+        ),
+        stream=DocumentStreamConfig(num_augmentations=8, num_passes=4, max_length=160),
+        method=SparseMemoryConfig(num_trainable_slots=10_000, optimizer=OptimizerConfig(kind="sgd", learning_rate=5.0)),
+        sweep=replace(base.sweep, scale="documents"),
+    )
+
+
 def paper_1b() -> Config:
     """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1). Needs a GPU cluster, and DCLM's shards in $DCLM_BASELINE."""
     return Config(
@@ -315,6 +343,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
         wiki_rivals,
         wiki_triviaqa,
         wiki_tuning,
+        wiki_documents,
         paper_1b,
     )
 }

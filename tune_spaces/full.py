@@ -12,4 +12,5 @@ SPACES = {
     "wiki": [{"optimizer.learning_rate": tune.grid_search([5e-5, 5e-4])}],
     # Figure 5: lr {2e-6, 5e-6, 2e-5, 5e-5}.
     "paper": [{"optimizer.learning_rate": tune.grid_search([2e-6, 5e-6, 2e-5, 5e-5])}],
+    "documents": [{"optimizer.learning_rate": tune.grid_search([2e-5, 5e-5, 1e-4])}],
 }

@@ -22,4 +22,5 @@ SPACES = {
         }
         for rank in (32, 128, 256)
     ],
+    "documents": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([1e-4, 2e-4, 5e-4])}],
 }

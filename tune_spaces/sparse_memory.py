@@ -22,4 +22,5 @@ SPACES = {
         },
         {"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([1.0, 5.0, 10.0])},
     ],
+    "documents": [{"num_trainable_slots": 10_000, "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0])}],
 }

@@ -9,8 +9,8 @@ from memlm.recipes import RECIPES
 from tune_spaces import load_spaces
 
 METHODS = SweepConfig().methods
-SCALES = ("laptop", "smoke", "wiki", "paper")
-SCALES_KNOWN = ("laptop", "paper", "smoke", "wiki")
+SCALES = ("laptop", "smoke", "wiki", "paper", "documents")
+SCALES_KNOWN = ("documents", "laptop", "paper", "smoke", "wiki")
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
