@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from memlm.data.question_records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
+from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.model.decoding import continue_greedily
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
@@ -67,6 +68,21 @@ def prompts_of(questions: Sequence[Question], examples: Sequence[Question] = ())
 
 def _asked(question: Question) -> str:
     return (f"{question.context}\n" if question.context else "") + PROMPT.format(question=question.question)
+
+
+def answer_nats(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    batch_size: int,
+    trunks: TrunkCache = NO_TRUNKS,
+) -> list[float]:
+    """Nats per token of each question's preferred answer after its prompt."""
+    asked = zip(prompts_of(questions), questions, strict=True)
+    continuations = [Continuation(prompt, f" {question.answers[0]}") for prompt, question in asked]
+    scores = continuation_nats(model, tokenizer, continuations, batch_size=batch_size, trunks=trunks)
+    return [score.nats / score.num_tokens for score in scores]
 
 
 @dataclass(frozen=True, kw_only=True)

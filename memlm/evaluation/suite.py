@@ -4,7 +4,7 @@ The sets: new facts in wordings never trained on (learning), the held-out sets o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from memlm.data.question_records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.likelihood import num_bytes_of, score_text, text_trunks
+from memlm.evaluation.question_answering import answer_nats
 from memlm.evaluation.tasks import TEXT_VERSION, Exam, Examinee, exam_of
 from memlm.frontier import LEARNING_SET, SetScore
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
@@ -50,9 +51,12 @@ def evaluate_questions(
     config: EvaluationConfig,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> Scores:
-    """Questions of any origin, without examples: exact match and F1."""
+    """Questions of any origin, without examples: exact match and F1, and the likelihood of the preferred answer, which moves before the
+    answer is right."""
     examinee = Examinee(model=model, tokenizer=tokenizer, config=config, trunks=trunks)
-    return _take(examinee, name, exam_of(name, questions, TaskChoice()))
+    taken = _take(examinee, name, exam_of(name, questions, TaskChoice()))
+    nats = answer_nats(model, tokenizer, questions, batch_size=config.batch_size, trunks=trunks)
+    return replace(taken, extra={**taken.extra, f"{name}_answer_nats": sum(nats) / len(nats)})
 
 
 def _take(examinee: Examinee, name: str, exam: Exam) -> Scores:

@@ -29,6 +29,9 @@ from memlm.training.counting import count_batches
 from memlm.training.step import StepResult, finetune_step
 
 R = TypeVar("R", bound=Record)
+ANSWER_NATS = f"{LEARNING_SET}_answer_nats"
+ANSWER_GAIN = f"{ANSWER_NATS}_gained"
+"""By how much the new answers became more likely, in nats per token: learning that exact match does not see yet."""
 BACKGROUND_ROWS = 8
 """Texts of a background batch made from facts or questions, for the ablation of what slots are ranked against."""
 
@@ -138,6 +141,7 @@ def run_trial(
         end=end.sets,
         extra={
             **end.extra,
+            ANSWER_GAIN: start.extra[ANSWER_NATS] - end.extra[ANSWER_NATS],
             "seconds_learning": learning_seconds,
             "seconds": time.monotonic() - began,
             "steps": float(num_steps),
