@@ -141,7 +141,8 @@ def wiki() -> Config:
         pretraining=PretrainingConfig(num_steps=1800, warmup_steps=90, checkpoint_every=300),
         counting=CountingConfig(num_batches=1000, batch_blocks=16),
         evaluation=EvaluationConfig(max_new_tokens=16, max_solution_tokens=0),
-        sweep=SweepConfig(scale="wiki"),
+        stream=StreamConfig(num_passes=16),
+        sweep=SweepConfig(scale="wiki", methods=("sparse_memory", "lora", "full", "sparse_memory_protected")),
     )
 
 

@@ -4,28 +4,10 @@ from ray import tune
 
 from memlm.methods.config import SparseMemoryConfig
 
-BASE = SparseMemoryConfig(protection=1.0)
+BASE = SparseMemoryConfig(num_trainable_slots=0, protection=30.0)
 
 SPACES = {
-    "laptop": [
-        {
-            "num_trainable_slots": 500,
-            "protection": tune.grid_search([1.0, 10.0]),
-            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
-        }
-    ],
-    "smoke": [
-        {
-            "num_trainable_slots": 500,
-            "protection": tune.grid_search([1.0, 10.0]),
-            "optimizer.learning_rate": tune.grid_search([2.0]),
-        }
-    ],
-    "wiki": [
-        {
-            "num_trainable_slots": 500,
-            "protection": tune.grid_search([1.0, 10.0]),
-            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
-        }
-    ],
+    "laptop": [{"protection": 100.0, "optimizer.learning_rate": tune.grid_search([50.0, 100.0, 200.0, 400.0])}],
+    "smoke": [{"optimizer.learning_rate": 50.0}],
+    "wiki": [{"protection": 30.0, "optimizer.learning_rate": tune.grid_search([50.0, 100.0, 200.0])}],
 }

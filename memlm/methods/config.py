@@ -85,7 +85,8 @@ class SparseMemoryConfig:
     def label(self) -> str:
         """The name in comparisons: another ranking, background or optimizer is compared beside the method."""
         parts = [
-            "all" if not self.num_trainable_slots else self.ranking if self.ranking != "tfidf" else "",
+            "all" if not (self.num_trainable_slots or self.protection) else "",
+            self.ranking if self.ranking != "tfidf" and self.num_trainable_slots else "",
             self.optimizer.kind if self.optimizer.kind != "sgd" else "",
             "capped" if self.max_document_frequency < 1 else "",
             "living" if self.living_background else "",
