@@ -34,7 +34,8 @@ Measure = Literal["exact_match", "f1", "accuracy", "nats_per_token"]
 COMPARED_METHODS = ("sparse_memory", "lora", "full")
 """The paper's three; a level is matched when all of them reach it."""
 MIN_ABOVE_CHANCE = 0.05
-"""Nearer to chance than this, a relative drop divides by noise."""
+MIN_STANDARD_ERRORS = 2.0
+"""Nearer to chance than either, a relative drop divides by noise."""
 _EPSILON = 1e-9
 
 
@@ -66,6 +67,12 @@ class SetScore:
     @property
     def value(self) -> float:
         return float(np.mean(self.items))
+
+    @property
+    def standard_errors_above_chance(self) -> float:
+        """How far the mean lies above chance, in standard errors of the mean; infinite for a loss, and where all items are alike."""
+        error = float(np.std(self.items)) / len(self.items) ** 0.5
+        return (self.value - self.chance) / error if error > _EPSILON and not self.is_loss else float("inf")
 
     def drop_to(self, end: "SetScore") -> float:
         """The relative drop, unclipped: of accuracy above chance, or the rise of a loss; nan where the start leaves no room."""
@@ -186,10 +193,15 @@ def _forgetting_sets(trials: Sequence[TrialResult]) -> list[str]:
     """Held-out sets on which every compared model starts far enough above chance; the others count for no method."""
     held_out = [name for name in trials[0].start if name != LEARNING_SET]
     margins = {name: min(trial.start[name].value - trial.start[name].chance for trial in trials) for name in held_out}
-    counted = [name for name in held_out if margins[name] >= MIN_ABOVE_CHANCE - _EPSILON]
+    counted = [
+        name
+        for name in held_out
+        if margins[name] >= MIN_ABOVE_CHANCE - _EPSILON
+        and all(trial.start[name].standard_errors_above_chance >= MIN_STANDARD_ERRORS for trial in trials)
+    ]
     if not counted:
         raise FrontierError(
-            f"no held-out set on which all models start {MIN_ABOVE_CHANCE} above chance (margins: {margins}): "
+            f"no held-out set on which all models start {MIN_ABOVE_CHANCE}, and {MIN_STANDARD_ERRORS} standard errors, above chance (margins: {margins}): "
             "forgetting cannot be measured; pretrain for longer or add a likelihood set"
         )
     return counted
