@@ -229,9 +229,7 @@ def wiki_rivals() -> Config:
         base,
         recipe="wiki_rivals",
         base_run="wiki",
-        sweep=replace(
-            base.sweep, methods=(*base.sweep.methods, *OURS, *RIVALS), drawn_beside=("wiki", "wiki_triviaqa")
-        ),
+        sweep=replace(base.sweep, methods=(*base.sweep.methods, *RIVALS), drawn_beside=("wiki_triviaqa",)),
     )
 
 
@@ -288,7 +286,7 @@ def wiki_documents() -> Config:
         ),
         stream=DocumentStreamConfig(num_augmentations=8, num_passes=4, max_length=160),
         method=SparseMemoryConfig(num_trainable_slots=10_000, optimizer=OptimizerConfig(kind="sgd", learning_rate=5.0)),
-        sweep=replace(base.sweep, scale="documents"),
+        sweep=replace(base.sweep, scale="documents", methods=("sparse_memory", "lora", "full")),
     )
 
 

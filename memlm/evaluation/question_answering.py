@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from memlm.data.question_records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
-from memlm.evaluation.continuations import Continuation, continuation_nats
+from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks
 from memlm.model.decoding import continue_greedily
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
@@ -79,10 +79,20 @@ def answer_nats(
     trunks: TrunkCache = NO_TRUNKS,
 ) -> list[float]:
     """Nats per token of each question's preferred answer after its prompt."""
-    asked = zip(prompts_of(questions), questions, strict=True)
-    continuations = [Continuation(prompt, f" {question.answers[0]}") for prompt, question in asked]
-    scores = continuation_nats(model, tokenizer, continuations, batch_size=batch_size, trunks=trunks)
+    scores = continuation_nats(model, tokenizer, _with_answers(questions), batch_size=batch_size, trunks=trunks)
     return [score.nats / score.num_tokens for score in scores]
+
+
+def answer_trunks(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], *, batch_size: int, window: int
+) -> Iterator[TrunkInput]:
+    """What answer_nats runs the trunk on."""
+    return continuation_trunks(tokenizer, _with_answers(questions), batch_size=batch_size, window=window)
+
+
+def _with_answers(questions: Sequence[Question]) -> list[Continuation]:
+    asked = zip(prompts_of(questions), questions, strict=True)
+    return [Continuation(prompt, f" {question.answers[0]}") for prompt, question in asked]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,15 +93,11 @@ def start_of(shared: Shared, part: Part, trial: Trial, max_bytes: int) -> tuple[
     ).model()
     materials, trunks = shared.materials, NO_TRUNKS
     if trial.method.moves == "values" and max_bytes:
+        window = model.config.max_position_embeddings
         inputs = (
-            held_out_trunks(
-                materials.tokenizer,
-                materials.held_out,
-                trial.evaluation,
-                window=model.config.max_position_embeddings,
-            )
+            held_out_trunks(materials.tokenizer, materials.held_out, trial.evaluation, window=window)
             if seed is None
-            else learning_trunks(trial, materials)
+            else learning_trunks(trial, materials, window=window)
         )
         device = device_of(shared.config)
         trunks = TrunkCache.build(model, (each.to(device) for each in inputs), max_bytes=max_bytes)

@@ -16,7 +16,7 @@ from memlm.data.facts import Fact, FactBatch, fact_batch
 from memlm.data.question_records import Question, Record
 from memlm.data.streams import batches_of_stream, facts_of_stream
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.question_answering import prompts_of, question_trunks
+from memlm.evaluation.question_answering import answer_trunks, prompts_of, question_trunks
 from memlm.evaluation.suite import HeldOut, Scores, evaluate_held_out, evaluate_questions, join
 from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.methods.build import build_method
@@ -232,7 +232,7 @@ def _background_for(
     return count_batches(model, ((batch.tokens, batch.is_token) for batch in batches))
 
 
-def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:
+def learning_trunks(trial: Trial, materials: Materials, *, window: int) -> Iterator[TrunkInput]:
     """What a trial of this stream and seed runs the trunk on, beside the held-out sets.
 
     The stream comes first: small batches gain the most, and prompts, which keep keys and values, cost the most bytes.
@@ -242,6 +242,7 @@ def learning_trunks(trial: Trial, materials: Materials) -> Iterator[TrunkInput]:
         yield TrunkInput(batch.tokens)
     questions = _questions_of(trial, materials)
     yield from question_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size)
+    yield from answer_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size, window=window)
 
 
 def stream_of(trial: Trial, materials: Materials) -> Iterator[FactBatch]:

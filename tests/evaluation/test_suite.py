@@ -61,6 +61,7 @@ def test_every_task_gives_its_primary_measure_and_the_others_beside_it(scores):
         "gsm8k_final_number",
         "background_text_perplexity",
         "background_text_bits_per_byte",
+        "new_facts_answer_nats",
     }
     assert scores.sets["gsm8k"].is_loss and scores.sets["gsm8k"].chance == 0
     assert scores.sets["hellaswag"].chance == pytest.approx(1 / 3)

@@ -80,7 +80,7 @@ def trial_with(method, seed=0):
 def trunks_of(model, trial, materials, max_bytes=1 << 30):
     """As the sweep makes and shares them."""
     held_out = held_out_trunks(materials.tokenizer, materials.held_out, trial.evaluation, window=64)
-    parts = [held_out, learning_trunks(trial, materials)]
+    parts = [held_out, learning_trunks(trial, materials, window=64)]
     return TrunkCache.of([TrunkCache.build(model, inputs, max_bytes=max_bytes).pack() for inputs in parts])
 
 
