@@ -203,7 +203,14 @@ def laptop_ablations() -> Config:
         base,
         recipe="laptop_ablations",
         base_run="laptop",
-        sweep=replace(base.sweep, methods=("ablate_slots", "ablate_background", "ablate_parts", "sparse_memory_adamw")),
+        sweep=replace(
+            base.sweep,
+            methods=(
+                "ablate_slots",
+                "ablate_background",
+                "ablate_parts",
+            ),
+        ),
     )
 
 

@@ -9,9 +9,9 @@ BASE = SparseMemoryConfig()
 SPACES = {
     "laptop": [
         {
-            "num_trainable_slots": tune.grid_search([25, 500]),
+            "num_trainable_slots": 500,
             "background": tune.grid_search(["corpus", "facts", "held_out"]),
-            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
+            "optimizer.learning_rate": tune.grid_search([5.0, 10.0]),
         }
     ],
     "wiki": [

@@ -9,9 +9,9 @@ BASE = SparseMemoryConfig()
 SPACES = {
     "laptop": [
         {
-            "num_trainable_slots": tune.grid_search([25, 50, 100, 200, 500, 1000]),
+            "num_trainable_slots": tune.grid_search([25, 100, 500]),
             "ranking": tune.grid_search(["tfidf", "tf"]),
-            "optimizer.learning_rate": 5.0,
+            "optimizer.learning_rate": tune.grid_search([5.0, 20.0]),
         }
     ],
     "wiki": [

@@ -7,12 +7,7 @@ from memlm.methods.config import FullConfig, RehearsalConfig
 BASE = FullConfig(rehearsal=RehearsalConfig(kind="distillation"))
 
 SPACES = {
-    "laptop": [
-        {
-            "rehearsal.weight": tune.grid_search([1.0, 4.0]),
-            "optimizer.learning_rate": tune.grid_search([1.5e-5, 5e-5, 1e-4]),
-        }
-    ],
+    "laptop": [{"optimizer.learning_rate": tune.grid_search([2e-5, 5e-5])}],
     "wiki": [
         {
             "rehearsal.weight": tune.grid_search([1.0, 4.0]),

@@ -7,7 +7,7 @@ from memlm.methods.config import FullMemoryConfig
 BASE = FullMemoryConfig()
 
 SPACES = {
-    "laptop": [{"optimizer.learning_rate": tune.grid_search([1e-5, 2e-5, 5e-5, 1e-4])}],
+    "laptop": [{"optimizer.learning_rate": tune.grid_search([1e-5, 2e-5, 5e-5])}],
     "smoke": [{"optimizer.learning_rate": tune.grid_search([5e-5])}],
     "wiki": [{"optimizer.learning_rate": tune.grid_search([1e-5, 2e-5, 5e-5, 1e-4])}],
 }

@@ -7,7 +7,7 @@ from memlm.methods.config import SparseMemoryConfig
 BASE = SparseMemoryConfig(num_trainable_slots=0)
 
 SPACES = {
-    "laptop": [{"num_trainable_slots": 0, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])}],
+    "laptop": [{"num_trainable_slots": 0, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0])}],
     "smoke": [{"num_trainable_slots": 0, "optimizer.learning_rate": tune.grid_search([2.0])}],
     "wiki": [{"num_trainable_slots": 0, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])}],
 }

@@ -10,8 +10,8 @@ SPACES = {
     "laptop": [
         {
             "num_trainable_slots": 500,
-            "max_document_frequency": tune.grid_search([0.1, 0.3]),
-            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
+            "max_document_frequency": 0.3,
+            "optimizer.learning_rate": tune.grid_search([5.0, 10.0, 20.0]),
         }
     ],
     "smoke": [

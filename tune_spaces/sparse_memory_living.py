@@ -10,7 +10,7 @@ SPACES = {
     "laptop": [
         {
             "num_trainable_slots": 500,
-            "living_background": tune.grid_search([1, 4]),
+            "living_background": 4,
             "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
         }
     ],

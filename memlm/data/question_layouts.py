@@ -147,6 +147,8 @@ def _texts(values: Any, field: str) -> list[Any]:
         raise DoesNotFit(
             f"{field} is one text, {values[:60]!r}, not a list. Repair this line, or use the layout 'fields' with an answer_separator."
         )
+    if isinstance(values, dict):  # a list of its keys would be no answers
+        raise DoesNotFit(f"{field} is a mapping, {str(values)[:60]}, not a list of texts. Name the file's own layout.")
     return list(values)
 
 
@@ -167,6 +169,8 @@ def _answers_at(row: Row, path: str, separator: str) -> list[Any]:
     value = _at(row, path)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return [str(value)]
+    if isinstance(value, dict):
+        raise DoesNotFit(f"{path} is a mapping, {str(value)[:60]}. Name the field in it, such as {path}.value.")
     if not isinstance(value, str):
         return list(value)
     if separator == "json":

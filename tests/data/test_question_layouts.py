@@ -160,6 +160,8 @@ def test_fields_can_name_choices():
         ("fields", {"question": "?", "answer": ""}, {}, "without answers"),
         ("fields", {"question": "?", "answer": "[a"}, {"answer_separator": "json"}, "not a JSON list"),
         ("nq_open", {"question": "?", "answer": ["word " * 500]}, {}, "an answer has 500 words"),
+        ("nq_open", {"question": "Who?", "answer": {"value": "X"}}, {}, "answer is a mapping"),
+        ("fields", {"question": "Who?", "answer": {"value": "X"}}, {}, "answer.value"),
     ],
 )
 def test_what_does_not_fit_is_named_with_file_line_and_reason(tmp_path, layout, values, fields, reason):
