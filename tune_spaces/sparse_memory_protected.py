@@ -9,5 +9,8 @@ BASE = SparseMemoryConfig(num_trainable_slots=0, protection=30.0)
 SPACES = {
     "laptop": [{"protection": 100.0, "optimizer.learning_rate": tune.grid_search([100.0, 200.0, 400.0])}],
     "smoke": [{"optimizer.learning_rate": 50.0}],
-    "wiki": [{"protection": 30.0, "optimizer.learning_rate": tune.grid_search([50.0, 100.0, 200.0])}],
+    "wiki": [
+        {"protection": 30.0, "optimizer.learning_rate": tune.grid_search([50.0, 100.0, 200.0])},
+        {"protection": 100.0, "optimizer.learning_rate": tune.grid_search([300.0, 600.0])},
+    ],
 }
