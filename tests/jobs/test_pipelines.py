@@ -252,7 +252,7 @@ def test_mlflow_has_one_parent_with_a_child_per_trial(swept):
         assert tags.keys() >= {"checkpoint", "data", "git_sha", "stage", "recipe"}
         pareto[tags["pareto"]] += 1
         params = dict(query(swept, "SELECT key, value FROM params WHERE run_uuid = ?", child))
-        assert float(params["learning_rate"]) > 0 and len(params) <= 8
+        assert float(params["learning_rate"]) > 0 and len(params) <= 12
         metrics = query(swept, "SELECT key, step, value FROM metrics WHERE run_uuid = ?", child)
         assert sorted(step for name, step, _ in metrics if name == "train/loss") == [*range(1, 13)]
         final = {name.removeprefix("final/"): value for name, _, value in metrics if name.startswith("final/")}
@@ -375,6 +375,7 @@ def test_a_patched_checkpoint_scores_what_the_finetune_scored(swept, learned, tm
             *(f"{name}_f1" for name in ("new_facts", "known_facts", "arithmetic")),
             "background_text_perplexity",
             "background_text_bits_per_byte",
+            "new_facts_answer_nats",
         }
 
 
