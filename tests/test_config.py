@@ -19,9 +19,11 @@ from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import (
     METHOD_CONFIGS,
     FullConfig,
+    InContextConfig,
     LoRAConfig,
     OptimizerConfig,
     RehearsalConfig,
+    RetrievalConfig,
     SparseMemoryConfig,
 )
 from memlm.model.config import MemoryConfig, ModelConfig
@@ -66,6 +68,8 @@ BAD = [
     (SparseMemoryConfig, {"living_background": -1}, "method.living_background is -1"),
     (SparseMemoryConfig, {"protection": -1.0}, "method.protection is -1.0"),
     (SparseMemoryConfig, {"protection": 1.0, "optimizer": OptimizerConfig(kind="adamw")}, "scales the steps of SGD"),
+    (InContextConfig, {"num_statements": 0}, "method.num_statements is 0"),
+    (RetrievalConfig, {"num_statements": 0}, "method.num_statements is 0"),
     (RehearsalConfig, {"blocks_per_step": 0}, "method.rehearsal.blocks_per_step is 0"),
     (RehearsalConfig, {"weight": 0.0}, "method.rehearsal.weight is 0.0"),
     *((StreamConfig, {name: 0}, f"stream.{name} is 0") for name in ("num_facts", "num_wordings", "num_passes")),

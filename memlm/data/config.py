@@ -9,7 +9,7 @@ class FieldsConfig:
     """Where the layout `fields` finds the parts of a record: each a dotted path, such as answer.value."""
 
     id: str = ""
-    """Empty to number the records by line."""
+    """Empty to number the records by line. Questions about one fact are its id, a '#' and a number; they are scored as one."""
     question: str = "question"
     """The question; where `choices` is set, the text that they go on from."""
     answers: tuple[str, ...] = ("answer",)

@@ -21,13 +21,14 @@ def mixture_documents(questions: Sequence[Question], config: MixtureConfig) -> I
     for number in order:
         exposure, index = divmod(int(number), len(questions))
         stated, asked = texts[index]
-        text = asked[exposure % len(asked)] if exposure < num_asked else stated[exposure % len(stated)]
+        # A reserved question that has no other wording is stated only.
+        text = asked[exposure % len(asked)] if exposure < num_asked and asked else stated[exposure % len(stated)]
         yield {"text": text, "url": f"mixture:{questions[index].id}"}
 
 
 def _texts(question: Question, is_reserved: bool) -> tuple[list[str], list[str]]:
     """The statements, and the questions in the form that an answer is asked for."""
     wordings = wordings_of(question)
-    own = () if is_reserved and wordings.questions else (question.question,)
+    own = () if is_reserved else (question.question,)
     asked = [f"Question: {text}\nAnswer: {question.answers[0]}" for text in (*own, *wordings.questions)]
     return list(wordings.statements), asked

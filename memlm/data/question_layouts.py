@@ -175,7 +175,7 @@ def _answers_at(row: Row, path: str, separator: str) -> list[Any]:
         return list(value)
     if separator == "json":
         try:
-            return list(json.loads(value))
+            return _texts(json.loads(value), path)
         except ValueError as error:
             raise DoesNotFit(
                 f"{path} is {value[:60]!r}, not a JSON list as text. Repair or remove this line."

@@ -4,6 +4,7 @@ IRREGULAR_PASTS = dict(
     pair.split("/")
     for pair in [
         "be/was",
+        "bear/bore",
         "become/became",
         "begin/began",
         "bite/bit",
@@ -111,7 +112,6 @@ REGULAR = [
     "attend",
     "award",
     "base",
-    "bear",
     "belong",
     "borrow",
     "call",

@@ -12,7 +12,7 @@ from memlm.frontier import TrialResult
 from memlm.jobs.cluster import Progress, connect, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, trial_inputs, trial_of
 from memlm.jobs.traces import say_trace, tracer_of, write_trace
-from memlm.run import command, run_of, tracking_uri
+from memlm.run import RunError, command, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
 from memlm.training.finetune import SEES_NOTHING, run_trial
 from memlm.training.patch import KIND, PATCH_FILE, changed_rows, save_patch, stored_weights
@@ -25,6 +25,10 @@ SCORES_FILE = "scores.json"
 def run(config: Config) -> str:
     """Learn and write the patch, or find it learned; returns the patch's uri."""
     run = run_of(config)
+    if config.trace and not hasattr(config.method, "optimizer"):
+        raise RunError(
+            f"trace is True, and method {config.method.name} changes nothing that could be followed; leave --trace out"
+        )
     inputs = trial_inputs(config, config.method.base)
     trial = trial_of(config)
     key = trial.key(inputs)

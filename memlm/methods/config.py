@@ -176,6 +176,10 @@ class InContextConfig:
     num_statements: int = 1
     """Statements of the fact that stand before its question."""
 
+    def __post_init__(self) -> None:
+        if self.num_statements < 1:
+            raise ValueError(f"method.num_statements is {self.num_statements}; it must be at least 1")
+
     @property
     def label(self) -> str:
         return self.name
@@ -190,7 +194,11 @@ class RetrievalConfig:
     moves: ClassVar[Moves] = "adapters"
 
     num_statements: int = 1
-    """Statements found for each question."""
+    """Statements found for each question; fewer where fewer share a word with it."""
+
+    def __post_init__(self) -> None:
+        if self.num_statements < 1:
+            raise ValueError(f"method.num_statements is {self.num_statements}; it must be at least 1")
 
     @property
     def label(self) -> str:

@@ -23,8 +23,11 @@ class Retrieval(FrozenMethod):
         self.index.index(self._words(self.statements), show_progress=False)
 
     def context_of(self, question: Question) -> str:
-        found, _ = self.index.retrieve(self._words([question.question]), k=self.num_statements, show_progress=False)
-        return "\n".join(self.statements[index] for index in found[0])
+        found, scores = self.index.retrieve(
+            self._words([question.question]), k=self.num_statements, show_progress=False
+        )
+        matches = zip(found[0], scores[0], strict=True)
+        return "\n".join(self.statements[index] for index, score in matches if score > 0)
 
     @staticmethod
     def _words(texts: list[str]) -> list[list[str]]:

@@ -66,6 +66,7 @@ class SparseMemoryFinetuning(Method):
         self.fact_id = ""
         self.batch: SlotCounts | None = None
         """What the step's batch reads, for the length of the step."""
+        self.report: dict[str, float] = {}
 
     def logits(self, batch: FactBatch) -> Float[Tensor, "wordings seq vocab"]:
         trunk = self.trunk_of_batch.get(id(batch.tokens))
@@ -85,7 +86,8 @@ class SparseMemoryFinetuning(Method):
 
     def _accesses_before_the_step(self, batch: FactBatch) -> Int[Tensor, "batch seq reads"]:
         trunk = self.trunks.find(batch.tokens) or run_trunk(self.model, batch.tokens)
-        self.trunk_of_batch[id(batch.tokens)] = trunk
+        if self.config.trains_also != "keys":  # their search must be one that gradients flow through
+            self.trunk_of_batch[id(batch.tokens)] = trunk
         return accesses_in(self.model, lambda: continue_from(self.model, trunk))
 
     def _count(self, slots: Int[Tensor, "batch seq reads"], batch: FactBatch) -> SlotCounts:
@@ -103,9 +105,14 @@ class SparseMemoryFinetuning(Method):
             selected = select_slots(candidates, scores, self.config.num_trainable_slots)
         self.selected_slots = selected
         self._open_rows(selected)
+        self.report = report
         report["num_accessed_slots"] = len(batch.slots)
-        report["num_trainable_slots"] = len(selected)
-        report["background_share"] = float(background.batch_frequency[selected].double().mean()) / max(
+        self._report_selected(selected)
+
+    def _report_selected(self, selected: Int[Tensor, " trainable"]) -> None:
+        background = self.living.counts
+        self.report["num_trainable_slots"] = len(selected)
+        self.report["background_share"] = float(background.batch_frequency[selected].double().mean()) / max(
             1, background.num_batches
         )
 
@@ -124,6 +131,7 @@ class SparseMemoryFinetuning(Method):
             values.grad = gradient
             pool.trainable_rows = TrainableRows(slots[kept], values)
         self.selected_slots = selected
+        self._report_selected(selected)
 
     def _first_slot(self, pool: ValuePool) -> int:
         return sum(other.num_slots for other in self.pools[: self.pools.index(pool)])

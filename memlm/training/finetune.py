@@ -111,6 +111,7 @@ def run_trial(
     began = time.monotonic()
     facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
     start = start or score(trial, model, materials)
+    learning_began = time.monotonic()
     stream = batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed)
     method = build_method(
         trial.method,
@@ -129,7 +130,7 @@ def run_trial(
     learned = method.finish()
     if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
         raise DivergedError(f"a weight is not finite after step {num_steps}; {_rate_too_high(trial)}")
-    learning_seconds = time.monotonic() - began
+    learning_seconds = time.monotonic() - learning_began
     observer.on_end(learned)
     end = score(trial, learned, materials, context_of=method.context_of)
     result = TrialResult(

@@ -144,3 +144,9 @@ def test_a_reserved_fact_is_never_asked_in_the_files_own_wording():
     texts = {document["text"] for document in mixture_documents(KNOWN, MIXTURE)}
     assert "Question: Where was Bo born?\nAnswer: Oslo" in texts
     assert not any("Where was Ada born?" in text for text in texts)
+
+
+def test_a_reserved_question_without_another_wording_is_stated_only():
+    question = Question(id="c", question="Who wrote Emma?", answers=("Jane Austen",))
+    texts = {document["text"] for document in mixture_documents([question], MIXTURE)}
+    assert texts and not any("Question:" in text for text in texts)
