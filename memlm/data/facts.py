@@ -82,15 +82,16 @@ def fact_stream(
     num_passes: int,
     max_length: int,
     seed: int,
+    shuffle: bool = True,
 ) -> Iterator[FactBatch]:
-    """One batch a step: each pass goes through all facts in an order of its own, each in num_wordings of its wordings.
+    """One batch a step: each pass goes through all facts in an order of its own, each in num_wordings of its wordings, drawn anew.
 
-    A fact with fewer wordings repeats them. A pure function of its arguments. A statement beyond max_length is refused at once,
+    Unshuffled, every pass keeps the order given, as documents are read. A fact with fewer wordings repeats them. A pure function of its arguments. A statement beyond max_length is refused at once,
     not in the middle of the run.
     """
     for fact in facts:
         fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length)
-    return _fact_stream(facts, tokenizer, num_wordings, num_passes, max_length, seed)
+    return _fact_stream(facts, tokenizer, num_wordings, num_passes, max_length, seed, shuffle)
 
 
 def _fact_stream(
@@ -100,10 +101,11 @@ def _fact_stream(
     num_passes: int,
     max_length: int,
     seed: int,
+    shuffle: bool,
 ) -> Iterator[FactBatch]:
     for number in range(num_passes):
         random = np.random.Generator(np.random.Philox(key=[seed, number + 1]))
-        for index in random.permutation(len(facts)):
+        for index in random.permutation(len(facts)) if shuffle else range(len(facts)):
             fact = facts[index]
             rounds = -(-num_wordings // len(fact.statements))
             order = np.concatenate([random.permutation(len(fact.statements)) for _ in range(rounds)])[:num_wordings]

@@ -1,19 +1,38 @@
-"""What does a trial learn, and in which batches? One answer for both kinds of stream: of facts, and of the chunks of documents."""
+"""What does a trial learn, and in which batches? One answer for both kinds of stream: of facts, and of the chunks of documents.
+
+Facts come in an order of their own in every pass (Lin et al. 2025, section 5.1); chunks in the order of the text, one document after
+another, as one reads (section 5.2).
+"""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import DocumentStreamConfig, StreamChoice
-from memlm.data.document_stream import document_stream, sample_documents
-from memlm.data.facts import Fact, FactBatch, fact_stream, sample_facts
+from memlm.data.facts import Fact, FactBatch, FactError, fact_stream, sample_facts
 
 
 def facts_of_stream(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -> list[Fact]:
-    """Those that a trial of this seed learns."""
+    """Those that a trial of this seed learns. Raises FactError if there are fewer than asked for."""
     if isinstance(stream, DocumentStreamConfig):
         return sample_documents(facts, stream.num_documents, seed=seed)
     return sample_facts(facts, stream.num_facts, seed=seed)
+
+
+def sample_documents(chunks: Sequence[Fact], num_documents: int, *, seed: int) -> list[Fact]:
+    """The chunks of a random subset of the documents, all for 0, the documents in random order and the chunks of each in theirs.
+
+    A chunk's id is its document's, a '#' and a number.
+    """
+    documents = [list(group) for _, group in groupby(chunks, lambda chunk: chunk.id.rsplit("#", 1)[0])]
+    if num_documents > len(documents):
+        raise FactError(
+            f"stream.num_documents is {num_documents}, but there are only {len(documents)} documents; lower it"
+        )
+    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(documents))
+    return [chunk for index in order[: num_documents or None] for chunk in documents[index]]
 
 
 def num_steps(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -> int:
@@ -23,16 +42,7 @@ def num_steps(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -> int:
 def batches_of_stream(
     stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> Iterator[FactBatch]:
-    """One a step, from what facts_of_stream gave."""
-    if isinstance(stream, DocumentStreamConfig):
-        return document_stream(
-            facts,
-            tokenizer,
-            num_augmentations=stream.num_augmentations,
-            num_passes=stream.num_passes,
-            max_length=stream.max_length,
-            seed=seed,
-        )
+    """One a step, from what facts_of_stream gave. Raises FactError at once if a text is longer than the stream allows."""
     return fact_stream(
         facts,
         tokenizer,
@@ -40,4 +50,5 @@ def batches_of_stream(
         num_passes=stream.num_passes,
         max_length=stream.max_length,
         seed=seed,
+        shuffle=not isinstance(stream, DocumentStreamConfig),
     )

@@ -28,6 +28,10 @@ class ContinuationNats:
     """Summed over the tokens."""
     num_tokens: int
 
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.num_tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
@@ -75,7 +79,7 @@ def _batches(
     tokenizer: PreTrainedTokenizerBase, continuations: Sequence[Continuation], *, batch_size: int, window: int
 ) -> Iterator[_Batch]:
     """Short rows first; padded on the right, where no token that is scored looks."""
-    rows = [_encode(tokenizer, each, window) for each in continuations]
+    rows = [encode(tokenizer, each, window) for each in continuations]
     order = sorted(range(len(rows)), key=lambda place: (len(rows[place][0]), place))
     while order:
         # From the long end, whose rows say how many fit.
@@ -91,15 +95,18 @@ def _batches(
         yield _Batch(places=places, tokens=tokens, is_scored=is_scored)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, continuation: Continuation, window: int) -> tuple[list[int], int]:
+def encode(tokenizer: PreTrainedTokenizerBase, continuation: Continuation, window: int) -> tuple[list[int], int]:
     """The tokens of both as one text, the last `window` of them, and where the continuation starts.
 
-    What no longer fits is cut off at the left, as lm-evaluation-harness does; a token without one before it is not scored.
+    A token that spans the seam belongs to the continuation: what stands before does not give it away. What no longer fits is cut off at
+    the left, as lm-evaluation-harness does; a token without one before it is not scored. Raises ValueError if none is left to score.
     """
     before = tokenizer(continuation.before, add_special_tokens=False)["input_ids"]
     tokens = tokenizer(continuation.before + continuation.text, add_special_tokens=False)["input_ids"]
+    differing = (place for place, (one, other) in enumerate(zip(before, tokens, strict=False)) if one != other)
+    shared = next(differing, min(len(before), len(tokens)))
     cut = max(0, len(tokens) - window)
-    start = max(1, len(before) - cut)
+    start = max(1, shared - cut)
     if start >= len(tokens) - cut:
         raise ValueError(
             f"the continuation {continuation.text[:60]!r} of {continuation.before[-60:]!r} has no token to score; repair the question set"

@@ -7,15 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.facts import Fact
 from memlm.evaluation.answers import exact_match
 from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import complete, prompts_of
 
 NOTHING_SAID = re.compile(r"[^\w]*")
@@ -106,65 +104,6 @@ def _score(
     prompts = [cloze.prompt for cloze in clozes]
     written = complete(model, tokenizer, prompts, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
     right = [exact_match(text, cloze.answers) for text, cloze in zip(written, clozes, strict=True)]
-    continuations = [cloze.continuation for cloze in clozes]
-    return right, continuation_nats(model, tokenizer, prompts, continuations, batch_size=config.batch_size)
-
-
-@torch.no_grad()
-def continuation_nats(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    continuations: Sequence[str],
-    *,
-    batch_size: int,
-) -> list[float]:
-    """Nats per token of each continuation after its prompt. Both are tokenised as one text, as the model was trained on it."""
-    if not prompts:
-        return []
-    rows = tokens_of(tokenizer, prompts, continuations)
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place][1]))
-    device = next(model.parameters()).device
-    nats = [0.0] * len(rows)
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        tokens, targets = _padded([rows[place] for place in places], pad_id=tokenizer.pad_token_id)
-        logits = model(input_ids=tokens.to(device), use_cache=False).logits[:, :-1].float()
-        lost = F.cross_entropy(
-            logits.transpose(1, 2), targets[:, 1:].to(device), ignore_index=-100, reduction="none"
-        ).sum(dim=1)
-        means = lost.cpu() / (targets[:, 1:] != -100).sum(dim=1)
-        for place, mean in zip(places, means.tolist(), strict=True):
-            nats[place] = mean
-    return nats
-
-
-def tokens_of(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], continuations: Sequence[str]
-) -> list[tuple[int, list[int]]]:
-    """Of each pair, how many tokens are the prompt's, and the tokens of both. A token that spans the seam is predicted."""
-    wholes = [prompt + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
-    alone = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    together = tokenizer(wholes, add_special_tokens=False)["input_ids"]
-    rows = []
-    for text, prompt, whole in zip(wholes, alone, together, strict=True):
-        differs = (place for place, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1])
-        shared = next(differs, min(len(prompt), len(whole)))
-        if not 0 < shared < len(whole):
-            raise ValueError(
-                f"the text {text!r} has no token to predict an answer in, or none before it; give both prompt and answer a text"
-            )
-        rows.append((shared, whole))
-    return rows
-
-
-def _padded(
-    rows: Sequence[tuple[int, list[int]]], *, pad_id: int
-) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
-    """Tokens, and the targets: -100 on prompts and pads, which stand to the right and are seen by nobody."""
-    longest = max(len(whole) for _, whole in rows)
-    tokens, targets = torch.full((len(rows), longest), pad_id), torch.full((len(rows), longest), -100)
-    for place, (shared, whole) in enumerate(rows):
-        tokens[place, : len(whole)] = torch.tensor(whole)
-        targets[place, shared : len(whole)] = torch.tensor(whole[shared:])
-    return tokens, targets
+    continuations = [Continuation(cloze.prompt, cloze.continuation) for cloze in clozes]
+    scores = continuation_nats(model, tokenizer, continuations, batch_size=config.batch_size)
+    return right, [score.nats_per_token for score in scores]

@@ -80,7 +80,7 @@ def answer_nats(
 ) -> list[float]:
     """Nats per token of each question's preferred answer after its prompt."""
     scores = continuation_nats(model, tokenizer, _with_answers(questions), batch_size=batch_size, trunks=trunks)
-    return [score.nats / score.num_tokens for score in scores]
+    return [score.nats_per_token for score in scores]
 
 
 def answer_trunks(

@@ -58,7 +58,7 @@ def score_solutions(
         else []
     )
     return SolutionScores(
-        nats_per_token=tuple(each.nats / each.num_tokens for each in nats),
+        nats_per_token=tuple(each.nats_per_token for each in nats),
         final_number=tuple(
             float(final_number(text) == problem.answers[0]) for text, problem in zip(written, problems, strict=False)
         ),

@@ -25,7 +25,7 @@ SCORES_FILE = "scores.json"
 def run(config: Config) -> str:
     """Learn and write the patch, or find it learned; returns the patch's uri."""
     run = run_of(config)
-    if config.trace and not hasattr(config.method, "optimizer"):
+    if config.trace and config.method.moves == "nothing":
         raise RunError(
             f"trace is True, and method {config.method.name} changes nothing that could be followed; leave --trace out"
         )

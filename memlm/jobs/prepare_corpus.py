@@ -20,6 +20,7 @@ from memlm.config import Config, identity
 from memlm.data import corpus as corpora
 from memlm.data.corpus import BLOCKS_KIND, Part, write_corpus, write_part
 from memlm.data.mixture import mixture_documents
+from memlm.data.question_records import Question
 from memlm.data.question_sources import source_content
 from memlm.data.shards import ShardError, list_shards, write_shard
 from memlm.data.tokenizer import load_tokenizer, train_tokenizer
@@ -41,13 +42,20 @@ def run(config: Config) -> str:
     world = _make_world(config, run)
     # Everything that can be wrong with the input is found before work is done.
     train, validation = _shards(config, world)
-    prepare_questions.read_sources(config, world)
-    uri = _make_corpus(config, run, world, train, validation)
-    prepare_questions.run(config)
+    sources = prepare_questions.read_sources(config, world)
+    uri = _make_corpus(config, run, world, train, validation, sources.mixture)
+    prepare_questions.run(config, sources)
     return uri
 
 
-def _make_corpus(config: Config, run: Run, world: Path | None, train: list[str], validation: list[str]) -> str:
+def _make_corpus(
+    config: Config,
+    run: Run,
+    world: Path | None,
+    train: list[str],
+    validation: list[str],
+    known: list[Question],
+) -> str:
     inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
     wanted: dict[str, Any] = identity(config.corpus)
     inputs["sources"] = _sources_digest(config, world, [*train, *validation])
@@ -55,7 +63,7 @@ def _make_corpus(config: Config, run: Run, world: Path | None, train: list[str],
         say(f"corpus: reusing {run.corpus}")
         return run.corpus
     with connect(config):
-        mixture = [_make_mixture(config, run, world)] if config.corpus.mixture else []
+        mixture = [_make_mixture(config, run, world, known)] if config.corpus.mixture else []
         locate = partial(_locate, made={str(world or ""): run.world, **{path: run.mixture for path in mixture}})
         # The tokenizer is trained on the first shard and the mixture alone, so repairing another keeps it.
         learned_from = {**inputs, "sources": hashlib.sha256(_named([*train[:1], *mixture])).hexdigest()}
@@ -113,7 +121,7 @@ def _named(shards: list[str]) -> bytes:
     return "".join(f"{os.path.basename(shard)} {os.path.getsize(shard)}\n" for shard in shards).encode()
 
 
-def _make_mixture(config: Config, run: Run, world: Path | None) -> str:
+def _make_mixture(config: Config, run: Run, world: Path | None, questions: list[Question]) -> str:
     """The shard of documents that state and ask the mixture's facts."""
     mixture = config.corpus.mixture
     assert mixture is not None
@@ -121,7 +129,6 @@ def _make_mixture(config: Config, run: Run, world: Path | None) -> str:
     content = source_content(expand(mixture.path, "corpus.mixture.path", world))
     inputs = {"questions": hashlib.sha256(content).hexdigest()}
     if not is_made(run.mixture, kind=MIXTURE_KIND, config=wanted, inputs=inputs, part="corpus.mixture"):
-        questions = prepare_questions.mixture_questions(config, world)
         say(f"mixture: {len(questions)} facts in {mixture.exposures} documents each")
         with storage.write_artifact(run.mixture, kind=MIXTURE_KIND, config=wanted, inputs=inputs) as draft:
             write_shard(str(draft.path / MIXTURE_SHARD), mixture_documents(questions, mixture))

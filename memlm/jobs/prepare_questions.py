@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memlm import storage
@@ -22,8 +22,21 @@ from memlm.jobs.sources import expand
 from memlm.run import WORLD_KIND, is_made, questions_config, run_of
 
 
-def run(config: Config) -> str:
-    """Make the questions artifact, or find it made; returns its uri. The world, where the recipe has one, is there."""
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the question files of a config hold, selected."""
+
+    facts: list[Fact]
+    """Empty for a run that learns documents, whose chunks are known once there is a tokenizer."""
+    held_out: dict[str, list[Record]]
+    mixture: list[Question]
+
+
+def run(config: Config, sources: Sources | None = None) -> str:
+    """Make the questions artifact, or find it made; returns its uri. The world, where the recipe has one, is there.
+
+    `sources` are what read_sources gave, where they have been read.
+    """
     run = run_of(config)
     world = storage.open_artifact(run.world, kind=WORLD_KIND) if config.world is not None else None
     inputs = {"sources": _sources_digest(config, world)}
@@ -33,11 +46,10 @@ def run(config: Config) -> str:
     if is_made(run.questions, kind=KIND, config=wanted, inputs=inputs, part="questions"):
         say(f"questions: reusing {run.questions}")
         return run.questions
-    facts, held_out = _facts(config, world), _held_out(config, world)
-    known: dict[str, Sequence[Record]] = {
-        **held_out,
-        **({"corpus.mixture": mixture_questions(config, world)} if config.corpus.mixture else {}),
-    }
+    sources = sources or read_sources(config, world)
+    held_out = sources.held_out
+    facts = augment_documents.document_facts(config) if config.questions.documents else sources.facts
+    known: dict[str, Sequence[Record]] = {**held_out, "corpus.mixture": sources.mixture}
     facts = _without_overlap(facts, known, remove=config.questions.remove_overlap)
     with storage.write_artifact(run.questions, kind=KIND, config=wanted, inputs=inputs) as draft:
         write_question_sets(draft.path, facts, held_out, _tasks(config, held_out))
@@ -47,26 +59,23 @@ def run(config: Config) -> str:
     return run.questions
 
 
-def read_sources(config: Config, world: Path | None) -> None:
-    """Everything that can be wrong with the question files, found before work is done."""
+def read_sources(config: Config, world: Path | None) -> Sources:
+    """Read every question file, so that everything that can be wrong with one is found before work is done."""
     if config.questions.documents:
         augment_documents.read_sources(config, world)
-    else:
-        _facts(config, world)
-    _tasks(config, _held_out(config, world))
-    if config.corpus.mixture:
-        mixture_questions(config, world)
+    mixture = config.corpus.mixture
+    sources = Sources(
+        facts=[] if config.questions.documents else _facts(config, world),
+        held_out=_held_out(config, world),
+        mixture=_questions(mixture, "corpus.mixture.path", world) if mixture else [],
+    )
+    _tasks(config, sources.held_out)
+    return sources
 
 
 def fact_questions(config: Config, world: Path | None) -> list[Question]:
     """What is asked about the facts to learn."""
     return _questions(config.questions.facts, "questions.facts.path", world)
-
-
-def mixture_questions(config: Config, world: Path | None) -> list[Question]:
-    """The facts that the training text is mixed with."""
-    assert config.corpus.mixture is not None
-    return _questions(config.corpus.mixture, "corpus.mixture.path", world)
 
 
 def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Record]:
@@ -82,8 +91,6 @@ def _questions(source: QuestionSetConfig, field: str, world: Path | None) -> lis
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
     source, field = config.questions.facts, "questions.facts.path"
-    if config.questions.documents:
-        return augment_documents.document_facts(config)
     if source.statements:
         questions = require_questions(source.path, _read(source, field, world))
         facts = read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions)

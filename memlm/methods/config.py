@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from memlm.model.config import Architecture
 
-Moves = Literal["values", "adapters", "everything"]
-"""Which of a base model's weights learning writes to: the rows of its value pools, none before it is finished, or all. Trials share
+Moves = Literal["values", "adapters", "everything", "nothing"]
+"""Which of a base model's weights learning writes to: the rows of its value pools, none before it is finished, all, or none ever. Trials share
 what is not written to, and with values also what the layers below the first memory layer's read compute."""
 
 Ranking = Literal["tfidf", "tf", "random", "kl", "gradient"]
@@ -166,15 +166,15 @@ class FullMemoryConfig(FullConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InContextConfig:
-    """Rival and ceiling: the frozen model with the very fact before its question."""
+class FrozenConfig:
+    """What the rivals share that write to no weight and put statements before a question instead."""
 
-    name: ClassVar[str] = "in_context"
+    name: ClassVar[str]
     base: ClassVar[Architecture] = "dense"
-    moves: ClassVar[Moves] = "adapters"
+    moves: ClassVar[Moves] = "nothing"
 
     num_statements: int = 1
-    """Statements of the fact that stand before its question."""
+    """Statements before a question; fewer where there are fewer that fit."""
 
     def __post_init__(self) -> None:
         if self.num_statements < 1:
@@ -186,23 +186,17 @@ class InContextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig:
+class InContextConfig(FrozenConfig):
+    """Rival and ceiling: the frozen model with the very fact before its question."""
+
+    name: ClassVar[str] = "in_context"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(FrozenConfig):
     """Rival: the frozen model, and before every question, held-out ones too, the learned statements that BM25 finds for it."""
 
     name: ClassVar[str] = "retrieval"
-    base: ClassVar[Architecture] = "dense"
-    moves: ClassVar[Moves] = "adapters"
-
-    num_statements: int = 1
-    """Statements found for each question; fewer where fewer share a word with it."""
-
-    def __post_init__(self) -> None:
-        if self.num_statements < 1:
-            raise ValueError(f"method.num_statements is {self.num_statements}; it must be at least 1")
-
-    @property
-    def label(self) -> str:
-        return self.name
 
 
 MethodConfig = SparseMemoryConfig | LoRAConfig | FullConfig | FullMemoryConfig | InContextConfig | RetrievalConfig

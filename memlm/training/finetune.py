@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamChoice
-from memlm.data.facts import Fact, FactBatch, fact_batch
+from memlm.data.facts import Fact, FactBatch, FactError, fact_batch
 from memlm.data.question_records import Question, Record
 from memlm.data.streams import batches_of_stream, facts_of_stream
 from memlm.evaluation.config import EvaluationConfig
@@ -225,11 +225,13 @@ def _background_for(
         records = [record for each in materials.held_out.questions.values() for record in each]
         prompts = [prompts_of([each])[0] if isinstance(each, Question) else each.query for each in records]
         texts = [tuple(prompts[start : start + BACKGROUND_ROWS]) for start in range(0, len(prompts), BACKGROUND_ROWS)]
-    max_length = model.config.max_position_embeddings
-    batches = (
-        fact_batch(source, each, materials.tokenizer, max_length=max_length).to(next(model.parameters()).device)
-        for each in texts
-    )
+    device, max_length = next(model.parameters()).device, model.config.max_position_embeddings
+    try:
+        batches = [fact_batch(source, each, materials.tokenizer, max_length=max_length).to(device) for each in texts]
+    except FactError as error:
+        raise FactError(
+            f"method.background is {source!r}, whose texts must each fit into the model's {max_length} positions; rank against the corpus, or take shorter sets"
+        ) from error
     return count_batches(model, ((batch.tokens, batch.is_token) for batch in batches))
 
 

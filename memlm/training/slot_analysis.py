@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from memlm.data.facts import Fact, fact_batch
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.fact_scores import questions_as_clozes, tokens_of
+from memlm.evaluation.continuations import Continuation, encode
+from memlm.evaluation.fact_scores import questions_as_clozes
 from memlm.evaluation.question_answering import answer_questions
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
@@ -96,9 +97,10 @@ def _reads_of_answering(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str
 ) -> tuple[Int[Tensor, "seq reads"], int]:
     """The accesses of question and answer, and the first position that predicts the answer. The answer's last token predicts the end."""
-    ((shared, whole),) = tokens_of(tokenizer, [prompt], [continuation])
+    window = model.config.max_position_embeddings  # type: ignore[union-attr]
+    whole, start = encode(tokenizer, Continuation(prompt, continuation), window)  # type: ignore[arg-type]
     tokens = torch.tensor([whole], device=next(model.parameters()).device)
-    return accesses_of(model, input_ids=tokens)[0], shared - 1
+    return accesses_of(model, input_ids=tokens)[0], start - 1
 
 
 def minimum_slots_to_learn(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from memlm.evaluation import continuations
-from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks
+from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks, encode
 from memlm.model.trunk_cache import TrunkCache
 from tests.evaluation.asking import WORDS, new_model, new_tokenizer
 
@@ -88,3 +88,17 @@ def test_what_is_known_of_the_trunk_changes_nothing(model, tokenizer):
     assert all(trunks.find(each.tokens) is not None for each in inputs)
     plain = continuation_nats(model, tokenizer, PAIRS, batch_size=6)
     assert continuation_nats(model, tokenizer, PAIRS, batch_size=6, trunks=trunks) == plain
+
+
+def test_a_token_across_the_seam_belongs_to_the_continuation(tokenizer):
+    """Cut inside a token, the text before ends in tokens that the whole does not have."""
+    text = " ".join(WORDS[:3])
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    inside = 0
+    for cut in range(1, len(text)):
+        tokens, start = encode(tokenizer, Continuation(text[:cut], text[cut:]), 64)
+        alone = tokenizer(text[:cut], add_special_tokens=False)["input_ids"]
+        assert tokens == whole and start <= max(1, len(alone))
+        assert start == 1 or tokens[:start] == alone[:start]
+        inside += 1 < start < len(alone)
+    assert inside, "no cut fell inside a token behind the first; the test shows nothing"

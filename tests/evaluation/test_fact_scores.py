@@ -1,12 +1,11 @@
 import pytest
-import torch
-import torch.nn.functional as F
 
 from memlm.data.facts import Fact
 from memlm.data.question_records import Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.fact_scores import continuation_nats, score_facts, tokens_of, wordings_as_clozes
+from memlm.evaluation.continuations import Continuation, continuation_nats
+from memlm.evaluation.fact_scores import score_facts, wordings_as_clozes
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import build_model, model_config
 
@@ -69,39 +68,15 @@ def test_of_two_names_of_the_answer_the_longer_is_asked_for():
     assert (cloze.prompt, cloze.continuation) == ("Bo lives in", " New York")
 
 
-def test_nats_are_those_of_the_answers_tokens_alone(model, tokenizer):
-    """One text at a time, one token at a time; batched, padded texts of other lengths beside it change nothing."""
-    prompts = ["Question: Where does Ada live?\nAnswer:", "Ada lives in", "The home of Bo:"]
-    continuations = [" Oslo", " Oslo", " New York City"]
-    found = continuation_nats(model, tokenizer, prompts, continuations, batch_size=2)
-    for prompt, continuation, nats in zip(prompts, continuations, found, strict=True):
-        first = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        whole = tokenizer(prompt + continuation, add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            log_probabilities = F.log_softmax(model(input_ids=torch.tensor([whole])).logits[0], dim=-1)
-        lost = [-log_probabilities[place - 1, whole[place]].item() for place in range(first, len(whole))]
-        assert nats == pytest.approx(sum(lost) / len(lost), rel=1e-5)
-
-
-def test_a_token_across_the_seam_is_predicted(tokenizer):
-    whole = tokenizer("Ada lives in Oslo", add_special_tokens=False)["input_ids"]
-    ((first, tokens),) = tokens_of(tokenizer, ["Ada lives in Os"], ["lo"])
-    assert tokens == whole and first <= len(tokenizer("Ada lives in", add_special_tokens=False)["input_ids"])
-
-
-def test_an_answer_without_a_token_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="no token to predict"):
-        tokens_of(tokenizer, ["Ada lives in"], [""])
-
-
 def test_a_score_is_the_mean_over_the_facts_own_questions(model, tokenizer):
     facts = [fact("Ada", "Oslo"), fact("Bo", "New York City", statements=("New York City is home to Bo.",))]
     together = score_facts(model, tokenizer, facts, EVALUATION, {one.id: one.statements for one in facts})
     prompts = [f"Question: {question.question}\nAnswer:" for question in facts[1].questions]
-    nats = continuation_nats(model, tokenizer, prompts, [" New York City"] * 2, batch_size=1)
+    asked = [Continuation(prompt, " New York City") for prompt in prompts]
+    nats = [score.nats_per_token for score in continuation_nats(model, tokenizer, asked, batch_size=1)]
     assert together[1].nats_per_token == pytest.approx(sum(nats) / 2, rel=1e-5)
-    seen = continuation_nats(model, tokenizer, ["Ada lives in"], [" Oslo"], batch_size=1)
-    assert together[0].seen_nats_per_token == pytest.approx(seen[0], rel=1e-5)
+    (seen,) = continuation_nats(model, tokenizer, [Continuation("Ada lives in", " Oslo")], batch_size=1)
+    assert together[0].seen_nats_per_token == pytest.approx(seen.nats_per_token, rel=1e-5)
     assert together[0].seen_exact_match == 0
     assert together[1].seen_nats_per_token is None and together[1].seen_exact_match is None
     alone = score_facts(model, tokenizer, facts[1:], EVALUATION)

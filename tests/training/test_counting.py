@@ -166,7 +166,9 @@ def test_attention_stays_within_documents(tmp_path):
 
 
 def test_the_forward_pass_stops_at_the_last_search(blocks):
-    model = tiny_model()
-    model.model.value_pools[0].register_forward_hook(lambda *_: pytest.fail("the values were read"))
-    model.model.layers[2].register_forward_hook(lambda *_: pytest.fail("a layer above was run"))
+    model, run = tiny_model(), []
+    for name, module in (("values", model.model.value_pools[0]), ("above", model.model.layers[2])):
+        module.register_forward_hook(lambda *_, name=name: run.append(name))
+    model.model.layers[0].register_forward_hook(lambda *_: run.append("below"))
     count_all(model, blocks, CONFIG)
+    assert set(run) == {"below"}

@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from memlm.data.config import DocumentStreamConfig, StreamConfig
-from memlm.data.document_stream import document_stream, sample_documents
 from memlm.data.facts import Fact, FactError
-from memlm.data.streams import batches_of_stream, facts_of_stream, num_steps
+from memlm.data.streams import batches_of_stream, facts_of_stream, num_steps, sample_documents
 from memlm.data.tokenizer import train_tokenizer
 
 CHUNKS = [
@@ -20,8 +19,9 @@ def tokenizer():
 
 
 def stream(tokenizer, chunks=CHUNKS, **settings):
-    settings = {"num_augmentations": 4, "num_passes": 2, "max_length": 512, "seed": 0, **settings}
-    return list(document_stream(chunks, tokenizer, **settings))
+    seed = settings.pop("seed", 0)
+    config = DocumentStreamConfig(**{"num_augmentations": 4, "num_passes": 2, **settings})
+    return list(batches_of_stream(config, chunks, tokenizer, seed=seed))
 
 
 def texts_of(tokenizer, batch) -> list[str]:
@@ -58,7 +58,7 @@ def test_a_pure_function_of_its_arguments(tokenizer):
 def test_a_text_that_is_too_long_is_refused_before_the_first_step(tokenizer):
     long = Fact(id="z#0", statements=("fits", "a b c " * 50), questions=())
     with pytest.raises(FactError, match="'z#0'.*stream.max_length \\(64\\)"):
-        document_stream([*CHUNKS, long], tokenizer, num_augmentations=1, num_passes=1, max_length=64, seed=0)
+        batches_of_stream(DocumentStreamConfig(max_length=64), [*CHUNKS, long], tokenizer, seed=0)
 
 
 def test_documents_are_drawn_whole():
