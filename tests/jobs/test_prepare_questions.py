@@ -102,3 +102,27 @@ def test_another_file_or_another_way_to_ask_makes_another_artifact(files, tmp_pa
     prepare_questions.run(config)
     with pytest.raises(ValueError, match="num_examples"):
         prepare_questions.run(config_of(files, tmp_path / "runs", nq={"num_examples": 2}))
+
+
+def overlapping(config, *, remove):
+    """The first fact is asked in a held-out set too, spelled otherwise."""
+    return replace(config, questions=replace(config.questions, remove_overlap=remove))
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_a_fact_that_a_held_out_set_asks_too_is_reported_and_removed_on_request(files, tmp_path, capsys, remove):
+    with open(files["nq"], "a") as file:
+        file.write('\n{"question": "the FACT 0", "answer": ["a"]}')
+    config = overlapping(config_of(files, tmp_path / "runs"), remove=remove)
+    learned = [fact.id for fact in open_question_sets(prepare_questions.run(config)).facts()]
+    assert learned == (["1", "2"] if remove else ["0", "1", "2"])
+    said = capsys.readouterr()
+    assert "1 facts to learn are asked in nq too, the first '0'" in said.out + said.err
+    assert ("left out of the facts" if remove else "--questions.remove-overlap True") in said.out + said.err
+
+
+def test_sets_that_share_every_question_leave_nothing_to_learn(files, tmp_path):
+    with open(files["nq"], "a") as file:
+        file.writelines(f'\n{{"question": "Fact {i}?", "answer": ["a"]}}' for i in range(3))
+    with pytest.raises(ValueError, match="leaves no fact to learn"):
+        prepare_questions.run(overlapping(config_of(files, tmp_path / "runs"), remove=True))

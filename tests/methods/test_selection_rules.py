@@ -114,6 +114,19 @@ def test_an_ablation_moves_its_part_beside_the_values_and_nothing_else(part, nam
     assert config.moves == "everything" and sparse_config().moves == "values"
 
 
+@pytest.mark.parametrize("part", ["keys", "gates"])
+@every_memory
+def test_an_ablation_moves_its_part_of_every_layer(memory, part):
+    """Also where a pass of its own finds the accesses first."""
+    model = tiny_model(memory)
+    before, after, _, _ = learn(
+        model, replace(sparse_config(), trains_also=part, also_learning_rate=0.01), random_batch(0)
+    )
+    name = {"keys": "half_keys", "gates": "gate.weight"}[part]
+    moved = [not torch.equal(before[each], after[each]) for each in before if each.endswith(f"mlp.{name}")]
+    assert moved == [True] * len(memory.layers)
+
+
 @pytest.mark.parametrize(
     ("fields", "label"),
     [

@@ -172,3 +172,13 @@ def test_a_diverged_trial_says_so(materials):
     materials = replace(materials, background=random_background(model))
     with pytest.raises(DivergedError, match="learning_rate"):
         run_trial(trial_with(sparse_config(6, learning_rate=math.inf)), model, materials, key="key")
+
+
+def test_what_the_new_answers_gained_in_likelihood_is_what_they_lost_in_nats(materials):
+    """Learned at a rate that moves them, and scored before and after."""
+    trial = trial_with(FullConfig(optimizer=OptimizerConfig(learning_rate=0.01)))
+    model = base_model(materials.tokenizer, MEMORY, dense=True)
+    before = score(trial, model, materials).extra["new_facts_answer_nats"]
+    result, learned = run_trial(trial, model, materials, key="key")
+    after = score(trial, learned, materials).extra["new_facts_answer_nats"]
+    assert result.extra["new_facts_answer_nats_gained"] == before - after > 0
