@@ -197,7 +197,7 @@ def _of_the_world(*, facts: tuple[int, int], known: tuple[int, int], sums: tuple
 
 
 def laptop_ablations() -> Config:
-    """What of the method matters, on the checkpoints of `laptop`: t, ranking, background, parts that move, and the optimizer."""
+    """What of the method matters, on the checkpoints of `laptop`: t, ranking, background, and the parts that move."""
     base = laptop()
     return replace(
         base,

@@ -1,4 +1,6 @@
-"""Corpus shards -> tokenizer and token blocks; question files -> facts and held-out questions (prepare_questions.py). Shards are packed side by side; each part is written once.
+"""Corpus shards -> tokenizer and token blocks; question files -> facts and held-out questions (prepare_questions.py).
+
+Shards are packed side by side; each part is written once.
 
 The generated world, where a recipe has one, is made first, and read by the very readers that real data goes through.
 """
