@@ -81,7 +81,7 @@ def smoke() -> Config:
 
 WIKI_MODEL = replace(
     LAPTOP_MODEL,
-    memory=replace(LAPTOP_MODEL.memory, num_half_keys=256),
+    memory=replace(LAPTOP_MODEL.memory, num_half_keys=512, num_heads=4),
 )
 
 
