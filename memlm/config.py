@@ -36,6 +36,9 @@ class SweepConfig:
     methods: tuple[str, ...] = ("sparse_memory", "lora", "full")
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each varies the facts, their order, their wordings and the initialisation of what is trained; never the checkpoint."""
+    max_failures: int = 2
+    """New tries of a trial that failed or whose worker or node was lost, before the sweep ends with its error. Divergence is a result: it is
+    not tried again, and stands beside the frontier."""
     drawn_beside: tuple[str, ...] = ()
     """Other runs whose frontiers stand beside this one's in joint.png."""
     trunk_cache_bytes: int = 384 * 2**20
@@ -50,6 +53,8 @@ class SweepConfig:
             raise ValueError(f"sweep.methods {self.methods} and sweep.seeds {self.seeds} must not repeat")
         if min(self.seeds) < 0:
             raise ValueError(f"sweep.seeds is {self.seeds}; a seed must not be negative")
+        if self.max_failures < 0:
+            raise ValueError(f"sweep.max_failures is {self.max_failures}; it must not be negative (0 for no new try)")
         if self.trunk_cache_bytes < 0:
             raise ValueError(
                 f"sweep.trunk_cache_bytes is {self.trunk_cache_bytes}; it must not be negative (0 keeps nothing)"

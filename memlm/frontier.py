@@ -105,10 +105,28 @@ class TrialResult:
         return cls(**{**value, "start": scores(value["start"]), "end": scores(value["end"])})
 
 
-def build_frontier(recipe: str, trials: Sequence[TrialResult], *, samples: int = 2000, seed: int = 0) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class FailedSetting:
+    """A setting that learning diverged under with one seed or more: it has no mean, and is no point of a frontier."""
+
+    method: str
+    hyperparameters: dict[str, float | int | str]
+    seeds: tuple[int, ...]
+    """Those it diverged with."""
+    reason: str
+
+
+def build_frontier(
+    recipe: str,
+    trials: Sequence[TrialResult],
+    *,
+    failed: Sequence[FailedSetting] = (),
+    samples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Everything a sweep shows, as one JSON document.
 
-    `on_frontier` compares a point with its own method's points; `on_joint_frontier` with all methods' points.
+    `failed` are the settings that are no points; they are shown beside them. `on_frontier` compares a point with its own method's points; `on_joint_frontier` with all methods' points.
     In `matched`, `reached` is the share of resamples in which the method learns that much at all.
     """
     _require_comparable(trials)
@@ -131,6 +149,7 @@ def build_frontier(recipe: str, trials: Sequence[TrialResult], *, samples: int =
     return {
         "recipe": recipe,
         "points": sorted(points, key=lambda p: (_method_order(p["method"]), p["learning"], p["forgetting"])),
+        "failed": [dataclasses.asdict(setting) for setting in failed],
         "forgetting_sets": counted,
         "start": {method: _start([trial for trial in trials if trial.method == method]) for method in curves},
         "hypervolume": {method: float(volume[0]) for method, volume in volumes.items()},

@@ -168,6 +168,8 @@ def format_table(frontier: Mapping[str, Any]) -> str:
     lines += [*_columns(header, [_point_cells(frontier, point) for point in frontier["points"]]), ""]
     header, rows = _matched_cells(frontier, PAPER_FORGETTING)
     lines += _columns(header, rows) if frontier["matched"] else ["no level of learning that all compared methods reach"]
+    if frontier["failed"]:
+        lines += ["", "left out, because learning diverged", *_columns(*_failed_cells(frontier))]
     lines += ["", "start and hypervolume (from learning 0, forgetting 100%; more is better)"]
     return "\n".join([*lines, *_columns(*_start_cells(frontier))]) + "\n"
 
@@ -190,6 +192,21 @@ def _point_cells(frontier: Mapping[str, Any], point: Mapping[str, Any]) -> list[
     ]
     axes = [_with_interval(point[axis], point[f"{axis}_ci"]) for axis in ("learning", "forgetting")]
     return ["*" if point["on_frontier"] else "", _look(frontier, point["method"]).name, settings, *axes, *drops]
+
+
+def _failed_cells(frontier: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            setting["method"],
+            " ".join(
+                f"{name.rsplit('.', 1)[-1]}={_number(value)}" for name, value in setting["hyperparameters"].items()
+            ),
+            " ".join(map(str, setting["seeds"])),
+            setting["reason"],
+        ]
+        for setting in frontier["failed"]
+    ]
+    return ["method", "hyperparameters", "seeds", "what happened"], rows
 
 
 def _varying(frontier: Mapping[str, Any], method: str) -> list[str]:
@@ -276,6 +293,11 @@ def write_report(
         "<p>Hypervolume: the area that the settings dominate, from learning 0 and forgetting 100%; more is better.</p>",
         "<h2>All settings</h2><p>By method, then learning. In bold: on the method's own frontier.</p>",
         _table(header, [cells[1:] for cells in points], bold=frontier_rows),
+        *(
+            ["<h2>Left out, because learning diverged</h2>", _table(*_failed_cells(frontier))]
+            if frontier["failed"]
+            else []
+        ),
         "<h2>Stages</h2>",
         _table(*_stage_cells(stages)),
         "<h2>How to repeat this</h2>",

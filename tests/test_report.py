@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import memlm.report
-from memlm.frontier import SetScore, TrialResult, build_frontier
+from memlm.frontier import FailedSetting, SetScore, TrialResult, build_frontier
 from memlm.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
 
 STAGES = {
@@ -182,3 +182,17 @@ def test_many_methods_each_have_a_look_of_their_own(tmp_path: Path) -> None:
     looks = {memlm.report._look(drawn, name)[1:] for name in drawn["start"]}
     assert len(looks) == len(drawn["start"])
     draw_frontier(drawn, tmp_path / "many.png")
+
+
+def test_a_setting_that_diverged_stands_in_the_table_and_in_the_report(tmp_path: Path) -> None:
+    trials = [trial("full", learning, 0.1, "low") for learning in (0.4,)]
+    diverged = FailedSetting(
+        method="lora", hyperparameters={"lr": 3.0}, seeds=(0, 2), reason="the loss is <nan> at step 7"
+    )
+    drawn = build_frontier("laptop", trials, failed=[diverged], samples=20)
+    assert drawn["failed"] == [
+        {"method": "lora", "hyperparameters": {"lr": 3.0}, "seeds": (0, 2), "reason": "the loss is <nan> at step 7"}
+    ]
+    assert re.search(r"left out.*\n.*\n.*\nlora +lr=3 +0 2 +the loss is <nan> at step 7", format_table(drawn))
+    write_report(drawn, tmp_path / "report.html", stages={}, paper={})
+    assert "the loss is &lt;nan&gt; at step 7" in (tmp_path / "report.html").read_text()

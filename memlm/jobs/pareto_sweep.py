@@ -42,8 +42,8 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
             if pending:
                 with stages.timed("pareto_sweep"):
                     run_trials(config, run, pending, on_finished=tracker.log_trial)
-            trials = read_results(run, planned)
-            frontier = build_frontier(config.recipe, [result for _, result in trials])
+            trials, failed = read_results(run, planned)
+            frontier = build_frontier(config.recipe, [result for _, result in trials], failed=failed)
             write_frontier(config, run, frontier, stages.read(), tracker, trials)
     return run.uri
 

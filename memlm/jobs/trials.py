@@ -19,7 +19,7 @@ from torch import nn
 from memlm import storage
 from memlm.config import Config, replace_field
 from memlm.data.streams import num_steps
-from memlm.frontier import LEARNING_SET, TrialResult
+from memlm.frontier import LEARNING_SET, FailedSetting, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, read_model_config, trial_inputs, trial_of
 from memlm.jobs.trial_starts import Shared, Starts, compute_starts
@@ -83,23 +83,32 @@ def unfinished(run: Run, planned: Sequence[PlannedTrial]) -> list[PlannedTrial]:
     return [plan for plan in planned if f"{plan.key}.json" not in finished]
 
 
-def read_results(run: Run, planned: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, TrialResult]]:
-    """The finished trials. One that diverged is shown; its setting is left out with all its seeds, so no mean hides it."""
+def read_results(
+    run: Run, planned: Sequence[PlannedTrial]
+) -> tuple[list[tuple[PlannedTrial, TrialResult]], list[FailedSetting]]:
+    """The finished trials, and the settings that diverged: left out with all their seeds, so that no mean hides it."""
     own = set(storage.list_names(run.trials))
     ledgers = [run.trials if f"{plan.key}.json" in own else run.base_trials for plan in planned]
     entries = [
         (plan, storage.read_json(storage.join(ledger, f"{plan.key}.json")))
         for plan, ledger in zip(planned, ledgers, strict=True)
     ]
-    diverged = [(plan, entry) for plan, entry in entries if "failed" in entry]
-    for plan, entry in diverged:
-        say(
-            f"left out: {plan.trial.method.label} {entry['hyperparameters']} (seed {plan.trial.seed}): {entry['failed']}"
+    diverged: dict[MethodConfig, list[tuple[PlannedTrial, dict[str, Any]]]] = {}
+    for plan, entry in entries:
+        if "failed" in entry:
+            diverged.setdefault(plan.trial.method, []).append((plan, entry))
+    failed = [
+        FailedSetting(
+            method=method.label,
+            hyperparameters=found[0][1]["hyperparameters"],
+            seeds=tuple(plan.trial.seed for plan, _ in found),
+            reason=found[0][1]["failed"],
         )
-    settings = {plan.trial.method for plan, _ in diverged}
-    return [
-        (plan, TrialResult.from_json(entry["result"])) for plan, entry in entries if plan.trial.method not in settings
+        for method, found in diverged.items()
     ]
+    return [
+        (plan, TrialResult.from_json(entry["result"])) for plan, entry in entries if plan.trial.method not in diverged
+    ], failed
 
 
 def run_trials(
@@ -136,15 +145,19 @@ def run_trials(
             verbose=0,
             callbacks=[_Finished(run, by_key, on_finished)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=config.sweep.max_failures),
         ),
     )
-    failed = [result.error for result in tuner.fit() if result.error is not None]
+    failed = [(by_key[result.config["plan"].key], result.error) for result in tuner.fit() if result.error is not None]
     if failed:
-        last_line = str(failed[0]).strip().splitlines()[-1]
+        shown = "\n".join(
+            f"  {plan.trial.title} seed {plan.trial.seed}: {str(error).strip().splitlines()[-1]}"
+            for plan, error in failed
+        )
         raise RunError(
-            f"{len(failed)} of {len(pending)} trials failed, the first with: {last_line}; "
-            "what is finished is kept: run the same command again"
+            f"{len(failed)} of {len(pending)} trials failed, each after {config.sweep.max_failures} new tries "
+            f"(sweep.max_failures), and no frontier is drawn without them:\n{shown}\n"
+            "What is finished is kept: run the same command again, or leave the setting out of tune_spaces/"
         )
     if unfinished(run, pending):
         # Tune takes the first Ctrl-C for itself and returns as if all were well.

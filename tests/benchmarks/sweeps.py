@@ -132,7 +132,7 @@ class RaySweep(_Sweep):
         with clock:
             planned = planned_trials(self.config)
             run_trials(self.config, self.run, unfinished(self.run, planned), on_finished=lambda plan, entry: None)
-            self.results = read_results(self.run, planned)
+            self.results, _ = read_results(self.run, planned)
 
     def outputs(self) -> dict[str, Tensor]:
         return {plan.key: end_scores(result) for plan, result in self.results}
