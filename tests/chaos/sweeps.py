@@ -1,0 +1,129 @@
+"""The sweep's driver is killed at random moments: nothing finished is tried again or lost, and the frontier is the undisturbed one."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow.tracking import MlflowClient
+
+from tests.chaos.frame import Outcome, Row
+from tests.jobs.running import ROOT, environment
+
+SECONDS = 600.0
+"""What one driver may take before it counts as hanging."""
+TIMES = ("seconds", "seconds_learning")
+
+
+def kill_drivers(seed: int, small: bool) -> Outcome:
+    """Kills at points of the ledger's growth, from before the first trial to after the last; then once to the end."""
+    kills, seeds = (1, 1) if small else (10, 5)
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as folder:
+        undisturbed = _Sweep(Path(folder, "undisturbed"), seeds)
+        undisturbed.to_the_end()
+        number = len(undisturbed.entries())
+        disturbed = _Sweep(Path(folder, "disturbed"), seeds)
+        disturbed.start_from(undisturbed)
+        survived, again = 0, 0
+        seen: dict[str, tuple[int, int]] = {}
+        for after in sorted(rng.choices(range(number + 1), k=kills)):
+            disturbed.kill(after, pause=rng.uniform(0, 0.4))
+            found = disturbed.entries()
+            again += sum(found.get(name) != identity for name, identity in seen.items())
+            survived += seen.keys() <= found.keys()
+            seen = found
+        disturbed.to_the_end()
+        again += sum(disturbed.entries()[name] != identity for name, identity in seen.items())
+        differences = again + (disturbed.result() != undisturbed.result()) + abs(disturbed.tracked() - number)
+        return Outcome(
+            tries=kills,
+            survived=survived,
+            differences=differences,
+            details={"trials": number, "tried_again": again, "tracked": disturbed.tracked()},
+        )
+
+
+class _Sweep:
+    """`pareto_sweep.py smoke` in a folder of its own, with a model that has hardly been trained."""
+
+    def __init__(self, storage: Path, seeds: int) -> None:
+        self.storage = storage
+        self.command = [
+            *(sys.executable, "pipelines/pareto_sweep.py", "smoke", "--storage", str(storage)),
+            *("--pretraining.num-steps", "6", "--pretraining.warmup-steps", "2", "--counting.num-batches", "4"),
+            *("--sweep.seeds", *map(str, range(seeds))),
+        ]
+
+    @property
+    def run(self) -> Path:
+        return self.storage / "smoke"
+
+    def start_from(self, other: "_Sweep") -> None:
+        """With the other's artifacts, and none of its trials."""
+        made = shutil.ignore_patterns("trials", "ray", "frontier.*", "report.html")
+        shutil.copytree(other.run, self.run, ignore=made)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        log = open(self.storage.with_suffix(".log"), "ab")
+        return subprocess.Popen(self.command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
+
+    def to_the_end(self) -> None:
+        driver = self.start()
+        try:
+            assert driver.wait(SECONDS) == 0, self.log()
+        finally:
+            driver.kill()
+
+    def kill(self, after: int, *, pause: float) -> None:
+        """SIGKILL of the driver once the ledger holds so many trials, or when it has ended before that."""
+        driver, deadline = self.start(), time.monotonic() + SECONDS
+        try:
+            while driver.poll() is None and len(self.entries()) < after:
+                assert time.monotonic() < deadline, f"a driver hangs: {self.log()}"
+                time.sleep(0.02)
+            time.sleep(pause)
+        finally:
+            driver.kill()
+            driver.wait()
+
+    def log(self) -> str:
+        return self.storage.with_suffix(".log").read_text()[-3000:]
+
+    def entries(self) -> dict[str, tuple[int, int]]:
+        """What tells whether a trial's file is still the same file."""
+        return {
+            path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (self.run / "trials").glob("*.json")
+        }
+
+    def result(self) -> Any:
+        """The frontier without what clocks say."""
+        frontier = json.loads((self.run / "frontier.json").read_text())
+        for point in frontier["points"]:
+            for name in TIMES:
+                point["scores"].pop(name, None)
+        return frontier
+
+    def tracked(self) -> int:
+        """Trials on the tracking server: runs below a sweep's."""
+        client = MlflowClient(f"sqlite:///{self.storage}/mlflow.db")
+        experiment = client.get_experiment_by_name("memlm pareto sweeps")
+        runs = client.search_runs([experiment.experiment_id], max_results=1000)
+        return sum("mlflow.parentRunId" in run.data.tags for run in runs)
+
+
+ROWS = [
+    Row(
+        name="sweep_driver",
+        bar="10 kills, nothing tried twice, nothing lost, the undisturbed frontier",
+        tries=10,
+        run=kill_drivers,
+        seconds=420,
+        small_seconds=60,
+    )
+]
