@@ -70,8 +70,8 @@ class _Sweep:
         shutil.copytree(other.run, self.run, ignore=made)
 
     def start(self) -> subprocess.Popen[bytes]:
-        log = open(self.storage.with_suffix(".log"), "ab")
-        return subprocess.Popen(self.command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
+        with self.storage.with_suffix(".log").open("ab") as log:
+            return subprocess.Popen(self.command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
 
     def to_the_end(self) -> None:
         driver = self.start()
