@@ -8,9 +8,6 @@ BASE = FullConfig(rehearsal=RehearsalConfig(kind="distillation"))
 
 SPACES = {
     "laptop": [{"optimizer.learning_rate": tune.grid_search([2e-5, 5e-5])}],
-    "wiki": [
-        {"optimizer.learning_rate": tune.grid_search([3e-5, 8e-5])},
-        {"rehearsal.weight": 4.0, "optimizer.learning_rate": 8e-5},
-    ],
+    "wiki": [{"optimizer.learning_rate": tune.grid_search([3e-5, 8e-5])}],
     "smoke": [{"optimizer.learning_rate": tune.grid_search([5e-5])}],
 }
