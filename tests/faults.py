@@ -8,10 +8,11 @@
     flip_down    one bit of the answer's body is another
     flip_up      one bit of the request's body is another
 
-moto checks the condition of a write and writes in two steps; S3 does it in one. So the proxy lets one conditional write
-pass at a time: the race is then among clients, and the store is as S3 is.
+In two points the proxy makes moto as S3 is. moto checks the condition of a write and writes in two steps, S3 in one: one
+conditional write passes at a time, so the race is among clients. And moto breaks (500) on an unknown id of an upload.
 """
 
+import functools
 import http.client
 import logging
 import random
@@ -22,11 +23,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from xml.sax.saxutils import escape
 
 FAULTS = ("500", "503", "reset", "lost", "cut", "slow", "flip_down", "flip_up")
-_NOT_PASSED_ON = ("transfer-encoding", "connection", "content-length", "server")
+_CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict"}
+_NOT_PASSED_ON = ("transfer-encoding", "connection", "content-length", "server", "date")
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -39,6 +43,8 @@ class FaultyProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target = port
         self.stall_seconds = 3.0
+        self.seconds_ahead = 0.0  # of the store's clock, as its answers' dates say
+        self.drops: tuple[str, ...] = ()  # headers that the store shall not see
         self.atomic, self._lock = threading.Lock(), threading.Lock()
         self.plan(seed=seed)
 
@@ -55,12 +61,13 @@ class FaultyProxy(ThreadingHTTPServer):
         planned: list[str] | None = None,
         only: str = "",
         answer: tuple[int, str, dict[str, str]] | None = None,
+        message: str = "injected",
     ) -> None:
         """From now on: random faults of these kinds at this share; before them the planned ones, on requests whose
         "METHOD path" contains `only`; `answer`: this status, S3 code and headers to every such request."""
         with self._lock:
             self._random, self.share, self.faults = random.Random(seed), share, faults
-            self.planned, self.only, self.answer = list(planned or []), only, answer
+            self.planned, self.only, self.answer, self.message = list(planned or []), only, answer, message
             self.requests, self.injected = 0, Counter[str]()
 
     def draw(self, line: str, has_body: bool) -> tuple[str, float]:
@@ -94,10 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         fault, aim = self.server.draw(line, bool(sent))
         if self.server.answer is not None and self.server.only in line:
             status, code, headers = self.server.answer
-            return self._answer(status, headers, _error(code))
-        if fault in ("500", "503"):
+            return self._answer(status, headers, _error(code, self.server.message))
+        if fault in _CODES:
             self.server.note(fault)
-            return self._answer(int(fault), {}, _error("InternalError" if fault == "500" else "SlowDown"))
+            return self._answer(int(fault), {}, _error(_CODES[fault]))
         if fault == "reset":
             self.server.note(fault)
             return self._reset()
@@ -126,7 +133,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, headers, body)
 
     def _pass_on(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-        headers = {name: value for name, value in self.headers.items() if name not in ("Expect", "Connection")}
+        headers = {
+            name: value
+            for name, value in self.headers.items()
+            if name not in ("Expect", "Connection", *self.server.drops)
+        }
         conditional = self.command in ("PUT", "POST") and ("If-Match" in headers or "If-None-Match" in headers)
         with self.server.atomic if conditional else threading.Lock():
             upstream = http.client.HTTPConnection("127.0.0.1", self.server.target)
@@ -136,7 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
                 body = response.read()
             finally:
                 upstream.close()
+        if response.status == 500 and "uploadId=" in self.path:
+            return 404, {}, _error("NoSuchUpload")
         kept = {name: value for name, value in response.getheaders() if name.lower() not in _NOT_PASSED_ON}
+        kept["Date"] = formatdate(time.time() + self.server.seconds_ahead, usegmt=True)
         if self.command == "HEAD":
             kept["Content-Length"] = response.getheader("Content-Length") or "0"
         return response.status, kept, body
@@ -207,11 +221,16 @@ def make_bucket(proxy: FaultyProxy) -> str:
 
 def plain_client(proxy: FaultyProxy) -> Any:
     """Straight to moto, past all faults."""
+    return _client_of(f"http://127.0.0.1:{proxy.target}")
+
+
+@functools.cache
+def _client_of(endpoint: str) -> Any:
     import boto3
 
     return boto3.session.Session().client(
         "s3",
-        endpoint_url=f"http://127.0.0.1:{proxy.target}",
+        endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id="test",
         aws_secret_access_key="test",
@@ -223,5 +242,5 @@ def _flip(body: bytes, aim: float) -> bytes:
     return body[: place // 8] + bytes([body[place // 8] ^ 1 << place % 8]) + body[place // 8 + 1 :]
 
 
-def _error(code: str) -> bytes:
-    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+def _error(code: str, message: str = "injected") -> bytes:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>".encode()

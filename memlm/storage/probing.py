@@ -18,10 +18,8 @@ from memlm.storage.objects import Store, store_of
 from memlm.storage.places import join
 
 RACERS = 16
-PATIENCE = retries.Patience(
-    attempts=4, connect_seconds=2, silence_seconds=3, least_bytes_per_second=100, deadline_seconds=6
-)
-"""So that a wrong address, region or credential is one error within ten seconds."""
+FIRST_PATIENCE = retries.Patience(attempts=4, connect_seconds=2, silence_seconds=2.5, deadline_seconds=5)
+"""For the first requests, so that a wrong address, region or credential is one error within ten seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +55,27 @@ class Probe:
 def probe(uri: str) -> Probe:
     """Try the store below `uri` for a second or two, and leave nothing. StorageError when it can't be used at all."""
     place, store, began = join(uri, f"probe-{uuid.uuid4().hex}"), store_of(uri), time.monotonic()
-    with retries.patient(PATIENCE):
+    with retries.patient(FIRST_PATIENCE):
         _require_access(uri, store, join(place, "written"))
-        try:
-            created, written = join(place, "created"), store.read(join(place, "written"))
-            winners = _race(created, store)
-            version = found.version if (found := store.read(created)) is not None else ""
-            replaced = store.replace(created, b"replaced", version)
-            spared = not store.replace(created, b"late", version)
-            listed = store.list_names(place)
-        finally:
-            store.delete(place)
-        return Probe(
-            uri=uri,
-            reads_what_was_written=written is not None and written.body == b"written",
-            lists_what_was_written=listed == ["created", "written"],
-            winners=winners,
-            replaces_what_it_names=replaced,
-            spares_what_it_does_not=spared,
-            deletes=store.list_names(place) == [],
-            seconds=round(time.monotonic() - began, 2),
-        )
+    try:
+        created, written = join(place, "created"), store.read(join(place, "written"))
+        winners = _race(created, store)
+        version = found.version if (found := store.read(created)) is not None else ""
+        replaced = store.replace(created, b"replaced", version)
+        spared = not store.replace(created, b"late", version)
+        listed = store.list_names(place)
+    finally:
+        store.delete(place)
+    return Probe(
+        uri=uri,
+        reads_what_was_written=written is not None and written.body == b"written",
+        lists_what_was_written=listed == ["created", "written"],
+        winners=winners,
+        replaces_what_it_names=replaced,
+        spares_what_it_does_not=spared,
+        deletes=store.list_names(place) == [],
+        seconds=round(time.monotonic() - began, 2),
+    )
 
 
 def require_conditional_writes(uri: str) -> Probe:
