@@ -127,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.note(fault)
             self._answer(status, headers, body, sends=len(body) // 2)
             if fault == "slow":
-                self._stall(body[len(body) // 2 :], drips=aim < 0.5 and self.command == "GET" and "?" not in self.path)
+                is_object = self.command == "GET" and "?" not in self.path and status < 300
+                self._stall(body[len(body) // 2 :], drips=is_object and aim < 0.5)
             self.close_connection = True
             return
         self._answer(status, headers, body)

@@ -1,6 +1,5 @@
 import logging
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,16 +126,6 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="Choose a directory"):
         storage.probe(str(tmp_path / "file" / "runs"))
     assert stat.S_ISREG((tmp_path / "file").stat().st_mode)
-
-
-def test_the_probe_of_two_at_once(root: str) -> None:
-    faults: list[list[str]] = []
-    threads = [threading.Thread(target=lambda: faults.append(storage.probe(root).faults)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert faults == [[], []]
 
 
 def test_a_real_error_of_the_store_is_said(bucket: str, proxy: FaultyProxy) -> None:
