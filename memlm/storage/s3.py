@@ -111,9 +111,10 @@ def delete(uri: str) -> None:
     bucket, key = split(uri)
     if not key:
         raise StorageError("uri", uri, "is a whole bucket", "Name a prefix in it.")
-    for upload in _unfinished_uploads(uri):
-        request(uri, functools.partial(_abort, upload=upload))
     in_parallel([functools.partial(delete_object, f"s3://{bucket}/{name}") for name in [key, *_names_below(uri, "")]])
+    while uploads := _unfinished_uploads(uri):  # a page of them at a time
+        for upload in uploads:
+            request(uri, functools.partial(_abort, upload=upload))
 
 
 def delete_object(uri: str) -> None:

@@ -193,7 +193,7 @@ class _Upload:
             stored = "" if self.is_gone else self._complete() if self.id else self.etags[0]
             proved = stored.strip('"') == _etag([self.digests[start] for start in _starts(self.size)])
             return proved or (not self.is_gone and (is_safe_on_the_way(self.uri) or self._reads_back()))
-        except FileNotFoundError:
+        except (FileNotFoundError, PreconditionFailed):  # somebody else deleted it or wrote over it
             return False
 
     def abort(self) -> None:
