@@ -1,0 +1,170 @@
+"""Every fault class, on the way up and on the way down, of small objects and of parts."""
+
+import contextlib
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memlm import storage
+from memlm.storage import StorageError, retries, s3, transfer
+from tests.faults import FAULTS, FaultyProxy, plain_client
+
+PART = 64 << 10
+
+
+@pytest.fixture(autouse=True)
+def small_parts_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(transfer, "PART_BYTES", PART)
+    changed = retries.Patience(attempts=12, silence_seconds=2, least_bytes_per_second=50_000)
+    with retries.patient(changed):
+        yield
+
+
+def stored(proxy: FaultyProxy, uri: str) -> bytes:
+    bucket, key = s3.split(uri)
+    return plain_client(proxy).get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
+def unfinished(proxy: FaultyProxy, bucket: str) -> list[str]:
+    listed = plain_client(proxy).list_multipart_uploads(Bucket=s3.split(bucket)[0])
+    return [upload["Key"] for upload in listed.get("Uploads", [])]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("on", ["?uploads", "partNumber=2", "POST /", "HEAD"])
+def test_a_large_file_arrives_as_it_left(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str, on: str) -> None:
+    """`on` is the request that fails: the begin of an upload, a part, its end (and begin), a check."""
+    if on == "HEAD" and fault in ("flip_up", "flip_down"):
+        return  # has no bodies
+    (tmp_path / "file").write_bytes(body := os.urandom(3 * PART + 17))
+    proxy.plan(only=on, planned=[fault, fault] if on == "POST /" else [fault])
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    assert stored(proxy, f"{bucket}/file") == body
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_large_file_comes_as_it_is(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
+    (tmp_path / "file").write_bytes(body := os.urandom(3 * PART + 17))
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    for sha256 in (hashlib.sha256(body).hexdigest(), None):  # with a manifest's sum, and without one
+        proxy.plan(only="GET", planned=[fault] * 3)
+        assert transfer.download(f"{bucket}/file", tmp_path / "came", sha256)
+        assert (tmp_path / "came").read_bytes() == body
+        assert proxy.injected[fault] == 3 or fault == "flip_up"
+
+
+@pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 3 * PART])
+def test_sizes_at_the_edges(bucket: str, proxy: FaultyProxy, tmp_path: Path, size: int) -> None:
+    (tmp_path / "file").write_bytes(body := os.urandom(size))
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    assert transfer.download(f"{bucket}/file", tmp_path / "came", hashlib.sha256(body).hexdigest())
+    assert (tmp_path / "came").read_bytes() == stored(proxy, f"{bucket}/file") == body
+
+
+def test_damage_at_rest_is_told_from_damage_on_the_way(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(body := os.urandom(3 * PART))
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    changed = bytearray(body)
+    changed[PART + 5] ^= 4
+    plain_client(proxy).put_object(Bucket=s3.split(bucket)[0], Key="file", Body=bytes(changed))
+    proxy.plan(only="GET", planned=["flip_down"])
+    assert not transfer.download(f"{bucket}/file", tmp_path / "came", hashlib.sha256(body).hexdigest())
+    assert (tmp_path / "came").read_bytes() == bytes(changed)
+    assert proxy.requests <= 8  # not all its patience is spent on it
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_small_objects(bucket: str, proxy: FaultyProxy, fault: str) -> None:
+    uri = f"{bucket}/x.json"
+    proxy.plan(planned=[fault])
+    storage.write_json(uri, {"a": 1})
+    assert stored(proxy, uri) == b'{\n "a": 1\n}'
+    proxy.plan(planned=[fault, fault])
+    assert storage.read_json(uri) == {"a": 1}
+    proxy.plan(planned=[fault, fault])
+    assert storage.list_names(bucket) == ["x.json"]
+    proxy.plan(planned=[fault, fault])
+    storage.delete(uri)
+    proxy.plan()
+    assert storage.list_names(bucket) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_conditional_writes_are_lost_or_doubled_by_none(bucket: str, proxy: FaultyProxy, fault: str) -> None:
+    uri = f"{bucket}/x"
+    proxy.plan(planned=[fault])
+    assert s3.create(uri, b"first")
+    assert stored(proxy, uri) == b"first"
+    proxy.plan(planned=[fault])
+    assert not s3.create(uri, b"second")
+    version = plain_client(proxy).head_object(Bucket=s3.split(uri)[0], Key="x")["ETag"]
+    proxy.plan(planned=[fault])
+    assert s3.replace(uri, b"third", version)
+    proxy.plan(planned=[fault])
+    assert not s3.replace(uri, b"fourth", version)
+    assert stored(proxy, uri) == b"third"
+    assert not s3.replace(f"{bucket}/none", b"x", version)
+
+
+def test_a_conflict_of_two_commits_is_tried_again(bucket: str, proxy: FaultyProxy) -> None:
+    proxy.plan(planned=["409", "409"])
+    assert s3.create(f"{bucket}/x", b"ours")
+    assert proxy.injected == {"409": 2}
+
+
+def test_an_upload_that_can_not_be_finished_leaves_nothing_to_pay_for(
+    bucket: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(3 * PART))
+    proxy.plan(only="partNumber=3", answer=(403, "AccessDenied", {}))
+    with pytest.raises(StorageError, match="no right"):
+        transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    proxy.plan()
+    assert unfinished(proxy, bucket) == []
+
+
+def test_delete_ends_unfinished_uploads_below_it_alone(bucket: str, proxy: FaultyProxy) -> None:
+    for key in ("run/model/weights", "run/model2/weights"):
+        plain_client(proxy).create_multipart_upload(Bucket=s3.split(bucket)[0], Key=key)
+    storage.delete(f"{bucket}/run/model")
+    assert unfinished(proxy, bucket) == ["run/model2/weights"]
+
+
+def test_a_file_that_is_written_over_while_it_is_read_is_no_mixture(
+    bucket: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    bodies = [bytes([number]) * (4 * PART) for number in range(2)]
+    client, ended = plain_client(proxy), threading.Event()
+    client.put_object(Bucket=s3.split(bucket)[0], Key="file", Body=bodies[0])
+
+    def write_over() -> None:
+        number = 0
+        while not ended.wait(0.05):
+            client.put_object(Bucket=s3.split(bucket)[0], Key="file", Body=bodies[number % 2])
+            number += 1
+
+    writer = threading.Thread(target=write_over)
+    writer.start()
+    try:
+        for _ in range(3):
+            with contextlib.suppress(StorageError):  # which says that somebody keeps writing
+                transfer.download(f"{bucket}/file", tmp_path / "came")
+                assert (tmp_path / "came").read_bytes() in bodies
+    finally:
+        ended.set()
+        writer.join()
+
+
+def test_patience_ends(bucket: str, proxy: FaultyProxy) -> None:
+    proxy.plan(share=1, faults=("503",))
+    with retries.patient(retries.Patience(attempts=3)), pytest.raises(StorageError, match="SlowDown"):
+        storage.list_names(bucket)
+    assert proxy.requests == 3
+    proxy.plan(share=1, faults=("503",))
+    with retries.patient(retries.Patience(deadline_seconds=0)), pytest.raises(StorageError, match="SlowDown"):
+        storage.list_names(bucket)
+    assert proxy.requests == 1
