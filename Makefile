@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: pareto test bench lint clean
+.PHONY: pareto test bench chaos lint clean
 
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
@@ -15,6 +15,10 @@ test: .venv/installed
 # At most 15 minutes on two cores; leave the machine alone meanwhile. ARGS='layer_1m counting' measures these rows.
 bench: .venv/bench-installed
 	.venv/bin/python -m tests.benchmarks $(ARGS)
+
+# At most an hour on two cores. ARGS='--only s3_faults --seed 7' runs these rows.
+chaos: .venv/installed
+	.venv/bin/python -m tests.chaos $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff format --check .

@@ -1,0 +1,105 @@
+"""Does what we promise hold when processes die, stores fail and bytes rot? What a row of `make chaos` is.
+
+    frame.py       what a row is, how rows are found, what one run of a row comes to
+    __main__.py    `python -m tests.chaos`: run rows, write runs/chaos/chaos.json
+    test_small.py  the small tier of every row, inside `make test`
+    any other      rows, found by being here
+
+To add one, write a module in this folder that offers `ROWS`:
+
+    def lose_workers(seed: int, small: bool) -> Outcome:
+        ...                                      # real processes, real kills; everything random comes from `seed`
+        return Outcome(tries=kills, survived=..., differences=...)
+
+    ROWS = [Row(name="count_workers", bar="30 kills, 0 differing counts", tries=30, run=lose_workers,
+                seconds=400, small_seconds=10)]
+
+A row removes what it made and ends what it started, also when it fails. It may not rely on another row having run.
+"""
+
+import importlib
+import pkgutil
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import tests.chaos
+
+SMALL_SECONDS = 180
+"""What the small tiers of all rows together may take inside `make test`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    tries: int  # faults that were really brought about: kills, mutations, races, requests
+    survived: int  # of them, those after which everything was as if nothing had happened
+    differences: int  # results that differ from the undisturbed ones: silent corruption, lost or double work
+    details: dict[str, Any] = field(default_factory=dict)  # numbers for people: by fault class, by file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    name: str
+    bar: str  # in words, for the report
+    run: Callable[[int, bool], Outcome]  # (seed, small) -> what came of it
+    tries: int  # how many a full run must make; a small one must make one
+    seconds: float  # estimate of a full run on two cores
+    small_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A line of chaos.json."""
+
+    what: str
+    bar: str
+    ok: bool
+    tries: int
+    survived: int
+    differences: int
+    seconds: float
+    seed: int
+    small: bool
+    details: dict[str, Any]
+    error: str | None = None  # the traceback, when the row itself failed
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_rows() -> list[Row]:
+    """The rows of every module in this folder, by name."""
+    names = [module.name for module in pkgutil.iter_modules(tests.chaos.__path__)]
+    skipped = ("frame", "__main__")
+    modules = [
+        importlib.import_module(f"tests.chaos.{name}")
+        for name in names
+        if name not in skipped and not name.startswith("test_")
+    ]
+    rows = [row for module in modules for row in getattr(module, "ROWS", [])]
+    return sorted(rows, key=lambda row: row.name)
+
+
+def measure(row: Row, seed: int, small: bool) -> Record:
+    """Run a row and hold it to its bar: enough tries, every one survived, nothing differs."""
+    began, error = time.monotonic(), None
+    try:
+        outcome = row.run(seed, small)
+    except Exception:  # the other rows still run; the record says what happened here
+        outcome, error = Outcome(tries=0, survived=0, differences=0), traceback.format_exc()
+    enough = outcome.tries >= (1 if small else row.tries)
+    return Record(
+        what=row.name,
+        bar=row.bar,
+        ok=enough and outcome.survived == outcome.tries and outcome.differences == 0,
+        tries=outcome.tries,
+        survived=outcome.survived,
+        differences=outcome.differences,
+        seconds=round(time.monotonic() - began, 1),
+        seed=seed,
+        small=small,
+        details=outcome.details,
+        error=error,
+    )

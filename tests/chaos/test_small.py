@@ -1,0 +1,74 @@
+"""The small tier of every row of `make chaos`, and the frame itself."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import __main__ as command
+from tests.chaos import frame
+from tests.chaos.frame import SMALL_SECONDS, Outcome, Row, find_rows, measure
+
+
+@pytest.mark.parametrize("row", find_rows(), ids=lambda row: row.name)
+def test_small_tier(row: Row) -> None:
+    record = measure(row, seed=0, small=True)
+    assert record.ok, record
+
+
+def test_small_tiers_fit_into_the_everyday_suite() -> None:
+    rows = find_rows()
+    assert sum(row.small_seconds for row in rows) <= SMALL_SECONDS
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def row_of(outcome: Outcome, name: str = "kills", tries: int = 3) -> Row:
+    return Row(name=name, bar="3 kills", tries=tries, run=lambda seed, small: outcome, seconds=1, small_seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ok"),
+    [
+        (Outcome(tries=3, survived=3, differences=0), True),
+        (Outcome(tries=2, survived=2, differences=0), False),  # too few
+        (Outcome(tries=3, survived=2, differences=0), False),
+        (Outcome(tries=3, survived=3, differences=1), False),
+    ],
+)
+def test_a_row_is_held_to_its_bar(outcome: Outcome, ok: bool) -> None:
+    assert measure(row_of(outcome), seed=1, small=False).ok == ok
+
+
+def test_nothing_tried_is_nothing_shown() -> None:
+    assert not measure(row_of(Outcome(tries=0, survived=0, differences=0)), seed=1, small=True).ok
+
+
+def test_the_command_writes_every_row_and_fails_when_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(seed: int, small: bool) -> Outcome:
+        raise RuntimeError(f"seed {seed}")
+
+    good = row_of(Outcome(tries=3, survived=3, differences=0), "good")
+    bad = Row(name="bad", bar="none", tries=1, run=breaks, seconds=1, small_seconds=1)
+    monkeypatch.setattr(command, "find_rows", lambda: [bad, good])
+    monkeypatch.setattr(sys, "argv", ["chaos", "--seed", "5", "--output", str(tmp_path)])
+    assert command.main() == 1
+    lines = json.loads((tmp_path / "chaos.json").read_text())["rows"]
+    assert [(line["what"], line["ok"], line["seed"]) for line in lines] == [("bad", False, 5), ("good", True, 5)]
+    assert "seed 5" in lines[0]["error"]
+    monkeypatch.setattr(sys, "argv", ["chaos", "--only", "good", "--output", str(tmp_path)])
+    assert command.main() == 0
+    monkeypatch.setattr(sys, "argv", ["chaos", "--only", "goood"])
+    with pytest.raises(SystemExit):
+        command.main()
+
+
+def test_rows_are_found_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "found_by_file.py").write_text(
+        "from tests.chaos.frame import Outcome, Row\n"
+        "run = lambda seed, small: Outcome(tries=1, survived=1, differences=0)\n"
+        "ROWS = [Row(name='found', bar='', tries=1, run=run, seconds=1, small_seconds=1)]\n"
+    )
+    monkeypatch.setattr(frame.tests.chaos, "__path__", [*frame.tests.chaos.__path__, str(tmp_path)])
+    assert "found" in [row.name for row in find_rows()]
+    sys.modules.pop("tests.chaos.found_by_file")
