@@ -1,8 +1,11 @@
 """Pretraining by DeepSpeed, and of the pools by LazyAdam, on one and on two gloo workers, against each other and against plain torch."""
 
 import os
+import resource
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -271,6 +274,17 @@ def save_now(states, step: int) -> None:
     states.settle(wait=True)
 
 
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """What this process writes beyond it fails, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def start(rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
@@ -319,8 +333,13 @@ def two_workers(rank: int, folder: str) -> None:
     for step in (1, 2):
         run_steps(folder, engine, CONFIG, first_step=step - 1, last_step=step)
         save_now(states, step)
+    with no_file_above(4096) if rank == 1 else nullcontext():  # one rank's disk is full
+        save_now(states, 3)
+    result["given up"] = (states.num_failed, sorted(os.listdir(f"{folder}/incomplete")))
+    dist.barrier()
+    save_now(states, 4)
     if rank == 0:
-        shutil.rmtree(f"{folder}/incomplete/step_00000002_start_0001/rank_1_of_2")
+        shutil.rmtree(f"{folder}/incomplete/step_00000004_start_0001/rank_1_of_2")
     dist.barrier()
     result["incomplete"] = states.load_newest()
     result["of one"] = {
@@ -588,7 +607,11 @@ def test_a_resumed_run_of_two_workers_is_the_undisturbed_one_bit_for_bit(results
 
 
 def test_a_state_that_lacks_a_rank_is_passed_over_for_the_one_before(results):
-    assert [rank["incomplete"] for rank in results["two"]] == [1, 1]
+    assert [rank["incomplete"] for rank in results["two"]] == [2, 2]
+
+
+def test_a_state_that_one_rank_cannot_write_is_given_up_by_all(results):
+    assert [rank["given up"] for rank in results["two"]] == [(1, ["step_00000002_start_0001"])] * 2
 
 
 def test_without_a_state_a_run_starts_at_the_beginning(results):
