@@ -1,9 +1,10 @@
 """How does a notice of the end reach training, so that it can save what it has? All ranks learn of it at the same step.
 
-    SIGTERM to the driver -> Notice, an actor that workers find through the job they share with it -> rank 0 asks it once a second
+    SIGTERM to the driver -> Notice, an actor that workers know by name -> rank 0 asks it once a second
     a node about to go (a spot notice, `ray drain-node`) -> Ray Train, which any rank may ask
 
-A driver that is told to stop saves and ends; a node that goes takes its workers along, and the run goes on without it from what was saved.
+A driver that is told to stop has its workers save, and ends; a node that goes takes its workers along, and the run goes on without it from
+what was saved. SIGTERM must reach the driver alone (systemd: KillMode=mixed): a Ray that gets it too is gone before anything is saved.
 """
 
 import os
@@ -45,17 +46,15 @@ class _Notice:
         return self.given
 
 
-def _name() -> str:
-    return f"notice-{ray.get_runtime_context().get_job_id()}"
-
-
 @contextmanager
-def heeding_sigterm(seconds: float) -> Iterator[None]:
+def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
     """Around the driver's wait for its workers: SIGTERM asks them to save and end; after so many seconds they are ended anyway.
+
+    `name` is what a worker's Watch asks for.
 
     Only a main thread can heed signals; in another one this does nothing.
     """
-    notice = ray.remote(_Notice).options(name=_name(), num_cpus=0).remote()
+    notice = ray.remote(_Notice).options(name=name, num_cpus=0).remote()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -86,8 +85,8 @@ def heeding_sigterm(seconds: float) -> Iterator[None]:
 class Watch:
     """A worker's side. Every rank must call `after_step` after each step."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, name: str, device: torch.device) -> None:
+        self._name, self._device = name, device
         self._stop = threading.Event()
         self._asked = time.monotonic()
         self._known_to_go: set[str] = set()
@@ -95,7 +94,7 @@ class Watch:
             threading.Thread(target=self._ask, name="notice", daemon=True).start()
 
     def _ask(self) -> None:
-        notice = ray.get_actor(_name(), namespace=NAMESPACE)
+        notice = ray.get_actor(self._name, namespace=NAMESPACE)
         try:
             while not ray.get(notice.is_given.remote()):
                 time.sleep(ASK_NOTICE_SECONDS)

@@ -49,6 +49,10 @@ class WorkerTask:
     session: float
     """When the command was given, in seconds since 1970."""
 
+    @property
+    def notice(self) -> str:
+        return f"notice-{self.session}"
+
 
 def run(config: Config) -> str:
     """Pretrain the architecture, or find it pretrained, or go on where it was; returns the checkpoint's uri."""
@@ -87,7 +91,7 @@ def run(config: Config) -> str:
             ),
         )
         try:
-            with heeding_sigterm(config.cluster.notice_seconds):
+            with heeding_sigterm(task.notice, config.cluster.notice_seconds):
                 trainer.fit()
         except ray.train.WorkerGroupError as error:
             first = next(iter(error.worker_failures.values()))
@@ -218,7 +222,7 @@ class _Pretraining:
         """To the end, or to a notice, which raises _Stopped once a state is saved."""
         config, settings = self.task.config, self.task.config.pretraining
         tokenizer = self.corpus.tokenizer
-        watch = Watch(self.engine.device)
+        watch = Watch(self.task.notice, self.engine.device)
         progress = Progress(f"pretrain {config.architecture}", settings.num_steps, done=first_step, every_seconds=15)
         seconds_stepping = 0.0
         if self.diary:

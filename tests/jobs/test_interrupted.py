@@ -19,8 +19,17 @@ from memlm.slots.counts import BackgroundCounts
 from tests.jobs.running import smoke
 
 pytestmark = pytest.mark.ray
-LONG = ("--pretraining.num-steps", "400", "--pretraining.log-every", "1", "--pretraining.checkpoint-every", "100000")
-HEAVY = ("--tracking", "off", "--counting.num-batches", "400", "--counting.batches-per-unit", "200")
+LONG = (
+    "--tracking",
+    "off",
+    "--pretraining.num-steps",
+    "400",
+    "--pretraining.log-every",
+    "1",
+    "--pretraining.checkpoint-every",
+    "100000",
+)
+HEAVY = ("--counting.num-batches", "400", "--counting.batches-per-unit", "200")
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +91,15 @@ def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
     if not storage.has_artifact(str(runs / "smoke" / "checkpoint-memory")):
         pretrain.run(smoke(runs, *LONG))
     attempts = runs / "smoke" / "counts-attempts" / "unit_0000200_0000400"
-    poison = lambda: any(attempts.glob("*_*"))
     options = (*LONG, *HEAVY, "--counting.max-attempts", "1")
 
-    def kill_worker() -> None:
-        (record,) = attempts.glob("*_*")
-        os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
+    def begun() -> list[Path]:
+        return list(attempts.glob("[0-9a-f]*_*"))
 
-    with once(poison, kill_worker), pytest.raises(RunError) as refused:
+    def kill_worker() -> None:
+        os.kill(json.loads(begun()[0].read_text())["pid"], signal.SIGKILL)
+
+    with once(lambda: bool(begun()), kill_worker), pytest.raises(RunError) as refused:
         count_accesses.run(smoke(runs, *options))
     assert "1 workers died" in str(refused.value) and "micro-batches 200 to 399" in str(refused.value)
     assert str(attempts.parent) in str(refused.value) and "counting.max_quarantined (0)" in str(refused.value)
