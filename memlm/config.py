@@ -73,14 +73,18 @@ class ClusterConfig:
     """CPU threads of each. Two workers of two threads on two cores run several times slower than two of one."""
     use_gpu: bool = False
     max_failures: int = 2
-    """Restarts of a worker group before a run gives up."""
+    """Restarts of a worker group before a run gives up. A node that went after a notice does not count."""
+    notice_seconds: int = 90
+    """How long a pretraining that gets SIGTERM may take to save a state; then it ends all the same, with status 130. Spot machines are
+    given 120 s. A submitted job is given 3 s by Ray, or RAY_JOB_STOP_WAIT_TIME_S of the head's environment: set it higher than this."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "threads_per_worker"):
             if getattr(self, name) < 1:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.num_trials_at_once < 0 or self.max_failures < 0:
-            raise ValueError("cluster.num_trials_at_once and cluster.max_failures must not be negative")
+        for name in ("num_trials_at_once", "max_failures", "notice_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,11 @@ class Run:
         return storage.join(self.base, "counts-partial")
 
     @property
+    def counting_attempts(self) -> str:
+        """Which units were begun, and how often."""
+        return storage.join(self.base, "counts-attempts")
+
+    @property
     def questions(self) -> str:
         """The facts to learn and the held-out questions."""
         return storage.join(self.uri, "questions")
@@ -202,7 +207,9 @@ def questions_config(config: Config) -> dict[str, Any]:
 
 
 def counts_config(config: Config) -> dict[str, Any]:
-    return {name: value for name, value in identity(config.counting).items() if name != "batches_per_unit"}
+    """What names background counts: not in which units they were counted, nor how often one may fail."""
+    unnamed = ("batches_per_unit", "max_attempts", "max_quarantined")
+    return {name: value for name, value in identity(config.counting).items() if name not in unnamed}
 
 
 def _found(made: bool, uri: str, made_by: str, config: Config) -> storage.Manifest:

@@ -152,6 +152,16 @@ def say(text: str) -> None:
         print(line, flush=True)
 
 
+class SaidWarnings(logging.Handler):
+    """Warnings of our own, such as of a disk that is full, said to whoever waits for the job."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"warning: {record.getMessage()}")
+
+
 class Progress:
     """Says how far a stage is and how long the rest will take."""
 

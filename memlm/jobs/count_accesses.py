@@ -1,26 +1,40 @@
 """Checkpoint and corpus -> background counts. Units of micro-batches go to a pool of model actors; each writes its partial once.
 
 Ray Data runs a task at least once, so a count is never a side effect: a partial is keyed by its unit and committed atomically, and
-the driver adds up exactly the units of the plan.
+the driver adds up exactly the units of the plan. What a unit counts is defined by its numbers alone (training/counting.py), so the sum
+is that of one process, whoever read what, whoever died, and whichever driver began. A unit that kills its workers is given up, and named.
 """
 
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 from transformers import AutoModelForCausalLM
 
 from memlm import storage
-from memlm.config import Config, identity
+from memlm.config import Config
 from memlm.data.corpus import open_corpus
+from memlm.jobs.attempts import Attempts
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, quiet, say
 from memlm.model.language_model import attention_on
-from memlm.run import COUNTS_KIND, counts_config, is_made, require_checkpoint, require_corpus, run_of, tracking_uri
+from memlm.run import (
+    COUNTS_KIND,
+    RunError,
+    counts_config,
+    is_made,
+    require_checkpoint,
+    require_corpus,
+    run_of,
+    tracking_uri,
+)
 from memlm.slots.accesses import memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts
 from memlm.tracking import Tracker, git_sha
-from memlm.training.config import CountingConfig
 from memlm.training.counting import count_unit, num_batches, units
 from memlm.training.patch import CHECKPOINT_KIND
 
@@ -29,32 +43,38 @@ COUNTS_FILE = "counts.safetensors"
 EXPERIMENT = "memlm background counts"
 
 
+@dataclass(kw_only=True)
+class _Counted:
+    """What came of one run of the job."""
+
+    counts: BackgroundCounts
+    quarantined: list[list[int]]
+    """First and last micro-batch, the last left out, of the units that are not in the counts."""
+    tokens_per_second: float
+    """Of what this run counted itself; 0 if all was there."""
+
+
 def run(config: Config) -> str:
     """Count, or find it counted, or go on with the units that are missing; returns the counts' uri."""
     run = run_of(config)
     inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
     wanted = counts_config(config)
     if is_made(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs, part="counting"):
+        left_out = storage.read_manifest(run.counts).details.get("quarantined", [])
+        _require_few(
+            left_out, config, f"{run.counts} was made without the units", f"delete {run.counts} to count again"
+        )
         say(f"count: reusing {run.counts}")
         return run.counts
     tracker = Tracker(tracking_uri(config), EXPERIMENT)
     storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)  # a damaged one is found before work is done
     num_blocks = len(open_corpus(run.corpus).train_blocks())
-    plan = units(config.counting, num_blocks)
-    tasks = [
-        {
-            "first": unit.start,
-            "last": unit.stop,
-            "uri": storage.join(run.partial_counts, f"unit_{unit.start:07d}_{unit.stop:07d}"),
-        }
-        for unit in plan
-    ]
-    with connect(config):
-        counts = _count(config, tasks, run.checkpoint("memory"), run.corpus, inputs)
+    counted = _count(config, _tasks(config, num_blocks), inputs)
     with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs) as draft:
-        counts.save(draft.path / COUNTS_FILE)
-        draft.details.update(usage(counts))
-    storage.delete(run.partial_counts)
+        counted.counts.save(draft.path / COUNTS_FILE)
+        draft.details.update(**usage(counted.counts), quarantined=counted.quarantined)
+    for uri in (run.partial_counts, run.counting_attempts):
+        storage.delete(uri)
     tags = {
         "stage": "count",
         "checkpoint": inputs["checkpoint"][:16],
@@ -65,11 +85,35 @@ def run(config: Config) -> str:
     with tracker.run(
         f"count/{storage.read_manifest(run.counts).digest}", name=f"count-{config.run_name}", params=params, tags=tags
     ) as tracked:
-        tracked.log_metrics({f"slots/{name}": value for name, value in usage(counts).items()})
+        of_job = {"units_quarantined": len(counted.quarantined), "tokens_per_second": counted.tokens_per_second}
+        tracked.log_metrics(
+            {f"slots/{name}": value for name, value in usage(counted.counts).items()}
+            | {f"count/{name}": value for name, value in of_job.items()}
+        )
     say(
-        f"count: {counts.num_batches} batches, {counts.num_tokens} tokens, {usage(counts)['share_read']:.0%} of the slots read, in {run.counts}"
+        f"count: {counted.counts.num_batches} batches, {counted.counts.num_tokens} tokens, {usage(counted.counts)['share_read']:.0%} of the slots read, in {run.counts}"
     )
     return run.counts
+
+
+def _tasks(config: Config, num_blocks: int) -> list[dict[str, Any]]:
+    partials = run_of(config).partial_counts
+    named = ((unit, f"unit_{unit.start:07d}_{unit.stop:07d}") for unit in units(config.counting, num_blocks))
+    return [
+        {"first": unit.start, "last": unit.stop, "unit": name, "uri": storage.join(partials, name)}
+        for unit, name in named
+    ]
+
+
+def _require_few(quarantined: list[list[int]], config: Config, what: str, remedy: str) -> None:
+    """Raises RunError if more units are in quarantine than the config lets pass."""
+    if len(quarantined) > config.counting.max_quarantined:
+        names = ", ".join(f"{first} to {last - 1}" for first, last in quarantined[:10])
+        more = f" and {len(quarantined) - 10} more" if len(quarantined) > 10 else ""
+        raise RunError(
+            f"{what} of micro-batches {names}{more}, more than counting.max_quarantined ({config.counting.max_quarantined}) lets pass; "
+            f"{remedy}, or raise counting.max_quarantined to go without them"
+        )
 
 
 def usage(counts: BackgroundCounts) -> dict[str, float]:
@@ -86,41 +130,86 @@ def usage(counts: BackgroundCounts) -> dict[str, float]:
     }
 
 
-def _count(
-    config: Config, tasks: list[dict[str, Any]], checkpoint: str, corpus: str, inputs: dict[str, str]
-) -> BackgroundCounts:
-    num_actors = min(len(tasks), num_processors(config))
+def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> _Counted:
+    run = run_of(config)
+    missing = [task for task in tasks if not _is_counted(config, task, inputs)]
+    quarantined: list[list[int]] = []
+    seconds, num_tokens = 0.0, 0
+    if missing:
+        done = sum(task["last"] - task["first"] for task in tasks if task not in missing)
+        if done:
+            say(f"counting accesses: {len(tasks) - len(missing)} of {len(tasks)} units were counted before")
+        with connect(config):
+            progress = Progress("counting accesses", tasks[-1]["last"], done=done)
+            began = time.monotonic()
+            for row in _rows(config, missing, inputs):
+                num_tokens, seconds = num_tokens + int(row["tokens"]), time.monotonic() - began
+                if row["quarantined"]:
+                    quarantined.append([int(row["first"]), int(row["last"])])
+                    say(
+                        f"counting accesses: {row['unit']} killed {config.counting.max_attempts} workers; in quarantine"
+                    )
+                progress.advance(int(row["last"] - row["first"]), note=f"{num_tokens / seconds:,.0f} tokens/s")
+    quarantined.sort()
+    _require_few(
+        quarantined,
+        config,
+        f"{config.counting.max_attempts} workers died, for want of memory most likely, in each of the units",
+        f"see Ray's logs for why, and delete {run.counting_attempts} to try again",
+    )
+    total: BackgroundCounts | None = None
+    for task in tasks:
+        if [task["first"], task["last"]] not in quarantined:
+            part = BackgroundCounts.load(storage.open_artifact(task["uri"], kind=PARTIAL_KIND) / COUNTS_FILE)
+            total = part if total is None else total + part
+    if total is None:
+        raise RunError(f"all {len(tasks)} units are in quarantine; delete {run.counting_attempts} to try again")
+    return _Counted(counts=total, quarantined=quarantined, tokens_per_second=num_tokens / seconds if seconds else 0.0)
+
+
+def _rows(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """One for each task, as it is done."""
+    session = f"{time.time_ns():x}"
     counted = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         _CountUnits,
-        fn_constructor_args=(config, checkpoint, corpus, inputs),
+        fn_constructor_args=(config, inputs, session),
         batch_size=1,
-        compute=ActorPoolStrategy(size=num_actors),
+        compute=ActorPoolStrategy(size=min(len(tasks), num_processors(config))),
         num_cpus=0 if config.cluster.use_gpu else 1,
         num_gpus=1 if config.cluster.use_gpu else 0,
     )
-    progress = Progress("counting accesses", tasks[-1]["last"])
-    for row in counted.iter_rows():
-        progress.advance(row["last"] - row["first"])
-    total: BackgroundCounts | None = None
-    for task in tasks:
-        part = BackgroundCounts.load(storage.open_artifact(task["uri"], kind=PARTIAL_KIND) / COUNTS_FILE)
-        total = part if total is None else total + part
-    assert total is not None, "a corpus has at least one block"
-    return total
+    yield from counted.iter_rows()
+
+
+def _partial_config(config: Config, task: dict[str, Any]) -> dict[str, Any]:
+    return {**counts_config(config), "first": int(task["first"]), "last": int(task["last"])}
+
+
+def _is_counted(config: Config, task: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Whether the unit's partial is there and whole; a damaged one is counted again."""
+    try:
+        if not is_made(task["uri"], kind=PARTIAL_KIND, config=_partial_config(config, task), inputs=inputs):
+            return False
+        storage.open_artifact(task["uri"], kind=PARTIAL_KIND)
+    except storage.DamagedArtifact as error:
+        say(f"warning: {error}; it is counted again")
+        return False
+    return True
 
 
 class _CountUnits:
     """An actor that holds the model and counts one unit after another."""
 
-    def __init__(self, config: Config, checkpoint: str, corpus: str, inputs: dict[str, str]) -> None:
+    def __init__(self, config: Config, inputs: dict[str, str], session: str) -> None:
         quiet()
         torch.set_num_threads(config.cluster.threads_per_worker)
-        opened = open_corpus(corpus)
-        self.settings: CountingConfig = config.counting
-        self.inputs = inputs
+        run = run_of(config)
+        opened = open_corpus(run.corpus)
+        self.config, self.inputs = config, inputs
+        self.attempts = Attempts(uri=run.counting_attempts, session=session, limit=config.counting.max_attempts)
         self.blocks = opened.train_blocks()
         self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
-        folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
+        folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)
         device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention_on(device))
         self.model = model.to(device).eval()
@@ -128,17 +217,26 @@ class _CountUnits:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         with handing_on_errors():
-            for first, last, uri in zip(batch["first"], batch["last"], batch["uri"], strict=True):
-                wanted = {**identity(self.settings), "first": int(first), "last": int(last)}
-                if not is_made(uri, kind=PARTIAL_KIND, config=wanted, inputs=self.inputs):
-                    counts = count_unit(
-                        self.model,
-                        self.blocks,
-                        range(first, last),
-                        self.settings,
-                        eos_id=self.eos_id,
-                        pad_id=self.pad_id,
-                    )
-                    with storage.write_artifact(uri, kind=PARTIAL_KIND, config=wanted, inputs=self.inputs) as draft:
-                        counts.save(draft.path / COUNTS_FILE)
-        return batch
+            (task,) = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            if _is_counted(self.config, task, self.inputs):  # a worker died between its commit and its answer
+                return self._answer(batch, tokens=0)
+            if not self.attempts.begin(str(task["unit"])):
+                return self._answer(batch, tokens=0, quarantined=True)
+            return self._answer(batch, tokens=self._count(task))
+
+    def _count(self, task: dict[str, Any]) -> int:
+        counts = count_unit(
+            self.model,
+            self.blocks,
+            range(int(task["first"]), int(task["last"])),
+            self.config.counting,
+            eos_id=self.eos_id,
+            pad_id=self.pad_id,
+        )
+        wanted = _partial_config(self.config, task)
+        with storage.write_artifact(str(task["uri"]), kind=PARTIAL_KIND, config=wanted, inputs=self.inputs) as draft:
+            counts.save(draft.path / COUNTS_FILE)
+        return counts.num_tokens
+
+    def _answer(self, batch: dict[str, Any], *, tokens: int, quarantined: bool = False) -> dict[str, Any]:
+        return {**batch, "tokens": np.array([tokens]), "quarantined": np.array([quarantined])}

@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import ray.train
 import torch
@@ -17,14 +18,20 @@ from ray.train.torch import TorchTrainer
 
 from memlm import storage
 from memlm.config import IN_JOB, Config
-from memlm.data.corpus import open_corpus
-from memlm.jobs.cluster import Progress, connect, quiet, say
+from memlm.data.corpus import Corpus, open_corpus
+from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
+from memlm.jobs.notice import Told, Watch, heeding_sigterm
 from memlm.model.capacity import require_room_for_values
-from memlm.model.language_model import attention_on, build_model, count_parameters, model_config
+from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
-from memlm.tracking import Tracker, git_sha
-from memlm.training.checkpoint import load_newest_state, save_state
+from memlm.tracking import Run, Tracker, git_sha
+from memlm.training.checkpoint import TrainingStates
+from memlm.training.goodput import FOLDER, Diary
 from memlm.training.patch import CHECKPOINT_KIND
+from memlm.training.pretrain import PretrainingStep, learning_rate_share, pretrain
+
+if TYPE_CHECKING:
+    from memlm.training.engine import Engine
 
 EXPERIMENT = "memlm pretraining"
 
@@ -39,6 +46,12 @@ class WorkerTask:
     checkpoint: str
     training_states: str
     tracking: str
+    session: float
+    """When the command was given, in seconds since 1970."""
+
+    @property
+    def notice(self) -> str:
+        return f"notice-{self.session}"
 
 
 def run(config: Config) -> str:
@@ -59,6 +72,7 @@ def run(config: Config) -> str:
         checkpoint=checkpoint,
         training_states=run.training_states(architecture),
         tracking=tracking_uri(config),
+        session=time.time(),
     )
     Tracker(task.tracking, EXPERIMENT)  # a tracking server that is not there is found before work is done
     with connect(config):
@@ -77,14 +91,15 @@ def run(config: Config) -> str:
             ),
         )
         try:
-            trainer.fit()
+            with heeding_sigterm(task.notice, config.cluster.notice_seconds):
+                trainer.fit()
         except ray.train.WorkerGroupError as error:
             first = next(iter(error.worker_failures.values()))
             raise RunError(
                 f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept"
             ) from error
     if not storage.has_artifact(checkpoint):
-        raise KeyboardInterrupt  # Ray takes Ctrl-C for itself and returns as if all were well
+        raise KeyboardInterrupt  # heeded by the workers, or by Ray, which returns as if all were well
     return checkpoint
 
 
@@ -114,15 +129,14 @@ def _root(error: BaseException) -> BaseException:
 
 def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
     from memlm.training.engine import Engine  # imports DeepSpeed, which only a worker should pay for
-    from memlm.training.pretrain import learning_rate_share, pretrain
 
     quiet()
     logging.getLogger("memlm").setLevel(logging.INFO)
+    logging.getLogger("memlm").addHandler(SaidWarnings())
     task = loop_config["task"]
     config, settings = task.config, task.config.pretraining
     torch.set_num_threads(config.cluster.threads_per_worker)
     corpus = open_corpus(task.corpus)
-    tokenizer, blocks = corpus.tokenizer, corpus.train_blocks()
     device = ray.train.torch.get_device()
     _require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
     dist.barrier()  # what one worker takes must not be missing where another still asks
@@ -130,24 +144,42 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
         model_config(
             config.model,
             dense=config.architecture == "dense",
-            vocab_size=len(tokenizer),
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
+            vocab_size=len(corpus.tokenizer),
+            eos_id=corpus.tokenizer.eos_token_id,
+            pad_id=corpus.tokenizer.pad_token_id,
         ),
         seed=settings.seed,
         attention=attention_on(device),
     )
     sizes = count_parameters(model)
     rank = dist.get_rank()
+    diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session) if rank == 0 else None
+    start = torch.tensor([diary.number if diary else 0], device=device)
+    dist.broadcast(start, src=0)
     engine = Engine(model.to(device), settings)
-    inputs = {
-        "corpus": task.corpus_digest,
-        "config": _config_digest(config),
-        "zero_stage": str(settings.zero_stage),
-    }
-    first_step = load_newest_state(engine, task.training_states, inputs=inputs)
-    tracker = Tracker(task.tracking if rank == 0 else "", EXPERIMENT)
-    tracked = tracker.run(
+    inputs = {"corpus": task.corpus_digest, "config": _config_digest(config)}
+    states = TrainingStates(engine, task.training_states, inputs=inputs, start=int(start))
+    first_step = states.load_newest()
+    tracked = _tracked(task, inputs, sizes, to=task.tracking if rank == 0 else "")
+    run = _Pretraining(task=task, engine=engine, states=states, corpus=corpus, tracked=tracked, diary=diary)
+    try:
+        with tracked:
+            if rank == 0:
+                say(
+                    f"pretrain {config.architecture}: {sizes.base / 1e6:.2f} M base, {sizes.pool / 1e6:.2f} M pool, {sizes.active / 1e6:.2f} M active parameters; "
+                    f"step {first_step} of {settings.num_steps}"
+                )
+            run.train(first_step)
+            run.write_checkpoint(sizes)
+    except _Stopped:
+        return
+    if rank == 0:
+        storage.delete(task.training_states)
+
+
+def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, to: str) -> Run:
+    config, settings = task.config, task.config.pretraining
+    return Tracker(to, EXPERIMENT).run(
         f"pretrain/{inputs['corpus'][:16]}/{inputs['config'][:16]}",
         name=f"pretrain-{config.architecture}-{config.run_name}",
         params={
@@ -167,47 +199,101 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
             "seed": str(settings.seed),
         },
     )
-    progress = Progress(f"pretrain {config.architecture}", settings.num_steps, done=first_step, every_seconds=15)
-    history: list[dict[str, float]] = []
-    with tracked:
-        if rank == 0:
-            say(
-                f"pretrain {config.architecture}: {sizes.base / 1e6:.2f} M base, {sizes.pool / 1e6:.2f} M pool, {sizes.active / 1e6:.2f} M active parameters; "
-                f"step {first_step} of {settings.num_steps}"
-            )
+
+
+class _Stopped(KeyboardInterrupt):
+    """A notice came, and what could be saved is saved. The tracked run ends as one that was killed."""
+
+
+@dataclass(kw_only=True)
+class _Pretraining:
+    """One worker's part in one start of the run."""
+
+    task: WorkerTask
+    engine: "Engine"
+    states: TrainingStates
+    corpus: Corpus
+    tracked: Run
+    diary: Diary | None
+    """Kept by rank 0 alone."""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def train(self, first_step: int) -> None:
+        """To the end, or to a notice, which raises _Stopped once a state is saved."""
+        config, settings = self.task.config, self.task.config.pretraining
+        tokenizer = self.corpus.tokenizer
+        watch = Watch(self.task.notice, self.engine.device)
+        progress = Progress(f"pretrain {config.architecture}", settings.num_steps, done=first_step, every_seconds=15)
+        seconds_stepping = 0.0
+        if self.diary:
+            self.diary.begin(first_step)
         for done in pretrain(
-            engine,
-            blocks,
+            self.engine,
+            self.corpus.train_blocks(),
             settings,
             first_step=first_step,
             eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id,
         ):
-            if rank == 0:
+            seconds_stepping += done.seconds
+            last = done.step == settings.num_steps
+            told = watch.after_step()
+            self.states.settle()
+            if (done.step % settings.checkpoint_every == 0 or told) and not last:
+                self.states.save(done.step)
+            reported = last or done.step % settings.log_every == 0
+            if self.diary:
                 progress.advance(note=f"loss {done.loss:.3f}")
-            if done.step % settings.log_every == 0 or done.step == settings.num_steps:
-                metrics = {
-                    "train/loss": done.loss,
-                    "train/tokens_per_second": done.tokens_per_second,
-                    "train/learning_rate": settings.learning_rate * learning_rate_share(done.step - 1, settings),
-                    **{f"slots/{name}": value for name, value in done.usage.items()},
-                }
-                tracked.log_metrics(metrics, step=done.step)
-                history.append({"step": done.step, **metrics})
-            if done.step % settings.checkpoint_every == 0 and done.step < settings.num_steps:
-                save_state(engine, task.training_states, step=done.step, inputs=inputs)
-        with engine.whole_weights() as learned:
-            if rank == 0:
-                config_json = checkpoint_config(config, config.architecture)
+                self.diary.add(
+                    done.step,
+                    seconds_stepping=seconds_stepping,
+                    seconds_saving=self.states.seconds_waiting,
+                    write=reported or bool(told),
+                )
+            if reported:
+                self._report(done)
+            if told and not last:
+                self._heed(told, done.step)
+        self.states.settle(wait=True)
+
+    def _heed(self, told: Told, step: int) -> None:
+        """What a notice gives no time for later must be whole now."""
+        failed = self.states.num_failed
+        self.states.settle(wait=True)
+        if self.diary and self.states.num_failed == failed:
+            where = "a node is about to go; training goes on until then" if told == Told.NODE_GOES else "stopping"
+            say(f"pretrain {self.task.config.architecture}: saved a state at step {step}: {where}")
+        if told == Told.STOP:
+            raise _Stopped
+
+    def _report(self, done: PretrainingStep) -> None:
+        settings = self.task.config.pretraining
+        metrics = {
+            "train/loss": done.loss,
+            "train/tokens_per_second": done.tokens_per_second,
+            "train/learning_rate": settings.learning_rate * learning_rate_share(done.step - 1, settings),
+            **{f"slots/{name}": value for name, value in done.usage.items()},
+        }
+        self.history.append({"step": done.step, **metrics})
+        goodput = self.diary.goodput().metrics() if self.diary else {}
+        self.tracked.log_metrics({**metrics, **goodput}, step=done.step)
+
+    def write_checkpoint(self, sizes: NumParameters) -> None:
+        config = self.task.config
+        with self.engine.whole_weights() as learned:
+            if self.diary:
                 with storage.write_artifact(
-                    task.checkpoint, kind=CHECKPOINT_KIND, config=config_json, inputs={"corpus": task.corpus_digest}
+                    self.task.checkpoint,
+                    kind=CHECKPOINT_KIND,
+                    config=checkpoint_config(config, config.architecture),
+                    inputs={"corpus": self.task.corpus_digest},
                 ) as draft:
                     learned.save_pretrained(draft.path)
-                    tokenizer.save_pretrained(draft.path)
-                    draft.details.update(history=history, parameters=asdict(sizes))
+                    self.corpus.tokenizer.save_pretrained(draft.path)
+                    goodput = self.diary.goodput()
+                    draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
+                say(f"pretrain {config.architecture}: {goodput}")
         dist.barrier()
-        if rank == 0:
-            storage.delete(task.training_states)
 
 
 def _config_digest(config: Config) -> str:

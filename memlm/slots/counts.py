@@ -58,7 +58,8 @@ class BackgroundCounts:
     """How common each slot is in background text (the paper's B). Adds up over micro-batches, shards and workers."""
 
     batch_frequency: Int[Tensor, " all_slots"]
-    """Micro-batches in which the slot is read at least once: the paper's document frequency."""
+    """Micro-batches in which the slot is read at least once: the paper's document frequency. A micro-batch is a place in the corpus
+    (training/counting.py), never what one worker happened to read, so this does not depend on who counted."""
     sequence_frequency: Int[Tensor, " all_slots"]
     """Sequences in which the slot is read at least once."""
     accesses: Int[Tensor, " all_slots"]

@@ -1,80 +1,245 @@
 """What does an interrupted pretraining need to go on, and where is the newest whole copy of it?
 
-A training state is one artifact per rank under `step_########/`: its share of what DeepSpeed keeps, and of the value tables with
-their moments where LazyAdam trains them. Ranks verify all of them before DeepSpeed, which reads pickles,
-sees a byte; one that is damaged or incomplete is passed over for the one before it.
+A training state is a folder `step_########_start_####/` with one artifact per rank: its share of the weights and moments, in safetensors
+under the names of the parameters, so that any number of workers can read it. The number of the start, one higher for each worker group of
+a run, keeps apart what two starts saved at one step: parts of two lives never make one state.
+
+    save:    fill drafts on this node -> training goes on -> in the background: hash, upload, commit -> ranks agree that it is whole
+             -> only then are older ones deleted
+    load:    newest first: all ranks' parts there, each what its name says, every byte verified, on every rank; else the one before it
+
+A state that cannot be written, to a full disk or a storage that is away, is given up with a warning: training goes on and tries again at
+the next one, since to stop would lose the work that going on puts at risk. The newest whole state is never touched by it.
 """
 
 import logging
+import re
 import tempfile
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from memlm import storage
-from memlm.training.engine import Engine
+
+if TYPE_CHECKING:
+    from memlm.training.engine import Engine  # imports DeepSpeed
 
 KIND = "training_state"
+STATE = re.compile(r"step_(\d{8})_start_(\d{4})")
+PART = re.compile(r"rank_(\d+)_of_(\d+)")
+FAULTS = (OSError, SafetensorError, storage.StorageError)
+"""Of a disk or a storage. safetensors has an error of its own for what the disk says."""
 log = logging.getLogger(__name__)
 
 
-def save_state(engine: Engine, uri: str, *, step: int, inputs: dict[str, str], keep: int = 2) -> None:
-    """Every rank must call it. Keeps the newest `keep` states."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    folder = storage.join(uri, f"step_{step:08d}")
-    with storage.write_artifact(
-        storage.join(folder, f"rank_{rank}_of_{world_size}"), kind=KIND, config={"step": step}, inputs=inputs
-    ) as draft:
-        engine.save(draft.path)
-        (draft.path / f"rank_{rank}").touch()  # without ZeRO only the first rank has something to save
-    dist.barrier()
-    if rank == 0:
-        for name in storage.list_names(uri)[:-keep]:
-            storage.delete(storage.join(uri, name))
+class TrainingStates:
+    """The states of one run, as one start of it reads and writes them. Every rank must call every method, in the same order."""
 
+    def __init__(self, engine: "Engine", uri: str, *, inputs: dict[str, str], start: int = 1, keep: int = 2) -> None:
+        """`start` must be higher than that of any start before; the newest `keep` whole states are kept."""
+        self.engine, self.uri, self.inputs, self.start, self.keep = engine, uri, inputs, start, keep
+        self.seconds_waiting = 0.0
+        """What saving has cost in time: this rank stood still for it."""
+        self.num_failed = 0
+        """States that were given up."""
+        self._whole: list[str] = []
+        self._pending: tuple[str, Future[None]] | None = None
 
-def load_newest_state(engine: Engine, uri: str, *, inputs: dict[str, str]) -> int:
-    """Load the newest whole state and return its step; 0 when there is none. Every rank must call it.
+    def save(self, step: int) -> None:
+        """Begin a state; at most one is under way, so this may wait for the one before. See `settle` for its end."""
+        self.settle(wait=True)
+        began = time.monotonic()
+        name = f"step_{step:08d}_start_{self.start:04d}"
+        if name in self._whole:
+            return
+        self._pending = name, self._begin(name, step)
+        self.seconds_waiting += time.monotonic() - began
 
-    States of another number of workers are refused: DeepSpeed's shards fit the number that wrote them.
-    """
-    world_size = dist.get_world_size()
-    for name in reversed(storage.list_names(uri)):
-        folder = storage.join(uri, name)
-        ranks = storage.list_names(folder)
-        others = [rank for rank in ranks if not rank.endswith(f"_of_{world_size}")]
-        if others:
-            raise storage.StorageError(
-                "training state",
-                folder,
-                f"was written by another number of workers ({others[0]}), and this run has {world_size}",
-                "Set cluster.num_workers back, or delete it to start again.",
-            )
-        if len(ranks) < world_size:
-            log.warning("%s is incomplete; going back to the one before it", folder)
-            continue
+    def _begin(self, name: str, step: int) -> Future[None]:
+        """Write this rank's share to this node's disk, and hand it to a thread that brings it to where it belongs."""
+        done: Future[None] = Future()
+        rank, num_ranks = dist.get_rank(), dist.get_world_size()
+        part = f"rank_{rank}_of_{num_ranks}"
         try:
-            parts = [storage.open_artifact(storage.join(folder, rank), kind=KIND) for rank in ranks]
-            manifest = storage.read_manifest(storage.join(folder, ranks[0]))
+            with ExitStack() as stack:
+                draft = stack.enter_context(
+                    storage.write_artifact(
+                        storage.join(self.uri, name, part),
+                        kind=KIND,
+                        config=_claim(step, rank, num_ranks),
+                        inputs=self.inputs,
+                    )
+                )
+                self.engine.save(draft.path)
+                (draft.path / f"rank_{rank}").touch()  # a rank may have no share in anything
+                commit = stack.pop_all()
+        except Exception as error:
+            done.set_exception(error)
+            return done
+
+        def publish() -> None:
+            try:
+                commit.close()
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=publish, name=f"save {name}", daemon=True).start()
+        return done
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Finish the state under way if all ranks are done with it, or, with `wait`, once they are. Cheap where none is.
+
+        Raises what a rank met that is no fault of the disk or the storage.
+        """
+        if self._pending is None:
+            return
+        began = time.monotonic()
+        name, done = self._pending
+        if wait:
+            done.exception()
+        ended = done.done()
+        failed = done.exception() is not None if ended else False
+        running, failed_somewhere = self._anywhere(not ended, failed)
+        if running:
+            return
+        self._pending = None
+        if failed_somewhere:
+            self._give_up(name, done.exception())
+        else:
+            self._whole = [*self._whole, name][-self.keep :]
+            self._prune()
+        self.seconds_waiting += time.monotonic() - began
+
+    def _anywhere(self, *flags: bool) -> list[bool]:
+        """Each flag: whether it is set on any rank."""
+        vector = torch.tensor([float(flag) for flag in flags], device=self.engine.device)
+        dist.all_reduce(vector, op=dist.ReduceOp.MAX)
+        return [bool(value) for value in vector.tolist()]
+
+    def _give_up(self, name: str, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, FAULTS):
+            raise error
+        self.num_failed += 1
+        if error is not None:
+            log.warning("%s could not be saved: %s; training goes on, with %s kept", name, error, self._newest())
+        self._whole = self._whole[-1:]  # makes room for the next one
+        if dist.get_rank() == 0:
+            self._delete(name)
+            self._prune()
+
+    def _newest(self) -> str:
+        return self._whole[-1] if self._whole else "no state"
+
+    def _prune(self) -> None:
+        """Delete what is older than the newest whole state, but for those that are kept."""
+        if dist.get_rank() == 0 and self._whole:
+            for name in _states_in(self.uri):
+                if name not in self._whole and name <= self._newest():
+                    self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        try:
+            storage.delete(storage.join(self.uri, name))
+        except (OSError, storage.StorageError) as error:
+            log.warning("%s could not be deleted: %s", name, error)
+
+    def load_newest(self) -> int:
+        """Load the newest whole state and return its step; 0 when there is none.
+
+        Raises StorageError if it is another configuration's or corpus's, and what the storage raises that does not answer.
+        """
+        for name in _from_first_rank(list(reversed(_states_in(self.uri)))):
+            parts = self._parts_of(name)
+            incomplete, damaged = self._anywhere(parts is None, False if parts is None else not all(parts))
+            if incomplete or damaged:
+                self._warn("%s/%s is not whole; going back to the one before it", self.uri, name)
+                continue
+            assert parts is not None
+            with tempfile.TemporaryDirectory() as together:
+                for part in parts:
+                    assert part is not None
+                    for file in part.iterdir():
+                        if file.name != storage.MANIFEST:
+                            (Path(together) / file.name).symlink_to(file)
+                self.engine.load(Path(together))
+                dist.barrier()
+            if len(parts) != dist.get_world_size():
+                self._warn(
+                    "%s was saved by %d workers; the %d of now go on with it to rounding, not to the bit",
+                    name,
+                    len(parts),
+                    dist.get_world_size(),
+                )
+            self._whole = [name]
+            return _step_of(name)
+        return 0
+
+    def _parts_of(self, name: str) -> list[Path | None] | None:
+        """The verified folders of all ranks' parts, with None for one that is damaged; None if not all are there."""
+        folder = storage.join(self.uri, name)
+        found = [match for part in storage.list_names(folder) if (match := PART.fullmatch(part))]
+        if not found:
+            return None
+        num_ranks = int(found[0][2])
+        if {match[0] for match in found} != {f"rank_{rank}_of_{num_ranks}" for rank in range(num_ranks)}:
+            return None
+        parts: list[Path | None] = []
+        for rank in range(num_ranks):
+            part = storage.join(folder, f"rank_{rank}_of_{num_ranks}")
+            if not storage.has_artifact(part):
+                return None
+            parts.append(self._verified(part, _claim(_step_of(name), rank, num_ranks)))
+        return parts
+
+    def _verified(self, uri: str, claim: dict[str, Any]) -> Path | None:
+        try:
+            manifest = storage.read_manifest(uri)
+            if (manifest.kind, manifest.config) != (KIND, claim):
+                raise storage.DamagedArtifact(
+                    "training state", uri, f"is not what its name says, but {manifest.config}", storage.REMAKE
+                )
+            if manifest.inputs != self.inputs:
+                raise storage.StorageError(
+                    "training state",
+                    uri,
+                    "belongs to another configuration or corpus",
+                    "Give another --run-name, or delete it.",
+                )
+            return storage.open_artifact(uri, kind=KIND)
         except storage.DamagedArtifact as error:
-            log.warning("%s; going back to the one before it", error)
-            continue
-        if manifest.inputs != inputs:
-            raise storage.StorageError(
-                "training state",
-                folder,
-                "belongs to another configuration or corpus",
-                "Give another --run-name, or delete it.",
-            )
-        with tempfile.TemporaryDirectory() as whole:
-            for part in parts:
-                for file in part.rglob("*"):
-                    if file.is_file() and file.name != storage.MANIFEST:
-                        link = Path(whole) / file.relative_to(part)
-                        link.parent.mkdir(parents=True, exist_ok=True)
-                        if not link.exists():
-                            link.symlink_to(file)
-            engine.load(Path(whole))
-            dist.barrier()
-        return int(manifest.config["step"])
-    return 0
+            self._warn("%s", error)
+            return None
+
+    def _warn(self, message: str, *values: object) -> None:
+        """Of what all ranks see alike."""
+        if dist.get_rank() == 0:
+            log.warning(message, *values)
+
+
+def _claim(step: int, rank: int, num_ranks: int) -> dict[str, Any]:
+    return {"step": step, "rank": rank, "num_ranks": num_ranks}
+
+
+def _states_in(uri: str) -> list[str]:
+    return [name for name in storage.list_names(uri) if STATE.fullmatch(name)]
+
+
+def _step_of(name: str) -> int:
+    match = STATE.fullmatch(name)
+    assert match is not None, name
+    return int(match[1])
+
+
+def _from_first_rank(names: list[str]) -> list[str]:
+    """A listing may change between two ranks' looks at it."""
+    shared = [names]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]

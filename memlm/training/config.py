@@ -29,8 +29,15 @@ class PretrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast over fp32 weights."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO: 1 shares out optimizer states over the workers, 2 gradients too, 3 weights too. 0 is the fastest where all fits."""
+    """DeepSpeed ZeRO: what of the base each worker holds a share of, and not the whole. 0: nothing, the fastest where all fits (16 bytes a
+    parameter: weight, gradient and two moments in fp32; the paper's 1.3 B base takes 21 GB). 1: moments (8 bytes and 8 over the workers),
+    for the price of gathering the weights after each step; the first choice where 0 does not fit. 2: gradients too (4 bytes and 12 over
+    the workers), of use with one micro-batch a step. 3: weights too (16 bytes over the workers), which are then gathered layer by layer
+    in each pass: half as much again on the network, for bases that fit no other way. Pools trained by lazy_adam are no part of this. All
+    four give the same curve to rounding (tests/training/test_pretrain.py, on two workers), and a run may go on at another stage."""
     checkpoint_every: int = 500
+    """Steps between two training states. Twice the time of a save times the mean time between failures, and its square root, is the
+    interval that loses least (Young 1974); a save costs what `seconds_saving` of the goodput says, as the upload goes on beside training."""
     log_every: int = 50
     seed: int = 0
     """Of the initial weights and of the order of the blocks."""
@@ -69,12 +76,18 @@ class CountingConfig:
     reads is worth nothing to TF-IDF."""
     batches_per_unit: int = 50
     """Micro-batches that one task counts and commits together."""
+    max_attempts: int = 3
+    """Workers that a unit may kill before it is put in quarantine and not tried again. A driver that dies counts for none."""
+    max_quarantined: int = 0
+    """Units that may end in quarantine, uncounted and named in the counts, before the job fails."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_batches", "batch_blocks", "batches_per_unit"):
+        for name in ("num_batches", "batch_blocks", "batches_per_unit", "max_attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"counting.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_quarantined < 0:
+            raise ValueError(f"counting.max_quarantined is {self.max_quarantined}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

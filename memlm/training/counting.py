@@ -1,7 +1,7 @@
 """How common are slots in a sample of the corpus? The pure part of the counting job: which micro-batches, and what one unit counts.
 
-A micro-batch is defined by its number alone, has one fixed shape and is never split, so counts depend neither on who counted
-nor on how often: the paper's 1,000 random batches of pretraining text (section 4), drawn without repeats.
+A micro-batch is defined by its number alone, which with the seed gives its places in the corpus; it has one fixed shape and is never
+split. So counts, document frequency by batch among them, depend neither on who counted nor on how often: the paper's 1,000 random batches of pretraining text (section 4), drawn without repeats.
 """
 
 from collections.abc import Iterable

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memlm.slots.accesses import value_pools
 from memlm.training.config import PretrainingConfig
+from memlm.training.fragments import load_fragments, save_fragments
 from memlm.training.row_sparse import LazyAdam
 
 # DeepSpeed probes for GPUs and MPI at import; on a machine without a GPU both probes only cost time and print warnings.
@@ -25,7 +26,6 @@ from deepspeed.runtime.utils import combine_grad_norm_groups
 # a machine may lack, for what gloo does as well.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-TAG = "state"
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 
 
@@ -121,13 +121,13 @@ class Engine:
             optimizer.scaled_global_norm = lambda: combine_grad_norm_groups([norm(), self._pool_norm])
 
     def save(self, directory: Path) -> None:
-        """This rank's share of weights, optimizers and step counters. Every rank must call it."""
-        self._engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)
+        """This rank's share of weights, optimizers and step counters. Waits for no other rank."""
+        save_fragments(self._engine.module, self._optimizer, self.config.zero_stage, directory)
         self._pool_optimizer.save(directory)
 
     def load(self, directory: Path) -> None:
-        """From a directory that holds what every rank saved. Reads pickles: verify it first."""
-        self._engine.load_checkpoint(str(directory), tag=TAG)
+        """From a directory that holds what every rank saved, of any number of ranks and any ZeRO stage. Every rank must call it."""
+        load_fragments(self._engine.module, self._optimizer, self.config.zero_stage, directory)
         self._pool_optimizer.load(directory)
 
     @contextmanager

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -18,8 +19,10 @@ from memlm.data.blocks import Blocks, batch_ids
 from memlm.data.packing import document_positions
 from memlm.slots.accesses import memory_layers, on_accesses, value_pools
 from memlm.training.config import PretrainingConfig
-from memlm.training.engine import Engine
 from memlm.training.step import next_token_loss, num_predicted
+
+if TYPE_CHECKING:
+    from memlm.training.engine import Engine  # imports DeepSpeed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class PretrainingStep:
     """Nats per token over the global batch."""
     tokens_per_second: float
     """Over all ranks, since the last reported step."""
+    seconds: float
+    """Of this step alone."""
     usage: dict[str, float]
     """Of the slots, in reported steps of a memory model."""
 
@@ -44,11 +49,12 @@ def learning_rate_share(step: int, config: PretrainingConfig) -> float:
 
 
 def pretrain(
-    engine: Engine, blocks: Blocks, config: PretrainingConfig, *, first_step: int, eos_id: int, pad_id: int
+    engine: "Engine", blocks: Blocks, config: PretrainingConfig, *, first_step: int, eos_id: int, pad_id: int
 ) -> Iterator[PretrainingStep]:
     """Train from first_step to the end, yielding after every step. Raises ValueError when the loss leaves the range of numbers."""
     since, tokens_since = time.monotonic(), 0
     for step in range(first_step, config.num_steps):
+        began = time.monotonic()
         reported = (step + 1) % config.log_every == 0 or step + 1 == config.num_steps
         engine.set_learning_rate(learning_rate_share(step, config))
         batch = blocks.take(
@@ -62,11 +68,12 @@ def pretrain(
                 f"pretraining.value_learning_rate ({config.value_learning_rate})"
             )
         tokens_since += batch.numel()
-        seconds = time.monotonic() - since
+        now = time.monotonic()
         yield PretrainingStep(
             step=step + 1,
             loss=loss,
-            tokens_per_second=tokens_since / seconds,
+            tokens_per_second=tokens_since / (now - since),
+            seconds=now - began,
             usage=usage.summary() if usage else {},
         )
         if reported:
@@ -74,7 +81,7 @@ def pretrain(
 
 
 def _train_batch(
-    engine: Engine, batch: Int[Tensor, "blocks block_size"], *, eos_id: int, pad_id: int, usage: "_Usage | None"
+    engine: "Engine", batch: Int[Tensor, "blocks block_size"], *, eos_id: int, pad_id: int, usage: "_Usage | None"
 ) -> float:
     config, rank = engine.config, dist.get_rank()
     num_targets = num_predicted(batch != pad_id)

@@ -109,17 +109,18 @@ class LazyAdam:
         rank = dist.get_rank()
         tensors = {"num_steps": torch.tensor(self.num_steps)}
         for number, table in enumerate(self._tables):
-            rows = _rows_of_rank(rank, len(table.values))
+            rows = _rows_of_rank(rank, dist.get_world_size(), len(table.values))
             tensors |= {f"{number}.{name}": matrix[rows] for name, matrix in table._asdict().items()}
         save_file(tensors, directory / _file_of(rank))
 
     def load(self, directory: Path) -> None:
-        """From a directory that holds what each of as many ranks saved."""
-        for rank in range(dist.get_world_size()) if self.pools else ():
+        """From a directory that holds what each of any number of ranks saved."""
+        num_ranks = len(list(directory.glob(_file_of("*"))))
+        for rank in range(num_ranks) if self.pools else ():
             with safe_open(directory / _file_of(rank), framework="pt") as file:
                 self.num_steps = int(file.get_tensor("num_steps"))
                 for number, table in enumerate(self._tables):
-                    rows = _rows_of_rank(rank, len(table.values))
+                    rows = _rows_of_rank(rank, num_ranks, len(table.values))
                     for name, matrix in table._asdict().items():
                         matrix[rows] = file.get_tensor(f"{number}.{name}").to(matrix.device)
 
@@ -194,11 +195,10 @@ def _all_gather(mine: Int[Tensor, "*n"] | Float[Tensor, "*n"]) -> list[Tensor]:
     return gathered
 
 
-def _file_of(rank: int) -> str:
+def _file_of(rank: int | str) -> str:
     return f"value_pools_{rank}.safetensors"
 
 
-def _rows_of_rank(rank: int, num_slots: int) -> slice:
+def _rows_of_rank(rank: int, num_ranks: int, num_slots: int) -> slice:
     """The rows of a table whose saving is a rank's share of the work."""
-    world_size = dist.get_world_size()
-    return slice(rank * num_slots // world_size, (rank + 1) * num_slots // world_size)
+    return slice(rank * num_slots // num_ranks, (rank + 1) * num_slots // num_ranks)

@@ -29,7 +29,7 @@ from memlm.data.corpus import open_corpus
 from memlm.jobs import count_accesses, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
 from memlm.jobs.materials import load_materials, load_model
 from memlm.jobs.trials import plan_trials
-from memlm.run import run_of
+from memlm.run import counts_config, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_unit
 from memlm.training.finetune import run_trial
@@ -426,7 +426,7 @@ def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
     shutil.rmtree(run / "counts")
     marked = BackgroundCounts.zero(len(whole.accesses))
     marked = BackgroundCounts(**{**vars(marked), "num_tokens": 1000})
-    wanted = {**vars(config.counting), "first": 5, "last": 10}
+    wanted = {**counts_config(config), "first": 5, "last": 10}
     partial = str(run / "counts-partial" / "unit_0000005_0000010")
     with storage.write_artifact(
         partial, kind=count_accesses.PARTIAL_KIND, config=wanted, inputs=manifest.inputs

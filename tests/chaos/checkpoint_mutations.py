@@ -1,0 +1,162 @@
+"""Files of training states that rot: every mutation is found, never loaded, and the newest whole state is gone on with, on both ranks."""
+
+import json
+import os
+import random
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from memlm import storage
+from memlm.slots.accesses import value_pools
+from memlm.training.config import PretrainingConfig
+from tests.chaos.frame import Outcome, Row
+from tests.tiny import tiny_model
+from tests.training.test_pretrain import make_blocks, run_steps, save_now, start, states_of
+
+CONFIG = PretrainingConfig(
+    num_steps=9, batch_blocks=4, micro_batch_blocks=2, warmup_steps=2, log_every=9, seed=3, zero_stage=1
+)
+STEPS = (1, 2, 3)
+
+
+def files_of(folder: Path, step: int) -> list[Path]:
+    return sorted(path for path in folder.glob(f"step_{step:08d}_*/*/*") if path.stat().st_size)
+
+
+def of_another_state(path: Path, step: int, choices: random.Random) -> Path:
+    """The file of that name of another rank or another step."""
+    others = [other for number in STEPS for other in files_of(path.parents[2], number)]
+    kind = re.split(r"[_.]", path.name)[0]  # fragments, value (pools) or manifest
+    return choices.choice([other for other in others if other != path and other.name.startswith(kind)])
+
+
+def flip(path: Path, step: int, choices: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[choices.randrange(len(content))] ^= 1 << choices.randrange(8)
+    path.write_bytes(content)
+
+
+def cut(path: Path, step: int, choices: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: choices.randrange(path.stat().st_size)])
+
+
+def zero(path: Path, step: int, choices: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    written = [place for place, byte in enumerate(content) if byte]
+    first = choices.choice(written)
+    last = min(first + choices.randint(1, 64), len(content))
+    content[first:last] = bytes(last - first)
+    path.write_bytes(content)
+
+
+def swap(path: Path, step: int, choices: random.Random) -> None:
+    """Two files, or two ranks' whole parts, manifest and all. Only the newer state may be spoiled, so the older keeps what it had."""
+    if choices.random() < 0.5:
+        path.write_bytes(of_another_state(path, step, choices).read_bytes())
+        return
+    part = path.parent
+    others = [other for other in sorted(path.parents[2].glob("step_*/rank_*")) if other != part]
+    other = choices.choice(others)
+    shutil.rmtree(part)
+    shutil.copytree(other, part)
+
+
+def stale_manifest(path: Path, step: int, choices: random.Random) -> None:
+    older = choices.choice([number for number in STEPS if number != step])
+    (source,) = path.parents[2].glob(f"step_{older:08d}_*/{path.parent.name}/{storage.MANIFEST}")
+    shutil.copy(source, path.parent / storage.MANIFEST)
+
+
+MUTATIONS: list[Callable[[Path, int, random.Random], None]] = [flip, cut, zero, swap, stale_manifest]
+
+
+def contents(folder: Path, step: int) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob(f"step_{step:08d}_*/*/*"))}
+
+
+def mutate(folder: Path, choices: random.Random) -> tuple[int, str]:
+    """Spoil the newest state, in one of five cases the one before it too; returns the newest that is left, and what was done."""
+    victims = [3, 2] if choices.random() < 0.2 else [3]
+    done = choices.choice(MUTATIONS)
+    for step in victims:
+        before = contents(folder, step)
+        while contents(folder, step) == before:  # a swap with its like is none
+            done(choices.choice(files_of(folder, step)), step, choices)
+    return min(victims) - 1, done.__name__
+
+
+def tensors_of(engine) -> dict[str, torch.Tensor]:
+    """What the model works with, the pools among it."""
+    pools = {f"pool {number}": pool.weight for number, pool in enumerate(value_pools(engine.model.module))}
+    return dict(engine.model.module.named_parameters()) | pools
+
+
+def two_workers(rank: int, folder: str, seed: int, tries: int) -> None:
+    from memlm.training.engine import Engine
+
+    start(rank, 2, folder)
+    engine = Engine(tiny_model().train(), CONFIG)
+    whole, choices = f"{folder}/states", random.Random(seed)
+    states, weights = states_of(engine, whole, keep=len(STEPS)), {}
+    for step in STEPS:
+        run_steps(folder, engine, CONFIG, first_step=step - 1, last_step=step)
+        save_now(states, step)
+        weights[step] = {name: tensor.clone() for name, tensor in tensors_of(engine).items()}
+    outcomes = []
+    for number in range(tries):
+        spoiled = Path(folder, f"spoiled_{number}")
+        mutation = torch.zeros(1, dtype=torch.int64)
+        name = ""
+        if rank == 0:
+            shutil.copytree(whole, spoiled)
+            left, name = mutate(spoiled, choices)
+            mutation[0] = left
+        dist.broadcast(mutation, src=0)
+        with torch.no_grad():
+            for tensor in tensors_of(engine).values():
+                tensor.fill_(float("nan"))  # what is not loaded shows
+        step = states_of(engine, str(spoiled), start=2).load_newest()
+        found = tensors_of(engine)
+        same = step in weights and all(torch.equal(tensor, found[key]) for key, tensor in weights[step].items())
+        outcomes.append({"mutation": name, "expected": int(mutation), "step": step, "same": same})
+        dist.barrier()
+        if rank == 0:
+            shutil.rmtree(spoiled)
+    Path(folder, f"outcomes_{rank}.json").write_text(json.dumps(outcomes))
+    dist.destroy_process_group()
+
+
+def rot(seed: int, small: bool) -> Outcome:
+    tries = 20 if small else 300
+    with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as folder:
+        make_blocks(folder)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        mp.start_processes(two_workers, args=(folder, seed, tries), nprocs=2, start_method="spawn")
+        ranks = [json.loads(Path(folder, f"outcomes_{rank}.json").read_text()) for rank in range(2)]
+    right = [all(one["same"] and one["step"] == one["expected"] for one in both) for both in zip(*ranks, strict=True)]
+    return Outcome(
+        tries=len(right),
+        survived=sum(right),
+        differences=sum(not one["same"] for rank in ranks for one in rank),
+        details={"mutations": Counter(one["mutation"] for one in ranks[0])},
+    )
+
+
+ROWS = [
+    Row(
+        name="checkpoint_mutations",
+        bar="300 mutations, all found, never loaded, newest valid one used",
+        tries=300,
+        run=rot,
+        seconds=90,
+        small_seconds=20,
+    )
+]

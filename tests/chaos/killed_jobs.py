@@ -1,0 +1,175 @@
+"""SIGKILL of those who count and pretrain: the results are those of an undisturbed run, to the bit."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from memlm import storage
+from memlm.config import Config
+from memlm.jobs import count_accesses, pretrain
+from memlm.run import run_of
+from memlm.slots.counts import BackgroundCounts
+from tests.chaos.frame import Outcome, Row
+from tests.chaos.smoke_run import (
+    NUM_STEPS,
+    OPTIONS,
+    copy_of_run,
+    counts_of_one_process,
+    differing,
+    kill,
+    meanwhile,
+    undisturbed_checkpoint,
+    wait_until,
+    workers_of_this_process,
+)
+from tests.jobs.running import ROOT, environment
+
+UNITS_BETWEEN = 8
+"""At most so many units are counted between two kills."""
+STEPS_BETWEEN = 7
+
+
+def partials_in(config: Config) -> dict[str, int]:
+    """The committed ones, with the time of their commit."""
+    folder = Path(run_of(config).partial_counts)
+    found = {}
+    for manifest in folder.glob(f"*/{storage.MANIFEST}"):
+        try:
+            found[manifest.parent.name] = manifest.stat().st_mtime_ns
+        except FileNotFoundError:  # the job is done with it
+            continue
+    return found
+
+
+def counted(config: Config) -> BackgroundCounts:
+    return BackgroundCounts.load(Path(count_accesses.run(config)) / count_accesses.COUNTS_FILE)
+
+
+def lose_counting_workers(seed: int, small: bool) -> Outcome:
+    """Both workers at once, again and again, of one whole count after the other."""
+    kills, differences, by_seed = 0, 0, []
+    with copy_of_run(without="counts*") as config:
+        while len(by_seed) < (1 if small else 5) or kills < (1 if small else 30):
+            choices = random.Random(f"{seed}/{len(by_seed)}")
+            killed: list[int] = []
+
+            def disturb(over: threading.Event, choices=choices, killed=killed) -> None:
+                for _ in range(1 if small else 3):
+                    target = len(partials_in(config)) + choices.randint(1, UNITS_BETWEEN)
+                    if wait_until(lambda target=target: len(partials_in(config)) >= target, over):
+                        time.sleep(choices.uniform(0, 0.05))
+                        killed.append(kill(workers_of_this_process("_CountUnits")))
+
+            with meanwhile(disturb):
+                counts = counted(config)
+            kills += sum(killed)
+            by_seed.append(sum(killed))
+            differences += differing(counts, counts_of_one_process())
+            shutil.rmtree(run_of(config).counts)
+            assert len(by_seed) < 20, f"kills come too late: {by_seed}"
+    return Outcome(tries=kills, survived=kills, differences=differences, details={"kills_by_seed": by_seed})
+
+
+def lose_counting_driver(seed: int, small: bool) -> Outcome:
+    """What is committed before a kill is neither counted nor written again after it."""
+    choices, kills, survived = random.Random(seed), 0, 0
+    with copy_of_run(without="counts*") as config:
+        while kills < (1 if small else 10):
+            before = partials_in(config)
+            kill_driver_after(choices.randint(1, UNITS_BETWEEN), config)
+            kills += 1
+            survived += before.items() <= partials_in(config).items()
+        counts = counted(config)
+    return Outcome(tries=kills, survived=survived, differences=differing(counts, counts_of_one_process()))
+
+
+def kill_driver_after(num_units: int, config: Config) -> None:
+    """Start a driver, and kill it once it has counted so many units more."""
+    target = len(partials_in(config)) + num_units
+    driver = subprocess.Popen(
+        [sys.executable, "pipelines/count_accesses.py", "smoke", "--storage", config.storage, *OPTIONS],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while len(partials_in(config)) < target and driver.poll() is None:
+            time.sleep(0.005)
+    finally:
+        driver.kill()  # Ray's own processes notice, and end
+    ended = driver.wait()
+    assert ended == -signal.SIGKILL, f"the driver ended with {ended} before it was killed"
+
+
+def lose_pretraining_worker(seed: int, small: bool) -> Outcome:
+    """At random steps of one run, which must still come to the weights of the run that nobody disturbed."""
+    choices, wanted, killed_at = random.Random(seed), 1 if small else 20, []
+    with copy_of_run(without="checkpoint-memory") as config:
+        starts = Path(run_of(config).training_states("memory")) / "starts"
+
+        def last_step(number: int) -> int:
+            try:
+                start = json.loads((starts / f"{number:04d}.json").read_text())
+            except FileNotFoundError:
+                return -1
+            return start["last_step"] if start["begun"] else -1
+
+        def disturb(over: threading.Event) -> None:
+            for number in range(1, wanted + 1):
+                if not wait_until(lambda number=number: last_step(number) >= 0, over):
+                    return
+                target = min(last_step(number) + choices.randint(0, STEPS_BETWEEN), NUM_STEPS - 1)
+                if not wait_until(lambda number=number, target=target: last_step(number) >= target, over):
+                    return
+                time.sleep(choices.uniform(0, 0.03))
+                if kill(workers_of_this_process("RayTrainWorker")):
+                    killed_at.append(target)
+
+        with meanwhile(disturb):
+            checkpoint = pretrain.run(config)
+        found, expected = storage.read_manifest(checkpoint), undisturbed_checkpoint()
+        storage.open_artifact(checkpoint)
+        differences = sum(found.files.get(name) != file for name, file in expected.files.items())
+        goodput = found.details["goodput"]
+    survived = len(killed_at) if goodput["restarts"] >= len(killed_at) and not differences else 0
+    return Outcome(
+        tries=len(killed_at),
+        survived=survived,
+        differences=differences,
+        details={"killed_at_steps": killed_at, "goodput": goodput},
+    )
+
+
+ROWS = [
+    Row(
+        name="count_workers",
+        bar="30 kills, 0 differing counts",
+        tries=30,
+        run=lose_counting_workers,
+        seconds=240,
+        small_seconds=25,
+    ),
+    Row(
+        name="count_driver",
+        bar="10 kills, nothing counted twice, nothing lost",
+        tries=10,
+        run=lose_counting_driver,
+        seconds=260,
+        small_seconds=35,
+    ),
+    Row(
+        name="pretrain_worker",
+        bar="20 kills, all continue bit for bit",
+        tries=20,
+        run=lose_pretraining_worker,
+        seconds=420,
+        small_seconds=30,
+    ),
+]

@@ -1,0 +1,138 @@
+"""A small run to disturb: corpus, checkpoint and counts as they come out when nothing happens. Made once for all rows of a process."""
+
+import atexit
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+
+from memlm import storage
+from memlm.config import Config
+from memlm.data.corpus import open_corpus
+from memlm.jobs import prepare_corpus, pretrain
+from memlm.jobs.cluster import connect
+from memlm.jobs.materials import load_model
+from memlm.run import run_of
+from memlm.slots.counts import BackgroundCounts
+from memlm.training.counting import count_unit
+from tests.jobs.running import smoke
+
+NUM_STEPS = 120
+NUM_UNITS = 400
+OPTIONS = (
+    *("--tracking", "off", "--cluster.num-trials-at-once", "2", "--cluster.max-failures", "1000"),
+    *("--pretraining.num-steps", str(NUM_STEPS), "--pretraining.checkpoint-every", "3", "--pretraining.log-every", "1"),
+    *("--counting.num-batches", str(NUM_UNITS), "--counting.batches-per-unit", "1", "--counting.max-attempts", "10"),
+)
+
+
+@cache
+def _undisturbed() -> Path:
+    root = Path(tempfile.mkdtemp(prefix="memlm-chaos-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    config = smoke(root, *OPTIONS)
+    with connect(config):
+        prepare_corpus.run(config)
+        pretrain.run(config)
+    return root
+
+
+@contextmanager
+def copy_of_run(*, without: str) -> Iterator[Config]:
+    """A run of its own, to be disturbed, that lacks an artifact; with Ray for the jobs of this process."""
+    with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as root:
+        source = _undisturbed() / "smoke"
+        shutil.copytree(source, Path(root) / "smoke", ignore=shutil.ignore_patterns("ray", without))
+        config = smoke(root, *OPTIONS)
+        with connect(config):
+            yield config
+
+
+def undisturbed_checkpoint() -> storage.Manifest:
+    return storage.read_manifest(str(_undisturbed() / "smoke" / "checkpoint-memory"))
+
+
+@cache
+def counts_of_one_process() -> BackgroundCounts:
+    config = smoke(_undisturbed(), *OPTIONS)
+    run = run_of(config)
+    corpus = open_corpus(run.corpus)
+    return count_unit(
+        load_model(run.checkpoint("memory")),
+        corpus.train_blocks(),
+        range(NUM_UNITS),
+        config.counting,
+        eos_id=corpus.tokenizer.eos_token_id,
+        pad_id=corpus.tokenizer.pad_token_id,
+    )
+
+
+def differing(one: BackgroundCounts, other: BackgroundCounts) -> int:
+    """In how many of their fields two counts differ."""
+    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(BackgroundCounts)]
+    return sum(not torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs)) for mine, theirs in pairs)
+
+
+def workers_of_this_process(name: str) -> list[psutil.Process]:
+    """Ray's workers of a class, below this driver."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::") and name in process.cmdline()[0]:
+                found.append(process)
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return found
+
+
+def kill(processes: list[psutil.Process]) -> int:
+    """SIGKILL; returns how many of them were still there to be killed."""
+    killed = 0
+    for process in processes:
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        except ProcessLookupError:
+            continue
+    return killed
+
+
+@contextmanager
+def meanwhile(disturb: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Disturb from another thread, which must end once the event is set."""
+    over, failure = threading.Event(), []
+
+    def run() -> None:
+        try:
+            disturb(over)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if failure:
+        raise failure[0]
+
+
+def wait_until(condition: Callable[[], bool], over: threading.Event, *, poll_seconds: float = 0.005) -> bool:
+    """False if it is over before."""
+    while not condition():
+        if over.is_set():
+            return False
+        time.sleep(poll_seconds)
+    return True

@@ -1,0 +1,115 @@
+"""Jobs that are told to stop, and units of work that kill who takes them up."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from memlm import storage
+from memlm.jobs import count_accesses, prepare_corpus, pretrain
+from memlm.run import RunError
+from memlm.slots.counts import BackgroundCounts
+from tests.jobs.running import smoke
+
+pytestmark = pytest.mark.ray
+LONG = (
+    "--tracking",
+    "off",
+    "--pretraining.num-steps",
+    "400",
+    "--pretraining.log-every",
+    "1",
+    "--pretraining.checkpoint-every",
+    "100000",
+)
+HEAVY = ("--counting.num-batches", "400", "--counting.batches-per-unit", "200")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, cluster) -> Path:
+    """A run that has its corpus and nothing else."""
+    root = tmp_path_factory.mktemp("interrupted")
+    prepare_corpus.run(smoke(root))
+    return root
+
+
+@contextmanager
+def once(condition: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
+    """Do something from another thread as soon as the condition holds."""
+    over = threading.Event()
+
+    def wait() -> None:
+        while not over.is_set():
+            if condition():
+                return then()
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def last_step(run: Path) -> int:
+    steps = [json.loads(path.read_text())["last_step"] for path in run.glob("training-memory/starts/*.json")]
+    return max(steps, default=0)
+
+
+def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd):
+    config = smoke(runs, *LONG)
+    run, before = runs / "smoke", signal.getsignal(signal.SIGTERM)
+    with once(lambda: last_step(run) >= 3, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(config)
+    assert signal.getsignal(signal.SIGTERM) == before
+    out = capfd.readouterr().out
+    saved = re.search(r"pretrain memory: saved a state at step (\d+): stopping", out)
+    assert saved and "told to stop: saving a state, for 90 s at most" in out
+    step = int(saved[1])
+    states = sorted(path.name for path in run.glob("training-memory/step_*"))
+    assert states == [f"step_{step:08d}_start_0001"] and 3 <= step < 400
+    checkpoint = pretrain.run(config)
+    out = capfd.readouterr().out
+    assert f"step {step} of 400" in out and re.search(r"goodput [\d.]+% of \d+ s; 0 steps done again after 1 rest", out)
+    details = storage.read_manifest(checkpoint).details
+    assert details["goodput"]["restarts"] == 1 and details["goodput"]["steps_redone"] == 0
+    assert 0 < details["goodput"]["share"] < 1
+    assert not (run / "training-memory").exists()
+
+
+def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
+    if not storage.has_artifact(str(runs / "smoke" / "checkpoint-memory")):
+        pretrain.run(smoke(runs, *LONG))
+    attempts = runs / "smoke" / "counts-attempts" / "unit_0000200_0000400"
+    options = (*LONG, *HEAVY, "--counting.max-attempts", "1")
+
+    def begun() -> list[Path]:
+        return list(attempts.glob("[0-9a-f]*_*"))
+
+    def kill_worker() -> None:
+        os.kill(json.loads(begun()[0].read_text())["pid"], signal.SIGKILL)
+
+    with once(lambda: bool(begun()), kill_worker), pytest.raises(RunError) as refused:
+        count_accesses.run(smoke(runs, *options))
+    assert "1 workers died" in str(refused.value) and "micro-batches 200 to 399" in str(refused.value)
+    assert str(attempts.parent) in str(refused.value) and "counting.max_quarantined (0)" in str(refused.value)
+    assert "unit_0000200_0000400 killed 1 workers; in quarantine" in capfd.readouterr().out
+
+    counts = count_accesses.run(smoke(runs, *options, "--counting.max-quarantined", "1"))
+    out = capfd.readouterr().out
+    assert "1 of 2 units were counted before" in out
+    assert BackgroundCounts.load(Path(counts) / count_accesses.COUNTS_FILE).num_batches == 200
+    assert storage.read_manifest(counts).details["quarantined"] == [[200, 400]]
+    assert not attempts.parent.exists()
+    with pytest.raises(RunError, match=r"was made without the units of micro-batches 200 to 399"):
+        count_accesses.run(smoke(runs, *options))
