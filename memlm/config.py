@@ -69,13 +69,17 @@ class ClusterConfig:
     use_gpu: bool = False
     max_failures: int = 2
     """Restarts of a worker group before a run gives up."""
+    wait_seconds: int = 0
+    """How long to wait for nodes that are still to join before a cluster is refused as too small. For nodes that the autoscaler says it
+    can start, at least 15 minutes."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "threads_per_worker"):
             if getattr(self, name) < 1:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.num_trials_at_once < 0 or self.max_failures < 0:
-            raise ValueError("cluster.num_trials_at_once and cluster.max_failures must not be negative")
+        for name in ("num_trials_at_once", "max_failures", "wait_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

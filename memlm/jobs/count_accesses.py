@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.corpus import open_corpus
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, quiet, say
 from memlm.model.language_model import attention_on
 from memlm.run import COUNTS_KIND, counts_config, is_made, require_checkpoint, require_corpus, run_of, tracking_uri
@@ -32,6 +33,7 @@ EXPERIMENT = "memlm background counts"
 def run(config: Config) -> str:
     """Count, or find it counted, or go on with the units that are missing; returns the counts' uri."""
     run = run_of(config)
+    require_ready(config)
     inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
     wanted = counts_config(config)
     if is_made(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs, part="counting"):

@@ -18,6 +18,7 @@ from ray.train.torch import TorchTrainer
 from memlm import storage
 from memlm.config import IN_JOB, Config
 from memlm.data.corpus import open_corpus
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, quiet, say
 from memlm.model.capacity import require_room_for_values
 from memlm.model.language_model import attention_on, build_model, count_parameters, model_config
@@ -44,6 +45,7 @@ class WorkerTask:
 def run(config: Config) -> str:
     """Pretrain the architecture, or find it pretrained, or go on where it was; returns the checkpoint's uri."""
     run, architecture = run_of(config), config.architecture
+    require_ready(config)
     corpus = require_corpus(config)
     checkpoint = run.checkpoint(architecture)
     wanted = checkpoint_config(config, architecture)
