@@ -7,28 +7,29 @@ from typing import Any
 from memlm.planning.stages import Assumptions, Plan, Quantity, growth
 
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-UNITS_WRITTEN_OUT = ("s", "GPU-h")
+WRITTEN_OUT = ("s", "h", "min", "device-h", "core-h")
+FITS, SHARES = "fits", ("goodput", "utilisation over the whole step")
 
 
 def as_page(recipe: str, plans: Sequence[Plan]) -> str:
-    """Raises nothing: what cannot be planned was refused before."""
+    """Lines that are nought in every column are left out."""
     grows = growth(plans[0])
-    names = dict.fromkeys((line.section, line.name, line.unit) for plan in plans for line in plan.quantities())
-    values = [{(line.section, line.name): line.value for line in plan.quantities()} for plan in plans]
-    lines = [("", *map(_title, plans), "grows with")]
-    section = ""
-    for part, name, unit in names:
-        row = [column.get((part, name), 0.0) for column in values]
-        if not any(row) and name != "fits":
+    columns = [{(line.section, line.name): line for line in plan.quantities()} for plan in plans]
+    lines, shown = [], ""
+    for section, name in dict.fromkeys(key for column in columns for key in column):
+        row = [column.get((section, name)) for column in columns]
+        if name != FITS and not any(line and line.value for line in row):
             continue
-        if part != section:
-            lines += [("",) * (len(plans) + 2), (part, *("",) * (len(plans) + 1))]
-            section = part
-        lines.append((f"  {name}", *(_shown(value, unit, name) for value in row), grows.get((part, name), "")))
-    head = f"{recipe} on {plans[0].memory.machine.name} ({plans[0].memory.machine.source})"
-    notes = list(dict.fromkeys(note for plan in plans for note in plan.notes))
-    said = "\n".join(["", *(f"- {note}" for note in [*_stated(plans[0].assumptions), *notes])])
-    return f"{head}\n\n{_aligned(lines)}\n{said}"
+        if section != shown:
+            lines += [[""] * (len(plans) + 2), [section, *[""] * len(plans), "" if lines else "grows with"]]
+            shown = section
+        lines.append(
+            [f"  {name}", *("" if line is None else _shown(line) for line in row), grows.get((section, name), "")]
+        )
+    machine = plans[0].memory.machine
+    notes = [*_stated(plans[0].assumptions), *dict.fromkeys(note for plan in plans for note in plan.notes)]
+    listed = "\n".join(f"- {note}" for note in notes)
+    return f"{recipe} on {machine.name} ({machine.source})\n{_aligned(lines)}\n\n{listed}"
 
 
 def as_json(recipe: str, plans: Sequence[Plan]) -> dict[str, Any]:
@@ -62,21 +63,16 @@ def _entry(line: Quantity, grows: dict[tuple[str, str], str]) -> dict[str, Any]:
     }
 
 
-def _title(plan: Plan) -> str:
-    slots, tokens = plan.config.model.memory.num_slots, plan.memory.num_tokens
-    return f"{plan.memory.layout.devices} x {_number(slots)} slots x {_number(tokens)} tokens"
-
-
-def _shown(value: float, unit: str, name: str) -> str:
-    if name == "fits":
-        return "yes" if value else "NO"
-    if math.isinf(value):
+def _shown(line: Quantity) -> str:
+    if line.name == FITS:
+        return "yes" if line.value else "NO"
+    if math.isinf(line.value):
         return "endless"
-    if name in ("goodput", "utilisation over the whole step"):
-        return f"{value:.1%}"
-    if unit in UNITS_WRITTEN_OUT:
-        return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-    return f"{_number(value)}{' ' if unit and abs(value) < 1e3 else ''}{unit}"
+    if line.name in SHARES:
+        return f"{line.value:.1%}"
+    if line.unit in WRITTEN_OUT:
+        return f"{line.value:,.0f} {line.unit}" if line.value >= 100 else f"{line.value:.3g} {line.unit}"
+    return f"{_number(line.value)}{' ' if line.unit and line.value < 1e3 else ''}{line.unit}"
 
 
 def _number(value: float) -> str:
@@ -91,7 +87,7 @@ def _stated(assumptions: Assumptions) -> list[str]:
     rate = f"one failure in {1 / failure:,.0f} GPU-hours" if failure else "no failures"
     return [
         f"stated, not measured: {assumptions.utilisation:.0%} of the peak while multiplying; {rate}",
-        "bytes are decimal: 1 GB = 1e9 B; GPU-hours of a stage include failures for pretraining the memory model alone",
+        "bytes are decimal: 1 GB = 1e9 B; device hours of a stage count no failures, but for pretraining the memory model",
     ]
 
 

@@ -19,8 +19,6 @@ TOKENS_OF_WORLD_DOCUMENT = 83
 """Of the generated world, with its own vocabulary: 23,474 blocks of 128 tokens for 36,000 documents, measured."""
 PACKED_PER_CORE = 300e3
 """Tokens per second that one core decompresses, tokenises and packs: see docs/plan-measured.json."""
-CORES_PER_DEVICE = 12
-"""Of a GPU node, for what runs on CPUs."""
 CHECKPOINT_RATE = 1e9
 """Bytes per second that one device writes of a training state to storage."""
 RESTART_SECONDS = 300.0
@@ -103,7 +101,8 @@ class Plan:
                 ("network per device and step", "B", self.network_lines()),
                 ("step", "s", self.step_lines()),
                 ("pretraining", "", self.run_lines()),
-                ("stages", "GPU-h", self.stage_lines()),
+                ("stages on CPUs", "core-h", self.preparation_lines()),
+                ("stages on devices", "device-h", self.stage_lines()),
                 ("sweep", "", self.sweep_lines()),
                 ("storage", "B", self.storage_lines()),
             )
@@ -114,6 +113,8 @@ class Plan:
         layout = self.memory.layout
         return {
             "devices": layout.devices,
+            "slots of a pool": self.config.model.memory.num_slots,
+            "tokens of the corpus": self.corpus_tokens,
             "blocks of a step": layout.batch_blocks,
             "blocks of a micro-batch": layout.micro_blocks,
             "devices that share a pool's columns": layout.split,
@@ -175,13 +176,14 @@ class Plan:
             "hours": seconds / 3600 / found.share if found.share else math.inf,
         }
 
+    def preparation_lines(self) -> dict[str, float]:
+        return {"prepare_corpus": self.corpus_tokens / PACKED_PER_CORE / 3600}
+
     def stage_lines(self) -> dict[str, float]:
-        """Device hours; of the preparation, core hours."""
         run, dense = self.run_lines(), self._hours(self.dense)
         learning, scoring = self._learning_hours, self._scoring_hours()
         sweep = sum(seeds * (learning(setting) + scoring) for setting, seeds in self.trials.items())
         return {
-            "prepare_corpus (core-h)": self.corpus_tokens / PACKED_PER_CORE / 3600,
             "pretrain memory": run["hours"] * self.memory.layout.devices,
             "pretrain dense": dense * self.memory.layout.devices,
             "count_accesses": self._counting_hours(),
