@@ -18,6 +18,8 @@ BUCKET_ELEMENTS = 500_000_000
 """Gradients that DeepSpeed's ZeRO collects in one buffer: its reduce_bucket_size, which is left at its default."""
 KEPT_ELEMENTS = 1_000_000_000
 """Weights that ZeRO-3 keeps gathered between two uses: its max_reuse_distance and max_live_parameters, left at their defaults."""
+PERSISTENT_ELEMENTS = 100_000
+"""Weights of at most so many elements are never let go by ZeRO-3: its param_persistence_threshold, left at its default."""
 EXCHANGED_BYTES = 1 << 28
 """Of row gradients, received at once (training/row_sparse.py)."""
 SPREAD_OF_READS = 1.7
@@ -121,7 +123,8 @@ class Pretraining:
         stage, share = settings.zero_stage, 1 / layout.devices
         engine = sizes.base + (0 if self.is_lazy else sizes.pool)
         held = {
-            "weights": 4 * engine * (share if stage == 3 else 1),
+            # ZeRO-3 keeps up to so many gathered beside its share.
+            "weights": 4 * (engine * share + min(engine, KEPT_ELEMENTS)) if stage == 3 else 4 * engine,
             "weights in bf16": 2 * sizes.cast if settings.precision == "bf16" else 0,
             "gradients": 4 * engine * (share if stage >= 2 else 1),
             # With ZeRO a copy of the weights beside the two moments.
@@ -185,13 +188,29 @@ class Pretraining:
         n, stage = self.layout.devices, self.config.pretraining.zero_stage
         others = (n - 1) / n
         engine = 4.0 * (self.sizes.base + (0 if self.is_lazy else self.sizes.pool))
-        # All-reduced, or with ZeRO-1 reduced to the device that moves them; from stage 2 on after each micro-batch.
-        gradients = (2.0, 1.0, self.num_micro_batches, self.num_micro_batches)[stage]
-        # Of ZeRO-3's weights, those whose next use is near stay gathered for the backward pass.
-        again = max(0.0, 1 - KEPT_ELEMENTS / (engine / 2))
-        weights = (0.0, 1.0, 1.0, self.num_micro_batches * (1 + again))[stage]
+        # DeepSpeed all-reduces its buckets up to ZeRO-2, which does so after each micro-batch; ZeRO-3 reduces each share to its device.
+        gradients = (2.0, 2.0, 2 * self.num_micro_batches, self.num_micro_batches)[stage]
+        weights = (0.0, 1.0, 1.0, self.gathers())[stage]
         exchanged = {"gradients": gradients * others * engine, "weights": weights * others * engine}
         return exchanged | ({"pool row gradients": self.gathered_rows(), **self.split_reads()} if self.is_lazy else {})
+
+    def gathers(self) -> float:
+        """Times that ZeRO-3 gathers the mean weight in a step: small ones once, others in each micro-batch, and again for its backward
+        pass where the next use is not near."""
+        model, memory, sizes = self.config.model, self.config.model.memory, self.sizes
+        width = memory.num_heads * memory.key_dim
+        matrices = {
+            model.hidden_size**2: sizes.attention,
+            model.hidden_size * model.intermediate_size: sizes.feed_forward,
+            model.hidden_size * self.vocab_size: sizes.embeddings,
+            model.hidden_size * max(width, memory.value_dim): sizes.memory_projections,
+            memory.num_half_keys * width: sizes.half_keys,
+            memory.num_slots * memory.value_dim: 0 if self.is_lazy else sizes.pool,
+        }
+        large = sum(held for elements, held in matrices.items() if elements > PERSISTENT_ELEMENTS)
+        engine = sizes.base + (0 if self.is_lazy else sizes.pool)
+        again = max(0.0, 1 - KEPT_ELEMENTS / (2 * engine))
+        return (engine - large + large * self.num_micro_batches * (1 + again)) / engine
 
     def gathered_rows(self) -> float:
         """Row gradients of the other devices that hold the same columns, with their slots."""

@@ -1,9 +1,10 @@
 """What a plan says, measured: parameters, FLOPs, kept activations, and what each of two gloo ranks holds, receives and saves."""
 
 import gc
+import inspect
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -25,6 +26,7 @@ from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, mode
 from memlm.planning import training as planning
 from memlm.planning.machines import MACHINES
 from memlm.planning.training import Layout, Pretraining
+from memlm.recipes import LAPTOP_MODEL
 from memlm.training.config import PretrainingConfig
 from memlm.training.step import next_token_loss
 
@@ -45,18 +47,24 @@ SMALL = Config(
     pretraining=PretrainingConfig(num_steps=100, batch_blocks=8, micro_batch_blocks=2, log_every=100),
     cluster=ClusterConfig(num_workers=2),
 )
-LARGER = replace(
+ALONE = replace(
     SMALL,
-    corpus=replace(SMALL.corpus, block_size=96),
-    model=replace(
-        SMALL.model,
-        num_layers=7,
-        intermediate_size=256,
-        memory=replace(SMALL.model.memory, layers=(3,), num_half_keys=96),
-    ),
-    pretraining=replace(SMALL.pretraining, batch_blocks=12, micro_batch_blocks=12),
+    corpus=CorpusConfig(vocab_size=VOCAB_SIZE, block_size=128),
+    model=LAPTOP_MODEL,
+    pretraining=replace(SMALL.pretraining, batch_blocks=8, micro_batch_blocks=8),
+    cluster=ClusterConfig(num_workers=1),
 )
-"""Another shape than the one that a utilisation was measured on."""
+LARGER = replace(
+    ALONE,
+    model=replace(
+        LAPTOP_MODEL,
+        num_layers=7,
+        intermediate_size=480,
+        memory=replace(LAPTOP_MODEL.memory, layers=(3,), num_half_keys=256),
+    ),
+    pretraining=replace(ALONE.pretraining, batch_blocks=12, micro_batch_blocks=12),
+)
+"""Another shape than the one that a utilisation is measured on."""
 STAGES = (0, 1, 2, 3)
 
 
@@ -152,20 +160,23 @@ def count_collectives(received: Received) -> None:
     def size(tensor: Tensor) -> int:
         return tensor.numel() * tensor.element_size()
 
-    shares: dict[str, Callable[..., float]] = {
-        "all_reduce": lambda tensor, *_, **__: 2 * others * size(tensor),
-        "reduce": lambda tensor, *_, **__: others * size(tensor),
-        "broadcast": lambda tensor, *_, **__: others * size(tensor),
-        "all_gather": lambda gathered, *_, **__: others * sum(map(size, gathered)),
-        "all_gather_into_tensor": lambda gathered, *_, **__: others * size(gathered),
-        "reduce_scatter_tensor": lambda _, given, *__, **___: others * size(given),
-        "reduce_scatter": lambda _, given, *__, **___: others * sum(map(size, given)),
+    shares: dict[str, Callable[[Mapping[str, Any]], float]] = {
+        "all_reduce": lambda given: 2 * size(given["tensor"]),
+        "reduce": lambda given: size(given["tensor"]),
+        "broadcast": lambda given: size(given["tensor"]),
+        "all_gather": lambda given: sum(map(size, given["tensor_list"])),
+        "all_gather_into_tensor": lambda given: size(given["output_tensor"]),
+        "reduce_scatter_tensor": lambda given: size(given["input"]),
+        "reduce_scatter": lambda given: sum(map(size, given["input_list"])),
     }
     for name, share in shares.items():
         original = getattr(dist, name)
+        signature = inspect.signature(original)
 
-        def counted(*arguments: Any, _original: Any = original, _share: Any = share, **named: Any) -> Any:
-            received.total += _share(*arguments, **named)
+        def counted(
+            *arguments: Any, _original: Any = original, _share: Any = share, _signature: Any = signature, **named: Any
+        ) -> Any:
+            received.total += others * _share(_signature.bind(*arguments, **named).arguments)
             return _original(*arguments, **named)
 
         setattr(dist, name, counted)
@@ -272,13 +283,13 @@ def measure_steps(rank: int, folder: str) -> None:
 
     start(rank, 1, folder)
     running = []
-    for config in (SMALL_ALONE, LARGER):
+    for config in (ALONE, LARGER):
         engine = Engine(model_of(config), config.pretraining)
         running.append(
             pretrain(engine, blocks_in(folder, config), config.pretraining, first_step=0, eos_id=EOS, pad_id=PAD)
         )
     seconds: list[list[float]] = [[], []]
-    for number in range(12):
+    for number in range(9):
         for shape, steps in enumerate(running):
             began = time.process_time()
             next(steps)
@@ -286,11 +297,6 @@ def measure_steps(rank: int, folder: str) -> None:
                 seconds[shape].append(time.process_time() - began)
     torch.save([median(each) for each in seconds], f"{folder}/seconds")
     dist.destroy_process_group()
-
-
-SMALL_ALONE = replace(
-    SMALL, pretraining=replace(SMALL.pretraining, micro_batch_blocks=8), cluster=ClusterConfig(num_workers=1)
-)
 
 
 @contextmanager
