@@ -29,6 +29,7 @@ class PlanOptions:
     utilisation: float
     failures_per_gpu_hour: float
     vocab_size: int
+    split: int
     json: bool
 
 
@@ -58,6 +59,9 @@ def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
         help=f"1/{GPU_HOURS_PER_FAILURE:,.0f}, Llama 3's",
     )
     parser.add_argument("--vocab-size", type=int, default=0, help="of a tokenizer that is not known here")
+    parser.add_argument(
+        "--split", type=int, default=0, help="devices over which a pool's columns are split; the fewest that hold them"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     found, rest = parser.parse_known_args(list(arguments))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items()}
@@ -86,6 +90,7 @@ def answer(config: Config, machine: Machine, options: PlanOptions, trials: Trial
                 failures_per_gpu_hour=options.failures_per_gpu_hour,
                 vocab_size=options.vocab_size,
                 corpus_tokens=corpus,
+                split=options.split,
             ),
             trials,
         )

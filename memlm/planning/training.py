@@ -129,7 +129,7 @@ class Pretraining:
             "gradients": 4 * engine * (share if stage >= 2 else 1),
             # With ZeRO a copy of the weights beside the two moments.
             "optimizer": 12 * engine * share if stage else 8 * engine,
-            "ZeRO's bucket": 4 * BUCKET_ELEMENTS if stage >= 2 and layout.devices > 1 else 0,
+            "ZeRO's bucket": 4 * BUCKET_ELEMENTS if stage and layout.devices > 1 else 0,
             "activations": self.activations(),
             "logits or half-key scores": max(self.logits(), self.half_key_scores()),
         }
@@ -294,27 +294,33 @@ def lay_out(
     *,
     num_tokens: float,
     vocab_size: int = 0,
+    split: int = 0,
 ) -> tuple[Pretraining, list[str]]:
-    """The recipe's batch on so many devices, with the largest micro-batch that fits and the fewest columns split; and what was changed."""
+    """The recipe's batch on so many devices, with the largest micro-batch that fits; and what was changed.
+
+    The columns of the pools are split over `split` devices, or for 0 over the fewest that hold them.
+    """
     settings, notes = config.pretraining, []
-    batch = settings.batch_blocks
-    if batch % devices:
-        batch = math.ceil(batch / devices) * devices
+    batch = math.ceil(settings.batch_blocks / devices) * devices
+    if batch != settings.batch_blocks:
         notes.append(
             f"{devices} devices: pretraining.batch_blocks {settings.batch_blocks} -> {batch}, a multiple of them; fewer steps, the same tokens"
         )
-    shares = [size for size in range(batch // devices, 0, -1) if batch // devices % size == 0]
-    micros = [size for size in shares if size <= settings.micro_batch_blocks]
+    micros = [
+        size
+        for size in range(min(batch // devices, settings.micro_batch_blocks), 0, -1)
+        if batch // devices % size == 0
+    ]
     plan = Pretraining(
         config=config,
         architecture=architecture,
         machine=machine,
-        layout=Layout(devices=devices, batch_blocks=batch, micro_blocks=micros[-1]),
+        layout=Layout(devices=devices, batch_blocks=batch, micro_blocks=micros[-1], split=split or 1),
         num_tokens=num_tokens,
         vocab_size=vocabulary_of(config, vocab_size),
     )
-    if plan.is_lazy:
-        plan = _split(plan)
+    if plan.is_lazy and not split:
+        plan = next((each for each in splits(plan) if each.fits()), splits(plan)[-1])
     for micro in micros:
         larger = replace(plan, layout=replace(plan.layout, micro_blocks=micro))
         if larger.fits():
@@ -328,12 +334,10 @@ def lay_out(
     return plan, notes
 
 
-def _split(plan: Pretraining) -> Pretraining:
-    """The smallest power of two whose columns fit beside the rest; the largest that there is, if none does."""
-    value_dim, split = plan.config.model.memory.value_dim, 1
-    while not plan.fits():
-        split *= 2
-        if plan.layout.devices % split or value_dim % split:
-            break
-        plan = replace(plan, layout=replace(plan.layout, split=split))
-    return plan
+def splits(plan: Pretraining) -> list[Pretraining]:
+    """The plan with its columns over ever more devices: the powers of two that divide both."""
+    found, number = [], 1
+    while plan.layout.devices % number == 0 and plan.config.model.memory.value_dim % number == 0:
+        found.append(replace(plan, layout=replace(plan.layout, split=number)))
+        number *= 2
+    return found

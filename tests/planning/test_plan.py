@@ -92,6 +92,15 @@ def test_split_columns_share_the_tables_out_and_leave_the_merging_to_fewer():
     assert whole.network()["pool lookups"] == 0 < split.network()["pool lookups"]
 
 
+def test_a_split_that_would_be_faster_is_said_and_can_be_asked_for():
+    whole = plan(64)
+    (note,) = [note for note in whole.notes if "--split" in note]
+    assert "--split 64" in note
+    split = plan(64, split=64)
+    assert split.memory.layout.split == 64 and not [note for note in split.notes if "--split" in note]
+    assert split.step_lines()["total"] < 0.9 * whole.step_lines()["total"]
+
+
 def test_what_fits_nowhere_is_said_with_the_arithmetic():
     found = plan(512, with_slots(PAPER, 2**34))
     assert not found.memory.fits() and found.memory.sizes.pool == 2**34 * 1024
@@ -121,14 +130,14 @@ def test_each_zero_stage_shares_out_more(stage):
     assert shared == [stage >= 1, stage >= 2, stage >= 3]
 
 
-def test_zero_2_and_3_hold_a_bucket():
+def test_zero_collects_gradients_in_a_bucket():
     bucket = [
         plan(config=replace(PAPER, pretraining=replace(PAPER.pretraining, zero_stage=stage))).memory.memory()[
             "ZeRO's bucket"
         ]
         for stage in (0, 1, 2, 3)
     ]
-    assert bucket == [0, 0, 4 * BUCKET_ELEMENTS, 4 * BUCKET_ELEMENTS]
+    assert bucket == [0, 4 * BUCKET_ELEMENTS, 4 * BUCKET_ELEMENTS, 4 * BUCKET_ELEMENTS]
 
 
 def test_goodput_by_hand():
@@ -188,6 +197,7 @@ def test_a_slip_of_the_pen_is_refused_with_the_nearest(capsys, arguments, said):
 @pytest.mark.parametrize(
     "arguments, said",
     [
+        (["--gpus", "2", "--split", "3"], "--split is 3; it must divide the 2 devices and the 128 columns"),
         (["--gpus", "0"], "--gpus is 0; it must be at least 1"),
         (["--utilisation", "35"], "--utilisation is 35.0; it is a share of the peak"),
         (["--failures-per-gpu-hour", "-1"], "--failures-per-gpu-hour is -1.0"),
