@@ -1,6 +1,8 @@
-"""What stands in the way of a recipe here? One line for each check, with the remedy; nothing is made and nothing stays."""
+"""What stands in the way of a recipe here? One line for each check, with the remedy. What a check writes it deletes again; on a tracking
+server an empty experiment stays."""
 
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -93,7 +95,12 @@ def resources(config: Config) -> Iterator[Check]:
     if _on_a_cluster():
         import ray
 
-        ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+        try:
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError) as error:
+            remedy = "Start it, or correct RAY_ADDRESS and the token"
+            yield Check(name="resources", state="fail", found=f"the cluster does not answer ({error})", remedy=remedy)
+            return
         nodes, kinds = nodes_now(), kinds_that_may_start()
         ray.shutdown()
     else:

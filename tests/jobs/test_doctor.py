@@ -158,7 +158,7 @@ def test_memory_and_disk_are_compared_with_the_plan(tmp_path, monkeypatch):
     config = smoke(tmp_path)
     assert doctor.memory(config, plan_of(config)).state == "ok"
     assert doctor.disk(config, plan_of(config)).state == "ok"
-    large = parse("", ["paper_1b", "--storage", str(tmp_path)])
+    large = parse("", ["paper_1b", "--storage", str(tmp_path), "--model.memory.num-half-keys", "8192"])
     assert doctor.memory(large, plan_of(large)).state == "fail"
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("", (), {"free": GONE})())
     assert doctor.disk(large, plan_of(large)).state == "ok"

@@ -95,7 +95,7 @@ def test_split_columns_share_the_tables_out_and_leave_the_merging_to_fewer():
 def test_a_split_that_would_be_faster_is_said_and_can_be_asked_for():
     whole = plan(64)
     (note,) = [note for note in whole.notes if "--split" in note]
-    assert "--split 64" in note
+    assert "--split 32" in note
     split = plan(64, split=64)
     assert split.memory.layout.split == 64 and not [note for note in split.notes if "--split" in note]
     assert split.step_lines()["total"] < 0.9 * whole.step_lines()["total"]
