@@ -64,8 +64,18 @@ def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     found, rest = parser.parse_known_args(list(arguments))
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items()}
-    return PlanOptions(**values), rest
+    options = PlanOptions(
+        gpus=tuple(found.gpus),
+        gpu_type=found.gpu_type,
+        slots=tuple(found.slots),
+        corpus_tokens=tuple(found.corpus_tokens),
+        utilisation=found.utilisation,
+        failures_per_gpu_hour=found.failures_per_gpu_hour,
+        vocab_size=found.vocab_size,
+        split=found.split,
+        json=found.json,
+    )
+    return options, rest
 
 
 def answer(config: Config, machine: Machine, options: PlanOptions, trials: Trials) -> str:

@@ -12,10 +12,11 @@ FITS, SHARES = "fits", ("goodput", "utilisation over the whole step")
 
 
 def as_page(recipe: str, plans: Sequence[Plan]) -> str:
-    """Lines that are nought in every column are left out."""
+    """Lines that are nought in every column are left out; how lines grow is that of the first column."""
     grows = growth(plans[0])
     columns = [{(line.section, line.name): line for line in plan.quantities()} for plan in plans]
-    lines, shown = [], ""
+    lines: list[list[str]] = []
+    shown = ""
     for section, name in dict.fromkeys(key for column in columns for key in column):
         row = [column.get((section, name)) for column in columns]
         if name != FITS and not any(line and line.value for line in row):
@@ -27,7 +28,7 @@ def as_page(recipe: str, plans: Sequence[Plan]) -> str:
             [f"  {name}", *("" if line is None else _shown(line) for line in row), grows.get((section, name), "")]
         )
     machine = plans[0].memory.machine
-    notes = [*_stated(plans[0].assumptions), *dict.fromkeys(note for plan in plans for note in plan.notes)]
+    notes = [*_stated(plans[0].assumptions), *(f"{_name(plan)}: {note}" for plan in plans for note in plan.notes)]
     listed = "\n".join(f"- {note}" for note in notes)
     return f"{recipe} on {machine.name} ({machine.source})\n{_aligned(lines)}\n\n{listed}"
 
@@ -61,6 +62,10 @@ def _entry(line: Quantity, grows: dict[tuple[str, str], str]) -> dict[str, Any]:
         "unit": line.unit,
         "grows_with": grows[line.section, line.name],
     }
+
+
+def _name(plan: Plan) -> str:
+    return f"{plan.memory.layout.devices} devices, {_number(plan.config.model.memory.num_slots)} slots"
 
 
 def _shown(line: Quantity) -> str:

@@ -1,7 +1,7 @@
 """What does each stage of a recipe come to, on so many devices: work, memory, exchange, time, storage and trials?"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from memlm.config import Config
@@ -223,8 +223,9 @@ class Plan:
             "ledger": LEDGER_BYTES * sum(self.trials.values()),
         }
 
-    def parts(self) -> list[tuple[str, Pretraining]]:
-        return [("memory", self.memory), ("dense", self.dense)]
+    def with_each(self, change: Callable[[Pretraining], Pretraining]) -> "Plan":
+        """Both architectures changed alike."""
+        return replace(self, memory=change(self.memory), dense=change(self.dense))
 
     def _hours(self, plan: Pretraining) -> float:
         return plan.num_steps * sum(plan.seconds(self.assumptions.utilisation).values()) / 3600
@@ -365,7 +366,7 @@ def _misfit(plan: Pretraining) -> list[str]:
         return []
     needed, device = sum(plan.memory().values()), plan.machine.memory
     return [
-        f"{plan.layout.devices} devices: does not fit; with the columns of the pools split over {plan.layout.split}, each needs "
+        f"does not fit: with the columns of the pools split over {plan.layout.split}, each needs "
         f"{needed / 1e9:,.0f} GB and has {device / 1e9:,.0f} GB. At most {plan.config.model.memory.value_dim} devices "
         "(model.memory.value_dim) can share columns: take more devices or larger ones, fewer slots, or a smaller micro-batch"
     ]
@@ -380,7 +381,7 @@ def _faster_split(plan: Pretraining, utilisation: float) -> list[str]:
     if seconds[best] > 0.9 * seconds[plan.layout.split]:
         return []
     return [
-        f"{plan.layout.devices} devices: with the columns of the pools over {best} of them (--split {best}) a step takes {seconds[best]:.3g} s "
+        f"with the columns of the pools over {best} devices (--split {best}) a step takes {seconds[best]:.3g} s "
         f"instead of {seconds[plan.layout.split]:.3g} s: row gradients are then merged among fewer"
     ]
 
@@ -412,17 +413,14 @@ def _larger(plan: Plan, variable: str) -> tuple[float, Plan]:
         return 2.0, replace(plan, trials={setting: 2 * seeds for setting, seeds in plan.trials.items()})
     if variable == "tokens":
         assumptions = replace(plan.assumptions, corpus_tokens=2 * plan.corpus_tokens)
-        return 2.0, replace(
-            plan,
-            assumptions=assumptions,
-            **{name: replace(part, num_tokens=2 * part.num_tokens) for name, part in plan.parts()},
-        )
+        more = plan.with_each(lambda part: replace(part, num_tokens=2 * part.num_tokens))
+        return 2.0, replace(more, assumptions=assumptions)
     if variable == "gpus":
-        return 2.0, replace(plan, **{name: _on_more_devices(part) for name, part in plan.parts()})
+        return 2.0, plan.with_each(_on_more_devices)
     memory = plan.config.model.memory
     memory = replace(memory, num_half_keys=2 * memory.num_half_keys)
     config = replace(plan.config, model=replace(plan.config.model, memory=memory))
-    return 4.0, replace(plan, config=config, **{name: replace(part, config=config) for name, part in plan.parts()})
+    return 4.0, replace(plan.with_each(lambda part: replace(part, config=config)), config=config)
 
 
 def _on_more_devices(plan: Pretraining) -> Pretraining:

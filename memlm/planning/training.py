@@ -304,7 +304,7 @@ def lay_out(
     batch = math.ceil(settings.batch_blocks / devices) * devices
     if batch != settings.batch_blocks:
         notes.append(
-            f"{devices} devices: pretraining.batch_blocks {settings.batch_blocks} -> {batch}, a multiple of them; fewer steps, the same tokens"
+            f"pretraining.batch_blocks {settings.batch_blocks} -> {batch}, a multiple of them; fewer steps, the same tokens"
         )
     micros = [
         size
@@ -328,7 +328,7 @@ def lay_out(
             break
     if plan.layout.micro_blocks != settings.micro_batch_blocks:
         notes.append(
-            f"{devices} devices: pretraining.micro_batch_blocks {settings.micro_batch_blocks} -> {plan.layout.micro_blocks}, "
+            f"pretraining.micro_batch_blocks {settings.micro_batch_blocks} -> {plan.layout.micro_blocks}, "
             "the largest that divides the batch and fits"
         )
     return plan, notes
