@@ -5,10 +5,11 @@ Checked before anything heavy is imported, so a slip of the pen costs a second.
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -17,10 +18,12 @@ import tyro
 from memlm.config import IN_JOB, Config
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
 from memlm.methods.config import METHOD_CONFIGS
+from memlm.planning.command import answer, take_options
+from memlm.planning.machines import MACHINES
 from memlm.recipes import RECIPES
 
 DEFAULT_RECIPE = "laptop"
-LM_EVAL = "lm-eval"
+LM_EVAL, PLAN, DOCTOR = "lm-eval", "plan", "doctor"
 DOCUMENTS = "--questions.documents."
 
 T = TypeVar("T")
@@ -151,13 +154,67 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
     harness.cli_evaluate()
 
 
+def run_plan(arguments: Sequence[str]) -> None:
+    """`memlm plan [RECIPE] [--gpus N ...] [--FIELD VALUE ...]`: what it costs. Exits with status 2 and the nearest known name on an unknown one."""
+    options, rest = take_options(arguments)
+    try:
+        machine = _named("GPU type", options.gpu_type, MACHINES)
+    except UsageError as error:
+        raise SystemExit(_fail(error)) from None
+    config = parse("Plan a recipe.", rest)
+
+    def plan() -> None:
+        # What is swept stands above the library; the command joins the two, as the pipeline of the sweep does.
+        spaces = importlib.import_module("tune_spaces").load_spaces(config.sweep.methods, config.sweep.scale)
+        seeds = len(config.sweep.seeds)
+        print(answer(config, machine, options, {each: seeds for space in spaces for each in space.settings()}))
+
+    launch(plan)
+
+
+def run_doctor(arguments: Sequence[str]) -> None:
+    """`memlm doctor [RECIPE] [--gpus N] [--json] [--FIELD VALUE ...]`: what stands in its way here. Exits with status 1 if something does."""
+    parser = argparse.ArgumentParser(
+        prog=f"memlm {DOCTOR}",
+        usage=f"memlm {DOCTOR} [RECIPE] [--gpus N] [--json] [--storage URI] [--tracking URI] [--FIELD VALUE ...]",
+        description="Whether a recipe can run here: a line for each check, with the remedy. Status 1 if one fails.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--gpus", type=int, default=0, help="pretrain on so many: cluster.num_workers with cluster.use_gpu"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options, rest = parser.parse_known_args(list(arguments))
+    if options.gpus:
+        rest += ["--cluster.use-gpu", "True", "--cluster.num-workers", str(options.gpus)]
+    config = parse("Examine a recipe's surroundings.", rest)
+
+    def doctor() -> None:
+        checks = []
+        for check in importlib.import_module("memlm.jobs.doctor").examine(config):
+            checks.append(check)
+            if not options.json:
+                print(check, flush=True)
+        if options.json:
+            print(json.dumps([asdict(check) for check in checks], indent=1))
+        if any(check.state == "fail" for check in checks):
+            raise SystemExit(1)
+
+    launch(doctor)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {LM_EVAL: run_lm_eval, PLAN: run_plan, DOCTOR: run_doctor}
+"""Those that read the rest of their command line themselves."""
+
+
 def main() -> None:
     """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH OUTPUT` takes it out again, byte for byte.
 
+    `memlm plan RECIPE --gpus N` says what a recipe costs, and `memlm doctor RECIPE` whether it can run here.
     `memlm lm-eval ...` is lm-evaluation-harness, which knows memlm's models then: --model hf --model_args pretrained=CHECKPOINT.
     """
-    if sys.argv[1:2] == [LM_EVAL]:
-        return run_lm_eval(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
     parser = argparse.ArgumentParser(prog="memlm", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help in (
@@ -167,6 +224,8 @@ def main() -> None:
         command = commands.add_parser(name, help=f"write {help}")
         for argument in ("checkpoint", "patch", "output"):
             command.add_argument(argument)
+    commands.add_parser(PLAN, help="what a recipe costs, before it is run")
+    commands.add_parser(DOCTOR, help="whether a recipe can run here, and what to do if not")
     commands.add_parser(LM_EVAL, help="lm-evaluation-harness with memlm's models; all that follows is its own")
     arguments = parser.parse_args()
 

@@ -77,12 +77,15 @@ class ClusterConfig:
     notice_seconds: int = 90
     """How long a pretraining that gets SIGTERM may take to save a state; then it ends all the same, with status 130. Spot machines are
     given 120 s. A submitted job is given 3 s by Ray, or RAY_JOB_STOP_WAIT_TIME_S of the head's environment: set it higher than this."""
+    wait_seconds: int = 0
+    """How long to wait for nodes that are still to join before a cluster is refused as too small. For nodes that the autoscaler says it
+    can start, at least 15 minutes."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "threads_per_worker"):
             if getattr(self, name) < 1:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("num_trials_at_once", "max_failures", "notice_seconds"):
+        for name in ("num_trials_at_once", "max_failures", "notice_seconds", "wait_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must not be negative")
 

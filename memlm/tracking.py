@@ -21,6 +21,7 @@ from typing import Any, Self
 
 KEY_TAG = "memlm.key"
 PROBE_SECONDS = 8  # MLflow itself would try for minutes
+PROBE_EXPERIMENT = "memlm doctor"
 BATCH = 100  # the server's limit for params and for tags in one call; for metrics it is 1000
 _log = logging.getLogger(__name__)
 
@@ -148,6 +149,27 @@ class Run:
         with _translated(self._uri):
             for start in range(0, len(entries), BATCH):
                 self._client.log_batch(self.run_id, **{what: entries[start : start + BATCH]})
+
+
+def probe(uri: str) -> str:
+    """Write a run and delete it again; returns the server's version, empty if it does not tell (a database has none)."""
+    tracker = Tracker(uri, PROBE_EXPERIMENT)
+    with tracker.run("probe", name="probe") as run:
+        run.log_metrics({"probe": 1.0})
+    with _translated(uri):
+        tracker._client.delete_run(run.run_id)
+    return _version_of(uri) if uri.startswith("http") else ""
+
+
+def _version_of(server: str) -> str:
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        answer = http_request(get_default_host_creds(server), "/version", "GET", timeout=PROBE_SECONDS, max_retries=0)
+    except Exception:  # of many kinds; a server need not tell
+        return ""
+    return answer.text.strip() if answer.status_code == 200 else ""
 
 
 def git_sha(directory: Path = Path(__file__).parent) -> str:

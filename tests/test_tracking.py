@@ -4,8 +4,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,30 @@ def test_git_sha_names_the_commit_and_whether_it_was_changed(tmp_path: Path) -> 
 
 def test_errors_survive_the_way_between_processes() -> None:
     assert str(pickle.loads(pickle.dumps(TrackingError("uri", "x", "rule", "remedy")))) == "uri x: rule. remedy"
+
+
+def test_a_probe_writes_a_run_and_deletes_it(uri: str, query: Callable) -> None:
+    for _ in range(2):
+        assert tracking.probe(uri) == ""
+    runs = query(
+        "SELECT lifecycle_stage FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?",
+        tracking.PROBE_EXPERIMENT,
+    )
+    assert [state for (state,) in runs if state == "deleted"] and "active" not in [state for (state,) in runs]
+
+
+@pytest.mark.parametrize("status, told", [(200, "3.17.2"), (401, "")])
+def test_the_version_that_a_server_tells(status: int, told: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/version" else 404)
+            self.end_headers()
+            self.wfile.write(b"3.17.2")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert tracking._version_of(f"http://127.0.0.1:{server.server_port}") == told
+        server.shutdown()

@@ -13,6 +13,7 @@ from torch import nn
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.facts import Fact
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, trial_inputs, trial_of
 from memlm.jobs.token_pages import PageFact, write_page
@@ -28,6 +29,7 @@ PAGE_FILE = "tokens.html"
 def run(config: Config) -> str:
     """Write slots.json and tokens.html into the run's folder; returns the uri of the first."""
     run = run_of(config)
+    require_ready(config)
     method = sparse_method(config)
     inputs = trial_inputs(config, "memory")
     with connect(config):

@@ -33,6 +33,7 @@ from memlm.data.question_records import Question
 from memlm.data.question_sets import read_fact_lines, write_fact_lines
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.sources import expand, open_world
 from memlm.jobs.writing_units import Record, write_in_units
@@ -45,6 +46,7 @@ FACTS_FILE = "facts.jsonl"
 def run(config: Config) -> str:
     """Augment the chunks, or find them augmented, or go on with those that are missing; returns the artifact's uri."""
     documents, uri = _documents(config), run_of(config).documents
+    require_ready(config)
     world = open_world(config)
     read, empty, questions = read_sources(config, world)
     sources = hashlib.sha256(

@@ -15,7 +15,7 @@ import ray.data
 import transformers
 
 from memlm.config import IN_JOB, Config
-from memlm.run import RunError
+from memlm.jobs.resources import require_resources
 
 NAMESPACE = "memlm"
 
@@ -57,12 +57,12 @@ def connect(config: Config) -> Iterator[None]:
         for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
             os.environ.setdefault(name, value)
         # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small machine declares a few more.
-        num_cpus = max(4, _num_cpus_here(), 2 * config.cluster.num_workers + 1)
+        num_cpus = logical_cpus(config)
         # Weights, materials and background counts, and what trials share beside them.
         store = (1 << 29) + config.sweep.trunk_cache_bytes
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=store, **settings)
     try:
-        _require_resources(config)
+        require_resources(config, say)
         with _console():
             say(f"Ray {version('ray')} is up after {time.monotonic() - started:.0f} s")
             yield
@@ -70,21 +70,12 @@ def connect(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
-def _require_resources(config: Config) -> None:
-    """Work that no node can ever take would wait for ever, in silence."""
-    have = ray.cluster_resources()
-    if config.cluster.use_gpu and have.get("GPU", 0) < config.cluster.num_workers:
-        raise RunError(
-            f"cluster.use_gpu with cluster.num_workers = {config.cluster.num_workers} needs that many GPUs, and the cluster has "
-            f"{have.get('GPU', 0):g}; lower cluster.num_workers, start more nodes, or leave cluster.use_gpu off"
-        )
-    if have.get("CPU", 0) < config.cluster.num_workers:
-        raise RunError(
-            f"cluster.num_workers = {config.cluster.num_workers} needs that many CPUs, and the cluster has {have.get('CPU', 0):g}; lower it or start more nodes"
-        )
+def logical_cpus(config: Config) -> int:
+    """That a local Ray is told of."""
+    return max(4, num_cpus_here(), 2 * config.cluster.num_workers + 1, config.cluster.num_trials_at_once + 1)
 
 
-def _num_cpus_here() -> int:
+def num_cpus_here() -> int:
     """Of this process, which may have been given fewer than the machine has."""
     return len(os.sched_getaffinity(0))
 
@@ -139,7 +130,7 @@ def num_processors(config: Config) -> int:
     if config.cluster.use_gpu:
         return max(1, int(ray.cluster_resources().get("GPU", 1)))
     one_node = sum(1 for node in ray.nodes() if node["Alive"]) == 1
-    cpus = _num_cpus_here() if one_node else int(ray.cluster_resources()["CPU"])
+    cpus = num_cpus_here() if one_node else int(ray.cluster_resources()["CPU"])
     return max(1, cpus // config.cluster.threads_per_worker)
 
 

@@ -20,6 +20,7 @@ from memlm import storage
 from memlm.config import Config
 from memlm.data.corpus import open_corpus
 from memlm.jobs.attempts import Attempts
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, quiet, say
 from memlm.model.language_model import attention_on
 from memlm.run import (
@@ -57,6 +58,7 @@ class _Counted:
 def run(config: Config) -> str:
     """Count, or find it counted, or go on with the units that are missing; returns the counts' uri."""
     run = run_of(config)
+    require_ready(config)
     inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
     wanted = counts_config(config)
     if is_made(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs, part="counting"):

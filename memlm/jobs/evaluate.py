@@ -11,6 +11,7 @@ import torch
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.evaluation.suite import Scores
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, trial_of
 from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri
@@ -24,6 +25,7 @@ EXPERIMENT = "memlm evaluation"
 def run(config: Config) -> str:
     """Score the run's checkpoint, or the one that --checkpoint names; returns the uri of the scores."""
     run = run_of(config)
+    require_ready(config)
     corpus = require_corpus(config)
     require_questions(config)
     if config.checkpoint:

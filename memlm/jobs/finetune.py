@@ -9,6 +9,7 @@ from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.streams import num_steps
 from memlm.frontier import TrialResult
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, trial_inputs, trial_of
 from memlm.jobs.traces import say_trace, tracer_of, write_trace
@@ -25,6 +26,7 @@ SCORES_FILE = "scores.json"
 def run(config: Config) -> str:
     """Learn and write the patch, or find it learned; returns the patch's uri."""
     run = run_of(config)
+    require_ready(config)
     if config.trace and config.method.moves == "nothing":
         raise RunError(
             f"trace is True, and method {config.method.name} changes nothing that could be followed; leave --trace out"

@@ -16,7 +16,9 @@ from memlm.data.corpus import open_corpus
 from memlm.data.question_sets import open_question_sets
 from memlm.frontier import build_frontier
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
+from memlm.jobs.resources import asked_of, nodes_now, shortage
 from memlm.jobs.sweep_report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.trials import MethodSpace, plan_trials, read_results, run_trials, unfinished
 from memlm.run import Run, command, run_of, tracking_uri
@@ -27,6 +29,7 @@ from memlm.training.finetune import check_stream
 def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     """Sweep, or go on with the trials that are missing; returns the uri of the run's folder."""
     run = run_of(config)
+    require_ready(config)
     Tracker(tracking_uri(config), EXPERIMENT)
     for space in spaces:
         for setting in space.settings():
@@ -62,8 +65,11 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
 
 
 def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
-    """A worker each: two cores do more for two models of one thread than for one of two."""
-    drivers = ThreadPoolExecutor(max_workers=len(configs))
+    """A worker each: two cores do more for two models of one thread than for one of two. One after the other where the cluster has no
+    room for both: the second would wait for its workers until it gives up."""
+    (asked, *_) = asked_of(configs[0])
+    both = replace(asked, workers=asked.workers * len(configs))
+    drivers = ThreadPoolExecutor(max_workers=1 if shortage(both, nodes_now()) else len(configs))
     try:
         for finished in [drivers.submit(pretrain.run, config) for config in configs]:
             finished.result()

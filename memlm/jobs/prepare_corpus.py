@@ -28,6 +28,7 @@ from memlm.data.shards import ShardError, list_shards, write_shard
 from memlm.data.tokenizer import load_tokenizer, train_tokenizer
 from memlm.data.world import write_world
 from memlm.jobs import prepare_questions
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
 from memlm.jobs.shard_source import ShardSource
 from memlm.jobs.sources import expand
@@ -41,6 +42,7 @@ MIXTURE_SHARD = "shard_00000000_mixture.jsonl.zst"
 def run(config: Config) -> str:
     """Make the corpus and questions artifacts, or find them made; returns the corpus's uri."""
     run = run_of(config)
+    require_ready(config)
     world = _make_world(config, run)
     # Everything that can be wrong with the input is found before work is done.
     train, validation = _shards(config, world)

@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from memlm import storage
 from memlm.config import IN_JOB, Config
 from memlm.data.corpus import Corpus, open_corpus
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
 from memlm.jobs.notice import Told, Watch, heeding_sigterm
 from memlm.model.capacity import require_room_for_values
@@ -57,6 +58,7 @@ class WorkerTask:
 def run(config: Config) -> str:
     """Pretrain the architecture, or find it pretrained, or go on where it was; returns the checkpoint's uri."""
     run, architecture = run_of(config), config.architecture
+    require_ready(config)
     corpus = require_corpus(config)
     checkpoint = run.checkpoint(architecture)
     wanted = checkpoint_config(config, architecture)

@@ -20,6 +20,7 @@ from memlm.data.question_records import Question
 from memlm.data.shards import write_shard
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
+from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.prepare_questions import fact_questions
 from memlm.jobs.sources import expand, open_world
@@ -35,6 +36,7 @@ SHORT_FILE = "short.jsonl"
 def run(config: Config) -> str:
     """Have the facts stated, or find them stated, or go on with those that are missing; returns the artifact's uri."""
     uri = run_of(config).statements
+    require_ready(config)
     world = open_world(config)
     facts = questions_by_fact(fact_questions(config, world))
     path = expand(config.questions.facts.path, "questions.facts.path", world)

@@ -1,0 +1,201 @@
+"""Can work run here? One question to each check, each answered in one line: `memlm doctor` asks them all, a pipeline those that it needs."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import sys
+import sysconfig
+import tomllib
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+import memlm
+from memlm import storage, tracking
+from memlm.config import Config
+from memlm.run import RunError, tracking_uri
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What was asked, how it stands, and what to do about it."""
+
+    name: str
+    state: State = "ok"
+    found: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state:5} {self.name}: {self.found}{self.remedy and '. ' + self.remedy}"
+
+
+def require(checks: Iterable[Check]) -> None:
+    """Raises RunError for the first that fails."""
+    for check in checks:
+        if check.state == "fail":
+            raise RunError(f"{check.name}: {check.found}. {check.remedy}")
+
+
+def require_ready(config: Config) -> None:
+    """What every pipeline needs before it begins, asked once per process: versions, and a storage that keeps what it is given."""
+    require(_versions_once())
+    if storage.is_remote(config.storage):
+        require([_remote_storage_once(config.storage, os.environ.get("AWS_ENDPOINT_URL_S3"))])
+
+
+@functools.cache
+def _versions_once() -> tuple[Check, ...]:
+    return (python(), *packages())
+
+
+@functools.cache
+def _remote_storage_once(uri: str, endpoint: str | None) -> Check:
+    return probe_storage(uri)
+
+
+def python() -> Check:
+    wanted, here = SpecifierSet(_pinned().python), platform.python_version()
+    if here in wanted:
+        return Check(name="python", found=f"{here} ({sys.executable})")
+    remedy = f"Make the environment with Python {wanted}"
+    return Check(name="python", state="fail", found=f"{here}, and memlm needs {wanted}", remedy=remedy)
+
+
+def packages() -> list[Check]:
+    """One for each that is not as it is pinned; one for all if they are."""
+    requirements = _pinned().packages
+    checks = [check for requirement in requirements if (check := _package(requirement)) is not None]
+    return checks or [Check(name="packages", found=f"{len(requirements)} as they are pinned")]
+
+
+def _package(requirement: Requirement) -> Check | None:
+    name, remedy = f"package {requirement.name}", f"pip install '{requirement}'"
+    try:
+        here = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name=name, state="fail", found="is not installed", remedy=remedy)
+    if requirement.specifier.contains(here, prereleases=True):
+        return None
+    pins = [Version(pin.version) for pin in requirement.specifier if pin.operator == "=="]
+    near = bool(pins) and pins[0].release[:2] == Version(here).release[:2]
+    found = f"is {here}, and {requirement.specifier} is what memlm was tested with"
+    return Check(name=name, state="warn" if near else "fail", found=found, remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pins:
+    python: str
+    packages: tuple[Requirement, ...]
+
+
+@functools.cache
+def _pinned() -> _Pins:
+    """Of the checkout that runs, else of the installed package."""
+    project = Path(memlm.__file__).parents[1] / "pyproject.toml"
+    if project.is_file() and (told := tomllib.loads(project.read_text())["project"])["name"] == "memlm":
+        return _Pins(python=told["requires-python"], packages=tuple(map(Requirement, told["dependencies"])))
+    found = [Requirement(line) for line in importlib.metadata.requires("memlm") or ()]
+    python = importlib.metadata.metadata("memlm")["Requires-Python"]
+    return _Pins(python=python, packages=tuple(each for each in found if each.marker is None))
+
+
+def ray_authentication() -> Check:
+    """Whether who reaches the cluster's ports must know its token."""
+    name, mode = "ray authentication", os.environ.get("RAY_AUTH_MODE", "")
+    shared = bool(os.environ.get("RAY_ADDRESS"))
+    if mode == "token":
+        return _ray_token(name)
+    if mode == "disabled" or shared:
+        return Check(
+            name=name,
+            state="warn",
+            found=f"none (RAY_AUTH_MODE is {mode or 'not set'}): who reaches the cluster's ports can run code on it",
+            remedy="Set RAY_AUTH_MODE=token on every node and here, with RAY_AUTH_TOKEN_PATH naming a file with the token",
+        )
+    return Check(name=name, found="a local cluster makes itself a token; no other was named (RAY_ADDRESS)")
+
+
+def _ray_token(name: str) -> Check:
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return Check(name=name, found="token, from RAY_AUTH_TOKEN")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not path.is_file() or not os.access(path, os.R_OK):
+        remedy = "Write the cluster's token there, or name its file by RAY_AUTH_TOKEN_PATH"
+        return Check(name=name, state="fail", found=f"token, and {path} cannot be read", remedy=remedy)
+    if path.stat().st_mode & 0o077:
+        found = f"token, and {path} can be read by others"
+        return Check(name=name, state="warn", found=found, remedy=f"chmod 600 {path}")
+    return Check(name=name, found=f"token, from {path}")
+
+
+def probe_storage(uri: str) -> Check:
+    """Writes a small object, reads it back and deletes it; a folder that was not there is not there afterwards."""
+    place, content = storage.join(uri, f".probe-{uuid.uuid4().hex}"), {"probe": uuid.uuid4().hex}
+    new = [] if storage.is_remote(uri) else [each for each in (Path(uri), *Path(uri).parents) if not each.exists()]
+    try:
+        storage.write_json(place, content)
+        same = storage.read_json(place) == content
+        storage.delete(place)
+    except storage.StorageError as error:
+        found = f"{error.field} {error.value}: {error.rule}"
+        return Check(name="storage", state="fail", found=found, remedy=error.remedy.rstrip("."))
+    finally:
+        for folder in new:
+            with suppress(OSError):  # in use by now
+                folder.rmdir()
+    if not same:
+        remedy = "Take another store: this one does not show what was written last"
+        return Check(
+            name="storage", state="fail", found=f"{uri} gives back other bytes than were written", remedy=remedy
+        )
+    return Check(name="storage", found=f"{uri}: written, read back, deleted")
+
+
+def probe_tracking(config: Config) -> Check:
+    try:
+        uri = tracking_uri(config)
+        if not uri:
+            return Check(name="tracking", found="off")
+        if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+            return Check(name="tracking", found=f"{uri} will be made")
+        version = tracking.probe(uri)
+    except (RunError, tracking.TrackingError) as error:
+        return Check(
+            name="tracking", state="fail", found=str(error).rstrip("."), remedy="Or leave tracking out: --tracking off"
+        )
+    here = importlib.metadata.version("mlflow")
+    if version and version != here:
+        found = f"{uri}: MLflow {version}, written to and deleted; here it is {here}"
+        return Check(name="tracking", state="warn", found=found, remedy="Run the same version on both sides")
+    return Check(name="tracking", found=f"{uri}: MLflow {version or here}, written to and deleted")
+
+
+def compilers() -> Check:
+    """For the C++ kernels of a CPU; a GPU's are compiled by Triton."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    missing = [tool for tool in (compiler, "ninja") if shutil.which(tool, path=path) is None]
+    if missing:
+        remedy = "Install g++ and ninja (pip install ninja), or set CXX to a compiler"
+        found = (
+            f"{' and '.join(missing)} not found: on a CPU the memory layer runs on plain torch, same results, slower"
+        )
+        return Check(name="compilers", state="warn", found=found, remedy=remedy)
+    return Check(name="compilers", found=f"{compiler} and ninja")
+
+
+def worst(checks: Sequence[Check]) -> State:
+    states: tuple[State, ...] = ("fail", "warn", "ok")
+    return next((state for state in states if any(check.state == state for check in checks)), "ok")

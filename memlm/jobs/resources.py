@@ -1,0 +1,136 @@
+"""Can the cluster ever give the workers that are asked for? Answered by arithmetic before work, where Ray would wait without a word.
+
+A worker needs a node that has all of its CPUs and GPUs together, so what counts is how many workers each node takes, not the sums.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import ray
+import ray._private.state
+from ray.autoscaler.sdk import request_resources
+
+from memlm.config import Config
+from memlm.run import RunError
+
+START_SECONDS = 900
+"""Waited for nodes that the autoscaler says it can start."""
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """So many workers, of a setting, each with these resources on one node."""
+
+    field: str
+    workers: int
+    each: Resources
+
+    def fitting(self, node: Resources) -> int:
+        """Workers that one empty node takes."""
+        return int(min(node.get(name, 0.0) // amount for name, amount in self.each.items()))
+
+    def __str__(self) -> str:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in self.each.items())
+        return f"{self.field} = {self.workers} needs {self.workers} x ({each})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeKind:
+    """What the autoscaler may start."""
+
+    resources: Resources
+    most: float
+    """Nodes of it; infinite if it has no limit."""
+
+
+def asked_of(config: Config) -> list[Asked]:
+    """What the config asks by number. Work with no number given takes what there is, but at least one worker."""
+    cluster = config.cluster
+    at_once: Resources = {"GPU": 1.0} if cluster.use_gpu else {"CPU": 1.0}
+    asked = [
+        Asked(
+            field="cluster.num_workers",
+            workers=cluster.num_workers,
+            each={"CPU": 1.0, "GPU": 1.0} if cluster.use_gpu else {"CPU": 1.0},
+        )
+    ]
+    if cluster.num_trials_at_once:
+        asked.append(Asked(field="cluster.num_trials_at_once", workers=cluster.num_trials_at_once, each=at_once))
+    return asked
+
+
+def shortage(asked: Asked, nodes: Sequence[Resources]) -> str:
+    """Why these nodes cannot give it, with the arithmetic; empty if they can."""
+    fitting = [asked.fitting(node) for node in nodes]
+    if sum(fitting) >= asked.workers:
+        return ""
+    kinds: dict[tuple[str, int], int] = {}
+    for node, workers in zip(nodes, fitting, strict=True):
+        has = " and ".join(f"{node.get(name, 0.0):g} {name}" for name in asked.each)
+        kinds[has, workers] = kinds.get((has, workers), 0) + 1
+    parts = [
+        f"{count} node{'s' if count > 1 else ''} with {has} take{'' if count > 1 else 's'} {workers}{' each' if count > 1 else ''}"
+        for (has, workers), count in kinds.items()
+    ]
+    return f"{asked}, and the cluster takes {sum(fitting)}: {', '.join(parts) or 'it has no node'}"
+
+
+def most_workers(asked: Asked, kinds: Sequence[NodeKind]) -> float:
+    """That the autoscaler's limits allow."""
+    return sum(kind.most * asked.fitting(kind.resources) for kind in kinds if asked.fitting(kind.resources))
+
+
+def require_resources(config: Config, say: Callable[[str], None]) -> None:
+    """Raises RunError with the arithmetic and the remedy if the cluster has too little, and will not grow enough.
+
+    Waits, and says so, only for nodes that the autoscaler may start, or as long as cluster.wait_seconds says.
+    """
+    for asked in asked_of(config):
+        lacking = shortage(asked, nodes_now())
+        if lacking:
+            _wait(asked, lacking, wait_seconds=config.cluster.wait_seconds, say=say)
+
+
+def _wait(asked: Asked, lacking: str, *, wait_seconds: int, say: Callable[[str], None]) -> None:
+    kinds = kinds_that_may_start()
+    remedy = f"lower {asked.field}, or start more nodes, or nodes that have what a worker needs"
+    if kinds and most_workers(asked, kinds) < asked.workers:
+        raise RunError(
+            f"{lacking}; with all nodes that the autoscaler may start it takes {most_workers(asked, kinds):g}; "
+            f"{remedy}, or raise the autoscaler's max_workers"
+        )
+    seconds = max(wait_seconds, START_SECONDS if kinds else 0)
+    if not seconds:
+        raise RunError(f"{lacking}; {remedy} (where nodes are still to join: --cluster.wait-seconds)")
+    if kinds:
+        request_resources(bundles=[dict(asked.each)] * asked.workers)
+    began = said = time.monotonic()
+    say(f"{lacking}; waiting up to {seconds} s for nodes{' that the autoscaler starts' if kinds else ''}")
+    while lacking := shortage(asked, nodes_now()):
+        now = time.monotonic()
+        if now - began >= seconds:
+            raise RunError(f"{lacking}, after {seconds} s of waiting; {remedy}")
+        if now - said >= 15:
+            say(f"{lacking}; {now - began:.0f} of {seconds} s waited")
+            said = now
+        time.sleep(1)
+    if kinds:
+        request_resources(bundles=[])  # the work itself asks from here on
+
+
+def nodes_now() -> list[Resources]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def kinds_that_may_start() -> list[NodeKind]:
+    """As the autoscaler tells them to Ray; none where there is no autoscaler, or one that does not tell."""
+    told = ray._private.state.state.get_cluster_config()
+    groups = told.node_group_configs if told else ()
+    return [
+        NodeKind(resources=dict(group.resources), most=math.inf if group.max_count < 0 else group.max_count)
+        for group in groups
+        if group.max_count
+    ]
