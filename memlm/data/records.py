@@ -88,7 +88,7 @@ class TextParser:
 
     def _text(self, record: Any) -> str:
         if not isinstance(record, dict):
-            raise MalformedLine(NOT_AN_OBJECT, f"a JSON {type(record).__name__}, {NOT_AN_OBJECT}")
+            raise MalformedLine(NOT_AN_OBJECT, f"{_json_type(record)}, {NOT_AN_OBJECT}")
         for flaw in (DUPLICATE_KEYS, NOT_FINITE):
             if flaw in self._flaws:
                 raise MalformedLine(flaw)
@@ -110,7 +110,7 @@ class TextParser:
 def checked_text(text: object, text_field: str) -> str:
     """The text. Raises MalformedLine if it is none."""
     if not isinstance(text, str):
-        phrase = f"field {text_field!r} is {type(text).__name__}, not a string"
+        phrase = f"field {text_field!r} is {_json_type(text)}, not a string"
         raise MalformedLine(TEXT_NOT_A_STRING, phrase, "Repair or remove this line, or name another text field.")
     try:
         text.encode()
@@ -120,6 +120,11 @@ def checked_text(text: object, text_field: str) -> str:
     if "\0" in text:
         raise MalformedLine(NUL)
     return text
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def no_text_field(text_field: str, there: Iterable[str]) -> MalformedLine:

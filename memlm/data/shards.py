@@ -239,10 +239,10 @@ def _parquet_texts(path: str, name: str, text_field: str) -> Iterator[tuple[int,
     row = 0
     try:
         # As a dictionary a value that repeats is held once: a page of a few bytes cannot fill the memory.
+        columns = pq.read_schema(source).names
+        if text_field not in columns:
+            raise ShardError(f"{name}: {no_text_field(text_field, columns).phrase}. Name another text field.")
         with pq.ParquetFile(source, read_dictionary=[text_field]) as file:
-            if text_field not in file.schema_arrow.names:
-                missing = no_text_field(text_field, file.schema_arrow.names)
-                raise ShardError(f"{name}: no column, {missing.phrase}. Name another text field.")
             _require_no_parquet_bomb(file, path, name, text_field)
             for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[text_field]):
                 for value in _bytes_of(batch.column(0)):

@@ -65,7 +65,7 @@ def _make_corpus(
 ) -> str:
     inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
     wanted = corpus_config(config)
-    inputs["sources"] = _sources_digest(config, world, [*train, *validation])
+    inputs["sources"] = sources_digest(config, world, [*train, *validation])
     if is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs, part="corpus"):
         require_within_limits(run.corpus, storage.read_manifest(run.corpus).details, _limits(config))
         say(f"corpus: reusing {run.corpus}")
@@ -114,7 +114,7 @@ def _make_world(config: Config, run: Run) -> Path | None:
     return storage.open_artifact(run.world, kind=WORLD_KIND)
 
 
-def _sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
+def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
     """Names what was read: shards by name and size, and version where a store tells it; the mixture's questions by content."""
     digest = hashlib.sha256(name_shards(shards))
     if config.corpus.mixture:

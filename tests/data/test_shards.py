@@ -108,8 +108,8 @@ def test_garbage_after_a_whole_frame_is_refused(tmp_path):
         (b'{"text": "a\\u0000b"}', "NUL in text"),
         (b'["text"]', "not an object"),
         (b'{"title": "a"}', r"no field 'text' \(there are: title\)"),
-        (b'{"text": null}', "is NoneType, not a string"),
-        (b'{"text": 5}', "is int, not a string"),
+        (b'{"text": null}', "is null, not a string"),
+        (b'{"text": 5}', "is a number, not a string"),
         (b'{"text": "\\ud800"}', "not valid Unicode"),
     ],
 )
@@ -138,15 +138,15 @@ def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path):
     """Of many short lines: 1 GiB out of 100 KB."""
     path = tmp_path / "shard.jsonl.zst"
     compressor = zstandard.ZstdCompressor().compressobj()
-    lines = b'{"text": "a"}\n' * 2**16
+    line = b'{"text": "' + b"a" * (2**16 - 13) + b'"}\n'
     with path.open("wb") as file:
-        for _ in range(2**30 // len(lines)):
-            file.write(compressor.compress(lines))
+        for _ in range(2**30 // len(line)):
+            file.write(compressor.compress(line))
         file.write(compressor.flush())
     assert path.stat().st_size < 2**18
     with pytest.raises(ShardError, match=r"a decompression bomb: more than 268435456 bytes") as refused:
         sum(len(line) for _, line in read_lines(str(path)))
-    assert int(re.search(r":(\d+): a decomp", str(refused.value))[1]) == 2**28 // 14 + 1
+    assert int(re.search(r":(\d+): a decomp", str(refused.value))[1]) == 2**28 // 2**16 + 1
 
 
 def test_a_frame_that_asks_for_a_huge_window_is_refused(tmp_path):
@@ -171,9 +171,9 @@ def test_bad_parquet_is_refused(tmp_path):
     with pytest.raises(ShardError, match="not Parquet"):
         list(read_documents(str(path)))
     write_parquet(path, ["a", None])
-    with pytest.raises(ShardError, match=r"parquet:2: field 'text' is NoneType"):
+    with pytest.raises(ShardError, match=r"parquet:2: field 'text' is null"):
         list(read_documents(str(path)))
-    with pytest.raises(ShardError, match=r"no column 'body' \(there are: text\)"):
+    with pytest.raises(ShardError, match=r"no field 'body' \(there are: text\)"):
         list(read_documents(str(path), text_field="body"))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
