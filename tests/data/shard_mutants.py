@@ -28,7 +28,8 @@ from memlm.data.shards import ShardError, read_documents
 from tests.data import shard_reference
 
 ROOT = Path(__file__).parents[2]
-HANG_SECONDS = 60  # of one input, on a machine that does much else
+HANG_SECONDS = 60  # of computing, for one input
+STALL_SECONDS = 900  # of waiting without an end, on a machine that does much else
 GROWTH_BYTES = 256 * 2**20
 # Lowered, so that most over-long lines and bombs are small; every REAL_EVERYth input meets the real caps with a real bomb.
 CAPS = {"MAX_LINE_BYTES": 20_000, "MAX_RATIO_FROM_BYTES": 200_000, "MAX_RATIO": 128}
@@ -320,8 +321,10 @@ def outcomes(which: str, seed: int, numbers: range) -> Iterator[dict[str, Any]]:
             path.write_bytes(made.content)
             for name, value in made.caps.items():
                 setattr(shards, name, value)
-            signal.alarm(HANG_SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
+            signal.alarm(STALL_SECONDS)
             seen = look(path, made)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             yield {"number": number, "kind": made.kind, **seen}
             memory = _peak()
