@@ -27,6 +27,10 @@ class HubError(ValueError):
     """The hub has not what is asked for, or does not answer."""
 
 
+class HubUnreachable(HubError):
+    """Nobody answered, or the answer was no; the address itself is well formed."""
+
+
 @dataclass(frozen=True)
 class HubFile:
     name: str
@@ -59,7 +63,7 @@ def list_files(uri: str) -> list[HubFile]:
         )
         files = [entry for entry in entries if isinstance(entry, RepoFile)]
     except Exception as error:  # the hub's client raises what lies below it, of a dozen kinds
-        raise HubError(_unanswered(uri, "could not be listed", error)) from error
+        raise HubUnreachable(_unanswered(uri, "could not be listed", error)) from error
     start = f"{place.folder}/" if place.folder else ""
     return [
         HubFile(
@@ -90,7 +94,7 @@ def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
                 )
             )
         except Exception as error:  # as above
-            raise HubError(_unanswered(f"{uri}/{name}", "could not be fetched", error)) from error
+            raise HubUnreachable(_unanswered(f"{uri}/{name}", "could not be fetched", error)) from error
         found = _version_of(path, version)
         if found != version:
             raise HubError(

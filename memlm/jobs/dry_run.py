@@ -13,8 +13,8 @@ from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
 from memlm.data.corpus import KIND as CORPUS_KIND
-from memlm.data.hub import HUB
-from memlm.data.listing import Shard, is_stored
+from memlm.data.hub import HUB, HubUnreachable
+from memlm.data.listing import Shard
 from memlm.data.question_sets import KIND as QUESTIONS_KIND
 from memlm.data.shards import ZSTD_SUFFIXES
 from memlm.jobs.corpus_shards import choose_shards
@@ -115,7 +115,7 @@ def _corpus(plan: Plan) -> None:
         inputs["sources"] = sources_digest(config, world, [*train, *validation])
         state = plan.state(run.corpus, CORPUS_KIND, corpus_config(config), inputs, "corpus")
     except ValueError as error:
-        if _is_dclm(config) and is_stored(config.corpus.path):
+        if _is_dclm(config) and isinstance(error, HubUnreachable | storage.StorageError):
             lines = [f"could not be listed: {error}", *_published(plan)]
             state = plan.state(run.corpus, CORPUS_KIND, corpus_config(config), {}, "corpus")
         else:

@@ -68,7 +68,8 @@ def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
     plan = plan_of(
         capsys, "prepare_corpus", "paper_1b", "--corpus.path", "hf://datasets/mlfoundations/dclm-baseline-1.0@main"
     )
-    assert "'main', which may come to name other data" in plan
+    assert "refused: " in plan and "'main', which may come to name other data" in plan
+    assert "published figures" not in plan
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
