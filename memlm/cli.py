@@ -1,4 +1,4 @@
-"""From a command line to a config: `[recipe] [--method NAME] [--dotted.field value ...]`, and the `memlm` command.
+"""From a command line to a config: `[recipe] [--dry-run] [--method NAME] [--dotted.field value ...]`, and the `memlm` command.
 
 Checked before anything heavy is imported, so a slip of the pen costs a second.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import TypeVar
 
 import tyro
@@ -23,6 +24,7 @@ from memlm.planning.machines import MACHINES
 from memlm.recipes import RECIPES
 
 DEFAULT_RECIPE = "laptop"
+DRY_RUN = "--dry-run"
 LM_EVAL, PLAN, DOCTOR = "lm-eval", "plan", "doctor"
 DOCUMENTS = "--questions.documents."
 
@@ -39,6 +41,8 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
     try:
         recipe = rest.pop(0) if rest and not rest[0].startswith("-") else DEFAULT_RECIPE
         config = _named("recipe", recipe, RECIPES)()
+        dry_run = DRY_RUN in rest
+        rest = [argument for argument in rest if argument != DRY_RUN]
         arguments = tuple(rest)
         method = _take_option(rest, "--method")
         if method is not None:
@@ -47,7 +51,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
             documents = DocumentsConfig(path="", questions="")
             questions = replace(config.questions, documents=documents)
             config = replace(config, questions=questions, stream=DocumentStreamConfig())
-        usage = f"[{{{','.join(RECIPES)}}}] [--method {{{','.join(METHOD_CONFIGS)}}}] [--FIELD VALUE ...]"
+        usage = f"[{{{','.join(RECIPES)}}}] [{DRY_RUN}] [--method {{{','.join(METHOD_CONFIGS)}}}] [--FIELD VALUE ...]"
         config = tyro.cli(
             Config,
             default=config,
@@ -62,6 +66,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
             storage=_absolute(config.storage, "--storage"),
             checkpoint=_absolute(config.checkpoint, "--checkpoint"),
             arguments=arguments,
+            dry_run=dry_run,
         )
     except ValueError as error:
         raise SystemExit(_fail(error)) from None
@@ -138,7 +143,15 @@ def _first_cause(error: BaseException) -> BaseException:
 def main_of(description: str, stage: str) -> None:
     """A pipeline's command line: parse, then run the job of the same name."""
     config = parse(description)
-    launch(lambda: importlib.import_module(f"memlm.jobs.{stage}").run(config))
+    launch(lambda: job_of(config, stage)(config))
+
+
+def job_of(config: Config, stage: str) -> Callable[..., object]:
+    """The job of a stage, or with --dry-run what prints its plan; both take the config and what else the job takes."""
+    if config.dry_run:
+        return partial(importlib.import_module("memlm.jobs.dry_run").run, stage)
+    run: Callable[..., object] = importlib.import_module(f"memlm.jobs.{stage}").run
+    return run
 
 
 def run_lm_eval(arguments: Sequence[str]) -> None:

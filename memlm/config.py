@@ -98,6 +98,8 @@ class Config:
     """Where the defaults come from."""
     arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The overrides as they were given, for messages that name another command of the same run."""
+    dry_run: tyro.conf.Suppress[bool] = False
+    """Print what each stage would read, make and reuse, and do none of it."""
     run_name: str = ""
     """Folder of the results; the recipe's name if empty."""
     base_run: str = ""

@@ -22,6 +22,8 @@ from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.training.config import CountingConfig, PretrainingConfig
 
+DCLM = "hf://datasets/mlfoundations/dclm-baseline-1.0@a3b142c183aebe5af344955ae20836eb34dcf69b"
+
 LAPTOP_MODEL = ModelConfig(
     num_layers=4,
     hidden_size=128,
@@ -300,13 +302,16 @@ def wiki_documents() -> Config:
 
 
 def paper_1b() -> Config:
-    """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1). Needs a GPU cluster, and DCLM's shards in $DCLM_BASELINE."""
+    """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1). Needs a GPU cluster. It pretrains on 31 billion tokens, so a
+    hundredth of DCLM's 27,840 shards is enough for one pass; --corpus.path names another copy, on S3 or in a folder."""
     return Config(
         recipe="paper_1b",
         world=None,
         corpus=CorpusConfig(
-            path="$DCLM_BASELINE",
+            path=DCLM,
             validation_path="",
+            fraction=0.01,
+            max_quarantined_share=0.01,
             tokenizer="meta-llama/Llama-2-7b-hf",
             block_size=2048,
         ),

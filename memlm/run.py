@@ -43,6 +43,10 @@ class Run:
     def tokenizer(self) -> str:
         return storage.join(self.base, "tokenizer")
 
+    def listing(self, split: str) -> str:
+        """The shards of a store that a split of the corpus is taken from, as they were listed."""
+        return storage.join(self.base, f"listing-{split}")
+
     @property
     def mixture(self) -> str:
         """Facts put into documents, beside the corpus's own shards."""
@@ -156,7 +160,7 @@ def require_corpus(config: Config) -> storage.Manifest:
         run.world, kind=WORLD_KIND, config=identity(config.world), inputs={}, part="world"
     ):
         inputs["world"] = storage.read_manifest(run.world).digest
-    made = is_made(run.corpus, kind=CORPUS_KIND, config=identity(config.corpus), inputs=inputs, part="corpus")
+    made = is_made(run.corpus, kind=CORPUS_KIND, config=corpus_config(config), inputs=inputs, part="corpus")
     return _found(made, run.corpus, "prepare_corpus.py", config)
 
 
@@ -181,6 +185,14 @@ def require_counts(config: Config) -> storage.Manifest:
     inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
     made = is_made(uri, kind=COUNTS_KIND, config=counts_config(config), inputs=inputs, part="counting")
     return _found(made, uri, "count_accesses.py", config)
+
+
+def corpus_config(config: Config) -> dict[str, Any]:
+    """What names a corpus: not how much that cannot be read is put up with, nor how a sample of all would be drawn."""
+    unnamed = ["max_malformed_share", "max_quarantined_share"]
+    if config.corpus.fraction == 1:
+        unnamed += ["fraction", "sample_seed"]
+    return {name: value for name, value in identity(config.corpus).items() if name not in unnamed}
 
 
 def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Sweep every method over its settings and seeds, and draw the learning-forgetting frontier. Makes whatever it needs first.
 
+python pipelines/pareto_sweep.py [recipe] --dry-run
 python pipelines/pareto_sweep.py [recipe] [--sweep.methods sparse_memory lora full] [--field value ...]
 ray job submit --working-dir . -- python pipelines/pareto_sweep.py --storage s3://bucket/prefix
 """
 
-from memlm.cli import launch, parse
+from memlm.cli import job_of, launch, parse
 
 if __name__ == "__main__":
     config = parse(__doc__)
@@ -12,9 +13,6 @@ if __name__ == "__main__":
     def sweep() -> None:
         from tune_spaces import load_spaces
 
-        spaces = load_spaces(config.sweep.methods, config.sweep.scale)
-        from memlm.jobs.pareto_sweep import run
-
-        run(config, spaces)
+        job_of(config, "pareto_sweep")(config, load_spaces(config.sweep.methods, config.sweep.scale))
 
     launch(sweep)

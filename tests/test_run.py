@@ -19,6 +19,7 @@ from memlm.run import (
     RunError,
     checkpoint_config,
     command,
+    corpus_config,
     counts_config,
     first_difference,
     is_made,
@@ -127,7 +128,7 @@ def make_all(config: Config, *, without: str = "") -> None:
     digests: dict[str, str] = {}
     for name, uri, kind, wanted, inputs in (
         ("world", run.world, WORLD_KIND, identity(config.world), ()),
-        ("corpus", run.corpus, CORPUS_KIND, identity(config.corpus), ("world",)),
+        ("corpus", run.corpus, CORPUS_KIND, corpus_config(config), ("world",)),
         ("checkpoint", run.checkpoint("memory"), CHECKPOINT_KIND, checkpoint_config(config, "memory"), ("corpus",)),
         ("counts", run.counts, COUNTS_KIND, counts_config(config), ("checkpoint", "corpus")),
         ("questions", run.questions, QUESTIONS_KIND, questions_config(config), ()),

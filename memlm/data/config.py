@@ -115,14 +115,25 @@ class CorpusConfig:
     """Text in DCLM's layout, and how it becomes blocks of tokens."""
 
     path: str = "{world}/corpus"
-    """A folder of .jsonl.zst, .jsonl.zstd, .jsonl or Parquet shards; it may name an environment variable."""
+    """A folder of .jsonl.zst, .jsonl.zstd, .jsonl or Parquet shards, which may name an environment variable; or s3://bucket/prefix, or
+    hf://datasets/owner/name@commit[/folder]. What lies in a store is listed once, and a shard at a time is brought to each node."""
     validation_path: str = "{world}/validation"
     """Text never trained on; empty to set aside the last shard of the corpus."""
     text_field: str = "text"
+    fraction: float = 1.0
+    """Of the training shards. Which ones is a pure function of sample_seed and their names: a larger fraction contains a smaller one."""
+    sample_seed: int = 0
+    """Of the fraction."""
     max_shards: int = 0
-    """The first so many training shards; 0 for all."""
+    """The first so many training shards, of the fraction; 0 for all."""
     max_validation_shards: int = 0
     """The first so many shards of validation_path; 0 for all."""
+    max_malformed_share: float = 0.001
+    """Of a shard's lines, may be left out because they cannot be read; beyond it the corpus is refused. Each is counted by its reason in
+    the corpus's accounting.json; at 0 the first is an error."""
+    max_quarantined_share: float = 0.0
+    """Of the shards, may be left out because they cannot be read at all: cut off, damaged, a decompression bomb or without documents;
+    beyond it the corpus is refused. Each is named in accounting.json; at 0 the first is an error."""
     tokenizer: str = ""
     """A Hugging Face tokenizer by name or path; empty to train a byte-level BPE on the first shard."""
     vocab_size: int = 1024
@@ -144,6 +155,11 @@ class CorpusConfig:
         for name in ("max_shards", "max_validation_shards"):
             if getattr(self, name) < 0:
                 raise ValueError(f"corpus.{name} is {getattr(self, name)}; it must not be negative (0 takes all)")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"corpus.fraction is {self.fraction}; it must be more than 0 and at most 1")
+        for name in ("max_malformed_share", "max_quarantined_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"corpus.{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
         if self.tokenizer_documents < 1:
             raise ValueError(f"corpus.tokenizer_documents is {self.tokenizer_documents}; it must be at least 1")
 

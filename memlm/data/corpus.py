@@ -2,12 +2,14 @@
 
 The corpus artifact is small: blocks lie in parts of their own, one per shard, which it names by digest.
 
-    corpus/   tokenizer/  parts.json
+    corpus/   tokenizer/  parts.json  accounting.json
     blocks/<shard>/blocks.parquet
+
+`accounting.json` says what became of every line of every shard (accounting.py), and which shards could not be read.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from memlm import storage
+from memlm.data.accounting import Accounting, total
 from memlm.data.blocks import Blocks, write_blocks
 from memlm.data.packing import pack
 from memlm.data.shards import ShardError, read_documents
@@ -24,6 +27,8 @@ KIND = "corpus"
 BLOCKS_KIND = "blocks"
 BLOCKS_FOLDER = "blocks"
 BLOCKS_FILE = "blocks.parquet"
+PARTS_FILE = "parts.json"
+ACCOUNTING_FILE = "accounting.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +43,33 @@ class Part:
 
 
 def write_part(
-    shard: str, path: Path, tokenizer: PreTrainedTokenizerBase, *, text_field: str, block_size: int
-) -> dict[str, int]:
-    """Tokenise and pack one shard. Streams: a document at a time is in memory, and a group of blocks."""
-    num_documents = 0
+    shard: str,
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    text_field: str,
+    block_size: int,
+    max_malformed_share: float,
+    name: str = "",
+) -> tuple[int, Accounting]:
+    """Tokenise and pack one shard; returns the number of blocks and what became of its lines. `name` stands for it in what is said.
+
+    Streams: a document at a time is in memory, and a group of blocks. Raises AccountingError with too many malformed lines,
+    ShardError if the shard cannot be read or holds no document.
+    """
+    name, accounting = name or shard, Accounting()
 
     def tokens() -> Iterator[list[int]]:
-        nonlocal num_documents
-        for document in read_documents(shard, text_field=text_field):
-            num_documents += 1
+        for document in read_documents(shard, text_field=text_field, accounting=accounting, name=name):
             # A text that spells a special token is text.
             yield tokenizer(document.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        accounting.check(name)
+        accounting.require_few_malformed(name, max_malformed_share)
+        if not accounting.kept:
+            raise ShardError(f"{name}: holds no documents ({accounting}). Check the corpus path, or remove this shard.")
 
     blocks = pack(tokens(), block_size=block_size, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
-    num_blocks = write_blocks(str(path), blocks)
-    return {"num_documents": num_documents, "num_blocks": num_blocks}
+    return write_blocks(str(path), blocks), accounting
 
 
 def write_corpus(
@@ -61,10 +78,19 @@ def write_corpus(
     *,
     train: Sequence[Part],
     validation: Sequence[Part],
+    accounts: Mapping[str, Accounting],
+    quarantined: Mapping[str, str],
 ) -> None:
+    """`accounts` by shard; `quarantined` says of each shard that was left out why."""
     tokenizer.save_pretrained(folder / "tokenizer")
     parts = {"train": [asdict(part) for part in train], "validation": [asdict(part) for part in validation]}
-    (folder / "parts.json").write_text(json.dumps(parts, indent=1))
+    (folder / PARTS_FILE).write_text(json.dumps(parts, indent=1))
+    shards = {
+        name: {key: value for key, value in part.to_json().items() if key != "samples"}  # the first are in the total
+        for name, part in accounts.items()
+    }
+    content = {"total": total(accounts).to_json(), "shards": shards, "quarantined": dict(quarantined)}
+    (folder / ACCOUNTING_FILE).write_text(json.dumps(content, indent=1))
 
 
 @dataclass(frozen=True)
@@ -86,7 +112,7 @@ class Corpus:
         return self._blocks("validation")
 
     def _blocks(self, split: str) -> Blocks:
-        parts = [Part(**part) for part in json.loads((self.folder / "parts.json").read_text())[split]]
+        parts = [Part(**part) for part in json.loads((self.folder / PARTS_FILE).read_text())[split]]
         run = self.uri.rstrip("/").rsplit("/", 1)[0]
         for part in parts:
             if storage.read_manifest(storage.join(run, part.name), BLOCKS_KIND).digest != part.digest:

@@ -19,16 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memlm import storage
+from memlm.data.hub import COMMIT, HUB, HUB_TIMEOUT_SECONDS
 from memlm.data.question_records import QuestionError
 from memlm.data.shards import PARQUET_BATCH_ROWS, ZSTD_SUFFIXES, ShardError, parse_record, read_lines
 
-HUB = "hf://"
 HUB_FORM = "hf://owner/name[/config][:split]@commit"
 HUB_URI = re.compile(
     r"hf://(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[^/:@]+))?(?::(?P<split>[^:@]+))?(?:@(?P<commit>[^@]*))?"
 )
-COMMIT = re.compile(r"[0-9a-f]{40}")
-HUB_TIMEOUT_SECONDS = 10
 JSON_LINES = (*ZSTD_SUFFIXES, ".jsonl")
 QUESTION_SUFFIXES = (*JSON_LINES, ".json", ".csv", ".parquet")
 

@@ -6,8 +6,9 @@ The generated world, where a recipe has one, is made first, and read by the very
 """
 
 import hashlib
-import os
-from collections.abc import Callable
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -20,19 +21,23 @@ from ray.data import TaskPoolStrategy
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.data import corpus as corpora
-from memlm.data.corpus import BLOCKS_KIND, Part, write_corpus, write_part
+from memlm.data.accounting import AccountingError
+from memlm.data.corpus import BLOCKS_KIND, write_corpus, write_part
+from memlm.data.listing import ChangedShard, Shard, list_corpus, open_shard
 from memlm.data.mixture import mixture_documents
 from memlm.data.question_records import Question
 from memlm.data.question_sources import source_content
-from memlm.data.shards import ShardError, list_shards, write_shard
+from memlm.data.shards import ShardError, write_shard
 from memlm.data.tokenizer import load_tokenizer, train_tokenizer
 from memlm.data.world import write_world
 from memlm.jobs import prepare_questions
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
-from memlm.jobs.shard_source import ShardSource
+from memlm.jobs.corpus_shards import choose_shards, name_shards
+from memlm.jobs.packed_shards import MALFORMED_SHARE, QUARANTINED_SHARE, PackedShards, require_within_limits
+from memlm.jobs.shard_source import Opener, ShardSource
 from memlm.jobs.sources import expand
-from memlm.run import WORLD_KIND, Run, is_made, run_of
+from memlm.run import WORLD_KIND, Run, corpus_config, is_made, run_of
 
 TOKENIZER_KIND = "tokenizer"
 MIXTURE_KIND = "mixture"
@@ -45,7 +50,7 @@ def run(config: Config) -> str:
     require_ready(config)
     world = _make_world(config, run)
     # Everything that can be wrong with the input is found before work is done.
-    train, validation = _shards(config, world)
+    train, validation = choose_shards(config, world)
     sources = prepare_questions.read_sources(config, world)
     uri = _make_corpus(config, run, world, train, validation, sources.mixture)
     prepare_questions.run(config, sources)
@@ -56,36 +61,48 @@ def _make_corpus(
     config: Config,
     run: Run,
     world: Path | None,
-    train: list[str],
-    validation: list[str],
+    train: list[Shard],
+    validation: list[Shard],
     known: list[Question],
 ) -> str:
     inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
-    wanted: dict[str, Any] = identity(config.corpus)
-    inputs["sources"] = _sources_digest(config, world, [*train, *validation])
+    wanted = corpus_config(config)
+    inputs["sources"] = sources_digest(config, world, [*train, *validation])
     if is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs, part="corpus"):
+        require_within_limits(run.corpus, storage.read_manifest(run.corpus).details, _limits(config))
         say(f"corpus: reusing {run.corpus}")
         return run.corpus
     with connect(config):
         mixture = [_make_mixture(config, run, world, known)] if config.corpus.mixture else []
-        locate = partial(_locate, made={str(world or ""): run.world, **{path: run.mixture for path in mixture}})
+        opener = partial(
+            _open_here, made={str(world or ""): run.world, **{shard.uri: run.mixture for shard in mixture}}
+        )
         # The tokenizer is trained on the first shard and the mixture alone, so repairing another keeps it.
-        learned_from = {**inputs, "sources": hashlib.sha256(_named([*train[:1], *mixture])).hexdigest()}
-        tokenizer = _make_tokenizer(config, run, [*train[:1], *mixture], learned_from, locate)
+        learned_from = {**inputs, "sources": hashlib.sha256(name_shards([*train[:1], *mixture])).hexdigest()}
+        tokenizer = _make_tokenizer(config, run, [*train[:1], *mixture], learned_from, opener)
         train = [*train, *mixture]
-        parts = _pack_shards(config, run, tokenizer, [*train, *validation], locate)
+        packed = _pack_shards(config, run, tokenizer, [*train, *validation], opener)
+        of_train, of_validation = packed.parts_of(train), packed.parts_of(validation)
         with storage.write_artifact(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs) as draft:
             write_corpus(
                 draft.path,
                 load_tokenizer(str(storage.open_artifact(tokenizer))),
-                train=parts[: len(train)],
-                validation=parts[len(train) :],
+                train=of_train,
+                validation=of_validation,
+                accounts=packed.accounts(),
+                quarantined=packed.quarantined(),
             )
-            draft.details["num_blocks"] = sum(part.num_blocks for part in parts[: len(train)])
-            draft.details["num_documents"] = sum(part.num_documents for part in parts[: len(train)])
-    blocks = sum(part.num_blocks for part in parts)
+            draft.details["num_blocks"] = sum(part.num_blocks for part in of_train)
+            draft.details["num_documents"] = sum(part.num_documents for part in of_train)
+            draft.details.update(packed.shares())
+    packed.say_accounts()
+    blocks = sum(part.num_blocks for part in [*of_train, *of_validation])
     say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens in {run.corpus}")
     return run.corpus
+
+
+def _limits(config: Config) -> dict[str, float]:
+    return {share: getattr(config.corpus, f"max_{share}") for share in (MALFORMED_SHARE, QUARANTINED_SHARE)}
 
 
 def _make_world(config: Config, run: Run) -> Path | None:
@@ -99,33 +116,15 @@ def _make_world(config: Config, run: Run) -> Path | None:
     return storage.open_artifact(run.world, kind=WORLD_KIND)
 
 
-def _shards(config: Config, world: Path | None) -> tuple[list[str], list[str]]:
-    corpus = config.corpus
-    train = list_shards(expand(corpus.path, "corpus.path", world))
-    if corpus.validation_path:
-        validation = list_shards(expand(corpus.validation_path, "corpus.validation_path", world))
-    elif len(train) > 1:
-        train, validation = train[:-1], train[-1:]
-    else:
-        raise ShardError(
-            f"{train[0]} is the only shard of corpus.path, so none is left for validation; give corpus.validation_path"
-        )
-    return train[: corpus.max_shards or None], validation[: corpus.max_validation_shards or None]
-
-
-def _sources_digest(config: Config, world: Path | None, shards: list[str]) -> str:
-    """Names what was read: shards by name and size, the mixture's questions by content."""
-    digest = hashlib.sha256(_named(shards))
+def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
+    """Names what was read: shards by name and size, and version where a store tells it; the mixture's questions by content."""
+    digest = hashlib.sha256(name_shards(shards))
     if config.corpus.mixture:
         digest.update(source_content(expand(config.corpus.mixture.path, "corpus.mixture.path", world)))
     return digest.hexdigest()
 
 
-def _named(shards: list[str]) -> bytes:
-    return "".join(f"{os.path.basename(shard)} {os.path.getsize(shard)}\n" for shard in shards).encode()
-
-
-def _make_mixture(config: Config, run: Run, world: Path | None, questions: list[Question]) -> str:
+def _make_mixture(config: Config, run: Run, world: Path | None, questions: list[Question]) -> Shard:
     """The shard of documents that state and ask the mixture's facts."""
     mixture = config.corpus.mixture
     assert mixture is not None
@@ -136,20 +135,22 @@ def _make_mixture(config: Config, run: Run, world: Path | None, questions: list[
         say(f"mixture: {len(questions)} facts in {mixture.exposures} documents each")
         with storage.write_artifact(run.mixture, kind=MIXTURE_KIND, config=wanted, inputs=inputs) as draft:
             write_shard(str(draft.path / MIXTURE_SHARD), mixture_documents(questions, mixture))
-    return str(storage.open_artifact(run.mixture, kind=MIXTURE_KIND) / MIXTURE_SHARD)
-
-
-def _locate(shard: str, *, made: dict[str, str]) -> str:
-    """A shard's path on the node that reads it: what this run made, if it lies on S3, is brought to each node."""
-    for here, uri in made.items():
-        if here and shard.startswith(here):
-            return str(storage.open_artifact(uri)) + (shard.removeprefix(here) or f"/{MIXTURE_SHARD}")
+    (shard,) = list_corpus(str(storage.open_artifact(run.mixture, kind=MIXTURE_KIND) / MIXTURE_SHARD))
     return shard
 
 
-def _make_tokenizer(
-    config: Config, run: Run, shards: list[str], inputs: dict[str, str], locate: Callable[[str], str]
-) -> str:
+@contextmanager
+def _open_here(shard: Shard, *, made: Mapping[str, str]) -> Iterator[Path]:
+    """A shard's path on the node that reads it: what this run made, if it lies on S3, is brought to each node and kept."""
+    for here, uri in made.items():
+        if here and shard.uri.startswith(here):
+            yield Path(str(storage.open_artifact(uri)) + (shard.uri.removeprefix(here) or f"/{MIXTURE_SHARD}"))
+            return
+    with open_shard(shard) as path:
+        yield path
+
+
+def _make_tokenizer(config: Config, run: Run, shards: list[Shard], inputs: dict[str, str], opener: Opener) -> str:
     corpus = config.corpus
     uri = run.tokenizer
     wanted = {
@@ -162,7 +163,15 @@ def _make_tokenizer(
             say(
                 f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard{', and of the mixture' if corpus.mixture else ''}"
             )
-            sources = [ShardSource([shard], text_field=corpus.text_field, locate=locate) for shard in shards]
+            sources = [
+                ShardSource(
+                    [shard],
+                    text_field=corpus.text_field,
+                    max_malformed_share=corpus.max_malformed_share,
+                    opener=opener,
+                )
+                for shard in shards
+            ]
             rows = chain.from_iterable(
                 ray.data.read_datasource(source).limit(corpus.tokenizer_documents).iter_rows() for source in sources
             )
@@ -172,48 +181,79 @@ def _make_tokenizer(
     return uri
 
 
-def _pack_shards(
-    config: Config, run: Run, tokenizer: str, shards: list[str], locate: Callable[[str], str]
-) -> list[Part]:
-    """One part per shard, in shard order, whatever order they were packed in."""
+def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shard], opener: Opener) -> PackedShards:
     inputs = {"tokenizer": storage.read_manifest(tokenizer).digest}
+    corpus = config.corpus
+    settings: dict[str, Any] = {"text_field": corpus.text_field, "block_size": corpus.block_size}
     tasks = [
-        {
-            "index": index,
-            "shard": shard,
-            "bytes": os.path.getsize(shard),
-            "name": f"{corpora.BLOCKS_FOLDER}/part_{index:05d}",
-        }
+        {"part": f"{corpora.BLOCKS_FOLDER}/part_{index:05d}", "index": index, "shard": json.dumps(asdict(shard))}
         for index, shard in enumerate(shards)
     ]
-    text_field, block_size = config.corpus.text_field, config.corpus.block_size
 
     def pack_shard(task: dict[str, Any]) -> dict[str, Any]:
-        wanted = {
-            "shard": os.path.basename(task["shard"]),
-            "bytes": int(task["bytes"]),
-            "text_field": text_field,
-            "block_size": block_size,
-        }
-        uri = storage.join(run.base, task["name"])
+        shard, uri = Shard(**json.loads(task["shard"])), storage.join(run.base, task["part"])
         with handing_on_errors():
-            if not is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
-                with storage.write_artifact(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft:
-                    loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
-                    path = draft.path / corpora.BLOCKS_FILE
-                    draft.details.update(
-                        write_part(locate(task["shard"]), path, loaded, text_field=text_field, block_size=block_size)
-                    )
-        manifest = storage.read_manifest(uri)
-        return {"index": task["index"], **asdict(Part(name=task["name"], digest=manifest.digest, **manifest.details))}
+            poison = _pack_shard(shard, uri, tokenizer, inputs, settings, corpus.max_malformed_share, opener)
+            manifest = None if poison else storage.read_manifest(uri)
+        return {
+            "index": task["index"],
+            "poison": poison,
+            "digest": manifest.digest if manifest else "",
+            "details": json.dumps(manifest.details if manifest else {}),
+        }
 
     progress = Progress("packing shards", len(tasks))
-    parts: dict[int, Part] = {}
+    packed = PackedShards(shards, limits=_limits(config))
     for row in (
         ray.data.from_items(tasks, override_num_blocks=len(tasks))
         .map(pack_shard, compute=TaskPoolStrategy(size=num_processors(config)))
         .iter_rows()
     ):
-        parts[row["index"]] = Part(**{name: value for name, value in row.items() if name != "index"})
-        progress.advance()
-    return [parts[index] for index in range(len(tasks))]
+        shard = shards[row["index"]]
+        if row["poison"]:
+            packed.leave_out(shard, row["poison"])
+        else:
+            packed.add(shard, tasks[row["index"]]["part"], row["digest"], json.loads(row["details"]))
+        progress.advance(note=f"{packed.num_documents} documents")
+    return packed
+
+
+def _pack_shard(
+    shard: Shard,
+    uri: str,
+    tokenizer: str,
+    inputs: Mapping[str, str],
+    settings: Mapping[str, Any],
+    max_malformed_share: float,
+    opener: Opener,
+) -> str:
+    """In a worker: the part of one shard is made, or found made. Returns why the shard cannot be read, or nothing."""
+    wanted = {**shard.identity, **settings}
+    if is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
+        if "accounting" in storage.read_manifest(uri).details:
+            return ""
+        storage.delete(uri)  # packed before lines were accounted for
+    loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
+    try:
+        with (
+            storage.write_artifact(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft,
+            opener(shard) as path,
+        ):
+            num_blocks, accounting = write_part(
+                str(path),
+                draft.path / corpora.BLOCKS_FILE,
+                loaded,
+                **settings,
+                max_malformed_share=max_malformed_share,
+                name=shard.uri,
+            )
+            draft.details.update(num_blocks=num_blocks, accounting=accounting.to_json())
+    except AccountingError as error:
+        for sample in error.samples:
+            say(f"malformed: {sample}")
+        raise
+    except ChangedShard:
+        raise
+    except ShardError as error:
+        return str(error)
+    return ""

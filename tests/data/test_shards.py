@@ -1,15 +1,26 @@
 import json
 import os
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from memlm.data.shards import MAX_LINE_BYTES, Document, ShardError, list_shards, read_documents, write_shard
+from memlm.data.accounting import Accounting
+from memlm.data.records import TOO_LONG
+from memlm.data.shards import (
+    MAX_LINE_BYTES,
+    Document,
+    ShardError,
+    list_shards,
+    read_documents,
+    read_lines,
+    write_shard,
+)
 
 RECORDS = [{"text": "première"}, {"text": ""}, {"text": "two\nlines", "url": "u"}]
-DOCUMENTS = [Document(1, "première"), Document(2, ""), Document(3, "two\nlines")]
+DOCUMENTS = [Document(1, "première"), Document(3, "two\nlines")]  # an empty text is no document
 
 
 def write_parquet(path, texts):
@@ -89,12 +100,16 @@ def test_garbage_after_a_whole_frame_is_refused(tmp_path):
     [
         (b'{"text": "a"', "not JSON"),
         (b"\xff\xfe", "not UTF-8"),
-        (b'\xef\xbb\xbf{"text": "a"}', "not JSON"),
-        (b"[" * 200_000, "not JSON"),
+        (b'\xef\xbb\xbf{"text": "a"}', "byte order mark that is not at the start"),
+        (b"[" * 200_000, "too deep"),
+        (b'{"text": "a", "text": "b"}', "duplicate keys"),
+        (b'{"text": "a", "score": NaN}', "not finite"),
+        (b'{"text": "a", "score": [-Infinity]}', "not finite"),
+        (b'{"text": "a\\u0000b"}', "NUL in text"),
         (b'["text"]', "not an object"),
         (b'{"title": "a"}', r"no field 'text' \(there are: title\)"),
-        (b'{"text": null}', "is NoneType, not a string"),
-        (b'{"text": 5}', "is int, not a string"),
+        (b'{"text": null}', "is null, not a string"),
+        (b'{"text": 5}', "is a number, not a string"),
         (b'{"text": "\\ud800"}', "not valid Unicode"),
     ],
 )
@@ -107,11 +122,31 @@ def test_a_bad_line_is_named_with_file_line_and_reason(tmp_path, line, reason):
         next(documents)
 
 
-def test_a_decompression_bomb_stops_at_the_line_cap(tmp_path):
+def test_a_line_beyond_the_cap_is_refused_or_passed_over(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
-    path.write_bytes(zstandard.compress(b" " * (MAX_LINE_BYTES + 1)))
-    with pytest.raises(ShardError, match=r":1: the line is longer than"):
-        list(read_documents(str(path)))
+    good = b'{"text": "a"}\n'
+    path.write_bytes(zstandard.compress(good + b" " * (2 * MAX_LINE_BYTES + 1) + b"\n" + good))
+    for read in (read_documents, read_lines):
+        with pytest.raises(ShardError, match=r":2: the line is longer than"):
+            list(read(str(path)))
+    accounting = Accounting()
+    assert [one.line for one in read_documents(str(path), accounting=accounting)] == [1, 3]
+    assert accounting.malformed == {TOO_LONG: 1} and accounting.lines == 3
+
+
+def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path):
+    """Of many short lines: 1 GiB out of 100 KB."""
+    path = tmp_path / "shard.jsonl.zst"
+    compressor = zstandard.ZstdCompressor().compressobj()
+    line = b'{"text": "' + b"a" * (2**16 - 13) + b'"}\n'
+    with path.open("wb") as file:
+        for _ in range(2**30 // len(line)):
+            file.write(compressor.compress(line))
+        file.write(compressor.flush())
+    assert path.stat().st_size < 2**18
+    with pytest.raises(ShardError, match=r"a decompression bomb: more than 268435456 bytes") as refused:
+        sum(len(line) for _, line in read_lines(str(path)))
+    assert int(re.search(r":(\d+): a decomp", str(refused.value))[1]) == 2**28 // 2**16 + 1
 
 
 def test_a_frame_that_asks_for_a_huge_window_is_refused(tmp_path):
@@ -136,9 +171,9 @@ def test_bad_parquet_is_refused(tmp_path):
     with pytest.raises(ShardError, match="not Parquet"):
         list(read_documents(str(path)))
     write_parquet(path, ["a", None])
-    with pytest.raises(ShardError, match=r"parquet:2: field 'text' is NoneType"):
+    with pytest.raises(ShardError, match=r"parquet:2: field 'text' is null"):
         list(read_documents(str(path)))
-    with pytest.raises(ShardError, match=r"no column 'body' \(there are: text\)"):
+    with pytest.raises(ShardError, match=r"no field 'body' \(there are: text\)"):
         list(read_documents(str(path), text_field="body"))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])

@@ -1,0 +1,133 @@
+"""Which shards make a corpus, where do they lie, and are they still those that were listed?
+
+    folder                                      the files at any depth
+    s3://bucket/prefix                          the objects below it, such as DCLM's copy on S3
+    hf://datasets/owner/name@commit[/folder]    the files of a data set at one commit
+
+What lies in a store is listed once and kept as an artifact, so that every later run reads the same shards: a store is listed slowly,
+and may change. A shard is brought to the node that reads it, one at a time, and removed after.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from memlm import storage
+from memlm.data import hub
+from memlm.data.shards import SUFFIXES, ShardError, list_shards
+from memlm.objects import list_objects, stat_object
+
+KIND = "listing"
+LISTING_FILE = "shards.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file of a corpus, as it was listed."""
+
+    root: str
+    """The corpus's address."""
+    name: str
+    """Below the root; the same wherever a copy of the corpus lies."""
+    bytes: int
+    version: str = ""
+    """What the store says of its content: an S3 etag, a digest on the hub; empty for a local file."""
+
+    @property
+    def uri(self) -> str:
+        return f"{self.root.rstrip('/')}/{self.name}" if self.name else self.root
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What names its content. A local file by its own name and size: its folder may be moved."""
+        if not self.version:
+            return {"shard": os.path.basename(self.uri), "bytes": self.bytes}
+        return {"shard": self.name, "bytes": self.bytes, "version": self.version}
+
+
+class ChangedShard(ShardError):
+    """A store holds other bytes under a shard's name than were listed."""
+
+
+def is_stored(path: str) -> bool:
+    """Whether the address is a store's, whose listing is kept."""
+    return "://" in path
+
+
+def list_corpus(path: str) -> list[Shard]:
+    """All shards at an address, sorted by name. Raises ShardError, HubError or StorageError."""
+    if not is_stored(path):
+        root = path.rstrip("/") or path
+        return [
+            Shard(root=root, name="" if found == root else os.path.relpath(found, root), bytes=os.path.getsize(found))
+            for found in list_shards(root)
+        ]
+    if path.startswith(hub.HUB):
+        listed = [(file.name, file.bytes, file.version) for file in hub.list_files(path)]
+    elif storage.is_remote(path):
+        listed = [(stored.name, stored.bytes, stored.etag) for stored in list_objects(path)]
+    shards = [
+        Shard(root=path, name=name, bytes=size, version=version)
+        for name, size, version in sorted(listed)
+        if name.endswith(SUFFIXES)
+    ]
+    if not shards:
+        raise ShardError(
+            f"{path}: no shard found. There must be {', '.join(SUFFIXES)} files below it, at any depth; correct the address."
+        )
+    return shards
+
+
+def sample_shards(shards: Sequence[Shard], *, fraction: float, seed: int) -> list[Shard]:
+    """About this fraction of the shards. Whether a shard is taken depends on seed and name alone, so more hold all that fewer held."""
+    if fraction == 1:
+        return list(shards)
+    return [shard for shard in shards if _draw(seed, shard.name) < fraction]
+
+
+def _draw(seed: int, name: str) -> float:
+    """Even in [0, 1)."""
+    return int.from_bytes(sha256(f"{seed} {name}".encode()).digest()[:6], "big") / 2**48
+
+
+def write_listing(folder: Path, shards: Sequence[Shard]) -> None:
+    lines = (json.dumps({key: value for key, value in asdict(shard).items() if key != "root"}) for shard in shards)
+    (folder / LISTING_FILE).write_text("".join(f"{line}\n" for line in lines))
+
+
+def read_listing(folder: Path, root: str) -> list[Shard]:
+    with (folder / LISTING_FILE).open() as lines:
+        return [Shard(root=root, **json.loads(line)) for line in lines]
+
+
+@contextmanager
+def open_shard(shard: Shard) -> Iterator[Path]:
+    """The shard on this node's disk, gone from it afterwards if it was fetched. Raises ChangedShard if it is not what was listed."""
+    if not is_stored(shard.root):
+        _require_listed(shard, os.path.getsize(shard.uri) if os.path.isfile(shard.uri) else None)
+        yield Path(shard.uri)
+    elif shard.root.startswith(hub.HUB):
+        with hub.fetched(shard.root, shard.name, shard.version) as path:
+            yield path
+    else:
+        with storage.local_file(shard.uri) as path:
+            # Asked after the bytes have come, so what came was still this version.
+            now = stat_object(shard.uri)
+            _require_listed(shard, now.bytes, now.etag)
+            _require_listed(shard, path.stat().st_size)
+            yield path
+
+
+def _require_listed(shard: Shard, size: int | None, version: str | None = None) -> None:
+    if (size, version or shard.version) == (shard.bytes, shard.version):
+        return
+    now = "gone" if size is None else f"{size} bytes{', ' + version if version else ''}"
+    listed = f"{shard.bytes} bytes{', ' + shard.version if shard.version else ''}"
+    raise ChangedShard(
+        f"{shard.uri}: changed since it was listed: {listed} then, and now {now}. "
+        "Bring back what was there, or give another --run-name, which lists anew."
+    )

@@ -1,0 +1,145 @@
+"""What does one line of a corpus shard hold? Its text, or the reason why it cannot be read.
+
+Strict where the readers of question files are not: a corpus is too large to look at, so what is doubtful is counted.
+The order of the checks is part of the accounting: each malformed line has one reason, on any machine.
+
+    too long > blank > not UTF-8 > byte order mark > too deep > not JSON > not an object > duplicate keys > not finite
+    > no text field > text is not a string > lone surrogate > NUL > empty text
+
+Line ends are LF; a CR before one is white space to JSON, so CRLF is read alike. A byte order mark is skipped at the start
+of a file and is malformed anywhere else.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+TOO_LONG = "too long"
+NOT_UTF8 = "not UTF-8"
+BYTE_ORDER_MARK = "byte order mark"
+TOO_DEEP = "too deep"
+NOT_JSON = "not JSON"
+NOT_AN_OBJECT = "not an object"
+DUPLICATE_KEYS = "duplicate keys"
+NOT_FINITE = "not finite"
+NO_TEXT = "no text field"
+TEXT_NOT_A_STRING = "text is not a string"
+LONE_SURROGATE = "lone surrogate"
+NUL = "NUL in text"
+MALFORMED = (
+    TOO_LONG,
+    NOT_UTF8,
+    BYTE_ORDER_MARK,
+    TOO_DEEP,
+    NOT_JSON,
+    NOT_AN_OBJECT,
+    DUPLICATE_KEYS,
+    NOT_FINITE,
+    NO_TEXT,
+    TEXT_NOT_A_STRING,
+    LONE_SURROGATE,
+    NUL,
+)
+
+MAX_DEPTH = 64  # DCLM's records are two deep; Python's parser gives up at a depth that hangs on its caller's
+BOM = "\ufeff"
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NOT_BRACKETS = re.compile(r"[^\[\]{}]+")
+
+
+class MalformedLine(Exception):
+    """One line cannot be read. `phrase` says the reason with what is known of it, and never the text."""
+
+    def __init__(self, reason: str, phrase: str = "", remedy: str = "Repair or remove this line.") -> None:
+        super().__init__(reason, phrase, remedy)
+        self.reason, self.phrase, self.remedy = reason, phrase or reason, remedy
+
+
+class TextParser:
+    """Lines of one shard -> texts. Numbers are not kept, so that one of a million digits costs nothing."""
+
+    def __init__(self, text_field: str) -> None:
+        self.text_field = text_field
+        self._flaws: list[str] = []
+        self._decode = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_constant=self._constant, parse_int=float
+        ).decode
+
+    def parse(self, line: bytes) -> str:
+        """The text of a line that is not blank. Raises MalformedLine."""
+        try:
+            content = line.decode()
+        except UnicodeDecodeError as error:
+            phrase = f"{NOT_UTF8} ({error.reason} at byte {error.start})"
+            raise MalformedLine(NOT_UTF8, phrase, "Store the file as UTF-8, or remove this line.") from None
+        if content.startswith(BOM):
+            raise MalformedLine(BYTE_ORDER_MARK, f"{BYTE_ORDER_MARK} that is not at the start of the file")
+        # Most lines have too few brackets to be deep; those of code and formulas are looked at.
+        if content.count("{") + content.count("[") > MAX_DEPTH and _is_too_deep(content):
+            raise MalformedLine(TOO_DEEP, f"{TOO_DEEP} (more than {MAX_DEPTH} brackets in one another)")
+        self._flaws.clear()
+        try:
+            record = self._decode(content)
+        except ValueError as error:
+            remedy = "Each line must be one JSON object; repair or remove it."
+            raise MalformedLine(NOT_JSON, f"{NOT_JSON} ({error})", remedy) from None
+        return self._text(record)
+
+    def _text(self, record: Any) -> str:
+        if not isinstance(record, dict):
+            raise MalformedLine(NOT_AN_OBJECT, f"{_json_type(record)}, {NOT_AN_OBJECT}")
+        for flaw in (DUPLICATE_KEYS, NOT_FINITE):
+            if flaw in self._flaws:
+                raise MalformedLine(flaw)
+        if self.text_field not in record:
+            raise no_text_field(self.text_field, record)
+        return checked_text(record[self.text_field], self.text_field)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            self._flaws.append(DUPLICATE_KEYS)
+        return made
+
+    def _constant(self, name: str) -> float:
+        self._flaws.append(NOT_FINITE)
+        return 0.0
+
+
+def checked_text(text: object, text_field: str) -> str:
+    """The text. Raises MalformedLine if it is none."""
+    if not isinstance(text, str):
+        phrase = f"field {text_field!r} is {_json_type(text)}, not a string"
+        raise MalformedLine(TEXT_NOT_A_STRING, phrase, "Repair or remove this line, or name another text field.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair; no tokenizer can read it
+        phrase = f"the text is not valid Unicode ({LONE_SURROGATE} at character {error.start})"
+        raise MalformedLine(LONE_SURROGATE, phrase) from None
+    if "\0" in text:
+        raise MalformedLine(NUL)
+    return text
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def no_text_field(text_field: str, there: Iterable[str]) -> MalformedLine:
+    """Names the fields that there are; a few and shortened, since in a damaged line they may hold the text."""
+    names = sorted(there)
+    shown = ", ".join(name[:40] for name in names[:8]).encode(errors="replace").decode() or "none"
+    phrase = f"no field {text_field!r} (there are: {shown}{', ...' if len(names) > 8 else ''})"
+    return MalformedLine(NO_TEXT, phrase, "Repair or remove this line, or name another text field.")
+
+
+def _is_too_deep(content: str) -> bool:
+    """Whether brackets stand too deep in one another outside of strings, whether or not this is JSON."""
+    depth = 0
+    for bracket in _NOT_BRACKETS.sub("", _STRING.sub("", content)):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        if depth > MAX_DEPTH:
+            return True
+    return False

@@ -1,0 +1,101 @@
+"""A plan names what would be done, and does none of it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from memlm.cli import job_of, parse
+from memlm.recipes import RECIPES
+from tests.jobs.running import ROOT, artifacts_in
+from tune_spaces import load_spaces
+
+PIPELINES = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py"))
+
+
+def plan_of(capsys, pipeline: str, *arguments: str) -> str:
+    config = parse("", [*arguments, "--dry-run"])
+    spaces = [load_spaces(config.sweep.methods, config.sweep.scale)] if pipeline == "pareto_sweep" else []
+    job_of(config, pipeline)(config, *spaces)
+    return capsys.readouterr().out
+
+
+def everything_in(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """As without a network: nobody answers."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+
+
+def test_dry_run_is_no_part_of_what_other_commands_are_told():
+    config = parse("", ["smoke", "--dry-run", "--seed", "3"])
+    assert config.dry_run and config.arguments == ("--seed", "3")
+    assert not parse("", ["smoke"]).dry_run
+
+
+def test_the_papers_sweep_is_planned_without_a_network(capsys, no_hub, tmp_path, monkeypatch):
+    for name in ("triviaqa", "nq_open", "gsm8k_train"):
+        (tmp_path / "qa").mkdir(exist_ok=True)
+        (tmp_path / "qa" / f"{name}.jsonl").touch()
+    monkeypatch.setenv("MEMLM_DATA", str(tmp_path))
+    plan = plan_of(capsys, "pareto_sweep", "paper_1b", "--storage", str(tmp_path / "runs"))
+    for part in (
+        "could not be listed on the hub",
+        "by DCLM's published figures (27840 shards of about 200 MB, 4 trillion tokens)",
+        "about 278 shards, 55.6 GB, 39.9 billion tokens",
+        "60000 steps of 256 blocks: 31.5 billion tokens, 0.79 passes over the corpus",
+        "pretrain, dense: to be made",
+        "1000 batches of 2 blocks: 4.1 million tokens, in 20 units",
+        "sparse_memory: 15 settings x 3 seeds = 45 trials",
+        "1000 facts, 10 times: 10000 steps of 64 wordings",
+    ):
+        assert part in plan
+    assert "stand in the way" not in plan and not (tmp_path / "runs").exists()
+
+
+def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
+    monkeypatch.delenv("MEMLM_DATA", raising=False)
+    plan = plan_of(capsys, "prepare_corpus", "paper_1b", "--storage", str(tmp_path), "--corpus.path", "/no/such")
+    assert "refused: corpus.path is '/no/such', which does not exist" in plan
+    assert (
+        "refused: the path of nq_open is '$MEMLM_DATA/qa/nq_open.jsonl', and that environment variable is not set"
+        in plan
+    )
+    assert "4 things stand in the way" in plan
+    plan = plan_of(
+        capsys, "prepare_corpus", "paper_1b", "--corpus.path", "hf://datasets/mlfoundations/dclm-baseline-1.0@main"
+    )
+    assert "refused: " in plan and "'main', which may come to name other data" in plan
+    assert "published figures" not in plan
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("pipeline", ["prepare_corpus", "pareto_sweep"])
+def test_every_recipe_has_a_plan(capsys, no_hub, tmp_path, recipe, pipeline):
+    plan = plan_of(capsys, pipeline, recipe, "--storage", str(tmp_path))
+    assert f"{pipeline}, recipe {recipe}: what would be done. Nothing is made." in plan
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_pipeline_has_a_plan_of_its_own(capsys, tmp_path, pipeline):
+    assert f"{pipeline}, recipe smoke" in plan_of(capsys, pipeline, "smoke", "--storage", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+def test_a_finished_sweep_is_planned_as_reused_and_nothing_is_touched(swept, capsys, tmp_path):
+    before = everything_in(swept.run)
+    plan = plan_of(capsys, "pareto_sweep", "smoke", "--storage", str(swept.storage))
+    assert "12 trials, 12 of them finished" in plan and "to be made" not in plan and "refused" not in plan
+    assert plan.count("reused") == 7
+    assert everything_in(swept.run) == before
+    other = plan_of(capsys, "pareto_sweep", "smoke", "--storage", str(swept.storage), "--corpus.block-size", "32")
+    assert "refused: " in other and "was made with corpus.block_size = 64, and now corpus.block_size = 32" in other
+    shutil.copytree(swept.run, tmp_path / "smoke", ignore=shutil.ignore_patterns("trials", "counts", "ray"))
+    less = plan_of(capsys, "pareto_sweep", "smoke", "--storage", str(tmp_path))
+    assert "count_accesses: to be made" in less and "12 trials, 0 of them finished" in less
+    assert "counts" not in artifacts_in(tmp_path / "smoke")
