@@ -14,7 +14,7 @@ credentials come from the SDK's standard chain alone.
 """
 
 from memlm.storage.artifacts import Draft, has_artifact, open_artifact, read_manifest, write_artifact
-from memlm.storage.errors import DamagedArtifact, LeaseHeld, LeaseLost, StorageError
+from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, StorageError
 from memlm.storage.leases import Lease, acquire, lease
 from memlm.storage.manifests import MANIFEST, Manifest
 from memlm.storage.objects import delete, list_names, local_file, read_json, write_bytes, write_json
@@ -24,6 +24,7 @@ from memlm.storage.probing import Probe, probe, require_conditional_writes
 __all__ = [
     "MANIFEST",
     "PARTIAL",
+    "REMAKE",
     "DamagedArtifact",
     "Draft",
     "Lease",
