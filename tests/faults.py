@@ -9,7 +9,8 @@
     flip_up      one bit of the request's body is another
 
 In two points the proxy makes moto as S3 is. moto checks the condition of a write and writes in two steps, S3 in one: one
-conditional write passes at a time, so the race is among clients. And moto breaks (500) on an unknown id of an upload.
+conditional write passes at a time, so the race is among clients. And where moto breaks at an unknown id of an upload or
+a garbled list of parts (500), the answer becomes S3's.
 """
 
 import functools
@@ -149,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             finally:
                 upstream.close()
         if response.status == 500 and "uploadId=" in self.path:
-            return 404, {}, _error("NoSuchUpload")
+            return (400, {}, _error("MalformedXML")) if self.command == "POST" else (404, {}, _error("NoSuchUpload"))
         kept = {name: value for name, value in response.getheaders() if name.lower() not in _NOT_PASSED_ON}
         kept["Date"] = formatdate(time.time() + self.server.seconds_ahead, usegmt=True)
         if self.command == "HEAD":
@@ -191,7 +192,7 @@ def faulty_s3(seed: int = 0) -> Iterator[FaultyProxy]:
     from moto.server import ThreadedMotoServer
 
     moto.s3.models.S3_UPLOAD_PART_MIN_SIZE = 1  # parts may be as small as tests need
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     proxy = FaultyProxy(moto.get_host_and_port()[1], seed=seed)

@@ -97,7 +97,11 @@ def create(uri: str, body: bytes) -> bool:
 
 
 def replace(uri: str, body: bytes, version: str) -> bool:
-    """Write over exactly this version; whether `body` is there by this call, or by an equal one."""
+    """Write over exactly this version; whether `body` is there by this call, or by an equal one.
+
+    False says that something else is there now. After a lost acknowledgement ours may have been there before it, so
+    whoever builds on what others wrote must be able to find in it what is their own.
+    """
     return _write_if(uri, body, {"IfMatch": version})
 
 

@@ -136,18 +136,19 @@ def _commit(watch: _Watch, generator: random.Random, mine: str, turn: int, folde
 
 
 def _count(watch: _Watch, generator: random.Random, mine: str, turn: int, folder: Path) -> None:
-    """All workers add to one number by conditional writes: an addition lost or doubled shows in the sum."""
+    """All workers add to one number by conditional writes: an addition lost or doubled shows in the sum.
+
+    The number carries the last turn that each worker added, so that one whose write was acknowledged by nobody, and
+    built upon by others since, finds it.
+    """
     uri = f"{watch.bucket}/sum"
     while True:
-        name = {"by": mine, "turn": turn, "noise": generator.random()}
         found = s3.read(uri)
-        if found is None:
-            added = s3.create(uri, json.dumps({"sum": 1, **name}).encode())
-        else:
-            added = s3.replace(
-                uri, json.dumps({"sum": json.loads(found.body)["sum"] + 1, **name}).encode(), found.version
-            )
-        if added:
+        state = {"sum": 0, "turns": {}} if found is None else json.loads(found.body)
+        if state["turns"].get(mine) == turn:
+            return
+        body = json.dumps({"sum": state["sum"] + 1, "turns": {**state["turns"], mine: turn}}).encode()
+        if s3.create(uri, body) if found is None else s3.replace(uri, body, found.version):
             return
 
 
