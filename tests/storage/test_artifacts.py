@@ -1,91 +1,17 @@
 import errno
-import http.client
 import json
-import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from memlm import storage
 from memlm.storage import DamagedArtifact, StorageError
-
-
-class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to an S3 server and spoils the bodies of the next `faults` object reads."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.target, self.faults, self.fault = port, 0, "cut"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: FaultyProxy
-    protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue", for which clients else wait a second
-
-    def do_GET(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.target)
-        headers = {name: value for name, value in self.headers.items() if name != "Expect"}
-        connection.request(self.command, self.path, self.rfile.read(size), headers)
-        response = connection.getresponse()
-        body = response.read()
-        self.send_response(response.status)
-        for name, value in response.getheaders():
-            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
-                self.send_header(name, value)
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command == "GET" and "?" not in self.path and response.status < 300 and self.server.faults:
-            self.server.faults -= 1
-            body = body[: len(body) // 2] if self.server.fault == "cut" else bytes([body[0] ^ 1]) + body[1:]
-        self.wfile.write(body)
-        self.close_connection = True
-
-    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[FaultyProxy]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    server = FaultyProxy(moto.get_host_and_port()[1])
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    moto.stop()
-
-
-@pytest.fixture
-def bucket(proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy.server_address[1]}")
-    monkeypatch.setenv("MEMLM_CACHE", str(tmp_path / "cache"))
-    proxy.faults = 0
-    name = f"bucket-{time.monotonic_ns()}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}"
-
-
-@pytest.fixture(params=["disk", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "runs") if request.param == "disk" else request.getfixturevalue("bucket") + "/runs"
+from tests.faults import FaultyProxy, plain_client
 
 
 def write(uri: str, text: str = "blocks", **changes: object) -> None:
@@ -97,6 +23,14 @@ def write(uri: str, text: str = "blocks", **changes: object) -> None:
         draft.details["seconds"] = 1.5
 
 
+def place_of(proxy: FaultyProxy, uri: str, name: str) -> dict[str, str]:
+    """Where a file of an artifact lies on S3."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    listed = plain_client(proxy).list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/content-")
+    [key] = [item["Key"] for item in listed["Contents"] if item["Key"].endswith(f"/{name}")]
+    return {"Bucket": bucket, "Key": key}
+
+
 def files_under(path: str | Path) -> set[str]:
     return {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
 
@@ -105,7 +39,7 @@ def test_a_file_can_be_read_where_it_lies_or_as_a_copy(root: str, proxy: FaultyP
     uri = storage.join(root, "set.jsonl")
     storage.write_bytes(uri, b"line" * 5000)
     if storage.is_remote(uri):
-        proxy.fault, proxy.faults = "cut", 1  # and is read again
+        proxy.plan(only="GET", planned=["cut"])  # and is read again
     with storage.local_file(uri) as path:
         assert path.name == "set.jsonl"
         assert path.read_bytes() == b"line" * 5000
@@ -334,29 +268,29 @@ def test_a_bucket_is_never_deleted_whole(bucket: str) -> None:
     assert storage.list_names(bucket) == ["a.json"]
 
 
-@pytest.mark.parametrize("fault", ["cut", "flip"])
+@pytest.mark.parametrize("fault", ["cut", "flip_down"])
 def test_spoiled_bodies_are_read_again(bucket: str, proxy: FaultyProxy, fault: str) -> None:
     write(f"{bucket}/blocks", "x" * 100_000)
-    proxy.fault, proxy.faults = fault, 4
+    proxy.plan(only="GET", planned=[fault] * 4)
     path = storage.open_artifact(f"{bucket}/blocks")
-    assert proxy.faults == 0
+    assert proxy.injected == {fault: 4}
     assert (path / "part" / "0.bin").read_text() == "x" * 100_000
 
 
 def test_reading_again_is_bounded(bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "ATTEMPTS", 2)
     write(f"{bucket}/blocks")
-    proxy.fault, proxy.faults = "cut", 1000
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    proxy.plan(only="GET", planned=["cut"] * 1000)
     with pytest.raises(StorageError, match="blocks"):
         storage.open_artifact(f"{bucket}/blocks")
+    assert proxy.injected == {"cut": 2}
 
 
 @pytest.mark.parametrize("change", ["changed", "gone"])
-def test_damage_on_s3_is_found(bucket: str, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+def test_damage_on_s3_is_found(bucket: str, proxy: FaultyProxy, change: str) -> None:
     write(f"{bucket}/blocks")
-    damaged = boto3.resource("s3").Object(bucket.removeprefix("s3://"), "blocks/part/0.bin")
-    damaged.put(Body=b"clocks") if change == "changed" else damaged.delete()
+    s3, place = plain_client(proxy), place_of(proxy, f"{bucket}/blocks", "part/0.bin")
+    s3.put_object(**place, Body=b"clocks") if change == "changed" else s3.delete_object(**place)
     with pytest.raises(DamagedArtifact, match="part/0.bin"):
         storage.open_artifact(f"{bucket}/blocks")
     write(f"{bucket}/blocks")  # what is damaged may be made again
@@ -366,7 +300,7 @@ def test_damage_on_s3_is_found(bucket: str, monkeypatch: pytest.MonkeyPatch, cha
 def test_a_node_downloads_once_and_repairs_its_copy(bucket: str, proxy: FaultyProxy) -> None:
     write(f"{bucket}/blocks")
     path = storage.open_artifact(f"{bucket}/blocks")
-    boto3.client("s3").delete_object(Bucket=bucket.removeprefix("s3://"), Key="blocks/part/0.bin")
+    plain_client(proxy).delete_object(**place_of(proxy, f"{bucket}/blocks", "part/0.bin"))
     assert storage.open_artifact(f"{bucket}/blocks") == path  # from the cache
     write(f"{bucket}/blocks_again")
     (path / "part" / "0.bin").write_text("clocks")
@@ -375,7 +309,7 @@ def test_a_node_downloads_once_and_repairs_its_copy(bucket: str, proxy: FaultyPr
 
 
 def test_a_server_that_is_not_there_or_a_bucket_that_is_not(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StorageError, match="NoSuchBucket.*Check the bucket"):
+    with pytest.raises(StorageError, match="no-such-bucket is not there.*NoSuchBucket"):
         write("s3://no-such-bucket/x")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")

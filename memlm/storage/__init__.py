@@ -1,0 +1,52 @@
+"""How do the stages hand their products to each other, on a disk or on S3, so that nothing half-written is ever read?
+
+    artifacts   a directory of files and its manifest: write, verify, open          what the stages use
+    objects     one small file: read, write, create, replace, list, delete          the same on both kinds of place
+    leases      who alone may write, and since which epoch
+    probing     does this store do what all of the above relies on?
+    transfer    files to and from S3 in parallel parts, each checked                |
+    s3, local   objects on S3, files on a disk                                      | the two kinds of place
+    retries     what is tried again, how often, how long                            |
+    manifests, places, errors                                                       what everything above speaks in
+
+Imports go down this list only. Any store that speaks S3 will do if `probe` says so; AWS_ENDPOINT_URL_S3 names it, and
+credentials come from the SDK's standard chain alone.
+"""
+
+from memlm.storage.artifacts import Draft, has_artifact, open_artifact, read_manifest, write_artifact
+from memlm.storage.errors import DamagedArtifact, LeaseHeld, LeaseLost, StorageError
+from memlm.storage.leases import Lease, acquire, lease
+from memlm.storage.manifests import MANIFEST, Manifest
+from memlm.storage.objects import delete, list_names, local_file, read_json, write_bytes, write_json
+from memlm.storage.places import PARTIAL, is_remote, join, require_absolute
+from memlm.storage.probing import Probe, probe, require_conditional_writes
+
+__all__ = [
+    "MANIFEST",
+    "PARTIAL",
+    "DamagedArtifact",
+    "Draft",
+    "Lease",
+    "LeaseHeld",
+    "LeaseLost",
+    "Manifest",
+    "Probe",
+    "StorageError",
+    "acquire",
+    "delete",
+    "has_artifact",
+    "is_remote",
+    "join",
+    "lease",
+    "list_names",
+    "local_file",
+    "open_artifact",
+    "probe",
+    "read_json",
+    "read_manifest",
+    "require_absolute",
+    "require_conditional_writes",
+    "write_artifact",
+    "write_bytes",
+    "write_json",
+]

@@ -1,0 +1,226 @@
+"""How does a directory of files become an artifact, whole or not at all, and how is it read again?
+
+The manifest says what made it and gives every file's size and sha256. It is written last, so a directory without one
+was never finished:
+
+    write_artifact: fill a draft -> hash, fsync -> manifest -> rename to its name (disk)
+                                                -> upload to content-<digest>/, then create manifest.json if none is (S3)
+    open_artifact:  manifest -> (S3: download into this node's cache) -> check sizes and sha256 -> local directory
+
+Work is executed at least once, so a second writer may finish the same artifact: the first whole one stays, a damaged
+one is replaced. On S3 the files lie in a folder named after what they and their manifest hold, and only one manifest
+can be created; so two that commit different bytes at the same moment never mix, and the one that lost finds the
+winner's, whole. What a loser or a killed writer uploaded is never read, and goes with `delete`.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from memlm.storage import local, transfer
+from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
+from memlm.storage.leases import Lease
+from memlm.storage.manifests import MANIFEST, Manifest, parse, plain
+from memlm.storage.objects import list_names, store_of
+from memlm.storage.places import is_remote, join
+
+COMMITS = 20
+"""How often a writer that met others comes back to see who won."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    path: Path  # the local directory to fill
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Vacancy:
+    """A new artifact may go there: over the damaged manifest of this version, or where none is."""
+
+    damaged: str | None = None
+
+
+def has_artifact(uri: str) -> bool:
+    return store_of(uri).read(join(uri, MANIFEST)) is not None
+
+
+def read_manifest(uri: str, kind: str | None = None) -> Manifest:
+    found = store_of(uri).read(join(uri, MANIFEST))
+    if found is None:
+        raise StorageError("artifact", uri, f"has no {MANIFEST}: never made, or never finished", "Run its stage.")
+    manifest = parse(found.body, uri)
+    if kind is not None and manifest.kind != kind:
+        raise StorageError("artifact", uri, f"is of kind {manifest.kind!r}, not {kind!r}", "Name another artifact.")
+    return manifest
+
+
+@contextmanager
+def write_artifact(
+    uri: str,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    lease: Lease | None = None,
+) -> Iterator[Draft]:
+    """Give a draft directory to fill; on a clean exit it becomes the artifact `uri`, on an exception nothing does.
+
+    With a lease, it must still be ours when the work begins and when it is committed: LeaseLost otherwise.
+    """
+    wanted = Manifest(kind=kind, config=plain("config", config), inputs=plain("inputs", inputs or {}), files={})
+    _vacancy(uri, wanted)  # raises before work is done
+    if lease is not None:
+        lease.renew()
+    upload = hashlib.sha256(uri.encode()).hexdigest()
+    with _scratch(_cache() / upload if is_remote(uri) else local.absolute(uri)) as path:
+        draft = Draft(path=path)
+        yield draft
+        details = draft.details if lease is None else {**draft.details, "epoch": lease.epoch}
+        manifest = replace(wanted, files=_measure_all(path), details=plain("details", details))
+        if not manifest.files:
+            raise StorageError("artifact", uri, "no file was written", "Fill the draft's path inside the block.")
+        (path / MANIFEST).write_bytes(manifest.to_json())
+        if is_remote(uri):
+            _commit_to_s3(path, uri, manifest, lease)
+        else:
+            _commit_to_disk(path, uri, manifest, lease)
+
+
+def open_artifact(uri: str, *, kind: str | None = None) -> Path:
+    """A local directory whose every file was checked against the manifest just now."""
+    manifest = read_manifest(uri, kind)
+    return _download(uri, manifest) if is_remote(uri) else _verified(Path(uri).absolute(), manifest)
+
+
+def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
+    """None if a whole artifact made the same way is there; one made another way is refused."""
+    found = store_of(uri).read(join(uri, MANIFEST))
+    if found is None:
+        if not is_remote(uri) and list_names(uri):
+            raise StorageError("uri", uri, "is not empty and holds no artifact", "Give another path, or delete it.")
+        return _Vacancy()
+    try:
+        there = parse(found.body, uri)
+        changed = [name for name in ("kind", "config", "inputs") if getattr(there, name) != getattr(wanted, name)]
+        if changed:
+            rule = f"already holds an artifact ({there.kind}) made with another {', '.join(changed)}"
+            raise StorageError("uri", uri, rule, "Give this run another name, or delete the artifact.")
+        _download(uri, there) if is_remote(uri) else _verified(Path(uri).absolute(), there)
+        return None
+    except DamagedArtifact:
+        return _Vacancy(damaged=found.version)
+
+
+def _commit_to_disk(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
+    """The scratch directory's lock is held: nobody else on this file system is here."""
+    for inner in [*path.rglob("*"), path]:
+        local.sync(inner)
+    if lease is not None:
+        lease.renew()
+    if _vacancy(uri, manifest):
+        local.bury(local.absolute(uri))
+        os.rename(path, uri)
+        local.sync(local.absolute(uri).parent)
+
+
+def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
+    """One manifest wins. That a writer lost it learns from what stands there: the same, another whole one, or a refusal."""
+    if not _vacancy(uri, manifest):
+        return
+    transfer.upload({_key(uri, manifest, name): path / name for name in manifest.files})
+    store, place, body = store_of(uri), join(uri, MANIFEST), manifest.to_json()
+    for _ in range(COMMITS):
+        if lease is not None:
+            lease.renew()
+        vacancy = _vacancy(uri, manifest)
+        if vacancy is None:
+            return
+        won = store.replace(place, body, vacancy.damaged) if vacancy.damaged else store.create(place, body)
+        if won:
+            return
+    raise StorageError("uri", uri, "is committed and damaged again and again", "Find out who else writes there.")
+
+
+def _key(uri: str, manifest: Manifest, name: str) -> str:
+    """Where a file of an artifact lies on S3. The folder is, below, the very directory that was written."""
+    return join(uri, f"content-{manifest.digest[:16]}", name)
+
+
+def _download(uri: str, manifest: Manifest) -> Path:
+    """Bring an artifact to this node once; the copy is checked each time like any other directory."""
+    target = _cache() / manifest.digest
+    with _scratch(target) as path:  # a lock too: of several processes on a node one downloads
+        if target.exists():
+            try:
+                return _verified(target, manifest)
+            except DamagedArtifact:
+                shutil.rmtree(target)
+        _fetch(uri, manifest, path)
+        (path / MANIFEST).write_bytes(manifest.to_json())
+        os.rename(path, target)
+    return target
+
+
+def _fetch(uri: str, manifest: Manifest, folder: Path) -> None:
+    wanted = []
+    for name, expected in manifest.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        wanted.append(transfer.Download(_key(uri, manifest, name), folder / name, expected["sha256"]))
+    try:
+        whole = transfer.download_all(wanted)
+    except FileNotFoundError as error:
+        raise DamagedArtifact("file", error, "is in the manifest but not there", REMAKE) from error
+    damaged = [each.uri for each, good in zip(wanted, whole, strict=True) if not good]
+    if damaged:
+        rule = "its size or sha256 is not the one in the manifest"
+        raise DamagedArtifact("file", ", ".join(damaged), rule, REMAKE)
+
+
+def _measure(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _measure_all(directory: Path) -> dict[str, dict[str, Any]]:
+    """Every file but the manifest. Links are refused: what they point to may change."""
+    paths = [path for path in sorted(directory.rglob("*")) if path != directory / MANIFEST]
+    for path in paths:
+        if path.is_symlink():
+            raise StorageError("file", path, "is a link; artifacts hold plain files only", "Copy what it points to.")
+    return {path.relative_to(directory).as_posix(): _measure(path) for path in paths if path.is_file()}
+
+
+def _verified(directory: Path, manifest: Manifest) -> Path:
+    """Files that the manifest does not name are refused too: a reader that lists the directory would take them in."""
+    found, expected = _measure_all(directory), manifest.files
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        raise DamagedArtifact("artifact", directory, f"missing, added or changed: {', '.join(wrong)}", REMAKE)
+    return directory
+
+
+def _cache() -> Path:
+    """Where this node keeps its copies of what is on S3."""
+    return Path(os.environ.get("MEMLM_CACHE") or Path.home() / ".cache" / "memlm").absolute()
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """The temporary directory beside `target`: one writer at a time, and what a killed one left is cleared."""
+    path = local.scratch_of(target)
+    with local.on_disk(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with local.locked(path):
+            try:
+                if path.exists():
+                    shutil.rmtree(path)
+                path.mkdir()
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)  # it has been renamed when all went well

@@ -1,0 +1,56 @@
+"""What does an artifact say about itself: what made it, from what, and every file's size and sha256?"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
+from memlm.storage.places import join
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    kind: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[str, dict[str, Any]]  # name below the artifact -> bytes, sha256
+    details: dict[str, Any] = field(default_factory=dict)  # timings, counts: not in the digest
+
+    @property
+    def digest(self) -> str:
+        content = {name: value for name, value in vars(self).items() if name != "details"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        return encode("manifest", {**vars(self), "digest": self.digest})
+
+
+def parse(body: bytes, uri: str) -> Manifest:
+    """The manifest of the artifact `uri`; DamagedArtifact if it is none, or not the one that was written."""
+    try:
+        content = json.loads(body)
+        digest = content.pop("digest")
+        manifest = Manifest(**content)
+        join(uri, *manifest.files)  # refuses names that lead out of the artifact
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedArtifact("artifact", uri, f"{MANIFEST} is not a manifest ({error!r})", REMAKE) from error
+    if digest != manifest.digest:
+        raise DamagedArtifact("artifact", uri, f"{MANIFEST} does not match its own digest", REMAKE)
+    return manifest
+
+
+def encode(field: str, value: Any) -> bytes:
+    """Strict JSON. Scalars of NumPy and torch become floats."""
+    try:
+        return json.dumps(value, allow_nan=False, default=float, indent=1, sort_keys=True).encode()
+    except (TypeError, ValueError) as error:
+        remedy = "Use finite numbers, strings, lists and dicts."
+        raise StorageError(field, repr(value), f"is not JSON ({error})", remedy) from error
+
+
+def plain(field: str, value: Any) -> Any:
+    """The value as it will be read back: tuples become lists."""
+    return json.loads(encode(field, value))

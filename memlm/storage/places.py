@@ -1,0 +1,29 @@
+"""What is a place? A local path, or `s3://bucket/prefix`."""
+
+import os
+
+from memlm.storage.errors import StorageError
+
+PARTIAL = ".partial"  # in the (hidden) names of what is not finished; never listed
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` is on S3. Every function asks here first, so an unknown scheme never becomes a directory."""
+    if not uri or ("://" in uri and not uri.startswith("s3://")) or uri.startswith("s3:///"):
+        raise StorageError("uri", repr(uri), "must be a local path or s3://bucket/prefix", "Correct it.")
+    return uri.startswith("s3://")
+
+
+def require_absolute(uri: str, field: str) -> str:
+    if not is_remote(uri) and not os.path.isabs(uri):
+        rule = "must be absolute, because workers run in other directories and on other machines"
+        raise StorageError(field, uri, rule, "Give an absolute path that all nodes share, or s3://bucket/prefix.")
+    return uri
+
+
+def join(uri: str, *parts: str) -> str:
+    is_remote(uri)
+    for name in parts:
+        if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise StorageError("name", repr(name), f"leads out of {uri}", "Use a relative name without '..'.")
+    return "/".join([uri.rstrip("/"), *parts])

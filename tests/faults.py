@@ -1,0 +1,227 @@
+"""An S3 server that fails: moto behind a proxy that injects faults of real networks and stores, seeded.
+
+    500, 503     an error instead of an answer; the request did not happen
+    reset        the connection is reset; the request did not happen
+    lost         the request happened, and the connection is reset: a lost acknowledgement
+    cut          the answer's body ends half-way
+    slow         half of the body comes, then nothing, or a byte now and then
+    flip_down    one bit of the answer's body is another
+    flip_up      one bit of the request's body is another
+
+moto checks the condition of a write and writes in two steps; S3 does it in one. So the proxy lets one conditional write
+pass at a time: the race is then among clients, and the store is as S3 is.
+"""
+
+import http.client
+import logging
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+FAULTS = ("500", "503", "reset", "lost", "cut", "slow", "flip_down", "flip_up")
+_NOT_PASSED_ON = ("transfer-encoding", "connection", "content-length", "server")
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Passes requests on to the S3 server at `port`. Faults at `share` of the requests, or the `planned` ones first."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, port: int, *, seed: int = 0) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.target = port
+        self.stall_seconds = 3.0
+        self.atomic, self._lock = threading.Lock(), threading.Lock()
+        self.plan(seed=seed)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def plan(
+        self,
+        *,
+        seed: int = 0,
+        share: float = 0,
+        faults: tuple[str, ...] = FAULTS,
+        planned: list[str] | None = None,
+        only: str = "",
+        answer: tuple[int, str, dict[str, str]] | None = None,
+    ) -> None:
+        """From now on: random faults of these kinds at this share; before them the planned ones, on requests whose
+        "METHOD path" contains `only`; `answer`: this status, S3 code and headers to every such request."""
+        with self._lock:
+            self._random, self.share, self.faults = random.Random(seed), share, faults
+            self.planned, self.only, self.answer = list(planned or []), only, answer
+            self.requests, self.injected = 0, Counter[str]()
+
+    def draw(self, line: str, has_body: bool) -> tuple[str, float]:
+        """A fault, or none, and a number in [0, 1) to aim it with."""
+        with self._lock:
+            self.requests += 1
+            aim = self._random.random()
+            if self.only not in line:
+                return "", aim
+            if self.planned:
+                return self.planned.pop(0), aim
+            possible = [fault for fault in self.faults if has_body or fault != "flip_up"]
+            return (self._random.choice(possible) if self._random.random() < self.share else ""), aim
+
+    def note(self, fault: str) -> None:
+        with self._lock:
+            self.injected[fault] += 1
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are part of the plan."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FaultyProxy
+    protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue", for which clients else wait a second
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        line = f"{self.command} {self.path}"
+        fault, aim = self.server.draw(line, bool(sent))
+        if self.server.answer is not None and self.server.only in line:
+            status, code, headers = self.server.answer
+            return self._answer(status, headers, _error(code))
+        if fault in ("500", "503"):
+            self.server.note(fault)
+            return self._answer(int(fault), {}, _error("InternalError" if fault == "500" else "SlowDown"))
+        if fault == "reset":
+            self.server.note(fault)
+            return self._reset()
+        if fault == "flip_up" and sent:
+            self.server.note(fault)
+            sent = _flip(sent, aim)
+        status, headers, body = self._pass_on(sent)
+        self._respond(fault, aim, status, headers, body)
+
+    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
+
+    def _respond(self, fault: str, aim: float, status: int, headers: dict[str, str], body: bytes) -> None:
+        if fault == "lost" or (fault == "cut" and not body):
+            self.server.note("lost")
+            return self._reset()
+        if fault == "flip_down" and body:
+            self.server.note(fault)
+            body = _flip(body, aim)
+        if fault in ("cut", "slow"):
+            self.server.note(fault)
+            self._answer(status, headers, body, sends=len(body) // 2)
+            if fault == "slow":
+                self._stall(body[len(body) // 2 :], drips=aim < 0.5 and self.command == "GET" and "?" not in self.path)
+            self.close_connection = True
+            return
+        self._answer(status, headers, body)
+
+    def _pass_on(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+        headers = {name: value for name, value in self.headers.items() if name not in ("Expect", "Connection")}
+        conditional = self.command in ("PUT", "POST") and ("If-Match" in headers or "If-None-Match" in headers)
+        with self.server.atomic if conditional else threading.Lock():
+            upstream = http.client.HTTPConnection("127.0.0.1", self.server.target)
+            try:
+                upstream.request(self.command, self.path, sent, headers)
+                response = upstream.getresponse()
+                body = response.read()
+            finally:
+                upstream.close()
+        kept = {name: value for name, value in response.getheaders() if name.lower() not in _NOT_PASSED_ON}
+        if self.command == "HEAD":
+            kept["Content-Length"] = response.getheader("Content-Length") or "0"
+        return response.status, kept, body
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes, sends: int | None = None) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[:sends])
+            self.wfile.flush()
+
+    def _stall(self, rest: bytes, drips: bool) -> None:
+        until, place = time.monotonic() + self.server.stall_seconds, 0
+        while time.monotonic() < until:
+            time.sleep(0.05)
+            if drips and place < len(rest) - 1:
+                self.wfile.write(rest[place : place + 1])
+                place += 1
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def faulty_s3(seed: int = 0) -> Iterator[FaultyProxy]:
+    """moto and a proxy before it, in threads of this process. `client_environment` says how to reach them."""
+    import moto.s3.models  # here, because a process of a race needs no moto
+    from moto.server import ThreadedMotoServer
+
+    moto.s3.models.S3_UPLOAD_PART_MIN_SIZE = 1  # parts may be as small as tests need
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    proxy = FaultyProxy(moto.get_host_and_port()[1], seed=seed)
+    threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        moto.stop()
+
+
+def client_environment(proxy: FaultyProxy) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_S3": proxy.endpoint,
+    }
+
+
+def make_bucket(proxy: FaultyProxy) -> str:
+    """A new bucket, made behind the proxy's back."""
+    name = f"bucket-{time.monotonic_ns()}"
+    plain_client(proxy).create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+def plain_client(proxy: FaultyProxy) -> Any:
+    """Straight to moto, past all faults."""
+    import boto3
+
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{proxy.target}",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+def _flip(body: bytes, aim: float) -> bytes:
+    place = int(aim * len(body) * 8)
+    return body[: place // 8] + bytes([body[place // 8] ^ 1 << place % 8]) + body[place // 8 + 1 :]
+
+
+def _error(code: str) -> bytes:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
