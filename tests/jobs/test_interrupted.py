@@ -14,7 +14,7 @@ import pytest
 
 from memlm import storage
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
-from memlm.run import RunError
+from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.jobs.running import smoke
 
@@ -63,6 +63,16 @@ def once(condition: Callable[[], bool], then: Callable[[], None]) -> Iterator[No
 def last_step(run: Path) -> int:
     steps = [json.loads(path.read_text())["last_step"] for path in run.glob("training-memory/starts/*.json")]
     return max(steps, default=0)
+
+
+def test_a_run_that_another_driver_trains_is_refused_before_any_work(runs, monkeypatch, capfd):
+    config = smoke(runs, *LONG)
+    monkeypatch.setattr(pretrain, "LEASE_SECONDS", 1.0)
+    with storage.lease(run_of(config).pretraining_lease("memory"), owner="the other", ttl_seconds=30):
+        with pytest.raises(storage.LeaseHeld, match="held by the other, epoch 1"):
+            pretrain.run(config)
+    assert "waiting at most 3 s for the lease" in capfd.readouterr().out
+    assert not (runs / "smoke" / "training-memory").exists()
 
 
 def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd):
