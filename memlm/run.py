@@ -59,6 +59,10 @@ class Run:
         """Where an unfinished pretraining keeps what it needs to go on."""
         return storage.join(self.base, f"training-{architecture}")
 
+    def pretraining_lease(self, architecture: Architecture) -> str:
+        """Who alone may pretrain."""
+        return storage.join(self.base, "leases", f"pretrain-{architecture}")
+
     @property
     def counts(self) -> str:
         return storage.join(self.base, "counts")

@@ -50,14 +50,9 @@ class _Notice:
 def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
     """Around the driver's wait for its workers: SIGTERM asks them to save and end; after so many seconds they are ended anyway.
 
-    `name` is what a worker's Watch asks for.
-
-    Only a main thread can heed signals; in another one this does nothing.
+    `name` is what a worker's Watch asks for. Only a main thread can heed signals; in another one this does nothing.
     """
     notice = ray.remote(_Notice).options(name=name, num_cpus=0).remote()
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     told, over = threading.Event(), threading.Event()
 
     def pass_on() -> None:
@@ -71,12 +66,14 @@ def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGINT)  # which Ray Train knows how to end for
 
     threading.Thread(target=pass_on, name="notice", daemon=True).start()
-    # Signals come to the main thread between two of its own instructions, where a call to Ray could wait for itself.
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    heeding = threading.current_thread() is threading.main_thread()
+    # A signal comes between two instructions of the main thread, where a call to Ray could wait for itself.
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set()) if heeding else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if heeding:
+            signal.signal(signal.SIGTERM, before)
         over.set()
         told.set()
         ray.kill(notice)

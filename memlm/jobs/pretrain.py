@@ -7,7 +7,10 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from memlm.training.engine import Engine
 
 EXPERIMENT = "memlm pretraining"
+LEASE_SECONDS = 30.0
+"""How long a driver may be silent before another one may take its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,9 @@ class WorkerTask:
     tracking: str
     session: float
     """When the command was given, in seconds since 1970."""
+    lease: str
+    epoch: int
+    """Of the lease that the driver holds."""
 
     @property
     def notice(self) -> str:
@@ -62,39 +70,35 @@ def run(config: Config) -> str:
     corpus = require_corpus(config)
     checkpoint = run.checkpoint(architecture)
     wanted = checkpoint_config(config, architecture)
-    if is_made(checkpoint, kind=CHECKPOINT_KIND, config=wanted, inputs={"corpus": corpus.digest}):
-        say(f"pretrain {architecture}: reusing {checkpoint}")
+
+    def is_there() -> bool:
+        made = is_made(checkpoint, kind=CHECKPOINT_KIND, config=wanted, inputs={"corpus": corpus.digest})
+        if made:
+            say(f"pretrain {architecture}: reusing {checkpoint}")
+        return made
+
+    if is_there():
         return checkpoint
     if not os.environ.get(IN_JOB) and not config.cluster.use_gpu:  # then this machine's memory is what trains
         _require_room(config, workers_here=config.cluster.num_workers)
-    task = WorkerTask(
-        config=config,
-        corpus=run.corpus,
-        corpus_digest=corpus.digest,
-        checkpoint=checkpoint,
-        training_states=run.training_states(architecture),
-        tracking=tracking_uri(config),
-        session=time.time(),
-    )
-    Tracker(task.tracking, EXPERIMENT)  # a tracking server that is not there is found before work is done
-    with connect(config):
-        trainer = TorchTrainer(
-            _train_worker,
-            train_loop_config={"task": task},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.cluster.num_workers,
-                use_gpu=config.cluster.use_gpu,
-                resources_per_worker={"CPU": 1, "GPU": 1} if config.cluster.use_gpu else {"CPU": 1},
-            ),
-            run_config=ray.train.RunConfig(
-                name=f"{config.run_name}-{architecture}-{corpus.digest[:8]}-{time.time_ns()}",
-                storage_path=storage.join(run.uri, "ray"),
-                failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
-            ),
+    Tracker(tracking_uri(config), EXPERIMENT)  # a tracking server that is not there is found before work is done
+    with connect(config), _alone(run.pretraining_lease(architecture)) as lease:
+        if is_there():  # made by whom we waited for
+            return checkpoint
+        task = WorkerTask(
+            config=config,
+            corpus=run.corpus,
+            corpus_digest=corpus.digest,
+            checkpoint=checkpoint,
+            training_states=run.training_states(architecture),
+            tracking=tracking_uri(config),
+            session=time.time(),
+            lease=lease.uri,
+            epoch=lease.epoch,
         )
         try:
             with heeding_sigterm(task.notice, config.cluster.notice_seconds):
-                trainer.fit()
+                _trainer(task, storage_path=storage.join(run.uri, "ray")).fit()
         except ray.train.WorkerGroupError as error:
             first = next(iter(error.worker_failures.values()))
             raise RunError(
@@ -103,6 +107,44 @@ def run(config: Config) -> str:
     if not storage.has_artifact(checkpoint):
         raise KeyboardInterrupt  # heeded by the workers, or by Ray, which returns as if all were well
     return checkpoint
+
+
+def _trainer(task: WorkerTask, *, storage_path: str) -> TorchTrainer:
+    config = task.config
+    return TorchTrainer(
+        _train_worker,
+        train_loop_config={"task": task},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.cluster.num_workers,
+            use_gpu=config.cluster.use_gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if config.cluster.use_gpu else {"CPU": 1},
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{config.run_name}-{config.architecture}-{task.corpus_digest[:8]}-{time.time_ns()}",
+            storage_path=storage_path,
+            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
+        ),
+    )
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[storage.Lease]:
+    """Two trainers of one run would spoil each other's states. One that died without a word is waited for, until its lease is over.
+
+    Held by the driver, which outlives its workers; rank 0 looks before each state whether it still holds.
+    """
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    wait_seconds = 0.0
+    while True:
+        try:
+            with storage.lease(uri, owner=owner, ttl_seconds=LEASE_SECONDS, wait_seconds=wait_seconds) as lease:
+                yield lease
+                return
+        except storage.LeaseHeld as error:
+            if wait_seconds:
+                raise
+            wait_seconds = LEASE_SECONDS + 2
+            say(f"waiting at most {wait_seconds:.0f} s for the lease: {error}")
 
 
 def _require_room(config: Config, *, workers_here: int, device: torch.device | None = None) -> None:
@@ -242,6 +284,7 @@ class _Pretraining:
             told = watch.after_step()
             self.states.settle()
             if (done.step % settings.checkpoint_every == 0 or told) and not last:
+                self._require_lease()
                 self.states.save(done.step)
             reported = last or done.step % settings.log_every == 0
             if self.diary:
@@ -257,6 +300,14 @@ class _Pretraining:
             if told and not last:
                 self._heed(told, done.step)
         self.states.settle(wait=True)
+        self._require_lease()
+
+    def _require_lease(self) -> None:
+        """Raises LeaseLost where another driver took over from ours, which must have been silent for long."""
+        if self.diary and storage.read_json(self.task.lease)["epoch"] != self.task.epoch:
+            raise storage.LeaseLost(
+                "lease", self.task.lease, f"epoch {self.task.epoch} is over", "Another driver goes on with this run."
+            )
 
     def _heed(self, told: Told, step: int) -> None:
         """What a notice gives no time for later must be whole now."""

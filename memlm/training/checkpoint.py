@@ -204,7 +204,7 @@ class TrainingStates:
             manifest = storage.read_manifest(uri)
             if (manifest.kind, manifest.config) != (KIND, claim):
                 raise storage.DamagedArtifact(
-                    "training state", uri, f"is not what its name says, but {manifest.config}", storage.REMAKE
+                    "training state", uri, f"is not what its name says, but {manifest.config}", "Delete it."
                 )
             if manifest.inputs != self.inputs:
                 raise storage.StorageError(

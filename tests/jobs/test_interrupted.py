@@ -14,7 +14,7 @@ import pytest
 
 from memlm import storage
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
-from memlm.run import RunError
+from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.jobs.running import smoke
 
@@ -23,7 +23,7 @@ LONG = (
     "--tracking",
     "off",
     "--pretraining.num-steps",
-    "400",
+    "300",
     "--pretraining.log-every",
     "1",
     "--pretraining.checkpoint-every",
@@ -65,6 +65,16 @@ def last_step(run: Path) -> int:
     return max(steps, default=0)
 
 
+def test_a_run_that_another_driver_trains_is_refused_before_any_work(runs, monkeypatch, capfd):
+    config = smoke(runs, *LONG)
+    monkeypatch.setattr(pretrain, "LEASE_SECONDS", 1.0)
+    with storage.lease(run_of(config).pretraining_lease("memory"), owner="the other", ttl_seconds=30):
+        with pytest.raises(storage.LeaseHeld, match="held by the other, epoch 1"):
+            pretrain.run(config)
+    assert "waiting at most 3 s for the lease" in capfd.readouterr().out
+    assert not (runs / "smoke" / "training-memory").exists()
+
+
 def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd):
     config = smoke(runs, *LONG)
     run, before = runs / "smoke", signal.getsignal(signal.SIGTERM)
@@ -77,10 +87,10 @@ def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd)
     assert saved and "told to stop: saving a state, for 90 s at most" in out
     step = int(saved[1])
     states = sorted(path.name for path in run.glob("training-memory/step_*"))
-    assert states == [f"step_{step:08d}_start_0001"] and 3 <= step < 400
+    assert states == [f"step_{step:08d}_start_0001"] and 3 <= step < 300
     checkpoint = pretrain.run(config)
     out = capfd.readouterr().out
-    assert f"step {step} of 400" in out and re.search(r"goodput [\d.]+% of \d+ s; 0 steps done again after 1 rest", out)
+    assert f"step {step} of 300" in out and re.search(r"goodput [\d.]+% of \d+ s; 0 steps done again after 1 rest", out)
     details = storage.read_manifest(checkpoint).details
     assert details["goodput"]["restarts"] == 1 and details["goodput"]["steps_redone"] == 0
     assert 0 < details["goodput"]["share"] < 1
