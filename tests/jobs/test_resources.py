@@ -10,14 +10,19 @@ from memlm.config import ClusterConfig, Config
 from memlm.jobs import resources
 from memlm.jobs.resources import Asked, NodeKind, asked_of, most_workers, require_resources, shortage
 from memlm.run import RunError
+from memlm.training.config import PretrainingConfig
 from tests.jobs.running import refused, run_command, smoke
 
 GPU_WORKERS = Asked(field="cluster.num_workers", workers=12, each={"CPU": 1.0, "GPU": 1.0})
 FULL, NO_CPUS, NO_GPUS = {"CPU": 96.0, "GPU": 8.0}, {"CPU": 2.0, "GPU": 8.0}, {"CPU": 96.0, "memory": 1e9}
 
 
+ANY_NUMBER = PretrainingConfig(batch_blocks=60, micro_batch_blocks=1)
+"""Of workers up to six divides it."""
+
+
 def config(**cluster) -> Config:
-    return Config(recipe="test", cluster=ClusterConfig(**cluster))
+    return Config(recipe="test", pretraining=ANY_NUMBER, cluster=ClusterConfig(**cluster))
 
 
 def test_what_is_asked():
@@ -104,23 +109,28 @@ def test_waiting_as_long_as_one_is_told_ends_with_the_arithmetic(monkeypatch):
 
 
 SEVERAL_NODES = """
-import sys, time
+import time
 import ray
 from ray.cluster_utils import Cluster
-from memlm.jobs.cluster import say
 from memlm.jobs.resources import kinds_that_may_start, require_resources
 from memlm.config import ClusterConfig, Config
 from memlm.run import RunError
+from memlm.training.config import PretrainingConfig
+
+
+def asking(workers):
+    pretraining = PretrainingConfig(batch_blocks=6, micro_batch_blocks=1)
+    return Config(recipe="t", pretraining=pretraining, cluster=ClusterConfig(num_workers=workers, use_gpu=True))
+
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 2, "include_dashboard": False})
 cluster.add_node(num_cpus=2, num_gpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
 assert kinds_that_may_start() == []
-fits = Config(recipe="t", cluster=ClusterConfig(num_workers=2, use_gpu=True))
-require_resources(fits, print)
+require_resources(asking(2), print)
 began = time.monotonic()
 try:
-    require_resources(Config(recipe="t", cluster=ClusterConfig(num_workers=3, use_gpu=True)), print)
+    require_resources(asking(3), print)
 except RunError as error:
     print("REFUSED", f"{time.monotonic() - began:.1f}", error)
 ray.shutdown()
