@@ -180,7 +180,7 @@ def require_counts(config: Config) -> storage.Manifest:
 
 def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, Any]:
     """What names a checkpoint: not how often it was saved, nor how its batches were split, nor what it has no use for."""
-    unnamed = ["checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks"]
+    unnamed = ["checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks", "pool_split"]
     if architecture == "dense":
         unnamed.append("pool_optimizer")  # there is no pool
     pretraining = {name: value for name, value in identity(config.pretraining).items() if name not in unnamed}

@@ -19,7 +19,8 @@ from memlm import storage
 from memlm.config import IN_JOB, Config
 from memlm.data.corpus import open_corpus
 from memlm.jobs.cluster import Progress, connect, quiet, say
-from memlm.model.capacity import require_room_for_values
+from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
+from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import attention_on, build_model, count_parameters, model_config
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Tracker, git_sha
@@ -102,7 +103,18 @@ def _require_room(config: Config, *, workers_here: int, device: torch.device | N
         num_pools=memory.num_pools,
         copies=tables * workers,
         copies_are=tables_are if workers == 1 else f"{tables_are}, in each of {workers} workers",
+        pool_split=settings.pool_split,
         device=device,
+    )
+
+
+def _pool_bytes(config: Config) -> PoolBytes:
+    settings, block = config.pretraining, config.corpus.block_size
+    return pool_bytes(
+        config.model.memory,
+        pool_split=settings.pool_split,
+        batch_tokens=settings.batch_blocks * block,
+        micro_batch_tokens=settings.micro_batch_blocks * block,
     )
 
 
@@ -126,6 +138,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
     device = ray.train.torch.get_device()
     _require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
     dist.barrier()  # what one worker takes must not be missing where another still asks
+    split = split_over_ranks(settings.pool_split) if config.architecture == "memory" else None
     model = build_model(
         model_config(
             config.model,
@@ -136,9 +149,14 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
         ),
         seed=settings.seed,
         attention=attention_on(device),
+        split=split,
     )
     sizes = count_parameters(model)
     rank = dist.get_rank()
+    if rank == 0 and split is not None:
+        say(
+            f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, beside its share of the rest"
+        )
     engine = Engine(model.to(device), settings)
     inputs = {
         "corpus": task.corpus_digest,
@@ -196,15 +214,16 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
                 history.append({"step": done.step, **metrics})
             if done.step % settings.checkpoint_every == 0 and done.step < settings.num_steps:
                 save_state(engine, task.training_states, step=done.step, inputs=inputs)
-        with engine.whole_weights() as learned:
-            if rank == 0:
-                config_json = checkpoint_config(config, config.architecture)
-                with storage.write_artifact(
-                    task.checkpoint, kind=CHECKPOINT_KIND, config=config_json, inputs={"corpus": task.corpus_digest}
-                ) as draft:
-                    learned.save_pretrained(draft.path)
-                    tokenizer.save_pretrained(draft.path)
-                    draft.details.update(history=history, parameters=asdict(sizes))
+        if rank == 0:
+            config_json = checkpoint_config(config, config.architecture)
+            with storage.write_artifact(
+                task.checkpoint, kind=CHECKPOINT_KIND, config=config_json, inputs={"corpus": task.corpus_digest}
+            ) as draft:
+                engine.export(draft.path)
+                tokenizer.save_pretrained(draft.path)
+                draft.details.update(history=history, parameters=asdict(sizes))
+        else:
+            engine.export(None)
         dist.barrier()
         if rank == 0:
             storage.delete(task.training_states)
