@@ -1,12 +1,16 @@
 """A table split by columns over gloo ranks is read, and gets its gradient, as the whole table in one process; and is trained so."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 from torch import Tensor
 
 from memlm.model import column_split
@@ -18,6 +22,9 @@ NUM_SLOTS, VALUE_DIM, HIDDEN, TOKENS = 81, 24, 12, 7
 LAYER = {"hidden_size": HIDDEN, "num_half_keys": 9, "top_k": 3, "num_heads": 2, "key_dim": 6, "query_norm": True}
 SPLITS = [(2, 2), (4, 4), (4, 2)]
 """Ranks in all, and those between whom the columns are split."""
+READ_BY = {(2, 2): ("whole, 2",), (4, 4): ("2 on 2",), (4, 2): ("4 on 4", "whole, 4")}
+"""Which saved state ranks at a split read after their steps, each written at another split."""
+SAVED = ("whole, 2", "whole, 4", "2 on 2", "4 on 4", "2 on 4")
 RATE, EPSILON = 0.05, 0.1
 NUM_STEPS = 3
 every_split = pytest.mark.parametrize("split", SPLITS, ids=lambda split: f"{split[1]} parts on {split[0]} ranks")
@@ -62,8 +69,11 @@ def gradients_of(layer: MemoryLayer, inputs: Inputs) -> dict[str, Tensor]:
     return {"output": output.detach(), "hidden": hidden.grad, **parameters}
 
 
-def trained(layer: MemoryLayer, ranks: range, own: int | None) -> dict[str, object]:
-    """A few steps of the table alone, each on what these ranks have (or on this one's own share of it), and all that came of them."""
+def trained(layer: MemoryLayer, ranks: range, own: int | None, states: Path, name: str) -> dict[str, object]:
+    """A few steps of the table alone, each on what these ranks have (or on this one's own share of it), and all that came of them.
+
+    The state after them is saved under its name.
+    """
     optimizer = LazyAdam([layer.pool], betas=(0.9, 0.95), epsilon=EPSILON)
     steps = []
     for step in range(NUM_STEPS):
@@ -75,7 +85,16 @@ def trained(layer: MemoryLayer, ranks: range, own: int | None) -> dict[str, obje
         optimizer.step(learning_rate=RATE, gradient_scale=0.5)
         table = [matrix.clone() for matrix in optimizer._tables[0]]
         steps.append({"found": found, "row gradient": tuple(row_gradient[:2]), "norm": norm, "table": table})
+    optimizer.save(states / name)
+    dist.barrier()
     return {"columns": layer.pool.columns, "steps": steps}
+
+
+def loaded(split: ColumnSplit | None, state: Path) -> list[Tensor]:
+    """What a fresh table and its moments are after loading; the number of steps last."""
+    optimizer = LazyAdam([new_layer(split, seed=9).pool], betas=(0.9, 0.95), epsilon=EPSILON)
+    optimizer.load(state)
+    return [*optimizer._tables[0], torch.tensor(optimizer.num_steps)]
 
 
 def of_rank(rank: int, folder: str) -> None:
@@ -88,7 +107,12 @@ def of_rank(rank: int, folder: str) -> None:
         store = f"file://{folder}/store_{number}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=minute)
         split = split_over_ranks(parts)
-        results[world_size, parts] = trained(new_layer(split), range(world_size), rank)
+        results[world_size, parts] = trained(
+            new_layer(split), range(world_size), rank, Path(folder), f"{parts} on {world_size}"
+        )
+        results[world_size, parts]["loaded"] = {
+            name: loaded(split, Path(folder, name)) for name in READ_BY[world_size, parts]
+        }
         if number == 0:
             results["refused"] = [refusal(lambda: split_over_ranks(3)), refusal(dense_backward(split))]
         dist.destroy_process_group()
@@ -107,20 +131,36 @@ def dense_backward(split: ColumnSplit):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("ranks")
+def states(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("states")
+    for name in SAVED:
+        (folder / name).mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(states, whole) -> list[dict]:
+    folder = states
     mp.start_processes(of_rank, args=(str(folder),), nprocs=4, start_method="spawn")
     return [torch.load(folder / f"rank_{rank}", weights_only=False) for rank in range(4)]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict[int, dict]:
+def whole(states) -> dict[int, dict]:
     """One process with the tokens of 2 and of 4 ranks."""
-    store = tmp_path_factory.mktemp("alone") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    results = {world_size: trained(new_layer(), range(world_size), None) for world_size in (2, 4)}
+    with alone(states):
+        return {
+            world_size: trained(new_layer(), range(world_size), None, states, f"whole, {world_size}")
+            for world_size in (2, 4)
+        }
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/alone", rank=0, world_size=1)
+    yield
     dist.destroy_process_group()
-    return results
+    (folder / "alone").unlink(missing_ok=True)
 
 
 def rows_of(rank: int) -> slice:
@@ -212,6 +252,47 @@ def test_one_step_is_the_same_on_both_splits_of_four_ranks(ranks):
     quarters = torch.cat([ranks[rank][4, 4]["steps"][0]["table"][0] for rank in range(4)], dim=1)
     halves = torch.cat([ranks[rank][4, 2]["steps"][0]["table"][0] for rank in range(2)], dim=1)
     torch.testing.assert_close(quarters, halves)
+
+
+def saved_tables(states: Path, name: str) -> list[Tensor]:
+    """Whole, put together from the files of all ranks."""
+    whole = torch.full((3, NUM_SLOTS, VALUE_DIM), float("nan"))
+    for path in (states / name).iterdir():
+        file = load_file(path)
+        first_row, end_row, first_column, end_column = file["0.place"].tolist()
+        for table, part in zip(whole, ("values", "first_moments", "second_moments"), strict=True):
+            here = table[first_row:end_row, first_column:end_column]
+            assert here.isnan().all()  # each number is written once
+            here.copy_(file[f"0.{part}"])
+    assert not whole.isnan().any()
+    return list(whole)
+
+
+@pytest.mark.parametrize("split, name", [(split, name) for split, names in READ_BY.items() for name in names], ids=str)
+def test_a_state_is_read_at_another_split_to_the_bit(ranks, states, split, name):
+    saved = saved_tables(states, name)
+    for rank in range(split[0]):
+        *tables, num_steps = ranks[rank][split]["loaded"][name]
+        columns = ranks[rank][split]["columns"]
+        assert num_steps == NUM_STEPS
+        assert all(torch.equal(table, whole[:, columns]) for table, whole in zip(tables, saved, strict=True))
+
+
+@pytest.mark.parametrize("name", ["2 on 2", "4 on 4", "2 on 4"])
+def test_a_state_of_split_tables_is_read_whole(ranks, states, monkeypatch, name):
+    monkeypatch.setattr(column_split, "CHUNK_BYTES", 4 * VALUE_DIM * 20)  # several chunks of 16 rows
+    with alone(states):
+        *tables, num_steps = loaded(None, states / name)
+    assert num_steps == NUM_STEPS
+    assert all(torch.equal(*pair) for pair in zip(tables, saved_tables(states, name), strict=True))
+
+
+def test_a_state_of_which_a_ranks_file_is_missing_is_refused(ranks, states, tmp_path):
+    for path in (states / "4 on 4").iterdir():
+        if not path.stem.endswith("_3"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with alone(states), pytest.raises(ValueError, match=r"numbers of value pool 0, .* must hold what every rank saved"):
+        loaded(None, tmp_path)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
