@@ -37,8 +37,8 @@ class PoolBytes:
 def pool_bytes(memory: MemoryConfig, *, pool_split: int, batch_tokens: int, micro_batch_tokens: int) -> PoolBytes:
     """What one of the `pool_split` ranks holds between whom the pools' columns are split (pretraining.pool_split).
 
-    `batch_tokens` are those of a step, over all ranks and micro-batches; `micro_batch_tokens` what one rank runs at once. While gradients
-    of micro-batches or ranks are merged, there is room for three times `gradient` to be found: theirs, twice at most, and the sum.
+    `batch_tokens` are those of a step, over all ranks and micro-batches; `micro_batch_tokens` what one rank runs at once. While the
+    gradients of micro-batches are merged there are three times `gradient` at most: the parts, which are twice that, and their sum.
     """
     columns = memory.num_pools * memory.num_slots * memory.value_dim * BYTES_PER_VALUE // pool_split
     reads = memory.num_heads * memory.top_k * len(memory.layers)
