@@ -15,6 +15,7 @@ from torch import Tensor
 
 from memlm.model import column_split
 from memlm.model.column_split import ColumnSplit, row_chunks, split_over_ranks
+from memlm.model.kernels import RowGradient
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.training.row_sparse import LazyAdam
 
@@ -69,6 +70,14 @@ def gradients_of(layer: MemoryLayer, inputs: Inputs) -> dict[str, Tensor]:
     return {"output": output.detach(), "hidden": hidden.grad, **parameters}
 
 
+def lopsided(columns: slice) -> RowGradient:
+    """Of all rows: nought in all but the first columns of every second one, and in all of the last."""
+    rows = torch.ones(NUM_SLOTS, VALUE_DIM)
+    rows[::2, 4:] = 0
+    rows[-1] = 0
+    return RowGradient(torch.arange(NUM_SLOTS), rows[:, columns].contiguous())
+
+
 def trained(layer: MemoryLayer, ranks: range, own: int | None, states: Path, name: str) -> dict[str, object]:
     """A few steps of the table alone, each on what these ranks have (or on this one's own share of it), and all that came of them.
 
@@ -87,7 +96,11 @@ def trained(layer: MemoryLayer, ranks: range, own: int | None, states: Path, nam
         steps.append({"found": found, "row gradient": tuple(row_gradient[:2]), "norm": norm, "table": table})
     optimizer.save(states / name)
     dist.barrier()
-    return {"columns": layer.pool.columns, "steps": steps}
+    in_first_group = own is None or own < layer.pool.split.num_parts
+    layer.pool.row_gradients = [lopsided(layer.pool.columns)] if in_first_group else []
+    optimizer.merge()
+    optimizer.step(learning_rate=RATE, gradient_scale=0.5)
+    return {"columns": layer.pool.columns, "steps": steps, "after a lopsided step": list(optimizer._tables[0])}
 
 
 def loaded(split: ColumnSplit | None, state: Path) -> list[Tensor]:
@@ -237,6 +250,18 @@ def test_no_row_moves_that_the_whole_table_would_not_move(ranks, whole, split):
             earlier = of_rank["steps"][step - 1]["table"][0] if step else new_layer().pool.weight[:, columns]
             assert torch.equal((of_rank["steps"][step]["table"][0] != earlier).any(dim=1), moved)
         before = after
+
+
+@every_split
+def test_a_row_moves_in_all_columns_if_it_has_a_gradient_in_any(ranks, whole, split):
+    """As it does in one table, where moments go on moving a number whose own gradient is nought."""
+    expected = whole[split[0]]["after a lopsided step"]
+    before = whole[split[0]]["steps"][-1]["table"]
+    assert torch.equal(before[0][-1], expected[0][-1])
+    assert (before[0][::2, 4:] != expected[0][::2, 4:])[:-1].any(dim=1).sum() > 5
+    for rank in range(split[0]):
+        for matrix, plain in zip(ranks[rank][split]["after a lopsided step"], expected, strict=True):
+            torch.testing.assert_close(matrix, plain[:, ranks[rank][split]["columns"]], rtol=1e-4, atol=1e-6)
 
 
 def test_ranks_that_hold_the_same_columns_stay_equal_to_the_bit(ranks):

@@ -1,5 +1,6 @@
 """Pretraining on four gloo workers with the pools' columns split between all, between two and not at all: the same run, kept and exported."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -213,6 +214,9 @@ def test_the_exported_files_hold_each_tensor_once_and_a_table_in_one_piece(folde
         if path.name.startswith("value_pools"):
             assert [tuple(tensor.shape) for tensor in tensors.values()] == [(81, 12)]
     assert sorted(names) == sorted(loaded(folder, case, 1))
+    index = json.loads((exported / "model.safetensors.index.json").read_text())
+    total = sum(tensor.nbytes for path in exported.glob("*.safetensors") for tensor in load_file(path).values())
+    assert index["metadata"]["total_size"] == total and sorted(index["weight_map"]) == sorted(names)
     several = len(list(exported.glob("model-*.safetensors")))
     assert (several > 1) == case.startswith("shared")
 
