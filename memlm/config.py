@@ -150,6 +150,21 @@ class Config:
                 f"pretraining.batch_blocks ({pretraining.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks * cluster.num_workers "
                 f"({pretraining.micro_batch_blocks} * {workers}); lower pretraining.micro_batch_blocks"
             )
+        if self.architecture == "memory" and self.model.memory.layers:
+            _check_pool_split(pretraining.pool_split, self.model.memory.value_dim, workers)
+
+
+def _check_pool_split(pool_split: int, value_dim: int, num_workers: int) -> None:
+    if value_dim % pool_split:
+        raise ValueError(
+            f"pretraining.pool_split is {pool_split}, and model.memory.value_dim ({value_dim}) is not a multiple of it; each worker of a "
+            "group holds as many columns, so change one of them"
+        )
+    if num_workers % pool_split:
+        raise ValueError(
+            f"pretraining.pool_split is {pool_split}, and cluster.num_workers ({num_workers}) is not a multiple of it; set cluster.num_workers "
+            "to one, or lower pretraining.pool_split"
+        )
 
 
 def _check_documents(config: Config) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from memlm.config import Config, SweepConfig
+from memlm.config import ClusterConfig, Config, SweepConfig
 from memlm.data.config import (
     CorpusConfig,
     DocumentsConfig,
@@ -269,9 +269,7 @@ def wiki_triviaqa() -> Config:
         questions=replace(
             base.questions, facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa", shuffle=True)
         ),
-        sweep=replace(
-            base.sweep, scale="triviaqa", methods=("sparse_memory", "lora", "full"), drawn_beside=("wiki",)
-        ),
+        sweep=replace(base.sweep, scale="triviaqa", methods=("sparse_memory", "lora", "full"), drawn_beside=("wiki",)),
     )
 
 
@@ -342,6 +340,19 @@ def paper_1b() -> Config:
     )
 
 
+def paper_64m() -> Config:
+    """The paper's model and streams with a pool of 64 M slots: 256 GiB of values, whose columns are split over 32 GPUs, 24 GiB of each with
+    the moments. Of the checkpoint, counting and finetuning need those 256 GiB in each worker."""
+    base = paper_1b()
+    return replace(
+        base,
+        recipe="paper_64m",
+        model=replace(base.model, memory=replace(base.model.memory, num_half_keys=8192)),
+        pretraining=replace(base.pretraining, pool_split=32),
+        cluster=ClusterConfig(num_workers=32, use_gpu=True),
+    )
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     recipe.__name__: recipe
     for recipe in (
@@ -358,5 +369,6 @@ RECIPES: dict[str, Callable[[], Config]] = {
         wiki_tuning,
         wiki_documents,
         paper_1b,
+        paper_64m,
     )
 }

@@ -201,7 +201,7 @@ def corpus_config(config: Config) -> dict[str, Any]:
 
 def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, Any]:
     """What names a checkpoint: not how often it was saved, nor how its batches were split, nor what it has no use for."""
-    unnamed = ["checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks"]
+    unnamed = ["checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks", "pool_split"]
     model = identity(config.model)
     if architecture == "dense":  # there is no pool
         unnamed += ["pool_optimizer", "value_learning_rate"]

@@ -87,6 +87,8 @@ BAD = [
     (PretrainingConfig, {"micro_batch_blocks": 0}, "pretraining.micro_batch_blocks is 0"),
     (PretrainingConfig, {"checkpoint_every": 0}, "pretraining.checkpoint_every is 0"),
     (PretrainingConfig, {"log_every": 0}, "pretraining.log_every is 0"),
+    (PretrainingConfig, {"pool_split": 0}, "pretraining.pool_split is 0"),
+    (PretrainingConfig, {"pool_split": 2, "pool_optimizer": "adamw"}, 'only "lazy_adam" trains a pool that is split'),
     (PretrainingConfig, {"batch_blocks": 32, "micro_batch_blocks": 12}, "pretraining.batch_blocks (32)"),
     (PretrainingConfig, {"learning_rate": 0.0}, "pretraining.learning_rate is 0"),
     (PretrainingConfig, {"value_learning_rate": -1.0}, "pretraining.value_learning_rate is -1"),
@@ -156,6 +158,16 @@ def test_the_neighbours_of_refused_values_are_allowed():
             2,
             "pretraining.batch_blocks (16) is not a multiple of .* cluster.num_workers (16 * 2)",
         ),
+        (
+            "pretraining.pool_split",
+            2,
+            "pretraining.pool_split is 2, and cluster.num_workers (1) is not a multiple of it; set cluster.num_workers",
+        ),
+        (
+            "pretraining.pool_split",
+            5,
+            "pretraining.pool_split is 5, and model.memory.value_dim (32) is not a multiple of it",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(path, value, named):
@@ -167,7 +179,11 @@ def test_parts_that_do_not_fit_together_are_refused(path, value, named):
 def test_parts_that_just_fit_together_are_allowed():
     replace_field(RECIPES["smoke"](), "method.num_trainable_slots", 1024)
     half = replace_field(RECIPES["smoke"](), "pretraining.micro_batch_blocks", 8)
-    assert replace_field(half, "cluster.num_workers", 2).cluster.num_workers == 2
+    two = replace_field(half, "cluster.num_workers", 2)
+    assert two.cluster.num_workers == 2
+    assert replace_field(two, "pretraining.pool_split", 2).pretraining.pool_split == 2
+    dense = replace_field(RECIPES["smoke"](), "architecture", "dense")
+    assert replace_field(dense, "pretraining.pool_split", 2).cluster.num_workers == 1  # which has no pool to split
 
 
 @pytest.mark.parametrize("name", METHOD_CONFIGS)

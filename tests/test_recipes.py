@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from memlm.config import Config
+from memlm.model.capacity import pool_bytes
+from memlm.model.column_split import ColumnSplit
 from memlm.model.language_model import build_model, count_parameters, model_config
 from memlm.model.memory import MemoryLayer
 from memlm.recipes import RECIPES
@@ -64,6 +68,51 @@ def test_paper_1b_has_the_papers_numbers():
     counted = count_parameters(on_meta_device(config, dense=False))
     assert counted.pool == 1_048_576 * 1024
     assert counted.active - counted.base == 32 * 4 * 1024
+
+
+def test_paper_64m_is_the_papers_model_with_64_times_the_slots():
+    paper, large = RECIPES["paper_1b"](), RECIPES["paper_64m"]()
+    assert large.model.memory.num_slots == 64 * paper.model.memory.num_slots == 67_108_864
+    assert replace(large.model, memory=replace(large.model.memory, num_half_keys=1024)) == paper.model
+    assert (large.corpus, large.questions, large.stream, large.method) == (
+        paper.corpus,
+        paper.questions,
+        paper.stream,
+        paper.method,
+    )
+    counted, of_paper = (count_parameters(on_meta_device(config, dense=False)) for config in (large, paper))
+    assert counted.pool == 67_108_864 * 1024
+    # 7,168 more half-keys of 256 in each half and head; what a token reads is no more.
+    assert counted.base - of_paper.base == 2 * 4 * 7168 * 256
+    assert counted.active - counted.base == of_paper.active - of_paper.base
+
+
+def test_what_a_rank_holds_of_paper_64m():
+    """32 columns of 64 M rows, and as many first and second moments: 8 GiB each."""
+    config = RECIPES["paper_64m"]()
+    split = ColumnSplit(num_parts=config.pretraining.pool_split, part=31)
+    with torch.device("meta"):
+        model = build_model(model_config(config.model, dense=False, vocab_size=32_000), seed=0, split=split)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    (pool,) = model.model.value_pools
+    assert (tuple(pool.weight.shape), pool.value_dim, pool.columns) == ((67_108_864, 32), 1024, slice(992, 1024))
+    assert model.memory_layers[0].gate.out_features == 1024  # what is read is a whole row
+    held = pool_bytes(
+        config.model.memory,
+        pool_split=config.pretraining.pool_split,
+        batch_tokens=256 * 2048,
+        micro_batch_tokens=8 * 2048,
+    )
+    assert held.values == pool.weight.numel() * pool.weight.element_size() == 8 * 2**30
+    assert held.moments == 16 * 2**30
+    # 256 blocks of 2,048 tokens read 4 * 32 slots each: 2^26 at most, which is all; 32 numbers of 4 bytes and a slot of 8.
+    assert held.gradient == 2**26 * (32 * 4 + 8)
+    assert held.accesses == 8 * 2048 * 32 * 128 * 12
+    assert (
+        held.values + held.moments + 3 * held.gradient + held.accesses < 60 * 2**30
+    )  # an 80 GB GPU has room for the rest
+    assert "8.0 GiB of values, 16.0 GiB of moments" in str(held)
+    assert count_parameters(model).pool == 67_108_864 * 1024
 
 
 def test_smoke_asks_for_little():

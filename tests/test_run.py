@@ -226,6 +226,7 @@ def test_what_was_made_with_another_config_is_not_handed_on(tmp_path, name, argu
             "--pretraining.log-every",
             "9",
         ],
+        ["--pretraining.pool-split", "2", "--cluster.num-workers", "2", "--pretraining.micro-batch-blocks", "8"],
         ["--pretraining.zero-stage", "2", "--cluster.threads-per-worker", "2", "--tracking", "off"],
         ["--counting.batches-per-unit", "3"],
         ["--seed", "5", "--method", "lora", "--stream.num-facts", "3", "--evaluation.batch-size", "2"],

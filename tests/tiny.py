@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from memlm.data.facts import FactBatch
 from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, model_config
 from memlm.model.memory import MemoryLayer
@@ -26,7 +27,9 @@ TWO_SEPARATE = MemoryConfig(
 MEMORIES = {"one layer": MEMORY, "two layers, shared values": TWO_SHARED, "two layers, separate values": TWO_SEPARATE}
 
 
-def tiny_model(memory: MemoryConfig = MEMORY, *, dense: bool = False, seed: int = 0) -> MemoryLlamaForCausalLM:
+def tiny_model(
+    memory: MemoryConfig = MEMORY, *, dense: bool = False, seed: int = 0, split: ColumnSplit | None = None
+) -> MemoryLlamaForCausalLM:
     shape = ModelConfig(
         num_layers=3,
         hidden_size=12,
@@ -37,7 +40,7 @@ def tiny_model(memory: MemoryConfig = MEMORY, *, dense: bool = False, seed: int 
         memory=memory,
     )
     config = model_config(shape, dense=dense, vocab_size=VOCAB_SIZE, eos_id=EOS, pad_id=PAD)
-    return build_model(config, seed=seed).eval()
+    return build_model(config, seed=seed, split=split).eval()
 
 
 def num_slots(model: MemoryLlamaForCausalLM) -> int:

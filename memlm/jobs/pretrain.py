@@ -25,7 +25,8 @@ from memlm.data.corpus import Corpus, open_corpus
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
 from memlm.jobs.notice import Told, Watch, heeding_sigterm
-from memlm.model.capacity import require_room_for_values
+from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
+from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Run, Tracker, git_sha
@@ -161,7 +162,18 @@ def _require_room(config: Config, *, workers_here: int, device: torch.device | N
         num_pools=memory.num_pools,
         copies=tables * workers,
         copies_are=tables_are if workers == 1 else f"{tables_are}, in each of {workers} workers",
+        pool_split=settings.pool_split,
         device=device,
+    )
+
+
+def _pool_bytes(config: Config) -> PoolBytes:
+    settings, block = config.pretraining, config.corpus.block_size
+    return pool_bytes(
+        config.model.memory,
+        pool_split=settings.pool_split,
+        batch_tokens=settings.batch_blocks * block,
+        micro_batch_tokens=settings.micro_batch_blocks * block,
     )
 
 
@@ -184,6 +196,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
     device = ray.train.torch.get_device()
     _require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
     dist.barrier()  # what one worker takes must not be missing where another still asks
+    split = split_over_ranks(settings.pool_split) if config.architecture == "memory" else None
     model = build_model(
         model_config(
             config.model,
@@ -194,9 +207,14 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
         ),
         seed=settings.seed,
         attention=attention_on(device),
+        split=split,
     )
     sizes = count_parameters(model)
     rank = dist.get_rank()
+    if rank == 0 and split is not None:
+        say(
+            f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, beside its share of the rest"
+        )
     diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session) if rank == 0 else None
     start = torch.tensor([diary.number if diary else 0], device=device)
     dist.broadcast(start, src=0)
@@ -333,19 +351,20 @@ class _Pretraining:
 
     def write_checkpoint(self, sizes: NumParameters) -> None:
         config = self.task.config
-        with self.engine.whole_weights() as learned:
-            if self.diary:
-                with storage.write_artifact(
-                    self.task.checkpoint,
-                    kind=CHECKPOINT_KIND,
-                    config=checkpoint_config(config, config.architecture),
-                    inputs={"corpus": self.task.corpus_digest},
-                ) as draft:
-                    learned.save_pretrained(draft.path)
-                    self.corpus.tokenizer.save_pretrained(draft.path)
-                    goodput = self.diary.goodput()
-                    draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
-                say(f"pretrain {config.architecture}: {goodput}")
+        if self.diary:
+            with storage.write_artifact(
+                self.task.checkpoint,
+                kind=CHECKPOINT_KIND,
+                config=checkpoint_config(config, config.architecture),
+                inputs={"corpus": self.task.corpus_digest},
+            ) as draft:
+                self.engine.export(draft.path)
+                self.corpus.tokenizer.save_pretrained(draft.path)
+                goodput = self.diary.goodput()
+                draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
+            say(f"pretrain {config.architecture}: {goodput}")
+        else:
+            self.engine.export(None)
         dist.barrier()
 
 

@@ -2,13 +2,54 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
+from memlm.model.config import MemoryConfig
+
 BYTES_PER_VALUE = 4
 """fp32, in which tables and moments are made."""
+BYTES_PER_SLOT = 8
+"""int64, in which slots are named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolBytes:
+    """What one rank holds of all pools while LazyAdam trains them, in bytes."""
+
+    values: int
+    moments: int
+    gradient: int
+    """Rows and slots of one step's gradient, merged, at most: a row for each slot that the global batch can read."""
+    accesses: int
+    """Slots and weights of the tokens that the rank reads in one micro-batch, kept for backward."""
+
+    def __str__(self) -> str:
+        return (
+            f"{_size(self.values)} of values, {_size(self.moments)} of moments, "
+            f"at most {_size(self.gradient)} of gradient rows and {_size(self.accesses)} of accesses"
+        )
+
+
+def pool_bytes(memory: MemoryConfig, *, pool_split: int, batch_tokens: int, micro_batch_tokens: int) -> PoolBytes:
+    """What one of the `pool_split` ranks holds between whom the pools' columns are split (pretraining.pool_split).
+
+    `batch_tokens` are those of a step, over all ranks and micro-batches; `micro_batch_tokens` what one rank runs at once. While the
+    gradients of micro-batches are merged there are three times `gradient` at most: the parts, which are twice that, and their sum.
+    """
+    columns = memory.num_pools * memory.num_slots * memory.value_dim * BYTES_PER_VALUE // pool_split
+    reads = memory.num_heads * memory.top_k * len(memory.layers)
+    rows = min(memory.num_pools * memory.num_slots, batch_tokens * reads)
+    width = memory.value_dim // pool_split
+    return PoolBytes(
+        values=columns,
+        moments=2 * columns,
+        gradient=rows * (width * BYTES_PER_VALUE + BYTES_PER_SLOT),
+        accesses=micro_batch_tokens * pool_split * reads * (BYTES_PER_SLOT + BYTES_PER_VALUE),
+    )
 
 
 def require_room_for_values(
@@ -18,23 +59,27 @@ def require_room_for_values(
     num_pools: int,
     copies: int = 1,
     copies_are: str = "values",
+    pool_split: int = 1,
     device: torch.device | None = None,
 ) -> None:
     """Raise ValueError if the pools do not fit beside what is in memory now, `copies` of them in all.
 
-    `copies_are` says what they are for the message, such as "values and two moments".
+    `copies_are` says what they are for the message, such as "values and two moments". Of pools that are split, each copy has its
+    share of the columns.
     """
-    needed = num_pools * num_half_keys**2 * value_dim * BYTES_PER_VALUE * copies
+    width = value_dim // pool_split
+    needed = num_pools * num_half_keys**2 * width * BYTES_PER_VALUE * copies
     available = available_memory(device)
     if needed <= available:
         return
-    fitting = math.isqrt(max(0, available) // (num_pools * value_dim * BYTES_PER_VALUE * copies))
+    fitting = math.isqrt(max(0, available) // (num_pools * width * BYTES_PER_VALUE * copies))
+    split = "" if pool_split == 1 else f" / {pool_split} (pretraining.pool_split)"
     pools = "" if num_pools == 1 else f"{num_pools} pools x "
     raise ValueError(
-        f"model.memory.num_half_keys is {num_half_keys}: {pools}{num_half_keys}^2 slots x {value_dim} (model.memory.value_dim) x "
+        f"model.memory.num_half_keys is {num_half_keys}: {pools}{num_half_keys}^2 slots x {value_dim} (model.memory.value_dim){split} x "
         f"{BYTES_PER_VALUE} bytes x {copies} ({copies_are}) = {_size(needed)}, and {_size(available)} of memory are free"
         f"{'' if device is None or device.type == 'cpu' else f' on {device}'}; "
-        f"lower model.memory.num_half_keys to at most {fitting}, or model.memory.value_dim, or take a larger machine"
+        f"lower model.memory.num_half_keys to at most {fitting}, or model.memory.value_dim, or take a larger machine, or split the table over more ranks (pretraining.pool_split)"
     )
 
 

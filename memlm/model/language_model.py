@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from memlm.model.capacity import require_room_for_values
+from memlm.model.column_split import ColumnSplit
 from memlm.model.config import ModelConfig
 from memlm.model.memory import MemoryLayer, ValuePool
 
@@ -55,11 +56,13 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
 
     config_class = MemoryLlamaConfig
 
-    def __init__(self, config: MemoryLlamaConfig) -> None:
+    def __init__(self, config: MemoryLlamaConfig, split: ColumnSplit | None = None) -> None:
         super().__init__(config)
         layers = config.memory_layers or []
         num_pools = min(1, len(layers)) if config.memory_share_values else len(layers)
-        self.value_pools = nn.ModuleList(ValuePool(config.num_slots, config.memory_value_dim) for _ in range(num_pools))
+        self.value_pools = nn.ModuleList(
+            ValuePool(config.num_slots, config.memory_value_dim, split) for _ in range(num_pools)
+        )
         for position, layer in enumerate(layers):
             self.layers[layer].mlp = MemoryLayer(
                 self.value_pools[0 if config.memory_share_values else position],
@@ -76,9 +79,9 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
 class MemoryLlamaForCausalLM(_MemoryWeights, LlamaForCausalLM):
     config_class = MemoryLlamaConfig
 
-    def __init__(self, config: MemoryLlamaConfig) -> None:
+    def __init__(self, config: MemoryLlamaConfig, split: ColumnSplit | None = None) -> None:
         super().__init__(config)
-        self.model = MemoryLlamaModel(config)
+        self.model = MemoryLlamaModel(config, split)
         self.post_init()
 
     @property
@@ -100,9 +103,10 @@ class NumParameters:
 
 
 def count_parameters(model: nn.Module) -> NumParameters:
-    """Parameters of the base, of the pools, and those active for one token. Works on the meta device."""
-    pool = sum(module.weight.numel() for module in model.modules() if isinstance(module, ValuePool))
-    base = sum(parameter.numel() for parameter in model.parameters()) - pool
+    """Parameters of the base, of the pools, and those active for one token; of split pools, all columns. Works on the meta device."""
+    pools = [module for module in model.modules() if isinstance(module, ValuePool)]
+    pool = sum(module.num_slots * module.value_dim for module in pools)
+    base = sum(parameter.numel() for parameter in model.parameters()) - sum(module.weight.numel() for module in pools)
     read = sum(
         module.num_heads * module.top_k * module.pool.value_dim
         for module in model.modules()
@@ -145,15 +149,20 @@ def attention_on(device: torch.device) -> str:
     return "eager" if device.type == "cpu" else "sdpa"
 
 
-def build_model(config: MemoryLlamaConfig, *, seed: int, attention: str = "eager") -> MemoryLlamaForCausalLM:
-    """A model on the CPU with fresh weights drawn from the seed. Raises ValueError if its value pools do not fit in memory."""
+def build_model(
+    config: MemoryLlamaConfig, *, seed: int, attention: str = "eager", split: ColumnSplit | None = None
+) -> MemoryLlamaForCausalLM:
+    """A model on the CPU with fresh weights drawn from the seed, which are the same where the pools are split: then it holds its share of
+    their columns, though it draws all. Raises ValueError if its value pools do not fit in memory."""
     layers = config.memory_layers or []
-    if layers:
+    if layers and torch.empty(0).device.type != "meta":  # where nothing takes room
         require_room_for_values(
             num_half_keys=config.memory_num_half_keys,
             value_dim=config.memory_value_dim,
             num_pools=1 if config.memory_share_values else len(layers),
+            pool_split=1 if split is None else split.num_parts,
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        parts = {} if split is None else {"split": split}
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, **parts)

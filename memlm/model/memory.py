@@ -13,19 +13,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from memlm.model.column_split import ColumnSplit, row_chunks
 from memlm.model.kernels import RowGradient
 from memlm.model.product_keys import product_key_search
 from memlm.model.weighted_read import TrainableRows, weighted_read, weighted_read_into, weighted_read_with
 
 
 class ValuePool(nn.Module):
-    """The values of num_slots slots, read as weighted sums of rows."""
+    """The values of num_slots slots, read as weighted sums of rows. Split, it holds some columns of the table, and is read as if it held all."""
 
-    def __init__(self, num_slots: int, value_dim: int) -> None:
+    def __init__(self, num_slots: int, value_dim: int, split: ColumnSplit | None = None) -> None:
         super().__init__()
         # Kept beside the weight, whose own shape is empty while ZeRO-3 has shared it out.
-        self.num_slots, self.value_dim = num_slots, value_dim
-        self.weight = nn.Parameter(torch.empty(num_slots, value_dim))
+        self.num_slots, self.value_dim, self.split = num_slots, value_dim, split
+        self.columns = slice(0, value_dim) if split is None else split.columns(value_dim)
+        """Of the whole table, those that the weight holds."""
+        self.weight = nn.Parameter(torch.empty(num_slots, self.columns.stop - self.columns.start))
         self.trainable_rows: TrainableRows | None = None
         """Set by sparse memory finetuning for the length of one step; the read then sends its gradient there."""
         self.moved_slots: list[Int[Tensor, " rows"]] | None = None
@@ -34,13 +37,23 @@ class ValuePool(nn.Module):
         """Set by the row-sparse optimizer; each backward then adds the gradient of the rows that were read."""
 
     def reset_parameters(self) -> None:
-        init.normal_(self.weight, std=self.value_dim**-0.5)
+        """The same values however the table is split."""
+        if self.split is None:
+            init.normal_(self.weight, std=self.value_dim**-0.5)
+            return
+        # torch draws on a CPU in blocks of 16 numbers, so whole rows drawn in chunks of 16 are those of the table drawn at once.
+        with torch.no_grad():
+            for rows in row_chunks(self.num_slots, self.value_dim):
+                whole = self.weight.new_empty(rows.stop - rows.start, self.value_dim)
+                self.weight[rows] = init.normal_(whole, std=self.value_dim**-0.5)[:, self.columns]
 
     def forward(
         self, slots: Int[Tensor, "tokens reads"], weights: Float[Tensor, "tokens reads"]
     ) -> Float[Tensor, "tokens value_dim"]:
         if self.trainable_rows is not None:
             return weighted_read_with(self.weight, slots, weights, self.trainable_rows)
+        if self.split is not None:
+            return self.split.read(self.weight, slots, weights, self.row_gradients)
         if self.row_gradients is not None and torch.is_grad_enabled():
             return weighted_read_into(self.weight, slots, weights, self.row_gradients)
         return weighted_read(self.weight, slots, weights)

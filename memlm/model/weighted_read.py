@@ -33,7 +33,7 @@ def weighted_read(
     Like the others below, raises ValueError for tensors that do not belong together, and on a CPU IndexError for a slot that the table
     does not have; on a GPU, where asking would hold up the host, such a read gives NaN.
     """
-    _require_read(values, slots, weights)
+    require_read(values, slots, weights)
     return _DenseGradient.apply(values, slots, weights)
 
 
@@ -44,7 +44,7 @@ def weighted_read_into(
     gradients: list[RowGradient],
 ) -> Float[Tensor, "tokens value_dim"]:
     """The read whose backward appends the table's gradient to a list, at the rows that were read. Weights must need a gradient."""
-    _require_read(values, slots, weights)
+    require_read(values, slots, weights)
     return _RowGradients.apply(values.detach(), slots, weights, gradients)
 
 
@@ -55,11 +55,12 @@ def weighted_read_with(
     trainable: TrainableRows,
 ) -> Float[Tensor, "tokens value_dim"]:
     """The read of the whole table whose gradient goes to the trainable rows and the weights, but to no other row."""
-    _require_read(values, slots, weights)
+    require_read(values, slots, weights)
     return _TrainableRows.apply(trainable.values, values.detach(), trainable.slots, slots, weights)
 
 
-def _require_read(values: Tensor, slots: Tensor, weights: Tensor) -> None:
+def require_read(values: Tensor, slots: Tensor, weights: Tensor) -> None:
+    """Raise ValueError for tensors that do not belong together."""
     if values.dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"values is {values.dtype}; a table must be float32 or bfloat16")
     if slots.dtype != torch.int64 or weights.dtype != torch.float32:

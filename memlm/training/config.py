@@ -22,6 +22,10 @@ class PretrainingConfig:
     """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a step costs what it touches; adamw moves
     all rows by their momentum, at a cost that follows the size of the pool. Over three seeds adamw is better by a hundredth on known facts
     (README, "How fast"), and a step at a million slots takes it three times as long."""
+    pool_split: int = 1
+    """Workers between whom the pools' columns are split, neighbours that read for each other; 1 for none. It takes lazy_adam, and changes
+    no result beyond rounding. A pool is split when its values and two moments do not fit a worker: each then holds
+    12 bytes x slots x model.memory.value_dim / pool_split, and sends a row of values per token, forward and backward, whatever its reads."""
     warmup_steps: int = 50
     weight_decay: float = 0.1
     """Of matrices; values, norms and biases have none."""
@@ -51,12 +55,17 @@ class PretrainingConfig:
         return 4, "values, gradient and two moments"
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_blocks", "micro_batch_blocks", "checkpoint_every", "log_every"):
+        for name in ("num_steps", "batch_blocks", "micro_batch_blocks", "checkpoint_every", "log_every", "pool_split"):
             if getattr(self, name) < 1:
                 raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("learning_rate", "value_learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must be above 0")
+        if self.pool_split > 1 and self.pool_optimizer != "lazy_adam":
+            raise ValueError(
+                f'pretraining.pool_split is {self.pool_split} and pretraining.pool_optimizer "{self.pool_optimizer}"; only "lazy_adam" trains a '
+                "pool that is split over workers, so set it, or pretraining.pool_split to 1"
+            )
         if self.warmup_steps < 0:
             raise ValueError(f"pretraining.warmup_steps is {self.warmup_steps}; it must not be negative")
         if self.batch_blocks % self.micro_batch_blocks:

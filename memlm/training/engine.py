@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memlm.slots.accesses import value_pools
 from memlm.training.config import PretrainingConfig
+from memlm.training.export import export_with_split_pools
 from memlm.training.fragments import load_fragments, save_fragments
 from memlm.training.row_sparse import LazyAdam
 
@@ -33,9 +34,11 @@ class Engine:
     """One rank of a DeepSpeed run. torch.distributed must be initialised; a group of one will do.
 
     With pool_optimizer = "lazy_adam" DeepSpeed trains the rest of the model, and LazyAdam the pools, in one step and under one clip norm.
+    Pools that are split over ranks (pool_split) must have been built so.
     """
 
     def __init__(self, model: nn.Module, config: PretrainingConfig) -> None:
+        _require_split(model, config.pool_split)
         self.config = config
         self.world_size = dist.get_world_size()
         per_step = config.micro_batch_blocks * self.world_size
@@ -132,14 +135,35 @@ class Engine:
 
     @contextmanager
     def whole_weights(self) -> Iterator[nn.Module]:
-        """The model with all its weights in place, also where ZeRO-3 has shared them out. Every rank must enter."""
-        with (
-            deepspeed.zero.GatheredParameters(
-                list(self._engine.module.parameters()), enabled=self.config.zero_stage == 3
-            ),
-            self._pool_optimizer.as_parameters(),
-        ):
+        """The model with all its weights in place, also where ZeRO-3 has shared them out. Every rank must enter. Not with split pools."""
+        with self._whole_base() as model, self._pool_optimizer.as_parameters():
+            yield model
+
+    def export(self, directory: Path | None) -> None:
+        """Write the model with all its weights as a Hugging Face checkpoint. Every rank must call it; the first one names the directory."""
+        if self._pool_optimizer.is_split:
+            with self._whole_base() as model:
+                export_with_split_pools(model, directory)  # type: ignore[arg-type]
+            return
+        with self.whole_weights() as model:
+            if directory is not None:
+                model.save_pretrained(directory)  # type: ignore[operator]
+
+    @contextmanager
+    def _whole_base(self) -> Iterator[nn.Module]:
+        parameters = list(self._engine.module.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, enabled=self.config.zero_stage == 3):
             yield self._engine.module
+
+
+def _require_split(model: nn.Module, pool_split: int) -> None:
+    for pool in value_pools(model):
+        built_for = 1 if pool.split is None else pool.split.num_parts
+        if built_for != pool_split:
+            raise ValueError(
+                f"pretraining.pool_split is {pool_split}, and the model was built with pools split over {built_for} ranks; build it with "
+                "split_over_ranks(pretraining.pool_split)"
+            )
 
 
 def _parameter_groups(model: nn.Module, config: PretrainingConfig) -> list[dict[str, object]]:

@@ -2,14 +2,15 @@
 
     backward of each micro-batch -> pool.row_gradients -> merged over micro-batches -> merged over ranks -> Adam on these rows
 
-Each rank holds the tables and both moments whole and takes the same step on them, to the bit. DeepSpeed must not see the tables, or
-it would keep a dense gradient and moments of its own and, in ZeRO-3, share out the table: so they stop being parameters here.
+Each rank holds the tables and both moments whole and takes the same step on them, to the bit; or, of tables that are split, its columns
+of all three, and takes the same step as the ranks that hold the same columns, with whom alone it merges gradients. DeepSpeed must not see
+the tables, or it would keep a dense gradient and moments of its own and, in ZeRO-3, share out the table: so they stop being parameters here.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,19 +19,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from memlm.model.column_split import row_chunks
 from memlm.model.kernels import AdamStep, RowGradient, kernels_for
 from memlm.model.memory import ValuePool
 
+SAVED = "value_pools"
 EXCHANGED_BYTES = 1 << 28
 """What a rank receives at once of all ranks' rows. Whole, the rows of many ranks together could be many times the table."""
 
 
 class _Table(NamedTuple):
-    """What is kept for one pool: three matrices of its size, the moments in fp32."""
+    """What is kept for one pool: three matrices of the size of its weight, the moments in fp32."""
 
-    values: Float[Tensor, "num_slots value_dim"]
-    first_moments: Float[Tensor, "num_slots value_dim"]
-    second_moments: Float[Tensor, "num_slots value_dim"]
+    values: Float[Tensor, "num_slots width"]
+    first_moments: Float[Tensor, "num_slots width"]
+    second_moments: Float[Tensor, "num_slots width"]
 
 
 class LazyAdam:
@@ -41,14 +44,14 @@ class LazyAdam:
     """
 
     def __init__(self, pools: Sequence[ValuePool], *, betas: tuple[float, float], epsilon: float) -> None:
-        """Takes the pools' values over, as rank 0 has them."""
+        """Takes the pools' values over, as the first rank that holds the same columns has them."""
         self.pools, self.betas, self.epsilon = list(pools), betas, epsilon
         self.num_steps = 0
         self._gradients: list[RowGradient] = []
         for pool in self.pools:
             _keep_as_buffer(pool)
             pool.row_gradients = []
-            dist.broadcast(pool.weight, src=0)
+            dist.broadcast(pool.weight, group=_holders(pool), group_src=0)
         self._tables = [_Table(pool.weight, *_moments_of(pool.weight)) for pool in self.pools]
 
     def compact(self) -> None:
@@ -63,17 +66,20 @@ class LazyAdam:
         """Add up what all micro-batches and all ranks collected, for `step` to use; returns the norm over all pools."""
         self._gradients, squares = [], torch.zeros((), dtype=torch.float64)
         for pool in self.pools:
-            merged = _merge_over_ranks(_take_gradient(pool), pool.num_slots)
+            merged = _merge_over_ranks(_take_gradient(pool), pool.num_slots, _holders(pool))
             of_rows = merged.squared_norms
             if of_rows is None:
                 of_rows = kernels_for(pool.weight).squared_norms(merged.rows)
             # What only pads or the last token of a block read has a gradient of nought: it was not trained on and must not move
             # on its momentum. (A gradient that is not a number has a norm that is not nought.)
             trained = of_rows != 0
+            if pool.split is not None:
+                trained = pool.split.any(trained)
             if not trained.all():
                 merged = RowGradient(merged.slots[trained], merged.rows[trained])
             self._gradients.append(merged)
-            squares = squares.to(of_rows.device) + of_rows.sum()
+            squares_of_pool = of_rows.sum() if pool.split is None else pool.split.total(of_rows.sum())
+            squares = squares.to(of_rows.device) + squares_of_pool
         return squares.sqrt().float()
 
     def step(self, *, learning_rate: float, gradient_scale: float) -> None:
@@ -90,7 +96,8 @@ class LazyAdam:
 
     @contextmanager
     def as_parameters(self) -> Iterator[None]:
-        """Within the context the pools are as they were built: their values are parameters, and their gradients dense."""
+        """Within the context the pools are as they were built: their values are parameters, and their gradients dense. Not for split ones."""
+        assert not self.is_split, "the columns of one rank are not the pool"
         for pool in self.pools:
             values, pool.row_gradients = pool.weight, None
             del pool.weight
@@ -102,27 +109,61 @@ class LazyAdam:
                 _keep_as_buffer(pool)
                 pool.row_gradients = []
 
+    @property
+    def is_split(self) -> bool:
+        return any(pool.split is not None for pool in self.pools)
+
     def save(self, directory: Path) -> None:
-        """Values, moments and the number of steps: each rank writes its share of the rows, so that together they write all once."""
+        """Values, moments and the number of steps. Of its columns each rank writes a share of the rows, so that together they write all once."""
         if not self.pools:
             return
-        rank = dist.get_rank()
         tensors = {"num_steps": torch.tensor(self.num_steps)}
-        for number, table in enumerate(self._tables):
-            rows = _rows_of_rank(rank, dist.get_world_size(), len(table.values))
+        for number, (pool, table) in enumerate(zip(self.pools, self._tables, strict=True)):
+            rows = _share_of_rows(pool)
+            place = [rows.start, rows.stop, pool.columns.start, pool.columns.stop]
+            tensors[f"{number}.place"] = torch.tensor(place)
             tensors |= {f"{number}.{name}": matrix[rows] for name, matrix in table._asdict().items()}
-        save_file(tensors, directory / _file_of(rank))
+        save_file(tensors, directory / f"{SAVED}_{dist.get_rank()}.safetensors")
 
     def load(self, directory: Path) -> None:
-        """From a directory that holds what each of any number of ranks saved."""
-        num_ranks = len(list(directory.glob(_file_of("*"))))
-        for rank in range(num_ranks) if self.pools else ():
-            with safe_open(directory / _file_of(rank), framework="pt") as file:
+        """From a directory that holds what every rank saved, however many they were and however the tables were split among them.
+
+        Raises ValueError if some of it is missing.
+        """
+        numbers_read = [0] * len(self.pools)
+        for path in sorted(directory.glob(f"{SAVED}_*.safetensors")) if self.pools else ():
+            with safe_open(path, framework="pt") as file:
                 self.num_steps = int(file.get_tensor("num_steps"))
-                for number, table in enumerate(self._tables):
-                    rows = _rows_of_rank(rank, num_ranks, len(table.values))
+                for number, (pool, table) in enumerate(zip(self.pools, self._tables, strict=True)):
                     for name, matrix in table._asdict().items():
-                        matrix[rows] = file.get_tensor(f"{number}.{name}").to(matrix.device)
+                        place = file.get_tensor(f"{number}.place").tolist()
+                        numbers_read[number] += _read_into(matrix, pool, file.get_slice(f"{number}.{name}"), *place)
+        for number, table in enumerate(self._tables):
+            if numbers_read[number] != sum(matrix.numel() for matrix in table):
+                raise ValueError(
+                    f"{directory} holds {numbers_read[number]} numbers of value pool {number}, which with its moments has "
+                    f"{sum(matrix.numel() for matrix in table)} here; it must hold what every rank saved, of pools of the same size"
+                )
+
+
+def _read_into(
+    matrix: Tensor, pool: ValuePool, saved: Any, first_row: int, end_row: int, first_column: int, end_column: int
+) -> int:
+    """The columns that the pool holds of a saved part of its table, a chunk of rows at a time; returns how many numbers those are."""
+    start, stop = max(first_column, pool.columns.start), min(end_column, pool.columns.stop)
+    if start >= stop or first_row >= end_row:
+        return 0
+    for rows in row_chunks(end_row - first_row, pool.value_dim):
+        here = matrix[
+            first_row + rows.start : first_row + rows.stop, start - pool.columns.start : stop - pool.columns.start
+        ]
+        here.copy_(saved[rows, start - first_column : stop - first_column])
+    return (end_row - first_row) * (stop - start)
+
+
+def _holders(pool: ValuePool) -> dist.ProcessGroup | None:
+    """The ranks that hold the same columns; None for all."""
+    return None if pool.split is None else pool.split.holders
 
 
 def _keep_as_buffer(pool: ValuePool) -> None:
@@ -154,29 +195,29 @@ def _take_gradient(pool: ValuePool) -> RowGradient:
     return kernels_for(values).merge_rows(parts)
 
 
-def _merge_over_ranks(mine: RowGradient, num_slots: int) -> RowGradient:
-    """The sum over ranks, added in their order on each of them, so all have the same bits. Exchanges the rows with their slots.
+def _merge_over_ranks(mine: RowGradient, num_slots: int, group: dist.ProcessGroup | None) -> RowGradient:
+    """The sum over the group's ranks, added in their order on each of them, so all have the same bits. Exchanges the rows with their slots.
 
     In one range of slots after another where all ranks' rows are more than EXCHANGED_BYTES.
     """
-    if dist.get_world_size() == 1:
+    if dist.get_world_size(group) == 1:
         return mine
-    lengths = _all_gather(torch.tensor([len(mine.slots)], device=mine.slots.device))
-    gathered_bytes = int(torch.cat(lengths).max()) * dist.get_world_size() * mine.rows.shape[1] * 4
+    lengths = _all_gather(torch.tensor([len(mine.slots)], device=mine.slots.device), group)
+    gathered_bytes = int(torch.cat(lengths).max()) * dist.get_world_size(group) * mine.rows.shape[1] * 4
     num_ranges = max(1, -(-gathered_bytes // EXCHANGED_BYTES))
     bounds = torch.arange(num_ranges + 1, device=mine.slots.device) * num_slots // num_ranges
-    begins = torch.stack(_all_gather(torch.searchsorted(mine.slots, bounds))).tolist()
-    kernels, own, merged = kernels_for(mine.rows), begins[dist.get_rank()], []
+    begins = torch.stack(_all_gather(torch.searchsorted(mine.slots, bounds), group)).tolist()
+    kernels, own, merged = kernels_for(mine.rows), begins[dist.get_rank(group)], []
     for number in range(num_ranges):
         part = slice(own[number], own[number + 1])
         sizes = [begin[number + 1] - begin[number] for begin in begins]
-        merged.append(kernels.merge_rows(_exchange(RowGradient(mine.slots[part], mine.rows[part]), sizes)))
+        merged.append(kernels.merge_rows(_exchange(RowGradient(mine.slots[part], mine.rows[part]), sizes, group)))
     if num_ranges == 1:
         return merged[0]
     return RowGradient(torch.cat([part.slots for part in merged]), torch.cat([part.rows for part in merged]))
 
 
-def _exchange(mine: RowGradient, lengths: list[int]) -> list[RowGradient]:
+def _exchange(mine: RowGradient, lengths: list[int], group: dist.ProcessGroup | None) -> list[RowGradient]:
     """Every rank's part, of the given lengths, in the order of the ranks."""
     longest = max(lengths)
     # Collectives take one length from all ranks; what fills up the shorter parts is cut off again, unread.
@@ -185,20 +226,19 @@ def _exchange(mine: RowGradient, lengths: list[int]) -> list[RowGradient]:
     slots[: len(mine.slots)], rows[: len(mine.slots)] = mine.slots, mine.rows
     return [
         RowGradient(slots_of_rank[:length], rows_of_rank[:length])
-        for slots_of_rank, rows_of_rank, length in zip(_all_gather(slots), _all_gather(rows), lengths, strict=True)
+        for slots_of_rank, rows_of_rank, length in zip(
+            _all_gather(slots, group), _all_gather(rows, group), lengths, strict=True
+        )
     ]
 
 
-def _all_gather(mine: Int[Tensor, "*n"] | Float[Tensor, "*n"]) -> list[Tensor]:
-    gathered = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, mine)
+def _all_gather(mine: Int[Tensor, "*n"] | Float[Tensor, "*n"], group: dist.ProcessGroup | None) -> list[Tensor]:
+    gathered = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(gathered, mine, group=group)
     return gathered
 
 
-def _file_of(rank: int | str) -> str:
-    return f"value_pools_{rank}.safetensors"
-
-
-def _rows_of_rank(rank: int, num_ranks: int, num_slots: int) -> slice:
-    """The rows of a table whose saving is a rank's share of the work."""
-    return slice(rank * num_slots // num_ranks, (rank + 1) * num_slots // num_ranks)
+def _share_of_rows(pool: ValuePool) -> slice:
+    """The rows whose saving is this rank's share of the work, among those that hold the same columns."""
+    rank, num_ranks = dist.get_rank(_holders(pool)), dist.get_world_size(_holders(pool))
+    return slice(rank * pool.num_slots // num_ranks, (rank + 1) * pool.num_slots // num_ranks)

@@ -7,7 +7,8 @@ import psutil
 import pytest
 import torch
 
-from memlm.model.capacity import available_memory, left_in_control_groups, require_room_for_values
+from memlm.model.capacity import available_memory, left_in_control_groups, pool_bytes, require_room_for_values
+from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig
 from memlm.training.config import PretrainingConfig
 from tests.tiny import MEMORY, TWO_SEPARATE, TWO_SHARED, tiny_model
@@ -40,6 +41,28 @@ def test_the_number_that_is_named_fits_and_one_far_above_does_not(num_pools, cop
     # What is free changes while others work on the machine.
     check(num_half_keys=int(fitting * 0.9), value_dim=1024, num_pools=num_pools, copies=copies)
     refusal(num_half_keys=int(fitting * 1.2), value_dim=1024, num_pools=num_pools, copies=copies)
+
+
+def test_columns_that_do_not_fit_a_rank_are_refused_with_the_arithmetic():
+    told = refusal(num_half_keys=200_000, value_dim=1024, copies=3, copies_are="values and two moments", pool_split=16)
+    assert (
+        "x 1024 (model.memory.value_dim) / 16 (pretraining.pool_split) x 4 bytes x 3 (values and two moments)" in told
+    )
+    assert f"= {200_000**2 * 64 * 12 / 2**40:.1f} TiB" in told and "more ranks (pretraining.pool_split)" in told
+    whole = refusal(num_half_keys=200_000, value_dim=1024, copies=3)
+    fitting, fitting_whole = (int(re.search(r"at most (\d+)", text)[1]) for text in (told, whole))
+    assert fitting == pytest.approx(4 * fitting_whole, rel=0.1)  # a sixteenth of each row: four times the half-keys
+    check(num_half_keys=int(fitting * 0.9), value_dim=1024, copies=3, pool_split=16)
+    with pytest.raises(ValueError, match="pretraining.pool_split"):
+        tiny_model(replace(MEMORY, num_half_keys=400_000), split=ColumnSplit(num_parts=2, part=0))
+
+
+def test_a_pool_that_few_tokens_read_has_a_gradient_of_few_rows():
+    held = pool_bytes(TWO_SEPARATE, pool_split=2, batch_tokens=4, micro_batch_tokens=2)
+    assert held.values == 2 * 81 * 10 * 4 // 2 and held.moments == 2 * held.values
+    assert held.gradient == 4 * (2 * 2 * 3) * (5 * 4 + 8)  # tokens, then layers * heads * top_k
+    assert held.accesses == 2 * 2 * (2 * 2 * 3) * 12
+    assert pool_bytes(TWO_SEPARATE, pool_split=2, batch_tokens=99, micro_batch_tokens=2).gradient == 2 * 81 * 28
 
 
 @pytest.mark.parametrize("memory", [MEMORY, TWO_SHARED, TWO_SEPARATE], ids=["one", "shared", "separate"])

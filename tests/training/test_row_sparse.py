@@ -291,9 +291,9 @@ def numbers_received(rank: int) -> int:
     pool.row_gradients = [RowGradient(torch.tensor([1, 50 + rank, 99_999]), torch.ones(3, 4))]
     received, gather = 0, dist.all_gather
 
-    def counting(tensors: list[Tensor], tensor: Tensor) -> None:
+    def counting(tensors: list[Tensor], tensor: Tensor, group: object = None) -> None:
         nonlocal received
-        gather(tensors, tensor)
+        gather(tensors, tensor, group=group)
         received += sum(part.numel() for part in tensors)
 
     dist.all_gather = counting
