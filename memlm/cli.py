@@ -76,7 +76,7 @@ def _require_documents(config: Config) -> None:
     """A recipe without documents gets them by naming their files."""
     documents = config.questions.documents
     for name in ("path", "questions"):
-        if documents is not None and not getattr(documents, name):
+        if documents is not None and not getattr(documents, name).strip():
             raise UsageError(
                 f"questions.documents.{name} is missing; documents need their own file and that of the questions about them: "
                 f"{DOCUMENTS}path FILE {DOCUMENTS}questions FILE"

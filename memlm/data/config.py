@@ -169,9 +169,10 @@ class DocumentsConfig:
     """Documents to learn, chunk by chunk, each in many augmentations (Lin et al. 2025, section 5.2)."""
 
     path: str
-    """A .jsonl or .jsonl.zst file with id, title and text; it may name an environment variable."""
+    """A file (.jsonl, .jsonl.zst, .json, .csv, .parquet), s3:// object or hub data set with id, title and text; it may name an environment
+    variable."""
     questions: str
-    """A file of questions about them, with id, question, answer and doc_ids."""
+    """Questions about them, with id, question, answer and doc_ids, from the same kinds of place."""
     num_documents: int = 0
     """The first so many; 0 for all."""
     answered_only: bool = True

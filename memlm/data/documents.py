@@ -3,15 +3,19 @@
 A chunk is a fact whose statements are its augmentations, so that the streams, trials and scores of facts serve documents too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import Any
 
 from memlm.data.chunking import Chunk
 from memlm.data.facts import Fact
 from memlm.data.mentions import mentions
 from memlm.data.question_records import Question
-from memlm.data.shards import read_records
+from memlm.data.question_sources import Row, read_rows
+
+MAX_ANSWER_WORDS = 100
+"""As for questions of facts: what is longer is no answer to score by exact match."""
 
 
 class DocumentError(ValueError):
@@ -34,10 +38,10 @@ class DocumentQuestion:
 
 
 def read_titled_documents(path: str) -> tuple[list[TitledDocument], list[str]]:
-    """The documents of a `.jsonl` or `.jsonl.zst` file (`{"id", "title", "text"}` a line), and where empty ones stand, which are left out."""
+    """The documents of a file, an object or a hub data set (`{"id", "title", "text"}` a record), and where empty ones stand, which are left out."""
     documents: list[TitledDocument] = []
     empty, lines = [], dict[str, int]()
-    for line, record in read_records(path):
+    for line, record in _records(path):
         id, title, text = record.get("id"), record.get("title", ""), record.get("text")
         if not isinstance(id, str | int) or not str(id) or not isinstance(title, str) or not isinstance(text, str):
             raise DocumentError(
@@ -61,12 +65,16 @@ def read_titled_documents(path: str) -> tuple[list[TitledDocument], list[str]]:
 def read_document_questions(path: str) -> list[DocumentQuestion]:
     """SimpleQA's questions with the documents that they cite: `{"id", "question", "answer", "doc_ids"}` a line."""
     questions = []
-    for line, record in read_records(path):
+    for line, record in _records(path):
         id, question, answer, documents = (record.get(name) for name in ("id", "question", "answer", "doc_ids"))
         texts = isinstance(question, str) and isinstance(answer, str) and question.strip() and answer.strip()
         if id is None or not texts or not isinstance(documents, list) or not documents:
             raise DocumentError(
                 f"{path}:{line}: needs an id, a question, an answer, and doc_ids, a list that names a document or more; repair or remove the line"
+            )
+        if (words := len(str(answer).split())) > MAX_ANSWER_WORDS:
+            raise DocumentError(
+                f"{path}:{line}: the answer has {words} words, and {MAX_ANSWER_WORDS} are allowed; shorten it or remove the line"
             )
         questions.append(
             DocumentQuestion(
@@ -75,6 +83,13 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
             )
         )
     return questions
+
+
+def _records(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for row in read_rows(source):
+        if not isinstance(row, Row):
+            raise DocumentError(str(row))
+        yield row.line, row.values
 
 
 def check_augmented(

@@ -31,6 +31,7 @@ from memlm.data.facts import Fact
 from memlm.data.prompts import digest_of
 from memlm.data.question_records import Question
 from memlm.data.question_sets import read_fact_lines, write_fact_lines
+from memlm.data.question_sources import source_content
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
 from memlm.jobs.checks import require_ready
@@ -50,7 +51,7 @@ def run(config: Config) -> str:
     world = open_world(config)
     read, empty, questions = read_sources(config, world)
     sources = hashlib.sha256(
-        b"".join(hashlib.sha256(path.read_bytes()).digest() for path in source_paths(config, world))
+        b"".join(hashlib.sha256(source_content(source)).digest() for source in source_paths(config, world))
     )
     inputs = {"sources": sources.hexdigest(), "corpus": require_corpus(config).digest}
     revision = None if documents.augmenter == "rules" else revision_of(config.writer)
@@ -82,25 +83,26 @@ def document_facts(config: Config) -> list[Fact]:
     return read_fact_lines(storage.open_artifact(run_of(config).documents, kind=KIND) / FACTS_FILE)
 
 
-def source_paths(config: Config, world: Path | None) -> list[Path]:
+def source_paths(config: Config, world: Path | None) -> list[str]:
     documents = _documents(config)
     return [
-        Path(expand(documents.path, "questions.documents.path", world)),
-        Path(expand(documents.questions, "questions.documents.questions", world)),
+        expand(documents.path, "questions.documents.path", world),
+        expand(documents.questions, "questions.documents.questions", world),
     ]
 
 
 def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocument], list[str], list[DocumentQuestion]]:
     """The documents, where empty ones stand, and the questions. Everything that can be wrong with them is found here."""
     path, questions = source_paths(config, world)
-    read, empty = read_titled_documents(str(path))
-    return read[: _documents(config).num_documents or None], empty, read_document_questions(str(questions))
+    read, empty = read_titled_documents(path)
+    return read[: _documents(config).num_documents or None], empty, read_document_questions(questions)
 
 
 def _documents(config: Config) -> DocumentsConfig:
     if config.questions.documents is None:
         raise DocumentError(
-            "the recipe has no questions.documents; name a recipe that learns documents, such as documents"
+            "the recipe has no questions.documents; give --questions.documents.path and --questions.documents.questions, or name a recipe "
+            "that learns documents, such as wiki_documents"
         )
     return config.questions.documents
 

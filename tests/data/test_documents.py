@@ -81,6 +81,14 @@ def test_questions_without_documents_or_answers_are_refused(tmp_path: Path):
     for bad in ({"doc_ids": []}, {"answer": " "}, {"question": None}, {"doc_ids": "7"}):
         with pytest.raises(DocumentError, match=":2: needs an id, a question, an answer, and doc_ids"):
             read_document_questions(write(tmp_path / "q.jsonl", good, {**good, **bad}))
+    with pytest.raises(DocumentError, match=":2: the answer has 500 words, and 100 are allowed"):
+        read_document_questions(write(tmp_path / "q.jsonl", good, {**good, "answer": "so " * 500}))
+
+
+def test_documents_may_lie_in_a_table(tmp_path: Path):
+    (tmp_path / "d.csv").write_text("id,title,text\n1,Rome,A town.\n")
+    documents, _ = read_titled_documents(str(tmp_path / "d.csv"))
+    assert [(document.id, document.title, document.text) for document in documents] == [("1", "Rome", "A town.")]
 
 
 def test_a_question_goes_to_the_chunk_that_answers_it():

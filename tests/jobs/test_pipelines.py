@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from statistics import mean
 
+import matplotlib.image
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -323,6 +324,19 @@ def test_trials_that_are_missing_are_run_again_alone_and_end_where_they_ended(sw
         }
     assert without_times(swept.frontier()) == without_times(before)
     assert len(query(swept, RUNS_OF, "memlm pareto sweeps")) == 13
+
+
+def test_a_run_is_drawn_beside_the_others_that_it_names(swept, cluster, capsys):
+    """With all its trials in the other's ledger: nothing is run, and one picture shows both."""
+    config = smoke(
+        swept.storage, "--run-name", "beside", "--base-run", "smoke", "--sweep.drawn-beside", "smoke", "none"
+    )
+    sweep(config)
+    out = capsys.readouterr().out
+    assert "12 trials, 12 of them finished before" in out
+    assert f"joint picture: {swept.storage}/none has no frontier yet; run pareto_sweep.py none" in out
+    one, two = (matplotlib.image.imread(swept.storage / "beside" / name) for name in ("frontier.png", "joint.png"))
+    assert two.shape[1] > 1.3 * one.shape[1]
 
 
 # One method, its patch, and its scores.

@@ -9,13 +9,16 @@ import torch
 from memlm.data.config import StreamConfig
 from memlm.data.facts import Fact
 from memlm.data.question_records import Question
+from memlm.data.streams import facts_of_stream
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.question_answering import prompts_of
 from memlm.evaluation.suite import HeldOut, held_out_trunks
 from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.training import finetune
 from memlm.training.finetune import DivergedError, Materials, Trial, learning_trunks, run_trial, score
 from tests.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
 
@@ -165,6 +168,32 @@ def test_a_given_start_is_not_computed_again(materials):
     assert start.sets.keys() == {"new_facts", "towns", "background_text"}
     other = replace(start, sets={name: replace(value, items=(0.5,)) for name, value in start.sets.items()})
     assert run_trial(trial, model, materials, key="key", start=other)[0].start == other.sets
+
+
+@pytest.mark.parametrize("source", ["facts", "held_out"])
+def test_an_ablation_ranks_against_the_texts_it_names(materials, source, monkeypatch):
+    """Every token of the facts' statements, or of the held-out prompts, is in its background, and none of the run's own counts."""
+    model = base_model(materials.tokenizer, MEMORY)
+    own = random_background(model)
+    given = []
+    build = finetune.build_method
+
+    def recorded(*args, **named):
+        given.append(named["background"])
+        return build(*args, **named)
+
+    monkeypatch.setattr(finetune, "build_method", recorded)
+    trial = trial_with(replace(sparse_config(6), background=source))
+    run_trial(trial, model, replace(materials, background=own), key="key")
+    (background,) = given
+    texts = (
+        [text for fact in facts_of_stream(trial.stream, materials.facts, seed=0) for text in fact.statements]
+        if source == "facts"
+        else [text for record in materials.held_out.questions["towns"] for text in prompts_of([record])]
+    )
+    num_tokens = sum(len(materials.tokenizer(text)["input_ids"]) for text in texts)
+    assert background is not own
+    assert num_tokens <= background.num_tokens <= num_tokens + len(texts)  # an end each
 
 
 def test_a_diverged_trial_says_so(materials):
