@@ -24,9 +24,9 @@ from tests.faults import FaultyProxy, client_environment, faulty_s3, make_bucket
 
 SHARE = 0.3
 REQUESTS, SMALL_REQUESTS = 5_000, 150
-WORKERS = 4
-PATIENCE = retries.Patience(attempts=16, connect_seconds=5, silence_seconds=2, least_bytes_per_second=50_000)
-STALL_SECONDS = 3.0  # more than a client's patience with silence
+WORKERS = 6
+PATIENCE = retries.Patience(attempts=16, connect_seconds=5, silence_seconds=1.5, least_bytes_per_second=50_000)
+STALL_SECONDS = 2.0  # more than a client's patience with silence
 
 
 @dataclass
@@ -34,6 +34,7 @@ class _Watch:
     """What must be there, and what went wrong."""
 
     bucket: str
+    ended: threading.Event = field(default_factory=threading.Event)
     expected: dict[str, bytes] = field(default_factory=dict)  # uri -> body
     done: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
@@ -51,13 +52,16 @@ def endure(seed: int, small: bool) -> Outcome:
         proxy.plan(seed=seed, share=SHARE)
         wanted = SMALL_REQUESTS if small else REQUESTS
         threads = [
-            threading.Thread(target=_work, args=(watch, proxy, wanted, seed, number, Path(folder)))
+            threading.Thread(target=_work, args=(watch, proxy, wanted, seed, number, Path(folder)), daemon=True)
             for number in range(WORKERS)
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            watch.ended.set()  # a run that is stopped leaves no worker at a proxy that has gone
         requests, injected = proxy.requests, dict(sorted(proxy.injected.items()))
         proxy.plan()
         _compare(watch, proxy)
@@ -79,7 +83,7 @@ def _work(watch: _Watch, proxy: FaultyProxy, wanted: int, seed: int, number: int
     turns: list[Callable[..., None]] = [_write_and_read, _list, _large_file, _artifact, _commit, _count]
     turn = 0
     with retries.patient(PATIENCE):
-        while proxy.requests < wanted or turn < len(turns):
+        while (proxy.requests < wanted or turn < len(turns)) and not watch.ended.is_set():
             action = turns[turn % len(turns)]
             try:
                 action(watch, generator, f"{watch.bucket}/{number}", turn, folder)
@@ -186,7 +190,7 @@ ROWS = [
         bar="5,000 requests at 30 % faults, 0 silent corruptions, 0 lost or double commits",
         tries=REQUESTS,
         run=endure,
-        seconds=300,
+        seconds=400,
         small_seconds=15,
     )
 ]
