@@ -1,11 +1,13 @@
 """Files of training states that rot: every mutation is found, never loaded, and the newest whole state is gone on with, on both ranks."""
 
 import json
+import logging
 import os
 import random
 import re
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +105,8 @@ def two_workers(rank: int, folder: str, seed: int, tries: int) -> None:
     from memlm.training.engine import Engine
 
     start(rank, 2, folder)
+    logging.getLogger("memlm").setLevel(logging.ERROR)  # else a line for each mutation that is found
+    warnings.simplefilter("ignore")
     engine = Engine(tiny_model().train(), CONFIG)
     whole, choices = f"{folder}/states", random.Random(seed)
     states, weights = states_of(engine, whole, keep=len(STEPS)), {}
