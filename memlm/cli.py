@@ -15,11 +15,13 @@ from typing import TypeVar
 import tyro
 
 from memlm.config import IN_JOB, Config
+from memlm.data.config import DocumentsConfig, DocumentStreamConfig
 from memlm.methods.config import METHOD_CONFIGS
 from memlm.recipes import RECIPES
 
 DEFAULT_RECIPE = "laptop"
 LM_EVAL = "lm-eval"
+DOCUMENTS = "--questions.documents."
 
 T = TypeVar("T")
 
@@ -38,6 +40,10 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
         method = _take_option(rest, "--method")
         if method is not None:
             config = replace(config, method=_named("method", method, METHOD_CONFIGS)())
+        if any(argument.startswith(DOCUMENTS) for argument in rest) and config.questions.documents is None:
+            documents = DocumentsConfig(path="", questions="")
+            questions = replace(config.questions, documents=documents)
+            config = replace(config, questions=questions, stream=DocumentStreamConfig())
         usage = f"[{{{','.join(RECIPES)}}}] [--method {{{','.join(METHOD_CONFIGS)}}}] [--FIELD VALUE ...]"
         config = tyro.cli(
             Config,
@@ -46,6 +52,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
             description=f"{description}\n\nUsage: {usage}\nThe defaults shown are those of the recipe {recipe!r}.",
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         )
+        _require_documents(config)
         return replace(
             config,
             run_name=config.run_name or config.recipe,
@@ -55,6 +62,17 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
         )
     except ValueError as error:
         raise SystemExit(_fail(error)) from None
+
+
+def _require_documents(config: Config) -> None:
+    """A recipe without documents gets them by naming their files."""
+    documents = config.questions.documents
+    for name in ("path", "questions"):
+        if documents is not None and not getattr(documents, name):
+            raise UsageError(
+                f"questions.documents.{name} is missing; documents need their own file and that of the questions about them: "
+                f"{DOCUMENTS}path FILE {DOCUMENTS}questions FILE"
+            )
 
 
 def _absolute(uri: str, option: str) -> str:

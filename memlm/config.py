@@ -32,7 +32,7 @@ class SweepConfig:
     """What pareto_sweep compares."""
 
     scale: str = "laptop"
-    """Which of a method's search spaces in tune_spaces/ is swept: laptop, smoke, wiki, documents or paper."""
+    """Which of a method's search spaces in tune_spaces/ is swept: laptop, smoke, wiki, triviaqa, documents or paper."""
     methods: tuple[str, ...] = ("sparse_memory", "lora", "full")
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each varies the facts, their order, their wordings and the initialisation of what is trained; never the checkpoint."""

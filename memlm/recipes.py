@@ -81,7 +81,7 @@ def smoke() -> Config:
 
 WIKI_MODEL = replace(
     LAPTOP_MODEL,
-    memory=replace(LAPTOP_MODEL.memory, num_half_keys=256),
+    memory=replace(LAPTOP_MODEL.memory, num_half_keys=512, num_heads=4),
 )
 
 
@@ -267,7 +267,9 @@ def wiki_triviaqa() -> Config:
         questions=replace(
             base.questions, facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa", shuffle=True)
         ),
-        sweep=replace(base.sweep, drawn_beside=("wiki",)),
+        sweep=replace(
+            base.sweep, scale="triviaqa", methods=("sparse_memory", "lora", "full"), drawn_beside=("wiki",)
+        ),
     )
 
 

@@ -181,10 +181,12 @@ def require_counts(config: Config) -> storage.Manifest:
 def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, Any]:
     """What names a checkpoint: not how often it was saved, nor how its batches were split, nor what it has no use for."""
     unnamed = ["checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks", "pool_split"]
-    if architecture == "dense":
-        unnamed.append("pool_optimizer")  # there is no pool
+    model = identity(config.model)
+    if architecture == "dense":  # there is no pool
+        unnamed += ["pool_optimizer", "value_learning_rate"]
+        del model["memory"]
     pretraining = {name: value for name, value in identity(config.pretraining).items() if name not in unnamed}
-    return {"architecture": architecture, "model": identity(config.model), "pretraining": pretraining}
+    return {"architecture": architecture, "model": model, "pretraining": pretraining}
 
 
 def questions_config(config: Config) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from memlm.cli import launch, parse
 from memlm.config import IN_JOB
+from memlm.data.config import DocumentStreamConfig
 from memlm.methods.config import METHOD_CONFIGS, LoRAConfig
 from memlm.recipes import RECIPES
 
@@ -98,6 +99,21 @@ def test_overrides_change_their_field_and_no_other():
 def test_a_method_by_name_brings_its_own_settings(method):
     assert parse("", [*method, "--method.rank", "8"]).method == LoRAConfig(rank=8)
     assert parse("", ["smoke", "--seed", "3", *method]).method == LoRAConfig()
+
+
+def test_documents_named_on_the_command_line_are_what_is_learned():
+    files = ("--questions.documents.path", "d.jsonl", "--questions.documents.questions", "q.jsonl")
+    config = parse("", ["laptop", *files, "--stream.num-augmentations", "4"])
+    documents = config.questions.documents
+    assert documents is not None and (documents.path, documents.questions) == ("d.jsonl", "q.jsonl")
+    assert isinstance(config.stream, DocumentStreamConfig) and config.stream.num_augmentations == 4
+
+
+def test_documents_without_their_questions_are_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("", ["laptop", "--questions.documents.path", "d.jsonl"])
+    assert stopped.value.code == 2
+    assert "questions.documents.questions is missing" in capsys.readouterr().err
 
 
 def test_a_relative_storage_is_where_the_user_stands(tmp_path, monkeypatch):

@@ -8,11 +8,6 @@ BASE = FullConfig(rehearsal=RehearsalConfig(kind="distillation"))
 
 SPACES = {
     "laptop": [{"optimizer.learning_rate": tune.grid_search([2e-5, 5e-5])}],
-    "wiki": [
-        {
-            "rehearsal.weight": tune.grid_search([1.0, 4.0]),
-            "optimizer.learning_rate": tune.grid_search([1.5e-5, 5e-5, 1e-4]),
-        }
-    ],
+    "wiki": [{"optimizer.learning_rate": tune.grid_search([3e-5, 8e-5])}],
     "smoke": [{"optimizer.learning_rate": tune.grid_search([5e-5])}],
 }

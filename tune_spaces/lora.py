@@ -16,6 +16,7 @@ SPACES = {
         {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([2e-4, 4e-4])},
         {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([3e-5, 6e-5, 1e-4, 2e-4])},
     ],
+    "triviaqa": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([6e-5, 2e-4])}],
     # Section 5: rank {32, 128, 256}, alpha {1/2, 1, 2, 4} x rank, lr {2e-4, 5e-5, 5e-6}; attention and feed-forward matrices.
     "paper": [
         {

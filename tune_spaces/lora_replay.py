@@ -8,13 +8,6 @@ BASE = LoRAConfig(rehearsal=RehearsalConfig(kind="replay"))
 
 SPACES = {
     "laptop": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([2e-4, 5e-4])}],
-    "wiki": [
-        {
-            "rank": 16,
-            "alpha": 16.0,
-            "rehearsal.weight": tune.grid_search([1.0, 4.0]),
-            "optimizer.learning_rate": tune.grid_search([1e-4, 2e-4, 5e-4]),
-        }
-    ],
+    "wiki": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([6e-5, 2e-4])}],
     "smoke": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([5e-5])}],
 }

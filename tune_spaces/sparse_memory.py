@@ -14,7 +14,12 @@ SPACES = {
     ],
     "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": tune.grid_search([2.0, 10.0])}],
     "wiki": [
-        {"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([3.0, 6.0, 12.0, 20.0])},
+        {"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([2.0, 6.0])},
+        {"num_trainable_slots": 1000, "optimizer.learning_rate": tune.grid_search([5.0, 10.0])},
+        {"num_trainable_slots": 2000, "optimizer.learning_rate": tune.grid_search([2.5, 5.0, 10.0])},
+    ],
+    "triviaqa": [
+        {"num_trainable_slots": 1000, "optimizer.learning_rate": tune.grid_search([5.0, 10.0])},
         {"num_trainable_slots": 2000, "optimizer.learning_rate": 10.0},
     ],
     # Figure 5: t by lr {0.1, 2}, and lr 1, 5, 10 at t = 500.

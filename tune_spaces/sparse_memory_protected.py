@@ -10,7 +10,7 @@ SPACES = {
     "laptop": [{"protection": 100.0, "optimizer.learning_rate": tune.grid_search([100.0, 200.0, 400.0])}],
     "smoke": [{"optimizer.learning_rate": 50.0}],
     "wiki": [
-        {"protection": 30.0, "optimizer.learning_rate": tune.grid_search([50.0, 100.0, 200.0])},
-        {"protection": 100.0, "optimizer.learning_rate": tune.grid_search([300.0, 600.0])},
+        {"protection": 1000.0, "optimizer.learning_rate": tune.grid_search([250.0, 700.0, 1500.0, 2500.0])},
+        {"protection": 100.0, "optimizer.learning_rate": 200.0},
     ],
 }
