@@ -267,9 +267,7 @@ def wiki_triviaqa() -> Config:
         questions=replace(
             base.questions, facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa", shuffle=True)
         ),
-        sweep=replace(
-            base.sweep, scale="triviaqa", methods=("sparse_memory", "lora", "full"), drawn_beside=("wiki",)
-        ),
+        sweep=replace(base.sweep, scale="triviaqa", methods=("sparse_memory", "lora", "full"), drawn_beside=("wiki",)),
     )
 
 
