@@ -127,9 +127,21 @@ def test_a_listing_is_made_once_and_names_its_address(bucket, tmp_path, capfd):
 def test_a_corpus_on_s3_is_packed_one_shard_at_a_time_and_a_changed_shard_is_refused(bucket, tmp_path):
     for name in "abc":
         bucket.put_object(Bucket="text", Key=f"dclm/x/{name}.jsonl.zst", Body=content(WHOLE[:300]))
-    places = {"TMPDIR": str(tmp_path / "temporary"), "RAY_TMPDIR": "/tmp", "MEMLM_DATA": os.environ.get("MEMLM_DATA", "")}
+    places = {
+        "TMPDIR": str(tmp_path / "temporary"),
+        "RAY_TMPDIR": "/tmp",
+        "MEMLM_DATA": os.environ.get("MEMLM_DATA", ""),
+    }
     (tmp_path / "temporary").mkdir()
-    options = ["smoke", "--storage", str(tmp_path / "runs"), "--corpus.path", "s3://text/dclm"]
+    options = [
+        "smoke",
+        "--storage",
+        str(tmp_path / "runs"),
+        "--corpus.path",
+        "s3://text/dclm",
+        "--corpus.validation-path",
+        "",
+    ]
 
     def prepare(*more: str) -> Ended:
         return run_command(sys.executable, "pipelines/prepare_corpus.py", *options, *more, **places)
