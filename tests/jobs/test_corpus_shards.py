@@ -133,7 +133,15 @@ def test_a_corpus_on_s3_is_packed_one_shard_at_a_time_and_a_changed_shard_is_ref
         "MEMLM_DATA": os.environ.get("MEMLM_DATA", ""),
     }
     (tmp_path / "temporary").mkdir()
-    options = ["smoke", "--storage", str(tmp_path / "runs"), "--corpus.path", "s3://text/dclm"]
+    options = [
+        "smoke",
+        "--storage",
+        str(tmp_path / "runs"),
+        "--corpus.path",
+        "s3://text/dclm",
+        "--corpus.validation-path",
+        "",
+    ]
 
     def prepare(*more: str) -> Ended:
         return run_command(sys.executable, "pipelines/prepare_corpus.py", *options, *more, **places)
