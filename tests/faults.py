@@ -109,9 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             self.server.note(fault)
             return self._reset()
-        if fault == "flip_up" and sent:
-            self.server.note(fault)
-            sent = _flip(sent, aim)
+        if fault.startswith("flip_up") and sent:  # and perhaps another fault after it
+            self.server.note("flip_up")
+            sent, fault = _flip(sent, aim), fault.removeprefix("flip_up").removeprefix("+")
         status, headers, body = self._pass_on(sent)
         self._respond(fault, aim, status, headers, body)
 

@@ -25,6 +25,7 @@ from typing import Any
 from memlm.storage import local, transfer
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.leases import Lease
+from memlm.storage.local import Found
 from memlm.storage.manifests import MANIFEST, Manifest, parse, plain
 from memlm.storage.objects import list_names, store_of
 from memlm.storage.places import is_remote, join
@@ -54,7 +55,7 @@ def read_manifest(uri: str, kind: str | None = None) -> Manifest:
     found = store_of(uri).read(join(uri, MANIFEST))
     if found is None:
         raise StorageError("artifact", uri, f"has no {MANIFEST}: never made, or never finished", "Run its stage.")
-    manifest = parse(found.body, uri)
+    manifest = _parsed(found, uri)
     if kind is not None and manifest.kind != kind:
         raise StorageError("artifact", uri, f"is of kind {manifest.kind!r}, not {kind!r}", "Name another artifact.")
     return manifest
@@ -98,6 +99,12 @@ def open_artifact(uri: str, *, kind: str | None = None) -> Path:
     return _download(uri, manifest) if is_remote(uri) else _verified(Path(uri).absolute(), manifest)
 
 
+def _parsed(found: Found, uri: str) -> Manifest:
+    if found.is_damaged:
+        raise DamagedArtifact("artifact", uri, f"{MANIFEST} is not what was written", REMAKE)
+    return parse(found.body, uri)
+
+
 def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
     """None if a whole artifact made the same way is there; one made another way is refused."""
     found = store_of(uri).read(join(uri, MANIFEST))
@@ -106,7 +113,7 @@ def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
             raise StorageError("uri", uri, "is not empty and holds no artifact", "Give another path, or delete it.")
         return _Vacancy()
     try:
-        there = parse(found.body, uri)
+        there = _parsed(found, uri)
         changed = [name for name in ("kind", "config", "inputs") if getattr(there, name) != getattr(wanted, name)]
         if changed:
             rule = f"already holds an artifact ({there.kind}) made with another {', '.join(changed)}"

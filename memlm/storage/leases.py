@@ -132,7 +132,7 @@ def _encode(owner: str, epoch: int, ttl_seconds: float, *, released: bool = Fals
 
 def _decode(found: Found, uri: str) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(found.body)
+        record: dict[str, Any] = {} if found.is_damaged else json.loads(found.body)
         if {"owner", "epoch", "ttl_seconds", "released"} <= record.keys():
             return record
     except (ValueError, AttributeError):

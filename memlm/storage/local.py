@@ -29,6 +29,12 @@ class Found:
     body: bytes
     version: str  # changes whenever the body does
     age_seconds: float = 0  # since it was written, by the store's own clock; where it was asked for
+    sha256: str = ""  # of what the writer sent, where that is recorded
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether this is not what the writer sent."""
+        return bool(self.sha256) and self.sha256 != hashlib.sha256(self.body).hexdigest()
 
 
 def read(uri: str, *, with_age: bool = False) -> Found | None:

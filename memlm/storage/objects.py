@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memlm.storage import local, s3, transfer
-from memlm.storage.errors import REMAKE, StorageError
+from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.local import Found
 from memlm.storage.manifests import MANIFEST, encode
 from memlm.storage.places import is_remote, join
@@ -48,6 +48,8 @@ def read_json(uri: str) -> Any:
     found = store_of(uri).read(uri)
     if found is None:
         raise StorageError("uri", uri, "nothing is there", "Check the name, or run the stage that writes it.")
+    if found.is_damaged:
+        raise DamagedArtifact("uri", uri, "is not what was written", REMAKE)
     try:
         return json.loads(found.body)
     except ValueError as error:
@@ -63,7 +65,8 @@ def local_file(uri: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="memlm-") as folder:
         path = Path(folder) / uri.rpartition("/")[2]
         try:
-            transfer.download(uri, path)
+            if not transfer.download(uri, path):
+                raise DamagedArtifact("uri", uri, "is not what was written", REMAKE)
         except FileNotFoundError as error:
             raise StorageError("uri", uri, "nothing is there", "Check the bucket and the name.") from error
         yield path

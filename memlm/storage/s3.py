@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -33,6 +34,11 @@ from memlm.storage.local import Found
 
 WORKERS = 8
 """Requests at once of one process."""
+
+SENT = "sha256"
+"""Metadata of every small object: the SHA-256 of what its writer sent."""
+DAMAGED_AGAIN = 3
+"""How often a damaged object is read again."""
 
 T = TypeVar("T")
 NO_UPLOAD = "NoSuchUpload"
@@ -64,13 +70,19 @@ class Spoiled(Exception):
 
 
 def read(uri: str, *, with_age: bool = False) -> Found | None:
+    """What is there. A damaged object is given up on only after its writer had time to put it right."""
     seen: list[bytes] = []
+    damaged: list[Found] = []
 
     def once(client: Any, bucket: str, key: str) -> Found:
         response = client.get_object(Bucket=bucket, Key=key)
-        found = Found(body=drain(response), version=response["ETag"], age_seconds=_age(response))
+        sent = response.get("Metadata", {}).get(SENT, "")
+        found = Found(body=drain(response), version=response["ETag"], age_seconds=_age(response), sha256=sent)
         if not (is_md5(response["ETag"], found.body) or is_protected(client) or found.body in seen):
             seen.append(found.body)
+            raise Spoiled(uri)
+        if found.is_damaged and len(damaged) < DAMAGED_AGAIN:
+            damaged.append(found)
             raise Spoiled(uri)
         return found
 
@@ -260,24 +272,26 @@ def _client(endpoint_url: str | None, process: int, limit: retries.Patience) -> 
 
 def _put(client: Any, bucket: str, key: str, body: bytes, **condition: str) -> str:
     """The ETag of what was stored."""
-    return str(
-        client.put_object(Bucket=bucket, Key=key, Body=body, ChecksumSHA256=sum_of(body), **condition).get("ETag", "")
+    sent = {SENT: hashlib.sha256(body).hexdigest()}
+    answer = client.put_object(
+        Bucket=bucket, Key=key, Body=body, ChecksumSHA256=sum_of(body), Metadata=sent, **condition
     )
+    return str(answer.get("ETag", ""))
 
 
 def _write_if(uri: str, body: bytes, condition: dict[str, str]) -> bool:
+    ours = hashlib.sha256(body).hexdigest()
     for _ in range(retries.patience().attempts):
-        try:
+        with suppress(PreconditionFailed, FileNotFoundError):  # which an earlier attempt of our own may have caused
             stored = request(uri, functools.partial(_put, body=body, **condition))
-        except (PreconditionFailed, FileNotFoundError):
-            found = read(uri)
-            return found is not None and found.body == body
-        if is_md5(stored, body) or is_safe_on_the_way(uri):
-            return True
+            if is_md5(stored, body) or is_safe_on_the_way(uri):
+                return True
         found = read(uri)
-        if found is None or found.body == body or found.version != stored:
-            return found is not None and found.body == body
-        condition = {"IfMatch": stored}  # it changed on the way, and holds the name: put it right
+        if found is not None and found.body == body:
+            return True
+        if found is None or found.sha256 != ours:
+            return False
+        condition = {"IfMatch": found.version}  # ours; it changed on the way, and holds the name: put it right
     raise StorageError("uri", uri, "what is stored keeps differing from what was sent", "Check the network and store.")
 
 

@@ -20,6 +20,7 @@ from memlm.storage import retries
 from memlm.storage.errors import StorageError
 from memlm.storage.s3 import (
     NO_UPLOAD,
+    SENT,
     PreconditionFailed,
     Spoiled,
     UploadGone,
@@ -51,7 +52,8 @@ def upload(files: Mapping[str, Path]) -> None:
 
 
 def download(uri: str, path: Path, sha256: str | None = None) -> bool:
-    """One object into a file, believed if it has this sha256; without one, if the ETag, TLS or two reads say so."""
+    """One object into a file, and whether it has this sha256, or the one it was sent with. Where neither is known, the
+    ETag, TLS or two equal reads have to do."""
     return download_all([Download(uri, path, sha256)])[0]
 
 
@@ -70,6 +72,7 @@ class Download:
         """What is there, and of which version."""
         head = request(self.uri, lambda client, bucket, key: client.head_object(Bucket=bucket, Key=key))
         self.size, self.etag, self.digests = int(head["ContentLength"]), head["ETag"], {}
+        self.sha256 = self.sha256 or head.get("Metadata", {}).get(SENT)
         with self.path.open("wb") as file:
             file.truncate(self.size)
 
