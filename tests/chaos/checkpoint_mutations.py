@@ -161,6 +161,6 @@ ROWS = [
         tries=300,
         run=rot,
         seconds=90,
-        small_seconds=20,
+        small_seconds=12,
     )
 ]
