@@ -154,7 +154,7 @@ ROWS = [
         tries=30,
         run=lose_counting_workers,
         seconds=240,
-        small_seconds=25,
+        small_seconds=20,
     ),
     Row(
         name="count_driver",
@@ -162,7 +162,7 @@ ROWS = [
         tries=10,
         run=lose_counting_driver,
         seconds=260,
-        small_seconds=35,
+        small_seconds=25,
     ),
     Row(
         name="pretrain_worker",
@@ -170,6 +170,6 @@ ROWS = [
         tries=20,
         run=lose_pretraining_worker,
         seconds=420,
-        small_seconds=30,
+        small_seconds=25,
     ),
 ]

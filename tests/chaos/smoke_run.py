@@ -28,7 +28,7 @@ from memlm.training.counting import count_unit
 from tests.jobs.running import smoke
 
 NUM_STEPS = 120
-NUM_UNITS = 400
+NUM_UNITS = 200
 OPTIONS = (
     *("--tracking", "off", "--cluster.num-trials-at-once", "2", "--cluster.max-failures", "1000"),
     *("--pretraining.num-steps", str(NUM_STEPS), "--pretraining.checkpoint-every", "3", "--pretraining.log-every", "1"),
