@@ -198,7 +198,7 @@ def test_a_probe_writes_a_run_and_deletes_it(uri: str, query: Callable) -> None:
     for _ in range(2):
         assert tracking.probe(uri) == ""
     runs = query(
-        "SELECT lifecycle_stage FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?",
+        "SELECT runs.lifecycle_stage FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?",
         tracking.PROBE_EXPERIMENT,
     )
     assert [state for (state,) in runs if state == "deleted"] and "active" not in [state for (state,) in runs]
