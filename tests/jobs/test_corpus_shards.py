@@ -152,8 +152,9 @@ def test_a_corpus_on_s3_is_packed_one_shard_at_a_time_and_a_changed_shard_is_ref
     line = the_error_line(ended.code, ended.out, ended.err)
     assert "s3://text/dclm/x/b.jsonl.zst: changed since it was listed" in line
     bucket.put_object(Bucket="text", Key="dclm/x/b.jsonl.zst", Body=content(WHOLE[:300]))
+    left = set((tmp_path / "temporary").iterdir())  # by workers that were killed when the run was refused
     ended = prepare()
     assert ended.code == 0, ended.err
     found = accounting(tmp_path / "runs" / "smoke")
     assert found["total"]["kept"] >= 900 and set("abc") <= {Path(name).name[0] for name in found["shards"]}
-    assert not list((tmp_path / "temporary").glob("memlm-*"))
+    assert {path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("memlm-")} <= left
