@@ -10,7 +10,7 @@ from tune_spaces import load_spaces
 
 METHODS = SweepConfig().methods
 SCALES = ("laptop", "smoke", "wiki", "paper", "documents")
-SCALES_KNOWN = ("documents", "laptop", "paper", "smoke", "wiki")
+SCALES_KNOWN = ("documents", "laptop", "paper", "smoke", "triviaqa", "wiki")
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
