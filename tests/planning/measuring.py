@@ -289,7 +289,7 @@ def measure_steps(rank: int, folder: str) -> None:
             pretrain(engine, blocks_in(folder, config), config.pretraining, first_step=0, eos_id=EOS, pad_id=PAD)
         )
     seconds: list[list[float]] = [[], []]
-    for number in range(9):
+    for number in range(7):
         for shape, steps in enumerate(running):
             began = time.process_time()
             next(steps)
