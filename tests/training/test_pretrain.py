@@ -335,6 +335,7 @@ def two_workers(rank: int, folder: str) -> None:
         save_now(states, step)
     with no_file_above(4096) if rank == 1 else nullcontext():  # one rank's disk is full
         save_now(states, 3)
+    dist.barrier()  # the first rank alone deletes
     result["given up"] = (states.num_failed, sorted(os.listdir(f"{folder}/incomplete")))
     dist.barrier()
     save_now(states, 4)
