@@ -124,6 +124,30 @@ def test_a_write_that_changed_on_the_way_and_lost_its_acknowledgement_is_put_rig
     assert stored(proxy, uri) == b"second" * 9
 
 
+@pytest.mark.parametrize("changed", [b"<IsTruncated>", b"<MaxKeys>1", b"<Contents>", b"<Key>"])
+def test_a_listing_that_can_not_be_read_is_asked_for_again(bucket: str, proxy: FaultyProxy, changed: bytes) -> None:
+    """Whatever the SDK raises then: its parser's own error, or what int() makes of '1p00'."""
+    storage.write_json(f"{bucket}/x.json", 1)
+    proxy.plan(only="list-type", planned=["flip_down"])
+    proxy.flips_after = changed
+    assert storage.list_names(bucket) == ["x.json"]
+    assert proxy.injected == {"flip_down": 1}
+
+
+def test_a_garbled_answer_about_an_upload_that_is_gone(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(body := os.urandom(3 * PART))
+    upload = transfer._Upload(f"{bucket}/file", tmp_path / "file", 3 * PART)
+    upload.begin()
+    plain_client(proxy).abort_multipart_upload(Bucket=s3.split(bucket)[0], Key="file", UploadId=upload.id)
+    proxy.plan(only="PUT", planned=["flip_down"])
+    proxy.flips_after = b"<Error"
+    upload.send(0)
+    assert upload.is_gone and not upload.finish()
+    assert proxy.injected == {"flip_down": 1}
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    assert stored(proxy, f"{bucket}/file") == body
+
+
 def test_what_changed_on_the_way_is_known_to_all(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     """Also where the sum of the object's own content is right, because the store never saw another."""
     place = {"Bucket": s3.split(bucket)[0], "Key": "x.json"}
