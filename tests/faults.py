@@ -45,6 +45,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.target = port
         self.stall_seconds = 3.0
         self.seconds_ahead = 0.0  # of the store's clock, as its answers' dates say
+        self.flips_after = b""  # flip_down hits the first byte after this, where an answer has it
         self.drops: tuple[str, ...] = ()  # headers that the store shall not see
         self.atomic, self._lock = threading.Lock(), threading.Lock()
         self.plan(seed=seed)
@@ -123,7 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         if fault == "flip_down" and body:
             self.server.note(fault)
-            body = _flip(body, aim)
+            place = body.find(self.server.flips_after) if self.server.flips_after else -1
+            body = _flip(body, aim if place < 0 else (place + len(self.server.flips_after)) / len(body))
         if fault in ("cut", "slow"):
             self.server.note(fault)
             self._answer(status, headers, body, sends=len(body) // 2)

@@ -42,12 +42,12 @@ DAMAGED_AGAIN = 3
 
 T = TypeVar("T")
 NO_UPLOAD = "NoSuchUpload"
-_MISSING = ("NoSuchKey", "404", "NotFound")
 _LOST_ON_THE_WAY = (  # answers to a request that was garbled, throttled or met another of its kind
     *("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"),
     *("MalformedXML", "RequestTimeout", "RequestTimeTooSkewed", "InvalidPart", "InvalidPartOrder", "OperationAborted"),
     *("ConditionalRequestConflict", "SlowDown", "Throttling", "ThrottlingException"),
 )
+_GARBLED = (ResponseParserError, ValueError, LookupError)  # what the SDK makes of an answer that it can't read
 _NO_RIGHTS = ("AccessDenied", "AllAccessDisabled", "403", "Forbidden")
 _EXPLAINED = {
     "NoSuchBucket": ("bucket {bucket} is not there", "Create it, or correct the name."),
@@ -144,8 +144,10 @@ def request(uri: str, call: Callable[[Any, str, str], T]) -> T:
     try:
         client = _client(os.environ.get("AWS_ENDPOINT_URL_S3"), os.getpid(), limit)
         return retries.call(lambda: call(client, bucket, key), is_transient)
-    except (aws.ClientError, aws.BotoCoreError, ResponseParserError, urllib3.exceptions.HTTPError, Spoiled) as error:
-        if code_of(error) in _MISSING:
+    except StorageError:
+        raise
+    except (aws.ClientError, aws.BotoCoreError, *_GARBLED, urllib3.exceptions.HTTPError, Spoiled) as error:
+        if _is_missing(error):
             raise FileNotFoundError(uri) from None
         if code_of(error) == NO_UPLOAD:
             raise UploadGone(uri) from None
@@ -165,12 +167,12 @@ class UploadGone(Exception):
 def is_transient(error: Exception) -> bool:
     if isinstance(error, aws.ClientError):
         code, status = code_of(error), _status(error)
-        garbled = status == 404 and code not in (*_MISSING, "NoSuchBucket", NO_UPLOAD)
+        garbled = status == 404 and code not in ("NoSuchBucket", NO_UPLOAD) and not _is_missing(error)
         return status >= 500 or status == 429 or code in _LOST_ON_THE_WAY or garbled
+    if isinstance(error, _GARBLED):
+        return not isinstance(error, StorageError)
     passing = (aws.ConnectionError, aws.HTTPClientError, aws.IncompleteReadError, aws.FlexibleChecksumError)
-    return isinstance(
-        error, (*passing, ResponseParserError, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError, Spoiled)
-    )
+    return isinstance(error, (*passing, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError, Spoiled))
 
 
 def explained(error: Exception, uri: str) -> StorageError:
@@ -346,6 +348,13 @@ def _age(response: dict[str, Any]) -> float:
     """Both times are the store's, so no node's clock matters."""
     now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
     return float((now - response["LastModified"]).total_seconds())
+
+
+def _is_missing(error: Exception) -> bool:
+    """Only a HEAD may say so by its status alone: elsewhere that is what the SDK makes of a body it can't read."""
+    code = code_of(error)
+    by_status = code in ("404", "NotFound") and getattr(error, "operation_name", "") == "HeadObject"
+    return code == "NoSuchKey" or by_status
 
 
 def _status(error: Exception) -> int:

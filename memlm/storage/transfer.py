@@ -192,10 +192,12 @@ class _Upload:
 
     def finish(self) -> bool:
         """Whether the object holds what the file does."""
+        if self.is_gone:
+            return False
         try:
-            stored = "" if self.is_gone else self._complete() if self.id else self.etags[0]
+            stored = self._complete() if self.id else self.etags[0]
             proved = stored.strip('"') == _etag([self.digests[start] for start in _starts(self.size)])
-            return proved or (not self.is_gone and (is_safe_on_the_way(self.uri) or self._reads_back()))
+            return proved or is_safe_on_the_way(self.uri) or self._reads_back()
         except (FileNotFoundError, PreconditionFailed):  # somebody else deleted it or wrote over it
             return False
 

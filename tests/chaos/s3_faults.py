@@ -89,7 +89,7 @@ def _work(watch: _Watch, proxy: FaultyProxy, wanted: int, seed: int, number: int
                 action(watch, generator, f"{watch.bucket}/{number}", turn, folder)
                 watch.done[action.__name__.strip("_")] += 1
             except (StorageError, s3.PreconditionFailed, OSError) as error:
-                watch.failed.append(f"{action.__name__}: {error}")
+                watch.failed.append(f"{action.__name__}: {error!r}")
             except Exception as error:  # nothing but a StorageError may come out of storage
                 watch.wrong.append(f"{action.__name__}: {error!r}")
             turn += 1
@@ -193,7 +193,7 @@ ROWS = [
         bar="5,000 requests at 30 % faults, 0 silent corruptions, 0 lost or double commits",
         tries=REQUESTS,
         run=endure,
-        seconds=400,
+        seconds=200,
         small_seconds=15,
     )
 ]

@@ -15,7 +15,7 @@ def server() -> Iterator[FaultyProxy]:
 @pytest.fixture
 def proxy(server: FaultyProxy) -> Iterator[FaultyProxy]:
     server.plan()
-    server.stall_seconds, server.seconds_ahead, server.drops = 3, 0, ()
+    server.stall_seconds, server.seconds_ahead, server.drops, server.flips_after = 3, 0, (), b""
     yield server
     server.plan()
 
