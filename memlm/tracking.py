@@ -45,6 +45,7 @@ class Tracker:
         if not uri:
             return
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every trial
         if uri.startswith("sqlite:"):
             database = _probe_sqlite(uri)
             with Path(f"{database}.lock").open("a") as lock:
