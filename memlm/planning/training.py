@@ -325,7 +325,7 @@ def lay_out(
     )
     if plan.is_lazy and not split:
         plan = next((each for each in splits(plan) if each.fits()), splits(plan)[-1])
-        if plan.layout.split != wanted:
+        if plan.layout.split != wanted and (wanted > 1 or plan.fits()):
             why = (
                 "the fewest that hold the pools" if wanted == 1 else f"as {devices} devices are no multiple of {wanted}"
             )

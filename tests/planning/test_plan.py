@@ -106,6 +106,7 @@ def test_what_fits_nowhere_is_said_with_the_arithmetic():
     found = plan(512, with_slots(PAPER, 2**34))
     assert not found.memory.fits() and found.memory.sizes.pool == 2**34 * 1024
     assert any("does not fit" in note and "model.memory.value_dim" in note for note in found.notes)
+    assert not any("the fewest that hold" in note for note in found.notes)
     assert "NO" in answer(PAPER, H100, take_options(["--gpus", "512", "--slots", "2^34"])[0], TRIALS)
 
 
