@@ -1,4 +1,5 @@
 import logging
+import os
 import pickle
 import socket
 import sqlite3
@@ -6,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -219,3 +221,87 @@ def test_the_version_that_a_server_tells(status: int, told: str) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         assert tracking._version_of(f"http://127.0.0.1:{server.server_port}") == told
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """MLflow's own server, which asks for names and passwords; the one of its first user is right."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    settings = {
+        "default_permission": "READ",
+        "database_uri": f"sqlite:///{folder}/users.db",
+        "admin_username": "first",
+        "admin_password": RIGHT,
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+    }
+    (folder / "auth.ini").write_text(
+        "\n".join(["[mlflow]", *(f"{name} = {value}" for name, value in settings.items())])
+    )
+    options = ["--app-name", "basic-auth", "--backend-store-uri", f"sqlite:///{folder}/runs.db", "--workers", "1"]
+    started = {
+        "MLFLOW_AUTH_CONFIG_PATH": f"{folder}/auth.ini",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "0" * 32,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [Path(sys.executable).parent / "mlflow", "server", *options, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder,
+            env={**os.environ, **started},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while not answers(port):
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+RIGHT = "a-right-password"
+
+
+def log_in(monkeypatch: pytest.MonkeyPatch, name: str, password: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+
+
+def test_credentials_that_the_server_does_not_accept_are_one_error(
+    guarded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, "first", RIGHT)
+    assert tracking.probe(guarded)
+    log_in(monkeypatch, "first", "an-expired-password")
+    with pytest.raises(TrackingError) as refused:
+        tracking.probe(guarded)
+    assert str(refused.value) == (
+        f"tracking uri {guarded}: does not accept these credentials, or they have expired. "
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, anew."
+    )
+
+
+def test_who_has_no_right_to_write_is_told_so(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_in(monkeypatch, "first", RIGHT)
+    tracker = Tracker(guarded, "of the first user")
+    tracker.run("k", name="a")
+    from mlflow.server.auth.client import AuthServiceClient
+
+    AuthServiceClient(guarded).create_user("second", "another-password")
+    log_in(monkeypatch, "second", "another-password")
+    with pytest.raises(TrackingError, match="these credentials have no right to do this. Have it granted"):
+        Tracker(guarded, "of the first user").run("k", name="a")
