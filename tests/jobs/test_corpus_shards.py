@@ -66,7 +66,9 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
     storage.delete(str(tmp_path / "runs" / "smoke" / "corpus"))
     strict = smoke(tmp_path / "runs", *config.arguments[2:], "--corpus.max-malformed-share", "0.0009")
     line = refused(capfd, prepare_corpus.run, strict)
-    assert "2 of 4 shards are in quarantine, more than corpus.max_quarantined_share (30.000%) allows; the last: " in line
+    assert (
+        "2 of 4 shards are in quarantine, more than corpus.max_quarantined_share (30.000%) allows; the last: " in line
+    )
     strict = smoke(tmp_path / "runs", *config.arguments[2:], "--corpus.max-quarantined-share", "0")
     assert f"{corpus}/c.jsonl.zst:" in refused(capfd, prepare_corpus.run, strict)
 
