@@ -1,5 +1,4 @@
 import logging
-import os
 import pickle
 import socket
 import sqlite3
@@ -7,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 
 from memlm import tracking
 from memlm.tracking import Tracker, TrackingError
+from tests.nodes.servers import MLflow, mlflow
 
 
 @pytest.fixture(scope="module")
@@ -239,56 +238,14 @@ def test_the_version_that_a_server_tells(status: int, told: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """MLflow's own server, which asks for names and passwords; the one of its first user is right."""
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflow]:
+    """MLflow's own server, which asks for names and passwords."""
     folder = tmp_path_factory.mktemp("guarded")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    settings = {
-        "default_permission": "READ",
-        "database_uri": f"sqlite:///{folder}/users.db",
-        "admin_username": "first",
-        "admin_password": RIGHT,
-        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
-    }
-    (folder / "auth.ini").write_text(
-        "\n".join(["[mlflow]", *(f"{name} = {value}" for name, value in settings.items())])
-    )
-    options = ["--app-name", "basic-auth", "--backend-store-uri", f"sqlite:///{folder}/runs.db", "--workers", "1"]
-    started = {
-        "MLFLOW_AUTH_CONFIG_PATH": f"{folder}/auth.ini",
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "0" * 32,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [Path(sys.executable).parent / "mlflow", "server", *options, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder,
-            env={**os.environ, **started},
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        deadline = time.monotonic() + 180
-        while not answers(port):
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def answers(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-RIGHT = "a-right-password"
+    with mlflow(folder / "server", f"sqlite:///{folder}/mlflow.db", host="127.0.0.1", port=port) as server:
+        yield server
 
 
 def log_in(monkeypatch: pytest.MonkeyPatch, name: str, password: str) -> None:
@@ -297,26 +254,25 @@ def log_in(monkeypatch: pytest.MonkeyPatch, name: str, password: str) -> None:
 
 
 def test_credentials_that_the_server_does_not_accept_are_one_error(
-    guarded: str, monkeypatch: pytest.MonkeyPatch
+    guarded: MLflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log_in(monkeypatch, "first", RIGHT)
-    assert tracking.probe(guarded)
-    log_in(monkeypatch, "first", "an-expired-password")
+    log_in(monkeypatch, guarded.username, guarded.password)
+    assert tracking.probe(guarded.uri)
+    log_in(monkeypatch, guarded.username, "an-expired-password")
     with pytest.raises(TrackingError) as refused:
-        tracking.probe(guarded)
+        tracking.probe(guarded.uri)
     assert str(refused.value) == (
-        f"tracking uri {guarded}: does not accept these credentials, or they have expired. "
+        f"tracking uri {guarded.uri}: does not accept these credentials, or they have expired. "
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, anew."
     )
 
 
-def test_who_has_no_right_to_write_is_told_so(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    log_in(monkeypatch, "first", RIGHT)
-    tracker = Tracker(guarded, "of the first user")
-    tracker.run("k", name="a")
+def test_who_has_no_right_to_write_is_told_so(guarded: MLflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_in(monkeypatch, guarded.username, guarded.password)
+    Tracker(guarded.uri, "of the first user")
     from mlflow.server.auth.client import AuthServiceClient
 
-    AuthServiceClient(guarded).create_user("second", "another-password")
+    AuthServiceClient(guarded.uri).create_user("second", "another-password")
     log_in(monkeypatch, "second", "another-password")
     with pytest.raises(TrackingError, match="these credentials have no right to do this. Have it granted"):
-        Tracker(guarded, "of the first user").run("k", name="a")
+        Tracker(guarded.uri, "of the first user").run("k", name="a")

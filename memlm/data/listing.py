@@ -116,7 +116,7 @@ def open_shard(shard: Shard) -> Iterator[Path]:
         with storage.local_file(shard.uri) as path:
             # Asked after the bytes have come, so what came was still this version.
             now = storage.stat_object(shard.uri)
-            _require_listed(shard, now and now.bytes, now and now.etag)
+            _require_listed(shard, now.bytes if now else None, now.etag if now else None)
             _require_listed(shard, path.stat().st_size)
             yield path
 
