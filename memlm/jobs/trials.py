@@ -13,15 +13,15 @@ import numpy as np
 import ray
 import torch
 from ray import tune
-from ray.tune.search.variant_generator import generate_variants
 from torch import nn
 
 from memlm import storage
-from memlm.config import Config, replace_field
+from memlm.config import Config
 from memlm.data.streams import num_steps
 from memlm.frontier import LEARNING_SET, FailedSetting, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, read_model_config, trial_inputs, trial_of
+from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.trial_starts import Shared, Starts, compute_starts
 from memlm.jobs.trial_weights import TrialWeights
 from memlm.methods.config import MethodConfig
@@ -29,26 +29,6 @@ from memlm.model.config import Architecture
 from memlm.run import Run, RunError
 from memlm.training.finetune import DivergedError, Trial, run_trial
 from memlm.training.step import StepResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodSpace:
-    """One method's settings: its base config and the Tune spaces that are swept around it."""
-
-    base: MethodConfig
-    spaces: Sequence[Mapping[str, Any]]
-    """Each maps dotted fields of the base to values or tune.grid_search; their settings are joined."""
-
-    def settings(self) -> list[MethodConfig]:
-        """Every setting once, in order."""
-        found: dict[MethodConfig, None] = {}
-        for space in self.spaces:
-            for _, variant in generate_variants(dict(space)):
-                setting = self.base
-                for field, value in variant.items():
-                    setting = replace_field(setting, field, value)
-                found[setting] = None
-        return list(found)
 
 
 @dataclass(frozen=True, kw_only=True)

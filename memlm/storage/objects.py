@@ -1,13 +1,13 @@
 """How is one small file read and written, wherever it is?"""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from memlm.storage import local, s3, transfer
+from memlm.storage.copies import folder_for_copies
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.local import Found
 from memlm.storage.manifests import MANIFEST, encode
@@ -62,8 +62,8 @@ def local_file(uri: str) -> Iterator[Path]:
     if not is_remote(uri):
         yield Path(uri)
         return
-    with tempfile.TemporaryDirectory(prefix="memlm-") as folder:
-        path = Path(folder) / uri.rpartition("/")[2]
+    with folder_for_copies() as folder:
+        path = folder / uri.rpartition("/")[2]
         try:
             if not transfer.download(uri, path):
                 raise DamagedArtifact("uri", uri, "is not what was written", REMAKE)
