@@ -22,6 +22,7 @@ from memlm.frontier import LEARNING_SET, FailedSetting, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, read_model_config, trial_inputs, trial_of
 from memlm.jobs.method_spaces import MethodSpace
+from memlm.jobs.ray_files import ray_storage
 from memlm.jobs.trial_starts import Shared, Starts, compute_starts
 from memlm.jobs.trial_weights import TrialWeights
 from memlm.methods.config import MethodConfig
@@ -121,7 +122,7 @@ def run_trials(
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
             name=f"sweep-{time.time_ns()}",
-            storage_path=storage.join(run.uri, "ray"),
+            **ray_storage(storage.join(run.uri, "ray")),
             verbose=0,
             callbacks=[_Finished(run, by_key, on_finished)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

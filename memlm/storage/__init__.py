@@ -21,7 +21,7 @@ from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, 
 from memlm.storage.foreign import StoredObject, list_objects, stat_object
 from memlm.storage.leases import Lease, acquire, lease
 from memlm.storage.manifests import MANIFEST, Manifest
-from memlm.storage.objects import delete, list_names, local_file, read_json, write_bytes, write_json
+from memlm.storage.objects import delete, list_names, local_file, read_bytes, read_json, write_bytes, write_json
 from memlm.storage.places import PARTIAL, is_remote, join, require_absolute
 from memlm.storage.probing import Probe, probe, require_conditional_writes
 
@@ -50,6 +50,7 @@ __all__ = [
     "local_file",
     "open_artifact",
     "probe",
+    "read_bytes",
     "read_json",
     "read_manifest",
     "require_absolute",
