@@ -214,7 +214,7 @@ def _while_sweeping(here: Site, folder: Path, choices: random.Random, losses: in
     for target in sorted(choices.sample(range(number - 1), losses)):
         if not job.wait_until(lambda target=target: len(_names_below(here, trials)) >= target):
             break
-        if job.wait_until(lambda: job.lose_a_worker_of("TrialRunner")):
+        if job.wait_until(lambda: job.lose_a_worker_of("ResourceTrainable")):
             lost += 1
     job.to_the_end()
     whole, found = (without_times(_get(here, f"{here.storage}/{name}/frontier.json")) for name in ("whole", "lost"))
