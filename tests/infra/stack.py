@@ -1,0 +1,113 @@
+"""An environment of infra/envs that is applied, offline: its resources with all their values, and its outputs."""
+
+import atexit
+import functools
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.infra.offline import Unavailable, copy_infra, terraform
+
+ENVIRONMENTS = ("dev", "prod")
+SECRET = "9f" * 20  # what every ephemeral variable is set to; found nowhere but where it was given
+LOCAL_STATE = 'terraform {\n  backend "local" {}\n}\n'
+EXAMPLE = "example.tfvars"
+
+
+@dataclass(frozen=True)
+class Resource:
+    address: str
+    type: str
+    values: dict[str, Any]
+
+    @property
+    def module(self) -> str:
+        """Its module's path, by names alone: module.cluster.module.nodes -> cluster/nodes."""
+        return "/".join(re.findall(r"module\.(\w+)", self.address))
+
+
+@dataclass(frozen=True)
+class Stack:
+    name: str
+    folder: Path  # envs/NAME in a copy of infra/
+    resources: tuple[Resource, ...]
+    outputs: dict[str, Any]
+
+    def of(self, *types: str) -> list[Resource]:
+        return [resource for resource in self.resources if resource.type in types]
+
+    @property
+    def state(self) -> str:
+        return (self.folder / "terraform.tfstate").read_text()
+
+
+class TerraformFailed(Exception):
+    """A command ended with another status than 0; the text is what it printed."""
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = terraform()(folder, *arguments)
+    if done.returncode:
+        raise TerraformFailed(
+            f"terraform {' '.join(arguments)} in {folder}:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+        )
+    return done.stdout
+
+
+def variables(folder: Path) -> list[str]:
+    """How an environment is called in its tests: its own example, and a secret for each ephemeral variable."""
+    found = [f"-var-file={EXAMPLE}"] if (folder / EXAMPLE).exists() else []
+    for file in sorted(folder.glob("*.tf")):
+        for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', file.read_text(), re.MULTILINE | re.DOTALL):
+            if re.search(r"^\s*ephemeral\s*=\s*true", body, re.MULTILINE):
+                found.append(f"-var={name}={SECRET}")
+    return found
+
+
+def apply(infra: Path, name: str, *more: str) -> Stack:
+    """`init` and `apply` in this copy of infra/. Raises TerraformFailed, Unavailable."""
+    if terraform().real:
+        raise Unavailable("applying with the real provider would make real machines; unset MEMLM_REAL_AWS_PROVIDER")
+    folder = infra / "envs" / name
+    (folder / "local_override.tf").write_text(LOCAL_STATE)
+    run(folder, "init", "-no-color")
+    run(folder, "apply", "-no-color", "-auto-approve", *variables(folder), *more)
+    return read(folder)
+
+
+def read(folder: Path) -> Stack:
+    shown = json.loads(run(folder, "show", "-json"))["values"]
+    resources = tuple(_resources(shown["root_module"]))
+    return Stack(folder.name, folder, resources, {name: o["value"] for name, o in shown.get("outputs", {}).items()})
+
+
+def _resources(module: Mapping[str, Any]) -> Iterator[Resource]:
+    for found in module.get("resources", ()):
+        if found["mode"] == "managed":
+            yield Resource(found["address"], found["type"], found["values"])
+    for child in module.get("child_modules", ()):
+        yield from _resources(child)
+
+
+@functools.cache
+def applied(name: str) -> Stack:
+    """Of infra/ as it is, once for all rows of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="memlm-infra-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return apply(copy_infra(folder), name)
+
+
+def second_plan(stack: Stack) -> tuple[bool, str]:
+    """Whether a plan after the apply changes nothing, and what it says if it does."""
+    done: subprocess.CompletedProcess[str] = terraform()(
+        stack.folder, "plan", "-no-color", "-detailed-exitcode", *variables(stack.folder)
+    )
+    if done.returncode == 1:
+        raise TerraformFailed(done.stderr[-4000:])
+    return done.returncode == 0, "" if done.returncode == 0 else done.stdout[-4000:]
