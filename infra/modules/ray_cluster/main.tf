@@ -12,14 +12,14 @@ locals {
   region    = data.aws_region.current.region
 
   # Ray's own tags, by which its autoscaler tells its nodes; `memlm-environment` is ours.
-  head_tags = {
+  head_tags = merge(var.tags, {
     Name               = "${var.name}-head"
     memlm-environment  = var.environment
     ray-cluster-name   = var.name
     ray-node-type      = "head"
     ray-user-node-type = "head"
     ray-node-status    = "up-to-date"
-  }
+  })
 }
 
 module "nodes" {
@@ -214,7 +214,7 @@ resource "aws_launch_template" "head" {
 
   tag_specifications {
     resource_type = "volume"
-    tags          = { Name = "${var.name}-head", ray-cluster-name = var.name }
+    tags          = merge(var.tags, { Name = "${var.name}-head", ray-cluster-name = var.name })
   }
 }
 
@@ -353,8 +353,14 @@ resource "aws_launch_template" "worker" {
     }
   }
 
+  # Ray adds its own.
+  tag_specifications {
+    resource_type = "instance"
+    tags          = merge(var.tags, { ray-cluster-name = var.name })
+  }
+
   tag_specifications {
     resource_type = "volume"
-    tags          = { Name = "${var.name}-${each.key}", ray-cluster-name = var.name }
+    tags          = merge(var.tags, { Name = "${var.name}-${each.key}", ray-cluster-name = var.name })
   }
 }

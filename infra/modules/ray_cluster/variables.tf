@@ -145,3 +145,15 @@ variable "ray_token_version" {
     error_message = "ray_token_version must be a whole number, 1 or more."
   }
 }
+
+variable "tags" {
+  description = "Of machines and disks that are launched from templates, which the provider's default tags do not reach."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for key in keys(var.tags) : can(regex("^[A-Za-z0-9+=._:@-]+$", key))])
+    error_message = "tags must have keys of letters, digits and + = . _ : @ -: machines read their tags from their metadata, whose addresses hold no blank or slash."
+  }
+}
