@@ -48,6 +48,9 @@ resource "aws_secretsmanager_secret" "password" {
   name        = "${var.name}/${each.key}"
   description = "Password of MLflow's user ${each.key}"
   kms_key_id  = var.storage.key_arns["secrets"]
+
+  # Without protection its name must be free again at once.
+  recovery_window_in_days = var.protected ? 30 : 0
 }
 
 resource "aws_secretsmanager_secret_version" "password" {
@@ -195,7 +198,7 @@ resource "aws_db_instance" "this" {
 
   backup_retention_period   = var.database.backup_days
   copy_tags_to_snapshot     = true
-  delete_automated_backups  = false
+  delete_automated_backups  = !var.protected
   deletion_protection       = var.protected
   skip_final_snapshot       = !var.protected
   final_snapshot_identifier = "${var.name}-final"

@@ -67,6 +67,7 @@ module "ray_cluster" {
   network              = module.network
   storage              = module.storage
   prefix               = var.project
+  protected            = var.protected
   tracking             = module.mlflow.tracking
   log_group            = module.observability.log_group
   ray_token            = var.ray_tokens[each.key]

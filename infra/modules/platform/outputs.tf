@@ -58,9 +58,9 @@ output "operator_policy_arns" {
 output "usd_per_hour" {
   description = "On-demand list prices in us-east-1 as of 2026-11 (check them): what runs without any work, a node of each type, and the most that the limits allow. S3, traffic, disks and logs come on top."
   value = {
-    without_work = sum(concat(values(local.fixed_usd_per_hour), [for cluster in module.ray_cluster : cluster.usd_per_hour.head]))
+    without_work = floor(0.5 + 100 * sum(concat(values(local.fixed_usd_per_hour), [for cluster in module.ray_cluster : cluster.usd_per_hour.head]))) / 100
     node_types   = { for name, cluster in module.ray_cluster : name => cluster.usd_per_hour.node_types }
-    at_most      = sum(concat(values(local.fixed_usd_per_hour), [for cluster in module.ray_cluster : cluster.usd_per_hour.at_most]))
+    at_most      = floor(0.5 + 100 * sum(concat(values(local.fixed_usd_per_hour), [for cluster in module.ray_cluster : cluster.usd_per_hour.at_most]))) / 100
   }
 }
 

@@ -97,6 +97,9 @@ resource "aws_secretsmanager_secret" "token" {
   description = "Every call to the Ray cluster ${var.name} must carry it."
   kms_key_id  = var.storage.key_arns["secrets"]
 
+  # Without protection its name must be free again at once.
+  recovery_window_in_days = var.protected ? 30 : 0
+
   # Nothing of a cluster whose name is taken, or that no zone can hold.
   depends_on = [terraform_data.preconditions]
 }
@@ -253,7 +256,7 @@ resource "aws_autoscaling_group" "head" {
 # --- The workers: templates alone, launched by Ray ---
 
 resource "aws_placement_group" "efa" {
-  for_each = { for name, type in module.nodes.node_types : name => type if type.efa_cards > 0 }
+  for_each = { for name, type in module.nodes.node_types : name => type if type.in_placement_group }
 
   name     = "${var.name}-${each.key}"
   strategy = "cluster"
@@ -314,7 +317,7 @@ resource "aws_launch_template" "worker" {
   }
 
   dynamic "placement" {
-    for_each = each.value.efa_cards > 0 ? [aws_placement_group.efa[each.key].name] : []
+    for_each = each.value.in_placement_group ? [aws_placement_group.efa[each.key].name] : []
 
     content {
       group_name = placement.value

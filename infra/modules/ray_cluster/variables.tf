@@ -122,6 +122,13 @@ variable "log_group" {
   nullable    = false
 }
 
+variable "protected" {
+  description = "Whether the token can be had back for 30 days after `terraform destroy`."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
 variable "ray_token" {
   description = "Token that every call to Ray must carry. Goes to Secrets Manager, and never into state or plan."
   type        = string

@@ -224,9 +224,9 @@ locals {
 
   # AWS services that report to the logs bucket, each below its own prefix.
   log_writers = {
-    AccessLogs       = { service = "logging.s3.amazonaws.com", prefix = "access-logs" }
-    FlowLogs         = { service = "delivery.logs.amazonaws.com", prefix = "flow-logs" }
-    LoadBalancerLogs = { service = "logdelivery.elasticloadbalancing.amazonaws.com", prefix = "load-balancers" }
+    AccessLogs       = { service = "logging.s3.amazonaws.com", prefix = "access-logs", from = "arn:${local.partition}:s3:::${var.name}-*" }
+    FlowLogs         = { service = "delivery.logs.amazonaws.com", prefix = "flow-logs", from = "arn:${local.partition}:logs:${local.region}:${local.account}:*" }
+    LoadBalancerLogs = { service = "logdelivery.elasticloadbalancing.amazonaws.com", prefix = "load-balancers", from = "arn:${local.partition}:elasticloadbalancing:${local.region}:${local.account}:loadbalancer/*" }
   }
 
   log_statements = concat(
@@ -237,7 +237,7 @@ locals {
         Principal = { Service = writer.service }
         Action    = "s3:PutObject"
         Resource  = ["${local.arns["logs"]}/${writer.prefix}/*"]
-        Condition = { StringEquals = { "aws:SourceAccount" = local.account } }
+        Condition = { ArnLike = { "aws:SourceArn" = writer.from } }
       }
     ],
     [

@@ -16,6 +16,8 @@ locals {
         capacity_reservation_id = pool.capacity_reservation_id
         availability_zones      = coalesce(pool.availability_zones, local.zones)
         efa_cards               = try(local.instance_types[instance_type].efa_cards, 0)
+        # What is reserved has a place already, and takes no machine that asks for another.
+        in_placement_group = try(local.instance_types[instance_type].efa_cards, 0) > 0 && pool.capacity_reservation_id == null
         resources = merge(
           { CPU = try(local.instance_types[instance_type].vcpus, 0) },
           try(local.instance_types[instance_type].gpus, 0) > 0 ? { GPU = local.instance_types[instance_type].gpus } : {},
