@@ -9,7 +9,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 
-from tests.infra.stack import SECRET, Resource, Stack
+from tests.infra.stack import ENVIRONMENTS, SECRET, Resource, Stack
 
 Promise = Callable[[Stack], Iterator[str]]
 OPEN = {"0.0.0.0/0", "::/0"}
@@ -70,23 +70,28 @@ def machines_are_closed(stack: Stack) -> Iterator[str]:
 def efa_has_its_traffic(stack: Stack) -> Iterator[str]:
     """Cards of one type in one subnet and placement group, and all traffic within the group both ways."""
     templates = [t for t in stack.of("aws_launch_template") if t.values["network_interfaces"]]
-    nodes = next(g for g in stack.of("aws_security_group") if g.values["name"].endswith("-nodes")).values["id"]
-    for direction in ("ingress", "egress"):
+    groups = [g.values["id"] for g in stack.of("aws_security_group") if g.values["name"].endswith("-nodes")]
+    for nodes, direction in ((nodes, direction) for nodes in groups for direction in ("ingress", "egress")):
         if not any(
             rule.values["security_group_id"] == rule.values["referenced_security_group_id"] == nodes
             and rule.values["ip_protocol"] == "-1"
             for rule in stack.of(f"aws_vpc_security_group_{direction}_rule")
         ):
-            yield f"nodes cannot talk to each other: no {direction} of all traffic within their group, which EFA needs"
+            yield f"nodes cannot talk to each other: no {direction} of all traffic within {nodes}, which EFA needs"
     for template in templates:
         cards = template.values["network_interfaces"]
         if sorted(card["network_card_index"] for card in cards) != list(range(len(cards))):
             yield f"{template.address}: its interfaces are not one for each network card"
         if {card["interface_type"] for card in cards} - {"efa", "efa-only"} or cards[0]["interface_type"] != "efa":
             yield f"{template.address}: its interfaces are not EFA's"
-        if len({card["subnet_id"] for card in cards}) != 1 or any(card["security_groups"] != [nodes] for card in cards):
+        if len({card["subnet_id"] for card in cards}) != 1 or any(
+            set(card["security_groups"]) - set(groups) for card in cards
+        ):
             yield f"{template.address}: its cards are in several subnets, or in another security group"
-        if not template.values["placement"]:
+        reserved = [market["market_type"] for market in template.values["instance_market_options"]] == [
+            "capacity-block"
+        ]
+        if not template.values["placement"] and not reserved:  # a capacity block lies together already
             yield f"{template.address} has EFA and no placement group"
 
 
@@ -164,14 +169,14 @@ def secrets_stay_secret(stack: Stack) -> Iterator[str]:
         yield "a secret is in the state"
     for template in stack.of("aws_launch_template"):
         script = user_data(template)
-        if SECRET in script or re.search(r"AUTH_TOKEN=|SECRET_ACCESS_KEY=|PASSWORD=\S", script):
+        if SECRET in script or re.search(r"(AUTH_TOKEN|SECRET_ACCESS_KEY|PASSWORD)=(?!\$\()\S", script):
             yield f"{template.address} has a secret in its user-data"
     if SECRET in json.dumps(stack.outputs):
         yield "a secret is in an output"
 
 
 def boot_scripts_are_sound(stack: Stack) -> Iterator[str]:
-    """Ray with token authentication, its dashboard on loopback, no installation at boot, no shell that doesn't parse."""
+    """They parse, end at an error, fit into EC2's limit, and install nothing."""
     for template in stack.of("aws_launch_template"):
         script = user_data(template)
         where = f"{template.address}: its boot script"
@@ -180,16 +185,31 @@ def boot_scripts_are_sound(stack: Stack) -> Iterator[str]:
             yield f"{where} does not parse: {parsed.stderr}"
         if len(script.encode()) > 16384:
             yield f"{where} is longer than the 16384 bytes that EC2 takes"
+        if re.search(r"pip3? install|curl[^\n]*\| *(ba)?sh|\b(yum|apt|apt-get|dnf) ", script):
+            yield f"{where} installs something"
+        if "\nset -euo pipefail\n" not in script:
+            yield f"{where} goes on after an error"
+
+
+def ray_is_closed(stack: Stack) -> Iterator[str]:
+    """Token authentication, the dashboard on loopback, nothing on every address, metadata by token alone."""
+    for template in ray_templates(stack):
+        script = user_data(template)
+        where = f"{template.address}: its boot script"
         if not re.search(r"^export .*RAY_AUTH_MODE=token.*RAY_AUTH_TOKEN_PATH=", script, re.MULTILINE):
             yield f"{where} starts Ray without token authentication"
         if "X-aws-ec2-metadata-token" not in script:
             yield f"{where} asks for metadata without a token"
-        if re.search(r"0\.0\.0\.0|pip3? install|curl[^\n]*\| *(ba)?sh|yum |apt(-get)? |dnf ", script):
-            yield f"{where} listens everywhere, or installs something"
+        if "0.0.0.0" in script:
+            yield f"{where} listens everywhere"
         if "--head" in script and "--dashboard-host=127.0.0.1" not in script:
             yield f"{where} shows the dashboard to others"
-        if "set -euo pipefail" not in script:
-            yield f"{where} goes on after an error"
+        if not re.search(r"^install -m 0600 .*token'?$", script, re.MULTILINE):
+            yield f"{where} lets others read the token"
+
+
+def ray_templates(stack: Stack) -> list[Resource]:
+    return [t for t in stack.of("aws_launch_template") if "ray start" in user_data(t)]
 
 
 def somebody_is_told(stack: Stack) -> Iterator[str]:
@@ -210,17 +230,18 @@ def somebody_is_told(stack: Stack) -> Iterator[str]:
             yield f"{alarm.address} tells nobody"
 
 
-def the_head_is_one(stack: Stack) -> Iterator[str]:
-    groups = stack.of("aws_autoscaling_group")
-    for group in groups:
+def each_cluster_has_one_head(stack: Stack) -> Iterator[str]:
+    heads = []
+    for group in stack.of("aws_autoscaling_group"):
         values = group.values
         if (values["min_size"], values["max_size"]) != (1, 1):
             yield f"{group.address} is not a group of one"
         tags = {tag["key"]: tag["value"] for tag in values["tag"] if tag["propagate_at_launch"]}
-        if tags.get("ray-node-type") != "head" or not tags.get("ray-cluster-name"):
-            yield f"{group.address} lacks the tags by which Ray knows its head"
-    if len(groups) != 1:
-        yield f"there are {len(groups)} heads"
+        if tags.get("ray-node-type") == tags.get("ray-user-node-type") == "head":
+            heads.append(tags.get("ray-cluster-name"))
+    wanted = [f"memlm-{stack.name}-{cluster}" for cluster in ENVIRONMENTS.get(stack.name, ())]
+    if sorted(map(str, heads)) != sorted(wanted):
+        yield f"Ray would know the heads of {heads}, not of {wanted}"
 
 
 PROMISES: list[Promise] = [
@@ -231,8 +252,9 @@ PROMISES: list[Promise] = [
     the_database_is_kept,
     secrets_stay_secret,
     boot_scripts_are_sound,
+    ray_is_closed,
     somebody_is_told,
-    the_head_is_one,
+    each_cluster_has_one_head,
 ]
 
 

@@ -60,17 +60,14 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Access:
-    """The roles and guarded things of an applied environment."""
+    """The roles of a cluster, and what is guarded in its applied environment."""
 
     stack: Stack
-
-    @cached_property
-    def cluster(self) -> str:
-        return self._role("head")["name"].removesuffix("-head")
+    cluster: str  # memlm-dev-main
 
     def _role(self, kind: str) -> dict[str, Any]:
-        found = [r.values for r in self.stack.of("aws_iam_role") if r.values["name"].endswith(f"-{kind}")]
-        assert len(found) == 1, f"{len(found)} roles end with -{kind}"
+        found = [r.values for r in self.stack.of("aws_iam_role") if r.values["name"] == f"{self.cluster}-{kind}"]
+        assert len(found) == 1, f"{len(found)} roles are {self.cluster}-{kind}"
         return found[0]
 
     def arn(self, kind: str) -> str:
@@ -110,9 +107,9 @@ class Access:
 
     @cached_property
     def storage(self) -> str:
-        return str(
-            next(value for value in _texts(self.stack.outputs) if value.startswith("s3://") and value.count("/") == 3)
-        )
+        """What is given to the pipelines as --storage, by the environment's own output."""
+        told = next(text for text in _texts(self.stack.outputs["commands"]) if "MEMLM_STORAGE=" in text)
+        return told.partition("MEMLM_STORAGE=")[2].split()[0]
 
     @cached_property
     def run(self) -> Run:
@@ -130,15 +127,18 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def expectations(stack: Stack) -> list[Expectation]:
-    access = Access(stack)
-    return [
-        *_never(access),
-        *_data(access),
-        *_commits(access),
-        *_launches(access),
-        *_machines(access),
-        *_secrets(access),
-    ]
+    found: list[Expectation] = []
+    for cluster in clusters(stack):
+        access = Access(stack, cluster)
+        for of_one in (_never, _data, _commits, _launches, _machines, _secrets):
+            found += [replace(e, what=f"{cluster}: {e.what}") for e in of_one(access)]
+    return found
+
+
+def clusters(stack: Stack) -> list[str]:
+    """The names that Ray knows them by."""
+    tags = [{tag["key"]: tag["value"] for tag in g.values["tag"]} for g in stack.of("aws_autoscaling_group")]
+    return sorted(of_one["ray-cluster-name"] for of_one in tags if "ray-cluster-name" in of_one)
 
 
 def _expect(what: str, allowed: bool, decision: Decision) -> Expectation:
@@ -273,7 +273,8 @@ class _Launch:
 
 def _launches(access: Access) -> Iterator[Expectation]:
     templates = access.templates()
-    workers = {name: t for name, t in templates.items() if name != f"{access.cluster}-head"}
+    mine = [t for n, t in templates.items() if n.startswith(f"{access.cluster}-") and n != f"{access.cluster}-head"]
+    workers = {t.values["name"]: t for t in mine}
     group = next(
         g.values["arn"] for g in access.stack.of("aws_security_group") if g.values["name"] == f"{access.cluster}-nodes"
     )
@@ -353,7 +354,11 @@ def _machines(access: Access) -> Iterator[Expectation]:
 
 def _secrets(access: Access) -> Iterator[Expectation]:
     gets = "secretsmanager:GetSecretValue"
-    token = next(s.values for s in access.stack.of("aws_secretsmanager_secret") if "token" in s.values["name"])
+    token = next(
+        s.values
+        for s in access.stack.of("aws_secretsmanager_secret")
+        if s.values["name"] == f"{access.cluster}/ray-token"
+    )
     via = {"kms:ViaService": f"secretsmanager.{REGION}.amazonaws.com"}
     foreign = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:payroll-abcdef"
     for kind in ("head", "worker"):

@@ -14,8 +14,9 @@ from typing import Any
 
 from tests.infra.offline import Unavailable, copy_infra, terraform
 
-ENVIRONMENTS = ("dev", "prod")
-SECRET = "9f" * 20  # what every ephemeral variable is set to; found nowhere but where it was given
+ENVIRONMENTS = {"dev": ("main",), "prod": ("pretrain", "sweep")}
+"""With the clusters of each."""
+SECRET = "9f" * 20  # begins every token and password; found nowhere but where it was given
 LOCAL_STATE = 'terraform {\n  backend "local" {}\n}\n'
 EXAMPLE = "example.tfvars"
 
@@ -60,14 +61,15 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def variables(folder: Path) -> list[str]:
-    """How an environment is called in its tests: its own example, and a secret for each ephemeral variable."""
-    found = [f"-var-file={EXAMPLE}"] if (folder / EXAMPLE).exists() else []
-    for file in sorted(folder.glob("*.tf")):
-        for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', file.read_text(), re.MULTILINE | re.DOTALL):
-            if re.search(r"^\s*ephemeral\s*=\s*true", body, re.MULTILINE):
-                found.append(f"-var={name}={SECRET}")
-    return found
+def variables(name: str) -> list[str]:
+    """How an environment is called in its tests: its own example, and secrets."""
+    tokens = {cluster: f"{SECRET}-{cluster}" for cluster in ENVIRONMENTS[name]}
+    passwords = {user: f"{SECRET}-{user}" for user in ("admin", "pipelines")}
+    return [
+        f"-var-file={EXAMPLE}",
+        f"-var=ray_tokens={json.dumps(tokens)}",
+        f"-var=mlflow_passwords={json.dumps(passwords)}",
+    ]
 
 
 def apply(infra: Path, name: str, *more: str) -> Stack:
@@ -77,7 +79,7 @@ def apply(infra: Path, name: str, *more: str) -> Stack:
     folder = infra / "envs" / name
     (folder / "local_override.tf").write_text(LOCAL_STATE)
     run(folder, "init", "-no-color")
-    run(folder, "apply", "-no-color", "-auto-approve", *variables(folder), *more)
+    run(folder, "apply", "-no-color", "-auto-approve", *variables(name), *more)
     return read(folder)
 
 
@@ -106,7 +108,7 @@ def applied(name: str) -> Stack:
 def second_plan(stack: Stack) -> tuple[bool, str]:
     """Whether a plan after the apply changes nothing, and what it says if it does."""
     done: subprocess.CompletedProcess[str] = terraform()(
-        stack.folder, "plan", "-no-color", "-detailed-exitcode", *variables(stack.folder)
+        stack.folder, "plan", "-no-color", "-detailed-exitcode", *variables(stack.name)
     )
     if done.returncode == 1:
         raise TerraformFailed(done.stderr[-4000:])

@@ -177,7 +177,7 @@ def _simple_type(match: re.Match[str]) -> Any:
         if nested_map:
             return ["map", ["list", "string"] if "[]" in nested_map[1] else ["map", "string"]]
         return "string"  # any: a dynamic value is not allowed inside collections
-    own = re.search(r"\?: (string\[\]|string|number|boolean)\b", private)  # the provider's own arguments
+    own = re.search(r"\?: (string\[\]|string|number|boolean)", private)  # the provider's own arguments
     return {"string[]": ["list", "string"], "boolean": "bool"}.get(own[1], own[1]) if own else None
 
 

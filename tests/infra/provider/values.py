@@ -117,6 +117,10 @@ def computed(type_name: str, name: str, kind: Any, known: Values, region: str) -
         return "arn:aws:" + _format(ARNS.get(type_name, default), type_name, known, region)
     if name == "name" and kind == "string":
         return (known.get("name_prefix") or "terraform-") + _new()
+    if name == "master_user_secret" and known.get("manage_master_user_password"):
+        secret = f"arn:aws:secretsmanager:{region}:{ACCOUNT}:secret:rds!db-{uuid.uuid4()}-Stub01"
+        key = known.get("master_user_secret_kms_key_id")
+        return [{"kms_key_id": key, "secret_arn": secret, "secret_status": "active"}]
     if name in NAMED and (isinstance(NAMED[name], str) == (kind == "string")):
         value = NAMED[name]
         return _format(value, type_name, known, region) if isinstance(value, str) else value
