@@ -111,6 +111,9 @@ def data_is_kept(stack: Stack) -> Iterator[str]:
     ):
         for name in buckets.keys() - {r.values["bucket"] for r in stack.of(kind)}:
             yield f"{buckets[name].address} has no {what}"
+    logged = {logging.values["bucket"] for logging in stack.of("aws_s3_bucket_logging")}
+    for name in (name for name in buckets if "-logs-" not in name and name not in logged):
+        yield f"{buckets[name].address} keeps no access log"
     for block in stack.of("aws_s3_bucket_public_access_block"):
         if not all(block.values[name] for name in block.values if name.startswith(("block_", "ignore_", "restrict_"))):
             yield f"{block.address} leaves a way to make the bucket public"
