@@ -9,10 +9,12 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 
+from tests.infra.iam import Request, decide
 from tests.infra.stack import ENVIRONMENTS, SECRET, Resource, Stack
 
 Promise = Callable[[Stack], Iterator[str]]
 OPEN = {"0.0.0.0/0", "::/0"}
+ACCOUNT, STRANGER = "123456789012", "000000000000"
 
 
 def no_way_in_or_out(stack: Stack) -> Iterator[str]:
@@ -45,6 +47,21 @@ def no_way_in_or_out(stack: Stack) -> Iterator[str]:
             yield f"{subnet.address} gives public addresses"
     if not stack.of("aws_default_security_group"):
         yield "the default security group of the VPC is left open"
+
+
+def endpoints_lead_home(stack: Stack) -> Iterator[str]:
+    """Through the endpoints only this account acts, and in S3 only on its own buckets: stolen data has no way out."""
+    for endpoint in stack.of("aws_vpc_endpoint"):
+        policy, of_s3 = endpoint.values["policy"], endpoint.values["service_name"].endswith(".s3")
+        for principal, resource, allowed in (
+            (ACCOUNT, ACCOUNT, True),
+            (STRANGER, ACCOUNT, False),
+            *([(ACCOUNT, STRANGER, False)] if of_s3 else []),
+        ):
+            context = {"aws:PrincipalAccount": principal, "aws:ResourceAccount": resource}
+            asked = Request("s3:PutObject", "arn:aws:s3:::any/key", context, f"arn:aws:iam::{principal}:role/any")
+            if bool(decide([], asked, resource=[policy])) is not allowed:
+                yield f"{endpoint.address} {'refuses' if allowed else 'lets'} {principal} act on what is {resource}'s"
 
 
 def machines_are_closed(stack: Stack) -> Iterator[str]:
@@ -98,6 +115,9 @@ def efa_has_its_traffic(stack: Stack) -> Iterator[str]:
 def data_is_kept(stack: Stack) -> Iterator[str]:
     """Keys of ours that rotate, no public bucket, versions, TLS, and a database that is hard to lose."""
     for key in stack.of("aws_kms_key"):
+        for statement in json.loads(key.values["policy"])["Statement"]:
+            if statement["Effect"] == "Allow" and statement["Principal"] in ("*", {"AWS": "*"}):
+                yield f"{key.address} is everybody's"
         if not key.values["enable_key_rotation"] or (key.values["deletion_window_in_days"] or 30) < 7:
             yield f"{key.address} is not rotated, or gone within days"
     buckets = {b.values["id"]: b for b in stack.of("aws_s3_bucket")}
@@ -164,6 +184,28 @@ def the_database_is_kept(stack: Stack) -> Iterator[str]:
         for balancer in stack.of("aws_lb"):
             if not balancer.values["enable_deletion_protection"]:
                 yield f"{balancer.address} can be deleted by a slip"
+
+
+def mlflow_asks_who_comes(stack: Stack) -> Iterator[str]:
+    """Passwords, one name, TLS to its database; its own password from Secrets Manager."""
+    servers = [t for t in stack.of("aws_launch_template") if "mlflow server" in user_data(t)]
+    if len(servers) != 1:
+        yield f"there are {len(servers)} servers of MLflow"
+    for server in servers:
+        script = user_data(server)
+        if "--app-name basic-auth" not in script or not re.search(
+            r"^admin_password = \$\(secret ", script, re.MULTILINE
+        ):
+            yield f"{server.address} lets everybody in"
+        if not re.search(r"--allowed-hosts '[^'*]*[a-z]", script):
+            yield f"{server.address} answers to any name"
+        if "sslmode=verify-full" not in script or "--ssl-certfile" not in script:
+            yield f"{server.address} speaks without TLS"
+    for group in stack.of("aws_db_parameter_group"):
+        if {"name": "rds.force_ssl", "value": "1"} not in [
+            {"name": p["name"], "value": p["value"]} for p in group.values["parameter"]
+        ]:
+            yield f"{group.address} takes connections without TLS"
 
 
 def secrets_stay_secret(stack: Stack) -> Iterator[str]:
@@ -249,10 +291,12 @@ def each_cluster_has_one_head(stack: Stack) -> Iterator[str]:
 
 PROMISES: list[Promise] = [
     no_way_in_or_out,
+    endpoints_lead_home,
     machines_are_closed,
     efa_has_its_traffic,
     data_is_kept,
     the_database_is_kept,
+    mlflow_asks_who_comes,
     secrets_stay_secret,
     boot_scripts_are_sound,
     ray_is_closed,
