@@ -95,7 +95,7 @@ MUTANTS = [
     Mutant("s3_endpoint_for_anybodys_buckets", NETWORK, 'merge(local.as_this_account, { "aws:ResourceAccount" = local.account })', "local.as_this_account"),
     Mutant("endpoints_for_any_account", NETWORK, "Condition = { StringEquals = local.as_this_account }", 'Condition = { StringLike = { "aws:PrincipalAccount" = "*" } }'),
     Mutant("balancer_public", MLFLOW, "internal                   = true", "internal                   = false"),
-    Mutant("balancer_without_tls", MLFLOW, 'protocol          = "HTTPS"', 'protocol          = "HTTP"'),
+    Mutant("balancer_without_tls", MLFLOW, 'protocol = "HTTPS"', 'protocol = "HTTP"', after='"aws_lb_listener"'),
     Mutant("balancer_old_tls", MLFLOW, "ELBSecurityPolicy-TLS13-1-2-2021-06", "ELBSecurityPolicy-2016-08"),
     Mutant("no_flow_log", NETWORK, 'resource "aws_flow_log" "all" {\n', 'resource "aws_flow_log" "all" {\n  count = 0\n'),
     # EFA
@@ -129,7 +129,7 @@ MUTANTS = [
     Mutant("stays_when_powered_off", CLUSTER, 'instance_initiated_shutdown_behavior = "terminate"', 'instance_initiated_shutdown_behavior = "stop"', after='"aws_launch_template" "worker"'),
     Mutant("spot_requests_persist", CLUSTER, '"one-time"', '"persistent"'),
     Mutant("several_heads", CLUSTER, "max_size                  = 1", "max_size                  = 3"),
-    Mutant("head_without_its_tags", CLUSTER, '    ray-node-type = "head"', '    ray-node-type = "worker"'),
+    Mutant("head_without_its_tags", CLUSTER, 'ray-node-type = "head"', 'ray-node-type = "worker"', after="head_tags = merge"),
     # Ray
     Mutant("dashboard_for_all", BOOT, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"),
     Mutant("no_token_authentication", BOOT, "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=", "export RAY_AUTH_TOKEN_PATH="),
@@ -159,7 +159,7 @@ MUTANTS = [
     # MLflow
     Mutant("database_public", MLFLOW, "publicly_accessible    = false", "publicly_accessible    = true"),
     Mutant("database_unencrypted", MLFLOW, "storage_encrypted     = true", "storage_encrypted     = false"),
-    Mutant("database_deleted_by_a_slip", MLFLOW, "deletion_protection       = var.protected", "deletion_protection       = false", environment="prod"),
+    Mutant("database_deleted_by_a_slip", MLFLOW, "deletion_protection       = var.protected", "deletion_protection       = false", environment="prod", after='"aws_db_instance"'),
     Mutant("database_by_password", MLFLOW, "iam_database_authentication_enabled = true", "iam_database_authentication_enabled = false"),
     Mutant("database_without_tls", MLFLOW, 'name  = "rds.force_ssl"\n    value = "1"', 'name  = "rds.force_ssl"\n    value = "0"'),
     Mutant("mlflow_without_passwords", "modules/mlflow/templates/server.sh.tftpl", "--app-name basic-auth ", ""),
