@@ -40,8 +40,8 @@ class FaultyProxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, port: int, *, seed: int = 0) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int, *, seed: int = 0, host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), _Handler)
         self.target = port
         self.stall_seconds = 3.0
         self.seconds_ahead = 0.0  # of the store's clock, as its answers' dates say
@@ -52,7 +52,7 @@ class FaultyProxy(ThreadingHTTPServer):
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return "http://{}:{}".format(*self.server_address)
 
     def plan(
         self,
@@ -188,8 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty_s3(seed: int = 0) -> Iterator[FaultyProxy]:
-    """moto and a proxy before it, in threads of this process. `client_environment` says how to reach them."""
+def faulty_s3(seed: int = 0, host: str = "127.0.0.1") -> Iterator[FaultyProxy]:
+    """moto and a proxy before it at `host`, in threads of this process. `client_environment` says how to reach them."""
     import moto.s3.models  # here, because a process of a race needs no moto
     from moto.server import ThreadedMotoServer
 
@@ -197,7 +197,7 @@ def faulty_s3(seed: int = 0) -> Iterator[FaultyProxy]:
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
-    proxy = FaultyProxy(moto.get_host_and_port()[1], seed=seed)
+    proxy = FaultyProxy(moto.get_host_and_port()[1], seed=seed, host=host)
     threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield proxy

@@ -21,7 +21,7 @@ import importlib
 import pkgutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,7 +46,8 @@ class Row:
     run: Callable[[int, bool], Outcome]  # (seed, small) -> what came of it
     tries: int  # how many a full run must make; a small one must make one
     seconds: float  # estimate of a full run on two cores
-    small_seconds: float
+    small_seconds: float  # 0: the row has no small tier
+    cannot_run: Callable[[], str] = lambda: ""  # what this machine lacks for it; empty if nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class Record:
     small: bool
     details: dict[str, Any]
     error: str | None = None  # the traceback, when the row itself failed
+    skipped: str | None = None  # what this machine lacks; the bar is then neither met nor missed
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,13 +84,19 @@ def find_rows() -> list[Row]:
     return sorted(rows, key=lambda row: row.name)
 
 
+def with_small_tier(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.small_seconds]
+
+
 def measure(row: Row, seed: int, small: bool) -> Record:
     """Run a row and hold it to its bar: enough tries, every one survived, nothing differs."""
-    began, error = time.monotonic(), None
+    began, error, skipped = time.monotonic(), None, row.cannot_run() or None
+    outcome = Outcome(tries=0, survived=0, differences=0)
     try:
-        outcome = row.run(seed, small)
+        if not skipped:
+            outcome = row.run(seed, small)
     except Exception:  # the other rows still run; the record says what happened here
-        outcome, error = Outcome(tries=0, survived=0, differences=0), traceback.format_exc()
+        error = traceback.format_exc()
     enough = outcome.tries >= (1 if small else row.tries)
     return Record(
         what=row.name,
@@ -102,4 +110,5 @@ def measure(row: Row, seed: int, small: bool) -> Record:
         small=small,
         details=outcome.details,
         error=error,
+        skipped=skipped,
     )

@@ -37,7 +37,8 @@ OPTIONS = (
 
 
 @cache
-def _undisturbed() -> Path:
+def undisturbed_run() -> Path:
+    """The storage folder of a run named smoke."""
     root = Path(tempfile.mkdtemp(prefix="memlm-chaos-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     config = smoke(root, *OPTIONS)
@@ -51,7 +52,7 @@ def _undisturbed() -> Path:
 def copy_of_run(*, without: str) -> Iterator[Config]:
     """A run of its own, to be disturbed, that lacks an artifact; with Ray for the jobs of this process."""
     with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as root:
-        source = _undisturbed() / "smoke"
+        source = undisturbed_run() / "smoke"
         shutil.copytree(source, Path(root) / "smoke", ignore=shutil.ignore_patterns("ray", without))
         config = smoke(root, *OPTIONS)
         with connect(config):
@@ -59,12 +60,12 @@ def copy_of_run(*, without: str) -> Iterator[Config]:
 
 
 def undisturbed_checkpoint() -> storage.Manifest:
-    return storage.read_manifest(str(_undisturbed() / "smoke" / "checkpoint-memory"))
+    return storage.read_manifest(str(undisturbed_run() / "smoke" / "checkpoint-memory"))
 
 
 @cache
 def counts_of_one_process() -> BackgroundCounts:
-    config = smoke(_undisturbed(), *OPTIONS)
+    config = smoke(undisturbed_run(), *OPTIONS)
     run = run_of(config)
     corpus = open_corpus(run.corpus)
     return count_unit(
