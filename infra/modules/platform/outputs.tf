@@ -21,7 +21,7 @@ locals {
 }
 
 output "commands" {
-  description = "What to type, by cluster, in this order: `connect` in a terminal of its own, `mlflow` in another, `environment` and then `infra/jobs/submit.sh` where jobs are submitted."
+  description = "What to type, by cluster, in this order: `connect` in a terminal of its own, `mlflow` in another, `environment` and then `python infra/jobs/submit.py` where jobs are submitted."
   value = {
     for name, cluster in module.ray_cluster : name => {
       connect = "aws ssm start-session --region ${local.region} --target \"${local.head_ids[name]}\" --document-name AWS-StartPortForwardingSession --parameters portNumber=8265,localPortNumber=${local.local_ports[name]}"
