@@ -13,6 +13,7 @@ locals {
     "m7a.xlarge"    = { vcpus = 4, gpus = 0, efa_cards = 0, usd_per_hour = 0.23184 }
     "m7i.2xlarge"   = { vcpus = 8, gpus = 0, efa_cards = 0, usd_per_hour = 0.4032 }
     "m7i.4xlarge"   = { vcpus = 16, gpus = 0, efa_cards = 0, usd_per_hour = 0.8064 }
+    "m7i.large"     = { vcpus = 2, gpus = 0, efa_cards = 0, usd_per_hour = 0.1008 }
     "m7i.xlarge"    = { vcpus = 4, gpus = 0, efa_cards = 0, usd_per_hour = 0.2016 }
     "g5.xlarge"     = { vcpus = 4, gpus = 1, efa_cards = 0, usd_per_hour = 1.006 }
     "g5.2xlarge"    = { vcpus = 8, gpus = 1, efa_cards = 0, usd_per_hour = 1.212 }
