@@ -202,20 +202,10 @@ def test_work_is_done_once_and_gone_on_with_where_it_failed(head):  # noqa: F811
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("least", "code"), [("0.0001", 0), ("1e9", 1)], ids=["fast enough", "too slow"])
-def test_the_gate_adds_up_on_two_workers(head, tmp_path, least, code):  # noqa: F811
-    options = [
-        "--num-workers",
-        "2",
-        "--backend",
-        "gloo",
-        "--min-gigabytes-per-second",
-        least,
-        "--storage",
-        str(tmp_path),
-    ]
-    ended = head.submit("infra/jobs/nccl_smoke.py", *options)
+def test_the_gate_adds_up_on_two_workers_and_holds_them_to_the_bar(head, tmp_path):  # noqa: F811
+    options = ["--num-workers", "2", "--backend", "gloo", "--storage", str(tmp_path)]
+    ended = head.submit("infra/jobs/nccl_smoke.py", *options, "--min-gigabytes-per-second", "1e9")
     said = ended.out + ended.err
-    assert bool(ended.code) == bool(code), said
-    assert "2 x CPU on 1 node(s), gloo" in said and "16.8 MB" in said
-    assert ("ok: sums are right" in said) == (not code) and ("below the 1e+09 GB/s asked for" in said) == bool(code)
+    assert ended.code != 0, said
+    assert "2 x CPU on 1 node(s), gloo" in said and said.count("GB/s  0 wrong") == 3
+    assert "below the 1e+09 GB/s asked for" in said and "Traceback" not in said
