@@ -40,3 +40,12 @@ mock_resource "aws_db_instance" {
     master_user_secret = [{ kms_key_id = "key", secret_arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:rds!db", secret_status = "active" }]
   }
 }
+
+mock_resource "aws_imagebuilder_image" {
+  defaults = {
+    output_resources = [{
+      amis       = [{ account_id = "123456789012", description = "", image = "ami-0fedcba9876543210", name = "memlm", region = "us-east-1" }]
+      containers = []
+    }]
+  }
+}
