@@ -113,10 +113,15 @@ def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
         process.wait()
 
 
-def ask(server: tuple[str, Path], path: str, *, user: str = "", host: str = "") -> int:
+def ask(server: tuple[str, Path], path: str, *, user: str = "", host: str = "", origin: str = "") -> int:
+    """The HTTP status; with an origin, of what a page of that origin posts."""
     address, folder = server
     headers = {"Authorization": "Basic " + base64.b64encode(user.encode()).decode()} if user else {}
-    request = urllib.request.Request(f"{address}{path}", headers=headers | ({"Host": host} if host else {}))
+    headers |= {"Host": host} if host else {}
+    headers |= {"Origin": origin, "Content-Type": "application/json"} if origin else {}
+    request = urllib.request.Request(
+        f"{address}{path}", headers=headers, data=b'{"max_results": 1}' if origin else None
+    )
     try:
         with urllib.request.urlopen(
             request, timeout=20, context=ssl.create_default_context(cafile=folder / "tls.crt")
@@ -153,3 +158,6 @@ def test_who_comes_must_sign_in(server):
     assert ask(server, "/health", host="10.20.0.7:5000") == 200  # the load balancer asks by address
     assert ask(server, SEARCH, user="pipelines:pipelines-next-password", host="evil.example.com") == 403
     assert ask(server, SEARCH, user="pipelines:pipelines-next-password", host="mlflow.test:8443") == 200
+    user = "pipelines:pipelines-next-password"
+    for origin, status in (("https://mlflow.test:8443", 200), ("https://evil.example.com", 403)):
+        assert ask(server, SEARCH.partition("?")[0], user=user, origin=origin) == status
