@@ -63,12 +63,21 @@ class Tracker:
         with _translated(self.uri):
             self._client = MlflowClient(self.uri, self.uri)
             if self._client.get_experiment_by_name(self.experiment) is None:
-                self._client.create_experiment(self.experiment, artifact_location=artifacts)
+                self._create_experiment(artifacts)
             found = self._client.get_experiment_by_name(self.experiment)
         if found.lifecycle_stage == "deleted":
             remedy = f"Choose another name, or `mlflow experiments restore -x {found.experiment_id}`."
             raise TrackingError("experiment", self.experiment, "was deleted", remedy)
         self._experiment_id = found.experiment_id
+
+    def _create_experiment(self, artifacts: str | None) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_experiment(self.experiment, artifact_location=artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise  # else another job was first
 
     def run(
         self,

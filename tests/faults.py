@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        sent = self._sent()
         line = f"{self.command} {self.path}"
         fault, aim = self.server.draw(line, bool(sent))
         if self.server.answer is not None and self.server.only in line:
@@ -115,6 +115,18 @@ class _Handler(BaseHTTPRequestHandler):
             sent, fault = _flip(sent, aim), fault.removeprefix("flip_up").removeprefix("+")
         status, headers, body = self._pass_on(sent)
         self._respond(fault, aim, status, headers, body)
+
+    def _sent(self) -> bytes:
+        """The request's body, also where it comes in chunks."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # trailers
+        return body
 
     do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
 
@@ -140,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {
             name: value
             for name, value in self.headers.items()
-            if name not in ("Expect", "Connection", *self.server.drops)
+            if name.lower() not in ("expect", "connection", "transfer-encoding", *map(str.lower, self.server.drops))
         }
         conditional = self.command in ("PUT", "POST") and ("If-Match" in headers or "If-None-Match" in headers)
         with self.server.atomic if conditional else threading.Lock():

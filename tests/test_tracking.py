@@ -113,6 +113,21 @@ def test_what_mlflow_refuses_is_one_clear_error(uri: str) -> None:
         Tracker(uri, "refused").run("it's", name="a")
 
 
+def test_two_jobs_may_find_no_experiment_at_the_same_moment(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    Tracker(uri, "raced")
+    find = MlflowClient.get_experiment_by_name
+    looks = []
+
+    def look(self: MlflowClient, name: str) -> object:
+        looks.append(name)
+        return None if len(looks) == 1 else find(self, name)  # the second job looked before the first had made it
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", look)
+    assert Tracker(uri, "raced")._experiment_id == find(MlflowClient(uri), "raced").experiment_id
+
+
 def test_a_deleted_experiment_names_the_remedy(uri: str) -> None:
     from mlflow import MlflowClient
 

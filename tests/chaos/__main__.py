@@ -24,7 +24,7 @@ def main() -> int:
     known = find_rows()
     options = _options([row.name for row in known])
     rows = [row for row in known if not options.only or row.name in options.only]
-    rows = with_small_tier(rows) if options.small else rows
+    rows = with_small_tier(rows) if options.small and not options.only else rows
     options.output.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
     for number, row in enumerate(rows, start=1):

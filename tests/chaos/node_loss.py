@@ -35,12 +35,12 @@ FAULT_SHARE = 0.05
 JOB_SECONDS = 900.0
 NUM_STEPS = 60
 PRETRAIN = (
-    *("--cluster.num-workers", "2", "--cluster.max-failures", "100", "--cluster.threads-per-worker", "1"),
+    *("--cluster.num-workers", "2", "--cluster.max-failures", "100", "--pretraining.micro-batch-blocks", "8"),
     *("--pretraining.num-steps", str(NUM_STEPS), "--pretraining.checkpoint-every", "5", "--pretraining.log-every", "1"),
 )
 SWEEP = (
-    *("--cluster.num-trials-at-once", "2", "--cluster.threads-per-worker", "1"),
-    *("--sweep.max-failures", "5", "--sweep.seeds", "0", "1", "--counting.num-batches", "4"),
+    *("--cluster.num-trials-at-once", "2", "--sweep.max-failures", "5", "--sweep.seeds", "0", "1"),
+    *("--counting.num-batches", "4", "--evaluation.num-text-blocks", "8"),
     *("--pretraining.num-steps", "6", "--pretraining.warmup-steps", "2"),
 )
 
