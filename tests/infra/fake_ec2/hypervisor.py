@@ -104,7 +104,7 @@ class Hypervisor:
             name, state = instance["InstanceId"], instance["State"]["Name"]
             with self._lock:
                 machine = self.machines.get(name)
-                if machine is None and state == "running":
+                if machine is None and state == "running" and instance.get("Tags"):  # moto gives them a moment later
                     self._boot(instance)
                 elif machine is not None and machine.node.is_up and state != "running":
                     self._note("ended", name)

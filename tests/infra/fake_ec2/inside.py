@@ -100,7 +100,9 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         region = Region(proxy.endpoint, Applied(arguments["applied"]))
         region.make(arguments["token_secret_name"], arguments["token"])
         for name in artifacts_in(folder / "undisturbed"):
-            for run in ("smoke", "lost")[: 1 if name.startswith("checkpoint") else 2]:  # a checkpoint is what `lost` makes
+            for run in ("smoke", "lost")[
+                : 1 if name.startswith("checkpoint") else 2
+            ]:  # a checkpoint is what `lost` makes
                 _upload(folder / "undisturbed" / name, f"{arguments['storage']}/{run}/{name}")
         with Hypervisor(network, region, folder) as hypervisor, metadata_of(hypervisor):
             site = Site(arguments, hypervisor, folder)
