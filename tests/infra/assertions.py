@@ -127,7 +127,7 @@ ROWS = [
         name="assertions",
         bar="fmt and validate clean, a misspelt argument refused, at least 60 assertions of .tftest.hcl and every promise hold",
         run=_run,
-        seconds=120,
+        seconds=90,
     ),
     Row(
         name="second_plan_empty",

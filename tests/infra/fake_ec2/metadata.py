@@ -59,8 +59,8 @@ class Identity:
 class MetadataServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, who: Callable[[str], Identity | None]) -> None:
-        super().__init__((ADDRESS, 80), _Handler)
+    def __init__(self, who: Callable[[str], Identity | None], *, address: str = ADDRESS, port: int = 80) -> None:
+        super().__init__((address, port), _Handler)
         self.who = who
         self.refused = 0  # for want of a token
 
