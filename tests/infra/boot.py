@@ -14,7 +14,7 @@ from typing import Any
 
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.jobs.cluster import connect
-from tests.infra.fake_ec2.hypervisor import HOME, POWER_OFF, TOKEN_PATH, USER
+from tests.infra.fake_ec2.hypervisor import HOME, KERNELS, POWER_OFF, TOKEN_PATH, USER
 from tests.infra.fake_ec2.region import ENDPOINT
 from tests.infra.frame import Outcome, Row
 from tests.infra.offline import Unavailable, copy_infra, terraform
@@ -24,10 +24,8 @@ from tests.nodes.cluster import HEALTH, SLOW_MACHINE
 from tests.nodes.namespaces import run_apart, why_not
 
 ROOT_MODULE = Path(__file__).parent / "fake_ec2" / "main.tf"
-SMALL_TYPES = "".join(
-    f'    "{name}" = {{ vcpus = 2, gpus = 0, efa_cards = 0, usd_per_hour = 0.1 }}\n'
-    for name in ("m7i.large", "m6i.large", "m7a.large")
-)
+SMALL_TYPES = ("m7i.large", "m6i.large", "m7a.large")
+"""Of two CPUs each, as many as this machine can stand for."""
 NUM_STEPS, NUM_UNITS = 40, 120
 COMMON = (
     *("--cluster.num-workers", "3", "--cluster.num-trials-at-once", "3", "--cluster.max-failures", "10"),
@@ -51,14 +49,12 @@ def apply_small_cluster(folder: Path, token: str) -> Stack:
     if terraform().real:
         raise Unavailable("applying with the real provider would make real machines; unset MEMLM_REAL_AWS_PROVIDER")
     infra = copy_infra(folder)
-    types = infra / "modules/ray_cluster/nodes/instances.tf"
-    head, found, rest = types.read_text().partition("  instance_types = {\n")
-    assert found
-    types.write_text(head + found + SMALL_TYPES + rest)  # adding a type is a line
+    _know_small_types(infra / "modules/ray_cluster/nodes/instances.tf")
     root = infra / "envs" / "fake"
     root.mkdir()
     shutil.copy(ROOT_MODULE, root)
     environment = {**HEALTH, **SLOW_MACHINE, "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "200000000"}
+    environment["TORCH_EXTENSIONS_DIR"] = KERNELS
     machine = {
         "python_prefix": sys.prefix,
         "user": USER,
@@ -71,6 +67,18 @@ def apply_small_cluster(folder: Path, token: str) -> Stack:
     run(root, "init", "-no-color")
     run(root, "apply", "-no-color", "-auto-approve", f"-var=token={token}", f"-var=machine={json.dumps(machine)}")
     return read(root)
+
+
+def _know_small_types(table: Path) -> None:
+    """Adding a type is a line."""
+    before, mark, known = table.read_text().partition("  instance_types = {\n")
+    assert mark
+    lines = [
+        f'    "{name}" = {{ vcpus = 2, gpus = 0, efa_cards = 0, usd_per_hour = 0.1 }}\n'
+        for name in SMALL_TYPES
+        if f'"{name}"' not in known
+    ]
+    table.write_text(before + mark + "".join(lines) + known)
 
 
 def make_undisturbed(folder: Path) -> None:
@@ -124,11 +132,15 @@ def _run() -> Outcome:
         ("token_file", f"600 {USER}"),
         ("token_in_environments", 0),
         ("gcs_without_token", "refused"),
+        ("client_without_token", "refused"),
     ):
         if strangers[what] != wanted:
             wrong.append(f"{what} is {strangers[what]!r}, not {wanted!r}")
     if strangers["routes"] < 40:
         wrong.append(f"only {strangers['routes']} routes of the dashboard were found")
+    listeners = found["listeners"]
+    if listeners["talkative"] or {22, 8265} & set(listeners["reachable"]):
+        wrong.append(f"something listens where it should not: {listeners}")
     if found["still_running"]:
         wrong.append(f"{found['still_running']} idle workers still run")
     return Outcome(

@@ -1,7 +1,8 @@
 """Do the tests of infra/ find what is wrong? Each mutant is one mistake in the HCL or a boot script that somebody could make.
 
-A mutant is applied to a copy; Terraform itself, the promises (contract.py), the roles (least_privilege.py) and the module's
-.tftest.hcl look at it, and checkov if none of them objects. All must be caught; which caught which is in infra.json.
+A mutant is applied to a copy. The module's .tftest.hcl look at it, then the promises (contract.py) and the roles
+(least_privilege.py) of an environment that has it, then checkov, until one objects. All must be caught; which caught which
+is in infra.json.
 """
 
 import queue
@@ -203,7 +204,7 @@ class Workshop:
 
     def judge(self, mutant: Mutant) -> Verdict:
         with self.mutated(mutant):
-            caught = self._applied(mutant) | self._tested(mutant)
+            caught = self._tested(mutant) or self._applied(mutant)
             if not caught and (findings := unwaived(check(self.infra))):
                 caught = {"checkov": str(findings[0])}
         return Verdict(mutant, caught)

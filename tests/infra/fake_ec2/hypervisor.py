@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from torch.utils.cpp_extension import get_default_build_root
+
 from tests.infra.fake_ec2.metadata import ADDRESS, Identity, MetadataServer
 from tests.infra.fake_ec2.region import Region, Values
 from tests.nodes.namespaces import GATEWAY, Network, Node
 
-USER, HOME, TOKEN_PATH = "memlm", "/run/memlm", "/run/ray/token"
+USER, HOME, TOKEN_PATH, KERNELS = "memlm", "/run/memlm", "/run/ray/token", "/run/kernels"
 UID = 4711
 POWER_OFF = "/tmp/ray/power-off"
 CLEAN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
@@ -142,12 +144,20 @@ class Hypervisor:
 
 
 def lay_out(node: Node) -> None:
-    """What the machine image has and this machine hasn't: a user of its own, /run, and a Python that others may run."""
-    for name, line in (("passwd", f"{USER}:x:{UID}:{UID}::{HOME}:/bin/bash"), ("group", f"{USER}:x:{UID}:")):
+    """What machine image and VPC have and this machine hasn't: a user of its own, a name that is known, /run, and a Python that
+    others may run."""
+    lines = {"passwd": f"{USER}:x:{UID}:{UID}::{HOME}:/bin/bash", "group": f"{USER}:x:{UID}:"}
+    lines["hosts"] = f"{node.address} {node.name}"
+    for name, line in lines.items():
         (node.folder / name).write_text(Path(f"/etc/{name}").read_text().rstrip("\n") + f"\n{line}\n")
         node.run("mount", "--bind", str(node.folder / name), f"/etc/{name}")
     node.run("mount", "-t", "tmpfs", "-o", "mode=755,size=256m", "tmpfs", "/run")
     node.run("chmod", "1777", "/tmp/ray")
+    compiled = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / "memlm"
+    if compiled.is_dir():  # else every machine compiles its own, for a minute
+        node.run("mkdir", KERNELS)
+        node.run("cp", "-r", str(compiled), KERNELS)
+        node.run("chown", "-R", f"{UID}:{UID}", KERNELS)
     python = Path(sys.executable).resolve().parents[1]
     closed = [p for p in python.parents if not p.stat().st_mode & stat.S_IXOTH]
     if closed:  # as /root is: another one in its place, with the Python alone

@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import ray
 
 from memlm import storage
@@ -22,6 +24,7 @@ from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.chaos.smoke_run import differing
 from tests.faults import client_environment, faulty_s3
+from tests.infra.fake_ec2.ask import status_of
 from tests.infra.fake_ec2.hypervisor import Hypervisor, Machine, metadata_of
 from tests.infra.fake_ec2.region import Applied, Region
 from tests.jobs.running import ROOT, artifacts_in, smoke
@@ -29,14 +32,7 @@ from tests.nodes.namespaces import GATEWAY, Network
 
 DASHBOARD = "http://127.0.0.1:8265"
 START_SECONDS, JOB_SECONDS, IDLE_SECONDS = 240.0, 600.0, 180.0
-PUBLIC = {
-    "/",
-    "/favicon.ico",
-    "/api/authentication_mode",
-    "/api/authenticate",
-    "/api/healthz",
-    "/api/local_raylet_healthz",
-}
+PUBLIC = {"/", "/favicon.ico", "/api/authentication_mode", "/api/authenticate", "/api/gcs_healthz"}
 """Of the dashboard: what a browser needs before it has a token, and whether it is alive."""
 OF_AGENTS = ("/api/job_agent/", "/api/healthz", "/api/local_raylet_healthz")
 
@@ -182,8 +178,6 @@ def _trained(config: Any) -> int:
 
 def _manifests(uri: str) -> int:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    import boto3
-
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
     keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
     return sum(key.endswith(f"/{storage.MANIFEST}") for key in keys)
@@ -244,7 +238,8 @@ def _strangers(site: Site) -> dict[str, Any]:
         "metadata_without_token": site.ask(head, [("GET", metadata, {})])[0],
         "token_file": mode.stdout.strip(),
         "token_in_environments": _in_environments(head, site.token),
-        "gcs_without_token": _gcs(site),
+        "gcs_without_token": _connects(f"{head.node.address}:6379"),
+        "client_without_token": _connects(f"ray://{head.node.address}:10001"),
     }
 
 
@@ -260,9 +255,9 @@ def _in_environments(machine: Machine, token: str) -> int:
     return found
 
 
-def _gcs(site: Site) -> str:
-    """What the head says to a process that connects to the cluster without the token, from another machine."""
-    script = f"import ray; ray.init(address='{site.head.node.address}:6379', log_to_driver=False); print('let in')"
+def _connects(address: str) -> str:
+    """What the cluster says to a process of another machine that connects without the token."""
+    script = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('let in')"
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-c", script]
     try:
@@ -273,18 +268,17 @@ def _gcs(site: Site) -> str:
 
 
 def _listeners(site: Site) -> dict[str, Any]:
-    """Sockets that others can reach, asked from another machine what they tell whom they don't know."""
-    answers: dict[str, int] = {}
-    by_machine: dict[str, list[int]] = {}
+    """Sockets that others can reach, and what they tell another machine that they don't know: metrics, at most."""
+    found: dict[str, list[int]] = {"reachable": [], "metrics": [], "talkative": []}
     for machine in site.hypervisor.up:
-        kind = "head" if machine.is_head else "worker"
-        ports = sorted(_open_ports(machine))
-        by_machine.setdefault(kind, []).extend(ports)
-        for port in ports:
-            from tests.infra.fake_ec2.ask import status_of
-
-            answers[f"{kind} {port}"] = status_of("GET", f"http://{machine.node.address}:{port}/", {})
-    return {"ports": by_machine, "answers": answers}
+        for port in sorted(_open_ports(machine)):
+            found["reachable"].append(port)
+            url = f"http://{machine.node.address}:{port}/"
+            if 200 <= status_of("GET", url, {}) < 400:
+                with urllib.request.urlopen(url, timeout=10) as answer:
+                    is_metrics = answer.read(7) == b"# HELP "
+                found["metrics" if is_metrics else "talkative"].append(port)
+    return found
 
 
 def _open_ports(machine: Machine) -> set[int]:
