@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.infra.contract import broken
 from tests.infra.frame import Outcome, Row
-from tests.infra.offline import INFRA, Unavailable, copy_infra, terraform
+from tests.infra.offline import INFRA, Terraform, Unavailable, copy_infra, quick_terraform, terraform
 from tests.infra.stack import ENVIRONMENTS, TerraformFailed, applied, run, second_plan
 
 
@@ -42,11 +42,11 @@ def count_assertions(folder: Path) -> int:
     )
 
 
-def check_root(infra: Path, root: Path) -> Tested:
-    initialised = terraform()(root, "init", "-no-color", "-backend=false")
+def check_root(infra: Path, root: Path, by: Terraform) -> Tested:
+    initialised = by(root, "init", "-no-color", "-backend=false")
     if initialised.returncode:
         return Tested(str(root.relative_to(infra)), 0, 1, 0, initialised.stdout + initialised.stderr)
-    done = terraform()(root, "test", "-no-color", timeout=600)
+    done = by(root, "test", "-no-color", timeout=600)
     summary = re.search(r"(\d+) passed, (\d+) failed", done.stdout)
     passed, failed = (int(summary[1]), int(summary[2])) if summary else (0, 1)
     failed = max(failed, int(done.returncode != 0))
@@ -82,7 +82,8 @@ def _misspelt(folder: Path) -> Iterator[str]:
 def _run() -> Outcome:
     with tempfile.TemporaryDirectory(prefix="memlm-infra-") as folder:
         infra = copy_infra(Path(folder))
-        tested = [check_root(infra, root) for root in roots(infra)]
+        with quick_terraform() as quick:
+            tested = [check_root(infra, root, quick) for root in roots(infra)]
         (Path(folder) / "misspelt").mkdir()
         wrong = [*(f"not formatted: {file}" for file in unformatted()), *_misspelt(Path(folder) / "misspelt")]
         for environment in ENVIRONMENTS:
@@ -127,7 +128,7 @@ ROWS = [
         name="assertions",
         bar="fmt and validate clean, a misspelt argument refused, at least 60 assertions of .tftest.hcl and every promise hold",
         run=_run,
-        seconds=90,
+        seconds=60,
     ),
     Row(
         name="second_plan_empty",

@@ -160,6 +160,6 @@ ROWS = [
         name="fake_ec2",
         bar="the rendered cluster boots; count and pretraining each lose a machine and end as undisturbed; strangers get 401",
         run=_run,
-        seconds=400,
+        seconds=450,
     )
 ]

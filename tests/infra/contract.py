@@ -249,6 +249,8 @@ def ray_is_closed(stack: Stack) -> Iterator[str]:
             yield f"{where} listens everywhere"
         if "--head" in script and "--dashboard-host=127.0.0.1" not in script:
             yield f"{where} shows the dashboard to others"
+        if "--head" in script and not ("--autoscaling-config=" in script and "available_node_types" in script):
+            yield f"{where} starts a head that launches no workers"
         if not re.search(r"^install -m 0600 .*token'?$", script, re.MULTILINE):
             yield f"{where} lets others read the token"
 

@@ -367,6 +367,10 @@ def _secrets(access: Access) -> Iterator[Expectation]:
         key = token["kms_key_id"]
         yield _expect(f"{kind} opens the token's key", True, access.decide(kind, "kms:Decrypt", key, **via))
         yield _expect(f"{kind} opens it for itself", False, access.decide(kind, "kms:Decrypt", key))
+        other = {"kms:ViaService": f"ssm.{REGION}.amazonaws.com"}
+        yield _expect(
+            f"{kind} opens it through another service", False, access.decide(kind, "kms:Decrypt", key, **other)
+        )
 
 
 def _run() -> Outcome:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.infra.offline import Unavailable, copy_infra, terraform
+from tests.infra.offline import Terraform, Unavailable, copy_infra, terraform
 
 ENVIRONMENTS = {"dev": ("main",), "prod": ("pretrain", "sweep")}
 """With the clusters of each."""
@@ -52,8 +52,8 @@ class TerraformFailed(Exception):
     """A command ended with another status than 0; the text is what it printed."""
 
 
-def run(folder: Path, *arguments: str) -> str:
-    done = terraform()(folder, *arguments)
+def run(folder: Path, *arguments: str, by: Terraform | None = None) -> str:
+    done = (by or terraform())(folder, *arguments)
     if done.returncode:
         raise TerraformFailed(
             f"terraform {' '.join(arguments)} in {folder}:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
@@ -72,19 +72,19 @@ def variables(name: str) -> list[str]:
     ]
 
 
-def apply(infra: Path, name: str, *more: str) -> Stack:
+def apply(infra: Path, name: str, *, by: Terraform | None = None) -> Stack:
     """`init` and `apply` in this copy of infra/. Raises TerraformFailed, Unavailable."""
     if terraform().real:
         raise Unavailable("applying with the real provider would make real machines; unset MEMLM_REAL_AWS_PROVIDER")
     folder = infra / "envs" / name
     (folder / "local_override.tf").write_text(LOCAL_STATE)
-    run(folder, "init", "-no-color")
-    run(folder, "apply", "-no-color", "-auto-approve", *variables(name), *more)
-    return read(folder)
+    run(folder, "init", "-no-color", by=by)
+    run(folder, "apply", "-no-color", "-auto-approve", *variables(name), by=by)
+    return read(folder, by=by)
 
 
-def read(folder: Path) -> Stack:
-    shown = json.loads(run(folder, "show", "-json"))["values"]
+def read(folder: Path, *, by: Terraform | None = None) -> Stack:
+    shown = json.loads(run(folder, "show", "-json", by=by))["values"]
     resources = tuple(_resources(shown["root_module"]))
     return Stack(folder.name, folder, resources, {name: o["value"] for name, o in shown.get("outputs", {}).items()})
 
