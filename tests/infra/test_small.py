@@ -141,6 +141,7 @@ def test_ids_and_arns_are_in_aws_form() -> None:
     key: dict[str, Any] = {}
     arn = computed("aws_kms_key", "arn", "string", key, "eu-west-1")
     assert arn == f"arn:aws:kms:eu-west-1:123456789012:key/{key['id']}"  # the id made on the way is kept
+    assert len(key["id"]) == 36
     assert computed("aws_subnet", "id", "string", {}, "eu-west-1").startswith("subnet-")
     assert computed("aws_subnet", "tags_all", ["map", "string"], {}, "eu-west-1") == {}
     assert all("{" not in computed(kind, "arn", "string", {}, "eu-west-1") for kind in {*ARNS, *IDS})
