@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: pareto test bench chaos lint clean
+.PHONY: pareto test bench chaos infra-test lint clean
 
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
@@ -19,6 +19,10 @@ bench: .venv/bench-installed
 # At most an hour on two cores. ARGS='--only s3_faults --seed 7' runs these rows.
 chaos: .venv/installed
 	.venv/bin/python -m tests.chaos $(ARGS)
+
+# At most 15 minutes on two cores, no cloud account. ARGS='--only iam checkov' runs these rows.
+infra-test: .venv/installed .venv-infra/installed
+	.venv/bin/python -m tests.infra $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff format --check .
@@ -42,5 +46,14 @@ lint: .venv/installed
 	.venv/bin/pip install --quiet --editable '.[bench]'
 	touch $@
 
+# What the tests of infra/ need: the server of the stub provider, and checkov, whose dependencies are not memlm's.
+.PHONY: .venv-infra
+.venv-infra: .venv-infra/installed
+
+.venv-infra/installed: tests/infra/requirements.txt
+	$(PYTHON) -m venv .venv-infra
+	.venv-infra/bin/pip install --quiet --requirement tests/infra/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-infra runs

@@ -17,6 +17,8 @@ from memlm.run import RunError
 
 START_SECONDS = 900
 """Waited for nodes that the autoscaler says it can start."""
+REQUEST_SECONDS = 3
+"""The request is made again so often: Ray Data's coordinator, which outlives its job, overwrites everybody's with its own."""
 Resources = Mapping[str, float]
 
 
@@ -105,19 +107,23 @@ def _wait(asked: Asked, lacking: str, *, wait_seconds: int, say: Callable[[str],
     seconds = max(wait_seconds, START_SECONDS if kinds else 0)
     if not seconds:
         raise RunError(f"{lacking}; {remedy} (where nodes are still to join: --cluster.wait-seconds)")
-    if kinds:
-        request_resources(bundles=[dict(asked.each)] * asked.workers)
-    began = said = time.monotonic()
+    request = [dict(asked.each)] * asked.workers if kinds else []
+    if request:
+        request_resources(bundles=request)
+    began = said = requested = time.monotonic()
     say(f"{lacking}; waiting up to {seconds} s for nodes{' that the autoscaler starts' if kinds else ''}")
     while lacking := shortage(asked, nodes_now()):
         now = time.monotonic()
+        if request and now - requested >= REQUEST_SECONDS:
+            request_resources(bundles=request)
+            requested = now
         if now - began >= seconds:
             raise RunError(f"{lacking}, after {seconds} s of waiting; {remedy}")
         if now - said >= 15:
             say(f"{lacking}; {now - began:.0f} of {seconds} s waited")
             said = now
         time.sleep(1)
-    if kinds:
+    if request:
         request_resources(bundles=[])  # the work itself asks from here on
 
 

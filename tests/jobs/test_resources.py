@@ -100,6 +100,15 @@ def test_nodes_that_the_autoscaler_may_start_are_asked_for_and_waited_for(monkey
     assert "waiting up to 900 s for nodes that the autoscaler starts" in cluster.said[0]
 
 
+def test_nodes_are_asked_for_again_and_again_while_one_waits(monkeypatch):
+    """The cluster keeps one request, and others overwrite it."""
+    monkeypatch.setattr(resources, "REQUEST_SECONDS", 0.5)
+    cluster = Cluster(monkeypatch, nodes=[TWO], joining=[{}, {}, {}, TWO], kinds=[NodeKind(resources=TWO, most=3)])
+    require_resources(config(num_workers=4), cluster.said.append)
+    assert cluster.requests[:-1] == [[{"CPU": 1.0}] * 4] * (len(cluster.requests) - 1)
+    assert len(cluster.requests) >= 3 and cluster.requests[-1] == []
+
+
 def test_waiting_as_long_as_one_is_told_ends_with_the_arithmetic(monkeypatch):
     cluster = Cluster(monkeypatch, nodes=[TWO])
     began = time.monotonic()

@@ -1,0 +1,110 @@
+variable "region" {
+  description = "AWS region of everything."
+  type        = string
+  default     = "us-east-1"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "region must be a region's code such as us-east-1, not a zone's."
+  }
+}
+
+variable "account_ids" {
+  description = "Accounts in which this may be applied; null for any."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = var.account_ids == null ? true : alltrue([for id in var.account_ids : can(regex("^[0-9]{12}$", id))])
+    error_message = "account_ids must be account numbers of 12 digits."
+  }
+}
+
+variable "availability_zones" {
+  description = "Zones of the network, two to four of the region."
+  type        = list(string)
+  default     = ["us-east-1a", "us-east-1b", "us-east-1c"]
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for zone in var.availability_zones : startswith(zone, var.region)])
+    error_message = "availability_zones must be zones of the region ${var.region}."
+  }
+}
+
+variable "cidr_block" {
+  description = "Addresses of the network."
+  type        = string
+  default     = "10.30.0.0/17"
+  nullable    = false
+}
+
+variable "ami_id" {
+  description = "Machine image made by infra/image."
+  type        = string
+  nullable    = false
+}
+
+variable "mlflow_hostname" {
+  description = "Name of the tracking server."
+  type        = string
+  nullable    = false
+}
+
+variable "mlflow_certificate_arn" {
+  description = "ACM certificate of that name."
+  type        = string
+  nullable    = false
+}
+
+variable "pretrain_pool" {
+  description = "The machines that pretraining runs on: a capacity block or reservation (id and its type, in its zone), or on demand."
+  type = object({
+    instance_type           = string
+    market                  = string
+    num_nodes               = number
+    availability_zone       = string
+    capacity_reservation_id = optional(string)
+  })
+  nullable = false
+
+  validation {
+    condition     = contains(["on_demand", "capacity_block"], var.pretrain_pool.market)
+    error_message = "pretrain_pool.market must be \"on_demand\" or \"capacity_block\": a training on many nodes that loses one every few hours is the dearer one."
+  }
+}
+
+variable "alert_emails" {
+  description = "Who is told of alarms and of the budget."
+  type        = set(string)
+  nullable    = false
+}
+
+variable "monthly_budget_usd" {
+  description = "What all of it may cost a month before people are told."
+  type        = number
+  default     = 60000
+  nullable    = false
+}
+
+variable "ray_tokens" {
+  description = "By cluster, the token that every call to it must carry: TF_VAR_ray_tokens='{\"pretrain\":\"...\",\"sweep\":\"...\"}'."
+  type        = map(string)
+  ephemeral   = true
+  nullable    = false
+}
+
+variable "mlflow_passwords" {
+  description = "Of MLflow's users: TF_VAR_mlflow_passwords='{\"admin\":\"...\",\"pipelines\":\"...\"}'."
+  type        = object({ admin = string, pipelines = string })
+  ephemeral   = true
+  nullable    = false
+}
+
+variable "secrets_version" {
+  description = "Raise it to have new tokens and passwords take the old ones' place."
+  type        = number
+  default     = 1
+  nullable    = false
+}

@@ -1,0 +1,184 @@
+"""Do all workers of a cluster add up right, and fast enough? Run before a pretraining that is paid for by the hour.
+
+python infra/jobs/nccl_smoke.py --num-workers 4 --backend gloo --min-gigabytes-per-second 0.01     # on CPUs, to try it
+ray job submit --working-dir . -- python infra/jobs/nccl_smoke.py --num-workers 64                 # on GPUs
+
+A Ray Train job of the same shape as pretraining: each worker is a rank with a GPU of its own. All-reduces of growing size are checked
+number by number and timed by the slowest rank. The bus bandwidth, 2 (n - 1) / n x bytes / seconds, is what nccl-tests calls so: it does
+not depend on the number of ranks, so it can be held against the hardware. Ends with 1 if a sum is wrong or the bandwidth too low.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from memlm.planning.machines import GPUS_PER_NODE, MACHINES
+
+SIZES = tuple(1 << power for power in (20, 24, 28, 30))
+"""Bytes of an all-reduce. The last is about what a step of the 1 B model reduces at a time."""
+CPU_SIZES = tuple(1 << power for power in (16, 20, 24))
+WARM_UP, REPEATS = 3, 10
+LEAST_SHARE = 0.5
+"""Of what the links can do by their data sheet. A ring that misses EFA, or one bad cable, stays far below it."""
+UNKNOWN_LEAST = 0.5
+"""GB/s, for a GPU that memlm/planning/machines.py does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One size of all-reduce."""
+
+    bytes: int
+    seconds: float
+    gigabytes_per_second: float
+    """Bus bandwidth."""
+    num_wrong: int
+    """Of the sum's elements, over all ranks."""
+
+
+def bus_bandwidth(num_bytes: int, seconds: float, num_ranks: int) -> float:
+    """Bytes per second that each rank's link carries in a ring: every byte but its own share goes round twice."""
+    return 2 * (num_ranks - 1) / num_ranks * num_bytes / seconds
+
+
+def least_bandwidth(gpu_name: str, num_workers: int) -> float:
+    """GB/s below which something is wrong with this hardware. A node's network is shared by its GPUs' rings, so all of it counts."""
+    known = {
+        "H100": "h100",
+        "H200": "h200",
+        "B200": "b200",
+        "A100-SXM4-80GB": "a100-80",
+        "A100-SXM4-40GB": "a100-40",
+        "L40S": "l40s",
+        "A10G": "a10g",
+    }
+    machine = next((MACHINES[key] for mark, key in known.items() if mark in gpu_name), None)
+    if machine is None:
+        return UNKNOWN_LEAST
+    link = machine.inside_node
+    if num_workers > GPUS_PER_NODE:
+        link = min(link, GPUS_PER_NODE * machine.between_nodes)
+    return LEAST_SHARE * link / 1e9
+
+
+def measure(num_bytes: int, device: torch.device) -> Measured:
+    """All ranks must call it. Rank r brings r + 1 everywhere, so that a rank that is left out or counted twice changes the sum."""
+    rank, num_ranks = dist.get_rank(), dist.get_world_size()
+    ours = torch.full((num_bytes // 4,), float(rank + 1), dtype=torch.float32, device=device)
+    total = ours.clone()
+    dist.all_reduce(total)
+    wrong = (total != num_ranks * (num_ranks + 1) / 2).sum().to(torch.float32).reshape(1)
+    dist.all_reduce(wrong)
+
+    buffer = torch.zeros_like(ours)  # zeros stay zeros, however often they are summed
+    for _ in range(WARM_UP):
+        dist.all_reduce(buffer)
+    _finish(device)
+    began = time.perf_counter()
+    for _ in range(REPEATS):
+        dist.all_reduce(buffer)
+    _finish(device)
+    seconds = torch.tensor([(time.perf_counter() - began) / REPEATS], dtype=torch.float64, device=device)
+    dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
+    return Measured(
+        bytes=num_bytes,
+        seconds=seconds.item(),
+        gigabytes_per_second=bus_bandwidth(num_bytes, seconds.item(), num_ranks) / 1e9,
+        num_wrong=int(wrong.item()),
+    )
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    dist.barrier()
+
+
+def _worker(task: dict[str, Any]) -> dict[str, Any]:
+    device = ray.train.torch.get_device()
+    measured = [asdict(measure(size, device)) for size in task["sizes"]]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    nodes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    return {"measured": measured, "gpu": name, "num_nodes": len(set(nodes))}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-workers", type=int, required=True)
+    parser.add_argument("--backend", choices=("nccl", "gloo"), default="nccl", help="gloo: on CPUs")
+    parser.add_argument(
+        "--min-gigabytes-per-second",
+        type=float,
+        help="of bus bandwidth at the largest size; by default half of what the links can do by their data sheet",
+    )
+    parser.add_argument(
+        "--storage", help="where Ray Train keeps its state: s3://bucket/prefix, or a folder of all nodes"
+    )
+    asked = parser.parse_args(arguments)
+    if asked.num_workers < 2:
+        parser.error(f"--num-workers is {asked.num_workers}; one worker has nobody to add up with, so give 2 or more")
+    if asked.backend == "gloo" and asked.min_gigabytes_per_second is None:
+        parser.error("--min-gigabytes-per-second is missing; what CPUs can do depends on their network, so say it")
+
+    on_gpu = asked.backend == "nccl"
+    try:
+        result = TorchTrainer(
+            _worker,
+            train_loop_config={"sizes": SIZES if on_gpu else CPU_SIZES},
+            torch_config=TorchConfig(backend=asked.backend),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=asked.num_workers,
+                use_gpu=on_gpu,
+                resources_per_worker={"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"nccl-smoke-{time.time_ns()}",
+                storage_path=asked.storage and f"{asked.storage.rstrip('/')}/nccl-smoke",
+            ),
+        ).fit()
+    except ray.train.WorkerGroupError as error:
+        first = next(iter(error.worker_failures.values()))
+        print(f"error: the workers cannot talk to each other: {first}", file=sys.stderr)
+        return 1
+    found: Any = result.return_value  # of rank 0
+    measured = [Measured(**each) for each in found["measured"]]
+    least = asked.min_gigabytes_per_second
+    if least is None:
+        least = least_bandwidth(found["gpu"], asked.num_workers)
+    print(f"{asked.num_workers} x {found['gpu']} on {found['num_nodes']} node(s), {asked.backend}")
+    for each in measured:
+        print(
+            f"{each.bytes / 1e6:10.1f} MB  {each.seconds * 1e3:10.3f} ms  {each.gigabytes_per_second:8.3f} GB/s  {each.num_wrong} wrong"
+        )
+    return verdict(measured, least)
+
+
+def verdict(measured: list[Measured], least: float) -> int:
+    """Says what is wrong; 0 if nothing is."""
+    wrong = sum(each.num_wrong for each in measured)
+    largest = measured[-1]
+    if wrong:
+        print(f"error: {wrong} elements of the sums are wrong; do not train on these nodes", file=sys.stderr)
+        return 1
+    if largest.gigabytes_per_second < least:
+        print(
+            f"error: the bus bandwidth is {largest.gigabytes_per_second:.3f} GB/s, below the {least:g} GB/s asked for; see NCCL's log "
+            f"(NCCL_DEBUG=INFO) for whether it uses EFA and NVLink, or lower --min-gigabytes-per-second",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"ok: sums are right, and {largest.gigabytes_per_second:.3f} GB/s is at least {least:g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The machine image's recipe: what it locks is what the project pins, and nothing else can come in."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tests.jobs.running import ROOT
+
+IMAGE = ROOT / "infra/image"
+LOCK = (IMAGE / "requirements.lock").read_text()
+ENTRIES = re.split(r"\n(?=[A-Za-z0-9])", LOCK.strip())
+LOCKED = {
+    match[1].lower(): Version(match[2]) for entry in ENTRIES if (match := re.match(r"([\w.-]+)==([^\s;]+)", entry))
+}
+
+
+def required() -> list[Requirement]:
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    lines += [line for line in (IMAGE / "requirements.in").read_text().splitlines() if line and line[0] != "#"]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize("requirement", required(), ids=str)
+def test_the_lock_holds_what_is_pinned(requirement):
+    assert requirement.specifier.contains(LOCKED[requirement.name.lower()], prereleases=True), (
+        "run: make -C infra/image lock"
+    )
+
+
+def test_every_file_has_a_digest_and_none_an_address():
+    assert len(LOCKED) == len(ENTRIES) > 100
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in ENTRIES)
+    assert not re.search(r"https?:|file:|@|--(extra-)?index", LOCK)
+
+
+def test_torch_is_the_build_for_gpus():
+    assert not LOCKED["torch"].local and any(name.startswith("nvidia-nccl") for name in LOCKED)
+
+
+@pytest.mark.parametrize("script", ["install.sh"])
+def test_scripts_parse(script):
+    subprocess.run(["bash", "-n", str(IMAGE / script)], check=True)
+
+
+def test_packages_come_by_digest_alone():
+    installs = [line for line in (IMAGE / "install.sh").read_text().splitlines() if line.startswith("pip install")]
+    assert len(installs) == 2 and all("--require-hashes --no-deps" in line for line in installs)
