@@ -141,6 +141,11 @@ class Config:
             raise ValueError(
                 f"method.num_trainable_slots is {self.method.num_trainable_slots}, more than the {num_slots} slots that model.memory has; lower it"
             )
+        if "@" in self.tracking.partition("://")[2].partition("/")[0] and self.tracking.startswith("http"):
+            hidden = f"{self.tracking.partition('://')[0]}://...@{self.tracking.rpartition('@')[2]}"
+            raise ValueError(
+                f"tracking is {hidden}; an address is logged, so it must hold no password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must not be negative")
         _check_documents(self)

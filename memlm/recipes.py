@@ -349,7 +349,7 @@ def paper_64m() -> Config:
         recipe="paper_64m",
         model=replace(base.model, memory=replace(base.model.memory, num_half_keys=8192)),
         pretraining=replace(base.pretraining, pool_split=32),
-        cluster=ClusterConfig(num_workers=32, use_gpu=True),
+        cluster=ClusterConfig(num_workers=32, use_gpu=True, max_failures=1000),
     )
 
 

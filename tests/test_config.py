@@ -257,3 +257,12 @@ def test_identity_of_methods_with_equal_settings_differs_by_name():
     optimizer = OptimizerConfig()
     same = [identity(FullConfig(optimizer=optimizer)), identity(LoRAConfig(optimizer=optimizer))]
     assert [part["name"] for part in same] == ["full", "lora"]
+
+
+def test_an_address_of_a_server_holds_no_password():
+    with pytest.raises(
+        ValueError, match=r"tracking is https://\.\.\.@mlflow\.example/x; .*MLFLOW_TRACKING_PASSWORD"
+    ) as error:
+        dataclasses.replace(RECIPES["smoke"](), tracking="https://admin:s3cr3t@mlflow.example/x")
+    assert "s3cr3t" not in str(error.value)
+    dataclasses.replace(RECIPES["smoke"](), tracking="https://mlflow.example/@x")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memlm import storage
+from memlm.storage.s3 import without_secrets
 
 HUB = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -126,7 +127,7 @@ def _parse(uri: str) -> _Place:
 
 
 def _unanswered(uri: str, what: str, error: Exception) -> str:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    reason = without_secrets(next(iter(str(error).splitlines()), "")) or type(error).__name__
     return (
         f"{uri}: {what} on the hub: {reason.rstrip('.')}. "
         "Mend the address, the network or the token, or give the path of a local copy instead."

@@ -114,7 +114,7 @@ def resources(config: Config) -> Iterator[Check]:
         if not lacking:
             most = sum(asked.fitting(node) for node in nodes)
             yield Check(name="resources", found=f"{asked}, and {len(nodes)} node(s) take {most}")
-        elif most_workers(asked, kinds) >= asked.workers:
+        elif most_workers(asked, kinds, nodes) >= asked.workers:
             yield Check(name="resources", found=f"{lacking}; the autoscaler may start the rest")
         else:
             remedy = f"Lower {asked.field}, or start more nodes"

@@ -35,6 +35,33 @@ class Told(IntEnum):
     STOP = 2
 
 
+_waiting: set[threading.Event] = set()
+"""Set by SIGTERM: one for each pretraining that this process waits for."""
+
+
+@contextmanager
+def sigterm_passed_on() -> Iterator[None]:
+    """In the main thread, which alone may heed signals, around pretrainings that other threads wait for. Raises KeyboardInterrupt after a
+    SIGTERM that came while there was none to tell."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told = threading.Event()
+
+    def tell(*_: object) -> None:
+        told.set()
+        for event in list(_waiting):
+            event.set()
+
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if told.is_set():
+        raise KeyboardInterrupt
+
+
 class _Notice:
     def __init__(self) -> None:
         self.given = False
@@ -50,7 +77,7 @@ class _Notice:
 def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
     """Around the driver's wait for its workers: SIGTERM asks them to save and end; after so many seconds they are ended anyway.
 
-    `name` is what a worker's Watch asks for. Only a main thread can heed signals; in another one this does nothing.
+    `name` is what a worker's Watch asks for. In another thread than the main one it hears from `sigterm_passed_on`.
     """
     notice = ray.remote(_Notice).options(name=name, num_cpus=0).remote()
     told, over = threading.Event(), threading.Event()
@@ -69,9 +96,11 @@ def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
     heeding = threading.current_thread() is threading.main_thread()
     # A signal comes between two instructions of the main thread, where a call to Ray could wait for itself.
     before = signal.signal(signal.SIGTERM, lambda *_: told.set()) if heeding else None
+    _waiting.add(told)
     try:
         yield
     finally:
+        _waiting.discard(told)
         if heeding:
             signal.signal(signal.SIGTERM, before)
         over.set()

@@ -19,6 +19,7 @@ from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.method_spaces import MethodSpace
+from memlm.jobs.notice import sigterm_passed_on
 from memlm.jobs.resources import asked_of, nodes_now, shortage
 from memlm.jobs.sweep_report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.trials import plan_trials, read_results, run_trials, unfinished
@@ -71,12 +72,18 @@ def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
     (asked, *_) = asked_of(configs[0])
     both = replace(asked, workers=asked.workers * len(configs))
     drivers = ThreadPoolExecutor(max_workers=1 if shortage(both, nodes_now()) else len(configs))
-    try:
-        for finished in [drivers.submit(pretrain.run, config) for config in configs]:
-            finished.result()
-    finally:
-        # On an error or Ctrl-C nobody waits for the other model; its newest training state is kept.
-        drivers.shutdown(wait=False, cancel_futures=True)
+    with sigterm_passed_on():
+        running = [drivers.submit(pretrain.run, config) for config in configs]
+        try:
+            for finished in running:
+                try:
+                    finished.result()
+                except pretrain.Saved:
+                    drivers.shutdown(cancel_futures=True)  # the other one saves what it has too
+                    raise
+        finally:
+            # On an error or Ctrl-C nobody waits for the other model; its newest training state is kept.
+            drivers.shutdown(wait=False, cancel_futures=True)
 
 
 class _Stages:

@@ -26,11 +26,12 @@ from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
 from memlm.jobs.notice import Told, Watch, heeding_sigterm
 from memlm.jobs.ray_files import ray_storage
+from memlm.jobs.resources import saying_shortage
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
 from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
-from memlm.tracking import Run, Tracker, git_sha
+from memlm.tracking import Run, Tracker, TrackingError, git_sha
 from memlm.training.checkpoint import TrainingStates
 from memlm.training.goodput import FOLDER, Diary
 from memlm.training.patch import CHECKPOINT_KIND
@@ -40,8 +41,13 @@ if TYPE_CHECKING:
     from memlm.training.engine import Engine
 
 EXPERIMENT = "memlm pretraining"
+log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0
 """How long a driver may be silent before another one may take its place."""
+MOST_STARTS_IN_VAIN = 12
+"""Of a worker group that finds no room, five minutes each: an hour for lost nodes to be replaced."""
+TRACKING_PAUSE_SECONDS = 300.0
+"""Without a try after the tracking server did not answer, since each try holds up training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +105,22 @@ def run(config: Config) -> str:
             epoch=lease.epoch,
         )
         try:
-            with heeding_sigterm(task.notice, config.cluster.notice_seconds):
+            with heeding_sigterm(task.notice, config.cluster.notice_seconds), saying_shortage(config, say):
                 _trainer(task, storage_path=storage.join(run.uri, "ray")).fit()
-        except ray.train.WorkerGroupError as error:
-            first = next(iter(error.worker_failures.values()))
+        except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
+            first = next(iter(error.worker_failures.values())) if hasattr(error, "worker_failures") else error
             raise RunError(
                 f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept"
             ) from error
-    if not storage.has_artifact(checkpoint):
-        raise KeyboardInterrupt  # heeded by the workers, or by Ray, which returns as if all were well
+        if not storage.has_artifact(checkpoint):
+            _require_lease(task)
+            raise Saved  # heeded by the workers, or by Ray, which returns as if all were well
+        storage.delete(task.training_states)
     return checkpoint
+
+
+class Saved(KeyboardInterrupt):
+    """Told to stop; what could be saved is."""
 
 
 def _trainer(task: WorkerTask, *, storage_path: str) -> TorchTrainer:
@@ -124,7 +136,9 @@ def _trainer(task: WorkerTask, *, storage_path: str) -> TorchTrainer:
         run_config=ray.train.RunConfig(
             name=f"{config.run_name}-{config.architecture}-{task.corpus_digest[:8]}-{time.time_ns()}",
             **ray_storage(storage_path),
-            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.cluster.max_failures, controller_failure_limit=MOST_STARTS_IN_VAIN
+            ),
         ),
     )
 
@@ -178,6 +192,23 @@ def _pool_bytes(config: Config) -> PoolBytes:
     )
 
 
+def _holds_lease(task: WorkerTask) -> bool:
+    """Whether our driver may still write; said to be so where the storage does not answer, which a state that is to be saved will find too."""
+    try:
+        return bool(storage.read_json(task.lease)["epoch"] == task.epoch)
+    except storage.StorageError as error:
+        log.warning("the lease could not be read: %s", error)
+        return True
+
+
+def _require_lease(task: WorkerTask) -> None:
+    """Raises LeaseLost where another driver took over from ours, which must have been silent for long."""
+    if storage.read_json(task.lease)["epoch"] != task.epoch:
+        raise storage.LeaseLost(
+            "lease", task.lease, f"epoch {task.epoch} is over", "Another driver goes on with this run."
+        )
+
+
 def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
@@ -216,14 +247,22 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
         say(
             f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, beside its share of the rest"
         )
-    diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session) if rank == 0 else None
-    start = torch.tensor([diary.number if diary else 0], device=device)
+    diary, start = None, torch.zeros(1, dtype=torch.int64, device=device)
+    if rank == 0 and not storage.has_artifact(task.checkpoint) and _holds_lease(task):
+        diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session)
+        start.fill_(diary.number)
     dist.broadcast(start, src=0)
+    if not start:  # a worker died after the checkpoint was made, or another driver took over
+        return
     engine = Engine(model.to(device), settings)
     inputs = {"corpus": task.corpus_digest, "config": _config_digest(config)}
     states = TrainingStates(engine, task.training_states, inputs=inputs, start=int(start))
     first_step = states.load_newest()
-    tracked = _tracked(task, inputs, sizes, to=task.tracking if rank == 0 else "")
+    try:
+        tracked = _tracked(task, inputs, sizes, to=task.tracking if rank == 0 else "")
+    except TrackingError as error:  # the driver found it well when it began; a restart goes on without
+        say(f"warning: {error}; this start is not tracked")
+        tracked = _tracked(task, inputs, sizes, to="")
     run = _Pretraining(task=task, engine=engine, states=states, corpus=corpus, tracked=tracked, diary=diary)
     try:
         with tracked:
@@ -236,8 +275,6 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
             run.write_checkpoint(sizes)
     except _Stopped:
         return
-    if rank == 0:
-        storage.delete(task.training_states)
 
 
 def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, to: str) -> Run:
@@ -280,6 +317,8 @@ class _Pretraining:
     diary: Diary | None
     """Kept by rank 0 alone."""
     history: list[dict[str, float]] = field(default_factory=list)
+    unlogged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    silent_until: float = 0.0
 
     def train(self, first_step: int) -> None:
         """To the end, or to a notice, which raises _Stopped once a state is saved."""
@@ -303,7 +342,8 @@ class _Pretraining:
             told = watch.after_step()
             self.states.settle()
             if (done.step % settings.checkpoint_every == 0 or told) and not last:
-                self._require_lease()
+                if self.diary and not _holds_lease(self.task):
+                    _require_lease(self.task)
                 self.states.save(done.step)
             reported = last or done.step % settings.log_every == 0
             if self.diary:
@@ -319,14 +359,8 @@ class _Pretraining:
             if told and not last:
                 self._heed(told, done.step)
         self.states.settle(wait=True)
-        self._require_lease()
-
-    def _require_lease(self) -> None:
-        """Raises LeaseLost where another driver took over from ours, which must have been silent for long."""
-        if self.diary and storage.read_json(self.task.lease)["epoch"] != self.task.epoch:
-            raise storage.LeaseLost(
-                "lease", self.task.lease, f"epoch {self.task.epoch} is over", "Another driver goes on with this run."
-            )
+        if self.diary:
+            _require_lease(self.task)
 
     def _heed(self, told: Told, step: int) -> None:
         """What a notice gives no time for later must be whole now."""
@@ -348,7 +382,21 @@ class _Pretraining:
         }
         self.history.append({"step": done.step, **metrics})
         goodput = self.diary.goodput().metrics() if self.diary else {}
-        self.tracked.log_metrics({**metrics, **goodput}, step=done.step)
+        self.unlogged.append((done.step, {**metrics, **goodput}))
+        self._log(last=done.step == self.task.config.pretraining.num_steps)
+
+    def _log(self, *, last: bool) -> None:
+        """What was reported and is not logged yet. A server that does not answer costs the log its order, and training nothing more."""
+        if time.monotonic() < self.silent_until and not last:
+            return
+        try:
+            while self.unlogged:
+                step, metrics = self.unlogged[0]
+                self.tracked.log_metrics(metrics, step=step)
+                del self.unlogged[0]
+        except TrackingError as error:
+            self.silent_until = time.monotonic() + TRACKING_PAUSE_SECONDS
+            say(f"warning: {error}; {len(self.unlogged)} reports are logged later")
 
     def write_checkpoint(self, sizes: NumParameters) -> None:
         config = self.task.config
@@ -366,7 +414,6 @@ class _Pretraining:
             say(f"pretrain {config.architecture}: {goodput}")
         else:
             self.engine.export(None)
-        dist.barrier()
 
 
 def _config_digest(config: Config) -> str:

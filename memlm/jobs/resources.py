@@ -4,15 +4,18 @@ A worker needs a node that has all of its CPUs and GPUs together, so what counts
 """
 
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import ray
 import ray._private.state
 from ray.autoscaler.sdk import request_resources
 
 from memlm.config import Config
+from memlm.jobs.attempts import Attempts
 from memlm.run import RunError
 
 START_SECONDS = 900
@@ -80,9 +83,33 @@ def shortage(asked: Asked, nodes: Sequence[Resources]) -> str:
     return f"{asked}, and the cluster takes {sum(fitting)}: {', '.join(parts) or 'it has no node'}"
 
 
-def most_workers(asked: Asked, kinds: Sequence[NodeKind]) -> float:
-    """That the autoscaler's limits allow."""
-    return sum(kind.most * asked.fitting(kind.resources) for kind in kinds if asked.fitting(kind.resources))
+def most_workers(asked: Asked, kinds: Sequence[NodeKind], nodes: Sequence[Resources] = ()) -> float:
+    """That the autoscaler's limits allow, and beside it the nodes that it did not start."""
+    started = sum(kind.most * asked.fitting(kind.resources) for kind in kinds if asked.fitting(kind.resources))
+    others = [node for node in nodes if not any(_is_of(node, kind) for kind in kinds)]
+    return started + sum(asked.fitting(node) for node in others)
+
+
+def _is_of(node: Resources, kind: NodeKind) -> bool:
+    return all(node.get(name, 0) == kind.resources.get(name, 0) for name in ("CPU", "GPU"))
+
+
+@contextmanager
+def saying_shortage(config: Config, say: Callable[[str], None], *, every_seconds: float = 60.0) -> Iterator[None]:
+    """Says, as long as it lasts, that the cluster has too few nodes left for what runs within."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(every_seconds):
+            for asked in asked_of(config):
+                if lacking := shortage(asked, nodes_now()):
+                    say(f"{lacking}; it waits for more nodes")
+
+    threading.Thread(target=watch, name="shortage", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def require_resources(config: Config, say: Callable[[str], None]) -> None:
@@ -99,9 +126,10 @@ def require_resources(config: Config, say: Callable[[str], None]) -> None:
 def _wait(asked: Asked, lacking: str, *, wait_seconds: int, say: Callable[[str], None]) -> None:
     kinds = kinds_that_may_start()
     remedy = f"lower {asked.field}, or start more nodes, or nodes that have what a worker needs"
-    if kinds and most_workers(asked, kinds) < asked.workers:
+    most = most_workers(asked, kinds, nodes_now())
+    if kinds and most < asked.workers:
         raise RunError(
-            f"{lacking}; with all nodes that the autoscaler may start it takes {most_workers(asked, kinds):g}; "
+            f"{lacking}; with all nodes that the autoscaler may start it takes {most:g}; "
             f"{remedy}, or raise the autoscaler's max_workers"
         )
     seconds = max(wait_seconds, START_SECONDS if kinds else 0)
@@ -140,3 +168,9 @@ def kinds_that_may_start() -> list[NodeKind]:
         for group in groups
         if group.max_count
     ]
+
+
+def on_this_node(attempts: Attempts) -> Attempts:
+    """In a worker: attempts that say where they were made, and ask the cluster which nodes it still has."""
+    alive = lambda: {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # noqa: E731
+    return replace(attempts, nodes=alive, node=ray.get_runtime_context().get_node_id())

@@ -114,8 +114,11 @@ def run_trials(
     say(f"sweep: computed what the trials share in {time.monotonic() - began:.0f} s")
     runner = tune.with_parameters(TrialRunner, shared=shared, starts=starts)
     for tries_left in reversed(range(config.sweep.max_failures + 1)):
-        told = _Told(run, pending, on_finished)
-        _tuner(config, run, runner, pending, told).fit()
+        told, name = _Told(run, pending, on_finished), f"sweep-{time.time_ns()}"
+        _tuner(config, run, runner, pending, told, name=name).fit()
+        storage.delete(
+            storage.join(run.uri, "ray", name)
+        )  # Ray's own, which nobody reads: the ledger is the sweep's memory
         pending = unfinished(run, pending)
         if any(plan.key not in told.given_up for plan in pending):
             # Tune takes the first Ctrl-C for itself and returns as if all were well.
@@ -140,6 +143,8 @@ def _tuner(
     runner: type[tune.Trainable],
     pending: Sequence[PlannedTrial],
     told: "_Told",
+    *,
+    name: str,
 ) -> tune.Tuner:
     """Tries each trial once. Tune's own new tries would not do: one death of a worker can count as two failures, and what dies between two
     trials of its worker is given up at once."""
@@ -148,7 +153,7 @@ def _tuner(
         param_space={"plan": tune.grid_search(list(pending))},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=num_processors(config)),
         run_config=tune.RunConfig(
-            name=f"sweep-{time.time_ns()}",
+            name=name,
             **ray_storage(storage.join(run.uri, "ray")),
             verbose=0,
             callbacks=[told],

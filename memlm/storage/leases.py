@@ -41,7 +41,8 @@ class Lease:
     owner: str
     epoch: int
     ttl_seconds: float
-    _body: bytes
+    _bodies: set[bytes]
+    """What we wrote last, or tried to."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def renew(self) -> None:
@@ -56,10 +57,13 @@ class Lease:
         store = store_of(self.uri)
         with self._lock:
             found = store.read(self.uri)
-            if found is not None and found.body == self._body and not json.loads(found.body)["released"]:
+            if found is not None and found.body in self._bodies and not json.loads(found.body)["released"]:
                 body = _encode(self.owner, self.epoch, self.ttl_seconds, released=released)
+                self._bodies = {
+                    found.body,
+                    body,
+                }  # before it is sent: what nobody acknowledges may be there all the same
                 if store.replace(self.uri, body, found.version):
-                    self._body = body
                     return
                 found = store.read(self.uri)
             raise LeaseLost(
@@ -80,14 +84,14 @@ def acquire(uri: str, *, owner: str, ttl_seconds: float = 60, wait_seconds: floa
         if found is None:
             body = _encode(owner, epoch=1, ttl_seconds=ttl_seconds)
             if store.create(uri, body):
-                return Lease(uri, owner, 1, ttl_seconds, body)
+                return Lease(uri, owner, 1, ttl_seconds, {body})
             continue
         record = _decode(found, uri)
         left = 0 if record["released"] else record["ttl_seconds"] + CLOCK_STEP - found.age_seconds
         if left <= 0:
             body = _encode(owner, record["epoch"] + 1, ttl_seconds)
             if store.replace(uri, body, found.version):
-                return Lease(uri, owner, record["epoch"] + 1, ttl_seconds, body)
+                return Lease(uri, owner, record["epoch"] + 1, ttl_seconds, {body})
             continue
         if time.monotonic() - began >= wait_seconds:
             rule = f"is held by {_described(found)}; if it is dead, it ends in {left:.0f} s"

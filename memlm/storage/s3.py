@@ -203,7 +203,7 @@ def explained(error: Exception, uri: str) -> StorageError:
             "uri", uri, f"{known[0].format(bucket=bucket, region=region and f', {region}')} (S3: {code})", known[1]
         )
     remedy = "Check the bucket, your rights on it, AWS_ENDPOINT_URL_S3 and the credentials."
-    return StorageError("uri", uri, f"S3: {_without_secrets(str(error) or type(error).__name__)}", remedy)
+    return StorageError("uri", uri, f"S3: {without_secrets(str(error) or type(error).__name__)}", remedy)
 
 
 def drain(response: dict[str, Any], size: int | None = None) -> bytes:
@@ -365,7 +365,7 @@ def _status(error: Exception) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Without what follows a question mark in an address, names and passwords in one, and key ids."""
     text = re.sub(r"(https?://[^\s\"'?]*)\?[^\s\"']*", r"\1", text)
     text = re.sub(r"//[^/\s@]*@", "//", text)

@@ -11,9 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 
 from memlm import storage
+from memlm.storage.retries import Patience, patient
 
 FOLDER = "starts"
 EVERY_SECONDS = 5.0
+PATIENCE = Patience(attempts=2, connect_seconds=1, silence_seconds=2, deadline_seconds=2)
+"""Training stands still while it is written, and it is soon written anew."""
 log = logging.getLogger(__name__)
 
 
@@ -85,7 +88,9 @@ class Diary:
     now: Start = field(init=False)
 
     def __post_init__(self) -> None:
-        numbers = [int(name.removesuffix(".json")) for name in storage.list_names(self.uri)]
+        numbers = [
+            int(name.removesuffix(".json")) for name in storage.list_names(self.uri)
+        ]  # at the start, so with all patience
         for number in numbers:
             try:
                 self.before.append(Start(**storage.read_json(self._file(number))))
@@ -114,7 +119,8 @@ class Diary:
 
     def _write(self) -> None:
         try:
-            storage.write_json(self._file(self.number), asdict(self.now))
+            with patient(PATIENCE):
+                storage.write_json(self._file(self.number), asdict(self.now))
         except (OSError, storage.StorageError) as error:
             log.warning("%s", error)
 

@@ -88,6 +88,8 @@ class _Sweep:
                 assert time.monotonic() < deadline, f"a driver hangs: {self.log()}"
                 time.sleep(0.02)
             time.sleep(pause)
+            ended = driver.poll()
+            assert ended in (None, 0), f"a driver ended with {ended} before it was killed: {self.log()}"
         finally:
             driver.kill()
             driver.wait()

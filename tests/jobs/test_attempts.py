@@ -30,7 +30,18 @@ def test_deaths_of_several_sessions_add_up(session):
 def test_an_attempt_says_who_made_it_and_is_written_before_the_work(session, tmp_path):
     session("a").begin("unit")
     (record,) = (tmp_path / "unit").iterdir()
-    assert json.loads(record.read_text()).keys() == {"host", "pid", "at", "died"}
+    assert json.loads(record.read_text()).keys() == {"node", "host", "pid", "at", "died"}
     for _ in range(3):
         session("a").begin("unit")
     assert json.loads((tmp_path / "unit" / QUARANTINED).read_text())["died"] == 3
+
+
+def test_an_attempt_that_went_with_its_node_says_nothing_of_the_unit(tmp_path):
+    alive = {"one", "two"}
+
+    def begin(node: str) -> bool:
+        return Attempts(uri=str(tmp_path), session="a", limit=2, nodes=lambda: alive, node=node).begin("unit")
+
+    assert [begin("one"), begin("one")] == [True, True]
+    alive.remove("one")
+    assert [begin("two"), begin("two"), begin("two")] == [True, True, False]

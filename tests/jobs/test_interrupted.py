@@ -8,16 +8,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from memlm import storage
 from memlm.data.listing import list_corpus
 from memlm.data.shards import ShardError, write_shard
-from memlm.jobs import count_accesses, prepare_corpus, pretrain
+from memlm.jobs import count_accesses, pareto_sweep, prepare_corpus, pretrain
+from memlm.jobs.cluster import connect
 from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
+from memlm.tracking import TrackingError
+from tests.chaos.smoke_run import kill, workers_of_this_process
 from tests.jobs.running import smoke
 
 pytestmark = pytest.mark.ray
@@ -97,6 +102,78 @@ def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd)
     assert details["goodput"]["restarts"] == 1 and details["goodput"]["steps_redone"] == 0
     assert 0 < details["goodput"]["share"] < 1
     assert not (run / "training-memory").exists()
+
+
+def test_sigterm_reaches_pretrainings_side_by_side(runs, capfd):
+    """As a sweep runs them: in threads, which hear no signals."""
+    memory = smoke(runs, *LONG, "--run-name", "both")
+    prepare_corpus.run(memory)
+    both, run = [memory, replace(memory, architecture="dense")], runs / "both"
+    states = [Path(run_of(config).training_states(config.architecture)) for config in both]
+
+    def training() -> bool:
+        return all(list(folder.glob("starts/*.json")) and _last_step(folder) >= 3 for folder in states)
+
+    with connect(memory), once(training, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        with pytest.raises(KeyboardInterrupt):
+            pareto_sweep._pretrain_side_by_side(both)
+    assert run.exists() and all(list(folder.glob("step_*")) for folder in states)
+    assert capfd.readouterr().out.count(": stopping") == 2
+
+
+def _last_step(folder: Path) -> int:
+    return max(json.loads(path.read_text())["last_step"] for path in folder.glob("starts/*.json"))
+
+
+def test_a_worker_that_dies_once_the_checkpoint_is_made_costs_no_step(runs, capfd):
+    config = smoke(runs, *LONG, "--run-name", "late", "--pretraining.num-steps", "6", "--pretraining.warmup-steps", "2")
+    prepare_corpus.run(config)
+    checkpoint = run_of(config).checkpoint("memory")
+    with once(
+        lambda: storage.has_artifact(checkpoint), lambda: kill(workers_of_this_process("RayTrainWorker")) and None
+    ):
+        assert pretrain.run(config) == checkpoint
+    assert capfd.readouterr().out.count("step 0 of 6") == 1
+    assert not Path(run_of(config).training_states("memory")).exists()
+
+
+def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypatch, capsys):
+    logged: list[int] = []
+
+    class Server:
+        """Of the tracked run, what a report needs."""
+
+        is_down = True
+
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            if self.is_down:
+                raise TrackingError("tracking uri", "http://here", "does not answer", "Start it.")
+            logged.append(step)
+
+    server, config = Server(), smoke("runs", "--pretraining.num-steps", "9")
+    run = pretrain._Pretraining(
+        task=SimpleNamespace(config=config), engine=None, states=None, corpus=None, tracked=server, diary=None
+    )
+    for step in (1, 2):
+        run.unlogged.append((step, {"loss": 1.0}))
+        run._log(last=False)
+    assert "does not answer. Start it.; 1 reports are logged later" in capsys.readouterr().out and not logged
+    server.is_down = False
+    run._log(last=False)  # not asked again so soon
+    assert not logged
+    run._log(last=True)
+    assert logged == [1, 2] and not run.unlogged
+
+
+def test_where_the_lease_cannot_be_read_training_goes_on_and_where_it_is_anothers_it_ends(tmp_path, caplog):
+    task = SimpleNamespace(lease=str(tmp_path / "lease.json"), epoch=1)
+    assert pretrain._holds_lease(task) and "the lease could not be read" in caplog.text
+    storage.acquire(task.lease, owner="we").release()
+    assert pretrain._holds_lease(task)
+    storage.acquire(task.lease, owner="another")
+    assert not pretrain._holds_lease(task)
+    with pytest.raises(storage.LeaseLost, match="epoch 1 is over"):
+        pretrain._require_lease(task)
 
 
 def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):

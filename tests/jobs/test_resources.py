@@ -56,6 +56,9 @@ def test_limits_of_the_autoscaler():
     kinds = [NodeKind(resources=FULL, most=2), NodeKind(resources=NO_GPUS, most=math.inf)]
     assert most_workers(GPU_WORKERS, kinds) == 16
     assert most_workers(GPU_WORKERS, [NodeKind(resources=NO_CPUS, most=math.inf)]) == math.inf
+    joined = {"CPU": 7.0, "GPU": 8.0}  # by hand, beside what the autoscaler starts
+    assert most_workers(GPU_WORKERS, kinds, [dict(kind.resources) for kind in kinds]) == 16
+    assert most_workers(GPU_WORKERS, kinds, [joined]) == 16 + GPU_WORKERS.fitting(joined)
 
 
 class Cluster:

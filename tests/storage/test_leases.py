@@ -11,6 +11,7 @@ import pytest
 
 from memlm import storage
 from memlm.storage import DamagedArtifact, LeaseHeld, LeaseLost, StorageError
+from memlm.storage.retries import Patience, patient
 from tests.faults import FaultyProxy
 
 
@@ -124,6 +125,19 @@ def test_a_lost_acknowledgement_is_no_lost_lease(bucket: str, proxy: FaultyProxy
         held.renew()
     assert sum(proxy.injected.values()) == 3
     assert held.epoch == 1
+
+
+def test_a_renewal_that_was_written_and_of_which_nothing_was_heard_is_ours(bucket: str, proxy: FaultyProxy) -> None:
+    uri = f"{bucket}/lease.json"
+    held = storage.acquire(uri, owner="a")
+    proxy.plan(only="lease.json", planned=["", "lost"])  # read; written, and nothing was heard of it
+    with patient(Patience(attempts=1)), pytest.raises(StorageError, match=r"lease\.json"):
+        held.renew()
+    assert proxy.injected == {"lost": 1}
+    proxy.plan()
+    held.renew()
+    held.release()
+    assert storage.acquire(uri, owner="b").epoch == 2
 
 
 def test_what_is_no_lease_is_refused(root: str) -> None:
