@@ -77,6 +77,11 @@ class Run:
         return storage.join(self.base, "counts-attempts")
 
     @property
+    def packing_attempts(self) -> str:
+        """Which shards were begun, and how often."""
+        return storage.join(self.base, "blocks-attempts")
+
+    @property
     def questions(self) -> str:
         """The facts to learn and the held-out questions."""
         return storage.join(self.uri, "questions")
@@ -193,7 +198,7 @@ def require_counts(config: Config) -> storage.Manifest:
 
 def corpus_config(config: Config) -> dict[str, Any]:
     """What names a corpus: not how much that cannot be read is put up with, nor how a sample of all would be drawn."""
-    unnamed = ["max_malformed_share", "max_quarantined_share"]
+    unnamed = ["max_malformed_share", "max_quarantined_share", "max_attempts"]
     if config.corpus.fraction == 1:
         unnamed += ["fraction", "sample_seed"]
     return {name: value for name, value in identity(config.corpus).items() if name not in unnamed}

@@ -22,6 +22,14 @@ from typing import Any, Self
 KEY_TAG = "memlm.key"
 PROBE_SECONDS = 8  # MLflow itself would try for minutes
 PROBE_EXPERIMENT = "memlm doctor"
+_REMEDY = "Check the server, your rights on it, and that it runs the same MLflow version."
+_REFUSALS = {
+    401: (
+        "does not accept these credentials, or they have expired",
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, anew.",
+    ),
+    403: ("these credentials have no right to do this", "Have it granted on the server, or use others."),
+}
 BATCH = 100  # the server's limit for params and for tags in one call; for metrics it is 1000
 _log = logging.getLogger(__name__)
 
@@ -45,6 +53,7 @@ class Tracker:
         if not uri:
             return
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every trial
         if uri.startswith("sqlite:"):
             database = _probe_sqlite(uri)
             with Path(f"{database}.lock").open("a") as lock:
@@ -230,5 +239,5 @@ def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        remedy = "Check the server, your rights on it, and that it runs the same MLflow version."
-        raise TrackingError("tracking uri", uri, f"MLflow: {error}", remedy) from error
+        rule, remedy = _REFUSALS.get(error.get_http_status_code(), (f"MLflow: {error}", _REMEDY))
+        raise TrackingError("tracking uri", uri, rule, remedy) from error

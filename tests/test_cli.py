@@ -183,6 +183,12 @@ def test_a_slip_of_the_pen_ends_in_a_moment_and_imports_nothing_heavy():
     assert ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime < 2
 
 
+def test_a_plan_waits_for_no_torch():
+    plan = "import sys; from memlm.cli import run_plan; run_plan(['smoke']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", plan], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "mlflow", "deepspeed", "boto3"} & set(done.stdout.splitlines()[-1].split())
+
+
 def failing(error: BaseException):
     def job() -> None:
         raise error

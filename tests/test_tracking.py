@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 
 from memlm import tracking
 from memlm.tracking import Tracker, TrackingError
+from tests.nodes.servers import MLflow, mlflow
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +235,44 @@ def test_the_version_that_a_server_tells(status: int, told: str) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         assert tracking._version_of(f"http://127.0.0.1:{server.server_port}") == told
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflow]:
+    """MLflow's own server, which asks for names and passwords."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with mlflow(folder / "server", f"sqlite:///{folder}/mlflow.db", host="127.0.0.1", port=port) as server:
+        yield server
+
+
+def log_in(monkeypatch: pytest.MonkeyPatch, name: str, password: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+
+
+def test_credentials_that_the_server_does_not_accept_are_one_error(
+    guarded: MLflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, guarded.username, guarded.password)
+    assert tracking.probe(guarded.uri)
+    log_in(monkeypatch, guarded.username, "an-expired-password")
+    with pytest.raises(TrackingError) as refused:
+        tracking.probe(guarded.uri)
+    assert str(refused.value) == (
+        f"tracking uri {guarded.uri}: does not accept these credentials, or they have expired. "
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, anew."
+    )
+
+
+def test_who_has_no_right_to_write_is_told_so(guarded: MLflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_in(monkeypatch, guarded.username, guarded.password)
+    Tracker(guarded.uri, "of the first user")
+    from mlflow.server.auth.client import AuthServiceClient
+
+    AuthServiceClient(guarded.uri).create_user("second", "another-password")
+    log_in(monkeypatch, "second", "another-password")
+    with pytest.raises(TrackingError, match="these credentials have no right to do this. Have it granted"):
+        Tracker(guarded.uri, "of the first user").run("k", name="a")

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memlm.jobs.trials import MethodSpace
+    from memlm.jobs.method_spaces import MethodSpace
 
 
 def load_spaces(methods: Sequence[str], scale: str) -> "list[MethodSpace]":
@@ -17,7 +17,7 @@ def load_spaces(methods: Sequence[str], scale: str) -> "list[MethodSpace]":
         if method not in known:
             raise ValueError(_unknown("sweep.methods", method, known))
     # Imported only now: Ray takes seconds, and a slip of the pen should not.
-    from memlm.jobs.trials import MethodSpace
+    from memlm.jobs.method_spaces import MethodSpace
 
     spaces = []
     for method in methods:

@@ -15,11 +15,15 @@ DROPPED = (BLANK_LINE, EMPTY_TEXT)
 
 
 class AccountingError(ValueError):
-    """Lines were lost or counted twice, or too many of them are malformed: then `samples` are the first, as file:line: reason."""
+    """Lines were lost or counted twice: a fault of the reader."""
 
-    def __init__(self, message: str, samples: Sequence[str] = ()) -> None:
-        super().__init__(message, list(samples))  # both, so that it survives pickling between processes
-        self.samples = list(samples)
+
+class TooManyMalformed(ValueError):
+    """More of a shard's lines are malformed than the limit allows. `samples` are the first of them, as file:line: reason."""
+
+    def __init__(self, message: str, samples: Sequence[str], share: float) -> None:
+        super().__init__(message, list(samples), share)  # all three, so that it survives pickling between processes
+        self.samples, self.share = list(samples), share
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -67,13 +71,14 @@ class Accounting:
             )
 
     def require_few_malformed(self, name: str, limit: float) -> None:
-        """Raises AccountingError above the limit, naming the shard, the counts and the first malformed line."""
+        """Raises TooManyMalformed above the limit, naming the shard, the counts and the first malformed line."""
         if self.malformed_share > limit:
-            raise AccountingError(
+            raise TooManyMalformed(
                 f"{name}: {self.num_malformed} of {self.lines} lines ({self.malformed_share:.3%}) are malformed "
                 f"({named(self.malformed)}), more than corpus.max_malformed_share ({limit:.3%}) allows; the first is {name}:{self.samples[0]}. "
                 "Repair or remove these lines, name another text field, or raise corpus.max_malformed_share.",
                 [f"{name}:{sample}" for sample in self.samples],
+                self.malformed_share,
             )
 
     def __str__(self) -> str:

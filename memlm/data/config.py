@@ -129,11 +129,14 @@ class CorpusConfig:
     max_validation_shards: int = 0
     """The first so many shards of validation_path; 0 for all."""
     max_malformed_share: float = 0.001
-    """Of a shard's lines, may be left out because they cannot be read; beyond it the corpus is refused. Each is counted by its reason in
-    the corpus's accounting.json; at 0 the first is an error."""
+    """Of a shard's lines, may be left out because they cannot be read; beyond it the shard is one to quarantine. Each is counted by its
+    reason in the corpus's accounting.json; at 0 the first is one too many."""
     max_quarantined_share: float = 0.0
-    """Of the shards, may be left out because they cannot be read at all: cut off, damaged, a decompression bomb or without documents;
-    beyond it the corpus is refused. Each is named in accounting.json; at 0 the first is an error."""
+    """Of the shards, may be left out whole: cut off, damaged, a decompression bomb, without documents, with more malformed lines than
+    max_malformed_share, or one whose workers died; beyond it the corpus is refused. Each is named in accounting.json; at 0 the first
+    is an error."""
+    max_attempts: int = 3
+    """Workers that a shard may kill before it is put in quarantine and not tried again. A driver that dies counts for none."""
     tokenizer: str = ""
     """A Hugging Face tokenizer by name or path; empty to train a byte-level BPE on the first shard."""
     vocab_size: int = 1024
@@ -160,8 +163,9 @@ class CorpusConfig:
         for name in ("max_malformed_share", "max_quarantined_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"corpus.{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
-        if self.tokenizer_documents < 1:
-            raise ValueError(f"corpus.tokenizer_documents is {self.tokenizer_documents}; it must be at least 1")
+        for name in ("tokenizer_documents", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"corpus.{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,8 +54,8 @@ def write_part(
 ) -> tuple[int, Accounting]:
     """Tokenise and pack one shard; returns the number of blocks and what became of its lines. `name` stands for it in what is said.
 
-    Streams: a document at a time is in memory, and a group of blocks. Raises AccountingError with too many malformed lines,
-    ShardError if the shard cannot be read or holds no document.
+    Streams: a document at a time is in memory, and a group of blocks. Raises TooManyMalformed, and ShardError if the shard cannot be
+    read or holds no document.
     """
     name, accounting = name or shard, Accounting()
 

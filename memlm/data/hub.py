@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+
+from memlm import storage
 
 HUB = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -81,7 +82,7 @@ def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
     place = _parse(uri)
     from huggingface_hub import hf_hub_download
 
-    with TemporaryDirectory(prefix="memlm-") as folder:
+    with storage.folder_for_copies() as folder:
         try:
             path = Path(
                 hf_hub_download(

@@ -19,7 +19,6 @@ from pathlib import Path
 from memlm import storage
 from memlm.data import hub
 from memlm.data.shards import SUFFIXES, ShardError, list_shards
-from memlm.objects import list_objects, stat_object
 
 KIND = "listing"
 LISTING_FILE = "shards.jsonl"
@@ -69,7 +68,7 @@ def list_corpus(path: str) -> list[Shard]:
     if path.startswith(hub.HUB):
         listed = [(file.name, file.bytes, file.version) for file in hub.list_files(path)]
     elif storage.is_remote(path):
-        listed = [(stored.name, stored.bytes, stored.etag) for stored in list_objects(path)]
+        listed = [(stored.name, stored.bytes, stored.etag) for stored in storage.list_objects(path)]
     shards = [
         Shard(root=path, name=name, bytes=size, version=version)
         for name, size, version in sorted(listed)
@@ -116,8 +115,8 @@ def open_shard(shard: Shard) -> Iterator[Path]:
     else:
         with storage.local_file(shard.uri) as path:
             # Asked after the bytes have come, so what came was still this version.
-            now = stat_object(shard.uri)
-            _require_listed(shard, now.bytes, now.etag)
+            now = storage.stat_object(shard.uri)
+            _require_listed(shard, now.bytes if now else None, now.etag if now else None)
             _require_listed(shard, path.stat().st_size)
             yield path
 

@@ -9,9 +9,7 @@ import shutil
 import sys
 import sysconfig
 import tomllib
-import uuid
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -141,26 +139,15 @@ def _ray_token(name: str) -> Check:
 
 
 def probe_storage(uri: str) -> Check:
-    """Writes a small object, reads it back and deletes it; a folder that was not there is not there afterwards."""
-    place, content = storage.join(uri, f".probe-{uuid.uuid4().hex}"), {"probe": uuid.uuid4().hex}
-    new = [] if storage.is_remote(uri) else [each for each in (Path(uri), *Path(uri).parents) if not each.exists()]
+    """The storage room's own probe, whose traces are gone after it."""
     try:
-        storage.write_json(place, content)
-        same = storage.read_json(place) == content
-        storage.delete(place)
+        seen = storage.require_conditional_writes(uri)
     except storage.StorageError as error:
-        found = f"{error.field} {error.value}: {error.rule}"
-        return Check(name="storage", state="fail", found=found, remedy=error.remedy.rstrip("."))
-    finally:
-        for folder in new:
-            with suppress(OSError):  # in use by now
-                folder.rmdir()
-    if not same:
-        remedy = "Take another store: this one does not show what was written last"
         return Check(
-            name="storage", state="fail", found=f"{uri} gives back other bytes than were written", remedy=remedy
+            name="storage", state="fail", found=f"{error.value}: {error.rule}", remedy=error.remedy.rstrip(".")
         )
-    return Check(name="storage", found=f"{uri}: written, read back, deleted")
+    found = f"{uri}: written, read, listed and deleted, and conditional writes hold ({seen.seconds:.1f} s)"
+    return Check(name="storage", found=found)
 
 
 def probe_tracking(config: Config) -> Check:

@@ -16,6 +16,7 @@ import transformers
 
 from memlm.config import IN_JOB, Config
 from memlm.jobs.resources import require_resources
+from memlm.run import RunError
 
 NAMESPACE = "memlm"
 
@@ -52,7 +53,8 @@ def connect(config: Config) -> Iterator[None]:
     # What workers print stays in Ray's logs, most of it libraries' chatter; what they say comes through the console.
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if os.environ.get(IN_JOB):
-        ray.init(runtime_env={"env_vars": environment}, **settings)
+        with joining():
+            ray.init(runtime_env={"env_vars": environment}, **settings)
     else:
         for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
             os.environ.setdefault(name, value)
@@ -68,6 +70,23 @@ def connect(config: Config) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def joining() -> Iterator[None]:
+    """Raises RunError, with the remedy, where the cluster is not to be joined: Ray's own errors fill a page."""
+    try:
+        yield
+    except ray.exceptions.AuthenticationError as error:
+        raise RunError(
+            "the cluster does not accept this token: it has expired or is another cluster's. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
+            "to a file with the token that the cluster was started with"
+        ) from error
+    except (ConnectionError, RuntimeError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunError(
+            f"the cluster does not answer ({first}). Start it, or correct RAY_ADDRESS and the token"
+        ) from error
 
 
 def logical_cpus(config: Config) -> int:

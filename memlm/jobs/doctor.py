@@ -22,6 +22,7 @@ from memlm.jobs.checks import (
 from memlm.model.capacity import available_memory
 from memlm.planning.machines import MACHINES
 from memlm.planning.stages import Assumptions, Plan, make_plan
+from memlm.run import RunError
 
 
 def examine(config: Config) -> Iterator[Check]:
@@ -89,17 +90,18 @@ def gpus(config: Config) -> Check:
 
 def resources(config: Config) -> Iterator[Check]:
     """What the cluster can give, and what is asked of it."""
-    from memlm.jobs.cluster import logical_cpus
+    from memlm.jobs.cluster import joining, logical_cpus
     from memlm.jobs.resources import asked_of, kinds_that_may_start, most_workers, nodes_now, shortage
 
     if _on_a_cluster():
         import ray
 
         try:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError) as error:
-            remedy = "Start it, or correct RAY_ADDRESS and the token"
-            yield Check(name="resources", state="fail", found=f"the cluster does not answer ({error})", remedy=remedy)
+            with joining():
+                ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        except RunError as error:
+            found, _, remedy = str(error).partition(". ")
+            yield Check(name="resources", state="fail", found=found, remedy=remedy)
             return
         nodes, kinds = nodes_now(), kinds_that_may_start()
         ray.shutdown()

@@ -19,9 +19,10 @@ from memlm.data.question_sets import KIND as QUESTIONS_KIND
 from memlm.data.shards import ZSTD_SUFFIXES
 from memlm.jobs.corpus_shards import choose_shards
 from memlm.jobs.materials import trial_of
+from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.prepare_corpus import sources_digest
 from memlm.jobs.sources import expand
-from memlm.jobs.trials import MethodSpace, plan_trials, unfinished
+from memlm.jobs.trials import plan_trials, unfinished
 from memlm.model.config import Architecture
 from memlm.run import (
     COUNTS_KIND,

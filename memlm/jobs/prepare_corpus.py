@@ -1,12 +1,13 @@
 """Corpus shards -> tokenizer and token blocks; question files -> facts and held-out questions (prepare_questions.py).
 
-Shards are packed side by side; each part is written once.
+Shards are packed side by side; each part is written once. One that cannot be read, or kills its workers, is left out within a limit.
 
 The generated world, where a recipe has one, is made first, and read by the very readers that real data goes through.
 """
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,7 +22,7 @@ from ray.data import TaskPoolStrategy
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.data import corpus as corpora
-from memlm.data.accounting import AccountingError
+from memlm.data.accounting import TooManyMalformed
 from memlm.data.corpus import BLOCKS_KIND, write_corpus, write_part
 from memlm.data.listing import ChangedShard, Shard, list_corpus, open_shard
 from memlm.data.mixture import mixture_documents
@@ -31,10 +32,11 @@ from memlm.data.shards import ShardError, write_shard
 from memlm.data.tokenizer import load_tokenizer, train_tokenizer
 from memlm.data.world import write_world
 from memlm.jobs import prepare_questions
+from memlm.jobs.attempts import Attempts
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
 from memlm.jobs.corpus_shards import choose_shards, name_shards
-from memlm.jobs.packed_shards import MALFORMED_SHARE, QUARANTINED_SHARE, PackedShards, require_within_limits
+from memlm.jobs.packed_shards import MALFORMED_SHARE, QUARANTINED_SHARE, PackedShards, Poison, require_within_limits
 from memlm.jobs.shard_source import Opener, ShardSource
 from memlm.jobs.sources import expand
 from memlm.run import WORLD_KIND, Run, corpus_config, is_made, run_of
@@ -42,6 +44,10 @@ from memlm.run import WORLD_KIND, Run, corpus_config, is_made, run_of
 TOKENIZER_KIND = "tokenizer"
 MIXTURE_KIND = "mixture"
 MIXTURE_SHARD = "shard_00000000_mixture.jsonl.zst"
+KILLS = (
+    "each worker that packed it died, as many as corpus.max_attempts says, for want of memory most likely. "
+    "See Ray's logs for why, and delete blocks-attempts in the run's folder to try it again."
+)
 
 
 def run(config: Config) -> str:
@@ -95,6 +101,7 @@ def _make_corpus(
             draft.details["num_blocks"] = sum(part.num_blocks for part in of_train)
             draft.details["num_documents"] = sum(part.num_documents for part in of_train)
             draft.details.update(packed.shares())
+    storage.delete(run.packing_attempts)
     packed.say_accounts()
     blocks = sum(part.num_blocks for part in [*of_train, *of_validation])
     say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens in {run.corpus}")
@@ -184,6 +191,7 @@ def _make_tokenizer(config: Config, run: Run, shards: list[Shard], inputs: dict[
 def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shard], opener: Opener) -> PackedShards:
     inputs = {"tokenizer": storage.read_manifest(tokenizer).digest}
     corpus = config.corpus
+    attempts = Attempts(uri=run.packing_attempts, session=f"{time.time_ns():x}", limit=corpus.max_attempts)
     settings: dict[str, Any] = {"text_field": corpus.text_field, "block_size": corpus.block_size}
     tasks = [
         {"part": f"{corpora.BLOCKS_FOLDER}/part_{index:05d}", "index": index, "shard": json.dumps(asdict(shard))}
@@ -193,11 +201,11 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shar
     def pack_shard(task: dict[str, Any]) -> dict[str, Any]:
         shard, uri = Shard(**json.loads(task["shard"])), storage.join(run.base, task["part"])
         with handing_on_errors():
-            poison = _pack_shard(shard, uri, tokenizer, inputs, settings, corpus.max_malformed_share, opener)
+            poison = _pack_shard(shard, uri, tokenizer, inputs, settings, corpus.max_malformed_share, opener, attempts)
             manifest = None if poison else storage.read_manifest(uri)
         return {
             "index": task["index"],
-            "poison": poison,
+            "poison": json.dumps(asdict(poison) if poison else None),
             "digest": manifest.digest if manifest else "",
             "details": json.dumps(manifest.details if manifest else {}),
         }
@@ -210,12 +218,17 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shar
         .iter_rows()
     ):
         shard = shards[row["index"]]
-        if row["poison"]:
-            packed.leave_out(shard, row["poison"])
+        if poison := json.loads(row["poison"]):
+            packed.leave_out(shard, Poison(**poison))
         else:
             packed.add(shard, tasks[row["index"]]["part"], row["digest"], json.loads(row["details"]))
         progress.advance(note=f"{packed.num_documents} documents")
     return packed
+
+
+def unit_of(shard: Shard) -> str:
+    """Its name among the attempts: no other shard's, and another once it was repaired, so that it is tried again."""
+    return f"shard_{hashlib.sha256(f'{shard.uri} {shard.bytes} {shard.version}'.encode()).hexdigest()[:16]}"
 
 
 def _pack_shard(
@@ -226,13 +239,16 @@ def _pack_shard(
     settings: Mapping[str, Any],
     max_malformed_share: float,
     opener: Opener,
-) -> str:
-    """In a worker: the part of one shard is made, or found made. Returns why the shard cannot be read, or nothing."""
+    attempts: Attempts,
+) -> Poison | None:
+    """In a worker: the part of one shard is made, or found made. Returns why the shard is left out, or None."""
     wanted = {**shard.identity, **settings}
     if is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
         if "accounting" in storage.read_manifest(uri).details:
-            return ""
+            return None
         storage.delete(uri)  # packed before lines were accounted for
+    if not attempts.begin(unit_of(shard)):
+        return Poison(reason=f"{shard.uri}: {KILLS}")
     loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
     try:
         with (
@@ -248,12 +264,12 @@ def _pack_shard(
                 name=shard.uri,
             )
             draft.details.update(num_blocks=num_blocks, accounting=accounting.to_json())
-    except AccountingError as error:
+    except TooManyMalformed as error:
         for sample in error.samples:
             say(f"malformed: {sample}")
-        raise
+        return Poison(reason=str(error), malformed_share=error.share)
     except ChangedShard:
         raise
     except ShardError as error:
-        return str(error)
-    return ""
+        return Poison(reason=str(error))
+    return None

@@ -25,6 +25,7 @@ from memlm.data.corpus import Corpus, open_corpus
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
 from memlm.jobs.notice import Told, Watch, heeding_sigterm
+from memlm.jobs.ray_files import ray_storage
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
 from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
@@ -122,7 +123,7 @@ def _trainer(task: WorkerTask, *, storage_path: str) -> TorchTrainer:
         ),
         run_config=ray.train.RunConfig(
             name=f"{config.run_name}-{config.architecture}-{task.corpus_digest[:8]}-{time.time_ns()}",
-            storage_path=storage_path,
+            **ray_storage(storage_path),
             failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )

@@ -13,15 +13,16 @@ import numpy as np
 import ray
 import torch
 from ray import tune
-from ray.tune.search.variant_generator import generate_variants
 from torch import nn
 
 from memlm import storage
-from memlm.config import Config, replace_field
+from memlm.config import Config
 from memlm.data.streams import num_steps
 from memlm.frontier import LEARNING_SET, FailedSetting, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
 from memlm.jobs.materials import device_of, load_materials, load_model, read_model_config, trial_inputs, trial_of
+from memlm.jobs.method_spaces import MethodSpace
+from memlm.jobs.ray_files import ray_storage
 from memlm.jobs.trial_starts import Shared, Starts, compute_starts
 from memlm.jobs.trial_weights import TrialWeights
 from memlm.methods.config import MethodConfig
@@ -29,26 +30,6 @@ from memlm.model.config import Architecture
 from memlm.run import Run, RunError
 from memlm.training.finetune import DivergedError, Trial, run_trial
 from memlm.training.step import StepResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodSpace:
-    """One method's settings: its base config and the Tune spaces that are swept around it."""
-
-    base: MethodConfig
-    spaces: Sequence[Mapping[str, Any]]
-    """Each maps dotted fields of the base to values or tune.grid_search; their settings are joined."""
-
-    def settings(self) -> list[MethodConfig]:
-        """Every setting once, in order."""
-        found: dict[MethodConfig, None] = {}
-        for space in self.spaces:
-            for _, variant in generate_variants(dict(space)):
-                setting = self.base
-                for field, value in variant.items():
-                    setting = replace_field(setting, field, value)
-                found[setting] = None
-        return list(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,37 +112,49 @@ def run_trials(
     began = time.monotonic()
     starts = compute_starts(config, shared, [(plan.architecture, plan.trial) for plan in pending])
     say(f"sweep: computed what the trials share in {time.monotonic() - began:.0f} s")
-    resources = {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}
-    runner = tune.with_resources(tune.with_parameters(TrialRunner, shared=shared, starts=starts), resources)
-    at_once = num_processors(config)
-    by_key = {plan.key: plan for plan in pending}
-    tuner = tune.Tuner(
-        runner,
-        param_space={"plan": tune.grid_search(list(by_key.values()))},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once),
+    runner = tune.with_parameters(TrialRunner, shared=shared, starts=starts)
+    for tries_left in reversed(range(config.sweep.max_failures + 1)):
+        told = _Told(run, pending, on_finished)
+        _tuner(config, run, runner, pending, told).fit()
+        pending = unfinished(run, pending)
+        if any(plan.key not in told.given_up for plan in pending):
+            # Tune takes the first Ctrl-C for itself and returns as if all were well.
+            raise KeyboardInterrupt
+        if not pending:
+            return
+        failed = "\n".join(
+            f"  {plan.trial.title} seed {plan.trial.seed}: {told.given_up[plan.key]}" for plan in pending
+        )
+        if tries_left:
+            say(f"sweep: {len(pending)} trials failed or lost their workers, and are tried again:\n{failed}")
+    raise RunError(
+        f"{len(pending)} trials failed, each after {config.sweep.max_failures} new tries (sweep.max_failures), "
+        f"and no frontier is drawn without them:\n{failed}\n"
+        "What is finished is kept: run the same command again, or leave the setting out of tune_spaces/"
+    )
+
+
+def _tuner(
+    config: Config,
+    run: Run,
+    runner: type[tune.Trainable],
+    pending: Sequence[PlannedTrial],
+    told: "_Told",
+) -> tune.Tuner:
+    """Tries each trial once. Tune's own new tries would not do: one death of a worker can count as two failures, and what dies between two
+    trials of its worker is given up at once."""
+    return tune.Tuner(
+        tune.with_resources(runner, {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}),
+        param_space={"plan": tune.grid_search(list(pending))},
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=num_processors(config)),
         run_config=tune.RunConfig(
             name=f"sweep-{time.time_ns()}",
-            storage_path=storage.join(run.uri, "ray"),
+            **ray_storage(storage.join(run.uri, "ray")),
             verbose=0,
-            callbacks=[_Finished(run, by_key, on_finished)],
+            callbacks=[told],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=config.sweep.max_failures),
         ),
     )
-    failed = [(by_key[result.config["plan"].key], result.error) for result in tuner.fit() if result.error is not None]
-    if failed:
-        shown = "\n".join(
-            f"  {plan.trial.title} seed {plan.trial.seed}: {str(error).strip().splitlines()[-1]}"
-            for plan, error in failed
-        )
-        raise RunError(
-            f"{len(failed)} of {len(pending)} trials failed, each after {config.sweep.max_failures} new tries "
-            f"(sweep.max_failures), and no frontier is drawn without them:\n{shown}\n"
-            "What is finished is kept: run the same command again, or leave the setting out of tune_spaces/"
-        )
-    if unfinished(run, pending):
-        # Tune takes the first Ctrl-C for itself and returns as if all were well.
-        raise KeyboardInterrupt
 
 
 def _arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
@@ -226,20 +219,28 @@ class TrialRunner(tune.Trainable):
         """Nothing: a trial that was cut off starts again."""
 
 
-class _Finished(tune.Callback):
-    """In the driver, when a trial ends: a line of progress, and its child run on the tracking server."""
+class _Told(tune.Callback):
+    """What Tune says of trials, in the driver: of one that ended a line of progress, and its child run on the tracking server."""
 
     def __init__(
-        self, run: Run, by_key: Mapping[str, PlannedTrial], on_finished: Callable[[PlannedTrial, dict[str, Any]], None]
+        self, run: Run, pending: Sequence[PlannedTrial], on_finished: Callable[[PlannedTrial, dict[str, Any]], None]
     ) -> None:
-        self.run, self.by_key, self.on_finished = run, by_key, on_finished
-        self.progress = Progress("sweep", len(by_key), every_seconds=0)
+        self.run, self.by_key, self.on_finished = run, {plan.key: plan for plan in pending}, on_finished
+        self.given_up: dict[str, str] = {}
+        """The keys of trials that Tune did not end, and why."""
+        self.progress = Progress("sweep", len(pending), every_seconds=0)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         plan = self.by_key[trial.config["plan"].key]
         entry = storage.read_json(ledger_entry(self.run, plan))
         self.on_finished(plan, entry)
         self.progress.advance(note=_describe(plan, entry))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Perhaps more than once for one death."""
+        self.given_up[trial.config["plan"].key] = (
+            str(trial.get_error() or "its worker was lost").strip().splitlines()[-1]
+        )
 
 
 def _describe(plan: PlannedTrial, entry: Mapping[str, Any]) -> str:

@@ -60,7 +60,10 @@ def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
     )
     parser.add_argument("--vocab-size", type=int, default=0, help="of a tokenizer that is not known here")
     parser.add_argument(
-        "--split", type=int, default=0, help="devices over which a pool's columns are split; the fewest that hold them"
+        "--split",
+        type=int,
+        default=0,
+        help="devices over which a pool's columns are split; the recipe's, or the fewest that hold them",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     found, rest = parser.parse_known_args(list(arguments))

@@ -50,7 +50,8 @@ class Assumptions:
     vocab_size: int = 0
     """0 for what is known of the recipe's tokenizer."""
     split: int = 0
-    """Devices over which a pool's columns are split; 0 for the fewest that hold them."""
+    """Devices over which a pool's columns are split; 0 for the recipe's pretraining.pool_split, and where that is 1 the fewest that hold
+    them."""
     corpus_tokens: float = 0.0
     """0 for the recipe's own corpus and number of steps; else the corpus has so many, and pretraining goes through it once."""
 
@@ -120,6 +121,7 @@ class Plan:
             "devices": layout.devices,
             "slots of a pool": self.config.model.memory.num_slots,
             "tokens of the corpus": self.corpus_tokens,
+            "shards of the corpus": self.corpus_shards,
             "blocks of a step": layout.batch_blocks,
             "blocks of a micro-batch": layout.micro_blocks,
             "devices that share a pool's columns": layout.split,
@@ -169,6 +171,7 @@ class Plan:
         step = sum(plan.seconds(self.assumptions.utilisation).values())
         return {
             "tokens": plan.num_tokens,
+            "passes over the corpus": plan.num_tokens / self.corpus_tokens,
             "steps": plan.num_steps,
             "FLOP": plan.flops(),
             "tokens per second": plan.step_tokens / step,
@@ -233,6 +236,11 @@ class Plan:
     @property
     def corpus_tokens(self) -> float:
         return self.assumptions.corpus_tokens or corpus_tokens(self.config) or self.memory.num_tokens
+
+    @property
+    def corpus_shards(self) -> float:
+        """Of DCLM; 0 where only the corpus itself could tell."""
+        return round(self.corpus_tokens * DCLM_SHARDS / DCLM_TOKENS) if is_dclm(self.config) else 0
 
     def _device_hours(self, flops: float) -> float:
         machine = self.memory.machine
@@ -304,9 +312,15 @@ def corpus_tokens(config: Config) -> float:
     """Of the recipe's corpus; 0 where only its files could tell."""
     if config.world is not None:
         return float(config.world.num_documents * TOKENS_OF_WORLD_DOCUMENT)
-    if "DCLM" in config.corpus.path.upper():
-        return DCLM_TOKENS * min(1.0, (config.corpus.max_shards or DCLM_SHARDS) / DCLM_SHARDS)
-    return 0.0
+    if not is_dclm(config):
+        return 0.0
+    sampled = DCLM_SHARDS * config.corpus.fraction
+    return DCLM_TOKENS * min(sampled, config.corpus.max_shards or sampled) / DCLM_SHARDS
+
+
+def is_dclm(config: Config) -> bool:
+    """By the address, as copies are named after it."""
+    return "DCLM" in config.corpus.path.upper()
 
 
 def bytes_of_token(config: Config, vocab_size: int) -> float:
@@ -365,6 +379,12 @@ def _misfit(plan: Pretraining) -> list[str]:
     if plan.fits():
         return []
     needed, device = sum(plan.memory().values()), plan.machine.memory
+    fitting = [each.layout.split for each in splits(plan) if each.fits()] if plan.is_lazy else []
+    if fitting:
+        return [
+            f"does not fit: with the columns of the pools split over {plan.layout.split}, each needs {needed / 1e9:,.0f} GB and has "
+            f"{device / 1e9:,.0f} GB. Split them over {fitting[0]} (--split {fitting[0]}, and --pretraining.pool-split {fitting[0]} in the run)"
+        ]
     return [
         f"does not fit: with the columns of the pools split over {plan.layout.split}, each needs "
         f"{needed / 1e9:,.0f} GB and has {device / 1e9:,.0f} GB. At most {plan.config.model.memory.value_dim} devices "

@@ -298,9 +298,13 @@ def lay_out(
 ) -> tuple[Pretraining, list[str]]:
     """The recipe's batch on so many devices, with the largest micro-batch that fits; and what was changed.
 
-    The columns of the pools are split over `split` devices, or for 0 over the fewest that hold them.
+    The columns of the pools are split over `split` devices; for 0 as the recipe splits them, and where it does not over the fewest that
+    hold them.
     """
     settings, notes = config.pretraining, []
+    wanted = 1 if architecture == "dense" else settings.pool_split
+    if wanted > 1 and devices % wanted == 0:
+        split = split or wanted
     batch = math.ceil(settings.batch_blocks / devices) * devices
     if batch != settings.batch_blocks:
         notes.append(
@@ -321,6 +325,11 @@ def lay_out(
     )
     if plan.is_lazy and not split:
         plan = next((each for each in splits(plan) if each.fits()), splits(plan)[-1])
+        if plan.layout.split != wanted and (wanted > 1 or plan.fits()):
+            why = (
+                "the fewest that hold the pools" if wanted == 1 else f"as {devices} devices are no multiple of {wanted}"
+            )
+            notes.append(f"pretraining.pool_split {wanted} -> {plan.layout.split}, {why}")
     for micro in micros:
         larger = replace(plan, layout=replace(plan.layout, micro_blocks=micro))
         if larger.fits():

@@ -1,11 +1,13 @@
 """How do the stages hand their products to each other, on a disk or on S3, so that nothing half-written is ever read?
 
     artifacts   a directory of files and its manifest: write, verify, open          what the stages use
+    foreign     other people's objects below a prefix on S3: names, sizes, etags
     objects     one small file: read, write, create, replace, list, delete          the same on both kinds of place
     leases      who alone may write, and since which epoch
     probing     does this store do what all of the above relies on?
     transfer    files to and from S3 in parallel parts, each checked                |
     s3, local   objects on S3, files on a disk                                      | the two kinds of place
+    copies      what is needed on this node's disk for a while, and gone after, even if its owner was killed
     retries     what is tried again, how often, how long                            |
     manifests, places, errors                                                       what everything above speaks in
 
@@ -14,10 +16,12 @@ credentials come from the SDK's standard chain alone.
 """
 
 from memlm.storage.artifacts import Draft, has_artifact, open_artifact, read_manifest, write_artifact
+from memlm.storage.copies import folder_for_copies
 from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, StorageError
+from memlm.storage.foreign import StoredObject, list_objects, stat_object
 from memlm.storage.leases import Lease, acquire, lease
 from memlm.storage.manifests import MANIFEST, Manifest
-from memlm.storage.objects import delete, list_names, local_file, read_json, write_bytes, write_json
+from memlm.storage.objects import delete, list_names, local_file, read_bytes, read_json, write_bytes, write_json
 from memlm.storage.places import PARTIAL, is_remote, join, require_absolute
 from memlm.storage.probing import Probe, probe, require_conditional_writes
 
@@ -33,20 +37,25 @@ __all__ = [
     "Manifest",
     "Probe",
     "StorageError",
+    "StoredObject",
     "acquire",
     "delete",
+    "folder_for_copies",
     "has_artifact",
     "is_remote",
     "join",
     "lease",
     "list_names",
+    "list_objects",
     "local_file",
     "open_artifact",
     "probe",
+    "read_bytes",
     "read_json",
     "read_manifest",
     "require_absolute",
     "require_conditional_writes",
+    "stat_object",
     "write_artifact",
     "write_bytes",
     "write_json",

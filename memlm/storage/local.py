@@ -20,6 +20,7 @@ from memlm.storage.errors import StorageError
 from memlm.storage.places import PARTIAL
 
 BESIDE = f".tmp{PARTIAL}"  # ends the names of what is written beside its place
+LOCK = f"{PARTIAL}.lock"  # and of locks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,19 @@ def bury(path: Path) -> None:
             shutil.rmtree(grave) if grave.is_dir() else grave.unlink()
 
 
+@contextmanager
+def no_new_folders(path: Path) -> Iterator[None]:
+    """Folders at and above `path` that the block makes are gone after it, where nobody else uses them by then."""
+    with on_disk(path):
+        new = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            with suppress(OSError):  # in use, or never made
+                folder.rmdir()
+
+
 def absolute(uri: str) -> Path:
     return Path(os.path.abspath(uri))
 
@@ -118,7 +132,7 @@ def scratch_of(target: Path) -> Path:
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Alone with `path`, among processes and threads. The lock's file goes with its holder; BlockingIOError: not now."""
-    lock = path.with_name(f".{path.name.removeprefix('.')}{PARTIAL}.lock")
+    lock = path.with_name(f".{path.name.removeprefix('.')}{LOCK}")
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with lock.open("a") as file:

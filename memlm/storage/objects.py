@@ -1,13 +1,13 @@
 """How is one small file read and written, wherever it is?"""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from memlm.storage import local, s3, transfer
+from memlm.storage.copies import folder_for_copies
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.local import Found
 from memlm.storage.manifests import MANIFEST, encode
@@ -44,14 +44,20 @@ def write_bytes(uri: str, body: bytes) -> None:
     store_of(uri).write(uri, body)
 
 
-def read_json(uri: str) -> Any:
+def read_bytes(uri: str) -> bytes | None:
+    """One small file; None if there is none. Raises DamagedArtifact."""
     found = store_of(uri).read(uri)
-    if found is None:
-        raise StorageError("uri", uri, "nothing is there", "Check the name, or run the stage that writes it.")
-    if found.is_damaged:
+    if found is not None and found.is_damaged:
         raise DamagedArtifact("uri", uri, "is not what was written", REMAKE)
+    return found.body if found is not None else None
+
+
+def read_json(uri: str) -> Any:
+    body = read_bytes(uri)
+    if body is None:
+        raise StorageError("uri", uri, "nothing is there", "Check the name, or run the stage that writes it.")
     try:
-        return json.loads(found.body)
+        return json.loads(body)
     except ValueError as error:
         raise StorageError("uri", uri, f"is not JSON ({error})", REMAKE) from error
 
@@ -62,8 +68,8 @@ def local_file(uri: str) -> Iterator[Path]:
     if not is_remote(uri):
         yield Path(uri)
         return
-    with tempfile.TemporaryDirectory(prefix="memlm-") as folder:
-        path = Path(folder) / uri.rpartition("/")[2]
+    with folder_for_copies() as folder:
+        path = folder / uri.rpartition("/")[2]
         try:
             if not transfer.download(uri, path):
                 raise DamagedArtifact("uri", uri, "is not what was written", REMAKE)

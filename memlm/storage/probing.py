@@ -8,14 +8,15 @@ import functools
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from memlm.storage import retries
+from memlm.storage import local, retries
 from memlm.storage.errors import StorageError
 from memlm.storage.objects import Store, store_of
-from memlm.storage.places import join
+from memlm.storage.places import is_remote, join
 
 RACERS = 16
 FIRST_PATIENCE = retries.Patience(attempts=4, connect_seconds=2, silence_seconds=2.5, deadline_seconds=5)
@@ -54,6 +55,22 @@ class Probe:
 
 def probe(uri: str) -> Probe:
     """Try the store below `uri` for a second or two, and leave nothing. StorageError when it can't be used at all."""
+    with nullcontext() if is_remote(uri) else local.no_new_folders(local.absolute(uri)):
+        return _tried(uri)
+
+
+def require_conditional_writes(uri: str) -> Probe:
+    """The probe of a store that can be relied on; StorageError for one that can't, or can't be used."""
+    result = probe(uri)
+    if result.faults:
+        rule = f"this store can't keep writers apart: {'; '.join(result.faults)}"
+        raise StorageError(
+            "storage", uri, rule, "Use one whose conditional writes hold: AWS S3, or a current MinIO or Ceph."
+        )
+    return result
+
+
+def _tried(uri: str) -> Probe:
     place, store, began = join(uri, f"probe-{uuid.uuid4().hex}"), store_of(uri), time.monotonic()
     with retries.patient(FIRST_PATIENCE):
         _require_access(uri, store, join(place, "written"))
@@ -76,17 +93,6 @@ def probe(uri: str) -> Probe:
         deletes=store.list_names(place) == [],
         seconds=round(time.monotonic() - began, 2),
     )
-
-
-def require_conditional_writes(uri: str) -> Probe:
-    """The probe of a store that can be relied on; StorageError for one that can't, or can't be used."""
-    result = probe(uri)
-    if result.faults:
-        rule = f"this store can't keep writers apart: {'; '.join(result.faults)}"
-        raise StorageError(
-            "storage", uri, rule, "Use one whose conditional writes hold: AWS S3, or a current MinIO or Ceph."
-        )
-    return result
 
 
 def _require_access(uri: str, store: Store, place: str) -> None:

@@ -137,6 +137,17 @@ def delete_object(uri: str) -> None:
     request(uri, lambda client, bucket, key: client.delete_object(Bucket=bucket, Key=key))
 
 
+def pages(uri: str, **arguments: str) -> Iterator[dict[str, Any]]:
+    """A listing of the bucket, a page at a time."""
+    token: dict[str, str] = {}
+    while True:
+        page = _believed(uri, "list_objects_v2", {**arguments, **token})
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
 def request(uri: str, call: Callable[[Any, str, str], T]) -> T:
     """Call with client, bucket and key, again after what may pass. FileNotFoundError, PreconditionFailed, StorageError."""
     bucket, key = split(uri)
@@ -297,21 +308,12 @@ def _write_if(uri: str, body: bytes, condition: dict[str, str]) -> bool:
     raise StorageError("uri", uri, "what is stored keeps differing from what was sent", "Check the network and store.")
 
 
-def _names_below(uri: str, delimiter: str) -> list[str]:
+def _names_below(uri: str, delimiter: str) -> Iterator[str]:
+    """Keys, and with a delimiter the prefixes that it makes."""
     _, key = split(uri)
-    return list(_pages(uri, "list_objects_v2", Prefix=key and f"{key}/", Delimiter=delimiter))
-
-
-def _pages(uri: str, operation: str, **arguments: str) -> Iterator[str]:
-    """Names on all pages of a listing, with a prefix's own where there is a delimiter."""
-    token: dict[str, str] = {}
-    while True:
-        page = _believed(uri, operation, {**arguments, **token})
+    for page in pages(uri, Prefix=key and f"{key}/", Delimiter=delimiter):
         yield from (item["Key"] for item in page.get("Contents", []))
         yield from (item["Prefix"] for item in page.get("CommonPrefixes", []))
-        if not page.get("IsTruncated"):
-            return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
 def _unfinished_uploads(uri: str) -> list[dict[str, str]]:

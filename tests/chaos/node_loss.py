@@ -214,7 +214,7 @@ def _while_sweeping(here: Site, folder: Path, choices: random.Random, losses: in
     for target in sorted(choices.sample(range(number - 1), losses)):
         if not job.wait_until(lambda target=target: len(_names_below(here, trials)) >= target):
             break
-        if job.wait_until(lambda: job.lose_a_worker_of("TrialRunner")):
+        if job.wait_until(lambda: job.lose_a_worker_of("ResourceTrainable")):
             lost += 1
     job.to_the_end()
     whole, found = (without_times(_get(here, f"{here.storage}/{name}/frontier.json")) for name in ("whole", "lost"))
@@ -237,20 +237,20 @@ def _seen_from_outside(here: Site) -> dict[str, Any]:
     }
 
 
-def row(what: str, *, losses: int, seconds: float, small_seconds: float) -> Row:
+def row(what: str, *, losses: int, seconds: float) -> Row:
     return Row(
         name=f"node_loss_{what}",
         bar=f"{losses} nodes lost, the undisturbed result",
         tries=losses,
         run=lambda seed, small: lose(what, losses=1 if small else losses, seed=seed),
         seconds=seconds,
-        small_seconds=small_seconds,
+        small_seconds=0,
         cannot_run=cannot_run,
     )
 
 
 ROWS = [
-    row("count", losses=3, seconds=150, small_seconds=60),
-    row("pretrain", losses=4, seconds=300, small_seconds=0),
-    row("sweep", losses=3, seconds=300, small_seconds=0),
+    row("count", losses=3, seconds=200),
+    row("pretrain", losses=4, seconds=400),
+    row("sweep", losses=3, seconds=400),
 ]

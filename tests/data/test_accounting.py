@@ -4,7 +4,15 @@ from collections import Counter
 
 import pytest
 
-from memlm.data.accounting import BLANK_LINE, EMPTY_TEXT, MAX_SAMPLES, Accounting, AccountingError, total
+from memlm.data.accounting import (
+    BLANK_LINE,
+    EMPTY_TEXT,
+    MAX_SAMPLES,
+    Accounting,
+    AccountingError,
+    TooManyMalformed,
+    total,
+)
 from memlm.data.records import DUPLICATE_KEYS, NOT_JSON, NOT_UTF8, NUL, TOO_DEEP
 from memlm.data.shards import read_documents
 from tests.data.shard_mutants import GROWTH_BYTES, compare
@@ -61,14 +69,13 @@ def test_the_malformed_share_has_a_limit(limit, refused):
     if not refused:
         accounting.require_few_malformed("s3://b/a.jsonl", limit)
         return
-    with pytest.raises(AccountingError) as error:
+    with pytest.raises(TooManyMalformed) as error:
         accounting.require_few_malformed("s3://b/a.jsonl", limit)
     assert "s3://b/a.jsonl: 2 of 200 lines (1.000%) are malformed (2 not JSON)" in str(error.value)
     assert "the first is s3://b/a.jsonl:7: not JSON. Repair or remove" in str(error.value)
     sent = pickle.loads(pickle.dumps(error.value))
-    assert sent.samples == ["s3://b/a.jsonl:7: not JSON", "s3://b/a.jsonl:9: not JSON"] and str(sent) == str(
-        error.value
-    )
+    assert sent.samples == ["s3://b/a.jsonl:7: not JSON", "s3://b/a.jsonl:9: not JSON"] and sent.share == 0.01
+    assert str(sent) == str(error.value)
 
 
 def test_samples_are_few_and_named_by_shard_in_the_total():

@@ -65,9 +65,40 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
         assert f"corpus.max_{option[13:].replace('-', '_')} is" in refused(capfd, prepare_corpus.run, strict)
     storage.delete(str(tmp_path / "runs" / "smoke" / "corpus"))
     strict = smoke(tmp_path / "runs", *config.arguments[2:], "--corpus.max-malformed-share", "0.0009")
-    assert "b.jsonl.zst: 2 of 2000 lines (0.100%) are malformed" in refused(capfd, prepare_corpus.run, strict)
+    line = refused(capfd, prepare_corpus.run, strict)
+    assert (
+        "2 of 4 shards are in quarantine, more than corpus.max_quarantined_share (30.000%) allows; the last: " in line
+    )
     strict = smoke(tmp_path / "runs", *config.arguments[2:], "--corpus.max-quarantined-share", "0")
     assert f"{corpus}/c.jsonl.zst:" in refused(capfd, prepare_corpus.run, strict)
+
+
+@pytest.mark.ray
+def test_a_shard_with_too_many_malformed_lines_is_quarantined_like_one_that_cannot_be_read(tmp_path, capfd, cluster):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.jsonl.zst").write_bytes(content(WHOLE))
+    (corpus / "b.jsonl.zst").write_bytes(content(WHOLE, broken=3))
+    options = ("--corpus.path", str(corpus))
+    line = refused(capfd, prepare_corpus.run, smoke(tmp_path / "runs", *options))
+    assert f"{corpus}/b.jsonl.zst: 3 of 2000 lines (0.150%) are malformed (3 not JSON)" in line
+    options = (*options, "--corpus.max-quarantined-share", "0.4")
+    prepare_corpus.run(smoke(tmp_path / "runs", *options))
+    said = capfd.readouterr().out
+    assert f"malformed: {corpus}/b.jsonl.zst:21: not JSON" in said
+    assert f"quarantined: {corpus}/b.jsonl.zst: 3 of 2000 lines" in said
+    found = accounting(tmp_path / "runs" / "smoke")
+    assert list(found["quarantined"]) == ["b.jsonl.zst"] and "b.jsonl.zst" not in found["shards"]
+    whole = found["total"]
+    assert whole["lines"] == whole["kept"] and whole["malformed"] == {}
+    assert whole["lines"] == sum(shard["lines"] for shard in found["shards"].values())
+    # With that much put up with it is a corpus that has the shard.
+    lax = smoke(tmp_path / "runs", *options, "--corpus.max-malformed-share", "0.002")
+    line = refused(capfd, prepare_corpus.run, lax)
+    assert "was made without a shard with a malformed_share of 0.150%, and corpus.max_malformed_share is 0.200%" in line
+    storage.delete(str(tmp_path / "runs" / "smoke" / "corpus"))
+    prepare_corpus.run(lax)
+    assert accounting(tmp_path / "runs" / "smoke")["shards"]["b.jsonl.zst"]["malformed"] == {"not JSON": 3}
 
 
 def test_a_sample_is_taken_by_fraction_and_by_number(tmp_path):
@@ -152,9 +183,9 @@ def test_a_corpus_on_s3_is_packed_one_shard_at_a_time_and_a_changed_shard_is_ref
     line = the_error_line(ended.code, ended.out, ended.err)
     assert "s3://text/dclm/x/b.jsonl.zst: changed since it was listed" in line
     bucket.put_object(Bucket="text", Key="dclm/x/b.jsonl.zst", Body=content(WHOLE[:300]))
-    left = set((tmp_path / "temporary").iterdir())  # by workers that were killed when the run was refused
     ended = prepare()
     assert ended.code == 0, ended.err
     found = accounting(tmp_path / "runs" / "smoke")
     assert found["total"]["kept"] >= 900 and set("abc") <= {Path(name).name[0] for name in found["shards"]}
-    assert {path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("memlm-")} <= left
+    # Nor are there those of workers that were killed when the run was refused.
+    assert [path for path in (tmp_path / "temporary").iterdir() if "memlm-" in path.name] == []

@@ -26,6 +26,7 @@ from memlm.jobs.checks import (
 from memlm.planning.machines import MACHINES
 from memlm.planning.stages import Assumptions, make_plan
 from memlm.run import RunError
+from tests.faults import client_environment, faulty_s3, make_bucket
 from tests.jobs.running import artifacts_in, refused, smoke
 
 GONE = 10**15
@@ -119,21 +120,39 @@ def test_a_storage_is_left_as_it_was(tmp_path):
     assert found.state == "fail" and "Choose a directory that you may write to" in found.remedy
 
 
-def test_a_storage_that_shows_other_bytes_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "read_json", lambda uri: {"probe": "of somebody else"})
-    assert probe_storage(str(tmp_path)).state == "fail"
+@pytest.fixture
+def proxy(monkeypatch):
+    """Of an S3 server; what is asked of it once in a process is asked anew."""
+    with faulty_s3() as proxy:
+        for name, value in client_environment(proxy).items():
+            monkeypatch.setenv(name, value)
+        checks._remote_storage_once.cache_clear()
+        yield proxy
+        checks._remote_storage_once.cache_clear()
 
 
-def test_a_store_that_does_not_answer_stops_a_pipeline(tmp_path, monkeypatch, capfd):
-    checks._remote_storage_once.cache_clear()
-    asked = []
-    failing = Check(name="storage", state="fail", found="s3://b: no such bucket", remedy="Make it")
-    monkeypatch.setattr(checks, "probe_storage", lambda uri: asked.append(uri) or failing)
+def test_a_store_is_tried_whole(proxy):
+    uri = make_bucket(proxy)
+    found = probe_storage(f"{uri}/runs")
+    assert found.state == "ok" and f"{uri}/runs: written, read, listed and deleted" in found.found
+    assert "conditional writes hold" in found.found and storage.list_names(uri) == []
+
+
+def test_a_store_that_cannot_keep_writers_apart_stops_a_pipeline_that_asks_it_once(proxy, capfd):
+    uri = make_bucket(proxy)
+    proxy.drops = ("If-None-Match", "If-Match")  # as stores do that know no conditions
     for _ in range(2):
-        line = refused(capfd, prepare_corpus.run, smoke("s3://b/runs", "--tracking", "off"))
-        assert "storage: s3://b: no such bucket. Make it" in line
-    assert asked == ["s3://b/runs"]  # once in a process
-    checks._remote_storage_once.cache_clear()
+        line = refused(capfd, prepare_corpus.run, smoke(f"{uri}/runs", "--tracking", "off"))
+        assert f"storage: {uri}/runs: this store can't keep writers apart: of 16 writers" in line
+        assert "Use one whose conditional writes hold" in line
+        asked, proxy.requests = proxy.requests, 0
+    assert asked == 0 and storage.list_names(uri) == []
+
+
+def test_a_store_that_does_not_answer_stops_a_pipeline(proxy, capfd):
+    line = refused(capfd, prepare_corpus.run, smoke("s3://nowhere/runs", "--tracking", "off"))
+    assert "storage: s3://nowhere/runs/probe-" in line and "bucket nowhere is not there" in line
+    assert "Create it, or correct the name" in line
 
 
 def test_tracking(tmp_path):

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from memlm import storage
+from memlm.data.listing import list_corpus
+from memlm.data.shards import ShardError, write_shard
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
@@ -123,3 +125,50 @@ def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
     assert not attempts.parent.exists()
     with pytest.raises(RunError, match=r"was made without the units of micro-batches 200 to 399"):
         count_accesses.run(smoke(runs, *options))
+
+
+def texts(number: int) -> list[dict[str, str]]:
+    return [{"text": f"{each} plus {each} equals {2 * each}. " * 20} for each in range(number)]
+
+
+@contextmanager
+def killing_all_that_begin(unit: Path) -> Iterator[list[int]]:
+    """SIGKILL to each worker that writes down an attempt at the unit: as with one that takes all memory, but at once."""
+    killed: list[int] = []
+    seen: set[Path] = set()
+
+    def kill_next() -> bool:
+        for path in sorted(set(unit.glob("[0-9a-f]*_*")) - seen):
+            seen.add(path)
+            killed.append(json.loads(path.read_text())["pid"])
+            os.kill(killed[-1], signal.SIGKILL)
+        return False
+
+    with once(kill_next, lambda: None):
+        yield killed
+
+
+def test_a_shard_that_kills_its_workers_is_given_up_and_named(tmp_path, cluster, capfd):
+    corpus, run = tmp_path / "corpus", tmp_path / "runs" / "smoke"
+    for name, number in (("a", 300), ("heavy", 30_000), ("z", 300)):
+        write_shard(f"{corpus}/{name}.jsonl.zst", texts(number))
+    (heavy,) = [shard for shard in list_corpus(str(corpus)) if "heavy" in shard.name]
+    options = ("--tracking", "off", "--corpus.path", str(corpus), "--corpus.max-attempts", "2")
+    with killing_all_that_begin(run / "blocks-attempts" / prepare_corpus.unit_of(heavy)) as killed:
+        with pytest.raises(ShardError) as refused:
+            prepare_corpus.run(smoke(tmp_path / "runs", *options))
+    assert len(set(killed)) == 2
+    assert f"{corpus}/heavy.jsonl.zst: each worker that packed it died" in str(refused.value)
+    assert "delete blocks-attempts in the run's folder" in str(refused.value)
+    uri = prepare_corpus.run(smoke(tmp_path / "runs", *options, "--corpus.max-quarantined-share", "0.3"))
+    assert f"quarantined: {corpus}/heavy.jsonl.zst: each worker" in capfd.readouterr().out
+    found = json.loads((Path(uri) / "accounting.json").read_text())
+    assert list(found["quarantined"]) == ["heavy.jsonl.zst"]
+    assert {name: found["shards"][name]["kept"] for name in ("a.jsonl.zst", "z.jsonl.zst")} == {
+        "a.jsonl.zst": 300,
+        "z.jsonl.zst": 300,
+    }
+    whole = found["total"]
+    assert whole["lines"] == whole["kept"] + sum(whole["dropped"].values()) + sum(whole["malformed"].values())
+    assert whole["lines"] == sum(shard["lines"] for shard in found["shards"].values())
+    assert not (run / "blocks-attempts").exists()

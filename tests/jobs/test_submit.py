@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -20,7 +21,7 @@ import pytest
 
 from memlm import storage
 from memlm.training.patch import CHECKPOINT_KIND
-from tests.jobs.running import BIN, ROOT, Ended, environment, run_command
+from tests.jobs.running import BIN, ROOT, Ended, environment, run_command, the_error_line
 
 pytestmark = pytest.mark.ray
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.ray
 @dataclass(frozen=True, kw_only=True)
 class Head:
     address: str
+    gcs: str
     token: str
     token_path: Path
 
@@ -104,7 +106,9 @@ def head(tmp_path_factory) -> Iterator[Head]:
         "object-store-memory": 300_000_000,
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
-    found = Head(address=f"http://127.0.0.1:{dashboard}", token=token, token_path=folder / "token")
+    found = Head(
+        address=f"http://127.0.0.1:{dashboard}", gcs=f"127.0.0.1:{gcs}", token=token, token_path=folder / "token"
+    )
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [*command, *(f"--{name}={value}" for name, value in options.items())],
@@ -159,6 +163,22 @@ def test_a_job_without_the_token_is_refused(head, tmp_path):
     assert ask(url, token=secrets.token_hex(32), body=job) in (401, 403)
     assert ask(url, token=head.token) == 200
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_the_cluster_does_not_accept_is_one_error(head, tmp_path):
+    """Of the doctor, and of a job whose driver has the token of before."""
+    (tmp_path / "token").write_text(secrets.token_hex(32))
+    os.chmod(tmp_path / "token", 0o600)
+    old = {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    options = ("smoke", "--storage", str(tmp_path / "runs"), "--tracking", "off")
+    ended = run_command(str(BIN / "memlm"), "doctor", *options, timeout=120, **old)
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("fail")]
+    assert ended.code == 1 and "Traceback" not in ended.out + ended.err
+    assert line.startswith("fail  resources: the cluster does not accept this token") and "RAY_AUTH_TOKEN_PATH" in line
+    ended = run_command(
+        sys.executable, "pipelines/prepare_corpus.py", *options, timeout=120, RAY_JOB_CONFIG_JSON_ENV_VAR="{}", **old
+    )
+    assert "the cluster does not accept this token" in the_error_line(ended.code, ended.out, ended.err)
 
 
 def test_what_is_uploaded_is_small():

@@ -73,10 +73,10 @@ class MLflow:
 
 
 @contextmanager
-def mlflow(folder: Path, database: str) -> Iterator[MLflow]:
-    """A server that wants a password, at GATEWAY, with all it knows in the database."""
+def mlflow(folder: Path, database: str, *, host: str = GATEWAY, port: int = MLFLOW_PORT) -> Iterator[MLflow]:
+    """A server that wants a password, with all it knows in the database."""
     folder.mkdir()
-    found = MLflow(uri=f"http://{GATEWAY}:{MLFLOW_PORT}", username="memlm", password=secrets.token_hex(16))
+    found = MLflow(uri=f"http://{host}:{port}", username="memlm", password=secrets.token_hex(16))
     config = {
         "default_permission": "NO_PERMISSIONS",
         "database_uri": database,
@@ -89,7 +89,7 @@ def mlflow(folder: Path, database: str) -> Iterator[MLflow]:
     options = ["--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [*command, *options, "--host", GATEWAY, "--port", str(MLFLOW_PORT)],
+            [*command, *options, "--host", host, "--port", str(port)],
             cwd=folder,
             stdout=log,
             stderr=log,

@@ -4,9 +4,10 @@ import gc
 import inspect
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from memlm.config import ClusterConfig, Config
 from memlm.data.blocks import Blocks, write_blocks
 from memlm.data.config import CorpusConfig
+from memlm.model.column_split import ColumnSplit, split_over_ranks
 from memlm.model.config import Architecture, MemoryConfig, ModelConfig
 from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, model_config
 from memlm.planning import training as planning
@@ -82,9 +84,11 @@ def pretraining_of(
     )
 
 
-def model_of(config: Config, *, dense: bool = False, attention: str = "eager") -> MemoryLlamaForCausalLM:
+def model_of(
+    config: Config, *, dense: bool = False, attention: str = "eager", split: ColumnSplit | None = None
+) -> MemoryLlamaForCausalLM:
     shape = model_config(config.model, dense=dense, vocab_size=config.corpus.vocab_size, eos_id=EOS, pad_id=PAD)
-    return build_model(shape, seed=0, attention=attention).train()
+    return build_model(shape, seed=0, attention=attention, split=split).train()
 
 
 def blocks_in(folder: str, config: Config) -> Blocks:
@@ -142,15 +146,16 @@ def kept_activations(config: Config, *, dense: bool = False, attention: str = "e
 class Received:
     """Bytes that a rank receives, by rings, from what collectives are called with."""
 
-    total: float = 0.0
+    by: Counter[str] = field(default_factory=Counter)
+    """The collective's name."""
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        before, self.total = self.total, 0.0
+        self.by.clear()
         yield
-        self.total, self.last = before, self.total
+        self.last = dict(self.by)
 
-    last: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)
 
 
 def count_collectives(received: Received) -> None:
@@ -168,15 +173,21 @@ def count_collectives(received: Received) -> None:
         "all_gather_into_tensor": lambda given: size(given["output_tensor"]),
         "reduce_scatter_tensor": lambda given: size(given["input"]),
         "reduce_scatter": lambda given: sum(map(size, given["input_list"])),
+        "all_to_all_single": lambda given: size(given["output"]),
     }
     for name, share in shares.items():
         original = getattr(dist, name)
         signature = inspect.signature(original)
 
         def counted(
-            *arguments: Any, _original: Any = original, _share: Any = share, _signature: Any = signature, **named: Any
+            *arguments: Any,
+            _name: str = name,
+            _original: Any = original,
+            _share: Any = share,
+            _signature: Any = signature,
+            **named: Any,
         ) -> Any:
-            received.total += others * _share(_signature.bind(*arguments, **named).arguments)
+            received.by[_name] += others * _share(_signature.bind(*arguments, **named).arguments)
             return _original(*arguments, **named)
 
         setattr(dist, name, counted)
@@ -211,22 +222,23 @@ def start(rank: int, world_size: int, folder: str) -> None:
 
 
 def measure_rank(rank: int, folder: str) -> None:
-    """One of two: what it holds when gradients are whole, what it receives in a step and what it saves, for each ZeRO stage."""
+    """One of two: what it holds when gradients are whole, what it receives in a step and what it saves, for each ZeRO stage, and last with split columns."""
     start(rank, 2, folder)
     received = Received()
     count_collectives(received)
     results = [measure_stage(folder, stage, received) for stage in STAGES]
+    results.append(measure_stage(folder, 0, received, pool_split=2))
     torch.save(results, f"{folder}/rank_{rank}")
     dist.destroy_process_group()
 
 
-def measure_stage(folder: str, stage: int, received: Received) -> dict[str, float]:
+def measure_stage(folder: str, stage: int, received: Received, *, pool_split: int = 1) -> dict[str, float]:
     from memlm.training.engine import Engine
     from memlm.training.pretrain import pretrain
 
-    config = replace(SMALL, pretraining=replace(SMALL.pretraining, zero_stage=stage))
+    config = replace(SMALL, pretraining=replace(SMALL.pretraining, zero_stage=stage, pool_split=pool_split))
     blocks, before = blocks_in(folder, config), live_tensors()
-    engine, held = Engine(model_of(config), config.pretraining), []
+    engine, held = Engine(model_of(config, split=split_over_ranks(pool_split)), config.pretraining), []
 
     original = engine.step
 
@@ -240,7 +252,7 @@ def measure_stage(folder: str, stage: int, received: Received) -> dict[str, floa
     next(steps)
     with received.counting():
         next(steps)
-    states = Path(folder, f"states_{stage}")
+    states = Path(folder, f"states_{stage}_{pool_split}")
     states.mkdir(exist_ok=True)
     dist.barrier()
     engine.save(states)
@@ -249,7 +261,9 @@ def measure_stage(folder: str, stage: int, received: Received) -> dict[str, floa
     return {
         "held": own,
         "bucket": bucket,
-        "received": received.last,
+        "received": sum(received.last.values()),
+        "gathered": received.last.get("all_gather_into_tensor", 0.0),
+        "exchanged": received.last.get("all_to_all_single", 0.0),
         "state": sum(file.stat().st_size for file in states.rglob("*") if file.is_file()),
         **usage_of(engine, config, folder),
     }

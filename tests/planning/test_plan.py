@@ -106,6 +106,7 @@ def test_what_fits_nowhere_is_said_with_the_arithmetic():
     found = plan(512, with_slots(PAPER, 2**34))
     assert not found.memory.fits() and found.memory.sizes.pool == 2**34 * 1024
     assert any("does not fit" in note and "model.memory.value_dim" in note for note in found.notes)
+    assert not any("the fewest that hold" in note for note in found.notes)
     assert "NO" in answer(PAPER, H100, take_options(["--gpus", "512", "--slots", "2^34"])[0], TRIALS)
 
 
@@ -139,6 +140,90 @@ def test_zero_collects_gradients_in_a_bucket():
         for stage in (0, 1, 2, 3)
     ]
     assert bucket == [0, 4 * BUCKET_ELEMENTS, 4 * BUCKET_ELEMENTS, 4 * BUCKET_ELEMENTS]
+
+
+def zero(stage, **settings):
+    return replace(PAPER, pretraining=replace(PAPER.pretraining, zero_stage=stage, **settings))
+
+
+def test_bytes_over_the_network_by_hand():
+    """A ring gives each of 8 devices 7/8 of what is reduced and gathered; row gradients come from 7, each a slot and 1,024 values."""
+    found, share = plan(config=zero(1)).memory, 7 / 8
+    engine, rows = 4 * found.sizes.base, found.rows_read(256 // 8 * 2048)
+    assert rows == pytest.approx(0.72 * 2**20, rel=0.05)
+    assert found.network() == {
+        "gradients": pytest.approx(2 * share * engine),
+        "weights": pytest.approx(share * engine),
+        "pool row gradients": pytest.approx(7 * rows * (8 + 4 * 1024)),
+        "pool lookups": 0,
+        "pool outputs": 0,
+    }
+    # Of 32 blocks a device, in micro-batches of 4.
+    assert found.num_micro_batches == 8
+    assert plan(config=zero(0)).memory.network()["weights"] == 0
+    assert plan(config=zero(2)).memory.network()["gradients"] == pytest.approx(2 * 8 * share * engine)
+    assert plan(config=zero(3)).memory.network()["gradients"] == pytest.approx(8 * share * engine)
+    dense = plan(config=zero(1, pool_optimizer="adamw")).memory
+    assert dense.network() == {
+        "gradients": pytest.approx(2 * share * 4 * (dense.sizes.base + dense.sizes.pool)),
+        "weights": pytest.approx(share * 4 * (dense.sizes.base + dense.sizes.pool)),
+    }
+
+
+def test_bytes_of_split_columns_by_hand():
+    """Over 2 of 8: lookups of 128 reads from one other, half of each row both ways, and row gradients from the 3 others with these columns."""
+    config = replace(PAPER, cluster=replace(PAPER.cluster, num_workers=8))
+    found = plan(config=replace(config, pretraining=replace(config.pretraining, pool_split=2))).memory
+    tokens = 256 // 8 * 2048
+    assert found.network()["pool lookups"] == tokens * 128 * (8 + 4 + 4)
+    assert found.network()["pool outputs"] == tokens * 512 * (4 + 4)
+    rows = found.rows_read(2 * tokens)
+    assert found.network()["pool row gradients"] == pytest.approx(3 * rows * (8 + 4 * 512))
+
+
+@pytest.mark.parametrize("devices, bytes_per_second", [(8, 450e9), (64, 50e9)])
+def test_the_network_takes_its_bytes_at_the_narrowest_links_rate(devices, bytes_per_second):
+    found = plan(devices)
+    lines = found.network_lines()
+    assert lines == {**found.memory.network(), "total": pytest.approx(sum(found.memory.network().values()))}
+    assert found.step_lines()["network"] == pytest.approx(lines["total"] / (0.7 * bytes_per_second))
+
+
+def test_the_recipes_split_is_planned_where_the_devices_can_be_divided_so():
+    recipe = RECIPES["paper_64m"]()
+    found = plan(64, recipe)
+    assert found.memory.layout.split == 32 and not [note for note in found.notes if "pool_split" in note]
+    assert found.dense.layout.split == 1
+    other = plan(8, recipe)
+    assert other.memory.layout.split == 8
+    assert "pretraining.pool_split 32 -> 8, as 8 devices are no multiple of 32" in other.notes
+    assert plan(64, recipe, split=64).memory.layout.split == 64
+    larger = with_slots(recipe, 2**28)
+    (note,) = [note for note in plan(512, larger).notes if "does not fit" in note]
+    assert "split over 32, each needs" in note and "Split them over 128 (--split 128" in note
+    assert plan(512, larger, split=128).memory.fits()
+    unsplit = plan(64, with_slots(PAPER, 2**24))
+    assert f"pretraining.pool_split 1 -> {unsplit.memory.layout.split}, the fewest that hold the pools" in unsplit.notes
+
+
+@pytest.mark.parametrize(
+    "sample, shards",
+    [
+        ({"fraction": 1.0}, 27_840),
+        ({"fraction": 0.01}, 278),
+        ({"fraction": 0.5, "max_shards": 100}, 100),
+        ({"fraction": 0.01, "max_shards": 1000}, 278),
+    ],
+)
+def test_the_corpus_is_the_sample_that_the_recipe_takes(sample, shards):
+    found = plan(config=replace(PAPER, corpus=replace(PAPER.corpus, **sample)))
+    lines = found.layout()
+    assert lines["shards of the corpus"] == shards
+    assert lines["tokens of the corpus"] == pytest.approx(shards * 4e12 / 27_840, rel=0.002)
+    assert found.storage_lines()["corpus shards, read"] == pytest.approx(shards * 200e6, rel=0.002)
+    assert found.run_lines()["passes over the corpus"] == pytest.approx(
+        60_000 * 256 * 2048 / lines["tokens of the corpus"]
+    )
 
 
 def test_goodput_by_hand():

@@ -142,6 +142,16 @@ def test_what_a_rank_receives_in_a_step(ranks, stage):
     assert planned == pytest.approx(mean(ranks, stage, "received"), rel=QUARTER)
 
 
+def test_what_a_rank_receives_of_split_columns(ranks):
+    """Lookups are gathered forward; outputs and the lookups' gradient are exchanged. What else is gathered are single numbers."""
+    alone, _ = plan_of_rank(ranks, 0)
+    plan = replace(alone, layout=replace(alone.layout, split=2))
+    lookups, outputs = plan.split_reads().values()
+    assert mean(ranks, -1, "gathered") == pytest.approx(12 / 16 * lookups, rel=0.01)
+    assert mean(ranks, -1, "exchanged") == pytest.approx(outputs + 4 / 16 * lookups, rel=0.01)
+    assert sum(plan.network().values()) == pytest.approx(mean(ranks, -1, "received"), rel=QUARTER)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_training_state_takes(ranks, stage):
     plan, _ = plan_of_rank(ranks, stage)

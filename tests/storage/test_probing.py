@@ -18,6 +18,12 @@ def test_a_store_that_holds(root: str) -> None:
     assert storage.list_names(root) == []
 
 
+def test_a_folder_that_was_not_there_is_not_there_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    assert storage.probe(f"{tmp_path}/kept/deep/er").faults == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+
+
 def test_a_store_whose_conditions_do_not_hold_is_refused(bucket: str, proxy: FaultyProxy) -> None:
     proxy.drops = ("If-None-Match", "If-Match")  # as stores do that know no conditions
     result = storage.probe(bucket)

@@ -24,7 +24,6 @@ from memlm.model.kernels.triton_lookup_sums import (
 
 ROWS_IN_FLIGHT = 8
 """Rows that a program has under way at once: 16 KB in bf16 at width 1,024."""
-NAN = tl.constexpr(float("nan"))
 
 
 def read(
@@ -163,7 +162,7 @@ def _read_kernel(
             weights + token * weights_token_stride + reads * weights_read_stride, mask=is_read, other=0.0
         ).to(tl.float32)
         exists = (slot >= 0) & (slot < num_slots)
-        weight = tl.where(is_read & ~exists, NAN, weight)
+        weight = tl.where(is_read & ~exists, float("nan"), weight)
         row = tl.load(
             values + slot[:, None] * values_slot_stride + columns[None, :] * values_column_stride,
             mask=(is_read & exists)[:, None] & in_row[None, :],
@@ -212,4 +211,4 @@ def _weight_gradient_kernel(
             other=0.0,
         ).to(tl.float32)
         dots += tl.sum(row * grad[None, :], axis=1)
-    tl.store(through_weights + token * num_reads + reads, tl.where(exists, dots, NAN), mask=is_read)
+    tl.store(through_weights + token * num_reads + reads, tl.where(exists, dots, float("nan")), mask=is_read)

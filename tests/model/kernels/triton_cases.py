@@ -179,19 +179,29 @@ def strided(tensor):
     return view.copy_(tensor)
 
 
+def assert_same(found, expected):
+    """To the bit, but for the order of sums: on a GPU, how a tensor lies decides how a tile is laid out, and that how it is added up."""
+    if INTERPRETED:
+        assert torch.equal(found, expected)
+    else:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_strided_inputs():
     values, slots, weights, grad_output = case(33, 9, 7)
     views = [strided(tensor) for tensor in (grad_output, values, slots, weights)]
     assert not any(view.is_contiguous() for view in views)
-    assert torch.equal(kernels.read(*views[1:]), kernels.read(values, slots, weights))
+    assert_same(kernels.read(*views[1:]), kernels.read(values, slots, weights))
     for rows in (True, False):
         flags = {"rows": rows, "weight_gradient": True}
         gradient, through_weights = kernels.read_backward(*views, **flags)
         expected, expected_through_weights = kernels.read_backward(grad_output, values, slots, weights, **flags)
-        assert torch.equal(through_weights, expected_through_weights)
-        assert not rows or (torch.equal(gradient.rows, expected.rows) and torch.equal(gradient.slots, expected.slots))
+        assert_same(through_weights, expected_through_weights)
+        if rows:
+            assert_same(gradient.rows, expected.rows)
+            assert torch.equal(gradient.slots, expected.slots)
     rows = torch.tensor([5, 6, 20], device=DEVICE)
-    assert torch.equal(
+    assert_same(
         kernels.read_backward_of_rows(views[0], views[2], views[3], strided(rows)),
         kernels.read_backward_of_rows(grad_output, slots, weights, rows),
     )
