@@ -20,7 +20,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from memlm.jobs.cluster import NAMESPACE, say
+from memlm.jobs.cluster import NAMESPACE, beside_driver, say
 
 ASK_NOTICE_SECONDS = 1.0
 ASK_NODES_SECONDS = 5.0
@@ -52,7 +52,7 @@ def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
 
     `name` is what a worker's Watch asks for. Only a main thread can heed signals; in another one this does nothing.
     """
-    notice = ray.remote(_Notice).options(name=name, num_cpus=0).remote()
+    notice = beside_driver(_Notice, name).remote()
     told, over = threading.Event(), threading.Event()
 
     def pass_on() -> None:
