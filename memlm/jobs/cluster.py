@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.data
 import transformers
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from memlm.config import IN_JOB, Config
 from memlm.jobs.resources import require_resources
@@ -116,7 +117,7 @@ class _Console:
 @contextmanager
 def _console() -> Iterator[None]:
     # One per driver, found by workers through the job id that they share with it.
-    console = ray.remote(_Console).options(name=_console_name(), num_cpus=0).remote()
+    console = beside_driver(_Console, _console_name()).remote()
     done = threading.Event()
 
     def pump() -> None:
@@ -133,6 +134,12 @@ def _console() -> Iterator[None]:
         pumping.join(timeout=5)
         for line in ray.get(console.drain.remote()):
             print(line, flush=True)
+
+
+def beside_driver(actor: type, name: str) -> Any:
+    """What makes the actor on the driver's own node: other nodes may be lost, and the job must not end with them."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(actor).options(name=name, num_cpus=0, scheduling_strategy=here)
 
 
 def _console_name() -> str:

@@ -20,7 +20,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from memlm.jobs.cluster import NAMESPACE, say
+from memlm.jobs.cluster import NAMESPACE, beside_driver, say
 
 ASK_NOTICE_SECONDS = 1.0
 ASK_NODES_SECONDS = 5.0
@@ -79,7 +79,7 @@ def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
 
     `name` is what a worker's Watch asks for. In another thread than the main one it hears from `sigterm_passed_on`.
     """
-    notice = ray.remote(_Notice).options(name=name, num_cpus=0).remote()
+    notice = beside_driver(_Notice, name).remote()
     told, over = threading.Event(), threading.Event()
 
     def pass_on() -> None:

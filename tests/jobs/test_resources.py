@@ -161,6 +161,36 @@ def test_on_a_cluster_of_two_nodes_the_placement_counts():
     assert "1 node with 1 CPU and 2 GPU takes 1" in said and "1 node with 2 CPU and 1 GPU takes 1" in said
 
 
+BESIDE_THE_DRIVER = """
+import ray
+from ray.cluster_utils import Cluster
+from memlm.jobs.cluster import beside_driver
+
+
+class Helper:
+    def where(self):
+        return ray.get_runtime_context().get_node_id()
+
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+for _ in range(2):
+    cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+helpers = [beside_driver(Helper, f"helper{number}").remote() for number in range(4)]
+nodes = set(ray.get([helper.where.remote() for helper in helpers]))
+print("BESIDE", nodes == {ray.get_runtime_context().get_node_id()})
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_a_drivers_helpers_are_on_its_node():
+    """Ray would put actors that ask for no CPU anywhere, and a lost node would take the job with it."""
+    ended = run_command("python", "-c", BESIDE_THE_DRIVER)
+    assert "BESIDE True" in ended.out, ended.err
+
+
 @pytest.mark.ray
 def test_a_pipeline_is_refused_with_the_arithmetic(tmp_path, capfd, cluster):
     """GPUs where there are none."""

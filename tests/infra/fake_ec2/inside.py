@@ -51,7 +51,7 @@ class Site:
     def logs(self) -> str:
         """Of the machines: what their boot scripts said, and the autoscaler."""
         found = [*self.folder.glob("i-*/log"), *self.folder.glob("i-*/ray/session_2*/logs/monitor.[elo]*")]
-        return "\n".join(f"--- {log}\n{log.read_text(errors='replace')[-3000:]}" for log in found)
+        return "\n".join(f"--- {log}\n{log.read_text(errors='replace')[-1500:]}" for log in found)
 
     def ask(self, machine: Machine, asked: list[tuple[str, str, dict[str, str]]]) -> list[int]:
         """Statuses, asked on a machine."""
@@ -67,7 +67,7 @@ class Site:
         began = time.monotonic()
         while not condition():
             assert self.hypervisor.error is None, self.hypervisor.error
-            assert time.monotonic() - began < seconds, f"no {what} within {seconds:.0f} s\n{self.logs()}"
+            assert time.monotonic() - began < seconds, f"{self.logs()}\nno {what} within {seconds:.0f} s"
             time.sleep(0.5)
         return round(time.monotonic() - began, 1)
 
@@ -101,12 +101,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             ]:  # a checkpoint is what `lost` makes
                 _upload(folder / "undisturbed" / name, f"{arguments['storage']}/{run}/{name}")
         with Hypervisor(network, region, folder) as hypervisor, metadata_of(hypervisor):
-            site = Site(arguments, hypervisor, folder)
-            try:
-                return _scenario(site, arguments, region)
-            except BaseException:
-                print(site.logs(), file=sys.stderr, flush=True)
-                raise
+            return _scenario(Site(arguments, hypervisor, folder), arguments, region)
 
 
 def _scenario(site: Site, arguments: dict[str, Any], region: Region) -> dict[str, Any]:
@@ -140,7 +135,7 @@ def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str) ->
     job = site.submit(log, pipeline, *options)
 
     def ended() -> bool:
-        assert job.poll() is None, f"the job ended too early\n{log.read_text()[-5000:]}\n{site.logs()}"
+        assert job.poll() is None, f"{site.logs()}\n{log.read_text()[-2500:]}\nthe job ended too early"
         return False
 
     def busy() -> list[Machine]:
@@ -157,7 +152,7 @@ def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str) ->
         code = job.wait(JOB_SECONDS)
     except subprocess.TimeoutExpired:
         code = -1
-    assert code == 0, f"the job ended with {code}\n{log.read_text()[-5000:]}\n{site.logs()}"
+    assert code == 0, f"{site.logs()}\n{log.read_text()[-2500:]}\nthe job ended with {code}"
     return {
         "two_at_work_seconds": two,
         "replacement_seconds": replaced,
