@@ -23,6 +23,7 @@ chaos: .venv/installed
 # At most 15 minutes on two cores, no cloud account. ARGS='--only iam checkov' runs these rows.
 infra-test: .venv/installed .venv-infra/installed
 	.venv/bin/python -m tests.infra $(ARGS)
+	MEMLM_INFRA=1 .venv/bin/python -m pytest -m infra tests/infra
 
 lint: .venv/installed
 	.venv/bin/ruff format --check .

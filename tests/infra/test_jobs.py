@@ -186,6 +186,7 @@ def submitted(head: Head, *arguments: str) -> Ended:  # noqa: F811
 
 
 @pytest.mark.ray
+@pytest.mark.infra
 def test_work_is_done_once_and_gone_on_with_where_it_failed(head):  # noqa: F811
     work = ["prepare_corpus", "smoke", "--run-name", "jobs"]
     first = submitted(head, *work)
@@ -202,6 +203,7 @@ def test_work_is_done_once_and_gone_on_with_where_it_failed(head):  # noqa: F811
 
 
 @pytest.mark.ray
+@pytest.mark.infra
 def test_the_gate_adds_up_on_two_workers_and_holds_them_to_the_bar(head, tmp_path):  # noqa: F811
     options = ["--num-workers", "2", "--backend", "gloo", "--storage", str(tmp_path)]
     ended = head.submit("infra/jobs/nccl_smoke.py", *options, "--min-gigabytes-per-second", "1e9")

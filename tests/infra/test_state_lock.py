@@ -13,7 +13,10 @@ from moto.server import ThreadedMotoServer
 
 from tests.jobs.running import ROOT
 
-pytestmark = pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not installed")
+pytestmark = [
+    pytest.mark.infra,
+    pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not installed"),
+]
 
 SLOW = """
 resource "terraform_data" "slow" {

@@ -16,6 +16,7 @@ import pytest
 from tests.jobs.running import BIN, ROOT, environment
 from tests.jobs.test_submit import free_ports
 
+pytestmark = pytest.mark.infra
 TEMPLATES = ROOT / "infra/modules/mlflow/templates"
 pytest.importorskip("flask_wtf", reason="mlflow[auth] is in the machine image alone")
 
