@@ -86,7 +86,8 @@ def joining() -> Iterator[None]:
     except (ConnectionError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise RunError(
-            f"the cluster does not answer ({first}). Start it, or correct RAY_ADDRESS and the token"
+            f"the cluster does not answer, or does not accept this token ({first}). Start it, correct RAY_ADDRESS, or set RAY_AUTH_MODE=token, "
+            "and RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
         ) from error
 
 
