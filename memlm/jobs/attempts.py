@@ -11,7 +11,9 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import ray
 
 from memlm import storage
 
@@ -48,6 +50,14 @@ class Attempts:
         return name != QUARANTINED
 
     def _lost_with_their_nodes(self, unit: str, names: list[str]) -> int:
-        """Of this session's attempts, those on nodes that are gone."""
+        """Of these attempts, those on nodes that are no longer there."""
         alive = self.nodes() if names else set()
         return sum(storage.read_json(storage.join(self.uri, unit, name))["node"] not in alive for name in names)
+
+    def on_this_node(self) -> "Attempts":
+        """In a worker: says where an attempt is made, and asks the cluster which nodes it still has."""
+        return replace(self, nodes=_alive, node=ray.get_runtime_context().get_node_id())
+
+
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

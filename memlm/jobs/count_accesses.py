@@ -22,7 +22,6 @@ from memlm.data.corpus import open_corpus
 from memlm.jobs.attempts import Attempts
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, quiet, say
-from memlm.jobs.resources import on_this_node
 from memlm.model.language_model import attention_on
 from memlm.run import (
     COUNTS_KIND,
@@ -209,9 +208,8 @@ class _CountUnits:
         run = run_of(config)
         opened = open_corpus(run.corpus)
         self.config, self.inputs = config, inputs
-        self.attempts = on_this_node(
-            Attempts(uri=run.counting_attempts, session=session, limit=config.counting.max_attempts)
-        )
+        attempts = Attempts(uri=run.counting_attempts, session=session, limit=config.counting.max_attempts)
+        self.attempts = attempts.on_this_node()
         self.blocks = opened.train_blocks()
         self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
         folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)

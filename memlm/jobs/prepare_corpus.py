@@ -37,7 +37,6 @@ from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
 from memlm.jobs.corpus_shards import choose_shards, name_shards
 from memlm.jobs.packed_shards import MALFORMED_SHARE, QUARANTINED_SHARE, PackedShards, Poison, require_within_limits
-from memlm.jobs.resources import on_this_node
 from memlm.jobs.shard_source import Opener, ShardSource
 from memlm.jobs.sources import expand
 from memlm.run import WORLD_KIND, Run, corpus_config, is_made, run_of
@@ -248,7 +247,7 @@ def _pack_shard(
         if "accounting" in storage.read_manifest(uri).details:
             return None
         storage.delete(uri)  # packed before lines were accounted for
-    if not on_this_node(attempts).begin(unit_of(shard)):
+    if not attempts.on_this_node().begin(unit_of(shard)):
         return Poison(reason=f"{shard.uri}: {KILLS}")
     loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
     try:

@@ -204,9 +204,13 @@ def _holds_lease(task: WorkerTask) -> bool:
 def _require_lease(task: WorkerTask) -> None:
     """Raises LeaseLost where another driver took over from ours, which must have been silent for long."""
     if storage.read_json(task.lease)["epoch"] != task.epoch:
-        raise storage.LeaseLost(
-            "lease", task.lease, f"epoch {task.epoch} is over", "Another driver goes on with this run."
-        )
+        raise _lease_lost(task)
+
+
+def _lease_lost(task: WorkerTask) -> storage.LeaseLost:
+    return storage.LeaseLost(
+        "lease", task.lease, f"epoch {task.epoch} is over", "Another driver goes on with this run."
+    )
 
 
 def _root(error: BaseException) -> BaseException:
@@ -343,7 +347,7 @@ class _Pretraining:
             self.states.settle()
             if (done.step % settings.checkpoint_every == 0 or told) and not last:
                 if self.diary and not _holds_lease(self.task):
-                    _require_lease(self.task)
+                    raise _lease_lost(self.task)
                 self.states.save(done.step)
             reported = last or done.step % settings.log_every == 0
             if self.diary:

@@ -8,14 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ray
 import ray._private.state
 from ray.autoscaler.sdk import request_resources
 
 from memlm.config import Config
-from memlm.jobs.attempts import Attempts
 from memlm.run import RunError
 
 START_SECONDS = 900
@@ -168,9 +167,3 @@ def kinds_that_may_start() -> list[NodeKind]:
         for group in groups
         if group.max_count
     ]
-
-
-def on_this_node(attempts: Attempts) -> Attempts:
-    """In a worker: attempts that say where they were made, and ask the cluster which nodes it still has."""
-    alive = lambda: {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # noqa: E731
-    return replace(attempts, nodes=alive, node=ray.get_runtime_context().get_node_id())

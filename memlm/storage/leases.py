@@ -59,10 +59,8 @@ class Lease:
             found = store.read(self.uri)
             if found is not None and found.body in self._bodies and not json.loads(found.body)["released"]:
                 body = _encode(self.owner, self.epoch, self.ttl_seconds, released=released)
-                self._bodies = {
-                    found.body,
-                    body,
-                }  # before it is sent: what nobody acknowledges may be there all the same
+                # Before it is sent: what nobody acknowledges may be there all the same.
+                self._bodies = {found.body, body}
                 if store.replace(self.uri, body, found.version):
                     return
                 found = store.read(self.uri)

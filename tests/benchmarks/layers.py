@@ -1,5 +1,6 @@
 """A whole memory layer in training: forward, backward and optimizer. Ours, and our formula written with torch's own pieces."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from typing import Literal
@@ -48,9 +49,9 @@ class TrainingStep(Contender):
         """The output of the layer for the hidden states."""
         return self.module(self.hidden)
 
+    @abstractmethod
     def optimize(self) -> None:
         """Move what the backward pass gave a gradient, and forget it."""
-        raise NotImplementedError
 
     def repeat(self, clock: Clock) -> None:
         with clock:
@@ -64,9 +65,9 @@ class _SameFormula(TrainingStep):
 
     table: Tensor
 
+    @abstractmethod
     def table_gradient(self, slots: Tensor) -> Tensor:
         """At these rows, after backward and before the optimizer."""
-        raise NotImplementedError
 
     def outputs(self) -> dict[str, Tensor]:
         compared = compared_slots(self.shape.num_slots, self.device)

@@ -1,6 +1,7 @@
 """Whole models: the counting pass against the full forward pass, and a pretraining step of either architecture."""
 
 import tempfile
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +57,8 @@ class _Counting(Contender):
         self.inputs = {"input_ids": tokens, "position_ids": positions}
         self.is_token = tokens != VOCAB_SIZE - 1
 
-    def accesses(self) -> Int[Tensor, "batch seq reads"]:
-        raise NotImplementedError
+    @abstractmethod
+    def accesses(self) -> Int[Tensor, "batch seq reads"]: ...
 
     def count(self) -> BackgroundCounts:
         return BackgroundCounts.of_batch(self.accesses(), self.is_token, num_slots=self.num_slots)

@@ -3,6 +3,8 @@
 Each is built as near to our layer as its options allow; `DIFFERS` says what remains. Packages come from the extra `bench`.
 """
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,8 +34,8 @@ class _PackageLayer(TrainingStep):
         self.batch = self.hidden.detach()[None].requires_grad_(True)
         self.optimizer = adamw(self.module.parameters())
 
-    def build(self) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def build(self) -> nn.Module: ...
 
     def run(self) -> Tensor:
         return self.module(self.batch)[0]

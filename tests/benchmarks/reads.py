@@ -1,5 +1,6 @@
 """The weighted read alone, in training: forward, backward to rows and weights, and SGD on the rows that were read."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -31,9 +32,9 @@ class _Read(Contender):
         self.weights = read_weights(num_tokens, num_heads, top_k, device).requires_grad_(True)
         self.gradient = output_gradient(num_tokens, value_dim, device)
 
+    @abstractmethod
     def step(self) -> Tensor:
         """Returns the output; the table has moved and the weights have a gradient."""
-        raise NotImplementedError
 
     def repeat(self, clock: Clock) -> None:
         with clock:

@@ -3,6 +3,7 @@
 The forward pass between ranking and gradient is run and not timed: both sides read the pool alike.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -55,12 +56,12 @@ class _PoolStep(Contender):
         self.turn = 0
 
     @property
-    def table(self) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def table(self) -> Tensor: ...
 
+    @abstractmethod
     def step(self, slots: Int[Tensor, "tokens reads"], clock: Clock) -> Int[Tensor, " trainable"]:
         """Returns the slots that were chosen."""
-        raise NotImplementedError
 
     def repeat(self, clock: Clock) -> None:
         self.step(self.batches[self.turn % NUM_BATCHES], clock)

@@ -222,7 +222,7 @@ def _while_sweeping(here: Site, folder: Path, choices: random.Random, losses: in
 
 
 def _outcome(lost: int, differences: int, **details: Any) -> dict[str, Any]:
-    return {"tries": lost, "survived": lost, "differences": differences, "details": details}
+    return {"tries": lost, "survived": 0 if differences else lost, "differences": differences, "details": details}
 
 
 def _seen_from_outside(here: Site) -> dict[str, Any]:

@@ -26,7 +26,7 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "4",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
-"""A node that is lost is known to be so after some 10 s, instead of some 45. The last one is how long Ray waits for a machine that no
+"""A node that is lost is known to be so sooner than by default. The last one is how long Ray waits for a machine that no
 longer acknowledges what it is sent: by default 120 s, in which, if it was asked for room for a trial, no trial is placed anywhere."""
 START_SECONDS = 180.0
 

@@ -56,6 +56,17 @@ NOT_INTERPRETED = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize("name", ["triton_launch", "triton_lookup_sums", "triton_read", "triton_rows", "triton_search"])
+def test_no_constant_of_a_kernel_is_unequal_to_itself(name):
+    """A GPU's launcher compares what a kernel was compiled with to what is there now, and refuses a NaN for ever; the interpreter does not."""
+    constants = [
+        value.value
+        for value in vars(importlib.import_module(f"memlm.model.kernels.{name}")).values()
+        if isinstance(value, triton.language.constexpr)
+    ]
+    assert all(constant == constant for constant in constants)
+
+
 @pytest.mark.parametrize(
     "interpreted",
     [
