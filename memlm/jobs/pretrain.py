@@ -104,14 +104,16 @@ def run(config: Config) -> str:
             lease=lease.uri,
             epoch=lease.epoch,
         )
+        folder, name = storage.join(run.uri, "ray"), f"{config.run_name}-{architecture}-{time.time_ns()}"
         try:
             with heeding_sigterm(task.notice, config.cluster.notice_seconds), saying_shortage(config, say):
-                _trainer(task, storage_path=storage.join(run.uri, "ray")).fit()
+                _trainer(task, name=name, folder=folder).fit()
         except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
             first = next(iter(error.worker_failures.values())) if hasattr(error, "worker_failures") else error
             raise RunError(
                 f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept"
             ) from error
+        storage.delete(storage.join(folder, name))  # Ray's own, which nobody reads
         if not storage.has_artifact(checkpoint):
             _require_lease(task)
             raise Saved  # heeded by the workers, or by Ray, which returns as if all were well
@@ -123,7 +125,7 @@ class Saved(KeyboardInterrupt):
     """Told to stop; what could be saved is."""
 
 
-def _trainer(task: WorkerTask, *, storage_path: str) -> TorchTrainer:
+def _trainer(task: WorkerTask, *, name: str, folder: str) -> TorchTrainer:
     config = task.config
     return TorchTrainer(
         _train_worker,
@@ -134,8 +136,8 @@ def _trainer(task: WorkerTask, *, storage_path: str) -> TorchTrainer:
             resources_per_worker={"CPU": 1, "GPU": 1} if config.cluster.use_gpu else {"CPU": 1},
         ),
         run_config=ray.train.RunConfig(
-            name=f"{config.run_name}-{config.architecture}-{task.corpus_digest[:8]}-{time.time_ns()}",
-            **ray_storage(storage_path),
+            name=name,
+            **ray_storage(folder),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.cluster.max_failures, controller_failure_limit=MOST_STARTS_IN_VAIN
             ),
