@@ -3,23 +3,31 @@
     hf://datasets/owner/name@commit[/folder]       files, as in huggingface_hub's own file system
 
 A commit is named and never a branch, so that a later run reads the same bytes. HF_ENDPOINT names another server that speaks
-the hub's interface; a token, where one is needed, comes from the hub client's own places.
+the hub's interface; a token, where one is needed, comes from the hub client's own places. A server that is busy or silent is asked
+again as patiently as a store is (storage/retries.py); a body that was cut is gone on with.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from memlm import storage
+from memlm.storage import retries
 from memlm.storage.s3 import without_secrets
 
+T = TypeVar("T")
 HUB = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_TIMEOUT_SECONDS = 10
+ATTEMPTS_TO_REACH = 3
+"""For the first question alone: who has no network waits for a second, not for minutes."""
+BUSY = (408, 425, 429)
+"""Answers that mean: later. So does every one from 500 on."""
 FILES_FORM = "hf://datasets/owner/name@commit[/folder]"
 FILES_URI = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<commit>[^/]*))?(?:/(?P<folder>.+?))?/?")
 LARGE, SMALL = "sha256:", "git:"  # what the hub says of a large file, and of a small one that lies in git itself
@@ -57,13 +65,18 @@ def list_files(uri: str) -> list[HubFile]:
     from huggingface_hub.hf_api import RepoFile
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    try:
-        # One question first, answered at once: a listing retries for most of a minute without a network.
-        api.dataset_info(place.name, revision=place.commit, timeout=HUB_TIMEOUT_SECONDS)
+
+    def tree() -> list[RepoFile]:
         entries = api.list_repo_tree(
             place.name, place.folder or None, recursive=True, revision=place.commit, repo_type="dataset"
         )
-        files = [entry for entry in entries if isinstance(entry, RepoFile)]
+        return [entry for entry in entries if isinstance(entry, RepoFile)]
+
+    try:
+        usual = retries.patience()
+        with retries.patient(replace(usual, attempts=min(usual.attempts, ATTEMPTS_TO_REACH))):
+            _asked(lambda: api.dataset_info(place.name, revision=place.commit, timeout=HUB_TIMEOUT_SECONDS))
+        files = _asked(tree)
     except Exception as error:  # the hub's client raises what lies below it, of a dozen kinds
         raise HubUnreachable(_unanswered(uri, "could not be listed", error)) from error
     start = f"{place.folder}/" if place.folder else ""
@@ -84,25 +97,47 @@ def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
     from huggingface_hub import hf_hub_download
 
     with storage.folder_for_copies() as folder:
-        try:
-            path = Path(
-                hf_hub_download(
-                    place.name,
-                    f"{place.folder}/{name}" if place.folder else name,
-                    repo_type="dataset",
-                    revision=place.commit,
-                    local_dir=folder,
-                    endpoint=os.environ.get("HF_ENDPOINT"),
-                )
+
+        def download(*, again: bool) -> Path:
+            path = hf_hub_download(
+                place.name,
+                f"{place.folder}/{name}" if place.folder else name,
+                repo_type="dataset",
+                revision=place.commit,
+                local_dir=folder,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+                force_download=again,
             )
+            return Path(path)
+
+        try:
+            path = _asked(lambda: download(again=False))
+            if _version_of(path, version) != version:  # spoilt on its way, it may be
+                path = _asked(lambda: download(again=True))
         except Exception as error:  # as above
             raise HubUnreachable(_unanswered(f"{uri}/{name}", "could not be fetched", error)) from error
         found = _version_of(path, version)
         if found != version:
             raise HubError(
-                f"{uri}/{name}: its content is {found}, and {version} was listed. Fetch it again; if that does not help, the hub's copy changed."
+                f"{uri}/{name}: its content is {found}, fetched twice, and {version} was listed. The hub's copy changed, or what lies between spoils it."
             )
         yield path
+
+
+def _asked(question: Callable[[], T]) -> T:
+    return retries.call(question, _is_transient)
+
+
+def _is_transient(error: BaseException) -> bool:
+    """By the status of the answer, where there was one."""
+    import httpx2  # the hub client's own
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in BUSY or status >= 500
+    if isinstance(error, httpx2.TransportError) or "Consistency check failed" in str(error):  # the latter: cut short
+        return True
+    return error.__cause__ is not None and _is_transient(error.__cause__)
 
 
 def _version_of(path: Path, version: str) -> str:

@@ -167,8 +167,17 @@ class Hub(BaseHTTPRequestHandler):
     """One data set at one commit, two files a page, by the hub's interface."""
 
     served: dict[str, bytes]
+    faults: list[str]
+    """Done to the next requests, one each: a status, `reset`, `cut` (half of the body) or `flip` (of its last bit)."""
 
     def do_GET(self) -> None:
+        fault = self.faults.pop(0) if self.faults else ""
+        self.fault = fault
+        if fault == "reset":
+            self.close_connection = True
+            return None
+        if fault.isdigit():
+            return self.send_error(int(fault))
         url = urlparse(self.path)
         if url.path == f"/api/datasets/own/set/revision/{COMMIT}":
             return self.send(json.dumps({"id": "own/set", "sha": COMMIT, "siblings": []}).encode())
@@ -212,7 +221,10 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            if self.fault == "flip":
+                body = body[:-1] + bytes([body[-1] ^ 1])
+            self.wfile.write(body[: len(body) // 2] if self.fault == "cut" else body)
+            self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -231,6 +243,7 @@ def hub(monkeypatch):
     with serving_hub() as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
         monkeypatch.setattr(Hub, "served", dict(FILES), raising=False)
+        monkeypatch.setattr(Hub, "faults", [], raising=False)
         yield
 
 
@@ -251,6 +264,33 @@ def test_a_data_set_on_the_hub_is_listed_and_its_files_are_checked(hub):
     assert [shard.name for shard in list_corpus(f"{uri}/global-shard_02_of_10")] == ["c.jsonl"]
     with open_shard(list_corpus(f"{uri}/global-shard_01_of_10/")[1]) as path:
         assert path.read_bytes() == FILES["global-shard_01_of_10/b.jsonl.zst"]
+
+
+@pytest.mark.parametrize("faults", [["503", "reset"], ["429"], ["", "500"], ["", "", "reset"]])
+def test_a_hub_that_is_busy_for_a_moment_is_asked_again(hub, faults):
+    whole = list_corpus(f"hf://datasets/own/set@{COMMIT}")
+    Hub.faults = list(faults)
+    assert list_corpus(f"hf://datasets/own/set@{COMMIT}") == whole and not Hub.faults
+
+
+@pytest.mark.parametrize(
+    "faults", [["503"], ["reset", "500"], ["", "cut"], ["", "503"], ["", "flip"], ["", "reset", "503"]]
+)
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_file_that_comes_badly_is_fetched_again(hub, faults, place):
+    shard = list_corpus(f"hf://datasets/own/set@{COMMIT}")[place]
+    Hub.faults = list(faults)
+    with open_shard(shard) as path:
+        assert path.read_bytes() == FILES[shard.name]
+    assert not Hub.faults
+
+
+@pytest.mark.parametrize("status", ["401", "403", "404"])
+def test_a_hub_that_refuses_is_not_asked_again(hub, status):
+    Hub.faults = [status] * 3
+    with pytest.raises(HubError, match=f"could not be listed on the hub: .*{status}"):
+        list_files(f"hf://datasets/own/set@{COMMIT}")
+    assert len(Hub.faults) == 2
 
 
 @pytest.mark.parametrize("place", [1, 2])
@@ -282,5 +322,7 @@ def test_a_hub_that_does_not_answer_is_one_error_with_the_remedy(monkeypatch, hu
     with pytest.raises(HubError, match="could not be listed on the hub: .*404.*local copy instead"):
         list_files(f"hf://datasets/own/other@{COMMIT}")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    began = time.monotonic()
     with pytest.raises(HubError, match="could not be listed on the hub"):
         list_files(f"hf://datasets/own/set@{COMMIT}")
+    assert time.monotonic() - began < 5
