@@ -49,6 +49,10 @@ class Attempts:
         storage.write_json(storage.join(self.uri, unit, name), record)
         return name != QUARANTINED
 
+    def forget(self, unit: str) -> None:
+        """It went well, and is begun again by others: what it met before says nothing any more."""
+        storage.delete(storage.join(self.uri, unit))
+
     def _lost_with_their_nodes(self, unit: str, names: list[str]) -> int:
         """Of these attempts, those on nodes that are no longer there."""
         alive = self.nodes() if names else set()

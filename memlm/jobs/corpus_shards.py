@@ -43,6 +43,11 @@ def name_shards(shards: Sequence[Shard]) -> bytes:
     return "".join(f"{' '.join(map(str, shard.identity.values()))}\n" for shard in shards).encode()
 
 
+def unit_of(shard: Shard) -> str:
+    """Its name among the attempts: no other shard's, and another once it was repaired, so that it is tried again."""
+    return f"shard_{hashlib.sha256(f'{shard.uri} {shard.bytes} {shard.version}'.encode()).hexdigest()[:16]}"
+
+
 def _list(config: Config, split: str, path: str, world: Path | None, *, keep: bool) -> list[Shard]:
     field = "corpus.path" if split == TRAIN else "corpus.validation_path"
     root = expand(path, field, world)

@@ -162,7 +162,8 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
     total: BackgroundCounts | None = None
     for task in tasks:
         if [task["first"], task["last"]] not in quarantined:
-            part = BackgroundCounts.load(storage.open_artifact(task["uri"], kind=PARTIAL_KIND) / COUNTS_FILE)
+            with storage.artifact_for_a_while(task["uri"], kind=PARTIAL_KIND) as path:
+                part = BackgroundCounts.load(path / COUNTS_FILE)
             total = part if total is None else total + part
     if total is None:
         raise RunError(f"all {len(tasks)} units are in quarantine; delete {run.counting_attempts} to try again")
@@ -192,7 +193,8 @@ def _is_counted(config: Config, task: dict[str, Any], inputs: dict[str, str]) ->
     try:
         if not is_made(task["uri"], kind=PARTIAL_KIND, config=_partial_config(config, task), inputs=inputs):
             return False
-        storage.open_artifact(task["uri"], kind=PARTIAL_KIND)
+        with storage.artifact_for_a_while(task["uri"], kind=PARTIAL_KIND):
+            pass
     except storage.DamagedArtifact as error:
         say(f"warning: {error}; it is counted again")
         return False
@@ -205,21 +207,37 @@ class _CountUnits:
     def __init__(self, config: Config, inputs: dict[str, str], session: str) -> None:
         quiet()
         torch.set_num_threads(config.cluster.threads_per_worker)
-        run = run_of(config)
-        opened = open_corpus(run.corpus)
         self.config, self.inputs = config, inputs
-        attempts = Attempts(uri=run.counting_attempts, session=session, limit=config.counting.max_attempts)
+        attempts = Attempts(uri=run_of(config).counting_attempts, session=session, limit=config.counting.max_attempts)
         self.attempts = attempts.on_this_node()
+        self.unready: Exception | None = None
+        try:
+            self._load()
+        except (ValueError, OSError) as error:  # raised here, it would reach the driver as a page of text
+            self.unready = error
+
+    def _load(self) -> None:
+        """Ray starts an actor that died here again, under its old name, without limit and without a word."""
+        run, loading = run_of(self.config), f"loading_{ray.get_runtime_context().get_actor_id()}"
+        if not self.attempts.begin(loading):
+            raise RunError(
+                f"{self.attempts.limit} workers died while they loaded {run.checkpoint('memory')}, for want of memory most likely. "
+                "See Ray's logs for why; give nodes more memory, or fewer workers each (cluster.num_trials_at_once)"
+            )
+        opened = open_corpus(run.corpus)
         self.blocks = opened.train_blocks()
         self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
         folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)
-        device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
+        device = torch.device("cuda" if self.config.cluster.use_gpu else "cpu")
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention_on(device))
         self.model = model.to(device).eval()
         assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"
+        self.attempts.forget(loading)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         with handing_on_errors():
+            if self.unready:
+                raise self.unready
             (task,) = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             if _is_counted(self.config, task, self.inputs):  # a worker died between its commit and its answer
                 return self._answer(batch, tokens=0)

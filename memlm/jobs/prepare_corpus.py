@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,16 @@ from memlm.data.mixture import mixture_documents
 from memlm.data.question_records import Question
 from memlm.data.question_sources import source_content
 from memlm.data.shards import ShardError, write_shard
-from memlm.data.tokenizer import load_tokenizer, train_tokenizer
+from memlm.data.tokenizer import load_tokenizer
 from memlm.data.world import write_world
 from memlm.jobs import prepare_questions
 from memlm.jobs.attempts import Attempts
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
-from memlm.jobs.corpus_shards import choose_shards, name_shards
+from memlm.jobs.corpus_shards import choose_shards, name_shards, unit_of
 from memlm.jobs.packed_shards import MALFORMED_SHARE, QUARANTINED_SHARE, PackedShards, Poison, require_within_limits
-from memlm.jobs.shard_source import Opener, ShardSource
 from memlm.jobs.sources import expand
+from memlm.jobs.tokenizer_texts import Opener, train_on_first_readable
 from memlm.run import WORLD_KIND, Run, corpus_config, is_made, run_of
 
 TOKENIZER_KIND = "tokenizer"
@@ -83,9 +82,11 @@ def _make_corpus(
         opener = partial(
             _open_here, made={str(world or ""): run.world, **{shard.uri: run.mixture for shard in mixture}}
         )
-        # The tokenizer is trained on the first shard and the mixture alone, so repairing another keeps it.
+        # The tokenizer is trained on the first shard and the mixture alone, so repairing another keeps it. Where the first cannot be
+        # read it is the next one's, and stays that until the first is repaired.
         learned_from = {**inputs, "sources": hashlib.sha256(name_shards([*train[:1], *mixture])).hexdigest()}
-        tokenizer = _make_tokenizer(config, run, [*train[:1], *mixture], learned_from, opener)
+        most = config.corpus.max_quarantined_share * len([*train, *mixture, *validation])
+        tokenizer = _make_tokenizer(config, run, train, mixture, learned_from, opener, most_passed_over=most)
         train = [*train, *mixture]
         packed = _pack_shards(config, run, tokenizer, [*train, *validation], opener)
         of_train, of_validation = packed.parts_of(train), packed.parts_of(validation)
@@ -157,7 +158,21 @@ def _open_here(shard: Shard, *, made: Mapping[str, str]) -> Iterator[Path]:
         yield path
 
 
-def _make_tokenizer(config: Config, run: Run, shards: list[Shard], inputs: dict[str, str], opener: Opener) -> str:
+def _attempts(config: Config, run: Run) -> Attempts:
+    """At shards, of one pass over them."""
+    return Attempts(uri=run.packing_attempts, session=f"{time.time_ns():x}", limit=config.corpus.max_attempts)
+
+
+def _make_tokenizer(
+    config: Config,
+    run: Run,
+    shards: list[Shard],
+    mixture: list[Shard],
+    inputs: dict[str, str],
+    opener: Opener,
+    *,
+    most_passed_over: float,
+) -> str:
     corpus = config.corpus
     uri = run.tokenizer
     wanted = {
@@ -168,21 +183,11 @@ def _make_tokenizer(config: Config, run: Run, shards: list[Shard], inputs: dict[
             tokenizer = load_tokenizer(corpus.tokenizer)
         else:
             say(
-                f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard{', and of the mixture' if corpus.mixture else ''}"
+                f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard{', and of the mixture' if mixture else ''}"
             )
-            sources = [
-                ShardSource(
-                    [shard],
-                    text_field=corpus.text_field,
-                    max_malformed_share=corpus.max_malformed_share,
-                    opener=opener,
-                )
-                for shard in shards
-            ]
-            rows = chain.from_iterable(
-                ray.data.read_datasource(source).limit(corpus.tokenizer_documents).iter_rows() for source in sources
+            tokenizer = train_on_first_readable(
+                corpus, shards, mixture, opener, _attempts(config, run), most_passed_over=most_passed_over
             )
-            tokenizer = train_tokenizer((row["text"] for row in rows), vocab_size=corpus.vocab_size)
         with storage.write_artifact(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs) as draft:
             tokenizer.save_pretrained(draft.path)
     return uri
@@ -191,7 +196,7 @@ def _make_tokenizer(config: Config, run: Run, shards: list[Shard], inputs: dict[
 def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shard], opener: Opener) -> PackedShards:
     inputs = {"tokenizer": storage.read_manifest(tokenizer).digest}
     corpus = config.corpus
-    attempts = Attempts(uri=run.packing_attempts, session=f"{time.time_ns():x}", limit=corpus.max_attempts)
+    attempts = _attempts(config, run)
     settings: dict[str, Any] = {"text_field": corpus.text_field, "block_size": corpus.block_size}
     tasks = [
         {"part": f"{corpora.BLOCKS_FOLDER}/part_{index:05d}", "index": index, "shard": json.dumps(asdict(shard))}
@@ -224,11 +229,6 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shar
             packed.add(shard, tasks[row["index"]]["part"], row["digest"], json.loads(row["details"]))
         progress.advance(note=f"{packed.num_documents} documents")
     return packed
-
-
-def unit_of(shard: Shard) -> str:
-    """Its name among the attempts: no other shard's, and another once it was repaired, so that it is tried again."""
-    return f"shard_{hashlib.sha256(f'{shard.uri} {shard.bytes} {shard.version}'.encode()).hexdigest()[:16]}"
 
 
 def _pack_shard(

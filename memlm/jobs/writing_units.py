@@ -52,11 +52,11 @@ def write_in_units(
     progress = Progress("writing", len(items))
     for row in written.iter_rows():
         progress.advance(len(json.loads(row["items"])))
-    return [
-        record
-        for task in tasks
-        for _, record in read_records(str(storage.open_artifact(task["uri"], kind=UNIT_KIND) / UNIT_FILE))
-    ]
+    records: list[Record] = []
+    for task in tasks:
+        with storage.artifact_for_a_while(task["uri"], kind=UNIT_KIND) as path:
+            records += [record for _, record in read_records(str(path / UNIT_FILE))]
+    return records
 
 
 def _tasks(items: Sequence[Record], folder: str, *, size: int) -> list[dict[str, str]]:

@@ -15,7 +15,14 @@ Imports go down this list only. Any store that speaks S3 will do if `probe` says
 credentials come from the SDK's standard chain alone.
 """
 
-from memlm.storage.artifacts import Draft, has_artifact, open_artifact, read_manifest, write_artifact
+from memlm.storage.artifacts import (
+    Draft,
+    artifact_for_a_while,
+    has_artifact,
+    open_artifact,
+    read_manifest,
+    write_artifact,
+)
 from memlm.storage.copies import folder_for_copies
 from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, StorageError
 from memlm.storage.foreign import StoredObject, list_objects, stat_object
@@ -39,6 +46,7 @@ __all__ = [
     "StorageError",
     "StoredObject",
     "acquire",
+    "artifact_for_a_while",
     "delete",
     "folder_for_copies",
     "has_artifact",

@@ -7,6 +7,8 @@ was never finished:
                                                 -> upload to content-<digest>/, then create manifest.json if none is (S3)
     open_artifact:  manifest -> (S3: download into this node's cache) -> check sizes and sha256 -> local directory
 
+Copies in the cache stay, for the next process that opens them, but for those of `artifact_for_a_while`.
+
 Work is executed at least once, so a second writer may finish the same artifact: the first whole one stays, a damaged
 one is replaced. On S3 the files lie in a folder named after what they and their manifest hold, and only one manifest
 can be created; so two that commit different bytes at the same moment never mix, and the one that lost finds the
@@ -97,6 +99,21 @@ def open_artifact(uri: str, *, kind: str | None = None) -> Path:
     """A local directory whose every file was checked against the manifest just now."""
     manifest = read_manifest(uri, kind)
     return _download(uri, manifest) if is_remote(uri) else _verified(Path(uri).absolute(), manifest)
+
+
+@contextmanager
+def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]:
+    """As `open_artifact`, for what is read once: a copy that was made on this node goes after the block.
+
+    Of several processes on a node each must have read it before one leaves its block, and none may have it open in the other way.
+    """
+    path = open_artifact(uri, kind=kind)
+    try:
+        yield path
+    finally:
+        if is_remote(uri):
+            with _scratch(path):  # whoever opens it just now has checked it, or will bring it again
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _parsed(found: Found, uri: str) -> Manifest:

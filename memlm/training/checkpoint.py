@@ -157,20 +157,13 @@ class TrainingStates:
         Raises StorageError if it is another configuration's or corpus's, and what the storage raises that does not answer.
         """
         for name in _from_first_rank(list(reversed(_states_in(self.uri)))):
-            parts = self._parts_of(name)
-            incomplete, damaged = self._anywhere(parts is None, False if parts is None else not all(parts))
-            if incomplete or damaged:
-                self._warn("%s/%s is not whole; going back to the one before it", self.uri, name)
-                continue
-            assert parts is not None
-            with tempfile.TemporaryDirectory() as together:
-                for part in parts:
-                    assert part is not None
-                    for file in part.iterdir():
-                        if file.name != storage.MANIFEST:
-                            (Path(together) / file.name).symlink_to(file)
-                self.engine.load(Path(together))
-                dist.barrier()
+            with ExitStack() as copies:  # gone once all ranks are done with them
+                parts = self._parts_of(name, copies)
+                incomplete, damaged = self._anywhere(parts is None, False if parts is None else not all(parts))
+                if parts is None or incomplete or damaged:
+                    self._warn("%s/%s is not whole; going back to the one before it", self.uri, name)
+                    continue
+                self._load([part for part in parts if part])
             if len(parts) != dist.get_world_size():
                 self._warn(
                     "%s was saved by %d workers; the %d of now go on with it to rounding, not to the bit",
@@ -182,7 +175,16 @@ class TrainingStates:
             return _step_of(name)
         return 0
 
-    def _parts_of(self, name: str) -> list[Path | None] | None:
+    def _load(self, parts: list[Path]) -> None:
+        with tempfile.TemporaryDirectory() as together:
+            for part in parts:
+                for file in part.iterdir():
+                    if file.name != storage.MANIFEST:
+                        (Path(together) / file.name).symlink_to(file)
+            self.engine.load(Path(together))
+            dist.barrier()
+
+    def _parts_of(self, name: str, copies: ExitStack) -> list[Path | None] | None:
         """The verified folders of all ranks' parts, with None for one that is damaged; None if not all are there."""
         folder = storage.join(self.uri, name)
         found = [match for part in storage.list_names(folder) if (match := PART.fullmatch(part))]
@@ -196,10 +198,10 @@ class TrainingStates:
             part = storage.join(folder, f"rank_{rank}_of_{num_ranks}")
             if not storage.has_artifact(part):
                 return None
-            parts.append(self._verified(part, _claim(_step_of(name), rank, num_ranks)))
+            parts.append(self._verified(part, _claim(_step_of(name), rank, num_ranks), copies))
         return parts
 
-    def _verified(self, uri: str, claim: dict[str, Any]) -> Path | None:
+    def _verified(self, uri: str, claim: dict[str, Any], copies: ExitStack) -> Path | None:
         try:
             manifest = storage.read_manifest(uri)
             if (manifest.kind, manifest.config) != (KIND, claim):
@@ -213,7 +215,7 @@ class TrainingStates:
                     "belongs to another configuration or corpus",
                     "Give another --run-name, or delete it.",
                 )
-            return storage.open_artifact(uri, kind=KIND)
+            return copies.enter_context(storage.artifact_for_a_while(uri, kind=KIND))
         except storage.DamagedArtifact as error:
             self._warn("%s", error)
             return None

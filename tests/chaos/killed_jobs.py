@@ -39,7 +39,7 @@ def partials_in(config: Config) -> dict[str, int]:
     """The committed ones, with the time of their commit."""
     folder = Path(run_of(config).partial_counts)
     found = {}
-    for manifest in folder.glob(f"*/{storage.MANIFEST}"):
+    for manifest in folder.glob(f"[!.]*/{storage.MANIFEST}"):  # a draft has one too, just before it is renamed
         try:
             found[manifest.parent.name] = manifest.stat().st_mtime_ns
         except FileNotFoundError:  # the job is done with it

@@ -36,20 +36,20 @@ def accounting(run: Path) -> dict:
 def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_path, capfd, cluster):
     corpus = tmp_path / "corpus"
     (corpus / "x").mkdir(parents=True)
-    (corpus / "x" / "a.jsonl.zst").write_bytes(content([*WHOLE, {"text": " "}]))
+    (corpus / "x" / "c.jsonl.zst").write_bytes(content([*WHOLE, {"text": " "}]))
     (corpus / "b.jsonl.zst").write_bytes(content(WHOLE, broken=2))
-    (corpus / "c.jsonl.zst").write_bytes(content(WHOLE)[:-20])
+    (corpus / "a.jsonl.zst").write_bytes(content(WHOLE)[:-20])
     config = smoke(tmp_path / "runs", "--corpus.path", str(corpus), "--corpus.max-quarantined-share", "0.3")
     prepare_corpus.run(config)
     found = accounting(tmp_path / "runs" / "smoke")
-    assert found["shards"]["x/a.jsonl.zst"] == {
+    assert found["shards"]["x/c.jsonl.zst"] == {
         "lines": 2001,
         "kept": 2000,
         "dropped": {"empty text": 1},
         "malformed": {},
     }
     assert found["shards"]["b.jsonl.zst"] == {"lines": 2000, "kept": 1998, "dropped": {}, "malformed": {"not JSON": 2}}
-    assert list(found["quarantined"]) == ["c.jsonl.zst"] and "cut off or damaged" in found["quarantined"]["c.jsonl.zst"]
+    assert list(found["quarantined"]) == ["a.jsonl.zst"] and "cut off or damaged" in found["quarantined"]["a.jsonl.zst"]
     whole = found["total"]
     assert whole["lines"] == whole["kept"] + sum(whole["dropped"].values()) + sum(whole["malformed"].values())
     assert [sample.split(" (")[0] for sample in whole["samples"]] == [
@@ -57,7 +57,8 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
         "b.jsonl.zst:14: not JSON",
     ]
     said = capfd.readouterr().out
-    assert "left out: b.jsonl.zst:14: not JSON" in said and f"quarantined: {corpus}/c.jsonl.zst:" in said
+    assert f"tokenizer: not trained on a shard that cannot be read: {corpus}/a.jsonl.zst:" in said
+    assert "left out: b.jsonl.zst:14: not JSON" in said and f"quarantined: {corpus}/a.jsonl.zst:" in said
     assert "1 dropped (1 empty text), 2 malformed and left out (2 not JSON)" in said
     # Made again with less put up with, from the very parts that are there.
     for option, share in (("--corpus.max-malformed-share", "0.0009"), ("--corpus.max-quarantined-share", "0.2")):
@@ -70,7 +71,7 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
         "2 of 4 shards are in quarantine, more than corpus.max_quarantined_share (30.000%) allows; the last: " in line
     )
     strict = smoke(tmp_path / "runs", *config.arguments[2:], "--corpus.max-quarantined-share", "0")
-    assert f"{corpus}/c.jsonl.zst:" in refused(capfd, prepare_corpus.run, strict)
+    assert f"{corpus}/a.jsonl.zst:" in refused(capfd, prepare_corpus.run, strict)
 
 
 @pytest.mark.ray

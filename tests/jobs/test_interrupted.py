@@ -19,11 +19,12 @@ from memlm.data.listing import list_corpus
 from memlm.data.shards import ShardError, write_shard
 from memlm.jobs import count_accesses, pareto_sweep, prepare_corpus, pretrain
 from memlm.jobs.cluster import connect
+from memlm.jobs.corpus_shards import unit_of
 from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.tracking import TrackingError
 from tests.chaos.smoke_run import kill, workers_of_this_process
-from tests.jobs.running import smoke
+from tests.jobs.running import refused, smoke
 
 pytestmark = pytest.mark.ray
 LONG = (
@@ -204,18 +205,31 @@ def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
         count_accesses.run(smoke(runs, *options))
 
 
+def test_a_worker_that_dies_whenever_it_loads_the_model_ends_the_job_with_the_reason(runs, capfd):
+    if not storage.has_artifact(str(runs / "smoke" / "checkpoint-memory")):
+        pretrain.run(smoke(runs, *LONG))
+    options = (*LONG, *HEAVY, "--cluster.num-trials-at-once", "1")
+    storage.delete(str(runs / "smoke" / "counts"))
+    attempts = runs / "smoke" / "counts-attempts"
+    with killing_all_that_begin(attempts, "loading_*") as killed:
+        line = refused(capfd, count_accesses.run, smoke(runs, *options, "--counting.max-attempts", "1"))
+    assert len(set(killed)) == 1
+    assert "1 workers died while they loaded" in line and "give nodes more memory" in line
+    assert not list(attempts.glob("unit_*"))
+
+
 def texts(number: int) -> list[dict[str, str]]:
     return [{"text": f"{each} plus {each} equals {2 * each}. " * 20} for each in range(number)]
 
 
 @contextmanager
-def killing_all_that_begin(unit: Path) -> Iterator[list[int]]:
+def killing_all_that_begin(attempts: Path, unit: str) -> Iterator[list[int]]:
     """SIGKILL to each worker that writes down an attempt at the unit: as with one that takes all memory, but at once."""
     killed: list[int] = []
     seen: set[Path] = set()
 
     def kill_next() -> bool:
-        for path in sorted(set(unit.glob("[0-9a-f]*_*")) - seen):
+        for path in sorted(set(attempts.glob(f"{unit}/[0-9a-f]*_*")) - seen):
             seen.add(path)
             killed.append(json.loads(path.read_text())["pid"])
             os.kill(killed[-1], signal.SIGKILL)
@@ -225,22 +239,24 @@ def killing_all_that_begin(unit: Path) -> Iterator[list[int]]:
         yield killed
 
 
-def test_a_shard_that_kills_its_workers_is_given_up_and_named(tmp_path, cluster, capfd):
-    corpus, run = tmp_path / "corpus", tmp_path / "runs" / "smoke"
-    for name, number in (("a", 300), ("heavy", 30_000), ("z", 300)):
+@pytest.mark.parametrize("heavy, killers", [("heavy", "packed it"), ("_heavy", "read it for the tokenizer")])
+def test_a_shard_that_kills_its_workers_is_given_up_and_named(tmp_path, cluster, capfd, heavy, killers):
+    """The second of the corpus, and the first."""
+    corpus, run, heavy_name = tmp_path / "corpus", tmp_path / "runs" / "smoke", f"{heavy}.jsonl.zst"
+    for name, number in (("a", 300), (heavy, 30_000), ("z", 300)):
         write_shard(f"{corpus}/{name}.jsonl.zst", texts(number))
-    (heavy,) = [shard for shard in list_corpus(str(corpus)) if "heavy" in shard.name]
+    (shard,) = [shard for shard in list_corpus(str(corpus)) if shard.name == heavy_name]
     options = ("--tracking", "off", "--corpus.path", str(corpus), "--corpus.max-attempts", "2")
-    with killing_all_that_begin(run / "blocks-attempts" / prepare_corpus.unit_of(heavy)) as killed:
+    with killing_all_that_begin(run / "blocks-attempts", unit_of(shard)) as killed:
         with pytest.raises(ShardError) as refused:
             prepare_corpus.run(smoke(tmp_path / "runs", *options))
     assert len(set(killed)) == 2
-    assert f"{corpus}/heavy.jsonl.zst: each worker that packed it died" in str(refused.value)
+    assert f"{corpus}/{heavy_name}: each worker that {killers} died" in str(refused.value)
     assert "delete blocks-attempts in the run's folder" in str(refused.value)
     uri = prepare_corpus.run(smoke(tmp_path / "runs", *options, "--corpus.max-quarantined-share", "0.3"))
-    assert f"quarantined: {corpus}/heavy.jsonl.zst: each worker" in capfd.readouterr().out
+    assert f"quarantined: {corpus}/{heavy_name}: each worker" in capfd.readouterr().out
     found = json.loads((Path(uri) / "accounting.json").read_text())
-    assert list(found["quarantined"]) == ["heavy.jsonl.zst"]
+    assert list(found["quarantined"]) == [heavy_name]
     assert {name: found["shards"][name]["kept"] for name in ("a.jsonl.zst", "z.jsonl.zst")} == {
         "a.jsonl.zst": 300,
         "z.jsonl.zst": 300,

@@ -46,6 +46,22 @@ def test_a_file_can_be_read_where_it_lies_or_as_a_copy(root: str, proxy: FaultyP
     assert path.exists() == (not storage.is_remote(uri))
 
 
+def test_what_is_read_once_leaves_no_copy(root: str, tmp_path: Path) -> None:
+    uri, kept = storage.join(root, "partial"), storage.join(root, "kept")
+    write(uri)
+    write(kept, text="other")
+    copy = storage.open_artifact(kept)
+    for _ in range(2):
+        with storage.artifact_for_a_while(uri, kind="blocks") as path:
+            assert files_under(path) == {"part/0.bin", "vocabulary.txt", "manifest.json"}
+        assert path.exists() == (not storage.is_remote(uri))
+    assert files_under(copy) == files_under(storage.open_artifact(uri))
+    with pytest.raises(RuntimeError), storage.artifact_for_a_while(uri) as path:
+        raise RuntimeError
+    assert path.exists() == (not storage.is_remote(uri)) and copy.exists()
+    assert [name for name in os.listdir(path.parent) if name.startswith(".")] == []
+
+
 def test_a_file_on_s3_that_is_not_there(bucket: str) -> None:
     with pytest.raises(StorageError, match="none.jsonl: nothing is there"):
         with storage.local_file(f"{bucket}/none.jsonl"):
