@@ -4,6 +4,8 @@
     python -m tests.chaos --only s3_faults commit_races      # these rows; chaos.json then holds them alone
     python -m tests.chaos --small --seed 7                   # the tier that is part of `make test`, another seed
 
+    python -m tests.chaos --require-all                      # where all must run: a row that cannot is a failure
+
 Ends with status 1 if a row misses its bar.
 """
 
@@ -38,7 +40,7 @@ def main() -> int:
     skipped = [record.what for record in records if record.skipped]
     print(f"missed their bar: {', '.join(missed)}" if missed else "all rows that ran meet their bars")
     print(f"not run here: {', '.join(skipped)}" if skipped else "none was skipped")
-    return int(bool(missed))
+    return int(bool(missed or (options.require_all and skipped)))
 
 
 def _options(names: Sequence[str]) -> argparse.Namespace:
@@ -46,6 +48,7 @@ def _options(names: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help=f"of: {', '.join(names)}")
     parser.add_argument("--small", action="store_true", help="the small tier of each row")
+    parser.add_argument("--require-all", action="store_true", help="fail if a row cannot run on this machine")
     parser.add_argument("--output", type=lambda path: Path(path).absolute(), default=Path("runs/chaos").absolute())
     options = parser.parse_args()
     for name in options.only:

@@ -67,6 +67,10 @@ def test_the_command_writes_every_row_and_fails_when_one_does(tmp_path: Path, mo
     assert "seed 5" in lines[0]["error"]
     monkeypatch.setattr(sys, "argv", ["chaos", "--only", "good", "--output", str(tmp_path)])
     assert command.main() == 0
+    monkeypatch.setattr(command, "find_rows", lambda: [good, replace(bad, cannot_run=lambda: "no root")])
+    for option, status in ((), 0), (("--require-all",), 1):
+        monkeypatch.setattr(sys, "argv", ["chaos", "--output", str(tmp_path), *option])
+        assert command.main() == status
     monkeypatch.setattr(sys, "argv", ["chaos", "--only", "goood"])
     with pytest.raises(SystemExit):
         command.main()
