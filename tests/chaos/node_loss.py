@@ -70,9 +70,12 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     """Inside the namespaces."""
     folder = Path(arguments["folder"])
     lose_from = {"count": _while_counting, "pretrain": _while_pretraining, "sweep": _while_sweeping}[arguments["what"]]
-    with site(folder, arguments["database"], num_workers=NUM_WORKERS, seed=arguments["seed"]) as here:
-        here.s3.plan(seed=arguments["seed"], share=FAULT_SHARE)
-        outcome = lose_from(here, folder, random.Random(arguments["seed"]), arguments["losses"])
+    # With one CPU each, ranks of one pretraining are on several machines.
+    cpus = 1 if arguments["what"] == "pretrain" else 2
+    seed, database = arguments["seed"], arguments["database"]
+    with site(folder, database, num_workers=NUM_WORKERS, worker_cpus=cpus, seed=seed) as here:
+        here.s3.plan(seed=seed, share=FAULT_SHARE)
+        outcome = lose_from(here, folder, random.Random(seed), arguments["losses"])
         outcome["details"] |= {"s3_requests": here.s3.requests, "s3_faults": dict(here.s3.injected)}
         seen = _seen_from_outside(here)
     outcome["details"] |= seen
@@ -87,6 +90,8 @@ class _Job:
 
     def __init__(self, here: Site, folder: Path, name: str, pipeline: str, *options: str) -> None:
         self.here, self.log = here, folder / f"{name}.log"
+        self.most_nodes = 0
+        """That were at work at once when one was to be lost."""
         arguments = (f"pipelines/{pipeline}.py", "smoke", *options, *here.options, "--run-name", name)
         self.process = here.cluster.submit(*arguments, log=self.log)
         self.config = smoke(here.storage, *options, "--run-name", name)
@@ -116,6 +121,7 @@ class _Job:
         busy = [node for node in self.here.cluster.workers if node.processes(name)]
         if not busy:
             return False
+        self.most_nodes = max(self.most_nodes, len(busy))
         if first_say:
             said = self.log.read_text().count(first_say)
             self.here.cluster.announce_loss(busy[0])
@@ -203,7 +209,8 @@ def _while_pretraining(here: Site, folder: Path, choices: random.Random, losses:
     whole, found = (storage.read_manifest(uri) for uri in made)
     storage.open_artifact(made[1])
     differences = sum(found.files.get(name) != file for name, file in whole.files.items())
-    return _outcome(lost, differences, announced=announced, goodput=found.details["goodput"])
+    details = {"announced": announced, "nodes_at_once": job.most_nodes, "goodput": found.details["goodput"]}
+    return _outcome(lost, differences + (job.most_nodes < 2), **details)
 
 
 def _while_sweeping(here: Site, folder: Path, choices: random.Random, losses: int) -> dict[str, Any]:

@@ -32,10 +32,10 @@ START_SECONDS = 180.0
 
 
 class Cluster:
-    """A head that offers no CPU, and workers of two each. Its environment stands for an instance's role and secrets."""
+    """A head that offers no CPU, and workers. Its environment stands for an instance's role and secrets."""
 
-    def __init__(self, network: Network, folder: Path, variables: Mapping[str, str]) -> None:
-        self.network, self.num_workers = network, 0
+    def __init__(self, network: Network, folder: Path, variables: Mapping[str, str], *, worker_cpus: int) -> None:
+        self.network, self.num_workers, self.worker_cpus = network, 0, worker_cpus
         self.token, token_file = secrets.token_hex(32), folder / "token"
         token_file.touch(0o600)
         token_file.write_text(self.token)
@@ -54,7 +54,7 @@ class Cluster:
         """Begins to start one; see `wait_for_workers`."""
         self.num_workers += 1
         node = self.network.add_node(f"worker{self.num_workers}")
-        self._start(node, f"--address={self.head.address}:6379", "--num-cpus=2")
+        self._start(node, f"--address={self.head.address}:6379", f"--num-cpus={self.worker_cpus}")
         return node
 
     @property
@@ -127,7 +127,7 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, database: str, *, num_workers: int, seed: int) -> Iterator[Site]:
+def site(folder: Path, database: str, *, num_workers: int, worker_cpus: int, seed: int) -> Iterator[Site]:
     """Servers, a head and workers, all up. Call it within namespaces of its own."""
     with ExitStack() as stack:
         network = stack.enter_context(Network(folder))
@@ -135,7 +135,7 @@ def site(folder: Path, database: str, *, num_workers: int, seed: int) -> Iterato
         tracking = stack.enter_context(mlflow(folder / "mlflow", database))
         variables = {**client_environment(proxy), **tracking.environment}
         os.environ.update(variables)  # for this process, which looks at what jobs made
-        cluster = Cluster(network, folder, variables)
+        cluster = Cluster(network, folder, variables, worker_cpus=worker_cpus)
         for _ in range(num_workers):
             cluster.add_worker()
         cluster.wait_for_workers()

@@ -81,6 +81,9 @@ class Network:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.nodes = folder, list[Node]()
+        self.hosts = folder / "hosts"
+        """Every machine's /etc/hosts."""
+        self.hosts.write_text("127.0.0.1 localhost\n")
         _run("ip", "link", "set", "lo", "up")
         _run("ip", "link", "add", "br0", "type", "bridge")
         _run("ip", "addr", "add", f"{GATEWAY}/24", "dev", "br0")
@@ -94,7 +97,7 @@ class Network:
             node.kill()
 
     def add_node(self, name: str) -> "Node":
-        node = Node(name, len(self.nodes) + 2, self.folder / name)
+        node = Node(name, len(self.nodes) + 2, self.folder / name, self.hosts)
         self.nodes.append(node)
         return node
 
@@ -102,13 +105,16 @@ class Network:
 class Node:
     """A machine that is on, and runs nothing yet."""
 
-    def __init__(self, name: str, number: int, folder: Path) -> None:
+    def __init__(self, name: str, number: int, folder: Path, hosts: Path) -> None:
         self.name, self.address, self.folder = name, f"10.77.0.{number}", folder
         self.cable = f"cable{number}"
         (folder / "ray").mkdir(parents=True)
+        with hosts.open("a") as file:  # gloo finds a machine's address by its name
+            file.write(f"{self.address} {name}\n")
         own = f"""
             mount -t tmpfs -o size=512m tmpfs /dev/shm
             mkdir -p /tmp/ray && mount --bind {folder}/ray /tmp/ray
+            mount --bind {hosts} /etc/hosts
             hostname {name}
             ip link set lo up
             exec sleep infinity

@@ -133,7 +133,7 @@ class Hypervisor:
         )
         prefix, _, number = address.rpartition(".")
         assert prefix == GATEWAY.rpartition(".")[0], f"{address} is not on the bridge"
-        node = Node(name, int(number), self.folder / name)
+        node = Node(name, int(number), self.folder / name, self.network.hosts)
         self.network.nodes.append(node)
         self.machines[name] = Machine(node, identity, tags.get("ray-node-type") == "head", time.monotonic())
         self._note("booted", name)
@@ -144,10 +144,9 @@ class Hypervisor:
 
 
 def lay_out(node: Node) -> None:
-    """What machine image and VPC have and this machine hasn't: a user of its own, a name that is known, /run, and a Python that
+    """What machine image and VPC have and this machine hasn't: a user of its own, /run, and a Python that
     others may run."""
     lines = {"passwd": f"{USER}:x:{UID}:{UID}::{HOME}:/bin/bash", "group": f"{USER}:x:{UID}:"}
-    lines["hosts"] = f"{node.address} {node.name}"
     for name, line in lines.items():
         (node.folder / name).write_text(Path(f"/etc/{name}").read_text().rstrip("\n") + f"\n{line}\n")
         node.run("mount", "--bind", str(node.folder / name), f"/etc/{name}")
