@@ -6,7 +6,8 @@ pure function of (seed, step), so a resumed run sees what the undisturbed one wo
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -58,29 +59,30 @@ def write_blocks(path: str, blocks: Iterable[Int[np.ndarray, " block_size"]]) ->
     return num_blocks
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockFile:
+    """A file that is brought here once one of its blocks is wanted."""
+
+    bring: Callable[[], str]
+    num_blocks: int
+
+
 class Blocks:
     """The blocks of several files as one sequence: files in the order given, rows in file order."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        if not paths:
+    def __init__(self, files: Sequence[str | BlockFile]) -> None:
+        """Paths are opened at once, and the first file whatever it is."""
+        if not files:
             raise BlocksError("no block files given. Run the preparation of the corpus first.")
-        self._groups: list[tuple[pq.ParquetFile, int]] = []
-        group_rows: list[int] = []
-        sizes: dict[int, str] = {}
-        for path in paths:
-            file = _open(path)
-            sizes.setdefault(file.schema_arrow.field(COLUMN).type.list_size, path)
-            for group in range(file.num_row_groups):
-                self._groups.append((file, group))
-                group_rows.append(file.metadata.row_group(group).num_rows)
-        if len(sizes) > 1:
-            named = ", ".join(f"{size} in {path}" for size, path in sizes.items())
-            raise BlocksError(
-                f"block files of different block sizes: {named}. Prepare the corpus again with one block_size."
-            )
-        self.block_size = next(iter(sizes))
-        self._starts = np.cumsum([0, *group_rows])
-        self._cache: OrderedDict[int, Int[np.ndarray, "rows block_size"]] = OrderedDict()
+        self._files = list(files)
+        self._opened: dict[int, _OpenFile] = {}
+        self.block_size = self._file(0).block_size
+        sizes = [
+            file.num_blocks if isinstance(file, BlockFile) else int(self._file(number).group_starts[-1])
+            for number, file in enumerate(files)
+        ]
+        self._starts = np.cumsum([0, *sizes])
+        self._cache: OrderedDict[tuple[int, int], Int[np.ndarray, "rows block_size"]] = OrderedDict()
         self._cache_bytes = 0
 
     def __len__(self) -> int:
@@ -92,21 +94,42 @@ class Blocks:
         outside = wanted[(wanted < 0) | (wanted >= len(self))]
         if outside.size:
             raise BlocksError(f"block {outside[0]} does not exist: there are {len(self)}, numbered from 0.")
-        groups = np.searchsorted(self._starts, wanted, side="right") - 1
+        numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         taken = np.empty((len(wanted), self.block_size), dtype=np.int64)
-        for group in np.unique(groups):
-            here = groups == group
-            taken[here] = self._read_group(int(group))[wanted[here] - self._starts[group]]
+        for number in np.unique(numbers):
+            here = np.flatnonzero(numbers == number)
+            rows, starts = wanted[here] - self._starts[number], self._file(int(number)).group_starts
+            groups = np.searchsorted(starts, rows, side="right") - 1
+            for group in np.unique(groups):
+                those = groups == group
+                taken[here[those]] = self._read_group(int(number), int(group))[rows[those] - starts[group]]
         return torch.from_numpy(taken)
 
-    def _read_group(self, group: int) -> Int[np.ndarray, "rows block_size"]:
-        if group in self._cache:
-            self._cache.move_to_end(group)
-            return self._cache[group]
-        file, row_group = self._groups[group]
-        column = file.read_row_group(row_group, columns=[COLUMN], use_threads=False).column(0).combine_chunks()
+    def _file(self, number: int) -> "_OpenFile":
+        if number in self._opened:
+            return self._opened[number]
+        file = self._files[number]
+        path = file if isinstance(file, str) else file.bring()
+        opened = _open(path)
+        if isinstance(file, BlockFile) and opened.group_starts[-1] != file.num_blocks:
+            raise BlocksError(f"{path}: holds {opened.group_starts[-1]} blocks, and not {file.num_blocks}.")
+        first = next(iter(self._opened.values()), opened)
+        if opened.block_size != first.block_size:
+            raise BlocksError(
+                f"block files of different block sizes: {first.block_size} in {first.path}, {opened.block_size} in {path}. "
+                "Prepare the corpus again with one block_size."
+            )
+        self._opened[number] = opened
+        return opened
+
+    def _read_group(self, number: int, group: int) -> Int[np.ndarray, "rows block_size"]:
+        if (number, group) in self._cache:
+            self._cache.move_to_end((number, group))
+            return self._cache[number, group]
+        file = self._file(number).file
+        column = file.read_row_group(group, columns=[COLUMN], use_threads=False).column(0).combine_chunks()
         rows = column.flatten().to_numpy().reshape(-1, self.block_size)
-        self._cache[group] = rows
+        self._cache[number, group] = rows
         self._cache_bytes += rows.nbytes
         while self._cache_bytes > CACHE_BYTES and len(self._cache) > 1:
             self._cache_bytes -= self._cache.popitem(last=False)[1].nbytes
@@ -138,7 +161,16 @@ def _epoch_order(seed: int, epoch: int, num_blocks: int) -> Int[np.ndarray, " nu
     return np.argsort(np.random.Philox(key=[seed, epoch]).random_raw(num_blocks), kind="stable")
 
 
-def _open(path: str) -> pq.ParquetFile:
+@dataclass(frozen=True, kw_only=True)
+class _OpenFile:
+    path: str
+    file: pq.ParquetFile
+    block_size: int
+    group_starts: Int[np.ndarray, " groups_and_end"]
+    """The first row of each row group, and the number of all rows."""
+
+
+def _open(path: str) -> _OpenFile:
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowException, OSError) as error:
@@ -148,4 +180,10 @@ def _open(path: str) -> pq.ParquetFile:
         raise BlocksError(
             f"{path}: not a file of blocks (its columns are {', '.join(names)}). Prepare the corpus again."
         )
-    return file
+    rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    return _OpenFile(
+        path=path,
+        file=file,
+        block_size=file.schema_arrow.field(COLUMN).type.list_size,
+        group_starts=np.cumsum([0, *rows]),
+    )

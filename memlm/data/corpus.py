@@ -11,14 +11,14 @@ The corpus artifact is small: blocks lie in parts of their own, one per shard, w
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from memlm import storage
 from memlm.data.accounting import Accounting, total
-from memlm.data.blocks import Blocks, write_blocks
+from memlm.data.blocks import BlockFile, Blocks, write_blocks
 from memlm.data.packing import pack
 from memlm.data.shards import ShardError, read_documents
 from memlm.data.tokenizer import load_tokenizer
@@ -114,12 +114,20 @@ class Corpus:
     def _blocks(self, split: str) -> Blocks:
         parts = [Part(**part) for part in json.loads((self.folder / PARTS_FILE).read_text())[split]]
         run = self.uri.rstrip("/").rsplit("/", 1)[0]
-        for part in parts:
-            if storage.read_manifest(storage.join(run, part.name), BLOCKS_KIND).digest != part.digest:
-                raise ShardError(
-                    f"{part.name} in {run} is not the part that the corpus {self.uri} was made with; prepare the corpus again"
-                )
-        return Blocks([str(storage.open_artifact(storage.join(run, part.name)) / BLOCKS_FILE) for part in parts])
+        if not storage.is_remote(run):  # every part is looked at before work is done
+            return Blocks([_bring(run, part) for part in parts])
+        # Part by part as they are wanted, since a count reads a few blocks of a corpus that may be of terabytes.
+        return Blocks([BlockFile(bring=partial(_bring, run, part), num_blocks=part.num_blocks) for part in parts])
+
+
+def _bring(run: str, part: Part) -> str:
+    """The part's file on this node."""
+    uri = storage.join(run, part.name)
+    if storage.read_manifest(uri, BLOCKS_KIND).digest != part.digest:
+        raise ShardError(
+            f"{part.name} in {run} is not the part that the corpus was made with; prepare the corpus again"
+        )
+    return str(storage.open_artifact(uri) / BLOCKS_FILE)
 
 
 def open_corpus(uri: str) -> Corpus:

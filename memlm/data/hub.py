@@ -25,7 +25,7 @@ HUB = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_TIMEOUT_SECONDS = 10
 ATTEMPTS_TO_REACH = 3
-"""For the first question alone: who has no network waits for a second, not for minutes."""
+"""For the first question alone, and one if nobody answers in time: who has no network waits for seconds, not for minutes."""
 BUSY = (408, 425, 429)
 """Answers that mean: later. So does every one from 500 on."""
 FILES_FORM = "hf://datasets/owner/name@commit[/folder]"
@@ -75,7 +75,10 @@ def list_files(uri: str) -> list[HubFile]:
     try:
         usual = retries.patience()
         with retries.patient(replace(usual, attempts=min(usual.attempts, ATTEMPTS_TO_REACH))):
-            _asked(lambda: api.dataset_info(place.name, revision=place.commit, timeout=HUB_TIMEOUT_SECONDS))
+            retries.call(
+                lambda: api.dataset_info(place.name, revision=place.commit, timeout=HUB_TIMEOUT_SECONDS),
+                lambda error: _is_transient(error) and "Timeout" not in type(error).__name__,
+            )
         files = _asked(tree)
     except Exception as error:  # the hub's client raises what lies below it, of a dozen kinds
         raise HubUnreachable(_unanswered(uri, "could not be listed", error)) from error
@@ -129,13 +132,15 @@ def _asked(question: Callable[[], T]) -> T:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """By the status of the answer, where there was one."""
+    """By the status of the answer, where there was one. Large files come through hf_xet, which tells what went wrong in words alone."""
     import httpx2  # the hub client's own
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status in BUSY or status >= 500
-    if isinstance(error, httpx2.TransportError) or "Consistency check failed" in str(error):  # the latter: cut short
+    if isinstance(error, (httpx2.TransportError, ConnectionError, TimeoutError)) or type(error) is RuntimeError:
+        return True
+    if "Consistency check failed" in str(error):  # cut short
         return True
     return error.__cause__ is not None and _is_transient(error.__cause__)
 

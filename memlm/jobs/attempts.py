@@ -49,6 +49,9 @@ class Attempts:
         storage.write_json(storage.join(self.uri, unit, name), record)
         return name != QUARANTINED
 
+    def has_given_up(self, unit: str) -> bool:
+        return QUARANTINED in storage.list_names(storage.join(self.uri, unit))
+
     def forget(self, unit: str) -> None:
         """It went well, and is begun again by others: what it met before says nothing any more."""
         storage.delete(storage.join(self.uri, unit))

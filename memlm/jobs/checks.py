@@ -20,7 +20,7 @@ from packaging.version import Version
 
 import memlm
 from memlm import storage, tracking
-from memlm.config import Config
+from memlm.config import IN_JOB, Config
 from memlm.run import RunError, tracking_uri
 
 State = Literal["ok", "warn", "fail"]
@@ -47,10 +47,13 @@ def require(checks: Iterable[Check]) -> None:
 
 
 def require_ready(config: Config) -> None:
-    """What every pipeline needs before it begins, asked once per process: versions, and a storage that keeps what it is given."""
+    """What every pipeline needs before it begins, asked once per process: versions, and a storage that keeps what it is given.
+
+    On one machine a folder does. That of a cluster's nodes is on a file system that they share, whose locks may not hold.
+    """
     require(_versions_once())
-    if storage.is_remote(config.storage):
-        require([_remote_storage_once(config.storage, os.environ.get("AWS_ENDPOINT_URL_S3"))])
+    if storage.is_remote(config.storage) or os.environ.get(IN_JOB):
+        require([_storage_once(config.storage, os.environ.get("AWS_ENDPOINT_URL_S3"))])
 
 
 @functools.cache
@@ -59,7 +62,7 @@ def _versions_once() -> tuple[Check, ...]:
 
 
 @functools.cache
-def _remote_storage_once(uri: str, endpoint: str | None) -> Check:
+def _storage_once(uri: str, endpoint: str | None) -> Check:
     return probe_storage(uri)
 
 

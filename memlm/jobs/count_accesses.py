@@ -70,7 +70,7 @@ def run(config: Config) -> str:
         return run.counts
     tracker = Tracker(tracking_uri(config), EXPERIMENT)
     storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)  # a damaged one is found before work is done
-    num_blocks = len(open_corpus(run.corpus).train_blocks())
+    num_blocks = int(storage.read_manifest(run.corpus).details["num_blocks"])
     counted = _count(config, _tasks(config, num_blocks), inputs)
     with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs) as draft:
         counted.counts.save(draft.path / COUNTS_FILE)
@@ -193,8 +193,7 @@ def _is_counted(config: Config, task: dict[str, Any], inputs: dict[str, str]) ->
     try:
         if not is_made(task["uri"], kind=PARTIAL_KIND, config=_partial_config(config, task), inputs=inputs):
             return False
-        with storage.artifact_for_a_while(task["uri"], kind=PARTIAL_KIND):
-            pass
+        storage.open_artifact(task["uri"], kind=PARTIAL_KIND)  # the copy goes once it is added up
     except storage.DamagedArtifact as error:
         say(f"warning: {error}; it is counted again")
         return False
@@ -213,6 +212,8 @@ class _CountUnits:
         self.unready: Exception | None = None
         try:
             self._load()
+        except torch.OutOfMemoryError as error:
+            self.unready = RunError(f"{error}. Give a worker a GPU of its own with more memory, or a smaller model")
         except (ValueError, OSError) as error:  # raised here, it would reach the driver as a page of text
             self.unready = error
 

@@ -179,17 +179,19 @@ def _make_tokenizer(
         name: getattr(corpus, name) for name in ("path", "text_field", "tokenizer", "vocab_size", "tokenizer_documents")
     }
     if not is_made(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs, part="corpus"):
+        trained_on = None
         if corpus.tokenizer:
             tokenizer = load_tokenizer(corpus.tokenizer)
         else:
             say(
                 f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard{', and of the mixture' if mixture else ''}"
             )
-            tokenizer = train_on_first_readable(
+            tokenizer, trained_on = train_on_first_readable(
                 corpus, shards, mixture, opener, _attempts(config, run), most_passed_over=most_passed_over
             )
         with storage.write_artifact(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs) as draft:
             tokenizer.save_pretrained(draft.path)
+            draft.details.update({"trained_on": trained_on.identity} if trained_on else {})
     return uri
 
 

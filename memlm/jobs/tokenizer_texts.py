@@ -26,7 +26,7 @@ from memlm.jobs.corpus_shards import unit_of
 TEXTS_PER_BATCH = 1000
 KILLS = (
     "each worker that read it for the tokenizer died, as many as corpus.max_attempts says, for want of memory most likely. "
-    "See Ray's logs for why, and delete blocks-attempts in the run's folder to try it again."
+    "See Ray's logs for why, and delete blocks-attempts and tokenizer in the run's folder to try it again."
 )
 
 Opener = Callable[[Shard], AbstractContextManager[Path]]
@@ -41,12 +41,12 @@ def train_on_first_readable(
     attempts: Attempts,
     *,
     most_passed_over: float,
-) -> PreTrainedTokenizerBase:
-    """Raises ShardError if more shards than that cannot be read."""
+) -> tuple[PreTrainedTokenizerBase, Shard]:
+    """And the shard that was read. Raises ShardError if more shards than that cannot be read."""
     for passed_over, shard in enumerate(shards, start=1):
         try:
             texts = chain.from_iterable(_first_texts(each, corpus, opener, attempts) for each in (shard, *mixture))
-            return train_tokenizer(texts, vocab_size=corpus.vocab_size)
+            return train_tokenizer(texts, vocab_size=corpus.vocab_size), shard
         except _Unreadable as error:
             if error.shard != shard or passed_over > most_passed_over:
                 raise ShardError(error.reason) from error
@@ -72,6 +72,10 @@ def _first_texts(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: A
         if row["unreadable"]:
             raise _Unreadable(shard, row["unreadable"])
         yield row["text"]
+    if attempts.has_given_up(
+        unit_of(shard)
+    ):  # Ray keeps what an attempt gave that died later, and drops what came after
+        raise _Unreadable(shard, f"{shard.uri}: {KILLS}")
 
 
 def _read(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: Attempts) -> Iterator[dict[str, list[str]]]:

@@ -20,9 +20,9 @@ TOKENS_OF_WORLD_DOCUMENT = 83
 PACKED_PER_CORE = 120e3
 """Tokens per second that one core decompresses, tokenises and packs: `wiki` in 114 s, of which one shard of 10.6 M tokens takes most."""
 CHECKPOINT_RATE = 1e9
-"""Bytes per second that one device writes of a training state to storage."""
+"""Bytes per second that one device writes of a training state to storage, its own share, or reads and verifies, which is all of it."""
 RESTART_SECONDS = 300.0
-"""Until a run that lost a device trains again: the loss found, processes started, the state read."""
+"""Until a run that lost a device trains again, beside reading its state: the loss found, processes started."""
 KEPT_STATES = 3
 """Two training states, and one being written."""
 LEDGER_BYTES = 15e3
@@ -164,6 +164,7 @@ class Plan:
         found = goodput(
             devices=plan.layout.devices,
             save_seconds=plan.state_bytes() / plan.layout.devices / CHECKPOINT_RATE,
+            load_seconds=plan.state_bytes() / CHECKPOINT_RATE,
             failures_per_device_hour=self.assumptions.failures_per_gpu_hour,
         )
         products = plan.rank_tokens * plan.layout.devices * sum(part.step for part in plan.work.values())
@@ -220,6 +221,8 @@ class Plan:
             "checkpoint, memory": 4.0 * (sizes.base + sizes.pool),
             "checkpoint, dense": 4.0 * self.dense.sizes.base,
             "training states": KEPT_STATES * self.memory.state_bytes(),
+            "a node's own copies, pretraining": tokens * bytes_of_token(self.config, self.memory.vocab_size)
+            + self.memory.state_bytes(),
             "counts": 24.0 * slots,
             "partial counts": 24.0 * slots * units,
             "a patch, at most": rows * (8.0 + 8 * memory.value_dim),
@@ -296,14 +299,14 @@ class Goodput:
     hours_between_failures: float
 
 
-def goodput(*, devices: int, save_seconds: float, failures_per_device_hour: float) -> Goodput:
+def goodput(*, devices: int, save_seconds: float, load_seconds: float, failures_per_device_hour: float) -> Goodput:
     """With a state every sqrt(2 * time to save * time between failures) (Young 1974; Daly 2006): what saving, training again what was
     lost since the last state, and starting again leave."""
     if not failures_per_device_hour:
         return Goodput(share=1.0, interval_seconds=math.inf, hours_between_failures=math.inf)
     between = 3600 / (failures_per_device_hour * devices)
     interval = math.sqrt(2 * save_seconds * between)
-    lost = interval / 2 + save_seconds + RESTART_SECONDS
+    lost = interval / 2 + save_seconds + RESTART_SECONDS + load_seconds
     share = interval / (interval + save_seconds) * max(0.0, 1 - lost / between)
     return Goodput(share=share, interval_seconds=interval, hours_between_failures=between / 3600)
 

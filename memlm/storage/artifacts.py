@@ -15,7 +15,9 @@ can be created; so two that commit different bytes at the same moment never mix,
 winner's, whole. What a loser or a killed writer uploaded is never read, and goes with `delete`.
 """
 
+import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,6 +34,7 @@ from memlm.storage.manifests import MANIFEST, Manifest, parse, plain
 from memlm.storage.objects import list_names, store_of
 from memlm.storage.places import is_remote, join
 
+log = logging.getLogger(__name__)
 COMMITS = 20
 """How often a writer that met others comes back to see who won."""
 
@@ -103,17 +106,42 @@ def open_artifact(uri: str, *, kind: str | None = None) -> Path:
 
 @contextmanager
 def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]:
-    """As `open_artifact`, for what is read once: a copy that was made on this node goes after the block.
+    """As `open_artifact`, for what is read once: a copy that was made on this node goes with the last block that reads it.
 
-    Of several processes on a node each must have read it before one leaves its block, and none may have it open in the other way.
+    No process may have it open in the other way meanwhile.
     """
-    path = open_artifact(uri, kind=kind)
-    try:
-        yield path
-    finally:
-        if is_remote(uri):
-            with _scratch(path):  # whoever opens it just now has checked it, or will bring it again
-                shutil.rmtree(path, ignore_errors=True)
+    manifest = read_manifest(uri, kind)
+    if not is_remote(uri):
+        yield _verified(Path(uri).absolute(), manifest)
+        return
+    with _shared_copy(uri, manifest) as (path, readers):
+        try:
+            yield path
+        finally:
+            try:
+                with local.locked(local.scratch_of(path)):  # nobody brings or checks it
+                    fcntl.flock(readers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+            except BlockingIOError:  # others still read it
+                pass
+            except OSError as error:
+                log.warning("%s could not be deleted: %s", path, error)
+
+
+@contextmanager
+def _shared_copy(uri: str, manifest: Manifest) -> Iterator[tuple[Path, int]]:
+    """A copy with a lock on its manifest, of which each reader has a share."""
+    while True:
+        path = _download(uri, manifest)
+        try:
+            file = (path / MANIFEST).open("rb")
+        except FileNotFoundError:  # its last reader went at that moment
+            continue
+        with file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if local.is_at(file.fileno(), path / MANIFEST):
+                yield path, file.fileno()
+                return
 
 
 def _parsed(found: Found, uri: str) -> Manifest:

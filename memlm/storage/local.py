@@ -137,7 +137,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     while True:
         with lock.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if not _is_at(file.fileno(), lock):  # the holder before us removed what we waited on
+            if not is_at(file.fileno(), lock):  # the holder before us removed what we waited on
                 continue
             try:
                 yield
@@ -188,7 +188,8 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}{BESIDE}")
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def is_at(handle: int, path: Path) -> bool:
+    """Whether the open file is still what has this name."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

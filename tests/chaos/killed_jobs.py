@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from memlm import storage
 from memlm.config import Config
@@ -94,15 +96,19 @@ def lose_counting_driver(seed: int, small: bool) -> Outcome:
 def kill_driver_after(num_units: int, config: Config) -> None:
     """Start a driver, and kill it once it has counted so many units more."""
     target = len(partials_in(config)) + num_units
+    kill_driver("count_accesses", config, once=lambda: len(partials_in(config)) >= target)
+
+
+def kill_driver(pipeline: str, config: Config, *, once: Callable[[], bool]) -> None:
     driver = subprocess.Popen(
-        [sys.executable, "pipelines/count_accesses.py", "smoke", "--storage", config.storage, *OPTIONS],
+        [sys.executable, f"pipelines/{pipeline}.py", "smoke", "--storage", config.storage, *OPTIONS],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        while len(partials_in(config)) < target and driver.poll() is None:
+        while not once() and driver.poll() is None:
             time.sleep(0.005)
     finally:
         driver.kill()  # Ray's own processes notice, and end
@@ -114,14 +120,9 @@ def lose_pretraining_worker(seed: int, small: bool) -> Outcome:
     """At random steps of one run, which must still come to the weights of the run that nobody disturbed."""
     choices, wanted, killed_at = random.Random(seed), 1 if small else 20, []
     with copy_of_run(without="checkpoint-memory") as config:
-        starts = Path(run_of(config).training_states("memory")) / "starts"
 
         def last_step(number: int) -> int:
-            try:
-                start = json.loads((starts / f"{number:04d}.json").read_text())
-            except FileNotFoundError:
-                return -1
-            return start["last_step"] if start["begun"] else -1
+            return last_step_of(config, number)
 
         def disturb(over: threading.Event) -> None:
             for number in range(1, wanted + 1):
@@ -136,14 +137,45 @@ def lose_pretraining_worker(seed: int, small: bool) -> Outcome:
 
         with meanwhile(disturb):
             checkpoint = pretrain.run(config)
-        found, expected = storage.read_manifest(checkpoint), undisturbed_checkpoint()
-        storage.open_artifact(checkpoint)
-        differences = sum(found.files.get(name) != file for name, file in expected.files.items())
-        goodput = found.details["goodput"]
-    survived = len(killed_at) if goodput["restarts"] >= len(killed_at) and not differences else 0
+        differences, goodput = compared_with_undisturbed(checkpoint)
+    return _outcome(killed_at, differences, goodput)
+
+
+def lose_pretraining_driver(seed: int, small: bool) -> Outcome:
+    """With its workers, which end when it is gone. The next one waits for the lease that it held."""
+    choices, killed_at = random.Random(seed), []
+    with copy_of_run(without="checkpoint-memory") as config:
+        for number in range(1, (1 if small else 3) + 1):
+            target = choices.randint(1, NUM_STEPS // 4) + max(last_step_of(config, number - 1), 0)
+            kill_driver(
+                "pretrain", config, once=lambda number=number, target=target: last_step_of(config, number) >= target
+            )
+            killed_at.append(last_step_of(config, number))
+        differences, goodput = compared_with_undisturbed(pretrain.run(config))
+    return _outcome(killed_at, differences, goodput)
+
+
+def last_step_of(config: Config, number: int) -> int:
+    """Of this start of the run; -1 before it trains."""
+    path = Path(run_of(config).training_states("memory")) / "starts" / f"{number:04d}.json"
+    try:
+        start = json.loads(path.read_text())
+    except FileNotFoundError:
+        return -1
+    return int(start["last_step"]) if start["begun"] else -1
+
+
+def compared_with_undisturbed(checkpoint: str) -> tuple[int, dict[str, Any]]:
+    """Files that differ, and the run's goodput."""
+    found, expected = storage.read_manifest(checkpoint), undisturbed_checkpoint()
+    storage.open_artifact(checkpoint)
+    return sum(found.files.get(name) != file for name, file in expected.files.items()), found.details["goodput"]
+
+
+def _outcome(killed_at: list[int], differences: int, goodput: dict[str, Any]) -> Outcome:
     return Outcome(
         tries=len(killed_at),
-        survived=survived,
+        survived=len(killed_at) if goodput["restarts"] >= len(killed_at) and not differences else 0,
         differences=differences,
         details={"killed_at_steps": killed_at, "goodput": goodput},
     )
@@ -155,7 +187,7 @@ ROWS = [
         bar="30 kills, 0 differing counts",
         tries=30,
         run=lose_counting_workers,
-        seconds=240,
+        seconds=170,
         small_seconds=20,
     ),
     Row(
@@ -163,7 +195,7 @@ ROWS = [
         bar="10 kills, nothing counted twice, nothing lost",
         tries=10,
         run=lose_counting_driver,
-        seconds=260,
+        seconds=310,
         small_seconds=25,
     ),
     Row(
@@ -171,7 +203,15 @@ ROWS = [
         bar="20 kills, all continue bit for bit",
         tries=20,
         run=lose_pretraining_worker,
-        seconds=420,
+        seconds=250,
         small_seconds=25,
+    ),
+    Row(
+        name="pretrain_driver",
+        bar="3 kills, all continue bit for bit",
+        tries=3,
+        run=lose_pretraining_driver,
+        seconds=240,
+        small_seconds=0,
     ),
 ]

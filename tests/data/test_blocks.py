@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from memlm.data import blocks as blocks_module
-from memlm.data.blocks import Blocks, BlocksError, batch_ids, write_blocks
+from memlm.data.blocks import BlockFile, Blocks, BlocksError, batch_ids, write_blocks
 
 
 def numbered(first, count, size=8):
@@ -32,6 +32,22 @@ def test_every_block_is_found_in_file_then_row_order(two_files):
     assert taken[:, 0].tolist() == ids.tolist()
     assert (taken - taken[:, :1] == torch.arange(8) * 1000).all()
     assert Blocks(two_files[::-1]).take([0, 70])[:, 0].tolist() == [150, 0]
+
+
+def test_a_file_is_brought_once_and_only_if_a_block_of_it_is_wanted(two_files):
+    brought: list[str] = []
+
+    def lazy(path: str, num_blocks: int) -> BlockFile:
+        return BlockFile(bring=lambda: brought.append(path) or path, num_blocks=num_blocks)
+
+    a, b = two_files
+    blocks = Blocks([lazy(a, 150), lazy(b, 70), lazy(a, 150), lazy(b, 71)])
+    assert len(blocks) == 441 and brought == [a]
+    ids = [*range(219, 369, 7), 0, 149]
+    assert blocks.take(ids)[:, 0].tolist() == [number if number < 220 else number - 220 for number in ids]
+    assert brought == [a, b, a]
+    with pytest.raises(BlocksError, match="holds 70 blocks, and not 71"):
+        blocks.take([440])
 
 
 def test_repeated_and_no_blocks(two_files):

@@ -13,6 +13,7 @@ from threading import Thread
 from urllib.parse import parse_qs, urlparse
 
 import boto3
+import huggingface_hub
 import pytest
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
@@ -283,6 +284,30 @@ def test_a_file_that_comes_badly_is_fetched_again(hub, faults, place):
     with open_shard(shard) as path:
         assert path.read_bytes() == FILES[shard.name]
     assert not Hub.faults
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CAS service error"), ConnectionResetError("peer"), TimeoutError(), OSError(28, "full")]
+)
+def test_what_hf_xet_raises_is_tried_again_but_for_a_full_disk(hub, monkeypatch, error):
+    """A stand-in for hf_xet alone, whose servers speak no protocol that could be served here."""
+    (shard, *_), fetch, calls = list_corpus(f"hf://datasets/own/set@{COMMIT}"), huggingface_hub.hf_hub_download, []
+
+    def fails_once(*place, **options):
+        calls.append(place)
+        if len(calls) == 1:
+            raise error
+        return fetch(*place, **options)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails_once)
+    if isinstance(error, OSError) and error.errno == 28:
+        with pytest.raises((HubError, StorageError)), open_shard(shard):
+            pass
+        assert len(calls) == 1
+        return
+    with open_shard(shard) as path:
+        assert path.read_bytes() == FILES[shard.name]
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("status", ["401", "403", "404"])

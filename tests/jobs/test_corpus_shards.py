@@ -57,6 +57,8 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
         "b.jsonl.zst:14: not JSON",
     ]
     said = capfd.readouterr().out
+    tokenizer = storage.read_manifest(str(tmp_path / "runs" / "smoke" / "tokenizer"))
+    assert tokenizer.details["trained_on"]["shard"] == "b.jsonl.zst"
     assert f"tokenizer: not trained on a shard that cannot be read: {corpus}/a.jsonl.zst:" in said
     assert "left out: b.jsonl.zst:14: not JSON" in said and f"quarantined: {corpus}/a.jsonl.zst:" in said
     assert "1 dropped (1 empty text), 2 malformed and left out (2 not JSON)" in said

@@ -126,9 +126,9 @@ def proxy(monkeypatch):
     with faulty_s3() as proxy:
         for name, value in client_environment(proxy).items():
             monkeypatch.setenv(name, value)
-        checks._remote_storage_once.cache_clear()
+        checks._storage_once.cache_clear()
         yield proxy
-        checks._remote_storage_once.cache_clear()
+        checks._storage_once.cache_clear()
 
 
 def test_a_store_is_tried_whole(proxy):

@@ -228,12 +228,14 @@ def test_the_corpus_is_the_sample_that_the_recipe_takes(sample, shards):
 
 def test_goodput_by_hand():
     """Llama 3's rate on 16,384 GPUs, a state in 30 s: one every 818 s between failures 3.1 hours apart (Daly 2006)."""
-    found = goodput(devices=16_384, save_seconds=30, failures_per_device_hour=1 / 50_700)
+    found = goodput(devices=16_384, save_seconds=30, load_seconds=0, failures_per_device_hour=1 / 50_700)
     assert found.hours_between_failures == pytest.approx(3.09, abs=0.01)
     assert found.interval_seconds == pytest.approx(818, abs=2)
     assert found.share == pytest.approx(818 / 848 * (1 - (409 + 30 + 300) / 11_140), abs=0.002)
-    assert goodput(devices=8, save_seconds=30, failures_per_device_hour=0).share == 1
-    assert goodput(devices=10**7, save_seconds=300, failures_per_device_hour=1 / 50_700).share == 0
+    slow = goodput(devices=16_384, save_seconds=30, load_seconds=600, failures_per_device_hour=1 / 50_700)
+    assert slow.share == pytest.approx(found.share - 600 / (3600 * found.hours_between_failures), abs=0.01)
+    assert goodput(devices=8, save_seconds=30, load_seconds=0, failures_per_device_hour=0).share == 1
+    assert goodput(devices=10**7, save_seconds=300, load_seconds=0, failures_per_device_hour=1 / 50_700).share == 0
 
 
 def test_corpus_tokens_are_trained_on_once():

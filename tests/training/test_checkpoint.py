@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import boto3
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,8 +17,10 @@ import torch.distributed as dist
 from memlm import storage
 from memlm.training.checkpoint import KIND, TrainingStates
 from memlm.training.config import PretrainingConfig
+from tests.faults import client_environment, faulty_s3, make_bucket
+from tests.ranks import run_ranks
 from tests.tiny import state, tiny_model
-from tests.training.test_pretrain import INPUTS, make_blocks, no_file_above, run_steps, save_now, states_of
+from tests.training.test_pretrain import INPUTS, make_blocks, no_file_above, run_steps, save_now, start, states_of
 
 CONFIG = PretrainingConfig(num_steps=9, batch_blocks=4, micro_batch_blocks=2, warmup_steps=2, log_every=2, seed=3)
 
@@ -205,3 +209,46 @@ def test_other_files_beside_the_states_are_left_alone(trained, caplog):
     assert loaded(trained)[0] == 3 and caplog.text == ""
     save_now(trained, 4)
     assert {"starts", "step_00000009"} <= set(names_in(trained))
+
+
+def two_workers_on_s3(rank: int, folder: str, uri: str, variables: dict[str, str]) -> None:
+    """Both on one node, whose cache they share. The newest state is damaged on S3 before it is loaded."""
+    from memlm.training.engine import Engine
+
+    os.environ |= variables
+    start(rank, 2, folder)
+    engine = Engine(tiny_model().train(), replace(CONFIG, zero_stage=1))
+    states, weights = states_of(engine, uri), []
+    for step in (1, 2):
+        run_steps(folder, engine, engine.config, first_step=step - 1, last_step=step)
+        save_now(states, step)
+        weights.append(weights_of(engine))
+    dist.barrier()
+    if rank == 0:
+        damage_newest(uri)
+    dist.barrier()
+    engine = Engine(tiny_model(seed=9).train(), engine.config)
+    assert states_of(engine, uri, start=2).load_newest() == 1
+    assert all(torch.equal(tensor, weights[0][name]) for name, tensor in weights_of(engine).items())
+    dist.barrier()
+    assert os.listdir(os.environ["MEMLM_CACHE"]) == []
+    dist.destroy_process_group()
+
+
+def damage_newest(uri: str) -> None:
+    """One bit of rank 1's share."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    client = boto3.client("s3")
+    listed = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/step_00000002_start_0001/rank_1_of_2/")
+    (key,) = [found["Key"] for found in listed["Contents"] if found["Key"].endswith("/fragments_1.safetensors")]
+    body = bytearray(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    body[-1] ^= 1
+    client.put_object(Bucket=bucket, Key=key, Body=bytes(body))
+
+
+def test_ranks_of_one_node_load_from_s3_by_one_copy_and_leave_none(tmp_path):
+    make_blocks(str(tmp_path))
+    with faulty_s3() as proxy:
+        uri = f"{make_bucket(proxy)}/states"
+        variables = {**client_environment(proxy), "MEMLM_CACHE": str(tmp_path / "cache")}
+        run_ranks(two_workers_on_s3, str(tmp_path), uri, variables, number=2)
