@@ -68,6 +68,15 @@ def refused(capfd: pytest.CaptureFixture, job: Callable[[Config], Any], config: 
     return the_error_line(stopped.value.code, *capfd.readouterr())
 
 
+def said_with(capfd: pytest.CaptureFixture, words: str, *, seconds: float = 10.0) -> str:
+    """What was printed, once these words are there: what workers say comes half a second after the job where the cluster goes on."""
+    said, deadline = capfd.readouterr().out, time.monotonic() + seconds
+    while words not in said and time.monotonic() < deadline:
+        time.sleep(0.1)
+        said += capfd.readouterr().out
+    return said
+
+
 def artifacts_in(folder: Path | str) -> set[str]:
     """Everything finished below a folder, by its path."""
     return {str(path.parent.relative_to(folder)) for path in Path(folder).rglob(storage.MANIFEST)}

@@ -15,7 +15,7 @@ from memlm import storage
 from memlm.data.shards import ShardError, write_shard
 from memlm.jobs import prepare_corpus
 from memlm.jobs.corpus_shards import choose_shards
-from tests.jobs.running import Ended, artifacts_in, refused, run_command, smoke, the_error_line
+from tests.jobs.running import Ended, artifacts_in, refused, run_command, said_with, smoke, the_error_line
 
 WHOLE = [{"text": f"{number} plus {number} equals {2 * number}. " * 5} for number in range(2000)]
 
@@ -87,7 +87,7 @@ def test_a_shard_with_too_many_malformed_lines_is_quarantined_like_one_that_cann
     assert f"{corpus}/b.jsonl.zst: 3 of 2000 lines (0.150%) are malformed (3 not JSON)" in line
     options = (*options, "--corpus.max-quarantined-share", "0.4")
     prepare_corpus.run(smoke(tmp_path / "runs", *options))
-    said = capfd.readouterr().out
+    said = said_with(capfd, f"malformed: {corpus}/b.jsonl.zst:21: not JSON")
     assert f"malformed: {corpus}/b.jsonl.zst:21: not JSON" in said
     assert f"quarantined: {corpus}/b.jsonl.zst: 3 of 2000 lines" in said
     found = accounting(tmp_path / "runs" / "smoke")

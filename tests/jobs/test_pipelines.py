@@ -4,38 +4,30 @@ import csv
 import filecmp
 import html
 import json
-import os
 import re
 import shlex
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import fields
 from pathlib import Path
 from statistics import mean
 
 import matplotlib.image
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from memlm import storage
 from memlm.cli import parse
-from memlm.data.corpus import open_corpus
 from memlm.jobs import count_accesses, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
 from memlm.jobs.materials import load_materials, load_model
 from memlm.jobs.trials import plan_trials
 from memlm.run import counts_config, run_of
 from memlm.slots.counts import BackgroundCounts
-from memlm.training.counting import count_unit
 from memlm.training.finetune import run_trial
 from memlm.training.patch import apply_patch, undo_patch
-from tests.jobs.running import BIN, ROOT, artifacts_in, environment, refused, run_command, smoke
+from tests.jobs.running import BIN, ROOT, artifacts_in, refused, run_command, smoke
 from tune_spaces import load_spaces
 
 pytestmark = pytest.mark.ray
@@ -450,36 +442,6 @@ def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
     assert counted.num_batches == 15  # three units of five, and the marked one of none
     assert counted.num_tokens == 1000 + whole.num_tokens * 15 // 20
     assert not (run / "counts-partial").exists()
-
-
-def test_counting_that_is_killed_ends_with_the_counts_of_one_pass_in_one_process(copied, cluster):
-    run = copied / "smoke"
-    options = ["--tracking", "off", "--counting.num-batches", "100", "--counting.batches-per-unit", "1"]
-    shutil.rmtree(run / "counts")
-    job = subprocess.Popen(
-        [sys.executable, "pipelines/count_accesses.py", "smoke", "--storage", str(copied), *options],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while len(artifacts_in(run / "counts-partial")) < 3 and job.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
-        os.kill(job.pid, signal.SIGKILL)  # Ray's own processes notice, and end
-        job.wait()
-    assert 3 <= len(artifacts_in(run / "counts-partial")) < 100 and not (run / "counts").exists()
-    config = smoke(copied, *options)
-    counted = BackgroundCounts.load(Path(count_accesses.run(config)) / "counts.safetensors")
-
-    corpus, model = open_corpus(str(run / "corpus")), load_model(str(run / "checkpoint-memory"))
-    ids = {"eos_id": corpus.tokenizer.eos_token_id, "pad_id": corpus.tokenizer.pad_token_id}
-    expected = count_unit(model, corpus.train_blocks(), range(100), config.counting, **ids)
-    for field in fields(BackgroundCounts):
-        found, wanted = getattr(counted, field.name), getattr(expected, field.name)
-        assert torch.equal(torch.as_tensor(found), torch.as_tensor(wanted)), field.name
 
 
 # What does not fit together.

@@ -166,16 +166,11 @@ def test_a_job_without_the_token_is_refused(head, tmp_path):
 
 
 def test_a_token_that_the_cluster_does_not_accept_is_one_error(head, tmp_path):
-    """Of the doctor, and of a job whose driver has the token of before."""
+    """Of a job whose driver has the token of before."""
     (tmp_path / "token").write_text(secrets.token_hex(32))
     os.chmod(tmp_path / "token", 0o600)
     old = {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     options = ("smoke", "--storage", str(tmp_path / "runs"), "--tracking", "off")
-    ended = run_command(str(BIN / "memlm"), "doctor", *options, timeout=120, **old)
-    (line,) = [line for line in ended.out.splitlines() if line.startswith("fail")]
-    assert ended.code == 1 and "Traceback" not in ended.out + ended.err
-    assert line.startswith("fail  resources: the cluster does not ") and "does not accept this token" in line
-    assert "RAY_AUTH_TOKEN_PATH" in line
     ended = run_command(
         sys.executable, "pipelines/prepare_corpus.py", *options, timeout=120, RAY_JOB_CONFIG_JSON_ENV_VAR="{}", **old
     )

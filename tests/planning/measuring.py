@@ -96,7 +96,9 @@ def blocks_in(folder: str, config: Config) -> Blocks:
     if not path.exists():
         random = np.random.default_rng(0)
         rows = random.integers(0, EOS, (64, config.corpus.block_size)).astype(np.int32)
-        write_blocks(str(path), list(rows))
+        own = path.with_name(f"{os.getpid()}_{path.name}")  # two ranks may be here at once
+        write_blocks(str(own), list(rows))
+        own.rename(path)
     return Blocks([str(path)])
 
 
