@@ -14,6 +14,7 @@ from tests.infra.stack import ENVIRONMENTS, SECRET, Resource, Stack
 
 Promise = Callable[[Stack], Iterator[str]]
 OPEN = {"0.0.0.0/0", "::/0"}
+DESCRIBED = re.compile(r"[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{1,255}")  # what EC2 takes of security groups and rules
 ACCOUNT, STRANGER = "123456789012", "000000000000"
 
 
@@ -47,6 +48,17 @@ def no_way_in_or_out(stack: Stack) -> Iterator[str]:
             yield f"{subnet.address} gives public addresses"
     if not stack.of("aws_default_security_group"):
         yield "the default security group of the VPC is left open"
+
+
+def descriptions_are_taken(stack: Stack) -> Iterator[str]:
+    """EC2 refuses a security group or rule for one letter, long after the plan."""
+    for found in stack.of(
+        "aws_security_group", "aws_vpc_security_group_ingress_rule", "aws_vpc_security_group_egress_rule"
+    ):
+        inside = [*(found.values.get("ingress") or ()), *(found.values.get("egress") or ())]
+        for text in [found.values["description"], *(block["description"] for block in inside)]:
+            if text and not DESCRIBED.fullmatch(text):
+                yield f"{found.address} is described as {text!r}, which EC2 does not take"
 
 
 def endpoints_lead_home(stack: Stack) -> Iterator[str]:
@@ -293,6 +305,7 @@ def each_cluster_has_one_head(stack: Stack) -> Iterator[str]:
 
 PROMISES: list[Promise] = [
     no_way_in_or_out,
+    descriptions_are_taken,
     endpoints_lead_home,
     machines_are_closed,
     efa_has_its_traffic,

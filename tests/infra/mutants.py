@@ -98,6 +98,7 @@ MUTANTS = [
     Mutant("balancer_without_tls", MLFLOW, 'protocol = "HTTPS"', 'protocol = "HTTP"', after='"aws_lb_listener"'),
     Mutant("balancer_old_tls", MLFLOW, "ELBSecurityPolicy-TLS13-1-2-2021-06", "ELBSecurityPolicy-2016-08"),
     Mutant("no_flow_log", NETWORK, 'resource "aws_flow_log" "all" {\n', 'resource "aws_flow_log" "all" {\n  count = 0\n'),
+    Mutant("description_with_an_apostrophe", MLFLOW, '"Server of MLflow"', '"MLflow\'s server"', after='"aws_security_group" "server"'),
     # EFA
     Mutant("efa_without_egress", CLUSTER, 'ip_protocol                  = "-1"', 'ip_protocol                  = "tcp"\n  from_port                    = 6379\n  to_port                      = 6379', after='"to_nodes"'),
     Mutant("efa_without_ingress", CLUSTER, 'ip_protocol                  = "-1"', 'ip_protocol                  = "tcp"\n  from_port                    = 6379\n  to_port                      = 6379', after='"from_nodes"'),

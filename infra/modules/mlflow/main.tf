@@ -65,7 +65,7 @@ resource "aws_secretsmanager_secret_version" "password" {
 
 resource "aws_security_group" "balancer" {
   name        = "${var.name}-balancer"
-  description = "MLflow's load balancer; Ray clusters add their own way in"
+  description = "Load balancer of MLflow; Ray clusters add their own way in"
   vpc_id      = var.network.vpc_id
 
   tags = { Name = "${var.name}-balancer" }
@@ -73,7 +73,7 @@ resource "aws_security_group" "balancer" {
 
 resource "aws_security_group" "server" {
   name        = "${var.name}-server"
-  description = "MLflow's server"
+  description = "Server of MLflow"
   vpc_id      = var.network.vpc_id
 
   tags = { Name = "${var.name}-server" }
@@ -81,7 +81,7 @@ resource "aws_security_group" "server" {
 
 resource "aws_security_group" "database" {
   name        = "${var.name}-database"
-  description = "MLflow's database"
+  description = "Database of MLflow"
   vpc_id      = var.network.vpc_id
 
   tags = { Name = "${var.name}-database" }
@@ -89,7 +89,7 @@ resource "aws_security_group" "database" {
 
 resource "aws_vpc_security_group_egress_rule" "balancer_to_server" {
   security_group_id            = aws_security_group.balancer.id
-  description                  = "MLflow's server"
+  description                  = "Server of MLflow"
   referenced_security_group_id = aws_security_group.server.id
   ip_protocol                  = "tcp"
   from_port                    = 5000
@@ -134,7 +134,7 @@ resource "aws_vpc_security_group_egress_rule" "server_to_s3" {
 
 resource "aws_vpc_security_group_ingress_rule" "database_from_server" {
   security_group_id            = aws_security_group.database.id
-  description                  = "MLflow's server"
+  description                  = "Server of MLflow"
   referenced_security_group_id = aws_security_group.server.id
   ip_protocol                  = "tcp"
   from_port                    = 5432
