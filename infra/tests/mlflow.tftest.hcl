@@ -114,6 +114,11 @@ run "server" {
   }
 
   assert {
+    condition     = alltrue([for device in aws_launch_template.server.block_device_mappings : device.ebs[0].volume_size >= 80])
+    error_message = "The server's disk must hold the image's."
+  }
+
+  assert {
     condition     = strcontains(output.user_data, "--app-name basic-auth") && strcontains(output.user_data, "--allowed-hosts 'mlflow.test.example.com,")
     error_message = "Who comes must sign in, and ask for the server by its name."
   }

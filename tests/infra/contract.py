@@ -96,6 +96,16 @@ def machines_are_closed(stack: Stack) -> Iterator[str]:
             yield f"{template.address} names no image"
 
 
+def disks_hold_the_image(stack: Stack) -> Iterator[str]:
+    """EC2 launches nothing on a disk that is smaller than the one the image was made on."""
+    recipe = (stack.folder.parents[1] / "image/main.tf").read_text()
+    (least,) = map(int, re.findall(r"volume_size += (\d+)", recipe))
+    for template in stack.of("aws_launch_template"):
+        for disk in template.values["block_device_mappings"]:
+            if disk["ebs"][0]["volume_size"] < least:
+                yield f"{template.address} has a disk of {disk['ebs'][0]['volume_size']} GiB for an image of {least}"
+
+
 def efa_has_its_traffic(stack: Stack) -> Iterator[str]:
     """Cards of one type in one subnet and placement group, and all traffic within the group both ways."""
     templates = [t for t in stack.of("aws_launch_template") if t.values["network_interfaces"]]
@@ -308,6 +318,7 @@ PROMISES: list[Promise] = [
     descriptions_are_taken,
     endpoints_lead_home,
     machines_are_closed,
+    disks_hold_the_image,
     efa_has_its_traffic,
     data_is_kept,
     the_database_is_kept,

@@ -131,6 +131,8 @@ MUTANTS = [
     Mutant("spot_requests_persist", CLUSTER, '"one-time"', '"persistent"'),
     Mutant("several_heads", CLUSTER, "max_size                  = 1", "max_size                  = 3"),
     Mutant("head_without_its_tags", CLUSTER, 'ray-node-type = "head"', 'ray-node-type = "worker"', after="head_tags = merge"),
+    Mutant("disk_smaller_than_the_image", MLFLOW, "volume_size           = 80", "volume_size           = 60"),
+    Mutant("image_larger_than_a_disk", "image/main.tf", "volume_size           = 80", "volume_size           = 120"),
     # Ray
     Mutant("dashboard_for_all", BOOT, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"),
     Mutant("no_token_authentication", BOOT, "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=", "export RAY_AUTH_TOKEN_PATH="),

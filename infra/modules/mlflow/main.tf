@@ -335,7 +335,7 @@ resource "aws_launch_template" "server" {
 
     ebs {
       volume_type           = "gp3"
-      volume_size           = 60
+      volume_size           = 80 # as the image's own disk, and never less
       encrypted             = true
       kms_key_id            = var.storage.key_arns["volumes"]
       delete_on_termination = true
