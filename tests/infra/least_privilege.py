@@ -11,7 +11,7 @@ from typing import Any
 
 from memlm.cli import parse
 from memlm.run import Run, run_of
-from memlm.storage import MANIFEST
+from memlm.storage import MANIFEST, join
 from tests.infra.frame import Outcome, Row
 from tests.infra.iam import Decision, Request, decide, may_ever
 from tests.infra.stack import ENVIRONMENTS, Resource, Stack, applied
@@ -178,7 +178,10 @@ def _data(access: Access) -> Iterator[Expectation]:
         run.questions,
         run.tokenizer,
     ]
-    passing = [run.training_states("memory"), run.partial_counts, run.counting_attempts]
+    passing = [
+        *(run.training_states("memory"), run.partial_counts, run.counting_attempts, run.packing_attempts),
+        *(f"{run.statements}-partial", f"{run.documents}-partial", join(run.uri, "ray", "sweep-1")),
+    ]
     for kind in ("head", "worker"):
         yield _expect(f"{kind} reads the corpus", True, access.decide_s3(kind, "s3:GetObject", f"{corpus}/a.jsonl.zst"))
         yield _expect(f"{kind} lists the corpus", True, access.decide_s3(kind, "s3:ListBucket", corpus))
@@ -191,8 +194,9 @@ def _data(access: Access) -> Iterator[Expectation]:
                 decision = access.decide_s3(kind, "s3:DeleteObject", _arn(f"{uri}/{name}"))
                 yield _expect(f"{kind} deletes {uri}/{name}", False, decision)
         for uri in passing:
-            decision = access.decide_s3(kind, "s3:DeleteObject", _arn(f"{uri}/7/state.safetensors"))
-            yield _expect(f"{kind} removes {uri}, which it made on its way", True, decision)
+            for name in ("", f"/{MANIFEST}", "/7/state.safetensors"):  # all that storage.delete asks for
+                decision = access.decide_s3(kind, "s3:DeleteObject", _arn(f"{uri}{name}"))
+                yield _expect(f"{kind} removes {uri}{name}, which it made on its way", True, decision)
         elsewhere = _arn(access.storage.rpartition("/")[0] + "/somebody-else/run/checkpoint-memory/model.safetensors")
         for action in ("s3:GetObject", "s3:PutObject"):
             decision = access.decide_s3(kind, action, elsewhere)

@@ -115,6 +115,8 @@ MUTANTS = [
     Mutant("launches_open_disks", IAM, 'Condition = { Bool = { "ec2:Encrypted" = "true" } }', 'Condition = { Bool = { "ec2:Encrypted" = ["true", "false"] } }'),
     Mutant("ends_any_machine", IAM, "Condition = { StringEquals = local.own_tag }", 'Condition = { StringLike = { "aws:ResourceTag/ray-cluster-name" = "*" } }'),
     Mutant("deletes_runs", IAM, 'Resource = [for key in local.passing_keys : "${local.runs}/${var.prefix}/${key}"]', 'Resource = ["${local.runs}/${var.prefix}/*"]'),
+    Mutant("attempts_stay", IAM, '"*/blocks-attempts/*"', '"*/packs-attempts/*"'),
+    Mutant("rays_files_stay", IAM, '"*/ray/*", ', ""),
     Mutant("writes_corpus", IAM, 'Action   = ["s3:GetObject", "s3:ListBucket"]', 'Action   = ["s3:GetObject", "s3:ListBucket", "s3:PutObject"]'),
     Mutant("reads_every_secret", IAM, "Resource = local.secret_arns", 'Resource = ["*"]'),
     Mutant("opens_keys_directly", IAM, 'Condition = { StringEquals = { "kms:ViaService" = "secretsmanager.${local.region}.amazonaws.com" } }', 'Condition = { StringLike = { "kms:ViaService" = "*" } }', after='Sid       = "SecretsKey"'),

@@ -12,7 +12,10 @@ locals {
   secret_arns          = concat([aws_secretsmanager_secret.token.arn], var.tracking == null ? [] : [var.tracking.secret_arn])
 
   # What pipelines make on their way and remove themselves; everything else in a run is for people to delete. See memlm/run.py.
-  passing_keys = ["*/training-*", "*-partial", "*-partial/*", "*/counts-attempts", "*/counts-attempts/*", ".probe-*", "probe-*"]
+  passing_keys = [
+    "*/training-*", "*-partial", "*-partial/*", "*/counts-attempts", "*/counts-attempts/*", "*/blocks-attempts", "*/blocks-attempts/*",
+    "*/ray/*", ".probe-*", "probe-*",
+  ]
 
   # Head and workers alike: drivers run on the head.
   data_statements = [
