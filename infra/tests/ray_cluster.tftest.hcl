@@ -221,7 +221,12 @@ run "roles" {
       || alltrue([for arn in statement.Resource : startswith(arn, "arn:aws:ssm:us-east-1::document/AWS-StartPortForwardingSession")])
       if contains(statement.Action, "ssm:StartSession")
     ])
-    error_message = "People forward ports of the head, and open no shell."
+    error_message = "People forward ports of the head alone."
+  }
+
+  assert {
+    condition     = [for statement in jsondecode(aws_iam_policy.operator.policy).Statement : try(statement.Condition.BoolIfExists["ssm:SessionDocumentAccessCheck"], "") if contains(statement.Action, "ssm:StartSession")] == ["true", "true"]
+    error_message = "People open no shell: without this check, a session that names no document is one."
   }
 
   assert {

@@ -130,7 +130,7 @@ def expectations(stack: Stack) -> list[Expectation]:
     found: list[Expectation] = []
     for cluster in clusters(stack):
         access = Access(stack, cluster)
-        for of_one in (_never, _data, _commits, _launches, _machines, _secrets):
+        for of_one in (_never, _data, _commits, _launches, _machines, _secrets, _sessions):
             found += [replace(e, what=f"{cluster}: {e.what}") for e in of_one(access)]
     return found
 
@@ -375,6 +375,35 @@ def _secrets(access: Access) -> Iterator[Expectation]:
         yield _expect(
             f"{kind} opens it through another service", False, access.decide(kind, "kms:Decrypt", key, **other)
         )
+
+
+def _sessions(access: Access) -> Iterator[Expectation]:
+    """Of people. A session takes the right to the machine and the right to the document."""
+    (policy,) = (
+        p.values["policy"]
+        for p in access.stack.of("aws_iam_policy")
+        if p.values["name"] == f"{access.cluster}-operator"
+    )
+    head, worker, other = (
+        {"ssm:resourceTag/ray-cluster-name": cluster, "ssm:resourceTag/ray-node-type": kind}
+        for cluster, kind in ((access.cluster, "head"), (access.cluster, "worker"), ("somebody-elses", "head"))
+    )
+
+    def opens(tags: dict[str, str], document: str, check: str = "true") -> Decision:
+        checked = {"ssm:SessionDocumentAccessCheck": check}
+        machine = decide(
+            [policy], Request("ssm:StartSession", f"{EC2}:instance/i-0123456789abcdef0", {**tags, **checked})
+        )
+        there = decide([policy], Request("ssm:StartSession", document, checked))
+        return there if machine else machine
+
+    forwarding = f"arn:aws:ssm:{REGION}::document/AWS-StartPortForwardingSession"
+    shell = f"arn:aws:ssm:{REGION}:{ACCOUNT}:document/SSM-SessionManagerRunShell"
+    yield _expect("an operator forwards a port of the head", True, opens(head, forwarding))
+    yield _expect("an operator forwards a port of a worker", False, opens(worker, forwarding))
+    yield _expect("an operator forwards a port of another cluster", False, opens(other, forwarding))
+    yield _expect("an operator opens a shell", False, opens(head, shell))
+    yield _expect("an operator opens a shell by naming no document", False, opens(head, forwarding, check="false"))
 
 
 def _run() -> Outcome:

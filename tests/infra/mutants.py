@@ -122,6 +122,8 @@ MUTANTS = [
     Mutant("opens_keys_directly", IAM, 'Condition = { StringEquals = { "kms:ViaService" = "secretsmanager.${local.region}.amazonaws.com" } }', 'Condition = { StringLike = { "kms:ViaService" = "*" } }', after='Sid       = "SecretsKey"'),
     Mutant("anybody_takes_the_role", IAM, 'Principal = { Service = "ec2.amazonaws.com" }', 'Principal = { AWS = "*" }'),
     Mutant("commit_keys_moved", IAM, '"*/training-*"', '"*/trained-*"'),
+    Mutant("shell_without_a_document", IAM, "Condition = merge(local.named_document, ", "Condition = merge("),
+    Mutant("documents_unchecked", IAM, "        Condition = local.named_document\n", ""),
     # Machines
     Mutant("imdsv1_head", CLUSTER, 'http_tokens                 = "required"', 'http_tokens                 = "optional"', after='"aws_launch_template" "head"'),
     Mutant("imdsv1_worker", CLUSTER, 'http_tokens                 = "required"', 'http_tokens                 = "optional"', after='"aws_launch_template" "worker"'),

@@ -172,6 +172,9 @@ locals {
     Resource = ["*"]
   }]
 
+  # Session Manager then asks for a right to the document too: a session without one named would be a shell.
+  named_document = { BoolIfExists = { "ssm:SessionDocumentAccessCheck" = "true" } }
+
   ec2_assumes = jsonencode({
     Version   = "2012-10-17"
     Statement = [{ Effect = "Allow", Principal = { Service = "ec2.amazonaws.com" }, Action = "sts:AssumeRole" }]
@@ -225,7 +228,7 @@ resource "aws_iam_policy" "operator" {
         Effect    = "Allow"
         Action    = ["ssm:StartSession"]
         Resource  = ["${local.ec2}:instance/*"]
-        Condition = { StringEquals = { "ssm:resourceTag/ray-cluster-name" = var.name, "ssm:resourceTag/ray-node-type" = "head" } }
+        Condition = merge(local.named_document, { StringEquals = { "ssm:resourceTag/ray-cluster-name" = var.name, "ssm:resourceTag/ray-node-type" = "head" } })
       },
       {
         Sid    = "PortForwardingOnly"
@@ -235,6 +238,7 @@ resource "aws_iam_policy" "operator" {
           for document in ["AWS-StartPortForwardingSession", "AWS-StartPortForwardingSessionToRemoteHost"] :
           "arn:${local.partition}:ssm:${local.region}::document/${document}"
         ]
+        Condition = local.named_document
       },
       {
         Sid      = "OwnSessions"
