@@ -256,6 +256,7 @@ class _Launch:
     image: str
     role: str
     cluster: str
+    type: str
     tokens: str = "required"
     encrypted: str = "true"
     public: str | None = None
@@ -263,7 +264,7 @@ class _Launch:
     def requests(self) -> Iterator[tuple[str, str, dict[str, str]]]:
         tag = {"aws:RequestTag/ray-cluster-name": self.cluster} if self.cluster else {}
         common = {"ec2:LaunchTemplate": self.template} if self.template else {}
-        instance = {**common, **tag, "ec2:MetadataHttpTokens": self.tokens}
+        instance = {**common, **tag, "ec2:MetadataHttpTokens": self.tokens, "ec2:InstanceType": self.type}
         yield "ec2:RunInstances", f"{EC2}:instance/*", instance
         yield "ec2:RunInstances", f"{EC2}:volume/*", {**common, "ec2:Encrypted": self.encrypted}
         public = {} if self.public is None else {"ec2:AssociatePublicIpAddress": self.public}
@@ -291,6 +292,7 @@ def _launches(access: Access) -> Iterator[Expectation]:
         image=f"arn:aws:ec2:{REGION}::image/{first['image_id']}",
         role=access.arn("worker"),
         cluster=access.cluster,
+        type=first["instance_type"],
     )
 
     def may(kind: str, launch: _Launch) -> Decision:
@@ -301,7 +303,8 @@ def _launches(access: Access) -> Iterator[Expectation]:
         return Decision(True, "allowed")
 
     for name, template in workers.items():
-        yield _expect(f"the head launches {name}", True, may("head", replace(good, template=template.values["arn"])))
+        of_it = replace(good, template=template.values["arn"], type=template.values["instance_type"])
+        yield _expect(f"the head launches {name}", True, may("head", of_it))
     for subnet in subnets:
         yield _expect(f"the head launches in {subnet}", True, may("head", replace(good, subnet=subnet)))
     other = f"{EC2}:launch-template/lt-0000000000000000f"
@@ -310,6 +313,7 @@ def _launches(access: Access) -> Iterator[Expectation]:
         ("without the cluster's tag", replace(good, cluster="")),
         ("from another launch template", replace(good, template=other)),
         ("from no launch template", replace(good, template="")),
+        ("of a type that no pool has", replace(good, type="u7in-32tb.224xlarge")),
         ("that answers IMDSv1", replace(good, tokens="optional")),
         ("with an open disk", replace(good, encrypted="false")),
         ("with a public address", replace(good, public="true")),

@@ -8,6 +8,7 @@ locals {
   request_tag = { "aws:RequestTag/ray-cluster-name" = var.name }
 
   worker_template_arns = [for template in aws_launch_template.worker : template.arn]
+  worker_types         = distinct([for type in module.nodes.node_types : type.instance_type])
   reservation_ids      = distinct(compact([for type in module.nodes.node_types : type.capacity_reservation_id]))
   secret_arns          = concat([aws_secretsmanager_secret.token.arn], var.tracking == null ? [] : [var.tracking.secret_arn])
 
@@ -81,7 +82,8 @@ locals {
       Action   = ["ec2:RunInstances"]
       Resource = ["${local.ec2}:instance/*"]
       Condition = {
-        StringEquals = merge(local.request_tag, { "ec2:MetadataHttpTokens" = "required" })
+        # A request may name another type than its template does.
+        StringEquals = merge(local.request_tag, { "ec2:MetadataHttpTokens" = "required", "ec2:InstanceType" = local.worker_types })
         ArnEquals    = { "ec2:LaunchTemplate" = local.worker_template_arns }
       }
     },
