@@ -299,6 +299,22 @@ def somebody_is_told(stack: Stack) -> Iterator[str]:
             yield f"{alarm.address} tells nobody"
 
 
+def the_budget_counts_this_environment(stack: Stack) -> Iterator[str]:
+    """Environments share one bill, so each counts by a tag of its own, which all that is made for it or launched by it has."""
+    tagged = [(r.address, r.values["tags_all"]) for r in stack.resources if "tags_all" in r.values]
+    for group in stack.of("aws_autoscaling_group"):
+        tagged.append((group.address, {tag["key"]: tag["value"] for tag in group.values["tag"]}))
+    for template in stack.of("aws_launch_template"):
+        tagged += [(template.address, launched["tags"]) for launched in template.values["tag_specifications"]]
+    for budget in stack.of("aws_budgets_budget"):
+        counted = [value for cost in budget.values["cost_filter"] for value in cost["values"]]
+        if counted != [f"user:stack$memlm-{stack.name}"]:
+            yield f"{budget.address} counts {counted}, which is not this environment alone"
+    for address, tags in tagged:
+        if tags.get("stack") != f"memlm-{stack.name}":
+            yield f"{address} is in no budget: its tags are {tags}"
+
+
 def each_cluster_has_one_head(stack: Stack) -> Iterator[str]:
     heads = []
     for group in stack.of("aws_autoscaling_group"):
@@ -327,6 +343,7 @@ PROMISES: list[Promise] = [
     boot_scripts_are_sound,
     ray_is_closed,
     somebody_is_told,
+    the_budget_counts_this_environment,
     each_cluster_has_one_head,
 ]
 

@@ -175,6 +175,8 @@ MUTANTS = [
     # Who is told
     Mutant("logs_without_own_key", WATCH, "  kms_key_id        = var.logs_key_arn\n", ""),
     Mutant("alarms_that_nobody_hears", ALARMS, "alarm_actions       = [aws_sns_topic.alerts.arn]", "alarm_actions       = []"),
+    Mutant("budget_of_all_environments", "modules/platform/main.tf", "stack = local.name }", "stack = var.project }"),
+    Mutant("environment_without_its_tag", "envs/dev/versions.tf", ', stack = "memlm-dev"', ""),
     Mutant("budget_that_nobody_hears", WATCH, "subscriber_sns_topic_arns = [aws_sns_topic.alerts.arn]", "subscriber_sns_topic_arns = []"),
 ]  # fmt: skip
 
