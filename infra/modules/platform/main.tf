@@ -59,7 +59,6 @@ module "ray_cluster" {
   for_each = var.clusters
 
   name                 = "${local.name}-${each.key}"
-  environment          = var.environment
   ami_id               = var.ami_id
   head                 = each.value.head
   pools                = each.value.pools
