@@ -315,6 +315,25 @@ def the_budget_counts_this_environment(stack: Stack) -> Iterator[str]:
             yield f"{address} is in no budget: its tags are {tags}"
 
 
+def machines_boot_when_their_ways_are_there(stack: Stack) -> Iterator[str]:
+    """A group launches as soon as it is made: after the endpoints, and after the rules of its own module and of the network's."""
+    resources = json.loads(stack.state)["resources"]
+    address = {
+        id(r): ".".join([*re.findall(r"module\.\w+", r.get("module", "")), r["type"], r["name"]]) for r in resources
+    }
+    for group in (r for r in resources if r["type"] == "aws_autoscaling_group"):
+        own = address[id(group)].rpartition(".aws_")[0]
+        needed = {
+            address[id(r)]
+            for r in resources
+            if r["type"].startswith(("aws_vpc_endpoint", "aws_vpc_security_group_"))
+            and address[id(r)].rpartition(".aws_")[0] in (own, "module.platform.module.network")
+        }
+        for instance in group["instances"]:
+            for missing in sorted(needed - set(instance["dependencies"])):
+                yield f"{address[id(group)]} does not wait for {missing}"
+
+
 def each_cluster_has_one_head(stack: Stack) -> Iterator[str]:
     heads = []
     for group in stack.of("aws_autoscaling_group"):
@@ -344,6 +363,7 @@ PROMISES: list[Promise] = [
     ray_is_closed,
     somebody_is_told,
     the_budget_counts_this_environment,
+    machines_boot_when_their_ways_are_there,
     each_cluster_has_one_head,
 ]
 

@@ -138,6 +138,8 @@ MUTANTS = [
     Mutant("head_without_its_tags", CLUSTER, 'ray-node-type = "head"', 'ray-node-type = "worker"', after="head_tags = merge"),
     Mutant("heads_of_any_state_are_its_own", CLUSTER, 'ray-node-type = "head", memlm-state = terraform_data.state.input }', 'ray-node-type = "head" }'),
     Mutant("mark_that_no_plan_knows", CLUSTER, "input = plantimestamp()", "input = timestamp()"),
+    Mutant("head_boots_without_its_network", CLUSTER, "aws_vpc_security_group_egress_rule.to_endpoints, aws_vpc", "aws_vpc", after="depends_on"),
+    Mutant("server_boots_without_its_network", MLFLOW, "aws_vpc_security_group_egress_rule.server_to_endpoints, aws_vpc", "aws_vpc"),
     Mutant("disk_smaller_than_the_image", MLFLOW, "volume_size           = 80", "volume_size           = 60"),
     Mutant("image_larger_than_a_disk", "image/main.tf", "volume_size           = 80", "volume_size           = 120"),
     # Ray

@@ -382,7 +382,13 @@ resource "aws_autoscaling_group" "server" {
     }
   }
 
-  depends_on = [aws_secretsmanager_secret_version.password, aws_iam_role_policy.server]
+  # A server that boots must find the passwords, what it may do, and its way to AWS and the database.
+  depends_on = [
+    aws_secretsmanager_secret_version.password, aws_iam_role_policy.server,
+    aws_vpc_security_group_egress_rule.server_to_endpoints, aws_vpc_security_group_egress_rule.server_to_s3,
+    aws_vpc_security_group_egress_rule.server_to_database, aws_vpc_security_group_ingress_rule.database_from_server,
+    aws_vpc_security_group_egress_rule.balancer_to_server, aws_vpc_security_group_ingress_rule.server_from_balancer,
+  ]
 }
 
 # --- The way in ---

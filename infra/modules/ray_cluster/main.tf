@@ -258,8 +258,13 @@ resource "aws_autoscaling_group" "head" {
     }
   }
 
-  # A head that boots must find the token and what it may do.
-  depends_on = [aws_secretsmanager_secret_version.token, aws_iam_role_policy.head, aws_launch_template.worker]
+  # A head that boots must find the token, what it may do, and its way to AWS, to other nodes and to MLflow.
+  depends_on = [
+    aws_secretsmanager_secret_version.token, aws_iam_role_policy.head, aws_launch_template.worker,
+    aws_vpc_security_group_egress_rule.to_endpoints, aws_vpc_security_group_egress_rule.to_s3,
+    aws_vpc_security_group_egress_rule.to_nodes, aws_vpc_security_group_ingress_rule.from_nodes,
+    aws_vpc_security_group_egress_rule.to_tracking, aws_vpc_security_group_ingress_rule.tracking_from_nodes,
+  ]
 }
 
 # --- The workers: templates alone, launched by Ray ---
