@@ -194,6 +194,10 @@ def the_database_is_kept(stack: Stack) -> Iterator[str]:
             yield f"{database.address} is backed up for less than a week"
         if stack.name == "prod" and not (values.get("deletion_protection") and not values.get("skip_final_snapshot")):
             yield f"{database.address} can be deleted without a trace"
+        groups = {group.values["name"] for group in stack.of("aws_cloudwatch_log_group")}
+        for log in values["enabled_cloudwatch_logs_exports"]:
+            if f"/aws/rds/instance/{values['identifier']}/{log}" not in groups:
+                yield f"{database.address} leaves its log {log} to a log group that RDS makes"
         if values.get("password"):
             yield f"{database.address} has its password in the state"
     for listener in stack.of("aws_lb_listener"):

@@ -174,6 +174,8 @@ MUTANTS = [
     Mutant("database_deleted_by_a_slip", MLFLOW, "deletion_protection       = var.protected", "deletion_protection       = false", environment="prod", after='"aws_db_instance"'),
     Mutant("database_by_password", MLFLOW, "iam_database_authentication_enabled = true", "iam_database_authentication_enabled = false"),
     Mutant("database_without_tls", MLFLOW, 'name  = "rds.force_ssl"\n    value = "1"', 'name  = "rds.force_ssl"\n    value = "0"'),
+    Mutant("database_log_left_to_rds", MLFLOW, "keys(aws_cloudwatch_log_group.database)", 'concat(keys(aws_cloudwatch_log_group.database), ["iam-db-auth-error"])'),
+    Mutant("database_logs_elsewhere", MLFLOW, "/aws/rds/instance/${var.name}/", "/${var.name}/database/"),
     Mutant("mlflow_without_passwords", "modules/mlflow/templates/server.sh.tftpl", "--app-name basic-auth ", ""),
     Mutant("mlflow_for_any_host", "modules/mlflow/templates/server.sh.tftpl", "--allowed-hosts '${hostname},${hostname}:*,localhost:5000'", "--allowed-hosts '*'"),
     # Who is told

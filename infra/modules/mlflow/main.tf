@@ -170,6 +170,15 @@ resource "aws_db_parameter_group" "this" {
   }
 }
 
+# RDS would make them itself, without a key, for ever, and left behind by `terraform destroy`.
+resource "aws_cloudwatch_log_group" "database" {
+  for_each = toset(["postgresql", "upgrade"])
+
+  name              = "/aws/rds/instance/${var.name}/${each.key}"
+  retention_in_days = 365
+  kms_key_id        = var.storage.key_arns["logs"]
+}
+
 resource "aws_db_instance" "this" {
   identifier     = var.name
   engine         = "postgres"
@@ -204,11 +213,13 @@ resource "aws_db_instance" "this" {
   final_snapshot_identifier = "${var.name}-final"
 
   auto_minor_version_upgrade      = true
-  enabled_cloudwatch_logs_exports = ["postgresql", "upgrade"]
+  enabled_cloudwatch_logs_exports = keys(aws_cloudwatch_log_group.database)
   performance_insights_enabled    = true
   performance_insights_kms_key_id = var.storage.key_arns["artifacts"]
   monitoring_interval             = 60
   monitoring_role_arn             = aws_iam_role.monitoring.arn
+
+  depends_on = [aws_cloudwatch_log_group.database, aws_iam_role_policy_attachment.monitoring]
 }
 
 resource "aws_iam_role" "monitoring" {
