@@ -40,6 +40,16 @@ run "built" {
   }
 
   assert {
+    condition     = alltrue([for text in [aws_security_group.builder.description, aws_vpc_security_group_egress_rule.builder_https.description] : can(regex("^[a-zA-Z0-9. _:/()#,@+=&;{}!$*\\[\\]-]{1,255}$", text))])
+    error_message = "EC2 takes these characters alone in descriptions of security groups and rules."
+  }
+
+  assert {
+    condition     = one(one(aws_imagebuilder_image_recipe.this.block_device_mapping).ebs).volume_size == 80
+    error_message = "No machine's disk may be smaller than the image's: with this size goes the least one of nodes/variables.tf, and MLflow's."
+  }
+
+  assert {
     condition     = aws_s3_bucket_public_access_block.recipe.block_public_policy && aws_s3_bucket_public_access_block.recipe.restrict_public_buckets && aws_s3_bucket_versioning.recipe.versioning_configuration[0].status == "Enabled"
     error_message = "What an image is built from must not be public, and must keep its versions."
   }

@@ -17,7 +17,7 @@ variables {
   }
   storage = {
     buckets  = { artifacts = { name = "artifacts", arn = "arn:aws:s3:::artifacts" }, logs = { name = "logs", arn = "arn:aws:s3:::logs" } }
-    key_arns = { artifacts = "key-artifacts", secrets = "key-secrets", volumes = "key-volumes" }
+    key_arns = { artifacts = "key-artifacts", logs = "key-logs", secrets = "key-secrets", volumes = "key-volumes" }
   }
   log_group = { name = "/memlm-test/nodes", arn = "arn:aws:logs:us-east-1:123456789012:log-group:/memlm-test/nodes" }
   passwords = { admin = "0123456789abcdef", pipelines = "fedcba9876543210" }
@@ -51,6 +51,22 @@ run "database" {
   assert {
     condition     = anytrue([for parameter in aws_db_parameter_group.this.parameter : parameter.name == "rds.force_ssl" && parameter.value == "1"])
     error_message = "The database must refuse what is not TLS."
+  }
+}
+
+run "database_logs" {
+  module {
+    source = "./modules/mlflow"
+  }
+
+  assert {
+    condition     = toset([for group in aws_cloudwatch_log_group.database : group.name]) == toset([for log in aws_db_instance.this.enabled_cloudwatch_logs_exports : "/aws/rds/instance/memlm-test-mlflow/${log}"])
+    error_message = "A log group that RDS makes itself has no key of ours, keeps all for ever, and outlives the database."
+  }
+
+  assert {
+    condition     = alltrue([for group in aws_cloudwatch_log_group.database : group.kms_key_id == "key-logs" && group.retention_in_days == 365])
+    error_message = "The database's logs must be encrypted, and kept for a year."
   }
 }
 
@@ -111,6 +127,11 @@ run "server" {
   assert {
     condition     = alltrue([for device in aws_launch_template.server.block_device_mappings : device.ebs[0].encrypted == "true"])
     error_message = "The server's disk must be encrypted."
+  }
+
+  assert {
+    condition     = alltrue([for device in aws_launch_template.server.block_device_mappings : device.ebs[0].volume_size >= 80])
+    error_message = "The server's disk must hold the image's."
   }
 
   assert {

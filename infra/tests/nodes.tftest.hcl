@@ -207,6 +207,34 @@ run "unknown_instance_type" {
   expect_failures = [output.node_types]
 }
 
+run "head_smaller_than_the_image" {
+  command = plan
+
+  module {
+    source = "./modules/ray_cluster/nodes"
+  }
+
+  variables {
+    head = { instance_type = "m7i.xlarge", volume_gib = 79 }
+  }
+
+  expect_failures = [var.head]
+}
+
+run "worker_smaller_than_the_image" {
+  command = plan
+
+  module {
+    source = "./modules/ray_cluster/nodes"
+  }
+
+  variables {
+    pools = { cpu = { instance_types = ["m7i.xlarge"], market = "on_demand", max_nodes = 1, volume_gib = 79 } }
+  }
+
+  expect_failures = [var.pools]
+}
+
 run "zone_without_subnet" {
   command = plan
 

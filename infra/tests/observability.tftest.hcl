@@ -6,7 +6,7 @@ mock_provider "aws" {
 
 variables {
   name               = "memlm-test"
-  project            = "memlm"
+  stack              = "memlm-test"
   logs_key_arn       = "key-logs"
   alert_emails       = ["a@example.com", "b@example.com"]
   monthly_budget_usd = 500
@@ -40,8 +40,8 @@ run "told" {
   }
 
   assert {
-    condition     = aws_budgets_budget.monthly.limit_amount == "500" && tolist(one(aws_budgets_budget.monthly.cost_filter).values) == tolist(["user:project$memlm"])
-    error_message = "The budget must count what has the project's tag."
+    condition     = aws_budgets_budget.monthly.limit_amount == "500" && tolist(one(aws_budgets_budget.monthly.cost_filter).values) == tolist(["user:stack$memlm-test"])
+    error_message = "The budget must count what has the environment's tag."
   }
 
   assert {

@@ -64,6 +64,45 @@ run "together" {
 
 # --- Bad input ---
 
+run "network_too_small_for_its_nodes" {
+  command = plan
+
+  module {
+    source = "./modules/platform"
+  }
+
+  variables {
+    cidr_block = "10.20.0.0/22"
+    clusters = {
+      gpu = { head = { instance_type = "m7i.xlarge" }, pools = { gpu = { market = "spot", max_nodes = 70, instance_types = ["g6.xlarge", "g5.xlarge", "g6e.xlarge"] } } }
+      cpu = { head = { instance_type = "m7i.xlarge" }, pools = { cpu = { market = "on_demand", max_nodes = 10, instance_types = ["m7i.xlarge"], availability_zones = ["us-east-1a"] } } }
+    }
+  }
+
+  expect_failures = [var.cidr_block]
+}
+
+run "network_that_just_holds_its_nodes" {
+  command = plan
+
+  module {
+    source = "./modules/platform"
+  }
+
+  variables {
+    cidr_block = "10.20.0.0/22"
+    clusters = {
+      gpu = { head = { instance_type = "m7i.xlarge" }, pools = { gpu = { market = "spot", max_nodes = 70, instance_types = ["g6.xlarge", "g5.xlarge", "g6e.xlarge"] } } }
+      cpu = { head = { instance_type = "m7i.xlarge" }, pools = { cpu = { market = "on_demand", max_nodes = 9, instance_types = ["m7i.xlarge"], availability_zones = ["us-east-1a"] } } }
+    }
+  }
+
+  assert {
+    condition     = keys(output.nodes) == ["cpu", "gpu"]
+    error_message = "In one zone, 3 types of 70 and 9 of another are the 219 that a quarter of a /22 holds beside what else it must."
+  }
+}
+
 run "token_missing" {
   command = plan
 

@@ -5,10 +5,9 @@ mock_provider "aws" {
 }
 
 variables {
-  name        = "memlm-test"
-  environment = "test"
-  ami_id      = "ami-0123456789abcdef0"
-  head        = { instance_type = "m7i.xlarge" }
+  name   = "memlm-test"
+  ami_id = "ami-0123456789abcdef0"
+  head   = { instance_type = "m7i.xlarge" }
   pools = {
     sweep = { instance_types = ["g6.xlarge", "g5.xlarge", "g6e.xlarge"], market = "spot", max_nodes = 4 }
     train = { instance_types = ["p4d.24xlarge"], market = "on_demand", max_nodes = 2, availability_zones = ["us-east-1b"] }
@@ -28,6 +27,30 @@ variables {
   tracking  = { uri = "https://mlflow.test", secret_name = "mlflow/pipelines", secret_arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:mlflow/pipelines", security_group_id = "sg-mlflow" }
   log_group = { name = "/memlm-test/nodes", arn = "arn:aws:logs:us-east-1:123456789012:log-group:/memlm-test/nodes" }
   ray_token = "0123456789abcdef0123456789abcdef"
+}
+
+# Before anything is applied.
+run "a_state_knows_its_heads_at_its_first_plan" {
+  command = plan
+
+  module {
+    source = "./modules/ray_cluster"
+  }
+
+  assert {
+    condition     = terraform_data.state.input != "" && one([for tag in aws_autoscaling_group.head.tag : tag.value if tag.key == "memlm-state"]) == terraform_data.state.input
+    error_message = "A head must bear the mark of its state, and a plan must know it."
+  }
+
+  assert {
+    condition     = data.aws_instances.own_heads.instance_tags == tomap({ ray-cluster-name = "memlm-test", ray-node-type = "head", memlm-state = terraform_data.state.input })
+    error_message = "A head without this state's mark is a stranger."
+  }
+
+  assert {
+    condition     = data.aws_instances.heads.instance_tags == tomap({ ray-cluster-name = "memlm-test", ray-node-type = "head" })
+    error_message = "Any head of this name is in the way, whosever it is."
+  }
 }
 
 run "machines" {
@@ -221,7 +244,12 @@ run "roles" {
       || alltrue([for arn in statement.Resource : startswith(arn, "arn:aws:ssm:us-east-1::document/AWS-StartPortForwardingSession")])
       if contains(statement.Action, "ssm:StartSession")
     ])
-    error_message = "People forward ports of the head, and open no shell."
+    error_message = "People forward ports of the head alone."
+  }
+
+  assert {
+    condition     = [for statement in jsondecode(aws_iam_policy.operator.policy).Statement : try(statement.Condition.BoolIfExists["ssm:SessionDocumentAccessCheck"], "") if contains(statement.Action, "ssm:StartSession")] == ["true", "true"]
+    error_message = "People open no shell: without this check, a session that names no document is one."
   }
 
   assert {

@@ -14,6 +14,7 @@ from tests.infra.stack import ENVIRONMENTS, SECRET, Resource, Stack
 
 Promise = Callable[[Stack], Iterator[str]]
 OPEN = {"0.0.0.0/0", "::/0"}
+DESCRIBED = re.compile(r"[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{1,255}")  # what EC2 takes of security groups and rules
 ACCOUNT, STRANGER = "123456789012", "000000000000"
 
 
@@ -49,6 +50,17 @@ def no_way_in_or_out(stack: Stack) -> Iterator[str]:
         yield "the default security group of the VPC is left open"
 
 
+def descriptions_are_taken(stack: Stack) -> Iterator[str]:
+    """EC2 refuses a security group or rule for one letter, long after the plan."""
+    for found in stack.of(
+        "aws_security_group", "aws_vpc_security_group_ingress_rule", "aws_vpc_security_group_egress_rule"
+    ):
+        inside = [*(found.values.get("ingress") or ()), *(found.values.get("egress") or ())]
+        for text in [found.values["description"], *(block["description"] for block in inside)]:
+            if text and not DESCRIBED.fullmatch(text):
+                yield f"{found.address} is described as {text!r}, which EC2 does not take"
+
+
 def endpoints_lead_home(stack: Stack) -> Iterator[str]:
     """Through the endpoints only this account acts, and in S3 only on its own buckets: stolen data has no way out."""
     for endpoint in stack.of("aws_vpc_endpoint"):
@@ -82,6 +94,16 @@ def machines_are_closed(stack: Stack) -> Iterator[str]:
             yield f"{template.address} stays when it powers off"
         if not values.get("image_id", "").startswith("ami-"):
             yield f"{template.address} names no image"
+
+
+def disks_hold_the_image(stack: Stack) -> Iterator[str]:
+    """EC2 launches nothing on a disk that is smaller than the one the image was made on."""
+    recipe = (stack.folder.parents[1] / "image/main.tf").read_text()
+    (least,) = map(int, re.findall(r"volume_size += (\d+)", recipe))
+    for template in stack.of("aws_launch_template"):
+        for disk in template.values["block_device_mappings"]:
+            if disk["ebs"][0]["volume_size"] < least:
+                yield f"{template.address} has a disk of {disk['ebs'][0]['volume_size']} GiB for an image of {least}"
 
 
 def efa_has_its_traffic(stack: Stack) -> Iterator[str]:
@@ -172,6 +194,10 @@ def the_database_is_kept(stack: Stack) -> Iterator[str]:
             yield f"{database.address} is backed up for less than a week"
         if stack.name == "prod" and not (values.get("deletion_protection") and not values.get("skip_final_snapshot")):
             yield f"{database.address} can be deleted without a trace"
+        groups = {group.values["name"] for group in stack.of("aws_cloudwatch_log_group")}
+        for log in values["enabled_cloudwatch_logs_exports"]:
+            if f"/aws/rds/instance/{values['identifier']}/{log}" not in groups:
+                yield f"{database.address} leaves its log {log} to a log group that RDS makes"
         if values.get("password"):
             yield f"{database.address} has its password in the state"
     for listener in stack.of("aws_lb_listener"):
@@ -277,6 +303,41 @@ def somebody_is_told(stack: Stack) -> Iterator[str]:
             yield f"{alarm.address} tells nobody"
 
 
+def the_budget_counts_this_environment(stack: Stack) -> Iterator[str]:
+    """Environments share one bill, so each counts by a tag of its own, which all that is made for it or launched by it has."""
+    tagged = [(r.address, r.values["tags_all"]) for r in stack.resources if "tags_all" in r.values]
+    for group in stack.of("aws_autoscaling_group"):
+        tagged.append((group.address, {tag["key"]: tag["value"] for tag in group.values["tag"]}))
+    for template in stack.of("aws_launch_template"):
+        tagged += [(template.address, launched["tags"]) for launched in template.values["tag_specifications"]]
+    for budget in stack.of("aws_budgets_budget"):
+        counted = [value for cost in budget.values["cost_filter"] for value in cost["values"]]
+        if counted != [f"user:stack$memlm-{stack.name}"]:
+            yield f"{budget.address} counts {counted}, which is not this environment alone"
+    for address, tags in tagged:
+        if tags.get("stack") != f"memlm-{stack.name}":
+            yield f"{address} is in no budget: its tags are {tags}"
+
+
+def machines_boot_when_their_ways_are_there(stack: Stack) -> Iterator[str]:
+    """A group launches as soon as it is made: after the endpoints, and after the rules of its own module and of the network's."""
+    resources = json.loads(stack.state)["resources"]
+    address = {
+        id(r): ".".join([*re.findall(r"module\.\w+", r.get("module", "")), r["type"], r["name"]]) for r in resources
+    }
+    for group in (r for r in resources if r["type"] == "aws_autoscaling_group"):
+        own = address[id(group)].rpartition(".aws_")[0]
+        needed = {
+            address[id(r)]
+            for r in resources
+            if r["type"].startswith(("aws_vpc_endpoint", "aws_vpc_security_group_"))
+            and address[id(r)].rpartition(".aws_")[0] in (own, "module.platform.module.network")
+        }
+        for instance in group["instances"]:
+            for missing in sorted(needed - set(instance["dependencies"])):
+                yield f"{address[id(group)]} does not wait for {missing}"
+
+
 def each_cluster_has_one_head(stack: Stack) -> Iterator[str]:
     heads = []
     for group in stack.of("aws_autoscaling_group"):
@@ -293,8 +354,10 @@ def each_cluster_has_one_head(stack: Stack) -> Iterator[str]:
 
 PROMISES: list[Promise] = [
     no_way_in_or_out,
+    descriptions_are_taken,
     endpoints_lead_home,
     machines_are_closed,
+    disks_hold_the_image,
     efa_has_its_traffic,
     data_is_kept,
     the_database_is_kept,
@@ -303,6 +366,8 @@ PROMISES: list[Promise] = [
     boot_scripts_are_sound,
     ray_is_closed,
     somebody_is_told,
+    the_budget_counts_this_environment,
+    machines_boot_when_their_ways_are_there,
     each_cluster_has_one_head,
 ]
 

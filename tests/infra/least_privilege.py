@@ -11,7 +11,7 @@ from typing import Any
 
 from memlm.cli import parse
 from memlm.run import Run, run_of
-from memlm.storage import MANIFEST
+from memlm.storage import MANIFEST, join
 from tests.infra.frame import Outcome, Row
 from tests.infra.iam import Decision, Request, decide, may_ever
 from tests.infra.stack import ENVIRONMENTS, Resource, Stack, applied
@@ -130,7 +130,7 @@ def expectations(stack: Stack) -> list[Expectation]:
     found: list[Expectation] = []
     for cluster in clusters(stack):
         access = Access(stack, cluster)
-        for of_one in (_never, _data, _commits, _launches, _machines, _secrets):
+        for of_one in (_never, _data, _commits, _launches, _machines, _secrets, _sessions):
             found += [replace(e, what=f"{cluster}: {e.what}") for e in of_one(access)]
     return found
 
@@ -178,7 +178,10 @@ def _data(access: Access) -> Iterator[Expectation]:
         run.questions,
         run.tokenizer,
     ]
-    passing = [run.training_states("memory"), run.partial_counts, run.counting_attempts]
+    passing = [
+        *(run.training_states("memory"), run.partial_counts, run.counting_attempts, run.packing_attempts),
+        *(f"{run.statements}-partial", f"{run.documents}-partial", join(run.uri, "ray", "sweep-1")),
+    ]
     for kind in ("head", "worker"):
         yield _expect(f"{kind} reads the corpus", True, access.decide_s3(kind, "s3:GetObject", f"{corpus}/a.jsonl.zst"))
         yield _expect(f"{kind} lists the corpus", True, access.decide_s3(kind, "s3:ListBucket", corpus))
@@ -191,8 +194,9 @@ def _data(access: Access) -> Iterator[Expectation]:
                 decision = access.decide_s3(kind, "s3:DeleteObject", _arn(f"{uri}/{name}"))
                 yield _expect(f"{kind} deletes {uri}/{name}", False, decision)
         for uri in passing:
-            decision = access.decide_s3(kind, "s3:DeleteObject", _arn(f"{uri}/7/state.safetensors"))
-            yield _expect(f"{kind} removes {uri}, which it made on its way", True, decision)
+            for name in ("", f"/{MANIFEST}", "/7/state.safetensors"):  # all that storage.delete asks for
+                decision = access.decide_s3(kind, "s3:DeleteObject", _arn(f"{uri}{name}"))
+                yield _expect(f"{kind} removes {uri}{name}, which it made on its way", True, decision)
         elsewhere = _arn(access.storage.rpartition("/")[0] + "/somebody-else/run/checkpoint-memory/model.safetensors")
         for action in ("s3:GetObject", "s3:PutObject"):
             decision = access.decide_s3(kind, action, elsewhere)
@@ -252,6 +256,7 @@ class _Launch:
     image: str
     role: str
     cluster: str
+    type: str
     tokens: str = "required"
     encrypted: str = "true"
     public: str | None = None
@@ -259,7 +264,7 @@ class _Launch:
     def requests(self) -> Iterator[tuple[str, str, dict[str, str]]]:
         tag = {"aws:RequestTag/ray-cluster-name": self.cluster} if self.cluster else {}
         common = {"ec2:LaunchTemplate": self.template} if self.template else {}
-        instance = {**common, **tag, "ec2:MetadataHttpTokens": self.tokens}
+        instance = {**common, **tag, "ec2:MetadataHttpTokens": self.tokens, "ec2:InstanceType": self.type}
         yield "ec2:RunInstances", f"{EC2}:instance/*", instance
         yield "ec2:RunInstances", f"{EC2}:volume/*", {**common, "ec2:Encrypted": self.encrypted}
         public = {} if self.public is None else {"ec2:AssociatePublicIpAddress": self.public}
@@ -287,6 +292,7 @@ def _launches(access: Access) -> Iterator[Expectation]:
         image=f"arn:aws:ec2:{REGION}::image/{first['image_id']}",
         role=access.arn("worker"),
         cluster=access.cluster,
+        type=first["instance_type"],
     )
 
     def may(kind: str, launch: _Launch) -> Decision:
@@ -297,7 +303,8 @@ def _launches(access: Access) -> Iterator[Expectation]:
         return Decision(True, "allowed")
 
     for name, template in workers.items():
-        yield _expect(f"the head launches {name}", True, may("head", replace(good, template=template.values["arn"])))
+        of_it = replace(good, template=template.values["arn"], type=template.values["instance_type"])
+        yield _expect(f"the head launches {name}", True, may("head", of_it))
     for subnet in subnets:
         yield _expect(f"the head launches in {subnet}", True, may("head", replace(good, subnet=subnet)))
     other = f"{EC2}:launch-template/lt-0000000000000000f"
@@ -306,6 +313,7 @@ def _launches(access: Access) -> Iterator[Expectation]:
         ("without the cluster's tag", replace(good, cluster="")),
         ("from another launch template", replace(good, template=other)),
         ("from no launch template", replace(good, template="")),
+        ("of a type that no pool has", replace(good, type="u7in-32tb.224xlarge")),
         ("that answers IMDSv1", replace(good, tokens="optional")),
         ("with an open disk", replace(good, encrypted="false")),
         ("with a public address", replace(good, public="true")),
@@ -371,6 +379,35 @@ def _secrets(access: Access) -> Iterator[Expectation]:
         yield _expect(
             f"{kind} opens it through another service", False, access.decide(kind, "kms:Decrypt", key, **other)
         )
+
+
+def _sessions(access: Access) -> Iterator[Expectation]:
+    """Of people. A session takes the right to the machine and the right to the document."""
+    (policy,) = (
+        p.values["policy"]
+        for p in access.stack.of("aws_iam_policy")
+        if p.values["name"] == f"{access.cluster}-operator"
+    )
+    head, worker, other = (
+        {"ssm:resourceTag/ray-cluster-name": cluster, "ssm:resourceTag/ray-node-type": kind}
+        for cluster, kind in ((access.cluster, "head"), (access.cluster, "worker"), ("somebody-elses", "head"))
+    )
+
+    def opens(tags: dict[str, str], document: str, check: str = "true") -> Decision:
+        checked = {"ssm:SessionDocumentAccessCheck": check}
+        machine = decide(
+            [policy], Request("ssm:StartSession", f"{EC2}:instance/i-0123456789abcdef0", {**tags, **checked})
+        )
+        there = decide([policy], Request("ssm:StartSession", document, checked))
+        return there if machine else machine
+
+    forwarding = f"arn:aws:ssm:{REGION}::document/AWS-StartPortForwardingSession"
+    shell = f"arn:aws:ssm:{REGION}:{ACCOUNT}:document/SSM-SessionManagerRunShell"
+    yield _expect("an operator forwards a port of the head", True, opens(head, forwarding))
+    yield _expect("an operator forwards a port of a worker", False, opens(worker, forwarding))
+    yield _expect("an operator forwards a port of another cluster", False, opens(other, forwarding))
+    yield _expect("an operator opens a shell", False, opens(head, shell))
+    yield _expect("an operator opens a shell by naming no document", False, opens(head, forwarding, check="false"))
 
 
 def _run() -> Outcome:

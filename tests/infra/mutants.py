@@ -98,6 +98,7 @@ MUTANTS = [
     Mutant("balancer_without_tls", MLFLOW, 'protocol = "HTTPS"', 'protocol = "HTTP"', after='"aws_lb_listener"'),
     Mutant("balancer_old_tls", MLFLOW, "ELBSecurityPolicy-TLS13-1-2-2021-06", "ELBSecurityPolicy-2016-08"),
     Mutant("no_flow_log", NETWORK, 'resource "aws_flow_log" "all" {\n', 'resource "aws_flow_log" "all" {\n  count = 0\n'),
+    Mutant("description_with_an_apostrophe", MLFLOW, '"Server of MLflow"', '"MLflow\'s server"', after='"aws_security_group" "server"'),
     # EFA
     Mutant("efa_without_egress", CLUSTER, 'ip_protocol                  = "-1"', 'ip_protocol                  = "tcp"\n  from_port                    = 6379\n  to_port                      = 6379', after='"to_nodes"'),
     Mutant("efa_without_ingress", CLUSTER, 'ip_protocol                  = "-1"', 'ip_protocol                  = "tcp"\n  from_port                    = 6379\n  to_port                      = 6379', after='"from_nodes"'),
@@ -108,17 +109,22 @@ MUTANTS = [
     Mutant("worker_may_what_the_head_may", IAM, "Statement = local.data_statements }", "Statement = concat(local.data_statements, local.launch_statements) }"),
     Mutant("head_passes_any_role", IAM, "Resource  = [aws_iam_role.worker.arn]", 'Resource  = ["*"]'),
     Mutant("role_passed_to_any_service", IAM, '"iam:PassedToService" = "ec2.amazonaws.com"', '"iam:PassedToService" = ["ec2.amazonaws.com", "lambda.amazonaws.com"]'),
-    Mutant("launches_without_tag", IAM, 'StringEquals = merge(local.request_tag, { "ec2:MetadataHttpTokens" = "required" })', 'StringEquals = { "ec2:MetadataHttpTokens" = "required" }'),
-    Mutant("launches_with_imdsv1", IAM, 'StringEquals = merge(local.request_tag, { "ec2:MetadataHttpTokens" = "required" })', "StringEquals = local.request_tag"),
+    Mutant("launches_without_tag", IAM, 'merge(local.request_tag, { "ec2:MetadataHttpTokens" =', 'merge({ "ec2:MetadataHttpTokens" ='),
+    Mutant("launches_with_imdsv1", IAM, '"ec2:MetadataHttpTokens" = "required", "ec2:InstanceType"', '"ec2:InstanceType"'),
     Mutant("launches_from_any_template", IAM, 'ArnEquals    = { "ec2:LaunchTemplate" = local.worker_template_arns }', 'ArnLike      = { "ec2:LaunchTemplate" = "*" }'),
+    Mutant("launches_any_type", IAM, ', "ec2:InstanceType" = local.worker_types', ""),
     Mutant("launches_open_disks", IAM, 'Condition = { Bool = { "ec2:Encrypted" = "true" } }', 'Condition = { Bool = { "ec2:Encrypted" = ["true", "false"] } }'),
     Mutant("ends_any_machine", IAM, "Condition = { StringEquals = local.own_tag }", 'Condition = { StringLike = { "aws:ResourceTag/ray-cluster-name" = "*" } }'),
     Mutant("deletes_runs", IAM, 'Resource = [for key in local.passing_keys : "${local.runs}/${var.prefix}/${key}"]', 'Resource = ["${local.runs}/${var.prefix}/*"]'),
+    Mutant("attempts_stay", IAM, '"*/blocks-attempts/*"', '"*/packs-attempts/*"'),
+    Mutant("rays_files_stay", IAM, '"*/ray/*", ', ""),
     Mutant("writes_corpus", IAM, 'Action   = ["s3:GetObject", "s3:ListBucket"]', 'Action   = ["s3:GetObject", "s3:ListBucket", "s3:PutObject"]'),
     Mutant("reads_every_secret", IAM, "Resource = local.secret_arns", 'Resource = ["*"]'),
     Mutant("opens_keys_directly", IAM, 'Condition = { StringEquals = { "kms:ViaService" = "secretsmanager.${local.region}.amazonaws.com" } }', 'Condition = { StringLike = { "kms:ViaService" = "*" } }', after='Sid       = "SecretsKey"'),
     Mutant("anybody_takes_the_role", IAM, 'Principal = { Service = "ec2.amazonaws.com" }', 'Principal = { AWS = "*" }'),
     Mutant("commit_keys_moved", IAM, '"*/training-*"', '"*/trained-*"'),
+    Mutant("shell_without_a_document", IAM, "Condition = merge(local.named_document, ", "Condition = merge("),
+    Mutant("documents_unchecked", IAM, "        Condition = local.named_document\n", ""),
     # Machines
     Mutant("imdsv1_head", CLUSTER, 'http_tokens                 = "required"', 'http_tokens                 = "optional"', after='"aws_launch_template" "head"'),
     Mutant("imdsv1_worker", CLUSTER, 'http_tokens                 = "required"', 'http_tokens                 = "optional"', after='"aws_launch_template" "worker"'),
@@ -130,6 +136,12 @@ MUTANTS = [
     Mutant("spot_requests_persist", CLUSTER, '"one-time"', '"persistent"'),
     Mutant("several_heads", CLUSTER, "max_size                  = 1", "max_size                  = 3"),
     Mutant("head_without_its_tags", CLUSTER, 'ray-node-type = "head"', 'ray-node-type = "worker"', after="head_tags = merge"),
+    Mutant("heads_of_any_state_are_its_own", CLUSTER, 'ray-node-type = "head", memlm-state = terraform_data.state.input }', 'ray-node-type = "head" }'),
+    Mutant("mark_that_no_plan_knows", CLUSTER, "input = plantimestamp()", "input = timestamp()"),
+    Mutant("head_boots_without_its_network", CLUSTER, "aws_vpc_security_group_egress_rule.to_endpoints, aws_vpc", "aws_vpc", after="depends_on"),
+    Mutant("server_boots_without_its_network", MLFLOW, "aws_vpc_security_group_egress_rule.server_to_endpoints, aws_vpc", "aws_vpc"),
+    Mutant("disk_smaller_than_the_image", MLFLOW, "volume_size           = 80", "volume_size           = 60"),
+    Mutant("image_larger_than_a_disk", "image/main.tf", "volume_size           = 80", "volume_size           = 120"),
     # Ray
     Mutant("dashboard_for_all", BOOT, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"),
     Mutant("no_token_authentication", BOOT, "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=", "export RAY_AUTH_TOKEN_PATH="),
@@ -162,11 +174,15 @@ MUTANTS = [
     Mutant("database_deleted_by_a_slip", MLFLOW, "deletion_protection       = var.protected", "deletion_protection       = false", environment="prod", after='"aws_db_instance"'),
     Mutant("database_by_password", MLFLOW, "iam_database_authentication_enabled = true", "iam_database_authentication_enabled = false"),
     Mutant("database_without_tls", MLFLOW, 'name  = "rds.force_ssl"\n    value = "1"', 'name  = "rds.force_ssl"\n    value = "0"'),
+    Mutant("database_log_left_to_rds", MLFLOW, "keys(aws_cloudwatch_log_group.database)", 'concat(keys(aws_cloudwatch_log_group.database), ["iam-db-auth-error"])'),
+    Mutant("database_logs_elsewhere", MLFLOW, "/aws/rds/instance/${var.name}/", "/${var.name}/database/"),
     Mutant("mlflow_without_passwords", "modules/mlflow/templates/server.sh.tftpl", "--app-name basic-auth ", ""),
     Mutant("mlflow_for_any_host", "modules/mlflow/templates/server.sh.tftpl", "--allowed-hosts '${hostname},${hostname}:*,localhost:5000'", "--allowed-hosts '*'"),
     # Who is told
     Mutant("logs_without_own_key", WATCH, "  kms_key_id        = var.logs_key_arn\n", ""),
     Mutant("alarms_that_nobody_hears", ALARMS, "alarm_actions       = [aws_sns_topic.alerts.arn]", "alarm_actions       = []"),
+    Mutant("budget_of_all_environments", "modules/platform/main.tf", "stack = local.name }", "stack = var.project }"),
+    Mutant("environment_without_its_tag", "envs/dev/versions.tf", ', stack = "memlm-dev"', ""),
     Mutant("budget_that_nobody_hears", WATCH, "subscriber_sns_topic_arns = [aws_sns_topic.alerts.arn]", "subscriber_sns_topic_arns = []"),
 ]  # fmt: skip
 
@@ -268,4 +284,4 @@ def _run() -> Outcome:
     )
 
 
-ROWS = [Row(name="mutants_caught", bar="all of at least 25 mistakes in the HCL are found", run=_run, seconds=200)]
+ROWS = [Row(name="mutants_caught", bar="all of at least 25 mistakes in the HCL are found", run=_run, seconds=240)]

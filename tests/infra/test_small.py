@@ -1,6 +1,7 @@
 """The quick part of `make infra-test`, and its parts: what needs Terraform skips where it is missing."""
 
 import json
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -125,6 +126,13 @@ def test_every_waiver_has_a_reason_and_none_is_for_everything() -> None:
     for waiver in waivers:
         assert len(waiver.reason.split()) >= checkov.REASON_WORDS, waiver
         assert not waiver.covers(checkov.Finding(waiver.check, "aws_something_else.mutant", "main.tf", "")), waiver
+
+
+@pytest.mark.skipif(not (INFRA.parent / ".git").exists(), reason="not a checkout")
+@pytest.mark.parametrize(("name", "ignored"), [("mine.tfvars", True), ("backend.hcl", True), ("example.tfvars", False)])
+def test_what_is_filled_in_for_one_account_stays_out_of_git(name: str, ignored: bool) -> None:
+    asked = subprocess.run(["git", "check-ignore", "--no-index", "--quiet", f"envs/dev/{name}"], cwd=INFRA)
+    assert asked.returncode == (0 if ignored else 1)
 
 
 def test_the_test_files_hold_what_the_issue_asks() -> None:

@@ -22,6 +22,6 @@ provider "aws" {
   allowed_account_ids = var.account_ids
 
   default_tags {
-    tags = { project = "memlm", environment = "dev" }
+    tags = { project = "memlm", environment = "dev", stack = "memlm-dev" }
   }
 }

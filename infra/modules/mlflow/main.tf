@@ -65,7 +65,7 @@ resource "aws_secretsmanager_secret_version" "password" {
 
 resource "aws_security_group" "balancer" {
   name        = "${var.name}-balancer"
-  description = "MLflow's load balancer; Ray clusters add their own way in"
+  description = "Load balancer of MLflow; Ray clusters add their own way in"
   vpc_id      = var.network.vpc_id
 
   tags = { Name = "${var.name}-balancer" }
@@ -73,7 +73,7 @@ resource "aws_security_group" "balancer" {
 
 resource "aws_security_group" "server" {
   name        = "${var.name}-server"
-  description = "MLflow's server"
+  description = "Server of MLflow"
   vpc_id      = var.network.vpc_id
 
   tags = { Name = "${var.name}-server" }
@@ -81,7 +81,7 @@ resource "aws_security_group" "server" {
 
 resource "aws_security_group" "database" {
   name        = "${var.name}-database"
-  description = "MLflow's database"
+  description = "Database of MLflow"
   vpc_id      = var.network.vpc_id
 
   tags = { Name = "${var.name}-database" }
@@ -89,7 +89,7 @@ resource "aws_security_group" "database" {
 
 resource "aws_vpc_security_group_egress_rule" "balancer_to_server" {
   security_group_id            = aws_security_group.balancer.id
-  description                  = "MLflow's server"
+  description                  = "Server of MLflow"
   referenced_security_group_id = aws_security_group.server.id
   ip_protocol                  = "tcp"
   from_port                    = 5000
@@ -134,7 +134,7 @@ resource "aws_vpc_security_group_egress_rule" "server_to_s3" {
 
 resource "aws_vpc_security_group_ingress_rule" "database_from_server" {
   security_group_id            = aws_security_group.database.id
-  description                  = "MLflow's server"
+  description                  = "Server of MLflow"
   referenced_security_group_id = aws_security_group.server.id
   ip_protocol                  = "tcp"
   from_port                    = 5432
@@ -168,6 +168,15 @@ resource "aws_db_parameter_group" "this" {
     name  = "log_min_duration_statement"
     value = "1000"
   }
+}
+
+# RDS would make them itself, without a key, for ever, and left behind by `terraform destroy`.
+resource "aws_cloudwatch_log_group" "database" {
+  for_each = toset(["postgresql", "upgrade"])
+
+  name              = "/aws/rds/instance/${var.name}/${each.key}"
+  retention_in_days = 365
+  kms_key_id        = var.storage.key_arns["logs"]
 }
 
 resource "aws_db_instance" "this" {
@@ -204,11 +213,13 @@ resource "aws_db_instance" "this" {
   final_snapshot_identifier = "${var.name}-final"
 
   auto_minor_version_upgrade      = true
-  enabled_cloudwatch_logs_exports = ["postgresql", "upgrade"]
+  enabled_cloudwatch_logs_exports = keys(aws_cloudwatch_log_group.database)
   performance_insights_enabled    = true
   performance_insights_kms_key_id = var.storage.key_arns["artifacts"]
   monitoring_interval             = 60
   monitoring_role_arn             = aws_iam_role.monitoring.arn
+
+  depends_on = [aws_cloudwatch_log_group.database, aws_iam_role_policy_attachment.monitoring]
 }
 
 resource "aws_iam_role" "monitoring" {
@@ -335,7 +346,7 @@ resource "aws_launch_template" "server" {
 
     ebs {
       volume_type           = "gp3"
-      volume_size           = 60
+      volume_size           = 80 # as the image's own disk, and never less
       encrypted             = true
       kms_key_id            = var.storage.key_arns["volumes"]
       delete_on_termination = true
@@ -382,7 +393,13 @@ resource "aws_autoscaling_group" "server" {
     }
   }
 
-  depends_on = [aws_secretsmanager_secret_version.password, aws_iam_role_policy.server]
+  # A server that boots must find the passwords, what it may do, and its way to AWS and the database.
+  depends_on = [
+    aws_secretsmanager_secret_version.password, aws_iam_role_policy.server,
+    aws_vpc_security_group_egress_rule.server_to_endpoints, aws_vpc_security_group_egress_rule.server_to_s3,
+    aws_vpc_security_group_egress_rule.server_to_database, aws_vpc_security_group_ingress_rule.database_from_server,
+    aws_vpc_security_group_egress_rule.balancer_to_server, aws_vpc_security_group_ingress_rule.server_from_balancer,
+  ]
 }
 
 # --- The way in ---

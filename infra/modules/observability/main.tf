@@ -46,7 +46,7 @@ resource "aws_budgets_budget" "monthly" {
 
   cost_filter {
     name   = "TagKeyValue"
-    values = [format("user:project$%s", var.project)]
+    values = [format("user:stack$%s", var.stack)]
   }
 
   dynamic "notification" {

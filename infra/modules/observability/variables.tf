@@ -44,7 +44,7 @@ variable "alert_emails" {
 }
 
 variable "monthly_budget_usd" {
-  description = "What everything with the tag `project = <project>` may cost a month."
+  description = "What everything with the tag `stack = <stack>` may cost a month."
   type        = number
   nullable    = false
 
@@ -54,8 +54,8 @@ variable "monthly_budget_usd" {
   }
 }
 
-variable "project" {
-  description = "Value of the cost allocation tag `project`, by which the budget counts."
+variable "stack" {
+  description = "Value of the cost allocation tag `stack`, by which the budget counts: this environment's alone, since environments share one bill."
   type        = string
   nullable    = false
 }

@@ -5,7 +5,7 @@ data "aws_region" "current" {}
 locals {
   name   = "${var.project}-${var.environment}"
   region = data.aws_region.current.region
-  tags   = { project = var.project, environment = var.environment }
+  tags   = { project = var.project, environment = var.environment, stack = local.name }
 }
 
 module "storage" {
@@ -28,7 +28,7 @@ module "observability" {
   source = "../observability"
 
   name               = local.name
-  project            = var.project
+  stack              = local.tags.stack
   logs_key_arn       = module.storage.key_arns["logs"]
   alert_emails       = var.alert_emails
   monthly_budget_usd = var.monthly_budget_usd
@@ -59,7 +59,6 @@ module "ray_cluster" {
   for_each = var.clusters
 
   name                 = "${local.name}-${each.key}"
-  environment          = var.environment
   ami_id               = var.ami_id
   head                 = each.value.head
   pools                = each.value.pools

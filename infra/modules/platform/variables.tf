@@ -25,6 +25,18 @@ variable "cidr_block" {
   description = "Addresses of the network; see the network module."
   type        = string
   nullable    = false
+
+  # A node has one address: EFA's other cards take none. 5 of a subnet are AWS's, 32 are left to heads, endpoints, load balancer and database.
+  validation {
+    condition = try(alltrue([
+      for zone in var.availability_zones : pow(2, 30 - tonumber(split("/", var.cidr_block)[1])) - 5 - 32 >= sum(concat([0], flatten([
+        for cluster in var.clusters : [
+          for pool in cluster.pools : pool.max_nodes * length(pool.instance_types) if contains(coalesce(pool.availability_zones, var.availability_zones), zone)
+        ]
+      ])))
+    ]), true)
+    error_message = "cidr_block is too small: a quarter of it, less 37 addresses, must hold all nodes that clusters[*].pools[*] may have in one zone (max_nodes of each instance type)."
+  }
 }
 
 variable "availability_zones" {

@@ -8,11 +8,15 @@ locals {
   request_tag = { "aws:RequestTag/ray-cluster-name" = var.name }
 
   worker_template_arns = [for template in aws_launch_template.worker : template.arn]
+  worker_types         = distinct([for type in module.nodes.node_types : type.instance_type])
   reservation_ids      = distinct(compact([for type in module.nodes.node_types : type.capacity_reservation_id]))
   secret_arns          = concat([aws_secretsmanager_secret.token.arn], var.tracking == null ? [] : [var.tracking.secret_arn])
 
   # What pipelines make on their way and remove themselves; everything else in a run is for people to delete. See memlm/run.py.
-  passing_keys = ["*/training-*", "*-partial", "*-partial/*", "*/counts-attempts", "*/counts-attempts/*", ".probe-*", "probe-*"]
+  passing_keys = [
+    "*/training-*", "*-partial", "*-partial/*", "*/counts-attempts", "*/counts-attempts/*", "*/blocks-attempts", "*/blocks-attempts/*",
+    "*/ray/*", ".probe-*", "probe-*",
+  ]
 
   # Head and workers alike: drivers run on the head.
   data_statements = [
@@ -78,7 +82,8 @@ locals {
       Action   = ["ec2:RunInstances"]
       Resource = ["${local.ec2}:instance/*"]
       Condition = {
-        StringEquals = merge(local.request_tag, { "ec2:MetadataHttpTokens" = "required" })
+        # A request may name another type than its template does.
+        StringEquals = merge(local.request_tag, { "ec2:MetadataHttpTokens" = "required", "ec2:InstanceType" = local.worker_types })
         ArnEquals    = { "ec2:LaunchTemplate" = local.worker_template_arns }
       }
     },
@@ -169,6 +174,9 @@ locals {
     Resource = ["*"]
   }]
 
+  # Session Manager then asks for a right to the document too: a session without one named would be a shell.
+  named_document = { BoolIfExists = { "ssm:SessionDocumentAccessCheck" = "true" } }
+
   ec2_assumes = jsonencode({
     Version   = "2012-10-17"
     Statement = [{ Effect = "Allow", Principal = { Service = "ec2.amazonaws.com" }, Action = "sts:AssumeRole" }]
@@ -222,7 +230,7 @@ resource "aws_iam_policy" "operator" {
         Effect    = "Allow"
         Action    = ["ssm:StartSession"]
         Resource  = ["${local.ec2}:instance/*"]
-        Condition = { StringEquals = { "ssm:resourceTag/ray-cluster-name" = var.name, "ssm:resourceTag/ray-node-type" = "head" } }
+        Condition = merge(local.named_document, { StringEquals = { "ssm:resourceTag/ray-cluster-name" = var.name, "ssm:resourceTag/ray-node-type" = "head" } })
       },
       {
         Sid    = "PortForwardingOnly"
@@ -232,6 +240,7 @@ resource "aws_iam_policy" "operator" {
           for document in ["AWS-StartPortForwardingSession", "AWS-StartPortForwardingSessionToRemoteHost"] :
           "arn:${local.partition}:ssm:${local.region}::document/${document}"
         ]
+        Condition = local.named_document
       },
       {
         Sid      = "OwnSessions"

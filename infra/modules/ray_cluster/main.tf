@@ -11,10 +11,10 @@ locals {
   partition = data.aws_partition.current.partition
   region    = data.aws_region.current.region
 
-  # Ray's own tags, by which its autoscaler tells its nodes; `memlm-environment` is ours.
+  # Ray's own tags, by which its autoscaler tells its nodes; `memlm-state` is ours.
   head_tags = merge(var.tags, {
     Name               = "${var.name}-head"
-    memlm-environment  = var.environment
+    memlm-state        = terraform_data.state.input
     ray-cluster-name   = var.name
     ray-node-type      = "head"
     ray-user-node-type = "head"
@@ -48,7 +48,16 @@ data "aws_ec2_instance_type_offerings" "by_zone" {
   }
 }
 
-# Heads that run under this name: all of them, and this environment's.
+# What tells the heads of this state from those of any other. Known at the first plan already, unlike an id, and kept ever after.
+resource "terraform_data" "state" {
+  input = plantimestamp()
+
+  lifecycle {
+    ignore_changes = [input]
+  }
+}
+
+# Heads that run under this name: all of them, and this state's.
 data "aws_instances" "heads" {
   instance_state_names = ["pending", "running"]
   instance_tags        = { ray-cluster-name = var.name, ray-node-type = "head" }
@@ -56,7 +65,7 @@ data "aws_instances" "heads" {
 
 data "aws_instances" "own_heads" {
   instance_state_names = ["pending", "running"]
-  instance_tags        = { ray-cluster-name = var.name, ray-node-type = "head", memlm-environment = var.environment }
+  instance_tags        = { ray-cluster-name = var.name, ray-node-type = "head", memlm-state = terraform_data.state.input }
 }
 
 locals {
@@ -85,7 +94,7 @@ resource "terraform_data" "preconditions" {
 
     precondition {
       condition     = length(local.strangers) == 0
-      error_message = "A cluster ${var.name} of another environment is running (${join(", ", local.strangers)}), and its autoscaler would take this one's nodes for its own; choose another name, or end it first."
+      error_message = "A cluster ${var.name} that this state does not know is running (${join(", ", local.strangers)}), and its autoscaler would take this one's nodes for its own; choose another name, or end it first. After a move to another backend: terraform init -migrate-state."
     }
   }
 }
@@ -249,8 +258,13 @@ resource "aws_autoscaling_group" "head" {
     }
   }
 
-  # A head that boots must find the token and what it may do.
-  depends_on = [aws_secretsmanager_secret_version.token, aws_iam_role_policy.head, aws_launch_template.worker]
+  # A head that boots must find the token, what it may do, and its way to AWS, to other nodes and to MLflow.
+  depends_on = [
+    aws_secretsmanager_secret_version.token, aws_iam_role_policy.head, aws_launch_template.worker,
+    aws_vpc_security_group_egress_rule.to_endpoints, aws_vpc_security_group_egress_rule.to_s3,
+    aws_vpc_security_group_egress_rule.to_nodes, aws_vpc_security_group_ingress_rule.from_nodes,
+    aws_vpc_security_group_egress_rule.to_tracking, aws_vpc_security_group_ingress_rule.tracking_from_nodes,
+  ]
 }
 
 # --- The workers: templates alone, launched by Ray ---

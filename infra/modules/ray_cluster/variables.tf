@@ -6,17 +6,6 @@ variable "name" {
   nullable    = false
 }
 
-variable "environment" {
-  description = "Whose cluster it is: a running head of this name that belongs to another environment is refused."
-  type        = string
-  nullable    = false
-
-  validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{1,30}$", var.environment))
-    error_message = "environment must be 2 to 31 lower-case letters, digits or hyphens, beginning with a letter."
-  }
-}
-
 variable "ami_id" {
   description = "Machine image of all nodes, made by infra/image."
   type        = string

@@ -33,7 +33,6 @@ module "ray_cluster" {
   source = "../../modules/ray_cluster"
 
   name                 = "memlm-fake"
-  environment          = "fake"
   ami_id               = "ami-0123456789abcdef0"
   head                 = { instance_type = "m7i.xlarge" }
   idle_timeout_minutes = 0.4

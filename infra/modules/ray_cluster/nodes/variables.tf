@@ -30,8 +30,8 @@ variable "head" {
   nullable = false
 
   validation {
-    condition     = var.head.volume_gib >= 50 && var.head.volume_gib <= 16384
-    error_message = "head.volume_gib must be 50 to 16384: the image alone takes some 30 GiB."
+    condition     = var.head.volume_gib >= 80 && var.head.volume_gib <= 16384
+    error_message = "head.volume_gib must be 80 to 16384: EC2 makes no disk smaller than the image's."
   }
 
   validation {
@@ -95,13 +95,8 @@ variable "pools" {
   }
 
   validation {
-    condition     = alltrue([for pool in var.pools : pool.availability_zones == null ? true : length(pool.availability_zones) > 0])
-    error_message = "pools[*].availability_zones must name at least one zone, or be left out for every zone of the cluster."
-  }
-
-  validation {
-    condition     = alltrue([for pool in var.pools : pool.volume_gib >= 50 && pool.volume_gib <= 16384])
-    error_message = "pools[*].volume_gib must be 50 to 16384: the image alone takes some 30 GiB."
+    condition     = alltrue([for pool in var.pools : pool.volume_gib >= 80 && pool.volume_gib <= 16384])
+    error_message = "pools[*].volume_gib must be 80 to 16384: EC2 makes no disk smaller than the image's."
   }
 
   validation {
