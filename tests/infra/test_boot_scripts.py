@@ -86,7 +86,7 @@ def boots(folder: Path, script: str) -> tuple[int, list[str]]:
 
 def test_mlflow_starts_with_the_passwords_that_are_kept_now_or_not_at_all(tmp_path: Path) -> None:
     script = server_script(tmp_path)
-    assert "# Version 7 of the passwords" in script
+    assert "# Version 7 of the passwords" in script and "AWS_METADATA_SERVICE_NUM_ATTEMPTS=10" in script
     for lost in ("admin", "pipelines"):
         status, done = boots(tmp_path, script.replace(f"SECRET_OF_{lost}", "lost"))
         assert status != 0 and not done and not (tmp_path / "etc/auth.ini").exists()
