@@ -20,7 +20,12 @@ import torch
 import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from memlm import storage
+from memlm.jobs.cluster import joining, say
+from memlm.jobs.ray_files import ray_storage
+from memlm.jobs.resources import Asked, require_nodes
 from memlm.planning.machines import GPUS_PER_NODE, MACHINES
+from memlm.run import RunError
 
 SIZES = tuple(1 << power for power in (20, 24, 28, 30))
 """Bytes of an all-reduce. The last is about what a step of the 1 B model reduces at a time."""
@@ -30,6 +35,10 @@ LEAST_SHARE = 0.5
 """Of what the links can do by their data sheet. A ring that misses EFA, or one bad cable, stays far below it."""
 UNKNOWN_LEAST = 0.5
 """GB/s, for a GPU that memlm/planning/machines.py does not know."""
+START_SECONDS, STARTS_IN_VAIN = 300, 2
+"""Of the workers, where a node goes after it was there; Ray Train would try for ever."""
+SILENCE_SECONDS = 600
+"""After which ranks that do not answer each other have failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +120,22 @@ def _worker(task: dict[str, Any]) -> dict[str, Any]:
     return {"measured": measured, "gpu": name, "num_nodes": len(set(nodes))}
 
 
+def run_config(folder: str) -> ray.train.RunConfig:
+    """Ray's own files lie where the cluster's roles may write and delete them, and are reached as all of ours are."""
+    return ray.train.RunConfig(
+        name=f"nccl-smoke-{time.time_ns()}",
+        failure_config=ray.train.FailureConfig(controller_failure_limit=STARTS_IN_VAIN),
+        **(ray_storage(storage.join(folder, "nccl-smoke", "ray")) if folder else {}),
+    )
+
+
+def start(num_workers: int, each: dict[str, float]) -> None:
+    """Raises RunError if the cluster has not, and cannot start, the nodes for so many workers."""
+    with joining():
+        ray.init(runtime_env={"env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_SECONDS)}})
+    require_nodes([Asked(field="--num-workers", workers=num_workers, each=each)], wait_seconds=0, say=say)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-workers", type=int, required=True)
@@ -121,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="of bus bandwidth at the largest size; by default half of what the links can do by their data sheet",
     )
     parser.add_argument(
-        "--storage", help="where Ray Train keeps its state: s3://bucket/prefix, or a folder of all nodes"
+        "--storage", default="", help="where Ray Train keeps its state: s3://bucket/prefix, or a folder of all nodes"
     )
     asked = parser.parse_args(arguments)
     if asked.num_workers < 2:
@@ -130,34 +155,39 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--min-gigabytes-per-second is missing; what CPUs can do depends on their network, so say it")
 
     on_gpu = asked.backend == "nccl"
+    each = {"CPU": 1.0, "GPU": 1.0} if on_gpu else {"CPU": 1.0}
+    ours = run_config(asked.storage)
     try:
+        start(asked.num_workers, each)
         result = TorchTrainer(
             _worker,
             train_loop_config={"sizes": SIZES if on_gpu else CPU_SIZES},
-            torch_config=TorchConfig(backend=asked.backend),
+            torch_config=TorchConfig(backend=asked.backend, timeout_s=SILENCE_SECONDS),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=asked.num_workers,
                 use_gpu=on_gpu,
-                resources_per_worker={"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
+                resources_per_worker=each,
             ),
-            run_config=ray.train.RunConfig(
-                name=f"nccl-smoke-{time.time_ns()}",
-                storage_path=asked.storage and f"{asked.storage.rstrip('/')}/nccl-smoke",
-            ),
+            run_config=ours,
         ).fit()
+    except (RunError, ray.train.ControllerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except ray.train.WorkerGroupError as error:
         first = next(iter(error.worker_failures.values()))
         print(f"error: the workers cannot talk to each other: {first}", file=sys.stderr)
         return 1
+    if asked.storage:
+        storage.delete(storage.join(asked.storage, "nccl-smoke", "ray", str(ours.name)))  # which nobody reads
     found: Any = result.return_value  # of rank 0
-    measured = [Measured(**each) for each in found["measured"]]
+    measured = [Measured(**one) for one in found["measured"]]
     least = asked.min_gigabytes_per_second
     if least is None:
         least = least_bandwidth(found["gpu"], asked.num_workers)
     print(f"{asked.num_workers} x {found['gpu']} on {found['num_nodes']} node(s), {asked.backend}")
-    for each in measured:
+    for one in measured:
         print(
-            f"{each.bytes / 1e6:10.1f} MB  {each.seconds * 1e3:10.3f} ms  {each.gigabytes_per_second:8.3f} GB/s  {each.num_wrong} wrong"
+            f"{one.bytes / 1e6:10.1f} MB  {one.seconds * 1e3:10.3f} ms  {one.gigabytes_per_second:8.3f} GB/s  {one.num_wrong} wrong"
         )
     return verdict(measured, least)
 

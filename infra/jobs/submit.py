@@ -4,8 +4,8 @@ python infra/jobs/submit.py PIPELINE [RECIPE] [--FIELD VALUE ...]
 python infra/jobs/submit.py --print PIPELINE [RECIPE] [--FIELD VALUE ...]       # only show the command
 
 The same work (code, pipeline, recipe and settings) has the same submission id. So giving it again follows the job that runs, says so if
-it is done, and goes on with it if it failed or was stopped. Pretraining on more than one GPU begins only when the cluster has just passed
-infra/jobs/nccl_smoke.py.
+it is done, and goes on with it if it failed or was stopped. What pretrains on more than one GPU begins only when the cluster has just
+passed infra/jobs/nccl_smoke.py.
 """
 
 import hashlib
@@ -15,8 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from memlm.cli import parse
+
 ROOT = Path(__file__).parents[2]
 RUNTIME_ENV = "infra/jobs/runtime_env.yaml"
+PRETRAINING = ("pretrain", "pareto_sweep")
+"""Pipelines that pretrain; a sweep makes the checkpoints that it lacks."""
 NEEDED = {
     "RAY_ADDRESS": "the dashboard's address",
     "MEMLM_STORAGE": "where runs lie",
@@ -50,17 +54,6 @@ def entrypoint(pipeline: str, arguments: list[str], environment: dict[str, str])
     return ["python", f"pipelines/{pipeline}.py", *recipe, *settings, *arguments[len(recipe) :]]
 
 
-def setting(command: list[str], option: str, default: str) -> str:
-    """The last value of an option, which is the one that holds."""
-    found = default
-    for index, argument in enumerate(command):
-        if argument == option and index + 1 < len(command):
-            found = command[index + 1]
-        elif argument.startswith(f"{option}="):
-            found = argument.partition("=")[2]
-    return found
-
-
 def code_digest() -> str:
     """Of what is uploaded: the commit, and what differs from it."""
 
@@ -75,9 +68,8 @@ def code_digest() -> str:
 
 
 def submission_id(command: list[str], code: str) -> str:
-    what = Path(command[1]).stem
     digest = hashlib.sha256("\0".join([code, *command]).encode()).hexdigest()
-    return f"{what}-{setting(command, '--run-name', 'run')}-{digest[:12]}"
+    return f"{Path(command[1]).stem}-{parse('', command[2:]).run_name}-{digest[:12]}"
 
 
 def submit_command(identity: str, command: list[str]) -> list[str]:
@@ -86,13 +78,20 @@ def submit_command(identity: str, command: list[str]) -> list[str]:
 
 
 def smoke_command(command: list[str]) -> list[str]:
-    """The gate of a pretraining; empty where there is nothing to gate."""
-    workers = int(setting(command, "--cluster.num-workers", "1"))
-    on_gpu = setting(command, "--cluster.use-gpu", "False") == "True"
-    if Path(command[1]).stem != "pretrain" or workers < 2 or not on_gpu:
+    """The gate of a pretraining; empty where there is nothing to gate. The number of workers may be the recipe's own."""
+    config = parse("", command[2:])
+    workers, gpu = config.cluster.num_workers, config.cluster.use_gpu
+    if Path(command[1]).stem not in PRETRAINING or config.dry_run or workers < 2 or not gpu:
         return []
-    storage = setting(command, "--storage", "")
-    return ["python", "infra/jobs/nccl_smoke.py", "--num-workers", str(workers), "--storage", storage]
+    return ["python", "infra/jobs/nccl_smoke.py", "--num-workers", str(workers), "--storage", config.storage]
+
+
+def is_settled(identity: str) -> bool:
+    """Runs already or is done: then there is nothing to gate, and a gate would wait for the GPUs that the job holds."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    settled = (JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUCCEEDED)
+    return any(job.submission_id == identity and job.status in settled for job in JobSubmissionClient().list_jobs())
 
 
 def run(identity: str, command: list[str], *, again: bool = False) -> int:
@@ -125,7 +124,9 @@ def main(arguments: list[str]) -> int:
     except SubmitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    identity, smoke = submission_id(command, code_digest()), smoke_command(command)
+    smoke, identity = smoke_command(command), submission_id(command, code_digest())
+    if smoke and not only_print and is_settled(identity):
+        smoke = []
     steps = [(f"smoke-{identity}", smoke), (identity, command)] if smoke else [(identity, command)]
     for name, step in steps:
         print(shlex.join(submit_command(name, step)), flush=True)

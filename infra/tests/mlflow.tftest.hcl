@@ -155,6 +155,11 @@ run "server" {
   }
 
   assert {
+    condition     = strcontains(output.user_data, "Version 1 of the passwords") && one(aws_autoscaling_group.server.instance_refresh).strategy == "Rolling"
+    error_message = "Other passwords must come with another machine: their version stands in its boot script, and the group changes its machine for it."
+  }
+
+  assert {
     condition     = alltrue([for version in aws_secretsmanager_secret_version.password : version.secret_string == null]) && alltrue([for secret in aws_secretsmanager_secret.password : secret.kms_key_id == "key-secrets"])
     error_message = "Passwords must be in Secrets Manager, under the secrets' key, and not in the state."
   }

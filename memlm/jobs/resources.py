@@ -116,10 +116,15 @@ def require_resources(config: Config, say: Callable[[str], None]) -> None:
 
     Waits, and says so, only for nodes that the autoscaler may start, or as long as cluster.wait_seconds says.
     """
-    for asked in asked_of(config):
+    require_nodes(asked_of(config), wait_seconds=config.cluster.wait_seconds, say=say)
+
+
+def require_nodes(wanted: Sequence[Asked], *, wait_seconds: int, say: Callable[[str], None]) -> None:
+    """As `require_resources`, for work that has no config."""
+    for asked in wanted:
         lacking = shortage(asked, nodes_now())
         if lacking:
-            _wait(asked, lacking, wait_seconds=config.cluster.wait_seconds, say=say)
+            _wait(asked, lacking, wait_seconds=wait_seconds, say=say)
 
 
 def _wait(asked: Asked, lacking: str, *, wait_seconds: int, say: Callable[[str], None]) -> None:

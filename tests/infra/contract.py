@@ -220,7 +220,7 @@ def mlflow_asks_who_comes(stack: Stack) -> Iterator[str]:
     for server in servers:
         script = user_data(server)
         if "--app-name basic-auth" not in script or not re.search(
-            r"^admin_password = \$\(secret ", script, re.MULTILINE
+            r"^admin_password=\$\(secret '[^']+'\)$", script, re.MULTILINE
         ):
             yield f"{server.address} lets everybody in"
         if not re.search(r"--allowed-hosts '[^'*]*[a-z]", script):

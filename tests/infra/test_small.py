@@ -83,6 +83,21 @@ def test_rows_are_found_by_being_here() -> None:
     assert [row.seconds for row in frame.find_rows()] == sorted(row.seconds for row in frame.find_rows())
 
 
+@pytest.mark.parametrize(("rows", "tests"), [(0, 0), (1, 0), (0, 1)])
+def test_the_make_target_runs_both_parts_and_fails_with_either(rows: int, tests: int, tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "tests/infra/requirements.txt", ".venv/installed", ".venv-infra/installed"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$2" >> {tmp_path}/ran\n[ "$2" = pytest ] && exit {tests}\nexit {rows}\n')
+    python.chmod(0o755)
+    make = ["make", "--no-print-directory", "-f", str(INFRA.parent / "Makefile"), "infra-test"]
+    done = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode != 0) is bool(rows or tests)
+    assert (tmp_path / "ran").read_text().split() == ["tests.infra", "pytest"]
+
+
 # What is written down ---------------------------------------------------------------------------------------------------
 
 

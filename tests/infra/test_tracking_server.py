@@ -6,6 +6,7 @@ import re
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -71,6 +72,16 @@ def server_command(**values: str) -> str:
     return line
 
 
+def prepare_users(folder: Path, admin: str, pipelines: str) -> None:
+    changes = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "0" * 64}
+    passwords = {"ADMIN_PASSWORD": admin, "PIPELINES_PASSWORD": pipelines}
+    command = [str(BIN / "python"), str(TEMPLATES / "prepare_users.py")]
+    done = subprocess.run(
+        command, env=environment(**changes, **passwords), cwd=folder, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp("mlflow")
@@ -83,8 +94,10 @@ def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     ini = re.search(r"<<INI\n(.*?)\nINI", template, re.DOTALL)
     assert ini
     database = f"sqlite:///{folder}/mlflow.db"
-    settings = ini[1].replace("${database_uri}", f"sqlite:///{folder}/auth.db")
-    (folder / "auth.ini").write_text(re.sub(r"\$\(secret .*\)", "admins-own-password", settings))
+    settings = ini[1].replace("${database_uri}", database)
+    (folder / "auth.ini").write_text(settings.replace("$admin_password", "admins-next-password"))
+    for which in ("own", "next"):  # the second boot finds the users there
+        prepare_users(folder, f"admins-{which}-password", f"pipelines-{which}-password")
     (port,) = free_ports(1)
     command = (
         server_command(
@@ -108,10 +121,22 @@ def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
             start_new_session=True,
         )
     try:
+        wait_for(f"https://localhost:{port}", folder)
         yield f"https://localhost:{port}", folder
     finally:
         os.killpg(process.pid, 9)
         process.wait()
+
+
+def wait_for(address: str, folder: Path) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            if ask((address, folder), "/health") == 200:
+                return
+        except OSError:
+            time.sleep(1)  # not up yet
+    pytest.fail(f"the server does not answer:\n{(folder / 'log').read_text()}")
 
 
 def ask(server: tuple[str, Path], path: str, *, user: str = "", host: str = "", origin: str = "") -> int:
@@ -133,28 +158,16 @@ def ask(server: tuple[str, Path], path: str, *, user: str = "", host: str = "", 
 
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+USER = "/api/2.0/mlflow/users/get?username=admin"
 
 
 def test_who_comes_must_sign_in(server):
-    address, folder = server
-    changes = {
-        "MLFLOW_TRACKING_URI": address,
-        "MLFLOW_TRACKING_SERVER_CERT_PATH": str(folder / "tls.crt"),
-        "MLFLOW_TRACKING_USERNAME": "admin",
-        "MLFLOW_TRACKING_PASSWORD": "admins-own-password",
-    }
-    for password in ("pipelines-own-password", "pipelines-next-password"):  # the second boot finds the user there
-        done = subprocess.run(
-            [str(BIN / "python"), str(TEMPLATES / "prepare_user.py")],
-            env=environment(**changes, PIPELINES_PASSWORD=password),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{(folder / 'log').read_text()}"
-        assert ask(server, SEARCH, user=f"pipelines:{password}") == 200
+    for user in ("admin:admins", "pipelines:pipelines"):
+        assert ask(server, SEARCH, user=f"{user}-next-password") == 200
+        assert ask(server, SEARCH, user=f"{user}-own-password") == 401  # rotated
+    assert ask(server, USER, user="pipelines:pipelines-next-password") == 403
+    assert ask(server, USER, user="admin:admins-next-password") == 200
     assert ask(server, SEARCH) == 401
-    assert ask(server, SEARCH, user="pipelines:pipelines-own-password") == 401
     assert ask(server, SEARCH, user="admin:password1234") == 401
     assert ask(server, "/health", host="10.20.0.7:5000") == 200  # the load balancer asks by address
     assert ask(server, SEARCH, user="pipelines:pipelines-next-password", host="evil.example.com") == 403

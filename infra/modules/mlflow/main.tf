@@ -29,7 +29,8 @@ locals {
     pipelines_secret_name = aws_secretsmanager_secret.password["pipelines"].name
     iam_auth              = trimspace(file("${path.module}/templates/iam_auth.py"))
     prepare_database      = trimspace(file("${path.module}/templates/prepare_database.py"))
-    prepare_user          = trimspace(file("${path.module}/templates/prepare_user.py"))
+    prepare_users         = trimspace(file("${path.module}/templates/prepare_users.py"))
+    passwords_version     = var.passwords_version
     log_agent_config = jsonencode({
       agent = { run_as_user = "root" }
       logs = { logs_collected = { files = { collect_list = [

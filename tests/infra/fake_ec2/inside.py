@@ -34,6 +34,8 @@ DASHBOARD = "http://127.0.0.1:8265"
 START_SECONDS, JOB_SECONDS, IDLE_SECONDS = 240.0, 600.0, 180.0
 PUBLIC = {"/", "/favicon.ico", "/api/authentication_mode", "/api/authenticate", "/api/gcs_healthz"}
 """Of the dashboard: what a browser needs before it has a token, and whether it is alive."""
+AT_NOTICE = "a node is about to go"
+"""What a pretraining says when it has saved a state because of a notice."""
 OF_AGENTS = ("/api/job_agent/", "/api/healthz", "/api/local_raylet_healthz")
 
 
@@ -109,11 +111,11 @@ def _scenario(site: Site, arguments: dict[str, Any], region: Region) -> dict[str
     region.start_head()
     found["head_up_seconds"] = site.wait("head", lambda: _answers(site), START_SECONDS)
     found["strangers"] = _strangers(site)
-    for pipeline, options, process in (
-        ("count_accesses", arguments["count_options"], "_CountUnits"),
-        ("pretrain", arguments["pretrain_options"], "RayTrainWorker"),
+    for pipeline, options, process, noticed in (
+        ("count_accesses", arguments["count_options"], "_CountUnits", False),
+        ("pretrain", arguments["pretrain_options"], "RayTrainWorker", True),
     ):
-        found[pipeline] = _with_a_loss(site, pipeline, options, process)
+        found[pipeline] = _with_a_loss(site, pipeline, options, process, noticed=noticed)
     found["listeners"] = _listeners(site)
     found["idle_gone_seconds"] = site.wait("end of idle workers", lambda: not site.hypervisor.workers, IDLE_SECONDS)
     found["still_running"] = sum(i["State"]["Name"] == "running" for i in region.instances()) - 1
@@ -127,8 +129,9 @@ def _answers(site: Site) -> bool:
     return head is not None and site.ask(head, [("GET", f"{DASHBOARD}/api/version", site.authorized)]) == [200]
 
 
-def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str) -> dict[str, Any]:
-    """A job that asks for more than one machine has; one of them is lost while it works. What the job says goes to its log."""
+def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str, *, noticed: bool) -> dict[str, Any]:
+    """A job that asks for more than one machine has; one of them is lost while it works, out of the blue or after a spot notice.
+    What the job says goes to its log."""
     log, began = site.folder / f"{pipeline}.log", time.monotonic()
     config = smoke(site.storage, *options)
     before = len(site.hypervisor.machines)
@@ -142,10 +145,13 @@ def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str) ->
         return [machine for machine in site.hypervisor.workers if machine.node.processes(process)]
 
     two = site.wait("two machines at work", lambda: ended() or len(busy()) >= 2, START_SECONDS)
-    progress = _counted if pipeline == "count_accesses" else _trained
-    site.wait("progress", lambda: ended() or progress(config) >= 3, START_SECONDS)
-    lost = busy()[0]
-    launched = len(site.hypervisor.machines)
+    lost, launched = busy()[0], len(site.hypervisor.machines)
+    if noticed:
+        site.hypervisor.announce_loss(lost)
+        what, heard = "a state saved at the notice", lambda: AT_NOTICE in log.read_text()
+    else:
+        what, heard = "progress", lambda: _counted(config) >= 3
+    heard_after = site.wait(what, lambda: ended() or heard(), START_SECONDS)
     site.hypervisor.lose(lost)
     replaced = site.wait("replacement", lambda: ended() or len(site.hypervisor.machines) > launched, JOB_SECONDS)
     try:
@@ -155,6 +161,7 @@ def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str) ->
     assert code == 0, f"{site.logs()}\n{log.read_text()[-2500:]}\nthe job ended with {code}"
     return {
         "two_at_work_seconds": two,
+        "lost_after_seconds": heard_after,
         "replacement_seconds": replaced,
         "seconds": round(time.monotonic() - began, 1),
         "machines_launched": len(site.hypervisor.machines) - before,
@@ -164,11 +171,6 @@ def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str) ->
 
 def _counted(config: Any) -> int:
     return _manifests(run_of(config).partial_counts)
-
-
-def _trained(config: Any) -> int:
-    """Saved states."""
-    return _manifests(run_of(config).training_states("memory"))
 
 
 def _manifests(uri: str) -> int:
