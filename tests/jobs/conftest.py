@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,19 @@ class Swept:
     def run(self) -> Path:
         return self.storage / "smoke"
 
+    def copy_to(self, run: Path, *, without: tuple[str, ...]) -> None:
+        """The run under another name or in another storage, but for these of its parts."""
+        shutil.copytree(self.run, run, ignore=shutil.ignore_patterns("ray", *without))
+
     def frontier(self) -> dict[str, Any]:
         return json.loads((self.run / "frontier.json").read_text())
 
     def ledger(self) -> dict[str, Path]:
         return {path.stem: path for path in sorted((self.run / "trials").glob("*.json"))}
+
+
+LEARNED = ("checkpoint-*", "counts*", "trials", "learned", "frontier*", "report*", "stages.json", "leases")
+"""What a run has beside its corpus and its questions."""
 
 
 @pytest.fixture(scope="session")

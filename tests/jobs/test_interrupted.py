@@ -24,6 +24,7 @@ from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.tracking import TrackingError
 from tests.chaos.smoke_run import kill, workers_of_this_process
+from tests.jobs.conftest import LEARNED
 from tests.jobs.running import refused, smoke
 
 pytestmark = pytest.mark.ray
@@ -41,10 +42,11 @@ HEAVY = ("--counting.num-batches", "400", "--counting.batches-per-unit", "200")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, cluster) -> Path:
-    """A run that has its corpus and nothing else."""
-    root = tmp_path_factory.mktemp("interrupted")
-    prepare_corpus.run(smoke(root))
+def runs(tmp_path_factory, cluster, swept) -> Path:
+    """Runs that have their corpus and nothing else."""
+    root: Path = tmp_path_factory.mktemp("interrupted")
+    for name in ("smoke", "both", "late"):
+        swept.copy_to(root / name, without=LEARNED)
     return root
 
 
@@ -108,7 +110,6 @@ def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd)
 def test_sigterm_reaches_pretrainings_side_by_side(runs, capfd):
     """As a sweep runs them: in threads, which hear no signals."""
     memory = smoke(runs, *LONG, "--run-name", "both")
-    prepare_corpus.run(memory)
     both, run = [memory, replace(memory, architecture="dense")], runs / "both"
     states = [Path(run_of(config).training_states(config.architecture)) for config in both]
 
@@ -128,7 +129,6 @@ def _last_step(folder: Path) -> int:
 
 def test_a_worker_that_dies_once_the_checkpoint_is_made_costs_no_step(runs, capfd):
     config = smoke(runs, *LONG, "--run-name", "late", "--pretraining.num-steps", "6", "--pretraining.warmup-steps", "2")
-    prepare_corpus.run(config)
     checkpoint = run_of(config).checkpoint("memory")
     with once(
         lambda: storage.has_artifact(checkpoint), lambda: kill(workers_of_this_process("RayTrainWorker")) and None

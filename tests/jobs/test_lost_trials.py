@@ -8,26 +8,21 @@ import pytest
 
 from memlm import storage
 from memlm.config import Config
-from memlm.jobs import count_accesses, prepare_corpus, pretrain, trials
+from memlm.jobs import trials
 from memlm.jobs.cluster import connect
 from memlm.run import RunError, run_of
 from tests.jobs.running import smoke
 from tune_spaces import load_spaces
 
 pytestmark = pytest.mark.ray
-SHORT = (
-    *("--tracking", "off", "--pretraining.num-steps", "6", "--pretraining.warmup-steps", "2"),
-    *("--counting.num-batches", "4", "--sweep.seeds", "0", "--cluster.num-trials-at-once", "1"),
-)
+SHORT = ("--tracking", "off", "--sweep.seeds", "0", "--cluster.num-trials-at-once", "1")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, cluster) -> Path:
+def made(tmp_path_factory, cluster, swept) -> Path:
     """A run that lacks nothing but trials."""
-    root = tmp_path_factory.mktemp("trials")
-    config = smoke(root, *SHORT)
-    for job in (prepare_corpus, pretrain, count_accesses):
-        job.run(config)
+    root: Path = tmp_path_factory.mktemp("trials")
+    swept.copy_to(root / "smoke", without=("trials",))
     return root
 
 

@@ -124,7 +124,7 @@ def head(tmp_path_factory) -> Iterator[Head]:
     finally:
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):  # what follows ends it
-            process.wait(timeout=30)
+            process.wait(timeout=5)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # this cluster's own processes, and no other's
         process.wait()

@@ -362,12 +362,12 @@ def built(tmp_path_factory):
 
 
 @needs_compiler
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_library_is_never_loaded_and_built_again(built, damage):
+def test_a_damaged_library_is_never_loaded_and_built_again(built):
     (library,) = built.rglob("*.so")
     whole = library.read_bytes()
-    flipped = bytes([*whole[:5000], whole[5000] ^ 1, *whole[5001:]])
-    library.write_bytes({"cut": whole[: len(whole) // 2], "flipped": flipped}[damage])
+    for damaged in b"", whole[: len(whole) // 2], bytes([*whole[:5000], whole[5000] ^ 1, *whole[5001:]]):
+        library.write_bytes(damaged)
+        assert not native._is_whole(library)
     assert available_with(built).stdout.split() == ["True", "memlm.model.kernels.native"]
     assert native._is_whole(library)
 
