@@ -240,7 +240,7 @@ def secrets_stay_secret(stack: Stack) -> Iterator[str]:
         yield "a secret is in the state"
     for template in stack.of("aws_launch_template"):
         script = user_data(template)
-        if SECRET in script or re.search(r"(AUTH_TOKEN|SECRET_ACCESS_KEY|PASSWORD)=(?!\$\()\S", script):
+        if SECRET in script or re.search(r"(AUTH_TOKEN|SECRET_ACCESS_KEY|PASSWORD)=(?!\$)\S", script):
             yield f"{template.address} has a secret in its user-data"
     if SECRET in json.dumps(stack.outputs):
         yield "a secret is in an output"
