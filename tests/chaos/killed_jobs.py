@@ -138,21 +138,32 @@ def lose_pretraining_worker(seed: int, small: bool) -> Outcome:
         with meanwhile(disturb):
             checkpoint = pretrain.run(config)
         differences, goodput = compared_with_undisturbed(checkpoint)
-    return _outcome(killed_at, differences, goodput)
+    survived = len(killed_at) if goodput["restarts"] >= len(killed_at) and not differences else 0
+    return Outcome(
+        tries=len(killed_at),
+        survived=survived,
+        differences=differences,
+        details={"killed_at_steps": killed_at, "goodput": goodput},
+    )
 
 
 def lose_pretraining_driver(seed: int, small: bool) -> Outcome:
-    """With its workers, which end when it is gone. The next one waits for the lease that it held."""
+    """Its workers end when they find it gone, if they are not done by then. The next one waits for the lease that it held."""
     choices, killed_at = random.Random(seed), []
     with copy_of_run(without="checkpoint-memory") as config:
         for number in range(1, (1 if small else 3) + 1):
-            target = choices.randint(1, NUM_STEPS // 4) + max(last_step_of(config, number - 1), 0)
+            target = choices.randint(1, NUM_STEPS // 8) + max(last_step_of(config, number - 1), 0)
             kill_driver(
                 "pretrain", config, once=lambda number=number, target=target: last_step_of(config, number) >= target
             )
             killed_at.append(last_step_of(config, number))
         differences, goodput = compared_with_undisturbed(pretrain.run(config))
-    return _outcome(killed_at, differences, goodput)
+    return Outcome(
+        tries=len(killed_at),
+        survived=0 if differences else len(killed_at),
+        differences=differences,
+        details={"killed_at_steps": killed_at, "goodput": goodput},
+    )
 
 
 def last_step_of(config: Config, number: int) -> int:
@@ -170,15 +181,6 @@ def compared_with_undisturbed(checkpoint: str) -> tuple[int, dict[str, Any]]:
     found, expected = storage.read_manifest(checkpoint), undisturbed_checkpoint()
     storage.open_artifact(checkpoint)
     return sum(found.files.get(name) != file for name, file in expected.files.items()), found.details["goodput"]
-
-
-def _outcome(killed_at: list[int], differences: int, goodput: dict[str, Any]) -> Outcome:
-    return Outcome(
-        tries=len(killed_at),
-        survived=len(killed_at) if goodput["restarts"] >= len(killed_at) and not differences else 0,
-        differences=differences,
-        details={"killed_at_steps": killed_at, "goodput": goodput},
-    )
 
 
 ROWS = [

@@ -33,10 +33,17 @@ from tests.nodes.servers import answer_of, postgres, postgres_programs
 NUM_WORKERS = 3
 FAULT_SHARE = 0.05
 JOB_SECONDS = 900.0
-NUM_STEPS = 60
+NUM_STEPS = 360
 PRETRAIN = (
     *("--cluster.num-workers", "2", "--cluster.max-failures", "100", "--pretraining.micro-batch-blocks", "8"),
-    *("--pretraining.num-steps", str(NUM_STEPS), "--pretraining.checkpoint-every", "5", "--pretraining.log-every", "1"),
+    *(
+        "--pretraining.num-steps",
+        str(NUM_STEPS),
+        "--pretraining.checkpoint-every",
+        "15",
+        "--pretraining.log-every",
+        "1",
+    ),
 )
 SWEEP = (
     *("--cluster.num-trials-at-once", "2", "--sweep.max-failures", "5", "--sweep.seeds", "0", "1"),
@@ -197,7 +204,7 @@ def _while_pretraining(here: Site, folder: Path, choices: random.Random, losses:
         return max((json.loads(_get(here, f"{states}/starts/{name}"))["last_step"] for name in names), default=0)
 
     while lost < losses:
-        target = last_step() + choices.randint(1, NUM_STEPS // (losses + 1))
+        target = last_step() + choices.randint(1, NUM_STEPS // 12)  # it goes on while a loss is announced
         if not job.wait_until(lambda target=target: last_step() >= target):
             break
         announce = lost % 2 == 1
