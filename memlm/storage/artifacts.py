@@ -130,18 +130,20 @@ def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]
 
 @contextmanager
 def _shared_copy(uri: str, manifest: Manifest) -> Iterator[tuple[Path, int]]:
-    """A copy with a lock on its manifest, of which each reader has a share."""
+    """A copy with a lock on its folder, of which each reader has a share."""
     while True:
         path = _download(uri, manifest)
         try:
-            file = (path / MANIFEST).open("rb")
+            readers = os.open(path, os.O_RDONLY)
         except FileNotFoundError:  # its last reader went at that moment
             continue
-        with file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            if local.is_at(file.fileno(), path / MANIFEST):
-                yield path, file.fileno()
+        try:
+            fcntl.flock(readers, fcntl.LOCK_SH)
+            if local.is_at(readers, path):
+                yield path, readers
                 return
+        finally:
+            os.close(readers)
 
 
 def _parsed(found: Found, uri: str) -> Manifest:

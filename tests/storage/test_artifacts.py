@@ -62,6 +62,19 @@ def test_what_is_read_once_leaves_no_copy(root: str, tmp_path: Path) -> None:
     assert [name for name in os.listdir(path.parent) if name.startswith(".")] == []
 
 
+def test_a_copy_goes_with_its_last_reader_and_one_half_deleted_is_brought_again(bucket: str) -> None:
+    uri = f"{bucket}/state"
+    write(uri)
+    with storage.artifact_for_a_while(uri) as first:
+        with storage.artifact_for_a_while(uri) as second:
+            assert second == first
+        assert files_under(first) == {"part/0.bin", "vocabulary.txt", "manifest.json"}
+        (first / "manifest.json").unlink()  # as by a reader that was killed while it deleted
+        with storage.artifact_for_a_while(uri) as again:
+            assert (again / "vocabulary.txt").read_text() == "words"
+    assert not first.exists()
+
+
 def test_a_file_on_s3_that_is_not_there(bucket: str) -> None:
     with pytest.raises(StorageError, match="none.jsonl: nothing is there"):
         with storage.local_file(f"{bucket}/none.jsonl"):
