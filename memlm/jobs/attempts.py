@@ -50,6 +50,7 @@ class Attempts:
         return name != QUARANTINED
 
     def has_given_up(self, unit: str) -> bool:
+        """Whether the unit is in quarantine."""
         return QUARANTINED in storage.list_names(storage.join(self.uri, unit))
 
     def forget(self, unit: str) -> None:

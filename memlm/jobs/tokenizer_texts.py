@@ -3,10 +3,8 @@
 Read in a worker, as shards are packed: one that cannot be read, or kills its workers, is passed over within the limit for quarantine.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -42,7 +40,10 @@ def train_on_first_readable(
     *,
     most_passed_over: float,
 ) -> tuple[PreTrainedTokenizerBase, Shard]:
-    """And the shard that was read. Raises ShardError if more shards than that cannot be read."""
+    """The tokenizer, and the shard that it was trained on.
+
+    Raises ShardError once more than `most_passed_over` shards cannot be read, or one of the mixture's cannot.
+    """
     for passed_over, shard in enumerate(shards, start=1):
         try:
             texts = chain.from_iterable(_first_texts(each, corpus, opener, attempts) for each in (shard, *mixture))
@@ -67,14 +68,12 @@ def _first_texts(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: A
         with handing_on_errors():
             yield from _read(shard, corpus, opener, attempts.on_this_node())
 
-    item = {"shard": json.dumps(asdict(shard))}
-    for row in ray.data.from_items([item]).map_batches(read, batch_size=1).iter_rows():
+    for row in ray.data.range(1).map_batches(read).iter_rows():
         if row["unreadable"]:
             raise _Unreadable(shard, row["unreadable"])
         yield row["text"]
-    if attempts.has_given_up(
-        unit_of(shard)
-    ):  # Ray keeps what an attempt gave that died later, and drops what came after
+    # Ray keeps what an attempt gave before it died, and drops what a later one gives in its place: the row that says so may be lost.
+    if attempts.has_given_up(unit_of(shard)):
         raise _Unreadable(shard, f"{shard.uri}: {KILLS}")
 
 

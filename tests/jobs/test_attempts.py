@@ -36,6 +36,14 @@ def test_an_attempt_says_who_made_it_and_is_written_before_the_work(session, tmp
     assert json.loads((tmp_path / "unit" / QUARANTINED).read_text())["died"] == 3
 
 
+def test_what_is_given_up_is_known_and_what_is_forgotten_begins_anew(session):
+    attempts = session("a")
+    assert [attempts.begin("unit") for _ in range(3)] == [True, True, True] and not attempts.has_given_up("unit")
+    attempts.forget("unit")
+    assert [attempts.begin("unit") for _ in range(4)] == [True, True, True, False]
+    assert attempts.has_given_up("unit") and session("b").has_given_up("unit")
+
+
 def test_an_attempt_that_went_with_its_node_says_nothing_of_the_unit(tmp_path):
     alive = {"one", "two"}
 

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 
 from memlm import storage
 from memlm.cli import parse, run_doctor
+from memlm.config import IN_JOB
 from memlm.jobs import checks, doctor, prepare_corpus
 from memlm.jobs.checks import (
     Check,
@@ -153,6 +154,15 @@ def test_a_store_that_does_not_answer_stops_a_pipeline(proxy, capfd):
     line = refused(capfd, prepare_corpus.run, smoke("s3://nowhere/runs", "--tracking", "off"))
     assert "storage: s3://nowhere/runs/probe-" in line and "bucket nowhere is not there" in line
     assert "Create it, or correct the name" in line
+
+
+def test_a_folder_is_tried_where_nodes_share_it(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("x")
+    config = smoke(tmp_path / "file" / "runs")
+    require_ready(config)
+    monkeypatch.setenv(IN_JOB, "{}")
+    with pytest.raises(RunError, match="Choose a directory that you may write to"):
+        require_ready(config)
 
 
 def test_tracking(tmp_path):
