@@ -4,12 +4,16 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: pareto test bench chaos infra-test lint clean
+.PHONY: pareto test test-all bench chaos infra-test lint clean
 
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
 
+# What takes minutes alone is marked `slow` and left to `make test-all`.
 test: .venv/installed
+	.venv/bin/python -m pytest -m 'not slow' $(ARGS)
+
+test-all: .venv/installed
 	.venv/bin/python -m pytest $(ARGS)
 
 # At most 15 minutes on two cores; leave the machine alone meanwhile. ARGS='layer_1m counting' measures these rows.
