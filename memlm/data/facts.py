@@ -6,7 +6,6 @@ learning it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.question_records import Question
-from memlm.data.shards import read_records
+from memlm.data.question_sources import Row, read_rows
 
 
 class FactError(ValueError):
@@ -42,17 +41,20 @@ class FactBatch(NamedTuple):
         return FactBatch(self.fact_id, self.tokens.to(device), self.is_token.to(device))
 
 
-def read_facts(statements: Path, questions: Sequence[Question]) -> list[Fact]:
-    """Facts from a file of statements (`{"id", "statements"}` a line) and the questions about them (`id` or `id#number`)."""
+def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
+    """Facts from statements (`{"id", "statements"}` a line; a path, s3:// or hf://) and the questions about them (`id` or
+    `id#number`). Raises FactError."""
     asked: dict[str, list[Question]] = {}
     for question in questions:
         asked.setdefault(question.id.rsplit("#", 1)[0], []).append(question)
     facts = []
-    for line, record in read_records(str(statements)):
-        id, stated = record.get("id"), record.get("statements")
+    for row in read_rows(statements):
+        if not isinstance(row, Row):
+            raise FactError(str(row))
+        id, stated = row.values.get("id"), row.values.get("statements")
         if not _is_texts(stated) or id not in asked:
             raise FactError(
-                f"{statements}:{line}: fact {id!r} needs at least one statement, as text, and a question; repair or remove the line"
+                f"{statements}:{row.line}: fact {id!r} needs at least one statement, as text, and a question; repair or remove the line"
             )
         facts.append(Fact(id=id, statements=tuple(stated), questions=tuple(asked.pop(id))))
     if asked:

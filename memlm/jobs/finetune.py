@@ -46,7 +46,7 @@ def run(config: Config) -> str:
                 .options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
                 .remote(config, key, uri, trace, inputs)
             )
-    result = TrialResult.from_json(storage.read_json(storage.join(uri, SCORES_FILE)))
+    result = TrialResult.from_json(storage.read_json(str(storage.open_artifact(uri, kind=KIND) / SCORES_FILE)))
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
     if trace:

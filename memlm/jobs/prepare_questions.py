@@ -93,7 +93,7 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
     source, field = config.questions.facts, "questions.facts.path"
     if source.statements:
         questions = require_questions(source.path, _read(source, field, world))
-        facts = read_facts(Path(expand(source.statements, "questions.facts.statements", world)), questions)
+        facts = read_facts(expand(source.statements, "questions.facts.statements", world), questions)
         return select(facts, source)
     return facts_of_questions(fact_questions(config, world))
 

@@ -97,9 +97,9 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def say_trace(uri: str) -> None:
-    metrics = storage.read_json(storage.join(uri, METRICS_FILE))
+    metrics = storage.read_json(str(storage.open_artifact(uri, kind=KIND) / METRICS_FILE))
     for line in filter(None, format_stream(metrics).splitlines()):
         say(line)
     say(
-        f"trace: {storage.join(uri, METRICS_FILE)}, {PICTURE_FILE} and, where slots are selected, {PAGE_FILE} beside it"
+        f"trace: {storage.address_of_file(uri, METRICS_FILE)}, next to it {PICTURE_FILE} and, where slots are selected, {PAGE_FILE}"
     )

@@ -17,6 +17,7 @@ from memlm.data.paraphrasing import PROMPTS, Stated, check_stated, questions_by_
 from memlm.data.prompts import digest_of
 from memlm.data.question_files import write_nq_open
 from memlm.data.question_records import Question
+from memlm.data.question_sources import source_content
 from memlm.data.shards import write_shard
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
@@ -40,7 +41,7 @@ def run(config: Config) -> str:
     world = open_world(config)
     facts = questions_by_fact(fact_questions(config, world))
     path = expand(config.questions.facts.path, "questions.facts.path", world)
-    inputs = {"questions": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    inputs = {"questions": hashlib.sha256(source_content(path)).hexdigest()}
     revision = revision_of(config.writer)
     wanted = _named(config, revision)
     if is_made(uri, kind=KIND, config=wanted, inputs=inputs):
@@ -101,8 +102,8 @@ def _report(uri: str, stated: Sequence[Stated], short: Sequence[Stated]) -> None
     for fact in short[:5]:
         say(f"  {fact.id}: only {len(fact.statements)}; turned down: {fact.rejected or 'nothing, no more was written'}")
     if short:
-        say(f"  {len(short)} facts fell short in all, named in {storage.join(uri, SHORT_FILE)}")
+        say(f"  {len(short)} facts fell short in all, named in {storage.address_of_file(uri, SHORT_FILE)}")
     say(
-        f"learn them with: --questions.facts.path {storage.join(uri, QUESTIONS_FILE)} --questions.facts.layout nq_open "
-        f"--questions.facts.statements {storage.join(uri, STATEMENTS_FILE)} --questions.facts.skip 0 --questions.facts.num-questions 0"
+        f"learn them with: --questions.facts.path {storage.address_of_file(uri, QUESTIONS_FILE)} --questions.facts.layout nq_open "
+        f"--questions.facts.statements {storage.address_of_file(uri, STATEMENTS_FILE)} --questions.facts.skip 0 --questions.facts.num-questions 0"
     )

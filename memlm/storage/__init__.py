@@ -17,6 +17,7 @@ credentials come from the SDK's standard chain alone.
 
 from memlm.storage.artifacts import (
     Draft,
+    address_of_file,
     artifact_for_a_while,
     has_artifact,
     open_artifact,
@@ -46,6 +47,7 @@ __all__ = [
     "StorageError",
     "StoredObject",
     "acquire",
+    "address_of_file",
     "artifact_for_a_while",
     "delete",
     "folder_for_copies",

@@ -104,6 +104,11 @@ def open_artifact(uri: str, *, kind: str | None = None) -> Path:
     return _download(uri, manifest) if is_remote(uri) else _verified(Path(uri).absolute(), manifest)
 
 
+def address_of_file(uri: str, name: str) -> str:
+    """Where one file of a finished artifact lies, for readers that know nothing of artifacts."""
+    return _key(uri, read_manifest(uri), name) if is_remote(uri) else join(uri, name)
+
+
 @contextmanager
 def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]:
     """As `open_artifact`, for what is read once: a copy that was made on this node goes with the last block that reads it.

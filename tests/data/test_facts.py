@@ -125,7 +125,7 @@ def test_facts_are_read_with_all_their_questions(tmp_path):
     path = write_statements(
         tmp_path / "s.jsonl", {"id": "a/1", "statements": ["one", "uno"]}, {"id": "a/2", "statements": ["two"]}
     )
-    assert read_facts(path, QUESTIONS) == [
+    assert read_facts(str(path), QUESTIONS) == [
         Fact(id="a/1", statements=("one", "uno"), questions=tuple(QUESTIONS[:2])),
         Fact(id="a/2", statements=("two",), questions=tuple(QUESTIONS[2:])),
     ]
@@ -135,16 +135,16 @@ def test_facts_are_read_with_all_their_questions(tmp_path):
 def test_a_fact_without_statements_or_questions_is_refused(tmp_path, record):
     path = write_statements(tmp_path / "s.jsonl", {"id": "a/2", "statements": ["two"]}, record)
     with pytest.raises(FactError, match=r"s.jsonl:2: fact '\w/1' needs at least one statement"):
-        read_facts(path, QUESTIONS)
+        read_facts(str(path), QUESTIONS)
 
 
 def test_a_question_that_no_statement_teaches_is_refused(tmp_path):
     path = write_statements(tmp_path / "s.jsonl", {"id": "a/2", "statements": ["two"]})
     with pytest.raises(FactError, match="1 facts are asked for and not stated, the first 'a/1'"):
-        read_facts(path, QUESTIONS)
+        read_facts(str(path), QUESTIONS)
 
 
 def test_a_damaged_line_of_statements_is_named(tmp_path):
     (tmp_path / "s.jsonl").write_text('{"id": "a/2", "statements": ["two"]}\n{"id": "a/1", "statem')
     with pytest.raises(ValueError, match="s.jsonl:2"):
-        read_facts(tmp_path / "s.jsonl", QUESTIONS)
+        read_facts(str(tmp_path / "s.jsonl"), QUESTIONS)

@@ -161,5 +161,5 @@ def test_questions_about_one_fact_stand_together():
 def test_what_is_written_is_what_the_reader_of_statements_reads(tmp_path):
     stated = state_facts(Scripted(good), [[LIMA], [YAK]], WordingsConfig(num_wordings=3))
     write_shard(str(tmp_path / "s.jsonl"), ({"id": fact.id, "statements": list(fact.statements)} for fact in stated))
-    facts = read_facts(tmp_path / "s.jsonl", [LIMA, YAK])
+    facts = read_facts(str(tmp_path / "s.jsonl"), [LIMA, YAK])
     assert [(fact.id, fact.statements) for fact in facts] == [(fact.id, fact.statements) for fact in stated]

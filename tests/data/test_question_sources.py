@@ -15,6 +15,7 @@ import zstandard
 from moto.server import ThreadedMotoServer
 
 from memlm.data.config import QuestionSetConfig
+from memlm.data.facts import Fact, FactError, read_facts
 from memlm.data.question_records import Question, QuestionError
 from memlm.data.question_sources import Malformed, Row, read_rows, source_content
 from memlm.data.questions import read_set
@@ -127,6 +128,15 @@ def bucket(monkeypatch):
     client.create_bucket(Bucket="sets")
     yield client
     server.stop()
+
+
+def test_statements_are_read_from_object_storage(bucket):
+    bucket.put_object(Bucket="sets", Key="s.jsonl", Body=b'{"id": "a", "statements": ["A is one."]}\n')
+    asked = Question(id="a#0", question="What is A?", answers=("one",))
+    assert read_facts("s3://sets/s.jsonl", [asked]) == [Fact(id="a", statements=("A is one.",), questions=(asked,))]
+    bucket.put_object(Bucket="sets", Key="bad.jsonl", Body=b"\n[]")
+    with pytest.raises(FactError, match="^s3://sets/bad.jsonl:2: a JSON list, not an object"):
+        read_facts("s3://sets/bad.jsonl", [asked])
 
 
 def test_sets_are_read_from_object_storage(tmp_path, bucket):

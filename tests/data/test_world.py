@@ -235,7 +235,7 @@ def test_what_is_written_is_read_by_the_readers_of_real_data(tmp_path):
     assert len(list(read_documents(validation))) == 50
     new = read_questions(str(tmp_path / "new_facts.jsonl"), "triviaqa")
     assert new == world.questions(world.new)
-    learned = read_facts(tmp_path / "statements.jsonl", new)
+    learned = read_facts(str(tmp_path / "statements.jsonl"), new)
     assert len(learned) == written["new_facts"] == 30 * 5
     assert all(len(fact.statements) == 8 and len(fact.questions) == 2 for fact in learned)
     known = read_questions(str(tmp_path / "known_facts.jsonl"), "nq_open")

@@ -83,7 +83,7 @@ def test_facts_are_stated_once_and_the_file_is_what_the_stream_reads(tmp_path: P
         assert write_statements.run(config) == uri and len(careful.asked) == num_asked
     assert num_asked == 2 * (NUM_FACTS - 1) + config.wordings.max_rounds
     folder = storage.open_artifact(uri, kind="statements")
-    facts = read_facts(folder / "statements.jsonl", read_questions(str(folder / "questions.jsonl"), "nq_open"))
+    facts = read_facts(str(folder / "statements.jsonl"), read_questions(str(folder / "questions.jsonl"), "nq_open"))
     assert [fact.id for fact in facts] == [f"q{i}" for i in range(NUM_FACTS) if i != 7]
     assert facts[0].statements[0] == "Person00 was born in Town00." and {len(fact.statements) for fact in facts} == {3}
     assert json.loads((folder / "short.jsonl").read_text()) == {

@@ -35,6 +35,13 @@ def files_under(path: str | Path) -> set[str]:
     return {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
 
 
+def test_each_file_of_an_artifact_has_an_address_of_its_own(root: str) -> None:
+    uri = storage.join(root, "corpus")
+    write(uri)
+    for name, content in {"part/0.bin": b"blocks", "vocabulary.txt": b"words"}.items():
+        assert storage.read_bytes(storage.address_of_file(uri, name)) == content
+
+
 def test_a_file_can_be_read_where_it_lies_or_as_a_copy(root: str, proxy: FaultyProxy) -> None:
     uri = storage.join(root, "set.jsonl")
     storage.write_bytes(uri, b"line" * 5000)
