@@ -3,7 +3,9 @@
 Only the first kind names a result: another number of workers, another machine or another tracking server does not.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import tyro
@@ -21,10 +23,15 @@ from memlm.data.writers.config import WriterConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import MethodConfig, SparseMemoryConfig
 from memlm.model.config import Architecture, ModelConfig
+from memlm.names import require_distinct, require_name
 from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingConfig
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable that Ray sets in the driver of a submitted job."""
+MAX_SEED = 2**63 - 1
+"""The largest seed that torch, numpy and Python's random all take."""
+BESIDE_RUNS = ("mlflow", "mlflow_artifacts")
+"""What lies in the storage folder and is no run: mlflow.db, its lock and its artifacts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +58,9 @@ class SweepConfig:
             raise ValueError("sweep.methods and sweep.seeds must each name at least one")
         if len(set(self.seeds)) < len(self.seeds) or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"sweep.methods {self.methods} and sweep.seeds {self.seeds} must not repeat")
-        if min(self.seeds) < 0:
-            raise ValueError(f"sweep.seeds is {self.seeds}; a seed must not be negative")
+        for name in self.drawn_beside:
+            require_name("sweep.drawn_beside", name)
+        require_distinct("sweep.drawn_beside", list(self.drawn_beside))
         if self.max_failures < 0:
             raise ValueError(f"sweep.max_failures is {self.max_failures}; it must not be negative (0 for no new try)")
         if self.trunk_cache_bytes < 0:
@@ -136,6 +144,8 @@ class Config:
     cluster: ClusterConfig = ClusterConfig()
 
     def __post_init__(self) -> None:
+        _check_names(self)
+        _check_numbers(self)
         num_slots = self.model.memory.num_slots * self.model.memory.num_pools
         if isinstance(self.method, SparseMemoryConfig) and self.method.num_trainable_slots > num_slots:
             raise ValueError(
@@ -146,17 +156,42 @@ class Config:
             raise ValueError(
                 f"tracking is {hidden}; an address is logged, so it must hold no password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must not be negative")
         _check_documents(self)
-        pretraining, workers = self.pretraining, self.cluster.num_workers
-        if pretraining.batch_blocks % (pretraining.micro_batch_blocks * workers):
-            raise ValueError(
-                f"pretraining.batch_blocks ({pretraining.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks * cluster.num_workers "
-                f"({pretraining.micro_batch_blocks} * {workers}); lower pretraining.micro_batch_blocks"
-            )
+        self.pretraining.require_workers(self.cluster.num_workers)
         if self.architecture == "memory" and self.model.memory.layers:
-            _check_pool_split(pretraining.pool_split, self.model.memory.value_dim, workers)
+            _check_pool_split(self.pretraining.pool_split, self.model.memory.value_dim, self.cluster.num_workers)
+
+
+def _check_names(config: Config) -> None:
+    for option, name in (("--run-name", config.run_name), ("--base-run", config.base_run)):
+        if name:
+            require_name(option, name)
+        if name.split(".")[0] in BESIDE_RUNS:
+            raise ValueError(
+                f"{option} is {name!r}, which is kept for MLflow's own files in the storage folder; choose another name"
+            )
+
+
+def _check_numbers(config: Config) -> None:
+    """Raises ValueError naming the field for a number that is not finite and for a seed that a generator would refuse or change."""
+    for path, value in _leaves(config):
+        name = path.rpartition(".")[2].partition("[")[0]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{path} is {value}; it must be a finite number")
+        if name in ("seed", "seeds", "sample_seed") and not 0 <= value <= MAX_SEED:
+            raise ValueError(f"{path} is {value}; a seed must be at least 0 and at most {MAX_SEED} (2**63 - 1)")
+
+
+def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in a tree of configs, with its dotted path."""
+    if is_dataclass(part):
+        for field in fields(part):
+            yield from _leaves(getattr(part, field.name), f"{path}.{field.name}" if path else field.name)
+    elif isinstance(part, tuple):
+        for index, each in enumerate(part):
+            yield from _leaves(each, f"{path}[{index}]")
+    else:
+        yield path, part
 
 
 def _check_pool_split(pool_split: int, value_dim: int, num_workers: int) -> None:

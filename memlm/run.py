@@ -118,9 +118,8 @@ class Run:
 def run_of(config: Config) -> Run:
     """The folder of a config's run."""
     root = storage.require_absolute(config.storage, "--storage")
-    for option, name in (("--run-name", config.run_name), ("--base-run", config.base_run or config.run_name)):
-        if not name or "/" in name or name.startswith("."):
-            raise RunError(f"{option} is {name!r}; it names a folder, so it must not be empty, hidden or hold a '/'")
+    if not config.run_name:
+        raise RunError("--run-name is empty; it names the folder of the results, so give it one")
     uri = storage.join(root, config.run_name)
     return Run(uri, storage.join(root, config.base_run) if config.base_run else uri)
 

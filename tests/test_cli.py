@@ -59,7 +59,7 @@ def test_an_unknown_field_is_refused_with_the_nearest(capsys, arguments, nearest
         (["--pretraining.pool-optimizer", "adam"], "--pretraining.pool-optimizer"),
         (["--seed", "one"], "--seed"),
         (["smoke", "--method.num-trainable-slots", "1025"], "method.num_trainable_slots is 1025"),
-        (["smoke", "--cluster.num-workers", "3"], "pretraining.batch_blocks (16)"),
+        (["smoke", "--cluster.num-workers", "3"], "pretraining.batch_blocks is 16"),
         (["--method", "full", "--method.rank", "3"], "--method.rank"),
         (["--method"], "--method"),
         (["laptop", "smoke"], "smoke"),

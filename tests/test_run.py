@@ -154,7 +154,7 @@ def test_what_is_there_is_handed_on(tmp_path, name):
     assert REQUIRE[name](config) == storage.read_manifest(str(tmp_path / "smoke" / place))
 
 
-@pytest.mark.parametrize("arguments", [[], ["--run-name", "it's mine", "--world.seed", "7", "--method", "lora"]])
+@pytest.mark.parametrize("arguments", [[], ["--writer.model", "it's mine", "--world.seed", "7", "--method", "lora"]])
 @pytest.mark.parametrize(
     "name, file",
     [
@@ -290,10 +290,9 @@ def test_a_relative_storage_is_refused():
         run_of(replace(CONFIGS[0], storage="runs"))
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
-def test_a_run_name_that_is_no_folder_is_refused(name):
-    with pytest.raises(RunError, match="--run-name"):
-        run_of(replace(CONFIGS[0], run_name=name))
+def test_a_run_needs_a_name():
+    with pytest.raises(RunError, match="--run-name is empty"):
+        run_of(replace(CONFIGS[0], run_name=""))
 
 
 def test_the_tracking_address():
@@ -315,12 +314,6 @@ def test_a_run_that_starts_from_another_shares_all_but_its_questions_and_trials(
     run = run_of(config)
     assert (run.trials, run.base_trials) == (f"{tmp_path}/other/trials", f"{tmp_path}/smoke/trials")
     assert run_of(base).trials == run_of(base).base_trials
-
-
-@pytest.mark.parametrize("name", ["a/b", ".hidden"])
-def test_a_base_run_is_the_name_of_a_folder(tmp_path, name):
-    with pytest.raises(RunError, match="--base-run is"):
-        run_of(parse("", ["smoke", "--storage", str(tmp_path), "--base-run", name]))
 
 
 def test_the_mixture_names_the_questions_only_where_overlaps_with_it_are_removed():

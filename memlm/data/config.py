@@ -3,6 +3,23 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from memlm.names import require_distinct, require_name
+
+RESERVED_SETS = ("new_facts", "background_text")
+"""Sets that every run has."""
+RESERVED_SCORES = ("learning", "forgetting", "seconds", "seconds_learning", "steps")
+"""What a run logs next to its sets."""
+SECONDARY_MEASURES = (
+    "f1",
+    "acc_norm",
+    "final_number",
+    "answer_nats",
+    "answer_nats_gained",
+    "perplexity",
+    "bits_per_byte",
+)
+"""They are logged as SET_MEASURE, which must not be another set's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FieldsConfig:
@@ -104,6 +121,7 @@ class HeldOutConfig(QuestionSetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_name("questions.held_out: name", self.name)
         if self.num_examples < -1:
             raise ValueError(
                 f"num_examples of {self.name} is {self.num_examples}; it must not be negative (-1 for the task's own number)"
@@ -235,10 +253,18 @@ class QuestionsConfig:
 
     def __post_init__(self) -> None:
         names = [held_out.name for held_out in self.held_out]
-        if len(set(names)) < len(names) or {"new_facts", "background_text"} & set(names):
-            raise ValueError(
-                f"questions.held_out names {names}; each needs a name of its own, other than new_facts and background_text"
-            )
+        require_distinct("questions.held_out", names)
+        sets = [*RESERVED_SETS, *names]
+        taken = {
+            *RESERVED_SETS,
+            *RESERVED_SCORES,
+            *(f"{name}_{other}" for name in sets for other in SECONDARY_MEASURES),
+        }
+        for name in names:
+            if name.casefold() in {each.casefold() for each in taken}:
+                raise ValueError(
+                    f"questions.held_out contains {name!r}, the name of another set or score; rename the set"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,10 +68,36 @@ class PretrainingConfig:
             )
         if self.warmup_steps < 0:
             raise ValueError(f"pretraining.warmup_steps is {self.warmup_steps}; it must not be negative")
-        if self.batch_blocks % self.micro_batch_blocks:
-            raise ValueError(
-                f"pretraining.batch_blocks ({self.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks ({self.micro_batch_blocks})"
-            )
+        self.require_workers(1)
+
+    def require_workers(self, num_workers: int) -> None:
+        """Raises ValueError, with batches and micro-batches that would do, if a step's batch cannot be divided among the workers."""
+        if self.batch_blocks % (self.micro_batch_blocks * num_workers) == 0:
+            return
+        rule = "is not a multiple of pretraining.micro_batch_blocks"
+        if num_workers > 1:
+            rule += f" ({self.micro_batch_blocks}) times cluster.num_workers ({num_workers})"
+        else:
+            rule += f" ({self.micro_batch_blocks})"
+        raise ValueError(
+            f"pretraining.batch_blocks is {self.batch_blocks}, which {rule}; {self._division(num_workers)}"
+        )
+
+    def _division(self, num_workers: int) -> str:
+        """What to set so that every worker runs equally many whole micro-batches."""
+        per_worker, rest = divmod(self.batch_blocks, num_workers)
+        if not rest:
+            return f"set pretraining.micro_batch_blocks to {self._micro_batch(per_worker)}"
+        nearest = [each for each in (per_worker + 1, per_worker) if each]
+        batches = [
+            f"pretraining.batch_blocks to {each * num_workers} with pretraining.micro_batch_blocks {self._micro_batch(each)}"
+            for each in nearest
+        ]
+        return f"set {', or '.join(batches)}"
+
+    def _micro_batch(self, blocks: int) -> int:
+        """The largest micro-batch that divides a worker's blocks and is no larger than the one asked for."""
+        return max(size for size in range(1, min(blocks, self.micro_batch_blocks) + 1) if blocks % size == 0)
 
 
 @dataclass(frozen=True, kw_only=True)

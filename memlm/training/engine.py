@@ -41,13 +41,8 @@ class Engine:
         _require_split(model, config.pool_split)
         self.config = config
         self.world_size = dist.get_world_size()
-        per_step = config.micro_batch_blocks * self.world_size
-        if config.batch_blocks % per_step:
-            raise ValueError(
-                f"pretraining.batch_blocks ({config.batch_blocks}) is not a multiple of pretraining.micro_batch_blocks * cluster.num_workers "
-                f"({config.micro_batch_blocks} * {self.world_size}); lower pretraining.micro_batch_blocks"
-            )
-        self.num_micro_batches = config.batch_blocks // per_step
+        config.require_workers(self.world_size)
+        self.num_micro_batches = config.batch_blocks // (config.micro_batch_blocks * self.world_size)
         lazy = value_pools(model) if config.pool_optimizer == "lazy_adam" else []
         self._pool_optimizer = LazyAdam(lazy, betas=BETAS, epsilon=EPSILON)
         self._pool_norm = torch.zeros(())

@@ -306,11 +306,5 @@ def test_a_folder_that_may_not_be_written(tmp_path, capfd):
     assert "Choose a directory that you may write to" in line
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden"])
-def test_a_run_name_that_is_no_folder(tmp_path, capfd, name):
-    assert f"--run-name is {name!r}" in refused(capfd, prepare_corpus.run, smoke(tmp_path, "--run-name", name))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_storage_address_of_no_known_kind(capfd):
     assert "must be a local path or s3://bucket/prefix" in refused(capfd, prepare_corpus.run, smoke("gs://bucket/runs"))
