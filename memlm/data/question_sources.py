@@ -176,7 +176,13 @@ def _hub_rows(source: str) -> Iterator[Row]:
         if not constants.HF_HUB_OFFLINE:  # then the library answers from its cache or says that it has none
             # One question first, answered at once: the download itself retries for most of a minute without a network.
             HfApi().dataset_info(place["name"] or "", revision=place["commit"], timeout=HUB_TIMEOUT_SECONDS)
-        loaded = load_dataset(place["name"], place["config"], split=place["split"], revision=place["commit"])
+        loaded = load_dataset(
+            place["name"],
+            place["config"],
+            split=place["split"],
+            revision=place["commit"],
+            trust_remote_code=False,
+        )
     except Exception as error:  # the hub's client and the library raise what lies below them, of a dozen kinds
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise QuestionError(

@@ -73,7 +73,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         raise TokenizerError(
             f"tokenizer {name_or_path!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. "
             "Give the folder of a saved tokenizer, or a Hugging Face hub id such as 'openai-community/gpt2' "
-            "(which needs the network once)."
+            "(which needs the network once), of one that needs no code of its own: memlm runs none."
         ) from error
     if tokenizer.eos_token_id is None:
         raise TokenizerError(
@@ -87,10 +87,10 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 def _from_folder_cache_or_hub(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(name_or_path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         if Path(name_or_path).is_dir():
             raise
         # One question first, answered at once: the download itself retries for most of a minute without a network.
         HfApi().model_info(name_or_path, timeout=HUB_TIMEOUT_SECONDS)
-        return AutoTokenizer.from_pretrained(name_or_path)
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)

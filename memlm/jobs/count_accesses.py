@@ -14,7 +14,6 @@ import numpy as np
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy
-from transformers import AutoModelForCausalLM
 
 from memlm import storage
 from memlm.config import Config
@@ -22,7 +21,7 @@ from memlm.data.corpus import open_corpus
 from memlm.jobs.attempts import Attempts
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, quiet, say
-from memlm.model.language_model import attention_on
+from memlm.model.language_model import load_checkpoint
 from memlm.run import (
     COUNTS_KIND,
     RunError,
@@ -230,8 +229,7 @@ class _CountUnits:
         self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
         folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)
         device = torch.device("cuda" if self.config.cluster.use_gpu else "cpu")
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention_on(device))
-        self.model = model.to(device).eval()
+        self.model = load_checkpoint(folder, device)
         assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"
         self.attempts.forget(loading)
 

@@ -15,7 +15,7 @@ from memlm.evaluation.suite import HeldOut
 from memlm.jobs.count_accesses import COUNTS_FILE
 from memlm.methods.rehearsal import BackgroundText
 from memlm.model.config import Architecture
-from memlm.model.language_model import attention_on
+from memlm.model.language_model import attention_on, load_checkpoint
 from memlm.run import COUNTS_KIND, Run, require_checkpoint, require_corpus, require_counts, require_questions
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import Materials, Trial
@@ -68,18 +68,19 @@ def device_of(config: Config) -> torch.device:
 
 def load_model(checkpoint: str, device: torch.device = CPU) -> nn.Module:
     folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention_on(device)).to(device).eval()
+    return load_checkpoint(folder, device)
 
 
 def read_model_config(checkpoint: str) -> PreTrainedConfig:
-    return AutoConfig.from_pretrained(storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND))
+    return AutoConfig.from_pretrained(storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND), trust_remote_code=False)
 
 
 def model_of_weights(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """A model over these very tensors, which are all on one device; reads no file and copies nothing."""
     device = next(iter(weights.values())).device
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_on(device))
+        attention = attention_on(device)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, trust_remote_code=False)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     # The rotary frequencies are no weights but are computed from the configuration, which the meta device cannot do.

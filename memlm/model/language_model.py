@@ -4,6 +4,7 @@ Registered with the Auto classes, so generation, KV cache, safetensors, PEFT and
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from transformers import (
     LlamaForCausalLM,
     LlamaModel,
     LlamaPreTrainedModel,
+    PreTrainedModel,
 )
 
 from memlm.model.capacity import require_room_for_values
@@ -149,6 +151,16 @@ def attention_on(device: torch.device) -> str:
     return "eager" if device.type == "cpu" else "sdpa"
 
 
+def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel:
+    """The model of a checkpoint's folder, on a device and in evaluation mode. The folder is data: none of its code is run, and its weights
+    are read from safetensors alone."""
+    attention = attention_on(device)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation=attention, trust_remote_code=False, use_safetensors=True
+    )
+    return model.to(device).eval()
+
+
 def build_model(
     config: MemoryLlamaConfig, *, seed: int, attention: str = "eager", split: ColumnSplit | None = None
 ) -> MemoryLlamaForCausalLM:
@@ -165,4 +177,4 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = {} if split is None else {"split": split}
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, **parts)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, trust_remote_code=False, **parts)

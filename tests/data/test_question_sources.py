@@ -204,7 +204,7 @@ def test_a_hub_set_is_loaded_at_its_commit(monkeypatch, address, config, split):
     assert records[1] == Question(id="nq_open:2", question="Où, là?", answers=("Zürich",))
     assert asked == [
         ("owner/name", COMMIT, 10),
-        ("owner/name", config, {"split": split, "revision": COMMIT}),
+        ("owner/name", config, {"split": split, "revision": COMMIT, "trust_remote_code": False}),
     ]
 
 

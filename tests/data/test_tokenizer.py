@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,12 @@ from transformers import PreTrainedTokenizerFast
 from memlm.data.shards import list_shards, read_documents
 from memlm.data.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 
+THEIRS = """
+from pathlib import Path
+from transformers import PreTrainedTokenizerFast
+Path({mark!r}).write_text("their code ran")
+class Theirs(PreTrainedTokenizerFast): pass
+"""
 TEXTS = [
     f"The river Lo{'ra' * (i % 7)} was bridged in {1900 + i}, said the mayor of town {i % 13}." for i in range(200)
 ]
@@ -100,6 +107,20 @@ def test_unknown_or_damaged_tokenizers_give_one_error_with_the_remedy(tmp_path, 
     (tmp_path / "tokenizer.json").write_text('{"version": ')
     with pytest.raises(TokenizerError, match="could not be loaded"):
         load_tokenizer(str(tmp_path))
+
+
+def test_code_in_a_folder_is_neither_run_nor_asked_about(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    told |= {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": [None, "theirs.Theirs"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    (tmp_path / "theirs.py").write_text(THEIRS.format(mark=str(tmp_path / "ran")))
+    code = f"from memlm.data.tokenizer import load_tokenizer; load_tokenizer({str(tmp_path)!r})"
+    answered = subprocess.run([sys.executable, "-c", code], input="y\ny\n", capture_output=True, text=True, timeout=60)
+    assert not (tmp_path / "ran").exists()
+    assert "[y/N]" not in answered.stdout + answered.stderr
+    said = answered.stderr.strip().splitlines()[-1]
+    assert "could not be loaded" in said and "memlm runs none" in said
 
 
 def test_a_name_on_no_hub_fails_soon(monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -38,10 +39,12 @@ class HuggingFaceWriter(Writer):
     """A prompt is given as a chat where the model has a chat template, and as a text to go on with where it has none."""
 
     def __init__(self, config: WriterConfig, *, revision: str, device: torch.device) -> None:
-        source = {} if Path(config.model).is_dir() else {"revision": revision}
+        source: dict[str, Any] = {} if Path(config.model).is_dir() else {"revision": revision}
+        source["trust_remote_code"] = False
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(config.model, padding_side="left", **source)
-            self.model = AutoModelForCausalLM.from_pretrained(config.model, dtype="auto", **source).to(device).eval()
+            model = AutoModelForCausalLM.from_pretrained(config.model, dtype="auto", use_safetensors=True, **source)
+            self.model = model.to(device).eval()
         except (OSError, ValueError) as error:
             raise _not_loaded(config.model, error) from error
         if self.tokenizer.pad_token_id is None:
@@ -99,6 +102,6 @@ class HuggingFaceWriter(Writer):
 def _not_loaded(model: str, error: Exception) -> WriterError:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return WriterError(
-        f"writer.model {model!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. Give the folder of a saved model, "
-        "a Hugging Face hub id (which needs the network once), or set writer.endpoint.base_url for a model that runs elsewhere."
+        f"writer.model {model!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. Give the folder of a saved model "
+        "(safetensors, with no code of its own: memlm runs none), a Hugging Face hub id (which needs the network once), or set writer.endpoint.base_url for a model that runs elsewhere."
     )

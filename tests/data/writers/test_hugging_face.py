@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,31 @@ def test_provenance_names_what_decides_a_text_and_nothing_else():
     other = WriterConfig(model="m", batch_size=9, endpoint=EndpointConfig(base_url="http://a/v1", max_requests=5))
     assert one.provenance("r") == other.provenance("r")
     assert WriterConfig(model="m", temperature=0.5).provenance("r") != WriterConfig(model="m").provenance("r")
+
+
+def copy_of(saved: Path, folder: Path) -> Path:
+    shutil.copytree(saved, folder)
+    return folder
+
+
+def test_code_in_a_models_folder_is_neither_run_nor_asked_about(saved: Path, tmp_path: Path, monkeypatch):
+    folder = copy_of(saved, tmp_path / "model")
+    told = json.loads((folder / "config.json").read_text())
+    told |= {
+        "model_type": "theirs",
+        "auto_map": {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(f"asked on the terminal: {question}"))
+    with pytest.raises(WriterError, match="could not be loaded.*memlm runs none"):
+        writer_of(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_in_pickle_are_not_read(saved: Path, tmp_path: Path):
+    folder = copy_of(saved, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(WriterError, match="could not be loaded.*safetensors"):
+        writer_of(folder)
