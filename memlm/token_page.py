@@ -4,6 +4,7 @@ One file without scripts or anything to fetch, readable on light and on dark scr
 """
 
 import html
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,8 @@ def write_token_page(path: str | Path, *, title: str, lead: str, sections: Seque
     """Colours run from none to the most trainable slots that any token of the page reads."""
     most = max((token.num_trainable for section in sections for row in section.rows for token in row.tokens), default=0)
     head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    head += f"<meta name=color-scheme content='light dark'><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-    body = f"<h1>{html.escape(title)}</h1><p class=lead>{html.escape(lead)}</p>{_legend(most)}"
+    head += f"<meta name=color-scheme content='light dark'><title>{_text(title)}</title><style>{_STYLE}</style>"
+    body = f"<h1>{_text(title)}</h1><p class=lead>{_text(lead)}</p>{_legend(most)}"
     body += "".join(_section(section, most) for section in sections)
     Path(path).write_text(f"{head}<main>{body}</main></html>\n", encoding="utf-8")
 
@@ -51,27 +52,34 @@ def _legend(most: int) -> str:
 
 def _section(section: PageSection, most: int) -> str:
     rows = "".join(_row(row, most) for row in section.rows)
-    note = f"<p>{html.escape(section.note)}</p>" if section.note else ""
-    return f"<section><h2>{html.escape(section.title)}</h2>{note}<table>{rows}</table></section>"
+    note = f"<p>{_text(section.note)}</p>" if section.note else ""
+    return f"<section><h2>{_text(section.title)}</h2>{note}<table>{rows}</table></section>"
 
 
 def _row(row: PageRow, most: int) -> str:
     tokens = "".join(_token(token, most) for token in row.tokens)
     total = sum(token.num_trainable for token in row.tokens)
     title = f"{total} reads of trainable slots in this text"
-    return f"<tr><th title='{title}'>{html.escape(row.label)}<td>{tokens}"
+    return f"<tr><th title='{title}'>{_text(row.label)}<td>{tokens}"
 
 
 def _token(token: PageToken, most: int) -> str:
     title = f"{token.num_trainable} trainable of {token.num_read} slots read"
-    shown = html.escape(_visible(token.text))
+    shown = _text(token.text) or "∅"  # something to point at
     broken = "<br>" if "\n" in token.text else ""
     return f"<span class=token style='{_color(token.num_trainable, most)}' title='{title}'>{shown}</span>{broken}"
 
 
-def _visible(text: str) -> str:
-    """A line break by its sign, and an empty token as something to point at. Spaces are kept by the style."""
-    return text.replace("\n", "↵") or "∅"
+def _text(text: str) -> str:
+    """Any text as HTML. A line break is shown by its sign, and a character that is invisible or turns the direction of writing by its number."""
+    return html.escape("".join(_visible(character) for character in text))
+
+
+def _visible(character: str) -> str:
+    if character == "\n":
+        return "↵"
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp") and character != "\t"
+    return f"⟨U+{ord(character):04X}⟩" if hidden else character
 
 
 def _color(count: int, most: int) -> str:

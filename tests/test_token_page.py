@@ -48,6 +48,13 @@ def test_what_texts_hold_is_text_on_the_page(tmp_path):
     assert "a&lt;b/country" in source and "lead &amp; more" in source
 
 
+def test_characters_that_hide_or_turn_text_are_shown_by_their_numbers(tmp_path):
+    hidden = "\u202e\u2066\u200b\x00\x1b\x7f\u2028\ufeff\ud800\r"
+    source = page(tmp_path, PageToken(text=f"a{hidden}b", num_read=1, num_trainable=0), title=hidden, note=hidden)
+    assert not set(hidden) & set(source)
+    assert shown(source)[0][2] == "a" + "".join(f"⟨U+{ord(each):04X}⟩" for each in hidden) + "b"
+
+
 def test_the_page_needs_nothing_else_and_reads_on_dark_screens(tmp_path):
     source = page(tmp_path, PageToken(text="x", num_read=1, num_trainable=1))
     assert not re.search(r"(src|href)=|url\(|@import|https?:", source)

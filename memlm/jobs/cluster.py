@@ -63,7 +63,8 @@ def connect(config: Config) -> Iterator[None]:
         num_cpus = logical_cpus(config)
         # Weights, materials and background counts, and what trials share beside them.
         store = (1 << 29) + config.sweep.trunk_cache_bytes
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=store, **settings)
+        with starting():
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=store, **settings)
     try:
         require_resources(config, say)
         with _console():
@@ -88,6 +89,21 @@ def joining() -> Iterator[None]:
         raise RunError(
             f"the cluster does not answer, or does not accept this token ({first}). Start it, correct RAY_ADDRESS, or set RAY_AUTH_MODE=token, "
             "and RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
+        ) from error
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Raises RunError, with the remedy, where Ray's temporary folder has a path too long for the sockets in it."""
+    try:
+        yield
+    except OSError as error:
+        if "AF_UNIX path length" not in str(error):
+            raise
+        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+        raise RunError(
+            f"Ray's temporary folder {folder} has too long a path: its sockets' paths may have 107 bytes in all. Set the environment variable "
+            "RAY_TMPDIR to an existing folder with a path of at most 30 characters, such as /tmp"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The rival that writes to no weight: BM25 looks up the learned statements, and what it finds stands before the question.
+"""A rival that changes no weight: BM25 looks up the learned statements, and what it finds is put before the question.
 
 It does so for every question, since nobody tells it which ones ask for something new; what it finds for the others distracts.
 """
@@ -19,10 +19,15 @@ class Retrieval(FrozenMethod):
         super().__init__(model)
         self.statements = [statement for fact in facts for statement in fact.statements]
         self.num_statements = min(config.num_statements, len(self.statements))
-        self.index = bm25s.BM25()
-        self.index.index(self._words(self.statements), show_progress=False)
+        words = self._words(self.statements)
+        self.index = bm25s.BM25() if any(words) else None
+        """None where no statement has a word to be found by: all are stop words or single letters."""
+        if self.index is not None:
+            self.index.index(words, show_progress=False)
 
     def context_of(self, question: Question) -> str:
+        if self.index is None:
+            return ""
         found, scores = self.index.retrieve(
             self._words([question.question]), k=self.num_statements, show_progress=False
         )

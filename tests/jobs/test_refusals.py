@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from ray._private.utils import validate_socket_filepath
 
 from memlm import storage
 from memlm.data.shards import write_shard
 from memlm.jobs import count_accesses, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
+from memlm.jobs.cluster import starting
+from memlm.run import RunError
 from memlm.training.patch import apply_patch
 from tests.jobs.running import artifacts_in, refused, run_pipeline, smoke, the_error_line
 from tune_spaces import load_spaces
@@ -308,3 +311,11 @@ def test_a_folder_that_may_not_be_written(tmp_path, capfd):
 
 def test_a_storage_address_of_no_known_kind(capfd):
     assert "must be a local path or s3://bucket/prefix" in refused(capfd, prepare_corpus.run, smoke("gs://bucket/runs"))
+
+
+def test_a_temporary_folder_of_ray_with_too_long_a_path(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * 60)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    with pytest.raises(RunError, match="107 bytes.*RAY_TMPDIR to an existing folder") as refused, starting():
+        validate_socket_filepath(f"{folder}/ray/session_2026-11-26_11-20-30_123456_1234567/sockets/plasma_store")
+    assert str(folder) in str(refused.value)

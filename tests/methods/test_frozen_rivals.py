@@ -1,5 +1,6 @@
 import torch
 
+from memlm.data.facts import Fact
 from memlm.data.question_records import Question
 from memlm.methods.config import InContextConfig, RetrievalConfig
 from memlm.methods.in_context import InContext
@@ -28,6 +29,14 @@ def test_retrieval_finds_the_statement_with_the_questions_words_for_every_questi
     assert method.context_of(ask("sum", "3 plus 4?")) == "", "what shares no word is not put before a question"
     many = Retrieval(tiny_model(dense=True), RetrievalConfig(num_statements=9), FACTS)
     assert set(many.context_of(ask("x", "Ada?")).split("\n")) == set(FACTS[0].statements)
+
+
+def test_statements_without_a_word_to_look_up_are_not_found():
+    letters = [Fact(id="a", statements=("A b c.", "The x of y"), questions=(ask("a", "Which letter follows b?"),))]
+    method = Retrieval(tiny_model(dense=True), RetrievalConfig(), letters)
+    assert method.context_of(letters[0].questions[0]) == ""
+    both = Retrieval(tiny_model(dense=True), RetrievalConfig(), [*letters, *FACTS])
+    assert both.context_of(ask("a#0", "Where was Ada born?")) == "Ada was born in London."
 
 
 def test_a_frozen_rival_takes_no_step_and_changes_no_weight():

@@ -74,7 +74,7 @@ class EndpointWriter(Writer):
         try:
             answer = json.loads(body)
             text = answer["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise _Passing(
                 f"answers what is no chat completion ({type(error).__name__}: {error}): {self._shown(body)}",
                 "check that writer.endpoint.base_url is the address of an OpenAI-compatible server, up to /v1",
@@ -108,6 +108,11 @@ class EndpointWriter(Writer):
                 stream=True,
             ) as response:
                 return response.status_code, response.headers, self._read(response, ends)
+        except requests.exceptions.ContentDecodingError as error:
+            raise _Passing(
+                "answers with a body that is not what its Content-Encoding says",
+                "check writer.endpoint.base_url and every proxy on the way to it",
+            ) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             if isinstance(error, requests.Timeout) or time.monotonic() >= ends:
                 raise _Passing(
@@ -117,6 +122,10 @@ class EndpointWriter(Writer):
             raise _Passing(
                 f"the connection fails ({type(error).__name__})",
                 "check writer.endpoint.base_url, and that the server runs and can be reached from every node",
+            ) from error
+        except requests.RequestException as error:  # an address, a header or a proxy that cannot be used
+            raise EndpointError(
+                f"{self.url}: cannot be asked ({type(error).__name__}); correct writer.endpoint.base_url, or the proxy in HTTPS_PROXY"
             ) from error
 
     def _read(self, response: requests.Response, ends: float) -> bytes:
@@ -168,11 +177,11 @@ class EndpointWriter(Writer):
     def _count(self, answer: dict[str, Any]) -> None:
         usage = answer.get("usage")
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-        if isinstance(tokens, int):
+        if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0:
             self.budget.add_tokens(tokens)
         elif self.settings.max_tokens:
             raise EndpointError(
-                f"{self.url}: the answer does not say how many tokens it took (usage.total_tokens), so writer.endpoint.max_tokens "
+                f"{self.url}: the answer does not say how many tokens it took (usage.total_tokens, a whole number from 0), so writer.endpoint.max_tokens "
                 f"({self.settings.max_tokens}) cannot be kept; set it to 0 and bound writer.endpoint.max_requests"
             )
 

@@ -59,6 +59,9 @@ PASSING = {
     "not UTF-8": raw(b"\xff\xfe{"),
     "empty text": says("  \n"),
     "no text": raw(b'{"choices": [{"message": {"content": null}}]}'),
+    "brackets without end": raw(b"[" * 5_000),
+    "no gzip": status(200, b"\x1f\x8b not gzip at all", Content_Encoding="gzip"),
+    "no deflate": status(200, b"not deflate", Content_Encoding="deflate"),
 }
 
 
@@ -81,6 +84,9 @@ REMEDIES = {
     "no message": "no chat completion.*message.*base_url",
     "empty text": "empty text.*max_new_tokens",
     "no text": "empty text.*max_new_tokens",
+    "brackets without end": "no chat completion.*base_url",
+    "no gzip": "Content-Encoding.*base_url.*proxy",
+    "no deflate": "Content-Encoding.*base_url.*proxy",
 }
 
 
@@ -167,8 +173,11 @@ def test_tokens_are_counted_as_the_server_counts_them():
     assert len(server.asked) == 3 and writer.budget.used() == {"num_requests": 3, "num_tokens": 120}
 
 
-def test_a_token_budget_needs_a_server_that_counts():
-    answer = raw(b'{"choices": [{"message": {"content": "x"}}]}')
+@pytest.mark.parametrize(
+    "usage", ["null", '{"total_tokens": -5}', '{"total_tokens": true}', '{"total_tokens": "7"}', "[]"]
+)
+def test_a_token_budget_needs_a_server_that_counts(usage: str):
+    answer = raw(b'{"choices": [{"message": {"content": "x"}}], "usage": %s}' % usage.encode())
     with serving(answer) as server:
         assert ask(writer_at(server.url)) == ["x"]
         with pytest.raises(EndpointError, match="usage.total_tokens.*max_tokens \\(100\\).*max_requests"):
