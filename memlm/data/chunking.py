@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data.encoding import encode
+
 # A stop, then maybe a closing mark, then a space and what may begin a sentence; not after an initial or one of the usual abbreviations.
 _SENTENCE_END = re.compile(
     r"(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|vs|No)\.)(?<!\b(?:Mrs|etc)\.)(?<=[.!?])[\"')\]”’]?\s+(?=[\"'(\[“‘]?[A-Z0-9])"
@@ -61,7 +63,7 @@ def fitting_start(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int
 
 
 def num_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(encode(tokenizer, text))
 
 
 def _fitting(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:

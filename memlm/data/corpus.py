@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from memlm import storage
 from memlm.data.accounting import Accounting, total
 from memlm.data.blocks import BlockFile, Blocks, write_blocks
+from memlm.data.encoding import encode
 from memlm.data.packing import pack
 from memlm.data.shards import ShardError, read_documents
 from memlm.data.tokenizer import load_tokenizer
@@ -61,8 +62,7 @@ def write_part(
 
     def tokens() -> Iterator[list[int]]:
         for document in read_documents(shard, text_field=text_field, accounting=accounting, name=name):
-            # A text that spells a special token is text.
-            yield tokenizer(document.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            yield encode(tokenizer, document.text)
         accounting.check(name)
         accounting.require_few_malformed(name, max_malformed_share)
         if not accounting.kept:

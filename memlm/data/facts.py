@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data.encoding import encode_all
 from memlm.data.question_records import Question
 from memlm.data.question_sources import Row, read_rows
 
@@ -117,9 +118,7 @@ def _fact_stream(
 def fact_batch(
     fact_id: str, statements: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> FactBatch:
-    rows = [
-        [*row, tokenizer.eos_token_id] for row in tokenizer(list(statements), add_special_tokens=False)["input_ids"]
-    ]
+    rows = [[*row, tokenizer.eos_token_id] for row in encode_all(tokenizer, statements)]
     longest = max(map(len, rows))
     if longest > max_length:
         raise FactError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -50,6 +50,19 @@ def _pack(
                 filled = 0
     if filled:
         yield block
+
+
+def is_text(tokens: Int[Tensor, "batch seq"], *, eos_id: int, pad_id: int) -> Bool[Tensor, "batch seq"]:
+    """False on the pads of packed blocks, which are the run of pad_id that ends a row; True on everything else.
+
+    An id alone does not say what a pad is: it may stand inside a text, and be the end of a text. Where the two ids are one, the first of
+    that run is an end of text.
+    """
+    is_pad = (tokens == pad_id).flip(1).cumprod(dim=1).flip(1).bool()
+    if pad_id == eos_id:
+        is_pad[:, 1:] &= is_pad[:, :-1].clone()
+        is_pad[:, 0] = False
+    return ~is_pad
 
 
 def document_positions(tokens: Int[Tensor, "batch seq"], *, eos_id: int) -> Int[Tensor, "batch seq"]:

@@ -3,6 +3,7 @@
 Made once by `prepare_corpus`, stored beside the blocks, and read by every later stage.
 """
 
+import json
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 HUB_TIMEOUT_SECONDS = 10
 MIN_VOCAB_SIZE = 256 + 3  # every byte, and the special tokens
+MAX_UNUSED_IDS = 1000
+"""Of a small vocabulary; a large one may leave as many ids unused as it has tokens. A model has a row for each."""
 
 
 class TokenizerError(ValueError):
@@ -55,10 +58,10 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a local folder or by its hub id, with a pad token that is not its end-of-text token.
+    """Load a tokenizer from a local folder or by its hub id, ready for a model of `len(tokenizer)` rows.
 
-    Where pad is missing or equals eos, a new token is added: were they one id, skipping pads would also skip the ends
-    of the texts. This makes `len(tokenizer)` one larger; size a model by it.
+    Every id is below that length: ids that the vocabulary leaves out get placeholders. The pad token stands for nothing else: where it
+    is missing or is another special token, such as the end of text, a new one is added, which makes the length one larger.
     """
     if name_or_path.startswith((".", "/", "~")) and not Path(name_or_path).is_dir():
         raise TokenizerError(
@@ -80,9 +83,39 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             f"tokenizer {name_or_path!r} has no end-of-text token, which separates packed documents. "
             "Use one made for a causal model."
         )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    _fill_gaps(name_or_path, tokenizer)
+    others = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, None}
+    if tokenizer.pad_token_id in others:
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
+
+
+def _fill_gaps(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give each id that the vocabulary leaves out a placeholder, which no text contains, so that no added token takes an id in use.
+
+    Raises TokenizerError where two tokens share an id, or where far more ids than tokens would size a model.
+    """
+    vocabulary = tokenizer.get_vocab()
+    used, size = set(vocabulary.values()), max(vocabulary.values(), default=-1) + 1
+    if len(used) < len(vocabulary):
+        raise TokenizerError(
+            f"tokenizer {name!r} gives {len(vocabulary)} tokens only {len(used)} ids, so two tokens share one. Use a tokenizer whose ids differ."
+        )
+    unused = size - len(used)
+    if unused > max(MAX_UNUSED_IDS, len(used)):
+        raise TokenizerError(
+            f"tokenizer {name!r} has {len(used)} tokens and an id of {size - 1}, and a model would hold a row for each of the {unused} ids between "
+            "that no token has. Number its tokens from 0 without gaps."
+        )
+    if unused:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise TokenizerError(
+                f"tokenizer {name!r} leaves out {unused} ids, and has no tokenizer.json in which they could be filled. Save it as a fast tokenizer."
+            )
+        content = json.loads(backend.to_str())
+        content["model"]["vocab"].update({f"<|unused{id}|>": id for id in range(size) if id not in used})
+        backend.model = Tokenizer.from_str(json.dumps(content)).model
 
 
 def _from_folder_cache_or_hub(name_or_path: str) -> PreTrainedTokenizerBase:

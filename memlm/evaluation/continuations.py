@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data import encoding
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
 MAX_LOGITS = 2**26
@@ -101,8 +102,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, continuation: Continuation, windo
     A token that spans the seam belongs to the continuation: what stands before does not give it away. What no longer fits is cut off at
     the left, as lm-evaluation-harness does; a token without one before it is not scored. Raises ValueError if none is left to score.
     """
-    before = tokenizer(continuation.before, add_special_tokens=False)["input_ids"]
-    tokens = tokenizer(continuation.before + continuation.text, add_special_tokens=False)["input_ids"]
+    before = encoding.encode(tokenizer, continuation.before)
+    tokens = encoding.encode(tokenizer, continuation.before + continuation.text)
     differing = (place for place, (one, other) in enumerate(zip(before, tokens, strict=False)) if one != other)
     shared = next(differing, min(len(before), len(tokens)))
     cut = max(0, len(tokens) - window)

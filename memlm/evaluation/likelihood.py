@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,10 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.packing import document_positions
+from memlm.data.encoding import BYTE_PIECE
+from memlm.data.packing import document_positions, is_text
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
-
-SENTENCEPIECE_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,7 @@ def num_bytes_of(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " vocab"]:
 
 
 def _sentencepiece_bytes(piece: str) -> int:
-    return 1 if SENTENCEPIECE_BYTE.fullmatch(piece) else len(piece.replace("▁", " ").encode())
+    return 1 if BYTE_PIECE.fullmatch(piece) else len(piece.replace("▁", " ").encode())
 
 
 @torch.no_grad()
@@ -104,7 +102,8 @@ def _token_nats(
     device = next(model.parameters()).device
     for tokens, positions, _ in text_trunks(blocks.to(device), eos_id=eos_id, batch_size=batch_size):
         logits = trunks.logits(model, tokens, positions)
-        targets = tokens[:, 1:].masked_fill(tokens[:, 1:] == pad_id, -100)
+        scored = is_text(tokens, eos_id=eos_id, pad_id=pad_id)[:, 1:]
+        targets = tokens[:, 1:].masked_fill(~scored, -100)
         nats = F.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none"
         )

@@ -6,12 +6,14 @@ Prompts of one length are answered together, so no prompt is ever padded and an 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data.encoding import decode_all, encode_all, line_break_ids
 from memlm.data.question_records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks
@@ -21,6 +23,8 @@ from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 PROMPT = "Question: {question}\nAnswer:"
 """The form of lm-evaluation-harness's TriviaQA task, at no examples."""
 END_OF_LINE = "\n"
+NEXT_QUESTION = "Question:"
+"""Where a model that was shown examples begins to make up another problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,7 @@ def prompt_batches(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, batch_size: int
 ) -> Iterator[PromptBatch]:
     """Short ones first, and those of one length in their order."""
-    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    rows = encode_all(tokenizer, prompts)
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_length[len(row)].append(place)
@@ -140,10 +144,15 @@ def complete(
     trunks: TrunkCache = NO_TRUNKS,
     until: str = END_OF_LINE,
 ) -> list[str]:
-    """The greedy continuation of each prompt up to the end of its line, or to another text where it stops."""
-    ends = {tokenizer.eos_token_id}
+    """The greedy continuation of each prompt up to the end of its line, or to another text where it stops.
+
+    A tokenizer that writes no line breaks ends an answer where the next question would begin.
+    """
+    ends, stops = {tokenizer.eos_token_id}, [until]
     if until == END_OF_LINE:
-        ends.update(tokenizer(END_OF_LINE, add_special_tokens=False)["input_ids"][-1:])
+        line_breaks = line_break_ids(tokenizer)
+        ends.update(line_breaks)
+        stops += [] if line_breaks else [NEXT_QUESTION]
     device = next(model.parameters()).device
     answers = [""] * len(prompts)
     for batch in prompt_batches(tokenizer, prompts, batch_size=batch_size):
@@ -156,8 +165,10 @@ def complete(
             end_ids=sorted(ends),
             pad_id=tokenizer.pad_token_id,
         )
-        for place, text in zip(
-            batch.places, tokenizer.batch_decode(continuations, skip_special_tokens=True), strict=True
-        ):
-            answers[place] = text.split(until, 1)[0].strip()
+        # What follows a row's end is filling, whatever id it has.
+        written = [list(takewhile(lambda id: id not in ends, row)) for row in continuations.tolist()]
+        for place, text in zip(batch.places, decode_all(tokenizer, written), strict=True):
+            for stop in stops:
+                text = text.split(stop, 1)[0]
+            answers[place] = text.strip()
     return answers

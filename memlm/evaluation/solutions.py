@@ -12,13 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from memlm.data.question_records import Question, QuestionError
 from memlm.evaluation.continuations import Continuation, continuation_nats
-from memlm.evaluation.question_answering import complete, prompts_of
+from memlm.evaluation.question_answering import NEXT_QUESTION, complete, prompts_of
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
 
 FINAL_NUMBER = re.compile(r"#### (\-?[0-9\.\,]+)")
 """The set's own definition of an answer: https://github.com/openai/grade-school-math, grade_school_math/dataset.py."""
-NEXT_QUESTION = "Question:"
-"""Where a model that was shown examples goes on to make up another problem."""
 
 
 @dataclass(frozen=True, kw_only=True)

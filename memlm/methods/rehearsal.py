@@ -8,7 +8,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from memlm.data.packing import document_positions
+from memlm.data.packing import document_positions, is_text
 from memlm.methods.config import RehearsalConfig
 
 
@@ -36,7 +36,7 @@ class Rehearsal(ABC):
         """Backward of the weighted loss, added to the gradients that are there; returns the loss in nats per token."""
         chosen = torch.randperm(len(self.text.blocks), generator=self.generator)[: self.config.blocks_per_step]
         tokens = self.text.blocks[chosen].to(next(self.model.parameters()).device)
-        predicted = tokens[:, 1:] != self.text.pad_id
+        predicted = is_text(tokens, eos_id=self.text.eos_id, pad_id=self.text.pad_id)[:, 1:]
         loss = self.loss(tokens, predicted)
         share = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         (

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from memlm.data.blocks import Blocks, batch_ids
-from memlm.data.packing import document_positions
+from memlm.data.packing import document_positions, is_text
 from memlm.slots.accesses import accesses_of, value_pools
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.training.config import CountingConfig
@@ -36,9 +36,12 @@ def count_unit(
     device = next(model.parameters()).device
     counter = _counter_for(model)
     for number in batches:
-        tokens = _micro_batch(blocks, number, config, pad_id=pad_id).to(device)
+        tokens, num_rows = _micro_batch(blocks, number, config, pad_id=pad_id)
+        tokens = tokens.to(device)
         slots = accesses_of(model, input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id))
-        counter.add(slots, tokens != pad_id)
+        counted = is_text(tokens, eos_id=eos_id, pad_id=pad_id)
+        counted[num_rows:] = False
+        counter.add(slots, counted)
     return counter.counts().to(torch.device("cpu"))
 
 
@@ -57,10 +60,13 @@ def _counter_for(model: nn.Module) -> BackgroundCounter:
     return BackgroundCounter(num_slots, next(model.parameters()).device)
 
 
-def _micro_batch(blocks: Blocks, number: int, config: CountingConfig, *, pad_id: int) -> torch.Tensor:
+def _micro_batch(
+    blocks: Blocks, number: int, config: CountingConfig, *, pad_id: int
+) -> tuple[Int[Tensor, "batch seq"], int]:
+    """The batch in its fixed shape, and how many of its rows are blocks."""
     size = min(config.batch_blocks, len(blocks) - number * config.batch_blocks)
     # The first epoch of the order names each block once; what would run on into the second is padding.
     ids = batch_ids(seed=config.seed, step=number, batch_size=config.batch_blocks, num_blocks=len(blocks))[:size]
     tokens = torch.full((config.batch_blocks, blocks.block_size), pad_id)
     tokens[:size] = blocks.take(ids)
-    return tokens
+    return tokens, size

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from memlm.data.blocks import Blocks, batch_ids
-from memlm.data.packing import document_positions
+from memlm.data.packing import document_positions, is_text
 from memlm.slots.accesses import memory_layers, on_accesses, value_pools
 from memlm.training.config import PretrainingConfig
 from memlm.training.step import next_token_loss, num_predicted
@@ -84,11 +84,11 @@ def _train_batch(
     engine: "Engine", batch: Int[Tensor, "blocks block_size"], *, eos_id: int, pad_id: int, usage: "_Usage | None"
 ) -> float:
     config, rank = engine.config, dist.get_rank()
-    num_targets = num_predicted(batch != pad_id)
+    num_targets = num_predicted(is_text(batch, eos_id=eos_id, pad_id=pad_id))
     total = torch.zeros((), device=engine.device)
     mine = batch.view(engine.world_size, -1, batch.shape[1])[rank]
     for tokens in mine.split(config.micro_batch_blocks):
-        is_token = tokens != pad_id
+        is_token = is_text(tokens, eos_id=eos_id, pad_id=pad_id)
         autocast = torch.autocast(engine.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         with autocast, usage.counting(is_token) if usage else nullcontext():
             logits = engine.model(

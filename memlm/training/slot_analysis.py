@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data import encoding
 from memlm.data.facts import Fact, fact_batch
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, encode
@@ -171,7 +172,7 @@ def text_reads(
     ]
     rows = []
     for label, text in [*asked, *((f"wording {number}", wording) for number, wording in enumerate(wordings, 1))]:
-        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ids = [*encoding.encode(tokenizer, text), tokenizer.eos_token_id]
         reads = reads_of_tokens(accesses_of(model, input_ids=torch.tensor([ids], device=device))[0], trainable)
         rows.append(TextReads(label, [tokenizer.decode([token]) for token in ids], reads))
     return rows

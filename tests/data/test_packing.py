@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from memlm.data.packing import PackingError, document_positions, pack
+from memlm.data.packing import PackingError, document_positions, is_text, pack
 
 EOS, PAD = 1, 2
 
@@ -66,3 +66,21 @@ def test_positions_begin_anew_after_each_end_of_text():
     expected = [[0, 1, 2, 0, 1, 0, 0], [0, 0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 0, 1]]
     assert document_positions(tokens, eos_id=EOS).tolist() == expected
     assert document_positions(tokens.int(), eos_id=EOS).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("pad_id", "row", "num_tokens"),
+    [
+        (PAD, [7, EOS, PAD, PAD], 2),
+        (PAD, [7, PAD, 8, EOS], 4),  # where the pad's id also stands for a word
+        (PAD, [PAD, PAD, PAD, PAD], 0),
+        (PAD, [7, 8, 9, 10], 4),
+        (EOS, [7, EOS, EOS, EOS], 2),  # one end of text, and two pads
+        (EOS, [7, EOS, 8, EOS], 4),
+        (EOS, [EOS, EOS, EOS, EOS], 1),
+        (EOS, [EOS, 7, 8, 9], 4),
+    ],
+)
+def test_a_pad_is_known_by_its_place_and_not_by_its_id(pad_id, row, num_tokens):
+    mask = is_text(torch.tensor([row, [7, 7, 7, 7]]), eos_id=EOS, pad_id=pad_id)
+    assert mask.tolist() == [[place < num_tokens for place in range(4)], [True] * 4]

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from memlm.data.shards import list_shards, read_documents
 from memlm.data.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
+from tests.data.foreign_tokenizers import like_llama2, with_words
 
 THEIRS = """
 from pathlib import Path
@@ -79,6 +80,31 @@ def test_a_pad_token_apart_from_eos_is_given(tmp_path, pad):
     )
     loaded = load_tokenizer(str(tmp_path))
     assert loaded.pad_token_id == 3 and loaded.eos_token_id == 0 and len(loaded) == 4
+
+
+@pytest.mark.parametrize("name", ["<unk>", "<s>", "</s>"])
+def test_a_pad_that_is_another_special_token_is_replaced(tmp_path, name):
+    tokenizer = like_llama2(tmp_path, pad_token=name)
+    assert tokenizer.pad_token_id == len(tokenizer) - 1
+    assert tokenizer.pad_token_id not in {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3), (1, 2, 4), (1, 2, 3, 9), (4, 5, 6), (7, 300, 900)])
+def test_ids_with_gaps_are_all_below_the_length_and_the_pad_takes_none_of_them(tmp_path, ids):
+    vocabulary = {"<eos>": 0} | dict(zip(["<unk>", "a", "b", "c"], ids, strict=False))
+    tokenizer = with_words(tmp_path, vocabulary)
+    assert len(tokenizer) == max(ids) + 2 and tokenizer.pad_token_id == max(ids) + 1
+    assert tokenizer("a b")["input_ids"] == [vocabulary["a"], vocabulary["b"]]
+    assert tokenizer.convert_ids_to_tokens([vocabulary["a"], vocabulary["b"]]) == ["a", "b"]
+    assert len(set(tokenizer.get_vocab().values())) == len(tokenizer.get_vocab()) == len(tokenizer)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert len(again) == len(tokenizer) and again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_an_id_far_beyond_the_tokens_is_refused(tmp_path):
+    with pytest.raises(TokenizerError, match="3 tokens and an id of 100000.*99998 ids between"):
+        with_words(tmp_path, {"<eos>": 0, "<unk>": 1, "a": 100_000})
 
 
 def test_a_tokenizer_without_end_of_text_is_refused(tmp_path):

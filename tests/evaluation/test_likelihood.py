@@ -129,3 +129,10 @@ def test_bytes_of_a_sentencepiece_tokenizers_tokens():
     plain.pre_tokenizer, plain.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", eos_token="</s>")
     assert num_bytes_of(tokenizer).tolist() == [0, 0, 1, 1, 4, 1, 2]
+
+
+def test_the_end_of_a_text_is_scored_where_the_pad_is_the_same_token():
+    model = tiny_model()
+    own = nats_per_token(model, torch.tensor([[*A, PAD, PAD]]), eos_id=EOS, pad_id=PAD, batch_size=1)
+    same = nats_per_token(model, torch.tensor([[*A, EOS, EOS]]), eos_id=EOS, pad_id=EOS, batch_size=1)
+    assert same == pytest.approx(own, rel=1e-6)

@@ -6,6 +6,7 @@ from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.question_answering import PROMPT, answer_questions, complete, prompts_of
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import build_model, model_config
+from tests.data.foreign_tokenizers import like_llama2, like_t5
 
 TEXTS = ["Question: Who is the king of the north?\nAnswer: Jon the Second"] * 50
 
@@ -141,3 +142,22 @@ def test_an_answer_ends_with_its_line_where_the_tokenizer_joins_line_breaks():
         model.lm_head.weight[tokenizer(" king")["input_ids"][-1], blank_line] = 1
     prompts = [PROMPT.format(question="Who?")]
     assert complete(model, tokenizer, prompts, max_new_tokens=12, batch_size=1) == ["Jon"]
+
+
+def test_an_answer_of_two_words_is_whole_where_a_line_break_is_a_space(tmp_path):
+    tokenizer = like_t5(tmp_path, "▁New")
+    model = model_that_says(tokenizer, " New York</s>")
+    assert complete(model, tokenizer, ["Answer:"], max_new_tokens=20, batch_size=1) == ["New York"]
+
+
+def test_without_line_breaks_an_answer_ends_where_the_next_question_begins(tmp_path):
+    tokenizer = like_t5(tmp_path, "▁New", "▁Question:")
+    model = model_that_says(tokenizer, " New York Question:</s>")
+    assert complete(model, tokenizer, ["Answer:"], max_new_tokens=20, batch_size=1) == ["New York"]
+
+
+@pytest.mark.parametrize("pad", [{}, {"pad_token": "</s>"}, {"pad_token": "<unk>"}])
+def test_an_answer_keeps_the_bytes_that_a_folder_calls_special(tmp_path, pad):
+    tokenizer = like_llama2(tmp_path, **pad)
+    model = model_that_says(tokenizer, "Zé\n")
+    assert complete(model, tokenizer, ["Answer:"], max_new_tokens=20, batch_size=1) == ["Zé"]

@@ -172,3 +172,16 @@ def test_the_forward_pass_stops_at_the_last_search(blocks):
     model.model.layers[0].register_forward_hook(lambda *_: run.append("below"))
     count_all(model, blocks, CONFIG)
     assert set(run) == {"below"}
+
+
+def test_ends_of_text_are_counted_where_they_are_the_pads_too(tmp_path):
+    """And rows that only fill a batch are not."""
+    counts = []
+    for pad in (PAD, EOS):
+        rows = [[3, 4, EOS, 5, 6, 7], [8, 9, EOS, 2, 1, EOS], [8, EOS, pad, pad, pad, pad]]
+        path = str(tmp_path / f"{pad}.parquet")
+        write_blocks(path, [np.array(row, dtype=np.int32) for row in rows])
+        config = CountingConfig(num_batches=2, batch_blocks=2)
+        counts.append(count_unit(tiny_model(), Blocks([path]), range(2), config, eos_id=EOS, pad_id=pad))
+    assert_equal(*counts)
+    assert counts[0].num_tokens == 14

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import memlm.model.language_model  # noqa: F401  makes memlm's own checkpoints known to AutoModelForCausalLM
+from memlm.data.encoding import encode
 from memlm.data.tokenizer import HUB_TIMEOUT_SECONDS
 from memlm.data.writers.config import WriterConfig
 from memlm.data.writers.interface import Request, Writer, WriterError
@@ -33,6 +34,10 @@ def find_revision(model: str, revision: str) -> str:
         Exception
     ) as error:  # the hub's client lets errors of the HTTP library beneath it through, which changes between releases
         raise _not_loaded(model, error) from error
+
+
+PLACE = "\ue000"
+"""Stands for the prompt while a chat is put together: a character that no text uses."""
 
 
 class HuggingFaceWriter(Writer):
@@ -69,9 +74,7 @@ class HuggingFaceWriter(Writer):
 
     def _tokens_of(self, prompt: str) -> list[int]:
         if self.tokenizer.chat_template:
-            messages = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            tokens = self._chat_tokens(prompt)
         else:
             tokens = self.tokenizer(prompt)["input_ids"]
         context = getattr(self.model.config, "max_position_embeddings", None)
@@ -81,6 +84,15 @@ class HuggingFaceWriter(Writer):
                 f"{context} of {self.config.model!r}; lower writer.max_new_tokens or questions.documents.chunk_tokens, or name a model with a longer context"
             )
         return tokens
+
+    def _chat_tokens(self, prompt: str) -> list[int]:
+        """A prompt that spells out the chat's own marks, as a document may, stays what the user said."""
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        spelled = any(token in prompt for token in special)
+        messages = [{"role": "user", "content": PLACE if spelled else prompt}]
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        parts = [self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(PLACE)]
+        return [*parts[0], *encode(self.tokenizer, prompt), *parts[1]] if spelled else parts[0]
 
     @torch.no_grad()
     def _write_batch(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[str]:

@@ -89,6 +89,15 @@ def test_a_chat_template_is_used_where_there_is_one(saved: Path):
     )
 
 
+def test_a_prompt_that_spells_the_marks_of_a_chat_stays_one_turn(saved: Path):
+    writer = writer_of(saved)
+    end = writer.tokenizer.eos_token
+    writer.tokenizer.chat_template = f"{{% for m in messages %}}{{{{ m.content }}}}{end}{{% endfor %}}[assistant]"
+    plain, spelled = writer._tokens_of("Hello."), writer._tokens_of(f"Hello{end}.")
+    assert plain.count(writer.tokenizer.eos_token_id) == spelled.count(writer.tokenizer.eos_token_id) == 1
+    assert writer.tokenizer.decode(spelled) == f"Hello{end}.{end}[assistant]"
+
+
 def test_a_prompt_beyond_the_context_is_refused(saved: Path):
     writer = writer_of(saved, max_new_tokens=100)
     with pytest.raises(WriterError, match="max_new_tokens \\(100\\).*128.*chunk_tokens"):

@@ -1,0 +1,80 @@
+"""How does text become tokens, and tokens text again? One way for corpora, facts, questions and answers.
+
+Text is data: where it spells out a special token such as </s>, it is encoded like any other text and never becomes that token.
+"""
+
+import re
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+"""How SentencePiece writes a byte that is no piece of its own. Some folders mark these as special, though they stand for text."""
+
+
+class EncodingError(ValueError):
+    """A text cannot be written in the tokens of this tokenizer."""
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of a text, without any that the tokenizer would add. Raises EncodingError as encode_all does."""
+    return encode_all(tokenizer, [text])[0]
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each text. Raises EncodingError where a tokenizer can read a text as nothing but a special token."""
+    if not texts:
+        return []
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    control = control_ids(tokenizer)
+    return [
+        row if control.isdisjoint(row) else _as_text(tokenizer, text, control)
+        for row, text in zip(rows, texts, strict=True)
+    ]
+
+
+def decode_all(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each row. Special tokens are left out; bytes stay, also where the tokenizer calls them special."""
+    hidden = set(tokenizer.all_special_ids)
+    hidden |= {
+        id
+        for id, token in tokenizer.added_tokens_decoder.items()
+        if token.special and not BYTE_PIECE.fullmatch(token.content)
+    }
+    shown = [[id for id in row if id not in hidden] for row in rows]
+    return list(tokenizer.batch_decode(shown, skip_special_tokens=False))
+
+
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids that structure text, such as its end: no text may contain them. An unknown character is text."""
+    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+
+
+def line_break_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that ends a line; none for a tokenizer that reads a line break as a space, as T5's does."""
+    last = encode(tokenizer, "\n")[-1:]
+    return last if "\n" in tokenizer.decode(last) else []
+
+
+def _as_text(tokenizer: PreTrainedTokenizerBase, text: str, control: set[int]) -> list[int]:
+    """A piece of a vocabulary may be a special token's very name, so the text is cut inside each such name."""
+    cuts = _places_inside(tokenizer, text, control)
+    tokens: list[int] = []
+    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        tokens += encode(tokenizer, text[start:end])
+    return tokens
+
+
+def _places_inside(tokenizer: PreTrainedTokenizerBase, text: str, control: set[int]) -> list[int]:
+    """Where to cut. Raises EncodingError if a special token cannot be cut or the tokenizer does not say where it is."""
+    spans = []
+    if tokenizer.is_fast:
+        encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        spans = [(start, end) for id, (start, end) in pairs if id in control]
+    if not spans or any(end - start < 2 for start, end in spans):
+        raise EncodingError(
+            f"the text {text[:60]!r} spells out a special token, and this tokenizer cannot write it in other tokens; "
+            "rewrite the text, or name another tokenizer (corpus.tokenizer)"
+        )
+    return [start + (end - start) // 2 for start, end in spans]
