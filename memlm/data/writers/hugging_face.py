@@ -73,10 +73,7 @@ class HuggingFaceWriter(Writer):
         return texts
 
     def _tokens_of(self, prompt: str) -> list[int]:
-        if self.tokenizer.chat_template:
-            tokens = self._chat_tokens(prompt)
-        else:
-            tokens = self.tokenizer(prompt)["input_ids"]
+        tokens = self._chat_tokens(prompt) if self.tokenizer.chat_template else self.tokenizer(prompt)["input_ids"]
         context = getattr(self.model.config, "max_position_embeddings", None)
         if context and len(tokens) + self.config.max_new_tokens > context:
             raise WriterError(
