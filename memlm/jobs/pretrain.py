@@ -7,10 +7,7 @@ import hashlib
 import json
 import logging
 import os
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from memlm import storage
 from memlm.config import IN_JOB, Config
 from memlm.data.corpus import Corpus, open_corpus
+from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
 from memlm.jobs.notice import Told, Watch, heeding_sigterm
@@ -62,9 +60,8 @@ class WorkerTask:
     tracking: str
     session: float
     """When the command was given, in seconds since 1970."""
-    lease: str
-    epoch: int
-    """Of the lease that the driver holds."""
+    holder: storage.Holder
+    """Of the lease: the driver."""
 
     @property
     def notice(self) -> str:
@@ -90,7 +87,7 @@ def run(config: Config) -> str:
     if not os.environ.get(IN_JOB) and not config.cluster.use_gpu:  # then this machine's memory is what trains
         _require_room(config, workers_here=config.cluster.num_workers)
     Tracker(tracking_uri(config), EXPERIMENT)  # a tracking server that is not there is found before work is done
-    with connect(config), _alone(run.pretraining_lease(architecture)) as lease:
+    with connect(config), alone(run.pretraining_lease(architecture), ttl_seconds=LEASE_SECONDS) as lease:
         if is_there():  # made by whom we waited for
             return checkpoint
         task = WorkerTask(
@@ -101,8 +98,7 @@ def run(config: Config) -> str:
             training_states=run.training_states(architecture),
             tracking=tracking_uri(config),
             session=time.time(),
-            lease=lease.uri,
-            epoch=lease.epoch,
+            holder=lease.holder,
         )
         folder, name = storage.join(run.uri, "ray"), f"{config.run_name}-{architecture}-{time.time_ns()}"
         try:
@@ -115,7 +111,7 @@ def run(config: Config) -> str:
             ) from error
         storage.delete(storage.join(folder, name))  # Ray's own, which nobody reads
         if not storage.has_artifact(checkpoint):
-            _require_lease(task)
+            task.holder.require()
             raise Saved  # heeded by the workers, or by Ray, which returns as if all were well
         storage.delete(task.training_states)
     return checkpoint
@@ -143,26 +139,6 @@ def _trainer(task: WorkerTask, *, name: str, folder: str) -> TorchTrainer:
             ),
         ),
     )
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[storage.Lease]:
-    """Two trainers of one run would spoil each other's states. One that died without a word is waited for, until its lease is over.
-
-    Held by the driver, which outlives its workers; rank 0 looks before each state whether it still holds.
-    """
-    owner = f"process {os.getpid()} on {socket.gethostname()}"
-    wait_seconds = 0.0
-    while True:
-        try:
-            with storage.lease(uri, owner=owner, ttl_seconds=LEASE_SECONDS, wait_seconds=wait_seconds) as lease:
-                yield lease
-                return
-        except storage.LeaseHeld as error:
-            if wait_seconds:
-                raise
-            wait_seconds = LEASE_SECONDS + 2
-            say(f"waiting at most {wait_seconds:.0f} s for the lease: {error}")
 
 
 def _require_room(config: Config, *, workers_here: int, device: torch.device | None = None) -> None:
@@ -194,25 +170,13 @@ def _pool_bytes(config: Config) -> PoolBytes:
     )
 
 
-def _holds_lease(task: WorkerTask) -> bool:
-    """Whether our driver may still write; said to be so where the storage does not answer, which a state that is to be saved will find too."""
+def _holds_lease(holder: storage.Holder) -> bool:
+    """Whether our driver may still write; taken to be so where the storage does not answer, which a state that is to be saved will find too."""
     try:
-        return bool(storage.read_json(task.lease)["epoch"] == task.epoch)
+        return holder.holds()
     except storage.StorageError as error:
         log.warning("the lease could not be read: %s", error)
         return True
-
-
-def _require_lease(task: WorkerTask) -> None:
-    """Raises LeaseLost where another driver took over from ours, which must have been silent for long."""
-    if storage.read_json(task.lease)["epoch"] != task.epoch:
-        raise _lease_lost(task)
-
-
-def _lease_lost(task: WorkerTask) -> storage.LeaseLost:
-    return storage.LeaseLost(
-        "lease", task.lease, f"epoch {task.epoch} is over", "Another driver goes on with this run."
-    )
 
 
 def _root(error: BaseException) -> BaseException:
@@ -254,7 +218,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
             f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, beside its share of the rest"
         )
     diary, start = None, torch.zeros(1, dtype=torch.int64, device=device)
-    if rank == 0 and not storage.has_artifact(task.checkpoint) and _holds_lease(task):
+    if rank == 0 and not storage.has_artifact(task.checkpoint) and _holds_lease(task.holder):
         diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session)
         start.fill_(diary.number)
     dist.broadcast(start, src=0)
@@ -348,8 +312,8 @@ class _Pretraining:
             told = watch.after_step()
             self.states.settle()
             if (done.step % settings.checkpoint_every == 0 or told) and not last:
-                if self.diary and not _holds_lease(self.task):
-                    raise _lease_lost(self.task)
+                if self.diary and not _holds_lease(self.task.holder):
+                    self.task.holder.require()
                 self.states.save(done.step)
             reported = last or done.step % settings.log_every == 0
             if self.diary:
@@ -366,7 +330,7 @@ class _Pretraining:
                 self._heed(told, done.step)
         self.states.settle(wait=True)
         if self.diary:
-            _require_lease(self.task)
+            self.task.holder.require()
 
     def _heed(self, told: Told, step: int) -> None:
         """What a notice gives no time for later must be whole now."""

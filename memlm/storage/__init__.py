@@ -3,7 +3,7 @@
     artifacts   a directory of files and its manifest: write, verify, open          what the stages use
     foreign     other people's objects below a prefix on S3: names, sizes, etags
     objects     one small file: read, write, create, replace, list, delete          the same on both kinds of place
-    leases      who alone may write, and since which epoch
+    leases      the right to write alone, and since which epoch
     probing     does this store do what all of the above relies on?
     transfer    files to and from S3 in parallel parts, each checked                |
     s3, local   objects on S3, files on a disk                                      | the two kinds of place
@@ -27,7 +27,7 @@ from memlm.storage.artifacts import (
 from memlm.storage.copies import folder_for_copies
 from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, StorageError
 from memlm.storage.foreign import StoredObject, list_objects, stat_object
-from memlm.storage.leases import Lease, acquire, lease
+from memlm.storage.leases import Holder, Lease, acquire, lease
 from memlm.storage.manifests import MANIFEST, Manifest
 from memlm.storage.objects import delete, list_names, local_file, read_bytes, read_json, write_bytes, write_json
 from memlm.storage.places import PARTIAL, is_remote, join, require_absolute
@@ -39,6 +39,7 @@ __all__ = [
     "REMAKE",
     "DamagedArtifact",
     "Draft",
+    "Holder",
     "Lease",
     "LeaseHeld",
     "LeaseLost",

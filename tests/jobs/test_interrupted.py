@@ -167,14 +167,15 @@ def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypa
 
 
 def test_where_the_lease_cannot_be_read_training_goes_on_and_where_it_is_anothers_it_ends(tmp_path, caplog):
-    task = SimpleNamespace(lease=str(tmp_path / "lease.json"), epoch=1)
-    assert pretrain._holds_lease(task) and "the lease could not be read" in caplog.text
-    storage.acquire(task.lease, owner="we").release()
-    assert pretrain._holds_lease(task)
-    storage.acquire(task.lease, owner="another")
-    assert not pretrain._holds_lease(task)
-    with pytest.raises(storage.LeaseLost, match="epoch 1 is over"):
-        pretrain._require_lease(task)
+    (tmp_path / "file").touch()
+    unreadable = storage.Holder(uri=str(tmp_path / "file" / "lease.json"), owner="we", epoch=1, id="ours")
+    assert pretrain._holds_lease(unreadable) and "the lease could not be read" in caplog.text
+    ours = storage.acquire(str(tmp_path / "lease.json"), owner="we").holder
+    assert pretrain._holds_lease(ours)
+    (tmp_path / "lease.json").unlink()
+    assert not pretrain._holds_lease(ours)
+    storage.acquire(ours.uri, owner="we")  # epoch 1 again
+    assert not pretrain._holds_lease(ours)
 
 
 def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):

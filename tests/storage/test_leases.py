@@ -2,6 +2,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -74,6 +75,76 @@ def test_of_a_killed_holder_it_ends_by_itself(tmp_path: Path) -> None:
     assert storage.acquire(uri, owner="next", wait_seconds=10).epoch == 2
 
 
+def test_a_lease_that_was_deleted_and_taken_again_is_anothers(root: str) -> None:
+    uri, artifact = storage.join(root, "lease.json"), storage.join(root, "model")
+    old = storage.acquire(uri, owner="process 7 on here")
+    worker = pickle.loads(pickle.dumps(old.holder))
+    assert worker.holds()
+    old.renew()
+    worker.require()
+    storage.delete(uri)
+    assert not worker.holds()
+    with pytest.raises(LeaseLost, match="epoch 1 of process 7 on here is over; now nobody: it was removed"):
+        worker.require()
+    new = storage.acquire(uri, owner="process 7 on here")
+    assert (new.epoch, new.holder.holds()) == (old.epoch, True)
+    assert not worker.holds()
+    with pytest.raises(LeaseLost):
+        worker.require()
+    with pytest.raises(LeaseLost):
+        old.renew()
+    with pytest.raises(LeaseLost):
+        with storage.write_artifact(artifact, kind="k", config={}, lease=old):
+            pytest.fail("the block must not be entered")
+
+
+def test_who_released_it_holds_it_no_more(root: str) -> None:
+    held = storage.acquire(storage.join(root, "lease.json"), owner="a")
+    held.release()
+    assert not held.holder.holds()
+
+
+def test_a_stores_clock_that_was_a_day_ahead_locks_nobody_out_for_longer_than_the_lease(tmp_path: Path) -> None:
+    uri = str(tmp_path / "lease.json")
+    storage.acquire(uri, owner="dead", ttl_seconds=2)
+    tomorrow = time.time() + 86_400
+    os.utime(uri, (tomorrow, tomorrow))
+    with pytest.raises(LeaseHeld, match=r"held by dead, epoch 1; if it is dead, it ends in [12] s"):
+        storage.acquire(uri, owner="next")
+    began = time.monotonic()
+    assert storage.acquire(uri, owner="next", wait_seconds=2).epoch == 2
+    assert 2 <= time.monotonic() - began < 4
+
+
+def test_s3s_clock_that_was_a_day_ahead_locks_nobody_out_for_longer_than_the_lease(
+    bucket: str, proxy: FaultyProxy
+) -> None:
+    uri = f"{bucket}/lease.json"
+    storage.acquire(uri, owner="dead", ttl_seconds=2)
+    proxy.seconds_ahead = -86_400  # now; what was written before it was set back seems to come from tomorrow
+    assert storage.acquire(uri, owner="next", wait_seconds=2).epoch == 2
+
+
+def test_a_living_holder_is_not_taken_over_while_its_clock_is_wrong(tmp_path: Path) -> None:
+    uri = str(tmp_path / "lease.json")
+    held = storage.acquire(uri, owner="alive", ttl_seconds=1)
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(0.3):
+            held.renew()
+            os.utime(uri, (time.time() + 86_400,) * 2)
+
+    keeper = threading.Thread(target=renew)
+    keeper.start()
+    try:
+        with pytest.raises(LeaseHeld):
+            storage.acquire(uri, owner="other", wait_seconds=2.5)
+    finally:
+        over.set()
+        keeper.join()
+
+
 def test_of_many_that_take_it_over_one_does(root: str) -> None:
     uri = storage.join(root, "lease.json")
     storage.acquire(uri, owner="gone").release()
@@ -140,13 +211,63 @@ def test_a_renewal_that_was_written_and_of_which_nothing_was_heard_is_ours(bucke
     assert storage.acquire(uri, owner="b").epoch == 2
 
 
-def test_what_is_no_lease_is_refused(root: str) -> None:
-    uri = storage.join(root, "lease.json")
-    storage.write_json(uri, {"owner": "a"})
+LEASE = {"owner": "a", "epoch": 1, "id": "x", "ttl_seconds": 60, "released": False, "write": "y"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"owner": "a"}',
+        *(
+            json.dumps({**LEASE, **changed}).encode()
+            for changed in (
+                {"owner": 1},
+                {"epoch": "1"},
+                {"epoch": 0},
+                {"id": None},
+                {"ttl_seconds": "60"},
+                {"ttl_seconds": 0},
+                {"ttl_seconds": float("nan")},
+                {"ttl_seconds": float("inf")},
+                {"ttl_seconds": 10**400},
+                {"released": "no"},
+            )
+        ),
+    ],
+)
+def test_what_is_no_lease_is_refused(tmp_path: Path, body: bytes) -> None:
+    uri = str(tmp_path / "lease.json")
+    held = storage.acquire(uri, owner="a")
+    storage.write_bytes(uri, body)
     with pytest.raises(DamagedArtifact, match="is not a lease"):
         storage.acquire(uri, owner="b")
-    with pytest.raises(StorageError, match="ttl_seconds 0: must be positive"):
-        storage.acquire(storage.join(root, "other.json"), owner="b", ttl_seconds=0)
+    assert not held.holder.holds()
+    with pytest.raises(LeaseLost, match="now something that is no lease"):
+        held.renew()
+
+
+@pytest.mark.parametrize("ttl_seconds", [0, -1, float("inf"), float("nan")])
+def test_an_impossible_time_to_live_is_refused(tmp_path: Path, ttl_seconds: float) -> None:
+    with pytest.raises(StorageError, match="must be a finite number above 0"):
+        storage.acquire(str(tmp_path / "lease.json"), owner="b", ttl_seconds=ttl_seconds)
+
+
+def test_a_lease_of_an_older_version_has_no_id_and_is_taken_over(tmp_path: Path) -> None:
+    uri = str(tmp_path / "lease.json")
+    storage.write_json(uri, {name: value for name, value in LEASE.items() if name != "id"} | {"released": True})
+    assert storage.acquire(uri, owner="b").epoch == 2
+
+
+def test_an_owners_name_keeps_an_error_on_one_line(tmp_path: Path) -> None:
+    uri = str(tmp_path / "lease.json")
+    storage.acquire(uri, owner="a\n\x1b[2Jerror: b")
+    with pytest.raises(LeaseHeld) as refused:
+        storage.acquire(uri, owner="b")
+    assert str(refused.value).isprintable()
 
 
 def test_its_record_can_be_read_by_people(root: str) -> None:
