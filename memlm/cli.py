@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
@@ -150,8 +151,14 @@ def job_of(config: Config, stage: str) -> Callable[..., object]:
     """The job of a stage, or with --dry-run what prints its plan; both take the config and what else the job takes."""
     if config.dry_run:
         return partial(importlib.import_module("memlm.jobs.dry_run").run, stage)
+    _say(f"{stage}: recipe {config.recipe}, run {config.storage.rstrip('/')}/{config.run_name}")
     run: Callable[..., object] = importlib.import_module(f"memlm.jobs.{stage}").run
     return run
+
+
+def _say(text: str) -> None:
+    """A first line while libraries are still imported, in the form of the jobs' own lines."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
 def run_lm_eval(arguments: Sequence[str]) -> None:
@@ -243,6 +250,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def patch() -> None:
+        _say(f"{arguments.command}: {arguments.checkpoint} and {arguments.patch}")
         from memlm.training.patch import apply_patch, undo_patch
 
         change = apply_patch if arguments.command == "apply" else undo_patch

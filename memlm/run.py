@@ -9,14 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
 from memlm.config import Config, identity
-from memlm.data.corpus import KIND as CORPUS_KIND
-from memlm.data.question_sets import KIND as QUESTIONS_KIND
 from memlm.model.config import Architecture
-from memlm.training.patch import CHECKPOINT_KIND
-
-WORLD_KIND = "world"
-COUNTS_KIND = "background_counts"
+from memlm.training.trial import Trial
 
 
 class RunError(ValueError):
@@ -193,6 +189,22 @@ def require_counts(config: Config) -> storage.Manifest:
     inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
     made = is_made(uri, kind=COUNTS_KIND, config=counts_config(config), inputs=inputs, part="counting")
     return _found(made, uri, "count_accesses.py", config)
+
+
+def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
+    """The digests of all that a trial reads. Raises RunError naming the command that makes what is missing or does not fit."""
+    inputs = {
+        "corpus": require_corpus(config).digest,
+        "questions": require_questions(config).digest,
+        "checkpoint": require_checkpoint(config, architecture).digest,
+    }
+    if architecture == "memory":
+        inputs["counts"] = require_counts(config).digest
+    return inputs
+
+
+def trial_of(config: Config) -> Trial:
+    return Trial(method=config.method, stream=config.stream, evaluation=config.evaluation, seed=config.seed)
 
 
 def corpus_config(config: Config) -> dict[str, Any]:

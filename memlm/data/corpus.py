@@ -17,6 +17,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from memlm import storage
+from memlm.artifacts import CORPUS_KIND as KIND
 from memlm.data.accounting import Accounting, total
 from memlm.data.blocks import BlockFile, Blocks, write_blocks
 from memlm.data.encoding import encode
@@ -24,7 +25,6 @@ from memlm.data.packing import pack
 from memlm.data.shards import ShardError, read_documents
 from memlm.data.tokenizer import load_tokenizer
 
-KIND = "corpus"
 BLOCKS_KIND = "blocks"
 BLOCKS_FOLDER = "blocks"
 BLOCKS_FILE = "blocks.parquet"

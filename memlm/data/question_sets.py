@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 from memlm import storage
+from memlm.artifacts import QUESTIONS_KIND as KIND
 from memlm.data.facts import Fact
 from memlm.data.question_files import read_written, record_of, write_set
 from memlm.data.question_records import Question, Record, TaskChoice
 
-KIND = "questions"
 TASKS_FILE = "tasks.json"
 
 

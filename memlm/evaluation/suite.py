@@ -14,6 +14,7 @@ from memlm.data.question_records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.likelihood import num_bytes_of, score_text, text_trunks
 from memlm.evaluation.question_answering import answer_nats
+from memlm.evaluation.scores import Scores, join
 from memlm.evaluation.tasks import TEXT_VERSION, Exam, Examinee, exam_of
 from memlm.frontier import LEARNING_SET, SetScore
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
@@ -34,13 +35,6 @@ class HeldOut:
         return {
             name: exam_of(name, records, self.tasks.get(name, TaskChoice())) for name, records in self.questions.items()
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    sets: dict[str, SetScore]
-    extra: dict[str, float]
-    """Secondary measures, as means: known_facts_f1, hellaswag_acc_norm, gsm8k_final_number, background_text_bits_per_byte."""
 
 
 def evaluate_questions(
@@ -128,10 +122,3 @@ def evaluate(
     model.eval()
     learning = evaluate_questions(model, tokenizer, LEARNING_SET, new_facts, config, trunks)
     return join([learning, evaluate_held_out(model, tokenizer, held_out, config, trunks)])
-
-
-def join(parts: Sequence[Scores]) -> Scores:
-    return Scores(
-        sets={name: score for part in parts for name, score in part.sets.items()},
-        extra={name: value for part in parts for name, value in part.extra.items()},
-    )

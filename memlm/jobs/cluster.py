@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -11,8 +12,6 @@ from importlib.metadata import version
 from typing import Any
 
 import ray
-import ray.data
-import transformers
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from memlm.config import IN_JOB, Config
@@ -234,12 +233,16 @@ def handing_on_errors() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Libraries' notices that a user can do nothing about."""
+    """Libraries' notices that a user can do nothing about. Imports none of them: what is imported later reads the environment, but for
+    Ray Data, after which this is to be called again."""
     warnings.filterwarnings("ignore")
-    transformers.utils.logging.disable_progress_bar()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if (transformers := sys.modules.get("transformers")) is not None:
+        transformers.utils.logging.disable_progress_bar()
     for name in ("ray", "ray.train", "ray.tune", "deepspeed", "DeepSpeed", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # logs with its own frames what it raises anyway
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True
+    if "ray.data" in sys.modules:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.raise_original_map_exception = True

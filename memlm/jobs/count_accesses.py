@@ -8,22 +8,14 @@ is that of one process, whoever read what, whoever died, and whichever driver be
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import ray.data
-import torch
-from ray.data import ActorPoolStrategy
+from typing import TYPE_CHECKING, Any
 
 from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.config import Config
-from memlm.data.corpus import open_corpus
-from memlm.jobs.attempts import Attempts
 from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, quiet, say
-from memlm.model.language_model import load_checkpoint
+from memlm.jobs.cluster import Progress, connect, num_processors, quiet, say
 from memlm.run import (
-    COUNTS_KIND,
     RunError,
     counts_config,
     is_made,
@@ -32,14 +24,12 @@ from memlm.run import (
     run_of,
     tracking_uri,
 )
-from memlm.slots.accesses import memory_layers, value_pools
-from memlm.slots.counts import BackgroundCounts
 from memlm.tracking import Tracker, git_sha
-from memlm.training.counting import count_unit, num_batches, units
-from memlm.training.patch import CHECKPOINT_KIND
+from memlm.training.units import num_batches, units
 
-PARTIAL_KIND = "partial_counts"
-COUNTS_FILE = "counts.safetensors"
+if TYPE_CHECKING:
+    from memlm.slots.counts import BackgroundCounts
+
 EXPERIMENT = "memlm background counts"
 
 
@@ -47,7 +37,7 @@ EXPERIMENT = "memlm background counts"
 class _Counted:
     """What came of one run of the job."""
 
-    counts: BackgroundCounts
+    counts: "BackgroundCounts"
     quarantined: list[list[int]]
     """First and last micro-batch, the last left out, of the units that are not in the counts."""
     tokens_per_second: float
@@ -71,6 +61,8 @@ def run(config: Config) -> str:
     storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)  # a damaged one is found before work is done
     num_blocks = int(storage.read_manifest(run.corpus).details["num_blocks"])
     counted = _count(config, _tasks(config, num_blocks), inputs)
+    from memlm.jobs.counting_units import COUNTS_FILE
+
     with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs) as draft:
         counted.counts.save(draft.path / COUNTS_FILE)
         draft.details.update(**usage(counted.counts), quarantined=counted.quarantined)
@@ -117,7 +109,7 @@ def _require_few(quarantined: list[list[int]], config: Config, what: str, remedy
         )
 
 
-def usage(counts: BackgroundCounts) -> dict[str, float]:
+def usage(counts: "BackgroundCounts") -> dict[str, float]:
     """How the background uses the pool."""
     shares = counts.accesses.sort(descending=True).values.double() / max(1, int(counts.accesses.sum()))
     top = -(-len(shares) // 100)
@@ -132,8 +124,11 @@ def usage(counts: BackgroundCounts) -> dict[str, float]:
 
 
 def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> _Counted:
+    from memlm.jobs.counting_units import COUNTS_FILE, PARTIAL_KIND, is_counted  # imports torch
+    from memlm.slots.counts import BackgroundCounts
+
     run = run_of(config)
-    missing = [task for task in tasks if not _is_counted(config, task, inputs)]
+    missing = [task for task in tasks if not is_counted(config, task, inputs)]
     quarantined: list[list[int]] = []
     seconds, num_tokens = 0.0, 0
     if missing:
@@ -171,9 +166,15 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
 
 def _rows(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> Iterator[dict[str, Any]]:
     """One for each task, as it is done."""
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    from memlm.jobs.counting_units import CountUnits
+
+    quiet()  # Ray Data too, now that it is imported
     session = f"{time.time_ns():x}"
     counted = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        _CountUnits,
+        CountUnits,
         fn_constructor_args=(config, inputs, session),
         batch_size=1,
         compute=ActorPoolStrategy(size=min(len(tasks), num_processors(config))),
@@ -181,82 +182,3 @@ def _rows(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -
         num_gpus=1 if config.cluster.use_gpu else 0,
     )
     yield from counted.iter_rows()
-
-
-def _partial_config(config: Config, task: dict[str, Any]) -> dict[str, Any]:
-    return {**counts_config(config), "first": int(task["first"]), "last": int(task["last"])}
-
-
-def _is_counted(config: Config, task: dict[str, Any], inputs: dict[str, str]) -> bool:
-    """Whether the unit's partial is there and whole; a damaged one is counted again."""
-    try:
-        if not is_made(task["uri"], kind=PARTIAL_KIND, config=_partial_config(config, task), inputs=inputs):
-            return False
-        storage.open_artifact(task["uri"], kind=PARTIAL_KIND)  # the copy goes once it is added up
-    except storage.DamagedArtifact as error:
-        say(f"warning: {error}; it is counted again")
-        return False
-    return True
-
-
-class _CountUnits:
-    """An actor that holds the model and counts one unit after another."""
-
-    def __init__(self, config: Config, inputs: dict[str, str], session: str) -> None:
-        quiet()
-        torch.set_num_threads(config.cluster.threads_per_worker)
-        self.config, self.inputs = config, inputs
-        attempts = Attempts(uri=run_of(config).counting_attempts, session=session, limit=config.counting.max_attempts)
-        self.attempts = attempts.on_this_node()
-        self.unready: Exception | None = None
-        try:
-            self._load()
-        except torch.OutOfMemoryError as error:
-            self.unready = RunError(f"{error}. Give a worker a GPU of its own with more memory, or a smaller model")
-        except (ValueError, OSError) as error:  # raised here, it would reach the driver as a page of text
-            self.unready = error
-
-    def _load(self) -> None:
-        """Ray starts an actor that died here again, under its old name, without limit and without a word."""
-        run, loading = run_of(self.config), f"loading_{ray.get_runtime_context().get_actor_id()}"
-        if not self.attempts.begin(loading):
-            raise RunError(
-                f"{self.attempts.limit} workers died while they loaded {run.checkpoint('memory')}, for want of memory most likely. "
-                "See Ray's logs for why; give nodes more memory, or fewer workers each (cluster.num_trials_at_once)"
-            )
-        opened = open_corpus(run.corpus)
-        self.blocks = opened.train_blocks()
-        self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
-        folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)
-        device = torch.device("cuda" if self.config.cluster.use_gpu else "cpu")
-        self.model = load_checkpoint(folder, device)
-        assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"
-        self.attempts.forget(loading)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with handing_on_errors():
-            if self.unready:
-                raise self.unready
-            (task,) = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            if _is_counted(self.config, task, self.inputs):  # a worker died between its commit and its answer
-                return self._answer(batch, tokens=0)
-            if not self.attempts.begin(str(task["unit"])):
-                return self._answer(batch, tokens=0, quarantined=True)
-            return self._answer(batch, tokens=self._count(task))
-
-    def _count(self, task: dict[str, Any]) -> int:
-        counts = count_unit(
-            self.model,
-            self.blocks,
-            range(int(task["first"]), int(task["last"])),
-            self.config.counting,
-            eos_id=self.eos_id,
-            pad_id=self.pad_id,
-        )
-        wanted = _partial_config(self.config, task)
-        with storage.write_artifact(str(task["uri"]), kind=PARTIAL_KIND, config=wanted, inputs=self.inputs) as draft:
-            counts.save(draft.path / COUNTS_FILE)
-        return counts.num_tokens
-
-    def _answer(self, batch: dict[str, Any], *, tokens: int, quarantined: bool = False) -> dict[str, Any]:
-        return {**batch, "tokens": np.array([tokens]), "quarantined": np.array([quarantined])}

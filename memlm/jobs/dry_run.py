@@ -10,23 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
 from memlm.config import Config, identity
 from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
-from memlm.data.corpus import KIND as CORPUS_KIND
 from memlm.data.hub import HUB, HubUnreachable
 from memlm.data.listing import Shard
-from memlm.data.question_sets import KIND as QUESTIONS_KIND
 from memlm.data.shards import ZSTD_SUFFIXES
 from memlm.jobs.corpus_shards import choose_shards
-from memlm.jobs.materials import trial_of
 from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.prepare_corpus import sources_digest
 from memlm.jobs.sources import expand
 from memlm.jobs.trials import plan_trials, unfinished
 from memlm.model.config import Architecture
 from memlm.run import (
-    COUNTS_KIND,
-    WORLD_KIND,
     checkpoint_config,
     corpus_config,
     counts_config,
@@ -34,9 +30,9 @@ from memlm.run import (
     questions_config,
     run_of,
     tracking_uri,
+    trial_of,
 )
-from memlm.training.counting import units
-from memlm.training.patch import CHECKPOINT_KIND
+from memlm.training.units import units
 
 # DCLM-baseline as published (Li et al. 2024, arXiv 2406.11794, and the data set's card on the hub).
 DCLM_NAMES = ("mlfoundations/dclm-baseline-1.0", "DCLM-baseline")

@@ -6,18 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 import ray
-import torch
 
 from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config, identity
-from memlm.evaluation.suite import Scores
+from memlm.evaluation.scores import Scores
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, quiet, say
-from memlm.jobs.materials import device_of, load_materials, load_model, trial_of
-from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri
+from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri, trial_of
 from memlm.tracking import Tracker, git_sha
-from memlm.training.finetune import score
-from memlm.training.patch import CHECKPOINT_KIND
 
 EXPERIMENT = "memlm evaluation"
 
@@ -62,6 +59,11 @@ def run(config: Config) -> str:
 
 
 def _score(config: Config, checkpoint: str) -> Scores:
+    import torch  # only a worker should wait for this and for what uses it
+
+    from memlm.jobs.materials import device_of, load_materials, load_model
+    from memlm.training.finetune import score
+
     quiet()
     torch.set_num_threads(config.cluster.threads_per_worker)
     materials = load_materials(run_of(config), config.evaluation.num_text_blocks, with_counts=False)

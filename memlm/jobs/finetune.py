@@ -3,21 +3,15 @@
 from typing import Any
 
 import ray
-import torch
 
 from memlm import storage
-from memlm.config import Config, identity
-from memlm.data.streams import num_steps
+from memlm.artifacts import PATCH_KIND
+from memlm.config import Config
 from memlm.frontier import TrialResult
 from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import Progress, connect, quiet, say
-from memlm.jobs.materials import device_of, load_materials, load_model, trial_inputs, trial_of
-from memlm.jobs.traces import say_trace, tracer_of, write_trace
-from memlm.run import RunError, command, run_of, tracking_uri
+from memlm.jobs.cluster import connect, say
+from memlm.run import RunError, command, run_of, tracking_uri, trial_inputs, trial_of
 from memlm.tracking import Tracker, git_sha
-from memlm.training.finetune import SEES_NOTHING, run_trial
-from memlm.training.patch import KIND, PATCH_FILE, changed_rows, save_patch, stored_weights
-from memlm.training.step import StepResult
 
 EXPERIMENT = "memlm finetuning"
 SCORES_FILE = "scores.json"
@@ -46,10 +40,12 @@ def run(config: Config) -> str:
                 .options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
                 .remote(config, key, uri, trace, inputs)
             )
-    result = TrialResult.from_json(storage.read_json(str(storage.open_artifact(uri, kind=KIND) / SCORES_FILE)))
+    result = TrialResult.from_json(storage.read_json(str(storage.open_artifact(uri, kind=PATCH_KIND) / SCORES_FILE)))
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
     if trace:
+        from memlm.jobs.traces import say_trace  # draws, for which it imports matplotlib
+
         say_trace(trace)
     checkpoint = run.checkpoint(config.method.base)
     say(
@@ -58,44 +54,10 @@ def run(config: Config) -> str:
     return uri
 
 
-def _learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]) -> None:
-    quiet()
-    torch.set_num_threads(config.cluster.threads_per_worker)
-    run, trial = run_of(config), trial_of(config)
-    materials = load_materials(run, config.evaluation.num_text_blocks, with_counts="counts" in inputs)
-    model = load_model(run.checkpoint(config.method.base), device_of(config))
-    before = {name: tensor.clone() for name, tensor in stored_weights(model).items()}
-    progress = Progress(
-        f"learning with {trial.method.label}", num_steps(trial.stream, materials.facts, seed=trial.seed)
-    )
-    tracked = Tracker(tracking_uri(config), EXPERIMENT).run(
-        f"finetune/{key}",
-        name=f"{trial.method.label}-{config.run_name}-{trial.seed}",
-        params={"method": trial.method.label, "seed": trial.seed, **trial.hyperparameters()},
-        tags=trial_tags(config, inputs),
-    )
+def _learn(*arguments: Any) -> None:
+    from memlm.jobs.learning import learn  # imports torch and transformers, which only a worker should wait for
 
-    def on_step(step: int, result: StepResult) -> None:
-        progress.advance(note=f"loss {result.loss:.3f}")
-        if step % max(1, progress.total // 50) == 0:
-            tracked.log_metrics(
-                {"train/loss": result.loss, **{f"step/{name}": value for name, value in result.report.items()}},
-                step=step,
-            )
-
-    tracer = tracer_of(trial, materials, tracked) if trace else None
-    with tracked:
-        result, learned = run_trial(trial, model, materials, key=key, on_step=on_step, observer=tracer or SEES_NOTHING)
-        tracked.log_metrics(final_metrics(result), step=progress.total)
-        if tracer:
-            write_trace(trace, tracer, learned, materials, config, inputs, tracked)
-        patch = changed_rows(before, stored_weights(learned))
-        with storage.write_artifact(
-            uri, kind=KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs
-        ) as draft:
-            save_patch(patch, draft.path / PATCH_FILE)
-            storage.write_json(str(draft.path / SCORES_FILE), result.to_json())
-            draft.details["rows"] = {name: len(change.rows) for name, change in patch.items()}
+    learn(*arguments)
 
 
 def trial_tags(config: Config, inputs: dict[str, str]) -> dict[str, str]:

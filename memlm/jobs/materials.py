@@ -7,35 +7,22 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.config import Config
 from memlm.data.blocks import batch_ids
 from memlm.data.corpus import Corpus, open_corpus
 from memlm.data.question_sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
-from memlm.jobs.count_accesses import COUNTS_FILE
+from memlm.jobs.counting_units import COUNTS_FILE
 from memlm.methods.rehearsal import BackgroundText
-from memlm.model.config import Architecture
 from memlm.model.language_model import attention_on, load_checkpoint
-from memlm.run import COUNTS_KIND, Run, require_checkpoint, require_corpus, require_counts, require_questions
+from memlm.run import Run
 from memlm.slots.counts import BackgroundCounts
-from memlm.training.finetune import Materials, Trial
-from memlm.training.patch import CHECKPOINT_KIND
+from memlm.training.finetune import Materials
 
 CPU = torch.device("cpu")
 REHEARSED_BLOCKS = 1024
 """Drawn from by replay and distillation; small beside a corpus, so the sample is held in memory."""
-
-
-def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
-    """The digests of all that a trial reads. Raises RunError naming the command that makes what is missing or does not fit."""
-    inputs = {
-        "corpus": require_corpus(config).digest,
-        "questions": require_questions(config).digest,
-        "checkpoint": require_checkpoint(config, architecture).digest,
-    }
-    if architecture == "memory":
-        inputs["counts"] = require_counts(config).digest
-    return inputs
 
 
 def load_materials(run: Run, num_text_blocks: int, *, with_counts: bool) -> Materials:
@@ -86,7 +73,3 @@ def model_of_weights(config: PreTrainedConfig, weights: Mapping[str, torch.Tenso
     # The rotary frequencies are no weights but are computed from the configuration, which the meta device cannot do.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
     return model.eval()
-
-
-def trial_of(config: Config) -> Trial:
-    return Trial(method=config.method, stream=config.stream, evaluation=config.evaluation, seed=config.seed)

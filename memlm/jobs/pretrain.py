@@ -17,6 +17,7 @@ import torch.distributed as dist
 from ray.train.torch import TorchTrainer
 
 from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import IN_JOB, Config
 from memlm.data.corpus import Corpus, open_corpus
 from memlm.jobs.alone import alone
@@ -32,7 +33,6 @@ from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_
 from memlm.tracking import Run, Tracker, TrackingError, git_sha
 from memlm.training.checkpoint import TrainingStates
 from memlm.training.goodput import FOLDER, Diary
-from memlm.training.patch import CHECKPOINT_KIND
 from memlm.training.pretrain import PretrainingStep, learning_rate_share, pretrain
 
 if TYPE_CHECKING:

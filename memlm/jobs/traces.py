@@ -14,8 +14,9 @@ from memlm.jobs.cluster import say
 from memlm.jobs.token_pages import PageFact, write_page
 from memlm.stream_report import draw_stream, format_stream
 from memlm.tracking import Run as TrackedRun
-from memlm.training.finetune import Materials, Trial
+from memlm.training.finetune import Materials
 from memlm.training.stream_trace import StreamTracer
+from memlm.training.trial import Trial
 
 KIND = "stream_trace"
 METRICS_FILE = "stream_metrics.json"

@@ -15,14 +15,16 @@ from ray import ObjectRef
 from transformers import PreTrainedConfig
 
 from memlm.config import Config
-from memlm.evaluation.suite import Scores, held_out_trunks, join
+from memlm.evaluation.scores import Scores, join
+from memlm.evaluation.suite import held_out_trunks
 from memlm.jobs.cluster import num_processors, quiet
 from memlm.jobs.materials import device_of
 from memlm.jobs.trial_weights import TrialWeights
 from memlm.model.config import Architecture
 from memlm.model.trunk_cache import NO_TRUNKS, PackedTrunks, TrunkCache
 from memlm.run import Run
-from memlm.training.finetune import Materials, Trial, learning_trunks, score_held_out, score_learning
+from memlm.training.finetune import Materials, learning_trunks, score_held_out, score_learning
+from memlm.training.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)

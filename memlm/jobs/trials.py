@@ -20,16 +20,17 @@ from memlm.config import Config
 from memlm.data.streams import num_steps
 from memlm.frontier import LEARNING_SET, FailedSetting, TrialResult
 from memlm.jobs.cluster import Progress, num_processors, quiet, say
-from memlm.jobs.materials import device_of, load_materials, load_model, read_model_config, trial_inputs, trial_of
+from memlm.jobs.materials import device_of, load_materials, load_model, read_model_config
 from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.ray_files import ray_storage
 from memlm.jobs.trial_starts import Shared, Starts, compute_starts
 from memlm.jobs.trial_weights import TrialWeights
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
-from memlm.run import Run, RunError
-from memlm.training.finetune import DivergedError, Trial, run_trial
+from memlm.run import Run, RunError, trial_inputs, trial_of
+from memlm.training.finetune import DivergedError, run_trial
 from memlm.training.step import StepResult
+from memlm.training.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)

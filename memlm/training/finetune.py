@@ -1,12 +1,10 @@
 """One trial: a base model, one method, one stream of facts, and the scores before and after."""
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -15,18 +13,18 @@ from memlm.data.config import StreamChoice
 from memlm.data.facts import Fact, FactBatch, FactError, fact_batch
 from memlm.data.question_records import Question, Record
 from memlm.data.streams import batches_of_stream, facts_of_stream
-from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import answer_trunks, prompts_of, question_trunks
-from memlm.evaluation.suite import HeldOut, Scores, evaluate_held_out, evaluate_questions, join
+from memlm.evaluation.scores import Scores, join
+from memlm.evaluation.suite import HeldOut, evaluate_held_out, evaluate_questions
 from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.methods.build import build_method
-from memlm.methods.config import MethodConfig
 from memlm.methods.method import Method
 from memlm.methods.rehearsal import BackgroundText
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_batches
 from memlm.training.step import StepResult, finetune_step
+from memlm.training.trial import Trial
 
 R = TypeVar("R", bound=Record)
 ANSWER_NATS = f"{LEARNING_SET}_answer_nats"
@@ -38,33 +36,6 @@ BACKGROUND_ROWS = 8
 
 class DivergedError(ValueError):
     """Learning left the range of numbers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What names a trial's result, beside the artifacts it reads."""
-
-    method: MethodConfig
-    stream: StreamChoice
-    evaluation: EvaluationConfig
-    seed: int
-
-    def hyperparameters(self) -> dict[str, Any]:
-        """The method's settings, flat, as they are compared."""
-        return dict(_flat(asdict(self.method)))
-
-    @property
-    def title(self) -> str:
-        """The method and its learning rate, for people."""
-        optimizer = getattr(self.method, "optimizer", None)
-        return self.method.label + (f" lr{optimizer.learning_rate:g}" if optimizer else "")
-
-    def key(self, inputs: dict[str, str]) -> str:
-        """Names the result: the same trial on the same artifacts has the same key."""
-        trial = asdict(self)
-        del trial["evaluation"]["batch_size"], trial["stream"]["max_length"]  # how it is run, not what comes out
-        content = {"trial": trial, "method": self.method.name, "inputs": inputs}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,11 +237,3 @@ def _questions_of(trial: Trial, materials: Materials) -> list[Question]:
 def _trunks_for(trial: Trial, materials: Materials) -> TrunkCache:
     """Where anything but values moves, the trunk moves too."""
     return materials.trunks if trial.method.moves == "values" else NO_TRUNKS
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND
+from memlm.artifacts import PATCH_KIND as KIND
 
-KIND = "patch"
-CHECKPOINT_KIND = "checkpoint"
 PATCH_FILE = "patch.safetensors"
 
 

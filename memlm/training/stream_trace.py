@@ -17,8 +17,9 @@ from memlm.evaluation.fact_scores import FactScore, score_facts
 from memlm.evaluation.question_answering import answer_questions
 from memlm.evaluation.stream_metrics import CurvePoint, FactTrace, stream_metrics
 from memlm.methods.method import Method
-from memlm.training.finetune import Materials, StreamObserver, Trial, facts_of, stream_of
+from memlm.training.finetune import Materials, StreamObserver, facts_of, stream_of
 from memlm.training.step import StepResult
+from memlm.training.trial import Trial
 
 
 @dataclass(kw_only=True)

@@ -14,11 +14,11 @@ from memlm import storage
 from memlm.config import ClusterConfig, Config, SweepConfig
 from memlm.data.config import StreamConfig
 from memlm.data.corpus import open_corpus
-from memlm.evaluation.suite import Scores, join
+from memlm.evaluation.scores import Scores, join
 from memlm.frontier import TrialResult
 from memlm.jobs import prepare_corpus
 from memlm.jobs.cluster import connect, quiet
-from memlm.jobs.count_accesses import COUNTS_FILE
+from memlm.jobs.counting_units import COUNTS_FILE
 from memlm.jobs.materials import load_materials, load_model, read_model_config
 from memlm.jobs.trial_starts import Part, Shared, start_of
 from memlm.jobs.trial_weights import TrialWeights

@@ -66,7 +66,7 @@ def lose_counting_workers(seed: int, small: bool) -> Outcome:
                     target = len(partials_in(config)) + choices.randint(1, UNITS_BETWEEN)
                     if wait_until(lambda target=target: len(partials_in(config)) >= target, over):
                         time.sleep(choices.uniform(0, 0.05))
-                        killed.append(kill(workers_of_this_process("_CountUnits")))
+                        killed.append(kill(workers_of_this_process("CountUnits")))
 
             with meanwhile(disturb):
                 counts = counted(config)

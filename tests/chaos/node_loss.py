@@ -18,7 +18,7 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from memlm import storage
-from memlm.jobs.count_accesses import COUNTS_FILE
+from memlm.jobs.counting_units import COUNTS_FILE
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.chaos.frame import Outcome, Row
@@ -185,7 +185,7 @@ def _while_counting(here: Site, folder: Path, choices: random.Random, losses: in
         target = num_counted() + choices.randint(2, 12)
         if not job.wait_until(lambda target=target: num_counted() >= target):
             break
-        lost += job.lose_a_worker_of("_CountUnits")
+        lost += job.lose_a_worker_of("CountUnits")
     job.to_the_end()
     counts = BackgroundCounts.load(storage.open_artifact(run_of(job.config).counts) / COUNTS_FILE)
     return _outcome(lost, differing(counts, BackgroundCounts.load(folder / "expected")))

@@ -10,7 +10,8 @@ from memlm.data.packing import pack
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.training import counting
 from memlm.training.config import CountingConfig
-from memlm.training.counting import count_unit, num_batches, units
+from memlm.training.counting import count_unit
+from memlm.training.units import num_batches, units
 from tests.tiny import EOS, MEMORIES, PAD, num_slots, read_slots, tiny_model
 
 NUM_BLOCKS, BLOCK_SIZE = 7, 6

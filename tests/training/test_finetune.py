@@ -19,7 +19,8 @@ from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
 from memlm.training import finetune
-from memlm.training.finetune import DivergedError, Materials, Trial, learning_trunks, run_trial, score
+from memlm.training.finetune import DivergedError, Materials, learning_trunks, run_trial, score
+from memlm.training.trial import Trial
 from tests.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
 
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)

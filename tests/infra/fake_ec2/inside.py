@@ -19,7 +19,7 @@ import boto3
 import ray
 
 from memlm import storage
-from memlm.jobs.count_accesses import COUNTS_FILE
+from memlm.jobs.counting_units import COUNTS_FILE
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.chaos.smoke_run import differing
@@ -112,7 +112,7 @@ def _scenario(site: Site, arguments: dict[str, Any], region: Region) -> dict[str
     found["head_up_seconds"] = site.wait("head", lambda: _answers(site), START_SECONDS)
     found["strangers"] = _strangers(site)
     for pipeline, options, process, noticed in (
-        ("count_accesses", arguments["count_options"], "_CountUnits", False),
+        ("count_accesses", arguments["count_options"], "CountUnits", False),
         ("pretrain", arguments["pretrain_options"], "RayTrainWorker", True),
     ):
         found[pipeline] = _with_a_loss(site, pipeline, options, process, noticed=noticed)

@@ -1,0 +1,100 @@
+"""The worker's side of `count_accesses`: an actor that counts one unit after another, each committed once."""
+
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND
+from memlm.config import Config
+from memlm.data.corpus import open_corpus
+from memlm.jobs.attempts import Attempts
+from memlm.jobs.cluster import handing_on_errors, quiet, say
+from memlm.model.language_model import load_checkpoint
+from memlm.run import RunError, counts_config, is_made, run_of
+from memlm.slots.accesses import memory_layers, value_pools
+from memlm.training.counting import count_unit
+
+PARTIAL_KIND = "partial_counts"
+COUNTS_FILE = "counts.safetensors"
+
+
+def _partial_config(config: Config, task: dict[str, Any]) -> dict[str, Any]:
+    return {**counts_config(config), "first": int(task["first"]), "last": int(task["last"])}
+
+
+def is_counted(config: Config, task: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Whether the unit's partial is there and whole; a damaged one is counted again."""
+    try:
+        if not is_made(task["uri"], kind=PARTIAL_KIND, config=_partial_config(config, task), inputs=inputs):
+            return False
+        storage.open_artifact(task["uri"], kind=PARTIAL_KIND)  # the copy goes once it is added up
+    except storage.DamagedArtifact as error:
+        say(f"warning: {error}; it is counted again")
+        return False
+    return True
+
+
+class CountUnits:
+    """An actor that holds the model and counts one unit after another."""
+
+    def __init__(self, config: Config, inputs: dict[str, str], session: str) -> None:
+        quiet()
+        torch.set_num_threads(config.cluster.threads_per_worker)
+        self.config, self.inputs = config, inputs
+        attempts = Attempts(uri=run_of(config).counting_attempts, session=session, limit=config.counting.max_attempts)
+        self.attempts = attempts.on_this_node()
+        self.unready: Exception | None = None
+        try:
+            self._load()
+        except torch.OutOfMemoryError as error:
+            self.unready = RunError(f"{error}. Give a worker a GPU of its own with more memory, or a smaller model")
+        except (ValueError, OSError) as error:  # raised here, it would reach the driver as a page of text
+            self.unready = error
+
+    def _load(self) -> None:
+        """Ray starts an actor that died here again, under its old name, without limit and without a word."""
+        run, loading = run_of(self.config), f"loading_{ray.get_runtime_context().get_actor_id()}"
+        if not self.attempts.begin(loading):
+            raise RunError(
+                f"{self.attempts.limit} workers died while they loaded {run.checkpoint('memory')}, for want of memory most likely. "
+                "See Ray's logs for why; give nodes more memory, or fewer workers each (cluster.num_trials_at_once)"
+            )
+        opened = open_corpus(run.corpus)
+        self.blocks = opened.train_blocks()
+        self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
+        folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)
+        device = torch.device("cuda" if self.config.cluster.use_gpu else "cpu")
+        self.model = load_checkpoint(folder, device)
+        assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"
+        self.attempts.forget(loading)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with handing_on_errors():
+            if self.unready:
+                raise self.unready
+            (task,) = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            if is_counted(self.config, task, self.inputs):  # a worker died between its commit and its answer
+                return self._answer(batch, tokens=0)
+            if not self.attempts.begin(str(task["unit"])):
+                return self._answer(batch, tokens=0, quarantined=True)
+            return self._answer(batch, tokens=self._count(task))
+
+    def _count(self, task: dict[str, Any]) -> int:
+        counts = count_unit(
+            self.model,
+            self.blocks,
+            range(int(task["first"]), int(task["last"])),
+            self.config.counting,
+            eos_id=self.eos_id,
+            pad_id=self.pad_id,
+        )
+        wanted = _partial_config(self.config, task)
+        with storage.write_artifact(str(task["uri"]), kind=PARTIAL_KIND, config=wanted, inputs=self.inputs) as draft:
+            counts.save(draft.path / COUNTS_FILE)
+        return counts.num_tokens
+
+    def _answer(self, batch: dict[str, Any], *, tokens: int, quarantined: bool = False) -> dict[str, Any]:
+        return {**batch, "tokens": np.array([tokens]), "quarantined": np.array([quarantined])}

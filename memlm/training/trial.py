@@ -1,0 +1,46 @@
+"""What names one trial: its method, its stream, how it is scored and its seed. Known without torch, so that a plan of many is quick."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from memlm.data.config import StreamChoice
+from memlm.evaluation.config import EvaluationConfig
+from memlm.methods.config import MethodConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What names a trial's result, beside the artifacts it reads."""
+
+    method: MethodConfig
+    stream: StreamChoice
+    evaluation: EvaluationConfig
+    seed: int
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The method's settings, flat, as they are compared."""
+        return dict(_flat(asdict(self.method)))
+
+    @property
+    def title(self) -> str:
+        """The method and its learning rate, for people."""
+        optimizer = getattr(self.method, "optimizer", None)
+        return self.method.label + (f" lr{optimizer.learning_rate:g}" if optimizer else "")
+
+    def key(self, inputs: dict[str, str]) -> str:
+        """Names the result: the same trial on the same artifacts has the same key."""
+        trial = asdict(self)
+        del trial["evaluation"]["batch_size"], trial["stream"]["max_length"]  # how it is run, not what comes out
+        content = {"trial": trial, "method": self.method.name, "inputs": inputs}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
