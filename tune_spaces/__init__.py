@@ -16,7 +16,7 @@ def load_spaces(methods: Sequence[str], scale: str) -> "list[MethodSpace]":
     for method in methods:
         if method not in known:
             raise ValueError(_unknown("sweep.methods", method, known))
-    # Imported only now: Ray takes seconds, and a slip of the pen should not.
+    # Imported only now: a wrong name should not wait for it.
     from memlm.jobs.method_spaces import MethodSpace
 
     spaces = []

@@ -1,7 +1,6 @@
 """Ablation: what slots are ranked against, pretraining text, the facts to learn or held-out questions (Lin et al. 2025, figure 7)."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig()
@@ -10,16 +9,16 @@ SPACES = {
     "laptop": [
         {
             "num_trainable_slots": 500,
-            "background": tune.grid_search(["corpus", "facts", "held_out"]),
-            "optimizer.learning_rate": tune.grid_search([5.0, 10.0]),
+            "background": grid(["corpus", "facts", "held_out"]),
+            "optimizer.learning_rate": grid([5.0, 10.0]),
         }
     ],
     "wiki": [
         {
-            "num_trainable_slots": tune.grid_search([25, 500]),
-            "background": tune.grid_search(["corpus", "facts", "held_out"]),
-            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
+            "num_trainable_slots": grid([25, 500]),
+            "background": grid(["corpus", "facts", "held_out"]),
+            "optimizer.learning_rate": grid([2.0, 5.0, 10.0]),
         }
     ],
-    "smoke": [{"background": tune.grid_search(["facts", "held_out"])}],
+    "smoke": [{"background": grid(["facts", "held_out"])}],
 }

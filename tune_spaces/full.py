@@ -1,17 +1,16 @@
 """Full finetuning of the dense model: learning rate (Lin et al. 2025, figure 5)."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import FullConfig
 
 BASE = FullConfig()
 
 SPACES = {
-    "laptop": [{"optimizer.learning_rate": tune.grid_search([5e-6, 1e-5, 1.5e-5, 2e-5, 5e-5, 1e-4])}],
-    "smoke": [{"optimizer.learning_rate": tune.grid_search([5e-5, 5e-4])}],
-    "wiki": [{"optimizer.learning_rate": tune.grid_search([1.5e-5, 3e-5, 5e-5, 8e-5])}],
-    "triviaqa": [{"optimizer.learning_rate": tune.grid_search([3e-5, 8e-5])}],
+    "laptop": [{"optimizer.learning_rate": grid([5e-6, 1e-5, 1.5e-5, 2e-5, 5e-5, 1e-4])}],
+    "smoke": [{"optimizer.learning_rate": grid([5e-5, 5e-4])}],
+    "wiki": [{"optimizer.learning_rate": grid([1.5e-5, 3e-5, 5e-5, 8e-5])}],
+    "triviaqa": [{"optimizer.learning_rate": grid([3e-5, 8e-5])}],
     # Figure 5: lr {2e-6, 5e-6, 2e-5, 5e-5}.
-    "paper": [{"optimizer.learning_rate": tune.grid_search([2e-6, 5e-6, 2e-5, 5e-5])}],
-    "documents": [{"optimizer.learning_rate": tune.grid_search([2e-5, 5e-5, 1e-4])}],
+    "paper": [{"optimizer.learning_rate": grid([2e-6, 5e-6, 2e-5, 5e-5])}],
+    "documents": [{"optimizer.learning_rate": grid([2e-5, 5e-5, 1e-4])}],
 }

@@ -1,13 +1,12 @@
 """Rival: full finetuning with the divergence from the original model on background text in the loss (Li and Hoiem 2016)."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import FullConfig, RehearsalConfig
 
 BASE = FullConfig(rehearsal=RehearsalConfig(kind="distillation"))
 
 SPACES = {
-    "laptop": [{"optimizer.learning_rate": tune.grid_search([2e-5, 5e-5])}],
-    "wiki": [{"optimizer.learning_rate": tune.grid_search([3e-5, 8e-5])}],
-    "smoke": [{"optimizer.learning_rate": tune.grid_search([5e-5])}],
+    "laptop": [{"optimizer.learning_rate": grid([2e-5, 5e-5])}],
+    "wiki": [{"optimizer.learning_rate": grid([3e-5, 8e-5])}],
+    "smoke": [{"optimizer.learning_rate": grid([5e-5])}],
 }

@@ -1,13 +1,12 @@
 """Control: full finetuning of the memory model (Lin et al. 2025, figure 6)."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import FullMemoryConfig
 
 BASE = FullMemoryConfig()
 
 SPACES = {
-    "laptop": [{"optimizer.learning_rate": tune.grid_search([1e-5, 2e-5, 5e-5])}],
-    "smoke": [{"optimizer.learning_rate": tune.grid_search([5e-5])}],
-    "wiki": [{"optimizer.learning_rate": tune.grid_search([1e-5, 2e-5, 5e-5, 1e-4])}],
+    "laptop": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5])}],
+    "smoke": [{"optimizer.learning_rate": grid([5e-5])}],
+    "wiki": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])}],
 }

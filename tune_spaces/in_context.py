@@ -1,13 +1,12 @@
 """Ceiling: the frozen model with the fact before its question."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import InContextConfig
 
 BASE = InContextConfig()
 
 SPACES = {
-    "laptop": [{"num_statements": tune.grid_search([1, 3])}],
-    "smoke": [{"num_statements": tune.grid_search([1, 3])}],
-    "wiki": [{"num_statements": tune.grid_search([1, 3])}],
+    "laptop": [{"num_statements": grid([1, 3])}],
+    "smoke": [{"num_statements": grid([1, 3])}],
+    "wiki": [{"num_statements": grid([1, 3])}],
 }

@@ -1,30 +1,29 @@
 """LoRA on the dense model: rank, alpha and learning rate (Lin et al. 2025, section 5)."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import LoRAConfig
 
 BASE = LoRAConfig()
 
 SPACES = {
     "laptop": [
-        {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([5e-5, 1e-4, 2e-4, 5e-4])},
-        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([5e-5, 1e-4])},
+        {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4, 5e-4])},
+        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([5e-5, 1e-4])},
     ],
-    "smoke": [{"rank": 4, "alpha": 4.0, "optimizer.learning_rate": tune.grid_search([2e-4, 1e-3])}],
+    "smoke": [{"rank": 4, "alpha": 4.0, "optimizer.learning_rate": grid([2e-4, 1e-3])}],
     "wiki": [
-        {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([2e-4, 4e-4])},
-        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([3e-5, 6e-5, 1e-4, 2e-4])},
+        {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([2e-4, 4e-4])},
+        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([3e-5, 6e-5, 1e-4, 2e-4])},
     ],
-    "triviaqa": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([6e-5, 2e-4])}],
+    "triviaqa": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([6e-5, 2e-4])}],
     # Section 5: rank {32, 128, 256}, alpha {1/2, 1, 2, 4} x rank, lr {2e-4, 5e-5, 5e-6}; attention and feed-forward matrices.
     "paper": [
         {
             "rank": rank,
-            "alpha": tune.grid_search([rank * share for share in (0.5, 1.0, 2.0, 4.0)]),
-            "optimizer.learning_rate": tune.grid_search([2e-4, 5e-5, 5e-6]),
+            "alpha": grid([rank * share for share in (0.5, 1.0, 2.0, 4.0)]),
+            "optimizer.learning_rate": grid([2e-4, 5e-5, 5e-6]),
         }
         for rank in (32, 128, 256)
     ],
-    "documents": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([1e-4, 2e-4, 5e-4])}],
+    "documents": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([1e-4, 2e-4, 5e-4])}],
 }

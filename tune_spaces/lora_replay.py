@@ -1,13 +1,12 @@
 """Rival: LoRA with background text replayed in every step (Robins 1995)."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import LoRAConfig, RehearsalConfig
 
 BASE = LoRAConfig(rehearsal=RehearsalConfig(kind="replay"))
 
 SPACES = {
-    "laptop": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([2e-4, 5e-4])}],
-    "wiki": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": tune.grid_search([6e-5, 2e-4])}],
-    "smoke": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": tune.grid_search([5e-5])}],
+    "laptop": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([2e-4, 5e-4])}],
+    "wiki": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([6e-5, 2e-4])}],
+    "smoke": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([5e-5])}],
 }

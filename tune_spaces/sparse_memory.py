@@ -1,7 +1,6 @@
 """Sparse memory finetuning on the memory model: learning rate by number of trainable slots t (Lin et al. 2025, figure 5)."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig()
@@ -9,26 +8,26 @@ BASE = SparseMemoryConfig()
 SPACES = {
     # The rate depends on width and value scale, so the paper's is no guide here; the range brackets the best.
     "laptop": [
-        {"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])},
-        {"num_trainable_slots": 100, "optimizer.learning_rate": tune.grid_search([5.0, 10.0])},
+        {"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])},
+        {"num_trainable_slots": 100, "optimizer.learning_rate": grid([5.0, 10.0])},
     ],
-    "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": tune.grid_search([2.0, 10.0])}],
+    "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": grid([2.0, 10.0])}],
     "wiki": [
-        {"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([2.0, 6.0])},
-        {"num_trainable_slots": 1000, "optimizer.learning_rate": tune.grid_search([5.0, 10.0])},
-        {"num_trainable_slots": 2000, "optimizer.learning_rate": tune.grid_search([2.5, 5.0, 10.0])},
+        {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 6.0])},
+        {"num_trainable_slots": 1000, "optimizer.learning_rate": grid([5.0, 10.0])},
+        {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([2.5, 5.0, 10.0])},
     ],
     "triviaqa": [
-        {"num_trainable_slots": 1000, "optimizer.learning_rate": tune.grid_search([5.0, 10.0])},
+        {"num_trainable_slots": 1000, "optimizer.learning_rate": grid([5.0, 10.0])},
         {"num_trainable_slots": 2000, "optimizer.learning_rate": 10.0},
     ],
     # Figure 5: t by lr {0.1, 2}, and lr 1, 5, 10 at t = 500.
     "paper": [
         {
-            "num_trainable_slots": tune.grid_search([25, 50, 100, 200, 500, 1000]),
-            "optimizer.learning_rate": tune.grid_search([0.1, 2.0]),
+            "num_trainable_slots": grid([25, 50, 100, 200, 500, 1000]),
+            "optimizer.learning_rate": grid([0.1, 2.0]),
         },
-        {"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([1.0, 5.0, 10.0])},
+        {"num_trainable_slots": 500, "optimizer.learning_rate": grid([1.0, 5.0, 10.0])},
     ],
-    "documents": [{"num_trainable_slots": 10_000, "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0])}],
+    "documents": [{"num_trainable_slots": 10_000, "optimizer.learning_rate": grid([2.0, 5.0, 10.0])}],
 }

@@ -1,13 +1,12 @@
 """Control: every slot that the batch reads moves (Lin et al. 2025, figure 6, "all values")."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(num_trainable_slots=0)
 
 SPACES = {
-    "laptop": [{"num_trainable_slots": 0, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0])}],
-    "smoke": [{"num_trainable_slots": 0, "optimizer.learning_rate": tune.grid_search([2.0])}],
-    "wiki": [{"num_trainable_slots": 0, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])}],
+    "laptop": [{"num_trainable_slots": 0, "optimizer.learning_rate": grid([0.5, 2.0, 5.0])}],
+    "smoke": [{"num_trainable_slots": 0, "optimizer.learning_rate": grid([2.0])}],
+    "wiki": [{"num_trainable_slots": 0, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])}],
 }

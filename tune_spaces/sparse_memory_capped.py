@@ -1,7 +1,6 @@
 """Ours: slots that more than a share of the background batches reads never move."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(max_document_frequency=0.3)
@@ -11,21 +10,21 @@ SPACES = {
         {
             "num_trainable_slots": 500,
             "max_document_frequency": 0.3,
-            "optimizer.learning_rate": tune.grid_search([5.0, 10.0, 20.0]),
+            "optimizer.learning_rate": grid([5.0, 10.0, 20.0]),
         }
     ],
     "smoke": [
         {
             "num_trainable_slots": 500,
-            "max_document_frequency": tune.grid_search([0.1, 0.3]),
-            "optimizer.learning_rate": tune.grid_search([2.0]),
+            "max_document_frequency": grid([0.1, 0.3]),
+            "optimizer.learning_rate": grid([2.0]),
         }
     ],
     "wiki": [
         {
             "num_trainable_slots": 500,
-            "max_document_frequency": tune.grid_search([0.1, 0.3]),
-            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
+            "max_document_frequency": grid([0.1, 0.3]),
+            "optimizer.learning_rate": grid([2.0, 5.0, 10.0]),
         }
     ],
 }

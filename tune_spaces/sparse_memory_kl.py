@@ -1,13 +1,12 @@
 """Slots ranked by their part of the divergence of the batch's accesses from the background's (arXiv 2605.03229)."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(ranking="kl")
 
 SPACES = {
-    "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0])}],
-    "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([2.0])}],
-    "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])}],
+    "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0])}],
+    "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0])}],
+    "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])}],
 }

@@ -1,7 +1,6 @@
 """Ours: the slots of learned facts join the background, so later facts spare earlier ones."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(living_background=1)
@@ -11,21 +10,21 @@ SPACES = {
         {
             "num_trainable_slots": 500,
             "living_background": 4,
-            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
+            "optimizer.learning_rate": grid([2.0, 5.0, 10.0]),
         }
     ],
     "smoke": [
         {
             "num_trainable_slots": 500,
-            "living_background": tune.grid_search([1, 4]),
-            "optimizer.learning_rate": tune.grid_search([2.0]),
+            "living_background": grid([1, 4]),
+            "optimizer.learning_rate": grid([2.0]),
         }
     ],
     "wiki": [
         {
             "num_trainable_slots": 500,
-            "living_background": tune.grid_search([1, 4]),
-            "optimizer.learning_rate": tune.grid_search([2.0, 5.0, 10.0]),
+            "living_background": grid([1, 4]),
+            "optimizer.learning_rate": grid([2.0, 5.0, 10.0]),
         }
     ],
 }

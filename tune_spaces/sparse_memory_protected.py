@@ -1,16 +1,15 @@
 """Ours: every slot's rate is divided by how much background text reads it."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(num_trainable_slots=0, protection=30.0)
 
 SPACES = {
-    "laptop": [{"protection": 100.0, "optimizer.learning_rate": tune.grid_search([100.0, 200.0, 400.0])}],
+    "laptop": [{"protection": 100.0, "optimizer.learning_rate": grid([100.0, 200.0, 400.0])}],
     "smoke": [{"optimizer.learning_rate": 50.0}],
     "wiki": [
-        {"protection": 1000.0, "optimizer.learning_rate": tune.grid_search([250.0, 700.0, 1500.0, 2500.0])},
+        {"protection": 1000.0, "optimizer.learning_rate": grid([250.0, 700.0, 1500.0, 2500.0])},
         {"protection": 100.0, "optimizer.learning_rate": 200.0},
     ],
 }

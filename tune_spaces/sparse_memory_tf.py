@@ -1,13 +1,12 @@
 """Control: slots ranked by their share of the batch's accesses alone (Lin et al. 2025, figure 6, "no reranking")."""
 
-from ray import tune
-
+from memlm.jobs.method_spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(ranking="tf")
 
 SPACES = {
-    "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0])}],
-    "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([2.0])}],
-    "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": tune.grid_search([0.5, 2.0, 5.0, 10.0])}],
+    "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0])}],
+    "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0])}],
+    "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])}],
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from memlm import storage
 from memlm.config import Config
 from memlm.data.listing import KIND, Shard, is_stored, list_corpus, read_listing, sample_shards, write_listing
+from memlm.data.question_sources import source_content
 from memlm.data.shards import ShardError
 from memlm.jobs.cluster import say
 from memlm.jobs.sources import expand
@@ -41,6 +42,14 @@ def choose_shards(config: Config, world: Path | None, *, keep: bool = True) -> t
 def name_shards(shards: Sequence[Shard]) -> bytes:
     """What names the content of these shards."""
     return "".join(f"{' '.join(map(str, shard.identity.values()))}\n" for shard in shards).encode()
+
+
+def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
+    """Names what was read: shards by name and size, and version where a store tells it; the mixture's questions by content."""
+    digest = hashlib.sha256(name_shards(shards))
+    if config.corpus.mixture:
+        digest.update(source_content(expand(config.corpus.mixture.path, "corpus.mixture.path", world)))
+    return digest.hexdigest()
 
 
 def unit_of(shard: Shard) -> str:

@@ -20,9 +20,10 @@ from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.notice import sigterm_passed_on
+from memlm.jobs.planned_trials import plan_trials, read_results, unfinished
 from memlm.jobs.resources import asked_of, nodes_now, shortage
 from memlm.jobs.sweep_report import EXPERIMENT, SweepTracker, write_frontier
-from memlm.jobs.trials import plan_trials, read_results, run_trials, unfinished
+from memlm.jobs.trials import run_trials
 from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.finetune import check_stream

@@ -34,7 +34,7 @@ from memlm.jobs import prepare_questions
 from memlm.jobs.attempts import Attempts
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
-from memlm.jobs.corpus_shards import choose_shards, name_shards, unit_of
+from memlm.jobs.corpus_shards import choose_shards, name_shards, sources_digest, unit_of
 from memlm.jobs.packed_shards import MALFORMED_SHARE, QUARANTINED_SHARE, PackedShards, Poison, require_within_limits
 from memlm.jobs.sources import expand
 from memlm.jobs.tokenizer_texts import Opener, train_on_first_readable
@@ -122,14 +122,6 @@ def _make_world(config: Config, run: Run) -> Path | None:
         with storage.write_artifact(run.world, kind=WORLD_KIND, config=wanted) as draft:
             draft.details.update(write_world(config.world, draft.path))
     return storage.open_artifact(run.world, kind=WORLD_KIND)
-
-
-def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
-    """Names what was read: shards by name and size, and version where a store tells it; the mixture's questions by content."""
-    digest = hashlib.sha256(name_shards(shards))
-    if config.corpus.mixture:
-        digest.update(source_content(expand(config.corpus.mixture.path, "corpus.mixture.path", world)))
-    return digest.hexdigest()
 
 
 def _make_mixture(config: Config, run: Run, world: Path | None, questions: list[Question]) -> Shard:

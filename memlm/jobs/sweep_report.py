@@ -12,7 +12,7 @@ from memlm.config import Config
 from memlm.frontier import LEARNING_SET, TrialResult, write_csv
 from memlm.jobs.cluster import say
 from memlm.jobs.finetune import final_metrics, trial_tags
-from memlm.jobs.trials import PlannedTrial
+from memlm.jobs.planned_trials import PlannedTrial
 from memlm.model.config import Architecture
 from memlm.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
 from memlm.run import Run, tracking_uri

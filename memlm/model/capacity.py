@@ -4,11 +4,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
 from memlm.model.config import MemoryConfig
+
+if TYPE_CHECKING:
+    import torch
 
 BYTES_PER_VALUE = 4
 """fp32, in which tables and moments are made."""
@@ -60,7 +63,7 @@ def require_room_for_values(
     copies: int = 1,
     copies_are: str = "values",
     pool_split: int = 1,
-    device: torch.device | None = None,
+    device: "torch.device | None" = None,
 ) -> None:
     """Raise ValueError if the pools do not fit beside what is in memory now, `copies` of them in all.
 
@@ -83,9 +86,11 @@ def require_room_for_values(
     )
 
 
-def available_memory(device: torch.device | None = None) -> int:
+def available_memory(device: "torch.device | None" = None) -> int:
     """Bytes that can still be taken here: of a GPU, or of the machine and of each control group that holds this process."""
     if device is not None and device.type == "cuda":
+        import torch  # whoever holds such a device has imported it
+
         return torch.cuda.mem_get_info(device)[0]
     return min([psutil.virtual_memory().available, *left_in_control_groups()])
 

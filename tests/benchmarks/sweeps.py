@@ -20,9 +20,10 @@ from memlm.jobs import prepare_corpus
 from memlm.jobs.cluster import connect, quiet
 from memlm.jobs.counting_units import COUNTS_FILE
 from memlm.jobs.materials import load_materials, load_model, read_model_config
+from memlm.jobs.planned_trials import PlannedTrial, plan_trials, read_results, unfinished
 from memlm.jobs.trial_starts import Part, Shared, start_of
 from memlm.jobs.trial_weights import TrialWeights
-from memlm.jobs.trials import PlannedTrial, plan_trials, read_results, run_trials, unfinished
+from memlm.jobs.trials import run_trials
 from memlm.model.config import Architecture
 from memlm.model.language_model import build_model, model_config
 from memlm.model.trunk_cache import PackedTrunks, TrunkCache
