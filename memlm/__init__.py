@@ -9,3 +9,7 @@ The path of the data, which is also the map of the code:
 To read the paper's method (Lin et al. 2025, arXiv 2510.15103): slots/ in the order accesses, counts, ranking, selection; then
 methods/sparse_memory.py; then training/step.py.
 """
+
+from memlm.model.registration import register_when_imported
+
+register_when_imported()

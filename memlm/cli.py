@@ -169,7 +169,6 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
         raise SystemExit(
             _fail(UsageError(f"memlm {LM_EVAL} needs {error.name}; install it with: pip install 'memlm[lm-eval]'"))
         ) from None
-    importlib.import_module("memlm.model.language_model")  # AutoModelForCausalLM knows our checkpoints from here on
     sys.argv = [LM_EVAL, *arguments]
     harness.cli_evaluate()
 

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
-    LlamaConfig,
+    AutoModelForSequenceClassification,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     LlamaModel,
     LlamaPreTrainedModel,
     PreTrainedModel,
@@ -21,27 +23,8 @@ from transformers import (
 from memlm.model.capacity import require_room_for_values
 from memlm.model.column_split import ColumnSplit
 from memlm.model.config import ModelConfig
+from memlm.model.llama_config import MemoryLlamaConfig
 from memlm.model.memory import MemoryLayer, ValuePool
-
-
-class MemoryLlamaConfig(LlamaConfig):
-    """Llama's configuration and the memory's; memory_layers = [] is a plain Llama (the dense twin)."""
-
-    model_type = "memory_llama"
-
-    memory_layers: list[int] | None = None
-    memory_num_half_keys: int = 1024
-    memory_top_k: int = 32
-    memory_num_heads: int = 4
-    memory_key_dim: int = 512
-    memory_value_dim: int = 1024
-    memory_share_values: bool = True
-    memory_query_norm: bool = False
-
-    @property
-    def num_slots(self) -> int:
-        """Slots of one pool."""
-        return self.memory_num_half_keys**2
 
 
 class _MemoryWeights(LlamaPreTrainedModel):
@@ -91,8 +74,15 @@ class MemoryLlamaForCausalLM(_MemoryWeights, LlamaForCausalLM):
         return [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, MemoryLayer)]
 
 
-AutoConfig.register(MemoryLlamaConfig.model_type, MemoryLlamaConfig)
+class MemoryLlamaForSequenceClassification(_MemoryWeights, LlamaForSequenceClassification):
+    config_class = MemoryLlamaConfig
+
+
+# memlm/model/registration.py has entered the name.
+AutoConfig.register(MemoryLlamaConfig.model_type, MemoryLlamaConfig, exist_ok=True)
+AutoModel.register(MemoryLlamaConfig, MemoryLlamaModel)
 AutoModelForCausalLM.register(MemoryLlamaConfig, MemoryLlamaForCausalLM)
+AutoModelForSequenceClassification.register(MemoryLlamaConfig, MemoryLlamaForSequenceClassification)
 
 
 @dataclass(frozen=True, kw_only=True)

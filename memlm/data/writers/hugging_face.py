@@ -9,7 +9,6 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-import memlm.model.language_model  # noqa: F401  makes memlm's own checkpoints known to AutoModelForCausalLM
 from memlm.data.encoding import encode
 from memlm.data.tokenizer import HUB_TIMEOUT_SECONDS
 from memlm.data.writers.config import WriterConfig
