@@ -53,7 +53,7 @@ def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
         if not isinstance(row, Row):
             raise FactError(str(row))
         id, stated = row.values.get("id"), row.values.get("statements")
-        if not _is_texts(stated) or id not in asked:
+        if not isinstance(id, str) or not _is_texts(stated) or id not in asked:
             raise FactError(
                 f"{statements}:{row.line}: fact {id!r} needs at least one statement, as text, and a question; repair or remove the line"
             )

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from memlm.outside import reading
 from memlm.storage import local, s3, transfer
 from memlm.storage.copies import folder_for_copies
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
@@ -56,10 +57,8 @@ def read_json(uri: str) -> Any:
     body = read_bytes(uri)
     if body is None:
         raise StorageError("uri", uri, "nothing is there", "Check the name, or run the stage that writes it.")
-    try:
+    with reading(lambda reason: StorageError("uri", uri, f"is not JSON ({reason})", REMAKE)):
         return json.loads(body)
-    except ValueError as error:
-        raise StorageError("uri", uri, f"is not JSON ({error})", REMAKE) from error
 
 
 @contextmanager
