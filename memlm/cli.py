@@ -86,13 +86,15 @@ def _require_documents(config: Config) -> None:
 
 def _absolute(uri: str, option: str) -> str:
     """A path as every worker can find it. In a submitted job a relative one would lie in the job's own upload."""
-    if not uri or "://" in uri or os.path.isabs(uri):
+    if not uri or "://" in uri:
         return uri
-    if IN_JOB in os.environ:
+    uri = os.path.expanduser(uri)  # no shell does so in --storage=~/runs
+    if IN_JOB in os.environ and not os.path.isabs(uri):
         raise UsageError(
             f"{option} is {uri!r}; a submitted job needs an absolute path that all nodes share, or s3://bucket/prefix"
         )
-    return os.path.abspath(uri)
+    # What ".." means depends on links, so only the operating system's meaning will do; else links stay as they were given.
+    return os.path.realpath(uri) if ".." in uri.split("/") else os.path.abspath(uri)
 
 
 def _fail(error: ValueError) -> int:

@@ -249,3 +249,17 @@ def test_the_memlm_command_says_what_is_missing(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: artifact {tmp_path}/b") and done.stderr.count("\n") == 1
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    "given", ["--storage=~/runs", "--storage=~/x/../runs", "--storage=link/../runs", "--storage=here/../runs"]
+)
+def test_storage_is_one_path_whatever_it_looks_like(tmp_path, monkeypatch, given):
+    """No shell writes out the `~` of `--storage=~/runs`; behind a link `..` is the folder above the link's target."""
+    (tmp_path / "there" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("there/inner")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    expected = tmp_path / "there" / "runs" if "link" in given else tmp_path / "runs"
+    assert parse("", [given]).storage == str(expected)
+    assert parse("", [given.replace("--storage=", "--checkpoint=")]).checkpoint == str(expected)

@@ -1,6 +1,8 @@
-"""How do the stages hand their products to each other, on a disk or on S3, so that nothing half-written is ever read?
+"""What the stages hand to each other, on a disk or on S3: nothing half-written is read, nothing of others is deleted.
 
     artifacts   a directory of files and its manifest: write, verify, open          what the stages use
+    replacing   a new artifact in the place of a damaged one, around other people's files
+    views       what a reader sees of a folder in which other people's files lie too
     foreign     other people's objects below a prefix on S3: names, sizes, etags
     objects     one small file: read, write, create, replace, list, delete          the same on both kinds of place
     leases      the right to write alone, and since which epoch

@@ -1,4 +1,4 @@
-"""How does a directory of files become an artifact, whole or not at all, and how is it read again?
+"""Artifacts: a directory of files that is there whole or not at all, and is checked whenever it is read.
 
 The manifest says what made it and gives every file's size and sha256. It is written last, so a directory without one
 was never finished:
@@ -10,7 +10,8 @@ was never finished:
 Copies in the cache stay, for the next process that opens them, but for those of `artifact_for_a_while`.
 
 Work is executed at least once, so a second writer may finish the same artifact: the first whole one stays, a damaged
-one is replaced. On S3 the files lie in a folder named after what they and their manifest hold, and only one manifest
+one is replaced, and what memlm did not write in its folder stays there (`replacing`). A folder that holds anything but an
+artifact is never written to. On S3 the files lie in a folder named after what they and their manifest hold, and only one manifest
 can be created; so two that commit different bytes at the same moment never mix, and the one that lost finds the
 winner's, whole. What a loser or a killed writer uploaded is never read, and goes with `delete`.
 """
@@ -30,9 +31,11 @@ from memlm.storage import local, transfer
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.leases import Lease
 from memlm.storage.local import Found
-from memlm.storage.manifests import MANIFEST, Manifest, parse, plain
-from memlm.storage.objects import list_names, store_of
+from memlm.storage.manifests import MANIFEST, Manifest, is_ours, parse, plain
+from memlm.storage.objects import store_of
 from memlm.storage.places import is_remote, join
+from memlm.storage.replacing import replace_damaged
+from memlm.storage.views import view_of
 
 log = logging.getLogger(__name__)
 COMMITS = 20
@@ -44,20 +47,26 @@ class Draft:
     path: Path  # the local directory to fill
     details: dict[str, Any] = field(default_factory=dict)
 
+    def measure(self) -> dict[str, dict[str, Any]]:
+        """Size and sha256 of each file that is there so far, as the manifest will hold them."""
+        return _measure_all(self.path)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Vacancy:
-    """A new artifact may go there: over the damaged manifest of this version, or where none is."""
+    """A new artifact may go there: over the damaged one with the manifest of this version, or where none is."""
 
     damaged: str | None = None
+    old: Manifest | None = None
+    """What the damaged one says of itself, where that can be believed."""
 
 
 def has_artifact(uri: str) -> bool:
-    return store_of(uri).read(join(uri, MANIFEST)) is not None
+    return _find(uri) is not None
 
 
 def read_manifest(uri: str, kind: str | None = None) -> Manifest:
-    found = store_of(uri).read(join(uri, MANIFEST))
+    found = _find(uri)
     if found is None:
         raise StorageError("artifact", uri, f"has no {MANIFEST}: never made, or never finished", "Run its stage.")
     manifest = _parsed(found, uri)
@@ -80,15 +89,19 @@ def write_artifact(
     With a lease, it must still be ours when the work begins and when it is committed: LeaseLost otherwise.
     """
     wanted = Manifest(kind=kind, config=plain("config", config), inputs=plain("inputs", inputs or {}), files={})
+    if not is_remote(uri):
+        uri = str(
+            local.resolved(uri)
+        )  # links may change while the work is done; what was inspected is what is replaced
     _vacancy(uri, wanted)  # raises before work is done
     if lease is not None:
         lease.renew()
     upload = hashlib.sha256(uri.encode()).hexdigest()
-    with _scratch(_cache() / upload if is_remote(uri) else local.absolute(uri)) as path:
+    with _scratch(_cache() / upload if is_remote(uri) else Path(uri)) as path:
         draft = Draft(path=path)
         yield draft
         details = draft.details if lease is None else {**draft.details, "epoch": lease.epoch}
-        manifest = replace(wanted, files=_measure_all(path), details=plain("details", details))
+        manifest = replace(wanted, files=draft.measure(), details=plain("details", details))
         if not manifest.files:
             raise StorageError("artifact", uri, "no file was written", "Fill the draft's path inside the block.")
         (path / MANIFEST).write_bytes(manifest.to_json())
@@ -99,9 +112,9 @@ def write_artifact(
 
 
 def open_artifact(uri: str, *, kind: str | None = None) -> Path:
-    """A local directory whose every file was checked against the manifest just now."""
+    """A local directory that shows the files of the manifest, each checked against it just now, and no others."""
     manifest = read_manifest(uri, kind)
-    return _download(uri, manifest) if is_remote(uri) else _verified(Path(uri).absolute(), manifest)
+    return view_of(_download(uri, manifest) if is_remote(uri) else _verified(local.resolved(uri), manifest), manifest)
 
 
 def address_of_file(uri: str, name: str) -> str:
@@ -117,7 +130,7 @@ def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]
     """
     manifest = read_manifest(uri, kind)
     if not is_remote(uri):
-        yield _verified(Path(uri).absolute(), manifest)
+        yield view_of(_verified(local.resolved(uri), manifest), manifest)
         return
     with _shared_copy(uri, manifest) as (path, readers):
         try:
@@ -151,6 +164,11 @@ def _shared_copy(uri: str, manifest: Manifest) -> Iterator[tuple[Path, int]]:
             os.close(readers)
 
 
+def _find(uri: str) -> Found | None:
+    """The manifest's file."""
+    return store_of(uri).read(join(uri if is_remote(uri) else str(local.resolved(uri)), MANIFEST))
+
+
 def _parsed(found: Found, uri: str) -> Manifest:
     if found.is_damaged:
         raise DamagedArtifact("artifact", uri, f"{MANIFEST} is not what was written", REMAKE)
@@ -158,22 +176,36 @@ def _parsed(found: Found, uri: str) -> Manifest:
 
 
 def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
-    """None if a whole artifact made the same way is there; one made another way is refused."""
-    found = store_of(uri).read(join(uri, MANIFEST))
+    """None if a whole artifact made the same way is there; one made another way, and anything else, is refused."""
+    found = _find(uri)
     if found is None:
-        if not is_remote(uri) and list_names(uri):
-            raise StorageError("uri", uri, "is not empty and holds no artifact", "Give another path, or delete it.")
+        if not is_remote(uri):
+            _require_empty(Path(uri))
         return _Vacancy()
+    if not (found.sha256 or is_ours(found.body)):
+        rule = f"holds a {MANIFEST} that memlm did not write"
+        raise StorageError("uri", uri, rule, "Give another path.")
+    there = None
     try:
         there = _parsed(found, uri)
         changed = [name for name in ("kind", "config", "inputs") if getattr(there, name) != getattr(wanted, name)]
         if changed:
             rule = f"already holds an artifact ({there.kind}) made with another {', '.join(changed)}"
-            raise StorageError("uri", uri, rule, "Give this run another name, or delete the artifact.")
-        _download(uri, there) if is_remote(uri) else _verified(Path(uri).absolute(), there)
+            raise StorageError("uri", uri, rule, "Give this run another name, or move the artifact away.")
+        _download(uri, there) if is_remote(uri) else _verified(Path(uri), there)
         return None
     except DamagedArtifact:
-        return _Vacancy(damaged=found.version)
+        return _Vacancy(damaged=found.version, old=there)
+
+
+def _require_empty(place: Path) -> None:
+    with local.on_disk(place):
+        if os.path.lexists(place) and (not place.is_dir() or os.listdir(place)):
+            raise StorageError("uri", place, "is not empty and holds no artifact", "Give another path.")
+        for above in place.parents:
+            found = local.read(str(above / MANIFEST)) if (above / MANIFEST).is_file() else None
+            if found is not None and is_ours(found.body):
+                raise StorageError("uri", place, f"lies inside the artifact {above}", "Give a path outside of it.")
 
 
 def _commit_to_disk(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
@@ -182,10 +214,14 @@ def _commit_to_disk(path: Path, uri: str, manifest: Manifest, lease: Lease | Non
         local.sync(inner)
     if lease is not None:
         lease.renew()
-    if _vacancy(uri, manifest):
-        local.bury(local.absolute(uri))
-        os.rename(path, uri)
-        local.sync(local.absolute(uri).parent)
+    vacancy = _vacancy(uri, manifest)
+    if vacancy is None:
+        return
+    if vacancy.damaged is None:
+        os.rename(path, uri)  # over nothing or an empty folder; the system refuses any other
+    else:
+        replace_damaged(Path(uri), path, vacancy.old)
+    local.sync(Path(uri).parent)
 
 
 def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
@@ -256,12 +292,15 @@ def _measure_all(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def _verified(directory: Path, manifest: Manifest) -> Path:
-    """Files that the manifest does not name are refused too: a reader that lists the directory would take them in."""
-    found, expected = _measure_all(directory), manifest.files
-    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    """The directory, if all that the manifest names is there and as it says."""
+    wrong = sorted(name for name, expected in manifest.files.items() if _measured(directory, name) != expected)
     if wrong:
-        raise DamagedArtifact("artifact", directory, f"missing, added or changed: {', '.join(wrong)}", REMAKE)
+        raise DamagedArtifact("artifact", directory, f"missing or changed: {', '.join(wrong)}", REMAKE)
     return directory
+
+
+def _measured(directory: Path, name: str) -> dict[str, Any] | None:
+    return _measure(directory / name) if local.is_plain_file(directory, name) else None
 
 
 def _cache() -> Path:
@@ -271,14 +310,13 @@ def _cache() -> Path:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """The temporary directory beside `target`: one writer at a time, and what a killed one left is cleared."""
+    """The temporary directory next to `target`: one writer at a time, and what a killed one left is cleared."""
     path = local.scratch_of(target)
     with local.on_disk(path):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with local.locked(path):
+        with local.locked(path) as left_behind:
+            local.clear_scratch(path, left_behind=left_behind)
             try:
-                if path.exists():
-                    shutil.rmtree(path)
                 path.mkdir()
                 yield path
             finally:

@@ -1,6 +1,6 @@
-"""What does storage say when it refuses, or cannot?"""
+"""The errors of storage."""
 
-REMAKE = "Delete it and run its stage again."
+REMAKE = "Move it away and run its stage again."
 
 
 class StorageError(ValueError):

@@ -1,4 +1,4 @@
-"""What does an artifact say about itself: what made it, from what, and every file's size and sha256?"""
+"""The manifest of an artifact: what made it, from what, and every file's size and sha256."""
 
 import hashlib
 import json
@@ -9,6 +9,9 @@ from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.places import join
 
 MANIFEST = "manifest.json"
+_FIELDS = frozenset(("kind", "config", "inputs", "files"))
+_BEGINNING = b'{\n "config": '
+"""Of every manifest that memlm writes, so that one that was cut or changed is still told from another program's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,19 @@ class Manifest:
 
     def to_json(self) -> bytes:
         return encode("manifest", {**vars(self), "digest": self.digest})
+
+
+def is_ours(body: bytes) -> bool:
+    """Whether memlm wrote this manifest, as far as can be told of one that is damaged."""
+    if body.startswith(_BEGINNING) or _BEGINNING.startswith(body):
+        return True
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    if not content:  # says nothing, so nothing is lost with it
+        return True
+    return isinstance(content, dict) and content.keys() >= {*_FIELDS, "digest"}
 
 
 def parse(body: bytes, uri: str) -> Manifest:

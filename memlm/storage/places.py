@@ -1,4 +1,4 @@
-"""What is a place? A local path, or `s3://bucket/prefix`."""
+"""Places: a local path, or `s3://bucket/prefix`."""
 
 import os
 
@@ -11,7 +11,13 @@ def is_remote(uri: str) -> bool:
     """Whether `uri` is on S3. Every function asks here first, so an unknown scheme never becomes a directory."""
     if not uri or ("://" in uri and not uri.startswith("s3://")) or uri.startswith("s3:///"):
         raise StorageError("uri", repr(uri), "must be a local path or s3://bucket/prefix", "Correct it.")
-    return uri.startswith("s3://")
+    if "\0" in uri:
+        raise StorageError("uri", repr(uri), "holds a NUL character, which no path can", "Correct it.")
+    if not uri.startswith("s3://"):
+        return False
+    if any(part in (".", "..") for part in uri.split("/")):
+        raise StorageError("uri", repr(uri), "must not contain '.' or '..': S3 has no folders", "Write out the prefix.")
+    return True
 
 
 def require_absolute(uri: str, field: str) -> str:

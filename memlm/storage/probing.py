@@ -55,7 +55,7 @@ class Probe:
 
 def probe(uri: str) -> Probe:
     """Try the store below `uri` for a second or two, and leave nothing. StorageError when it can't be used at all."""
-    with nullcontext() if is_remote(uri) else local.no_new_folders(local.absolute(uri)):
+    with nullcontext() if is_remote(uri) else local.no_new_folders(local.resolved(uri)):
         return _tried(uri)
 
 

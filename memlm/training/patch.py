@@ -111,11 +111,10 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
         _copy_files(source, draft.path)
         (draft.path / "base_manifest.json").unlink()
         _write_rows(draft.path, storage.open_artifact(patch) / PATCH_FILE, found="after", written="before")
-    if storage.read_manifest(output).files != base["files"]:
-        storage.delete(output)
-        raise PatchError(
-            f"undoing {patch} in {checkpoint} does not give the base's files back; the checkpoint was changed by other means"
-        )
+        if draft.measure() != base["files"]:
+            raise PatchError(
+                f"undoing {patch} in {checkpoint} does not give the base's files back; the checkpoint was changed by other means"
+            )
 
 
 def _copy_files(source: Path, target: Path) -> None:

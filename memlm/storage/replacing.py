@@ -1,0 +1,71 @@
+"""A new artifact takes the place of a damaged one on a disk, and nothing that memlm did not write is lost.
+
+    set the damaged folder aside -> rename the new one to its name -> remove what the old manifest names
+                                 -> move back what it does not name, unless the new one has a file of that name
+
+What is left then, because nothing says who wrote it, stays aside in NAME.replaced-1 and is named in the log. A crash in
+between loses nothing either: what was there is there or aside.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from memlm.storage import local
+from memlm.storage.manifests import MANIFEST, Manifest
+
+log = logging.getLogger(__name__)
+
+
+def replace_damaged(target: Path, new: Path, old: Manifest | None) -> None:
+    """Rename the folder `new` to `target`, which holds a damaged artifact; `old` is its manifest, if that can be believed."""
+    aside = _free_name(target)
+    with local.on_disk(target):
+        os.rename(target, aside)
+        os.rename(new, target)
+        remove_named(aside, old)
+        _move_back(aside, target)
+    if aside.exists():
+        log.warning("%s was damaged and is made anew; what may not be memlm's is kept in %s", target, aside)
+
+
+def remove_named(folder: Path, manifest: Manifest | None) -> None:
+    """Remove the files that an artifact's manifest names, the manifest, and the folders that are empty then."""
+    if manifest is None:
+        return
+    for name in (*manifest.files, MANIFEST):
+        if local.is_plain_file(folder, name):
+            (folder / name).unlink()
+    for above in sorted({folder / parent for name in manifest.files for parent in Path(name).parents}, reverse=True):
+        _remove_if_empty(above)
+
+
+def _move_back(aside: Path, target: Path) -> None:
+    """Each entry to its old place, where that is free."""
+    for folder, folders, files in os.walk(aside, topdown=False):
+        for here in (Path(folder, name) for name in (*files, *folders)):
+            there = target / here.relative_to(aside)
+            if os.path.lexists(here) and not os.path.lexists(there) and _make_folders(there.parent):
+                os.rename(here, there)
+            _remove_if_empty(here)
+    _remove_if_empty(aside)
+
+
+def _make_folders(path: Path) -> bool:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):  # the new artifact has a file there
+        return False
+    return True
+
+
+def _remove_if_empty(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink() and not os.listdir(path):
+        path.rmdir()
+
+
+def _free_name(target: Path) -> Path:
+    number = 1
+    while os.path.lexists(found := target.with_name(f"{target.name}.replaced-{number}")):
+        number += 1
+    return found

@@ -1,0 +1,42 @@
+"""What a reader sees of an artifact's folder in which other files lie too: links to the files that its manifest names.
+
+People and programs add a README.md, .gitattributes or a notebook's checkpoints to a folder of a model, and may. Readers
+that list a folder, or look for files of known names as transformers does, would take such files for a part of it.
+"""
+
+import atexit
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from memlm.storage.copies import folder_for_copies
+from memlm.storage.manifests import MANIFEST, Manifest
+
+_kept = ExitStack()
+_views: dict[tuple[int, Path, str], Path] = {}
+
+
+def view_of(directory: Path, manifest: Manifest) -> Path:
+    """The directory, if all its files are the manifest's; else a folder of links, which stays for this process's life."""
+    if not _has_others(directory, manifest):
+        return directory
+    key = os.getpid(), directory, manifest.digest
+    if key not in _views:
+        if not _views:
+            atexit.register(_close, os.getpid())
+        folder = _kept.enter_context(folder_for_copies()) / directory.name
+        for name in (*manifest.files, MANIFEST):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(directory / name)
+        _views[key] = folder
+    return _views[key]
+
+
+def _close(owner: int) -> None:
+    if os.getpid() == owner:  # a forked child would take its parent's views
+        _kept.close()
+
+
+def _has_others(directory: Path, manifest: Manifest) -> bool:
+    found = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
+    return any(name not in manifest.files and name != MANIFEST for name in found)
