@@ -18,6 +18,7 @@ from typing import TypeVar
 import tyro
 
 from memlm.config import IN_JOB, Config
+from memlm.credentials import OLD_NAMES, VARIABLES, has_password, redacted, without_secrets
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
 from memlm.methods.config import METHOD_CONFIGS
 from memlm.planning.command import answer, take_options
@@ -40,6 +41,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
     """The config that a command line names. Exits with status 2 and the nearest known name on an unknown one."""
     rest = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _refuse_passwords(rest)
         recipe = rest.pop(0) if rest and not rest[0].startswith("-") else DEFAULT_RECIPE
         config = _named("recipe", recipe, RECIPES)()
         dry_run = DRY_RUN in rest
@@ -97,8 +99,22 @@ def _absolute(uri: str, option: str) -> str:
     return os.path.realpath(uri) if ".." in uri.split("/") else os.path.abspath(uri)
 
 
+def _refuse_passwords(arguments: Sequence[str]) -> None:
+    """Before anything prints an argument: other users of a machine can read them while a command runs, and runs keep them."""
+    option = ""
+    for argument in arguments:
+        name, _, value = argument.partition("=") if argument.startswith("-") else (option, "", argument)
+        option = name
+        if has_password(value):
+            raise UsageError(
+                f"{name or 'an argument'} is {redacted(value)}; an address on a command line must hold no user name, no password and no query: "
+                "other users of this machine can read it, and it is logged. Give credentials by environment variables "
+                f"({', '.join(variable for variable in VARIABLES if variable not in OLD_NAMES)})"
+            )
+
+
 def _fail(error: ValueError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {without_secrets(str(error))}", file=sys.stderr)
     return 2
 
 
@@ -132,7 +148,7 @@ def launch(job: Callable[[], object]) -> None:
         first = _first_cause(error)
         if not isinstance(first, ValueError | OSError):
             raise
-        print(f"error: {first}", file=sys.stderr)
+        print(f"error: {without_secrets(str(first))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -215,9 +231,9 @@ def run_doctor(arguments: Sequence[str]) -> None:
         for check in importlib.import_module("memlm.jobs.doctor").examine(config):
             checks.append(check)
             if not options.json:
-                print(check, flush=True)
+                print(without_secrets(str(check)), flush=True)
         if options.json:
-            print(json.dumps([asdict(check) for check in checks], indent=1))
+            print(without_secrets(json.dumps([asdict(check) for check in checks], indent=1)))
         if any(check.state == "fail" for check in checks):
             raise SystemExit(1)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from memlm.credentials import has_password, redacted
 from memlm.data.config import (
     CorpusConfig,
     DocumentStreamConfig,
@@ -28,6 +29,10 @@ from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingCon
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable that Ray sets in the driver of a submitted job."""
+_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+)
 MAX_SEED = 2**63 - 1
 """The largest seed that torch, numpy and Python's random all take."""
 BESIDE_RUNS = ("mlflow", "mlflow_artifacts")
@@ -151,11 +156,12 @@ class Config:
             raise ValueError(
                 f"method.num_trainable_slots is {self.method.num_trainable_slots}, more than the {num_slots} slots that model.memory has; lower it"
             )
-        if "@" in self.tracking.partition("://")[2].partition("/")[0] and self.tracking.startswith("http"):
-            hidden = f"{self.tracking.partition('://')[0]}://...@{self.tracking.rpartition('@')[2]}"
-            raise ValueError(
-                f"tracking is {hidden}; an address is logged, so it must hold no password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            )
+        for name in ("tracking", "storage", "checkpoint"):
+            if has_password(address := getattr(self, name)):
+                raise ValueError(
+                    f"{name} is {redacted(address)}; an address is logged and stored, so it must hold no user name, no password and no query; "
+                    f"{_CREDENTIALS[name == 'tracking']}"
+                )
         _check_documents(self)
         self.pretraining.require_workers(self.cluster.num_workers)
         if self.architecture == "memory" and self.model.memory.layers:

@@ -19,6 +19,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from memlm.credentials import MLFLOW, has_password, redacted, tidy, without_secrets
+
 KEY_TAG = "memlm.key"
 PROBE_SECONDS = 8  # MLflow itself would try for minutes
 PROBE_EXPERIMENT = "memlm doctor"
@@ -30,6 +32,7 @@ _REFUSALS = {
     ),
     403: ("these credentials have no right to do this", "Have it granted on the server, or use others."),
 }
+PASSWORD_REMEDY = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, instead."
 BATCH = 100  # the server's limit for params and for tags in one call; for metrics it is 1000
 _log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class TrackingError(ValueError):
     """What tracking refuses or cannot do: which field, its value, the rule, the remedy."""
 
     def __init__(self, field: str, value: object, rule: str, remedy: str) -> None:
+        value, rule = without_secrets(redacted(str(value))), without_secrets(rule)
         super().__init__(field, value, rule, remedy)  # all four, so that it survives pickling between processes
         self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
 
@@ -52,6 +56,10 @@ class Tracker:
         self._client: Any = None
         if not uri:
             return
+        if has_password(uri):
+            rule = "holds a user name, a password or a query, and addresses are logged"
+            raise TrackingError("tracking uri", uri, rule, PASSWORD_REMEDY)
+        tidy(*MLFLOW)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every trial
         if uri.startswith("sqlite:"):

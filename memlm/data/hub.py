@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from memlm import storage
+from memlm.credentials import HUB as HUB_TOKENS
+from memlm.credentials import PublicError, tidy
 from memlm.storage import retries
-from memlm.storage.s3 import without_secrets
 
 T = TypeVar("T")
 HUB = "hf://"
@@ -33,7 +34,7 @@ FILES_URI = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<commit>
 LARGE, SMALL = "sha256:", "git:"  # what the hub says of a large file, and of a small one that lies in git itself
 
 
-class HubError(ValueError):
+class HubError(PublicError):
     """The hub has not what is asked for, or does not answer."""
 
 
@@ -60,6 +61,7 @@ class _Place:
 def list_files(uri: str) -> list[HubFile]:
     """All files below an address, in any order. Raises HubError for one without a commit, and where the hub does not answer."""
     place = _parse(uri)
+    tidy(*HUB_TOKENS)
     # A second of imports that nothing but the hub needs.
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -97,6 +99,7 @@ def list_files(uri: str) -> list[HubFile]:
 def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
     """One file of an address, as a temporary copy whose content was checked. Raises HubError if it is not that content."""
     place = _parse(uri)
+    tidy(*HUB_TOKENS)
     from huggingface_hub import hf_hub_download
 
     with storage.folder_for_copies() as folder:
@@ -167,7 +170,7 @@ def _parse(uri: str) -> _Place:
 
 
 def _unanswered(uri: str, what: str, error: Exception) -> str:
-    reason = without_secrets(next(iter(str(error).splitlines()), "")) or type(error).__name__
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return (
         f"{uri}: {what} on the hub: {reason.rstrip('.')}. "
         "Mend the address, the network or the token, or give the path of a local copy instead."

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memlm import storage
+from memlm.credentials import HUB as HUB_TOKENS
+from memlm.credentials import tidy, without_secrets
 from memlm.data.hub import COMMIT, HUB, HUB_TIMEOUT_SECONDS
 from memlm.data.question_records import QuestionError
 from memlm.data.shards import PARQUET_BATCH_ROWS, ZSTD_SUFFIXES, ShardError, parse_record, read_lines
@@ -168,6 +170,7 @@ def _parse_hub(source: str) -> dict[str, str | None]:
 
 def _hub_rows(source: str) -> Iterator[Row]:
     place = _parse_hub(source)
+    tidy(*HUB_TOKENS)
     # A second of imports that nothing but the hub needs.
     from datasets import DatasetDict, load_dataset
     from huggingface_hub import HfApi, constants
@@ -186,7 +189,7 @@ def _hub_rows(source: str) -> Iterator[Row]:
     except Exception as error:  # the hub's client and the library raise what lies below them, of a dozen kinds
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise QuestionError(
-            f"{source}: could not be loaded from the hub: {reason.rstrip('.')}. "
+            f"{source}: could not be loaded from the hub: {without_secrets(reason).rstrip('.')}. "
             f"Give the path of a local copy instead ({', '.join(QUESTION_SUFFIXES)}), or mend the address or the network."
         ) from error
     if isinstance(loaded, DatasetDict):

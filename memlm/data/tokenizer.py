@@ -12,6 +12,9 @@ from huggingface_hub import HfApi
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from memlm.credentials import HUB as HUB_TOKENS
+from memlm.credentials import PublicError, tidy
+
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 HUB_TIMEOUT_SECONDS = 10
 MIN_VOCAB_SIZE = 256 + 3  # every byte, and the special tokens
@@ -19,7 +22,7 @@ MAX_UNUSED_IDS = 1000
 """Of a small vocabulary; a large one may leave as many ids unused as it has tokens. A model has a row for each."""
 
 
-class TokenizerError(ValueError):
+class TokenizerError(PublicError):
     """The tokenizer cannot be trained or loaded as asked."""
 
 
@@ -125,5 +128,6 @@ def _from_folder_cache_or_hub(name_or_path: str) -> PreTrainedTokenizerBase:
         if Path(name_or_path).is_dir():
             raise
         # One question first, answered at once: the download itself retries for most of a minute without a network.
+        tidy(*HUB_TOKENS)
         HfApi().model_info(name_or_path, timeout=HUB_TIMEOUT_SECONDS)
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)

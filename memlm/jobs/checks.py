@@ -21,6 +21,7 @@ from packaging.version import Version
 import memlm
 from memlm import storage, tracking
 from memlm.config import IN_JOB, Config
+from memlm.credentials import VARIABLES, CredentialError, read_credential
 from memlm.run import RunError, tracking_uri
 
 State = Literal["ok", "warn", "fail"]
@@ -51,7 +52,7 @@ def require_ready(config: Config) -> None:
 
     On one machine a folder does. That of a cluster's nodes is on a file system that they share, whose locks may not hold.
     """
-    require(_versions_once())
+    require([*_versions_once(), credentials(config)])
     if storage.is_remote(config.storage) or os.environ.get(IN_JOB):
         require([_storage_once(config.storage, os.environ.get("AWS_ENDPOINT_URL_S3"))])
 
@@ -110,6 +111,17 @@ def _pinned() -> _Pins:
     found = [Requirement(line) for line in importlib.metadata.requires("memlm") or ()]
     python = importlib.metadata.metadata("memlm")["Requires-Python"]
     return _Pins(python=python, packages=tuple(each for each in found if each.marker is None))
+
+
+def credentials(config: Config) -> Check:
+    """Whether what is set can be keys, tokens and passwords, so that no client prints one when it refuses it."""
+    name, known = "credentials", dict.fromkeys([*VARIABLES, config.writer.endpoint.api_key_variable])
+    try:
+        given = [variable for variable in known if read_credential(variable)]
+    except CredentialError as error:
+        found, _, remedy = str(error).partition("; ")
+        return Check(name=name, state="fail", found=found, remedy=remedy)
+    return Check(name=name, found=f"from the environment: {', '.join(given) or 'none'}")
 
 
 def ray_authentication() -> Check:

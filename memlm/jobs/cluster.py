@@ -15,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from memlm.config import IN_JOB, Config
+from memlm.credentials import without_secrets
 from memlm.jobs.resources import require_resources
 from memlm.run import RunError
 
@@ -84,7 +85,7 @@ def joining() -> Iterator[None]:
             "to a file with the token that the cluster was started with"
         ) from error
     except (ConnectionError, RuntimeError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        first = without_secrets(next(iter(str(error).splitlines()), type(error).__name__))
         raise RunError(
             f"the cluster does not answer, or does not accept this token ({first}). Start it, correct RAY_ADDRESS, or set RAY_AUTH_MODE=token, "
             "and RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
@@ -178,7 +179,7 @@ def num_processors(config: Config) -> int:
 
 def say(text: str) -> None:
     """A line of progress, from the driver or from any worker."""
-    line = f"[{time.strftime('%H:%M:%S')}] {text}"
+    line = f"[{time.strftime('%H:%M:%S')}] {without_secrets(text)}"
     if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
         ray.get_actor(_console_name(), namespace=NAMESPACE).say.remote(line)
     else:

@@ -13,6 +13,7 @@ from memlm.config import IN_JOB, Config
 from memlm.jobs.checks import (
     Check,
     compilers,
+    credentials,
     packages,
     probe_storage,
     probe_tracking,
@@ -30,6 +31,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield python()
     yield from packages()
     yield ray_authentication()
+    yield credentials(config)
     yield compilers()
     plan = make_plan(
         config, MACHINES["h100" if config.cluster.use_gpu else "cpu"], config.cluster.num_workers, Assumptions(), {}

@@ -1,5 +1,7 @@
 """The errors of storage."""
 
+from memlm.credentials import redacted, without_secrets
+
 REMAKE = "Move it away and run its stage again."
 
 
@@ -7,6 +9,7 @@ class StorageError(ValueError):
     """What storage refuses or cannot do: which field, its value, the rule, the remedy."""
 
     def __init__(self, field: str, value: object, rule: str, remedy: str) -> None:
+        value, rule = without_secrets(redacted(str(value))), without_secrets(rule)
         super().__init__(field, value, rule, remedy)  # all four, so that it survives pickling between processes
         self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
 

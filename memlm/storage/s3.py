@@ -13,7 +13,6 @@ import functools
 import hashlib
 import http.client
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from botocore import exceptions as aws
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
+from memlm.credentials import AWS, redacted, tidy, without_secrets
 from memlm.storage import retries
 from memlm.storage.errors import StorageError
 from memlm.storage.local import Found
@@ -263,7 +263,7 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def endpoint() -> str:
-    return re.sub(r"//[^/@]*@", "//", os.environ.get("AWS_ENDPOINT_URL_S3") or "the region's endpoint")
+    return redacted(os.environ.get("AWS_ENDPOINT_URL_S3") or "the region's endpoint")
 
 
 def code_of(error: Exception) -> str:
@@ -273,6 +273,7 @@ def code_of(error: Exception) -> str:
 @functools.lru_cache(maxsize=8)
 def _client(endpoint_url: str | None, process: int, limit: retries.Patience) -> Any:
     """One per process, which threads share, as boto3 allows of clients."""
+    tidy(*AWS)
     settings = Config(
         connect_timeout=limit.connect_seconds,
         read_timeout=limit.silence_seconds,
@@ -363,10 +364,3 @@ def _status(error: Exception) -> int:
     if not isinstance(error, aws.ClientError):
         return 0
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def without_secrets(text: str) -> str:
-    """Without what follows a question mark in an address, names and passwords in one, and key ids."""
-    text = re.sub(r"(https?://[^\s\"'?]*)\?[^\s\"']*", r"\1", text)
-    text = re.sub(r"//[^/\s@]*@", "//", text)
-    return re.sub(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b", "(key)", text)

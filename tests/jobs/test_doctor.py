@@ -217,6 +217,7 @@ def test_the_command_says_a_line_for_each_and_fails_if_one_does(tmp_path, capsys
         "python",
         "packages",
         "ray authentication",
+        "credentials",
         "compilers",
         "memory",
         "disk",

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from memlm.credentials import has_password, redacted
+
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
@@ -30,15 +32,14 @@ class EndpointConfig:
     it is spent still come in."""
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.base_url)
-        if self.base_url and (address.scheme not in ("http", "https") or not address.hostname):
+        if self.base_url and not _is_web_address(self.base_url):
             raise ValueError(
-                f"writer.endpoint.base_url is {self.base_url!r}; it must be an http(s) address, such as http://localhost:8000/v1"
+                f"writer.endpoint.base_url is {redacted(self.base_url)!r}; it must be an http(s) address, such as http://localhost:8000/v1"
             )
-        if address.username or address.password:
+        if has_password(self.base_url):
             raise ValueError(
-                "writer.endpoint.base_url holds a user name or password, which would be stored with the results; "
-                "put the key into the environment variable that writer.endpoint.api_key_variable names"
+                f"writer.endpoint.base_url is {redacted(self.base_url)!r}; it holds a user name or password, or a query, which would be stored with "
+                "the results; put the key into the environment variable that writer.endpoint.api_key_variable names"
             )
         for name in ("num_connections", "num_attempts"):
             if getattr(self, name) < 1:
@@ -51,6 +52,14 @@ class EndpointConfig:
                 raise ValueError(
                     f"writer.endpoint.{name} is {getattr(self, name)}; it must not be negative (0 for none)"
                 )
+
+
+def _is_web_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # brackets that are no IPv6 address
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ pauses drawn at random so that many workers do not come back at once; what will 
 """
 
 import json
-import os
 import random
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import requests
 
+from memlm.credentials import HIDDEN, read_key, without_secrets
 from memlm.data.writers.budget import Budget
 from memlm.data.writers.config import WriterConfig
 from memlm.data.writers.interface import Request, Writer, WriterError
@@ -42,7 +42,7 @@ class EndpointWriter(Writer):
     def __init__(self, config: WriterConfig, budget: Budget) -> None:
         self.config, self.settings, self.budget = config, config.endpoint, budget
         self.url = f"{self.settings.base_url.rstrip('/')}/chat/completions"
-        self._key = os.environ.get(self.settings.api_key_variable, "")
+        self._key = read_key(self.settings.api_key_variable)
 
     def write(self, requests: Sequence[Request]) -> list[str]:
         with ThreadPoolExecutor(self.settings.num_connections) as pool:
@@ -190,9 +190,9 @@ class EndpointWriter(Writer):
         return min(asked or 0.0, self.settings.max_wait_seconds) + random.uniform(0, longest)
 
     def _shown(self, body: bytes) -> str:
-        """What a server says, short, on one line, and without the key, which some repeat."""
+        """What a server says, short, on one line, and without keys and passwords, which some repeat."""
         text = " ".join(body.decode(errors="replace").split())
-        return repr((text.replace(self._key, "***") if self._key else text)[:SHOWN_CHARACTERS])
+        return repr(without_secrets(text.replace(self._key, HIDDEN) if self._key else text)[:SHOWN_CHARACTERS])
 
 
 def _seconds_to_wait(header: str | None) -> float | None:

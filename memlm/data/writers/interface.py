@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memlm.credentials import PublicError
 
-class WriterError(ValueError):
+
+class WriterError(PublicError):
     """A model or its endpoint cannot write what it is asked for."""
 
 

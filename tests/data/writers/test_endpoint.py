@@ -203,6 +203,32 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch, caplog):
     assert secret not in str(refused.value) + caplog.text + repr(writer.config) + str(writer.config.provenance(""))
 
 
+@pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\n\n"])
+def test_white_space_around_a_key_is_not_sent(monkeypatch, around):
+    monkeypatch.setenv(KEY_VARIABLE, f"{around}sk-very-secret-1234{around}")
+    with serving(says("x")) as server:
+        assert ask(writer_at(server.url)) == ["x"]
+    assert server.headers[0]["Authorization"] == "Bearer sk-very-secret-1234"
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-very\nsecret", "sk-very\x07secret", "sk-very\u202esecret", "\u201csk-very-secret\u201d"]
+)
+def test_a_key_that_cannot_be_one_is_refused_by_its_variables_name_before_anything_is_sent(monkeypatch, key):
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with serving(says("x")) as server, pytest.raises(ValueError, match=f"variable {KEY_VARIABLE} holds") as refused:
+        ask(writer_at(server.url))
+    assert "secret" not in str(refused.value) and not server.asked
+
+
+def test_a_server_that_repeats_addresses_and_other_keys_is_not_repeated(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_another-secret")
+    said = b'{"error": "proxy http://user:secret@inside refused hf_another-secret, see https://h/x?token=secret"}'
+    with serving(status(401, said)) as server, pytest.raises(EndpointError) as refused:
+        ask(writer_at(server.url))
+    assert "secret" not in str(refused.value) and "...@inside" in str(refused.value)
+
+
 def test_without_a_key_none_is_sent_even_where_netrc_has_one(monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password secret\n")
