@@ -13,7 +13,9 @@ conditional write passes at a time, so the race is among clients. And where moto
 a garbled list of parts (500), the answer becomes S3's.
 """
 
+import base64
 import functools
+import hashlib
 import http.client
 import logging
 import random
@@ -26,9 +28,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from xml.sax.saxutils import escape
 
+Sizes = Literal["told", "chunked", "untold"]
 FAULTS = ("500", "503", "reset", "lost", "cut", "slow", "flip_down", "flip_up")
 _CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict"}
 _NOT_PASSED_ON = ("transfer-encoding", "connection", "content-length", "server", "date")
@@ -47,6 +50,10 @@ class FaultyProxy(ThreadingHTTPServer):
         self.seconds_ahead = 0.0  # of the store's clock, as its answers' dates say
         self.flips_after = b""  # flip_down hits the first byte after this, where an answer has it
         self.drops: tuple[str, ...] = ()  # headers that the store shall not see
+        self.refuses: tuple[str, ...] = ()  # what the names of headers begin with that the store refuses
+        self.checks_sums = False  # Content-MD5, as S3 does and moto does not
+        self.hides: tuple[str, ...] = ()  # headers that its clients shall not see
+        self.sizes: Sizes = "told"  # of bodies: in Content-Length, by chunks alone, or by the connection's end alone
         self.atomic, self._lock = threading.Lock(), threading.Lock()
         self.plan(seed=seed)
 
@@ -100,6 +107,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         sent = self._sent()
         line = f"{self.command} {self.path}"
+        refused = [name for name in self.headers if name.lower().startswith(self.server.refuses)]
+        if refused:
+            message = f"Unsupported header '{refused[0]}' received for this API call."
+            return self._answer(400, {}, _error("InvalidArgument", message))
         fault, aim = self.server.draw(line, bool(sent))
         if self.server.answer is not None and self.server.only in line:
             status, code, headers = self.server.answer
@@ -113,6 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.startswith("flip_up") and sent:  # and perhaps another fault after it
             self.server.note("flip_up")
             sent, fault = _flip(sent, aim), fault.removeprefix("flip_up").removeprefix("+")
+        told, found = self.headers.get("Content-MD5"), hashlib.md5(sent, usedforsecurity=False).digest()
+        if self.server.checks_sums and told is not None and base64.b64decode(told) != found:
+            self.server.note("BadDigest")
+            return self._answer(400, {}, _error("BadDigest"))
         status, headers, body = self._pass_on(sent)
         self._respond(fault, aim, status, headers, body)
 
@@ -167,20 +182,32 @@ class _Handler(BaseHTTPRequestHandler):
             return (400, {}, _error("MalformedXML")) if self.command == "POST" else (404, {}, _error("NoSuchUpload"))
         kept = {name: value for name, value in response.getheaders() if name.lower() not in _NOT_PASSED_ON}
         kept["Date"] = formatdate(time.time() + self.server.seconds_ahead, usegmt=True)
+        kept = {name: value for name, value in kept.items() if name not in self.server.hides}
         if self.command == "HEAD":
             kept["Content-Length"] = response.getheader("Content-Length") or "0"
         return response.status, kept, body
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, sends: int | None = None) -> None:
+        size, told = headers.get("Content-Length", str(len(body))), self.server.sizes
+        ends = {
+            "told": ("Content-Length", size),
+            "chunked": ("Transfer-Encoding", "chunked"),
+            "untold": ("Connection", "close"),
+        }
         self.send_response_only(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if "Content-Length" not in headers:
-            self.send_header("Content-Length", str(len(body)))
+        for name, value in dict([*headers.items(), ends[told]]).items():
+            if name != "Content-Length" or told == "told":
+                self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if told == "chunked":
+            part = body[:sends]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part) if part else b"")
+            self.wfile.write(b"0\r\n\r\n" if sends is None else b"")
+        else:
             self.wfile.write(body[:sends])
-            self.wfile.flush()
+        self.wfile.flush()
 
     def _stall(self, rest: bytes, drips: bool) -> None:
         until, place = time.monotonic() + self.server.stall_seconds, 0

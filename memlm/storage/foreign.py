@@ -32,7 +32,7 @@ def list_objects(uri: str) -> list[StoredObject]:
 def stat_object(uri: str) -> StoredObject | None:
     """What lies at `uri` now. Raises StorageError where the store cannot be asked."""
     try:
-        found = s3.request(uri, lambda client, bucket, key: client.head_object(Bucket=bucket, Key=key))
+        found = s3.request(uri, s3.head)
     except FileNotFoundError:
         return None
     return StoredObject(s3.split(uri)[1].rpartition("/")[2], int(found["ContentLength"]), found["ETag"].strip('"'))

@@ -1,9 +1,10 @@
-"""How are single objects on S3 read and written, so that no fault on the way changes, loses or doubles one?
+"""Single objects on S3, read and written so that no fault on the way changes, loses or doubles one.
 
-up    every body carries its SHA-256, which S3 checks. Without TLS, before a store that ignores it, the ETag tells:
-      it is the MD5 of what was stored, or else the object is read back and compared.
-down  a body is believed if its MD5 is the ETag, or if it came over TLS (and passed the SDK's checksum), or if two
-      reads agree. Listings, which carry no sum, are read until two agree where there is no TLS.
+up    every body carries its MD5 (Content-MD5), which stores check: all of them know it, and some refuse S3's newer
+      checksum headers. Without TLS, before a store that ignores it, the ETag tells: it is the MD5 of what was stored,
+      or else the object is read back and compared.
+down  a body is believed if its MD5 is the ETag, or if it came over TLS and in full, or if two reads agree. Listings,
+      which carry no sum, are read until two agree where there is no TLS. Its size need not be told in advance.
 once  a conditional write whose acknowledgement was lost meets itself when it is tried again: after "precondition
       failed" the object is read back, and if it holds our body, it is ours.
 """
@@ -42,6 +43,7 @@ DAMAGED_AGAIN = 3
 
 T = TypeVar("T")
 NO_UPLOAD = "NoSuchUpload"
+NOT_IMPLEMENTED = 501
 _LOST_ON_THE_WAY = (  # answers to a request that was garbled, throttled or met another of its kind
     *("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"),
     *("MalformedXML", "RequestTimeout", "RequestTimeTooSkewed", "InvalidPart", "InvalidPartOrder", "OperationAborted"),
@@ -56,6 +58,10 @@ _EXPLAINED = {
     "SignatureDoesNotMatch": ("the secret key is wrong", "Check the profile, or the environment."),
     "AuthorizationHeaderMalformed": ("bucket {bucket} is in another region{region}", "Set AWS_REGION to it."),
     "AccessDenied": ("these credentials have no right to do this", "Grant it, or use other credentials."),
+    "NotImplemented": (
+        "the store lacks a part of S3 that is needed here",
+        "Use one whose conditional writes hold: AWS S3, or a current MinIO or Ceph.",
+    ),
 }
 _SAME = {
     **dict.fromkeys(("ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"), "ExpiredToken"),
@@ -77,8 +83,10 @@ def read(uri: str, *, with_age: bool = False) -> Found | None:
     def once(client: Any, bucket: str, key: str) -> Found:
         response = client.get_object(Bucket=bucket, Key=key)
         sent = response.get("Metadata", {}).get(SENT, "")
-        found = Found(body=drain(response), version=response["ETag"], age_seconds=_age(response), sha256=sent)
-        if not (is_md5(response["ETag"], found.body) or is_protected(client) or found.body in seen):
+        age = _age(response) if with_age else 0
+        found = Found(body=drain(response), version=response["ETag"], age_seconds=age, sha256=sent)
+        safe = is_protected(client) and _says_where_it_ends(response)
+        if not (is_md5(response["ETag"], found.body) or safe or found.body in seen):
             seen.append(found.body)
             raise Spoiled(uri)
         if found.is_damaged and len(damaged) < DAMAGED_AGAIN:
@@ -179,7 +187,8 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, aws.ClientError):
         code, status = code_of(error), _status(error)
         garbled = status == 404 and code not in ("NoSuchBucket", NO_UPLOAD) and not _is_missing(error)
-        return status >= 500 or status == 429 or code in _LOST_ON_THE_WAY or garbled
+        is_passing = status >= 500 and status != NOT_IMPLEMENTED
+        return is_passing or status == 429 or code in _LOST_ON_THE_WAY or garbled
     if isinstance(error, _GARBLED):
         return not isinstance(error, StorageError)
     passing = (aws.ConnectionError, aws.HTTPClientError, aws.IncompleteReadError, aws.FlexibleChecksumError)
@@ -209,7 +218,8 @@ def explained(error: Exception, uri: str) -> StorageError:
 def drain(response: dict[str, Any], size: int | None = None) -> bytes:
     """The body, at a bearable rate and in full. The raw stream, because only it gives what has come so far."""
     limit, began = retries.patience(), time.monotonic()
-    stream, wanted, chunks, have = response["Body"]._raw_stream, int(response["ContentLength"]), [], 0
+    stream, chunks, have = response["Body"]._raw_stream, [], 0
+    told = response.get("ContentLength", size)  # a proxy on the way may leave it out
     try:
         while chunk := stream.read1(1 << 20):
             chunks.append(chunk)
@@ -221,9 +231,37 @@ def drain(response: dict[str, Any], size: int | None = None) -> bytes:
         raise Spoiled(f"a body broke off ({type(error).__name__})") from error
     finally:
         stream.close()  # a connection whose body was not read to the end can't serve another request
-    if have != wanted or (size is not None and have != size):
-        raise Spoiled(f"a body of {wanted} bytes ended after {have}")
+    if any(wanted is not None and have != int(wanted) for wanted in (told, size)):
+        raise Spoiled(f"a body of {told} bytes ended after {have}")
     return b"".join(chunks)
+
+
+def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
+    """ETag, metadata and, also where the store's answer lacks it, the size of an object."""
+    found: dict[str, Any] = client.head_object(Bucket=bucket, Key=key)
+    if "ContentLength" not in found:
+        found["ContentLength"] = _size(client, bucket, key, found["ETag"])
+    return found
+
+
+def _size(client: Any, bucket: str, key: str, etag: str) -> int:
+    """As the answer to a request for the first byte tells it."""
+    try:
+        first = client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
+    except aws.ClientError as error:
+        if _status(error) == 416:  # there is no first byte
+            return 0
+        raise
+    drain(first)
+    if first["ETag"] != etag:
+        raise Spoiled(f"{key} was written over")
+    return int(first["ContentRange"].rpartition("/")[2])
+
+
+def _says_where_it_ends(response: dict[str, Any]) -> bool:
+    """Else the end of the connection is the end of the body, and a cut looks like it."""
+    coding = response["ResponseMetadata"]["HTTPHeaders"].get("transfer-encoding", "")
+    return "ContentLength" in response or coding.lower() == "chunked"
 
 
 def is_md5(etag: str, body: bytes) -> bool:
@@ -240,8 +278,8 @@ def is_safe_on_the_way(uri: str) -> bool:
 
 
 def sum_of(body: bytes) -> str:
-    """As S3 wants it in ChecksumSHA256."""
-    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+    """As S3 wants it in ContentMD5."""
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def in_parallel(tasks: list[Callable[[], T]]) -> list[T]:
@@ -279,7 +317,9 @@ def _client(endpoint_url: str | None, process: int, limit: retries.Patience) -> 
         read_timeout=limit.silence_seconds,
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=4 * WORKERS,
-        request_checksum_calculation="when_required",  # ours are plain headers; not every store takes trailers
+        # Not every store takes S3's checksum headers and trailers. Who wants the SDK's besides ours sets its variables.
+        request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
+        response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
     )
     return boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=settings)
 
@@ -287,9 +327,7 @@ def _client(endpoint_url: str | None, process: int, limit: retries.Patience) -> 
 def _put(client: Any, bucket: str, key: str, body: bytes, **condition: str) -> str:
     """The ETag of what was stored."""
     sent = {SENT: hashlib.sha256(body).hexdigest()}
-    answer = client.put_object(
-        Bucket=bucket, Key=key, Body=body, ChecksumSHA256=sum_of(body), Metadata=sent, **condition
-    )
+    answer = client.put_object(Bucket=bucket, Key=key, Body=body, ContentMD5=sum_of(body), Metadata=sent, **condition)
     return str(answer.get("ETag", ""))
 
 
@@ -348,9 +386,11 @@ def _believed(uri: str, operation: str, arguments: dict[str, str]) -> dict[str, 
 
 
 def _age(response: dict[str, Any]) -> float:
-    """Both times are the store's, so no node's clock matters."""
-    now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
-    return float((now - response["LastModified"]).total_seconds())
+    """Both times are the store's, so no node's clock matters. Where they are not told, it may be new."""
+    now = response["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if now is None or "LastModified" not in response:
+        return 0.0
+    return float((parsedate_to_datetime(now) - response["LastModified"]).total_seconds())
 
 
 def _is_missing(error: Exception) -> bool:

@@ -26,6 +26,7 @@ from memlm.storage.s3 import (
     UploadGone,
     code_of,
     drain,
+    head,
     in_parallel,
     is_md5,
     is_safe_on_the_way,
@@ -70,9 +71,9 @@ class Download:
 
     def begin(self) -> None:
         """What is there, and of which version."""
-        head = request(self.uri, lambda client, bucket, key: client.head_object(Bucket=bucket, Key=key))
-        self.size, self.etag, self.digests = int(head["ContentLength"]), head["ETag"], {}
-        self.sha256 = self.sha256 or head.get("Metadata", {}).get(SENT)
+        found = request(self.uri, head)
+        self.size, self.etag, self.digests = int(found["ContentLength"]), found["ETag"], {}
+        self.sha256 = self.sha256 or found.get("Metadata", {}).get(SENT)
         with self.path.open("wb") as file:
             file.truncate(self.size)
 
@@ -159,9 +160,7 @@ class _Upload:
         if self.size > part_bytes(self.size):
             answer = request(
                 self.uri,
-                lambda client, bucket, key: client.create_multipart_upload(
-                    Bucket=bucket, Key=key, ChecksumAlgorithm="SHA256"
-                ),
+                lambda client, bucket, key: client.create_multipart_upload(Bucket=bucket, Key=key),
             )
             self.id = answer["UploadId"]
 
@@ -172,7 +171,7 @@ class _Upload:
         strange: list[str] = []
 
         def once(client: Any, bucket: str, key: str) -> str:
-            sent = {"Bucket": bucket, "Key": key, "Body": body, "ChecksumSHA256": sum_of(body)}
+            sent = {"Bucket": bucket, "Key": key, "Body": body, "ContentMD5": sum_of(body)}
             if self.id:
                 answer = client.upload_part(**sent, UploadId=self.id, PartNumber=self._number(start))
             else:
@@ -211,10 +210,7 @@ class _Upload:
                 )
 
     def _complete(self) -> str:
-        parts = [
-            {"PartNumber": self._number(start), "ETag": self.etags[start], "ChecksumSHA256": self._sum(start)}
-            for start in _starts(self.size)
-        ]
+        parts = [{"PartNumber": self._number(start), "ETag": self.etags[start]} for start in _starts(self.size)]
 
         def once(client: Any, bucket: str, key: str) -> str:
             named = {"Bucket": bucket, "Key": key}
@@ -233,20 +229,15 @@ class _Upload:
                 file.seek(start)
                 body = file.read(part_bytes(self.size))
             seen: set[bytes] = set()
-            head = request(self.uri, lambda client, bucket, key: client.head_object(Bucket=bucket, Key=key))
-            while (found := _part(self.uri, head["ETag"], start, len(body), self.size)) != body:
-                if found in seen or int(head["ContentLength"]) != self.size:
+            stored = request(self.uri, head)
+            while (found := _part(self.uri, stored["ETag"], start, len(body), self.size)) != body:
+                if found in seen or int(stored["ContentLength"]) != self.size:
                     return False
                 seen.add(found)
         return True
 
     def _number(self, start: int) -> int:
         return start // part_bytes(self.size) + 1
-
-    def _sum(self, start: int) -> str:
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return sum_of(file.read(part_bytes(self.size)))
 
 
 def _send(files: Mapping[str, Path]) -> dict[str, Path]:

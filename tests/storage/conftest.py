@@ -15,7 +15,9 @@ def server() -> Iterator[FaultyProxy]:
 @pytest.fixture
 def proxy(server: FaultyProxy) -> Iterator[FaultyProxy]:
     server.plan()
-    server.stall_seconds, server.seconds_ahead, server.drops, server.flips_after = 3, 0, (), b""
+    server.stall_seconds, server.seconds_ahead, server.flips_after = 3, 0, b""
+    server.checks_sums = False
+    server.drops, server.refuses, server.hides, server.sizes = (), (), (), "told"
     yield server
     server.plan()
 
