@@ -24,6 +24,7 @@ from memlm.methods.config import METHOD_CONFIGS
 from memlm.planning.command import answer, take_options
 from memlm.planning.machines import MACHINES
 from memlm.recipes import RECIPES
+from memlm.stages import require_possible, require_used
 
 DEFAULT_RECIPE = "laptop"
 DRY_RUN = "--dry-run"
@@ -37,8 +38,11 @@ class UsageError(ValueError):
     """The command line asks for something that there is not."""
 
 
-def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
-    """The config that a command line names. Exits with status 2 and the nearest known name on an unknown one."""
+def parse(description: str, arguments: Sequence[str] | None = None, *, stage: str = "") -> Config:
+    """The config that a command line names. Exits with status 2 and the nearest known name on an unknown one.
+
+    With a stage, also on an option that it does not use, and on what the config alone shows to be impossible for it.
+    """
     rest = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _refuse_passwords(rest)
@@ -47,6 +51,8 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
         dry_run = DRY_RUN in rest
         rest = [argument for argument in rest if argument != DRY_RUN]
         arguments = tuple(rest)
+        if stage:
+            require_used(stage, arguments)
         method = _take_option(rest, "--method")
         if method is not None:
             config = replace(config, method=_named("method", method, METHOD_CONFIGS)())
@@ -63,7 +69,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         )
         _require_documents(config)
-        return replace(
+        config = replace(
             config,
             run_name=config.run_name or config.recipe,
             storage=_absolute(config.storage, "--storage"),
@@ -71,6 +77,9 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Config:
             arguments=arguments,
             dry_run=dry_run,
         )
+        if stage:
+            require_possible(stage, config)
+        return config
     except ValueError as error:
         raise SystemExit(_fail(error)) from None
 
@@ -161,7 +170,7 @@ def _first_cause(error: BaseException) -> BaseException:
 
 def main_of(description: str, stage: str) -> None:
     """A pipeline's command line: parse, then run the job of the same name."""
-    config = parse(description)
+    config = parse(description, stage=stage)
     launch(lambda: job_of(config, stage)(config))
 
 

@@ -12,11 +12,8 @@ from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
 from memlm.config import Config, identity
 from memlm.model.config import Architecture
+from memlm.stages import RunError, options_for, require_tracking
 from memlm.training.trial import Trial
-
-
-class RunError(ValueError):
-    """A run lacks what a stage needs, or holds something else under its name."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +123,7 @@ def tracking_uri(config: Config) -> str:
         return ""
     if config.tracking:
         return config.tracking
-    if storage.is_remote(config.storage):
-        raise RunError(
-            f"--storage is {config.storage}, where MLflow's sqlite file cannot lie; give --tracking a server's http(s) address, or 'off'"
-        )
+    require_tracking(config)
     return f"sqlite:///{config.storage}/mlflow.db"
 
 
@@ -251,9 +245,10 @@ def _found(made: bool, uri: str, made_by: str, config: Config) -> storage.Manife
 
 
 def command(pipeline: str, config: Config) -> str:
-    """The command line of another stage of the same run: the same recipe and overrides."""
+    """The command line of another stage of the same run: the same recipe, and those of its overrides that this stage uses."""
     file, *options = pipeline.split()
-    return " ".join(["python", f"pipelines/{file}", config.recipe, *map(shlex.quote, config.arguments), *options])
+    arguments = options_for(file.removesuffix(".py"), config.arguments)
+    return " ".join(["python", f"pipelines/{file}", config.recipe, *map(shlex.quote, arguments), *options])
 
 
 def first_difference(made: Any, wanted: Any, field: str = "") -> tuple[str, Any, Any] | None:

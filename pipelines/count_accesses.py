@@ -1,6 +1,6 @@
 """Count how often background text reads each slot of the memory model's checkpoint.
 
-python pipelines/count_accesses.py [recipe] [--method NAME] [--field value ...]
+python pipelines/count_accesses.py [recipe] [--field value ...]
 ray job submit --working-dir . -- python pipelines/count_accesses.py --storage s3://bucket/prefix
 """
 

@@ -1,6 +1,6 @@
 """Score a checkpoint on the facts to learn, the held-out questions and the held-out text.
 
-python pipelines/evaluate.py [recipe] [--method NAME] [--field value ...]
+python pipelines/evaluate.py [recipe] [--field value ...]
 ray job submit --working-dir . -- python pipelines/evaluate.py --storage s3://bucket/prefix
 """
 

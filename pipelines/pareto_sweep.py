@@ -8,11 +8,13 @@ ray job submit --working-dir . -- python pipelines/pareto_sweep.py --storage s3:
 from memlm.cli import job_of, launch, parse
 
 if __name__ == "__main__":
-    config = parse(__doc__)
+    config = parse(__doc__, stage="pareto_sweep")
 
     def sweep() -> None:
         from tune_spaces import load_spaces
 
-        job_of(config, "pareto_sweep")(config, load_spaces(config.sweep.methods, config.sweep.scale))
+        # Before the job is imported, so that an unknown method ends in a moment.
+        spaces = load_spaces(config.sweep.methods, config.sweep.scale)
+        job_of(config, "pareto_sweep")(config, spaces)
 
     launch(sweep)

@@ -1,6 +1,6 @@
 """Read corpus shards, train or load the tokenizer, and pack token blocks; the generated world is made first where the recipe has one.
 
-python pipelines/prepare_corpus.py [recipe] [--method NAME] [--field value ...]
+python pipelines/prepare_corpus.py [recipe] [--field value ...]
 ray job submit --working-dir . -- python pipelines/prepare_corpus.py --storage s3://bucket/prefix
 """
 

@@ -1,6 +1,6 @@
 """Pretrain the memory model, or with --architecture dense its dense twin, on the prepared blocks.
 
-python pipelines/pretrain.py [recipe] [--method NAME] [--field value ...]
+python pipelines/pretrain.py [recipe] [--field value ...]
 ray job submit --working-dir . -- python pipelines/pretrain.py --storage s3://bucket/prefix
 """
 

@@ -41,6 +41,10 @@ class FieldsConfig:
     """The place of the right choice, from 0."""
 
 
+QUESTION_LAYOUTS = ("triviaqa", "nq_open", "entityquestions", "gsm8k", "hellaswag", "simpleqa", "fields")
+"""The public sets' own, and one for any other table."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuestionSetConfig:
     """One set of questions, and which of them are taken."""

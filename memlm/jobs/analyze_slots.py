@@ -11,7 +11,8 @@ from memlm.config import Config, identity
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.methods.config import SparseMemoryConfig
-from memlm.run import RunError, run_of, trial_inputs
+from memlm.run import run_of, trial_inputs
+from memlm.stages import require_slots_to_analyze
 
 SLOTS_FILE = "slots.json"
 PAGE_FILE = "tokens.html"
@@ -21,7 +22,7 @@ def run(config: Config) -> str:
     """Write slots.json and tokens.html into the run's folder; returns the uri of the first."""
     run = run_of(config)
     require_ready(config)
-    method = sparse_method(config)
+    method = require_slots_to_analyze(config)
     inputs = trial_inputs(config, "memory")
     with connect(config):
         task = ray.remote(_analyze).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
@@ -36,20 +37,6 @@ def run(config: Config) -> str:
         say(line)
     say(f"slots: {output}")
     return output
-
-
-def sparse_method(config: Config) -> SparseMemoryConfig:
-    """The method whose slots are analysed. Raises RunError for one that selects none, or for more slots than the pool has."""
-    method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
-    if not isinstance(method, SparseMemoryConfig):
-        raise RunError(
-            f"--method is {method.name}, which selects no slots; leave it out, or give {SparseMemoryConfig.name}"
-        )
-    if max(config.analysis.slot_counts) > num_slots:
-        raise RunError(
-            f"analysis.slot_counts is {config.analysis.slot_counts}, and model.memory has {num_slots} slots; leave out what is above"
-        )
-    return method
 
 
 def _analyze(config: Config, method: SparseMemoryConfig) -> tuple[list[dict[str, Any]], bytes]:

@@ -28,6 +28,7 @@ from memlm.data.documents import (
     read_titled_documents,
 )
 from memlm.data.facts import Fact
+from memlm.data.paths import expand
 from memlm.data.prompts import digest_of
 from memlm.data.question_records import Question
 from memlm.data.question_sets import read_fact_lines, write_fact_lines
@@ -36,9 +37,10 @@ from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
-from memlm.jobs.sources import expand, open_world
+from memlm.jobs.sources import open_world
 from memlm.jobs.writing_units import Record, write_in_units
 from memlm.run import is_made, require_corpus, run_of
+from memlm.stages import require_documents
 
 KIND = "documents"
 FACTS_FILE = "facts.jsonl"
@@ -46,7 +48,7 @@ FACTS_FILE = "facts.jsonl"
 
 def run(config: Config) -> str:
     """Augment the chunks, or find them augmented, or go on with those that are missing; returns the artifact's uri."""
-    documents, uri = _documents(config), run_of(config).documents
+    documents, uri = require_documents(config), run_of(config).documents
     require_ready(config)
     world = open_world(config)
     read, empty, questions = read_sources(config, world)
@@ -84,7 +86,7 @@ def document_facts(config: Config) -> list[Fact]:
 
 
 def source_paths(config: Config, world: Path | None) -> list[str]:
-    documents = _documents(config)
+    documents = require_documents(config)
     return [
         expand(documents.path, "questions.documents.path", world),
         expand(documents.questions, "questions.documents.questions", world),
@@ -95,21 +97,12 @@ def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocumen
     """The documents, where empty ones stand, and the questions. Everything that can be wrong with them is found here."""
     path, questions = source_paths(config, world)
     read, empty = read_titled_documents(path)
-    return read[: _documents(config).num_documents or None], empty, read_document_questions(questions)
-
-
-def _documents(config: Config) -> DocumentsConfig:
-    if config.questions.documents is None:
-        raise DocumentError(
-            "the recipe has no questions.documents; give --questions.documents.path and --questions.documents.questions, or name a recipe "
-            "that learns documents, such as wiki_documents"
-        )
-    return config.questions.documents
+    return read[: require_documents(config).num_documents or None], empty, read_document_questions(questions)
 
 
 def _named(config: Config, revision: str | None) -> dict[str, Any]:
     """What decides the texts."""
-    documents = _documents(config)
+    documents = require_documents(config)
     wanted = {"documents": identity(documents)}
     if revision is not None:
         prompts = (STRATEGY_PROMPTS[documents.augmenter], APPLY_PROMPT)
@@ -144,7 +137,7 @@ def _chunks(
 def _augment_chunks(
     config: Config, chunks: Sequence[Chunk], wanted: dict[str, Any], revision: str | None
 ) -> list[Record]:
-    work = partial(_augment, config=_documents(config), corpus=run_of(config).corpus)
+    work = partial(_augment, config=require_documents(config), corpus=run_of(config).corpus)
     items = [asdict(chunk) for chunk in chunks]
     with connect(config):
         return write_in_units(config, work, items, folder=_units(config), wanted=wanted, revision=revision)

@@ -7,10 +7,10 @@ from pathlib import Path
 from memlm import storage
 from memlm.config import Config
 from memlm.data.listing import KIND, Shard, is_stored, list_corpus, read_listing, sample_shards, write_listing
+from memlm.data.paths import expand
 from memlm.data.question_sources import source_content
 from memlm.data.shards import ShardError
 from memlm.jobs.cluster import say
-from memlm.jobs.sources import expand
 from memlm.run import is_made, run_of
 
 TRAIN, VALIDATION = "train", "validation"

@@ -15,11 +15,11 @@ from memlm.config import Config, identity
 from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
 from memlm.data.hub import HUB, HubUnreachable
 from memlm.data.listing import Shard
+from memlm.data.paths import expand
 from memlm.data.shards import ZSTD_SUFFIXES
 from memlm.jobs.corpus_shards import choose_shards, sources_digest
 from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.planned_trials import plan_trials, unfinished
-from memlm.jobs.sources import expand
 from memlm.model.config import Architecture
 from memlm.run import (
     checkpoint_config,

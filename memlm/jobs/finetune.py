@@ -10,7 +10,8 @@ from memlm.config import Config
 from memlm.frontier import TrialResult
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
-from memlm.run import RunError, command, run_of, tracking_uri, trial_inputs, trial_of
+from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
+from memlm.stages import require_traceable
 from memlm.tracking import Tracker, git_sha
 
 EXPERIMENT = "memlm finetuning"
@@ -21,10 +22,7 @@ def run(config: Config) -> str:
     """Learn and write the patch, or find it learned; returns the patch's uri."""
     run = run_of(config)
     require_ready(config)
-    if config.trace and config.method.moves == "nothing":
-        raise RunError(
-            f"trace is True, and method {config.method.name} changes nothing that could be followed; leave --trace out"
-        )
+    require_traceable(config)
     inputs = trial_inputs(config, config.method.base)
     trial = trial_of(config)
     key = trial.key(inputs)

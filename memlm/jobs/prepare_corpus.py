@@ -25,6 +25,7 @@ from memlm.data.accounting import TooManyMalformed
 from memlm.data.corpus import BLOCKS_KIND, write_corpus, write_part
 from memlm.data.listing import ChangedShard, Shard, list_corpus, open_shard
 from memlm.data.mixture import mixture_documents
+from memlm.data.paths import expand
 from memlm.data.question_records import Question
 from memlm.data.question_sources import source_content
 from memlm.data.shards import ShardError, write_shard
@@ -36,7 +37,6 @@ from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
 from memlm.jobs.corpus_shards import choose_shards, name_shards, sources_digest, unit_of
 from memlm.jobs.packed_shards import MALFORMED_SHARE, QUARANTINED_SHARE, PackedShards, Poison, require_within_limits
-from memlm.jobs.sources import expand
 from memlm.jobs.tokenizer_texts import Opener, train_on_first_readable
 from memlm.run import WORLD_KIND, Run, corpus_config, is_made, run_of
 

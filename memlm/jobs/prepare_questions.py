@@ -9,6 +9,7 @@ from memlm import storage
 from memlm.config import Config
 from memlm.data.config import QuestionSetConfig
 from memlm.data.facts import Fact, FactError, read_facts
+from memlm.data.paths import expand
 from memlm.data.question_records import MultipleChoice, Question, Record, TaskChoice
 from memlm.data.question_sets import KIND, write_question_sets
 from memlm.data.question_sources import source_content
@@ -18,7 +19,6 @@ from memlm.evaluation.answers import normalize
 from memlm.evaluation.tasks import default_task, exam_of
 from memlm.jobs import augment_documents
 from memlm.jobs.cluster import say
-from memlm.jobs.sources import expand
 from memlm.run import WORLD_KIND, is_made, questions_config, run_of
 
 

@@ -14,6 +14,7 @@ from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.config import WordingsConfig
 from memlm.data.paraphrasing import PROMPTS, Stated, check_stated, questions_by_fact, state_facts
+from memlm.data.paths import expand
 from memlm.data.prompts import digest_of
 from memlm.data.question_files import write_nq_open
 from memlm.data.question_records import Question
@@ -24,7 +25,7 @@ from memlm.data.writers.interface import Writer
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.prepare_questions import fact_questions
-from memlm.jobs.sources import expand, open_world
+from memlm.jobs.sources import open_world
 from memlm.jobs.writing_units import Record, write_in_units
 from memlm.run import is_made, run_of
 

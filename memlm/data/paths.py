@@ -1,0 +1,28 @@
+"""Where does a path that a recipe names lead on this machine?"""
+
+import os
+from pathlib import Path
+
+WORLD = "{world}"
+"""Stands for the folder of the generated world."""
+
+
+class PathError(ValueError):
+    """A recipe names a path that leads nowhere."""
+
+
+def expand(path: str, field: str, world: Path | None) -> str:
+    """The path with environment variables and {world} filled in. Raises PathError naming the field.
+
+    What lies on S3 or the hub is left to its reader.
+    """
+    if WORLD in path:
+        if world is None:
+            raise PathError(f"{field} is {path!r}, and the recipe has no generated world; give a path")
+        path = path.replace(WORLD, str(world))
+    expanded = os.path.expandvars(path)
+    if "$" in expanded:
+        raise PathError(f"{field} is {path!r}, and that environment variable is not set; set it, or give a path")
+    if "://" not in expanded and not os.path.exists(expanded):
+        raise PathError(f"{field} is {expanded!r}, which does not exist; correct the path")
+    return expanded

@@ -1,0 +1,188 @@
+"""Which settings does each command use, and what does its config alone rule out?
+
+Asked when a command line is parsed, before anything slow is imported. What makes a run's corpus, checkpoints and counts may be given to
+every command, so that one set of options serves all stages of a run; any other setting is refused where it would change nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from memlm.config import Config
+from memlm.data.config import QUESTION_LAYOUTS, DocumentsConfig, FieldsConfig, QuestionSetConfig
+from memlm.data.paths import WORLD, expand
+from memlm.methods.config import SparseMemoryConfig
+
+OF_THE_RUN = (
+    *("run_name", "base_run", "storage", "tracking", "cluster"),
+    *("world", "corpus", "questions", "model", "pretraining", "counting"),
+)
+USES: dict[str, tuple[str, ...]] = {
+    "prepare_corpus": ("writer",),
+    "pretrain": ("architecture",),
+    "count_accesses": (),
+    "finetune": ("method", "stream", "evaluation", "seed", "trace", "writer", "analysis.num_page_facts"),
+    "evaluate": ("architecture", "checkpoint", "stream", "evaluation", "seed", "writer"),
+    "analyze_slots": ("method", "stream", "evaluation", "seed", "analysis", "writer"),
+    "pareto_sweep": ("stream", "evaluation", "sweep", "writer"),
+    "augment_documents": ("writer",),
+    "write_statements": ("writer", "wordings"),
+}
+"""Beside those of the run."""
+READS_SOURCES = ("prepare_corpus", "pareto_sweep", "augment_documents", "write_statements")
+TRACKED = ("pretrain", "count_accesses", "finetune", "evaluate", "pareto_sweep")
+
+
+class RunError(ValueError):
+    """A run lacks what a command needs or holds something else under its name, or a command is given what it cannot use."""
+
+
+def uses(stage: str, option: str) -> bool:
+    """Whether an option, such as --method.rank, has a meaning for a command."""
+    field = option.lstrip("-").partition("=")[0].replace("-", "_")
+    return any(field == used or field.startswith(f"{used}.") for used in (*OF_THE_RUN, *USES[stage]))
+
+
+def options_for(stage: str, arguments: Sequence[str]) -> list[str]:
+    """Those that the command uses, with their values."""
+    kept, keeps = [], True
+    for argument in arguments:
+        keeps = uses(stage, argument) if argument.startswith("--") else keeps
+        if keeps:
+            kept.append(argument)
+    return kept
+
+
+def require_used(stage: str, arguments: Sequence[str]) -> None:
+    """Raises RunError for the first option that the command would ignore, naming the commands that use it."""
+    for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+        if uses(stage, option):
+            continue
+        others = [other for other in USES if uses(other, option)]
+        if others:  # one that nobody knows is refused with the nearest name
+            raise RunError(
+                f"{option} has no effect on {stage}, so it is refused; leave it out. It is an option of {', '.join(others)}"
+            )
+
+
+def require_possible(stage: str, config: Config) -> None:
+    """Raises ValueError for what the config alone rules out. A dry run names paths that lead nowhere itself."""
+    if "://" in config.storage and not config.storage.startswith("s3://"):
+        raise RunError(f"storage is {config.storage!r}; it must be a local path or s3://bucket/prefix")
+    if stage in TRACKED:
+        require_tracking(config)
+    if check := CHECKS.get(stage):
+        check(config)
+    _refuse_facts_beside_documents(config)
+    if stage in READS_SOURCES:
+        _check_layouts(config)
+        if not config.dry_run:
+            for path, field in _paths(config, with_corpus=stage in ("prepare_corpus", "pareto_sweep")):
+                if config.world is None or WORLD not in path:  # else it is not made yet
+                    expand(path, field, None)
+
+
+def require_tracking(config: Config) -> None:
+    """Raises RunError where MLflow's sqlite file would have to lie in a store of objects."""
+    if not config.tracking and config.storage.startswith("s3://"):
+        raise RunError(
+            f"--storage is {config.storage}, where MLflow's sqlite file cannot lie; give --tracking a server's http(s) address, or 'off'"
+        )
+
+
+def require_documents(config: Config) -> DocumentsConfig:
+    """Raises RunError for a recipe that learns facts."""
+    if config.questions.documents is None:
+        raise RunError(
+            "the recipe has no questions.documents; give --questions.documents.path and --questions.documents.questions, or name a recipe "
+            "that learns documents, such as wiki_documents"
+        )
+    return config.questions.documents
+
+
+def require_slots_to_analyze(config: Config) -> SparseMemoryConfig:
+    """The method whose slots are analysed. Raises RunError for one that selects none, or for more slots than the pool has."""
+    method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
+    if not isinstance(method, SparseMemoryConfig):
+        raise RunError(
+            f"--method is {method.name}, which selects no slots; leave it out, or give {SparseMemoryConfig.name}"
+        )
+    if max(config.analysis.slot_counts) > num_slots:
+        raise RunError(
+            f"analysis.slot_counts is {config.analysis.slot_counts}, and model.memory has {num_slots} slots; leave out what is above"
+        )
+    return method
+
+
+def require_traceable(config: Config) -> None:
+    """Raises RunError where a trace is asked for of a method that changes nothing."""
+    if config.trace and config.method.moves == "nothing":
+        raise RunError(
+            f"trace is True, and method {config.method.name} changes nothing that could be followed; leave --trace out"
+        )
+
+
+def _require_writer(config: Config) -> None:
+    if not config.writer.model:
+        raise RunError(
+            "writer.model is empty; name a Hugging Face causal model by folder or hub id, or the model of writer.endpoint.base_url"
+        )
+
+
+def _require_checkpoint(config: Config) -> None:
+    if config.checkpoint and not config.dry_run:
+        expand(config.checkpoint, "checkpoint", None)
+
+
+CHECKS: dict[str, Callable[[Config], object]] = {
+    "finetune": require_traceable,
+    "analyze_slots": require_slots_to_analyze,
+    "augment_documents": require_documents,
+    "write_statements": _require_writer,
+    "evaluate": _require_checkpoint,
+}
+
+
+def _sets(config: Config) -> Iterator[tuple[QuestionSetConfig, str]]:
+    questions = config.questions
+    if questions.documents is None:
+        yield questions.facts, "questions.facts"
+    for held_out in questions.held_out:
+        yield held_out, f"questions.held_out {held_out.name}"
+    if config.corpus.mixture:
+        yield config.corpus.mixture, "corpus.mixture"
+
+
+def _paths(config: Config, *, with_corpus: bool) -> Iterator[tuple[str, str]]:
+    documents, facts = config.questions.documents, config.questions.facts
+    if with_corpus:
+        yield config.corpus.path, "corpus.path"
+        if config.corpus.validation_path:
+            yield config.corpus.validation_path, "corpus.validation_path"
+        for source, field in _sets(config):
+            yield source.path, f"{field}.path"
+    if documents is not None:
+        yield documents.path, "questions.documents.path"
+        yield documents.questions, "questions.documents.questions"
+    else:
+        yield facts.path, "questions.facts.path"
+        if facts.statements and with_corpus:
+            yield facts.statements, "questions.facts.statements"
+
+
+def _refuse_facts_beside_documents(config: Config) -> None:
+    given = [argument for argument in config.arguments if argument.startswith("--questions.facts.")]
+    if config.questions.documents is not None and given:
+        raise RunError(
+            f"{given[0].partition('=')[0]} has no effect where documents are learned instead of facts; leave it out, or leave out questions.documents"
+        )
+
+
+def _check_layouts(config: Config) -> None:
+    for source, field in _sets(config):
+        if source.layout not in QUESTION_LAYOUTS:
+            raise RunError(
+                f"{field}.layout is {source.layout!r}; it must be one of {', '.join(QUESTION_LAYOUTS)} (fields for a table of your own)"
+            )
+        if source.layout != "fields" and source.fields != FieldsConfig():
+            raise RunError(
+                f"{field}.fields is set, and {field}.layout is {source.layout!r}, which ignores it; set the layout to 'fields', or leave the fields out"
+            )

@@ -1,0 +1,164 @@
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from memlm.cli import parse
+from memlm.config import Config
+from memlm.data.config import QUESTION_LAYOUTS
+from memlm.data.question_layouts import LAYOUTS
+from memlm.run import command
+from memlm.stages import USES, options_for, uses
+
+ROOT = Path(__file__).parents[1]
+PIPELINES = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py"))
+FIELDS = {field.name for field in fields(Config)} - {"recipe", "arguments", "dry_run"}
+
+
+def refusal(capsys, stage: str, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        recipe = [] if arguments and not arguments[0].startswith("-") else ["smoke"]
+        parse("", [*recipe, *arguments], stage=stage)
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.out) == (2, "")
+    return printed.err
+
+
+def test_every_pipeline_says_what_it_uses_and_every_setting_is_used_by_one():
+    assert sorted(USES) == PIPELINES
+    assert {name for name in FIELDS if any(uses(stage, f"--{name}") for stage in USES)} >= FIELDS - {"analysis"}
+    assert set(QUESTION_LAYOUTS) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments"),
+    [
+        ("finetune", ("--checkpoint", "/nonexistent")),
+        ("finetune", ("--checkpoint=/nonexistent",)),
+        ("finetune", ("--sweep.seeds", "0", "1")),
+        ("finetune", ("--analysis.num-facts", "3")),
+        ("pareto_sweep", ("--method.num-trainable-slots", "50")),
+        ("pareto_sweep", ("--method.optimizer.learning_rate=3",)),
+        ("pareto_sweep", ("--method", "lora")),
+        ("pareto_sweep", ("--method=lora",)),
+        ("pareto_sweep", ("--seed", "3")),
+        ("pretrain", ("--stream.num-facts", "5")),
+        ("prepare_corpus", ("--trace", "True")),
+        ("count_accesses", ("--architecture", "dense")),
+        ("evaluate", ("--method", "lora")),
+        ("write_statements", ("--evaluation.batch-size", "3")),
+    ],
+)
+def test_an_option_that_a_command_would_ignore_is_refused(capsys, stage, arguments):
+    told = refusal(capsys, stage, *arguments)
+    assert (
+        told.startswith(f"error: {arguments[0].partition('=')[0]} has no effect on {stage}") and told.count("\n") == 1
+    )
+    (others,) = told.strip().rsplit(" of ", 1)[1:]
+    assert all(uses(other, arguments[0]) for other in others.split(", ")) and stage not in others.split(", ")
+
+
+@pytest.mark.parametrize("stage", PIPELINES)
+def test_what_makes_a_run_may_be_given_to_each_of_its_stages(stage, tmp_path):
+    of_the_run = ("--storage", str(tmp_path), "--tracking", "off", "--world.seed", "3", "--pretraining.num-steps", "4")
+    needed = {
+        "write_statements": ("--writer.model", "NAME"),
+        "augment_documents": (
+            *("--questions.documents.path", str(ROOT / "README.md")),
+            *("--questions.documents.questions", str(ROOT / "README.md")),
+        ),
+    }
+    config = parse("", ["smoke", *of_the_run, *needed.get(stage, ())], stage=stage)
+    assert config.world is not None and (config.world.seed, config.pretraining.num_steps) == (3, 4)
+
+
+def test_a_command_of_another_stage_is_told_only_what_that_stage_uses():
+    config = parse("", ["smoke", "--method=lora", "--seed", "3", "--world.seed", "7", "--sweep.seeds", "0", "1"])
+    assert command("pretrain.py --architecture dense", config) == (
+        "python pipelines/pretrain.py smoke --world.seed 7 --architecture dense"
+    )
+    assert options_for("pareto_sweep", config.arguments) == ["--world.seed", "7", "--sweep.seeds", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "told"),
+    [
+        (
+            "finetune",
+            ("--trace", "True", "--method", "in_context"),
+            "trace is True, and method in_context changes nothing",
+        ),
+        ("analyze_slots", ("--method", "lora"), "--method is lora, which selects no slots"),
+        ("analyze_slots", ("--analysis.slot-counts", "5000"), "model.memory has 1024 slots"),
+        ("augment_documents", (), "the recipe has no questions.documents"),
+        ("write_statements", (), "writer.model is empty"),
+        ("evaluate", ("--checkpoint", "/no/such"), "checkpoint is '/no/such', which does not exist"),
+        ("prepare_corpus", ("--corpus.path", "/no/such"), "corpus.path is '/no/such', which does not exist"),
+        (
+            "pareto_sweep",
+            ("--questions.facts.path", "/no.csv"),
+            "questions.facts.path is '/no.csv', which does not exist",
+        ),
+        ("prepare_corpus", ("--questions.facts.path", "$NOT_SET/a.csv"), "that environment variable is not set"),
+        (
+            "prepare_corpus",
+            ("wiki", "--corpus.path", "{world}/x"),
+            "'{world}/x', and the recipe has no generated world",
+        ),
+        (
+            "prepare_corpus",
+            ("--questions.facts.layout", "csv"),
+            "questions.facts.layout is 'csv'; it must be one of triviaqa",
+        ),
+        (
+            "prepare_corpus",
+            ("--questions.facts.fields.question", "q"),
+            "is 'triviaqa', which ignores it; set the layout",
+        ),
+        ("pretrain", ("--storage", "gs://bucket"), "it must be a local path or s3://bucket/prefix"),
+        ("finetune", ("--storage", "s3://bucket/runs"), "give --tracking a server's http(s) address"),
+    ],
+)
+def test_what_the_config_alone_rules_out_is_refused_at_once(capsys, stage, arguments, told):
+    line = refusal(capsys, stage, *arguments)
+    assert told in line and line.count("\n") == 1
+
+
+def test_facts_named_beside_documents_are_refused(capsys, tmp_path):
+    documents = ("--questions.documents.path", str(tmp_path), "--questions.documents.questions", str(tmp_path))
+    told = refusal(capsys, "prepare_corpus", *documents, "--questions.facts.path", str(tmp_path))
+    assert "--questions.facts.path has no effect where documents are learned" in told
+
+
+def test_a_plan_names_what_is_missing_itself():
+    assert parse("", ["smoke", "--dry-run", "--corpus.path", "/no/such"], stage="prepare_corpus").dry_run
+
+
+def test_what_is_refused_costs_a_moment():
+    began = time.process_time()
+    usage = os.times()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            "pipelines/finetune.py",
+            "smoke",
+            "--trace",
+            "True",
+            "--method",
+            "in_context",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    spent = os.times()
+    imported = {line.split("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 2 and "leave --trace out" in done.stderr
+    assert not imported & {"torch", "ray", "transformers", "mlflow", "boto3"}
+    assert spent.children_user - usage.children_user < 2 and time.process_time() - began < 2
