@@ -40,17 +40,17 @@ lint: .venv/installed
 .PHONY: .venv
 .venv: .venv/installed
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml .ci/constraints.txt
 	@echo 'Installing into .venv (two to three minutes) ...'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	.venv/bin/pip install --quiet --editable '.[dev]'
+	.venv/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint .ci/constraints.txt torch
+	.venv/bin/pip install --quiet --constraint .ci/constraints.txt --editable '.[cluster,dev]'
 	.venv/bin/python -c 'from memlm.model.kernels import native; native.is_available()'  # compiles them, if a compiler is here
 	touch $@
 
 # Other packages' memory layers, to be measured against.
 .venv/bench-installed: .venv/installed
-	.venv/bin/pip install --quiet --editable '.[bench]'
+	.venv/bin/pip install --quiet --constraint .ci/constraints.txt --editable '.[cluster,bench]'
 	touch $@
 
 # What the tests of infra/ need: the server of the stub provider, and checkov, whose dependencies are not memlm's.

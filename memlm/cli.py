@@ -20,6 +20,7 @@ import tyro
 from memlm.config import IN_JOB, Config
 from memlm.credentials import OLD_NAMES, VARIABLES, has_password, redacted, without_secrets
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
+from memlm.extras import MissingExtra, missing_extra, needed_for
 from memlm.methods.config import METHOD_CONFIGS
 from memlm.planning.command import answer, take_options
 from memlm.planning.machines import MACHINES
@@ -155,6 +156,8 @@ def launch(job: Callable[[], object]) -> None:
         raise SystemExit(130) from None
     except Exception as error:
         first = _first_cause(error)
+        if isinstance(first, ModuleNotFoundError):
+            first = missing_extra(first, "this command") or first
         if not isinstance(first, ValueError | OSError):
             raise
         print(f"error: {without_secrets(str(first))}", file=sys.stderr)
@@ -191,11 +194,10 @@ def _say(text: str) -> None:
 def run_lm_eval(arguments: Sequence[str]) -> None:
     """lm-evaluation-harness's own main. Exits with status 2 and the remedy where it is not installed."""
     try:
-        harness = importlib.import_module("lm_eval.__main__")
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            _fail(UsageError(f"memlm {LM_EVAL} needs {error.name}; install it with: pip install 'memlm[lm-eval]'"))
-        ) from None
+        with needed_for(f"memlm {LM_EVAL}"):
+            harness = importlib.import_module("lm_eval.__main__")
+    except MissingExtra as error:
+        raise SystemExit(_fail(error)) from None
     sys.argv = [LM_EVAL, *arguments]
     harness.cli_evaluate()
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from memlm.credentials import MLFLOW, has_password, redacted, tidy, without_secrets
+from memlm.extras import needed_for
 
 KEY_TAG = "memlm.key"
 PROBE_SECONDS = 8  # MLflow itself would try for minutes
@@ -72,7 +73,8 @@ class Tracker:
             self._open(None)
 
     def _open(self, artifacts: str | None) -> None:
-        from mlflow import MlflowClient  # slow, so only where it is used
+        with needed_for("tracking (--tracking off leaves it out)"):
+            from mlflow import MlflowClient  # slow, so only where it is used
 
         for name in ("mlflow", "alembic"):  # a line for every table of a new database
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -76,17 +76,22 @@ def python() -> Check:
 
 
 def packages() -> list[Check]:
-    """One for each that is not as it is pinned; one for all if they are."""
-    requirements = _pinned().packages
-    checks = [check for requirement in requirements if (check := _package(requirement)) is not None]
-    return checks or [Check(name="packages", found=f"{len(requirements)} as they are pinned")]
+    """One for each that is missing or of another version than memlm takes; one for all if none is."""
+    pins = _pinned()
+    checks = [
+        *(check for each in pins.packages if (check := _package(each)) is not None),
+        *(check for each in pins.cluster if (check := _package(each, extra="cluster")) is not None),
+    ]
+    number = len(pins.packages) + len(pins.cluster)
+    return checks or [Check(name="packages", found=f"{number}, each of a version that memlm takes")]
 
 
-def _package(requirement: Requirement) -> Check | None:
+def _package(requirement: Requirement, *, extra: str = "") -> Check | None:
     name, remedy = f"package {requirement.name}", f"pip install '{requirement}'"
     try:
         here = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
+        remedy = f"pip install 'memlm[{extra}]'" if extra else remedy
         return Check(name=name, state="fail", found="is not installed", remedy=remedy)
     if requirement.specifier.contains(here, prereleases=True):
         return None
@@ -100,6 +105,8 @@ def _package(requirement: Requirement) -> Check | None:
 class _Pins:
     python: str
     packages: tuple[Requirement, ...]
+    cluster: tuple[Requirement, ...] = ()
+    """Of the extra that pipelines need."""
 
 
 @functools.cache
@@ -107,10 +114,18 @@ def _pinned() -> _Pins:
     """Of the checkout that runs, else of the installed package."""
     project = Path(memlm.__file__).parents[1] / "pyproject.toml"
     if project.is_file() and (told := tomllib.loads(project.read_text())["project"])["name"] == "memlm":
-        return _Pins(python=told["requires-python"], packages=tuple(map(Requirement, told["dependencies"])))
+        return _Pins(
+            python=told["requires-python"],
+            packages=tuple(map(Requirement, told["dependencies"])),
+            cluster=tuple(map(Requirement, told["optional-dependencies"]["cluster"])),
+        )
     found = [Requirement(line) for line in importlib.metadata.requires("memlm") or ()]
     python = importlib.metadata.metadata("memlm")["Requires-Python"]
-    return _Pins(python=python, packages=tuple(each for each in found if each.marker is None))
+    return _Pins(
+        python=python,
+        packages=tuple(each for each in found if each.marker is None),
+        cluster=tuple(each for each in found if each.marker and each.marker.evaluate({"extra": "cluster"})),
+    )
 
 
 def credentials(config: Config) -> Check:

@@ -51,6 +51,7 @@ def connect(config: Config) -> Iterator[None]:
     quiet()
     environment = {**WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(config.cluster.threads_per_worker)}
     started = time.monotonic()
+    say("starting Ray" if not os.environ.get(IN_JOB) else "joining the cluster")
     # What workers print stays in Ray's logs, most of it libraries' chatter; what they say comes through the console.
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if os.environ.get(IN_JOB):

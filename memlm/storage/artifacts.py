@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from memlm.storage import local, transfer
+from memlm.storage import local
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.leases import Lease
 from memlm.storage.local import Found
@@ -228,6 +228,8 @@ def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None)
     """One manifest wins. That a writer lost it learns from what stands there: the same, another whole one, or a refusal."""
     if not _vacancy(uri, manifest):
         return
+    from memlm.storage import transfer
+
     transfer.upload({_key(uri, manifest, name): path / name for name in manifest.files})
     store, place, body = store_of(uri), join(uri, MANIFEST), manifest.to_json()
     for _ in range(COMMITS):
@@ -263,6 +265,8 @@ def _download(uri: str, manifest: Manifest) -> Path:
 
 
 def _fetch(uri: str, manifest: Manifest, folder: Path) -> None:
+    from memlm.storage import transfer
+
     wanted = []
     for name, expected in manifest.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

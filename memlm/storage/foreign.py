@@ -5,8 +5,6 @@ Not ours, so they have no manifest and may change: what the store itself says of
 
 from dataclasses import dataclass
 
-from memlm.storage import s3
-
 
 @dataclass(frozen=True)
 class StoredObject:
@@ -19,6 +17,8 @@ class StoredObject:
 
 def list_objects(uri: str) -> list[StoredObject]:
     """All objects at or below `s3://bucket/prefix`, at any depth, in the order of their keys. Raises StorageError."""
+    from memlm.storage import s3  # imports boto3, which only S3 needs
+
     _, key = s3.split(uri)
     start = len(key) + 1 if key else 0
     pages = s3.pages(uri, Prefix=key and f"{key}/")
@@ -31,6 +31,8 @@ def list_objects(uri: str) -> list[StoredObject]:
 
 def stat_object(uri: str) -> StoredObject | None:
     """What lies at `uri` now. Raises StorageError where the store cannot be asked."""
+    from memlm.storage import s3
+
     try:
         found = s3.request(uri, s3.head)
     except FileNotFoundError:

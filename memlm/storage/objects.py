@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memlm.outside import reading
-from memlm.storage import local, s3, transfer
+from memlm.storage import local
 from memlm.storage.copies import folder_for_copies
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.local import Found
@@ -32,7 +32,11 @@ class Store(Protocol):
 
 
 def store_of(uri: str) -> Store:
-    return s3 if is_remote(uri) else local
+    if not is_remote(uri):
+        return local
+    from memlm.storage import s3  # imports boto3, which a folder on a disk does not need
+
+    return s3
 
 
 def write_json(uri: str, value: Any) -> None:
@@ -67,6 +71,8 @@ def local_file(uri: str) -> Iterator[Path]:
     if not is_remote(uri):
         yield Path(uri)
         return
+    from memlm.storage import transfer
+
     with folder_for_copies() as folder:
         path = folder / uri.rpartition("/")[2]
         try:
@@ -85,6 +91,9 @@ def list_names(uri: str) -> list[str]:
 def delete(uri: str) -> None:
     """Remove a tree or one object, if it is there, and what unfinished writers of it left. What goes is no artifact any
     more from the first step on."""
-    if is_remote(uri) and s3.split(uri)[1]:
-        s3.delete_object(join(uri, MANIFEST))
+    if is_remote(uri):
+        from memlm.storage import s3
+
+        if s3.split(uri)[1]:
+            s3.delete_object(join(uri, MANIFEST))
     store_of(uri).delete(uri)

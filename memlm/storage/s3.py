@@ -22,16 +22,19 @@ from contextvars import copy_context
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-import boto3
 import urllib3.exceptions
-from botocore import exceptions as aws
-from botocore.config import Config
-from botocore.parsers import ResponseParserError
 
 from memlm.credentials import AWS, redacted, tidy, without_secrets
+from memlm.extras import needed_for
 from memlm.storage import retries
 from memlm.storage.errors import StorageError
 from memlm.storage.local import Found
+
+with needed_for("an s3:// address"):
+    import boto3
+    from botocore import exceptions as aws
+    from botocore.config import Config
+    from botocore.parsers import ResponseParserError
 
 WORKERS = 8
 """Requests at once of one process."""

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from botocore import exceptions as aws
-
 from memlm.storage import retries
 from memlm.storage.errors import StorageError
 from memlm.storage.s3 import (
@@ -24,6 +22,7 @@ from memlm.storage.s3 import (
     PreconditionFailed,
     Spoiled,
     UploadGone,
+    aws,
     code_of,
     drain,
     head,

@@ -19,8 +19,10 @@ LOCKED = {
 
 
 def required() -> list[Requirement]:
-    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    lines += [line for line in (IMAGE / "requirements.in").read_text().splitlines() if line and line[0] != "#"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    for file in (IMAGE / "requirements.in", ROOT / ".ci/constraints.txt"):
+        lines += [line for line in file.read_text().splitlines() if line and line[0] != "#" and "lm-eval" not in line]
     return [Requirement(line) for line in lines]
 
 

@@ -139,7 +139,7 @@ def test_the_kubernetes_job_is_the_same_job():
     command = submit.entrypoint("pretrain", options, environment)
     assert shlex.split(job["entrypoint"]) == command
     assert submit.smoke_command(command)  # parsed, so no setting that the recipe refuses
-    pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cluster"]
     assert f"ray[default,data,train,tune]=={job['rayClusterSpec']['rayVersion']}" in pins
     assert yaml.safe_load(job["runtimeEnvYAML"]) == yaml.safe_load((JOBS / "runtime_env.yaml").read_text())
     assert job["rayClusterSpec"]["authOptions"] == {"mode": "token"}

@@ -37,8 +37,10 @@ GONE = 10**15
 def pinned(monkeypatch):
     """Other pins than the checkout's."""
 
-    def pin(python=">=3.11", packages=()):
-        found = checks._Pins(python=python, packages=tuple(map(Requirement, packages)))
+    def pin(python=">=3.11", packages=(), cluster=()):
+        found = checks._Pins(
+            python=python, packages=tuple(map(Requirement, packages)), cluster=tuple(map(Requirement, cluster))
+        )
         monkeypatch.setattr(checks, "_pinned", lambda: found)
 
     checks._versions_once.cache_clear()
@@ -48,7 +50,7 @@ def pinned(monkeypatch):
 
 def test_this_environment_is_as_it_is_pinned():
     assert python().state == "ok"
-    assert worst(packages()) == "ok" and "as they are pinned" in packages()[0].found
+    assert worst(packages()) == "ok" and "of a version that memlm takes" in packages()[0].found
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,12 @@ def test_a_missing_package_stops_a_pipeline_before_it_begins(pinned, tmp_path, c
     line = refused(capfd, prepare_corpus.run, smoke(tmp_path))
     assert "package no-such-package: is not installed. pip install 'no-such-package==1.0'" in line
     assert artifacts_in(tmp_path) == set()
+
+
+def test_a_missing_package_of_an_extra_names_the_extra(pinned):
+    pinned(packages=["psutil"], cluster=["no-such-package==1.0", "psutil"])
+    (check,) = packages()
+    assert (check.state, check.found, check.remedy) == ("fail", "is not installed", "pip install 'memlm[cluster]'")
 
 
 def test_another_python_stops_it_too(pinned, tmp_path):

@@ -1,0 +1,113 @@
+"""The core works where nothing of the extras can be imported, and what needs an extra says which in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memlm.extras import EXTRA_OF, MissingExtra, needed_for
+
+ROOT = Path(__file__).parents[1]
+WITHOUT_EXTRAS = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class WithoutExtras(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {tuple(EXTRA_OF)} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutExtras
+"""
+CORE = """
+import torch
+from memlm import storage
+from memlm.data.facts import Fact, fact_batch
+from memlm.data.question_records import Question
+from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.suite import evaluate_questions
+from memlm.methods.build import build_method
+from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig, SparseMemoryConfig
+from memlm.training.counting import count_batches
+from memlm.training.patch import KIND, CHECKPOINT_KIND, PATCH_FILE, apply_patch, changed_rows, save_patch, stored_weights, undo_patch
+from memlm.training.step import finetune_step
+from memlm.model.language_model import build_model, load_checkpoint, model_config
+from memlm.recipes import smoke
+from memlm.data.tokenizer import train_tokenizer
+
+folder = sys.argv[1]
+text = ["Anna lives in Rome.", "Where does Anna live? Rome", "Bert lives in Oslo."] * 20
+tokenizer = train_tokenizer(text, vocab_size=300)
+model = build_model(
+    model_config(smoke().model, dense=False, vocab_size=len(tokenizer), eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id),
+    seed=0,
+).eval()
+with storage.write_artifact(f"{folder}/base", kind=CHECKPOINT_KIND, config={}) as draft:
+    model.save_pretrained(draft.path)
+    tokenizer.save_pretrained(draft.path)
+batch = fact_batch("a", tuple(text[:2]), tokenizer, max_length=64)
+background = count_batches(model, [(batch.tokens, batch.is_token)])
+question = Question(id="a", question="Where does Anna live?", answers=("Rome",))
+for config in (SparseMemoryConfig(num_trainable_slots=8, optimizer=OptimizerConfig(learning_rate=1.0)), LoRAConfig(), FullConfig()):
+    learner = load_checkpoint(f"{folder}/base", torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in stored_weights(learner).items()}
+    method = build_method(config, learner, background=background, seed=0)
+    finetune_step(method, [batch])
+    learned = method.finish()
+    scores = evaluate_questions(learned.eval(), tokenizer, "new_facts", [question], EvaluationConfig())
+    assert 0 <= scores.sets["new_facts"].value <= 1
+    if config.name == "sparse_memory":
+        patch = changed_rows(before, stored_weights(learned))
+        assert patch
+        inputs = {"checkpoint": storage.read_manifest(f"{folder}/base").digest}
+        with storage.write_artifact(f"{folder}/patch", kind=KIND, config={}, inputs=inputs) as draft:
+            save_patch(patch, draft.path / PATCH_FILE)
+apply_patch(f"{folder}/base", f"{folder}/patch", f"{folder}/patched")
+undo_patch(f"{folder}/patched", f"{folder}/patch", f"{folder}/undone")
+assert storage.read_manifest(f"{folder}/undone").files == storage.read_manifest(f"{folder}/base").files
+assert not {"ray", "deepspeed", "mlflow", "boto3"} & set(sys.modules)
+print("done")
+"""
+
+
+def without_extras(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS + program, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_model_methods_evaluation_and_patches_need_no_extra(tmp_path):
+    done = without_extras(CORE, str(tmp_path))
+    assert done.stdout.endswith("done\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "command, package",
+    [
+        ("from memlm.cli import main_of; main_of('x', 'finetune')", "ray"),
+        ("from memlm.cli import main_of; main_of('x', 'pareto_sweep')", "ray"),
+        ("from memlm.cli import main; main()", "boto3"),
+        ("from memlm.cli import run_lm_eval; run_lm_eval([])", "lm_eval"),
+        ("from memlm.cli import launch; from memlm.tracking import Tracker; launch(lambda: Tracker(f'sqlite:///{sys.argv[4]}/t.db', 'x'))", "mlflow"),
+    ],
+)  # fmt: skip
+def test_a_missing_extra_is_one_line_that_says_how_to_install_it(tmp_path, command, package):
+    where = f"s3://bucket/{tmp_path.name}"
+    arguments = ["apply", where, where, str(tmp_path)] if "launch" in command or "main()" in command else ["smoke"]
+    done = without_extras(command, *arguments)
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("\n") == 1 and f"needs {package}, which is not installed" in done.stderr, done.stderr
+    assert f"pip install 'memlm[{EXTRA_OF[package]}]'" in done.stderr
+
+
+def test_a_plan_needs_no_extra():
+    done = without_extras("from memlm.cli import run_plan; run_plan(['smoke'])")
+    assert done.returncode == 0 and "finetune and score" in done.stdout, done.stderr
+
+
+def test_a_module_that_is_no_extra_is_a_fault_of_ours():
+    with pytest.raises(ModuleNotFoundError), needed_for("this"):
+        import no_such_module  # noqa: F401
+    with pytest.raises(MissingExtra, match=r"this needs ray, .*'memlm\[cluster\]'"), needed_for("this"):
+        raise ModuleNotFoundError("No module named 'ray.data'", name="ray.data")
