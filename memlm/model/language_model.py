@@ -3,8 +3,11 @@
 Registered with the Auto classes, so generation, KV cache, safetensors, PEFT and lm-evaluation-harness work as for any model.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +28,10 @@ from memlm.model.column_split import ColumnSplit
 from memlm.model.config import ModelConfig
 from memlm.model.llama_config import MemoryLlamaConfig
 from memlm.model.memory import MemoryLayer, ValuePool
+from memlm.model.tied_pools import ValuePools
+
+POOL_OF_LAYER = re.compile(r"\blayers\.\d+\.mlp\.pool\.")
+"""What begins the name that a pool has as part of a layer."""
 
 
 class _MemoryWeights(LlamaPreTrainedModel):
@@ -35,9 +42,22 @@ class _MemoryWeights(LlamaPreTrainedModel):
         if isinstance(module, MemoryLayer | ValuePool):
             module.reset_parameters()
 
+    def _initialize_weights(self, module: nn.Module, *how: bool) -> None:
+        # Layers are reached before the owner of their pools, which are drawn last: the same seed gives the same weights as ever.
+        if isinstance(module, ValuePool):
+            return
+        super()._initialize_weights(module, *how)
+        if isinstance(module, MemoryLlamaModel):
+            for pool in module._modules.get("value_pools") or ():  # Llama's own part is drawn before there are any
+                super()._initialize_weights(pool, *how)
+
 
 class MemoryLlamaModel(_MemoryWeights, LlamaModel):
-    """The decoder stack. It owns the value pools: one for all memory layers, or one each."""
+    """The decoder stack. It owns the value pools: one for all memory layers, or one each.
+
+    A pool is part of the layers that read it, and goes by its owner's name: value_pools.0.weight among parameters and in the state dict,
+    where it stands once.
+    """
 
     config_class = MemoryLlamaConfig
 
@@ -45,12 +65,14 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
         super().__init__(config)
         layers = config.memory_layers or []
         num_pools = min(1, len(layers)) if config.memory_share_values else len(layers)
-        self.value_pools = nn.ModuleList(
+        self.value_pools = ValuePools(
             ValuePool(config.num_slots, config.memory_value_dim, split) for _ in range(num_pools)
         )
+        readers: list[list[MemoryLayer]] = [[] for _ in range(num_pools)]
         for position, layer in enumerate(layers):
+            number = 0 if config.memory_share_values else position
             self.layers[layer].mlp = MemoryLayer(
-                self.value_pools[0 if config.memory_share_values else position],
+                self.value_pools[number],
                 hidden_size=config.hidden_size,
                 num_half_keys=config.memory_num_half_keys,
                 top_k=config.memory_top_k,
@@ -58,7 +80,36 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
                 key_dim=config.memory_key_dim,
                 query_norm=config.memory_query_norm,
             )
+            readers[number].append(self.layers[layer].mlp)
+        for number, of_pool in enumerate(readers):
+            self.value_pools.tie(number, of_pool)
+        self.register_state_dict_post_hook(_leave_out_pools_of_layers)
+        self.register_load_state_dict_post_hook(_miss_no_pools_of_layers)
         self.post_init()
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """As torch's, but each pool by its owner's name, where torch would name it by the first layer that reads it."""
+        pools = self._modules.get("value_pools")
+        if not remove_duplicate or pools is None:
+            yield from super().named_modules(memo, prefix, remove_duplicate)
+            return
+        memo = set() if memo is None else memo
+        of_pools = set(pools.modules()) - memo
+        memo |= of_pools
+        yield from super().named_modules(memo, prefix)
+        memo -= of_pools
+        yield from pools.named_modules(memo, f"{prefix}.value_pools" if prefix else "value_pools")
+
+
+def _leave_out_pools_of_layers(model: MemoryLlamaModel, state: dict[str, Any], prefix: str, _: object) -> None:
+    for name in [name for name in state if name.startswith(prefix) and POOL_OF_LAYER.match(name, len(prefix))]:
+        del state[name]
+
+
+def _miss_no_pools_of_layers(model: nn.Module, keys: Any) -> None:
+    keys.missing_keys[:] = [name for name in keys.missing_keys if not POOL_OF_LAYER.search(name)]
 
 
 class MemoryLlamaForCausalLM(_MemoryWeights, LlamaForCausalLM):
@@ -100,7 +151,7 @@ def count_parameters(model: nn.Module) -> NumParameters:
     pool = sum(module.num_slots * module.value_dim for module in pools)
     base = sum(parameter.numel() for parameter in model.parameters()) - sum(module.weight.numel() for module in pools)
     read = sum(
-        module.num_heads * module.top_k * module.pool.value_dim
+        module.num_heads * module.top_k * module.value_dim
         for module in model.modules()
         if isinstance(module, MemoryLayer)
     )

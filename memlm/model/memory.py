@@ -16,6 +16,7 @@ from transformers import initialization as init
 from memlm.model.column_split import ColumnSplit, row_chunks
 from memlm.model.kernels import RowGradient
 from memlm.model.product_keys import product_key_search
+from memlm.model.tied_pools import PoolHolder
 from memlm.model.weighted_read import TrainableRows, weighted_read, weighted_read_into, weighted_read_with
 
 
@@ -59,8 +60,8 @@ class ValuePool(nn.Module):
         return weighted_read(self.weight, slots, weights)
 
 
-class MemoryLayer(nn.Module):
-    """Takes the place of a decoder layer's feed-forward network. The pool belongs to the model, which may share it among layers."""
+class MemoryLayer(PoolHolder):
+    """Takes the place of a decoder layer's feed-forward network. Its pool may be that of other layers too."""
 
     def __init__(
         self,
@@ -75,13 +76,14 @@ class MemoryLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.top_k, self.key_dim = num_heads, top_k, key_dim
+        # Kept here too: what PEFT puts in the pool's place need not know them.
+        self.num_slots, self.value_dim = num_half_keys**2, pool.value_dim
         self.query = nn.Linear(hidden_size, num_heads * key_dim)
         self.query_norm = nn.RMSNorm(key_dim, eps=1e-6) if query_norm else nn.Identity()
         self.half_keys = nn.Parameter(torch.empty(num_heads, 2, num_half_keys, key_dim // 2))
         self.gate = nn.Linear(hidden_size, pool.value_dim)
         self.output = nn.Linear(pool.value_dim, hidden_size)
-        # Not registered as a submodule: a shared pool must appear once in the state dict, under the model that owns it.
-        object.__setattr__(self, "pool", pool)
+        self.pool = pool
         self.on_access: Callable[[Int[Tensor, "*batch reads"]], None] | None = None
         """Called with the slots of every token after the search and before the read; not when checkpointing recomputes."""
 

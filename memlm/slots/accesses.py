@@ -24,7 +24,8 @@ def memory_layers(model: nn.Module) -> list[MemoryLayer]:
 
 
 def value_pools(model: nn.Module) -> list[ValuePool]:
-    return [module for module in model.modules() if isinstance(module, ValuePool)]
+    """The pools that the memory layers read, each once, in the order in which their slots are numbered."""
+    return list(dict.fromkeys(layer.pool for layer in memory_layers(model)))
 
 
 @contextmanager
@@ -35,9 +36,9 @@ def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq
         raise ValueError(
             "the model has no memory layer, so it accesses no slots; use the memory model's checkpoint, not the dense one's"
         )
-    pools = {id(pool): number for number, pool in enumerate(value_pools(model))}
+    pools = value_pools(model)
     for number, layer in enumerate(layers):
-        offset = pools[id(layer.pool)] * layer.pool.num_slots
+        offset = pools.index(layer.pool) * layer.num_slots
         layer.on_access = lambda slots, number=number, offset=offset: receive(number, slots + offset)
     try:
         yield
