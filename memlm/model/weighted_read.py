@@ -14,6 +14,10 @@ from torch.autograd.function import once_differentiable
 from memlm.model.kernels import RowGradient, kernels_for
 
 
+TABLE_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Sums are fp32 for each of them."""
+
+
 class TrainableRows(NamedTuple):
     """The rows of a pool that may move in this step: a small leaf that stands in for them in the read."""
 
@@ -61,8 +65,8 @@ def weighted_read_with(
 
 def require_read(values: Tensor, slots: Tensor, weights: Tensor) -> None:
     """Raise ValueError for tensors that do not belong together."""
-    if values.dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"values is {values.dtype}; a table must be float32 or bfloat16")
+    if values.dtype not in TABLE_TYPES:
+        raise ValueError(f"values is {values.dtype}; a table must be float32, bfloat16 or float16")
     if slots.dtype != torch.int64 or weights.dtype != torch.float32:
         raise ValueError(f"slots is {slots.dtype} and weights is {weights.dtype}; they must be int64 and float32")
     if values.ndim != 2:

@@ -146,3 +146,28 @@ def test_vocabulary_size_and_special_tokens_reach_the_config():
         49,
         None,
     )
+
+
+@every_memory
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_model_of_16_bits_computes_trains_and_generates(memory, dtype, tmp_path):
+    model = tiny_model(memory)
+    batch = random_batch(0)
+    expected = logits_of(model)
+    model.to(dtype).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    found = logits_of(model)
+    # Another slot may be found where scores are close; most are the same.
+    assert (found.float() - expected).abs().median() < 40 * torch.finfo(dtype).eps
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(4):
+        loss = model(input_ids=batch.tokens, labels=batch.tokens, use_cache=False).loss
+        loss.backward()
+        assert all(pool.weight.grad.dtype == dtype and pool.weight.grad.any() for pool in model.model.value_pools)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    assert model.generate(input_ids=batch.tokens[:1, :4], max_new_tokens=5, min_new_tokens=5).shape == (1, 9)

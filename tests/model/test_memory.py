@@ -99,8 +99,9 @@ def test_the_read_with_trainable_rows_is_the_read_of_the_pool_to_the_bit():
     assert torch.equal(output, pool(slots, weights))
 
 
-def test_a_bf16_pool_gives_its_fp32_rows_a_gradient():
-    pool = ValuePool(20, 7).to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_pool_of_16_bits_gives_its_fp32_rows_a_gradient(dtype):
+    pool = ValuePool(20, 7).to(dtype)
     pool.reset_parameters()
     slots, weights = random_reads()
     values = pool.weight.detach()[:4].float().requires_grad_(True)

@@ -60,6 +60,29 @@ def test_trainable_rows_get_the_dense_gradient_and_no_other_row_gets_one():
         torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("read", ["dense", "row gradients", "trainable rows"])
+def test_a_table_of_16_bits_is_read_and_trained_as_its_fp32_copy_to_rounding(dtype, read):
+    values, slots, weights, grad_output = random_read()
+    values, grad_output = values.to(dtype), grad_output.to(dtype)
+    expected = plain(values.float(), slots, weights, grad_output.float())
+    rows, gradients = slots.unique(), []
+    leaf = values.clone().requires_grad_(True)
+    trainable = TrainableRows(rows, values[rows].float().requires_grad_(True))
+    output, moves = {
+        "dense": lambda: (weighted_read(leaf, slots, weights), leaf),
+        "row gradients": lambda: (weighted_read_into(values, slots, weights, gradients), None),
+        "trainable rows": lambda: (weighted_read_with(values, slots, weights, trainable), trainable.values),
+    }[read]()
+    assert output.dtype == dtype
+    through_weights, *rest = torch.autograd.grad(output, [weights] if moves is None else [weights, moves], grad_output)
+    found = gradients[0].rows if moves is None else rest[0] if read == "trainable rows" else rest[0][rows]
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(output.float(), expected[0], rtol=rounding, atol=1e-5)
+    torch.testing.assert_close(through_weights, expected[2])
+    torch.testing.assert_close(found.float(), expected[1][rows], rtol=rounding if read == "dense" else 1e-5, atol=1e-5)
+
+
 def test_a_slot_outside_the_table_is_an_error_that_names_it():
     values, slots, weights, _ = random_read()
     slots[3, 2] = 40
@@ -80,7 +103,8 @@ def test_no_tokens_or_no_reads_give_zeros_and_no_rows(shape):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"values": torch.zeros(4, 2, dtype=torch.float16)}, "values is torch.float16"),
+        ({"values": torch.zeros(4, 2, dtype=torch.float64)}, "values is torch.float64"),
+        ({"values": torch.zeros(4, 2, dtype=torch.int8)}, "values is torch.int8"),
         ({"slots": torch.zeros(3, 5, dtype=torch.int32)}, "slots is torch.int32"),
         ({"weights": torch.zeros(3, 5, dtype=torch.bfloat16)}, "weights is torch.bfloat16"),
         ({"weights": torch.zeros(3, 4)}, r"slots has shape \(3, 5\) and weights \(3, 4\)"),

@@ -35,7 +35,8 @@ class Kernels(Protocol):
     """Deterministic for given inputs, however many threads run: each output row has one owner that adds in a fixed order (plain torch
     on a GPU excepted, whose scatter_add_ is not).
 
-    Tensors may be strided any way, but for tables that are written to. Scores, weights and output gradients are fp32; tables fp32 or bf16, accumulated in fp32.
+    Tensors may be strided any way, but for tables that are written to. Scores, weights and output gradients are fp32; tables fp32,
+    bf16 or fp16, accumulated in fp32.
     """
 
     def search(

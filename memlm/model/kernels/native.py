@@ -147,9 +147,9 @@ def read(
     slots: Int[Tensor, "tokens reads"],
     weights: Float[Tensor, "tokens reads"],
 ) -> Float[Tensor, "tokens value_dim"]:
-    if values.dtype == torch.bfloat16:
-        return torch.ops.memlm.read_bf16(values, slots, weights)
-    return reference.read(values, slots, weights)
+    if values.dtype == torch.float32:
+        return reference.read(values, slots, weights)
+    return torch.ops.memlm.read(values, slots, weights)
 
 
 def read_backward(

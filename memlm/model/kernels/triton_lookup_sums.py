@@ -114,7 +114,7 @@ def sum_lookups(
                 CHUNK=CHUNK,
                 LOOKUPS=LOOKUPS_IN_FLIGHT,
                 COLUMNS=columns,
-                num_warps=num_warps(columns, 2 if values is not None and values.dtype == torch.bfloat16 else 4),
+                num_warps=num_warps(columns, 4 if values is None else values.element_size()),
             )
             if len(row_of_chunk):
                 _add_partial_rows_kernel[(len(row_of_chunk), triton.cdiv(value_dim, COLUMNS_OF_PARTIAL_ROWS))](

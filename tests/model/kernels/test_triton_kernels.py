@@ -97,7 +97,7 @@ def all_kernels():
     return {name: value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")}
 
 
-def compiled(name, constants, capability):
+def compiled(name, constants, capability, table_type="bf16"):
     """The kernel as the wrappers launch it on contiguous tensors whose sizes are divisible by 16, without a GPU."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -109,7 +109,7 @@ def compiled(name, constants, capability):
         if is_one or parameter in constants:
             signature[parameter], values[(place,)] = "constexpr", 1 if is_one else constants[parameter]
             continue
-        signature[parameter] = TYPES.get(parameter, "i32")
+        signature[parameter] = TYPES.get(parameter, "i32").replace("bf16", table_type)
         if signature[parameter] != "fp32" and parameter not in ("num_rows", "num_lookups"):
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, values, attributes)
@@ -118,18 +118,21 @@ def compiled(name, constants, capability):
 
 @NOT_INTERPRETED
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("name", KERNELS)
-def test_kernels_compile(name, capability, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "table_type"),
+    [(name, "bf16") for name in KERNELS] + [(name, "fp16") for name in ("_read_kernel", "_adam_kernel")],
+)
+def test_kernels_compile(name, table_type, capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    assembly = compiled(name, KERNELS[name], capability).asm["ptx"]
+    assembly = compiled(name, KERNELS[name], capability, table_type).asm["ptx"]
     assert "st.global" in assembly
     # Sums have one owner.
     assert "atom." not in assembly and "red.global" not in assembly
-    # Rows move 16 bytes at a time and thread, and are rounded to nearest where they are bf16.
+    # Rows move 16 bytes at a time and thread, and are rounded to nearest where they are of 16 bits.
     if name != "_search_kernel":
         assert "ld.global.v4.b32" in assembly or "ld.global.v2.b64" in assembly
     if name in ("_read_kernel", "_adam_kernel"):
-        assert "cvt.rn.bf16" in assembly
+        assert f"cvt.rn.{table_type.replace('fp', 'f')}" in assembly
 
 
 @NOT_INTERPRETED

@@ -16,9 +16,9 @@ from memlm.model.kernels.interface import AdamStep, RowGradient
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
-DTYPES = [torch.float32, torch.bfloat16]
-BF16_ROUNDING = 2**-7 if INTERPRETED else 2**-8
-"""Of a result, relative: a GPU rounds to nearest, half a unit in the last place, and the interpreter cuts off."""
+ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2**-7 if INTERPRETED else 2**-8, torch.float16: 2**-11}
+"""Of a result, relative: to nearest, half a unit in the last place; of bf16 the interpreter cuts off the rest."""
+DTYPES = list(ROUNDING)
 SHAPES = [
     # value_dim, tokens, reads
     (1, 9, 7),
@@ -90,9 +90,8 @@ def test_read(value_dim, tokens, reads, dtype):
     output = kernels.read(values, slots, weights)
     exact = plain_read(values, slots, weights)
     assert output.dtype == dtype and output.shape == (tokens, value_dim)
-    # In bf16 only the result is rounded: sums and weights are fp32.
-    rounding = BF16_ROUNDING if dtype == torch.bfloat16 else 0.0
-    assert ((output.double() - exact).abs() <= exact.abs() * (rounding + 1e-5) + 1e-5).all()
+    # In 16 bits only the result is rounded: sums and weights are fp32.
+    assert ((output.double() - exact).abs() <= exact.abs() * (ROUNDING[dtype] + 1e-5) + 1e-5).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -332,7 +331,7 @@ def test_lazy_adam(value_dim, view, dtype):
         exact_second[slots] = 0.98 * exact_second[slots] + 0.02 * rows**2
         corrected = exact_first[slots] / (1 - 0.9**number)
         exact_value[slots] -= 0.02 * corrected / ((exact_second[slots] / (1 - 0.98**number)).sqrt() + 1e-3)
-    rounding = 3 * BF16_ROUNDING if dtype == torch.bfloat16 else 1e-6
+    rounding = 3 * ROUNDING[dtype] or 1e-6
     torch.testing.assert_close(values.double(), exact_value, rtol=rounding, atol=1e-6 + 0.06 * rounding)
     torch.testing.assert_close(first.double(), exact_first, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(second.double(), exact_second, rtol=1e-5, atol=1e-6)
