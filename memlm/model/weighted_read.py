@@ -13,7 +13,6 @@ from torch.autograd.function import once_differentiable
 
 from memlm.model.kernels import RowGradient, kernels_for
 
-
 TABLE_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Sums are fp32 for each of them."""
 
