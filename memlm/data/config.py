@@ -51,7 +51,7 @@ class QuestionSetConfig:
 
     path: str
     """A path, which may name an environment variable; {world} stands for the generated world. Or s3://bucket/key, or a data set on
-    the hub as hf://owner/name[/config][:split]@commit. Files are .jsonl, .jsonl.zst, .json, .csv or .parquet."""
+    the hub as hf://owner/name[/config][:split]@commit. Files are JSON lines or a JSON list (plain, .zst or .gz), .csv or .parquet."""
     layout: str = "triviaqa"
     """triviaqa, nq_open, entityquestions, gsm8k, hellaswag, simpleqa, or fields for any other."""
     fields: FieldsConfig = FieldsConfig()
@@ -137,7 +137,7 @@ class CorpusConfig:
     """Text in DCLM's layout, and how it becomes blocks of tokens."""
 
     path: str = "{world}/corpus"
-    """A folder of .jsonl.zst, .jsonl.zstd, .jsonl or Parquet shards, which may name an environment variable; or s3://bucket/prefix, or
+    """A folder of shards of JSON lines (plain, .zst, .zstd or .gz) or Parquet, which may name an environment variable; or s3://bucket/prefix, or
     hf://datasets/owner/name@commit[/folder]. What lies in a store is listed once, and a shard at a time is brought to each node."""
     validation_path: str = "{world}/validation"
     """Text never trained on; empty to set aside the last shard of the corpus."""

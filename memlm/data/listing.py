@@ -9,6 +9,7 @@ and may change. A shard is brought to the node that reads it, one at a time, and
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,13 @@ from pathlib import Path
 
 from memlm import storage
 from memlm.data import hub
-from memlm.data.shards import SUFFIXES, ShardError, list_shards
+from memlm.data.file_kinds import ShardError
+from memlm.data.folders import Report, list_shards, require_shards, split_names
 
 KIND = "listing"
 LISTING_FILE = "shards.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +61,25 @@ def is_stored(path: str) -> bool:
     return "://" in path
 
 
-def list_corpus(path: str) -> list[Shard]:
-    """All shards at an address, sorted by name. Raises ShardError, HubError or StorageError."""
+def list_corpus(path: str, *, report: Report = logger.warning) -> list[Shard]:
+    """All shards at an address, sorted by name. `report` is told what lies there and is left out, by reason and name.
+
+    Raises ShardError, HubError or StorageError.
+    """
     if not is_stored(path):
         root = path.rstrip("/") or path
         return [
             Shard(root=root, name="" if found == root else os.path.relpath(found, root), bytes=os.path.getsize(found))
-            for found in list_shards(root)
+            for found in list_shards(root, report=report)
         ]
+    listed: dict[str, tuple[int, str]] = {}
     if path.startswith(hub.HUB):
-        listed = [(file.name, file.bytes, file.version) for file in hub.list_files(path)]
+        listed = {file.name: (file.bytes, file.version) for file in hub.list_files(path)}
     elif storage.is_remote(path):
-        listed = [(stored.name, stored.bytes, stored.etag) for stored in storage.list_objects(path)]
-    shards = [
-        Shard(root=path, name=name, bytes=size, version=version)
-        for name, size, version in sorted(listed)
-        if name.endswith(SUFFIXES)
-    ]
-    if not shards:
-        raise ShardError(
-            f"{path}: no shard found. There must be {', '.join(SUFFIXES)} files below it, at any depth; correct the address."
-        )
-    return shards
+        listed = {stored.name: (stored.bytes, stored.etag) for stored in storage.list_objects(path)}
+    names, left_out = split_names(sorted(listed))
+    require_shards(path, names, left_out, report)
+    return [Shard(root=path, name=name, bytes=listed[name][0], version=listed[name][1]) for name in names]
 
 
 def sample_shards(shards: Sequence[Shard], *, fraction: float, seed: int) -> list[Shard]:

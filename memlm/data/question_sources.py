@@ -1,6 +1,6 @@
 """Where do questions lie, and in what kind of file? A path, an object on S3 or a data set on the hub -> rows, each with its place.
 
-    path, s3://bucket/key            .jsonl .jsonl.zst .jsonl.zstd .json .csv .parquet
+    path, s3://bucket/key            lines of JSON or a list, plain or compressed; CSV; Parquet (file_kinds.py)
     hf://owner/name[/config][:split]@commit      through the datasets library
 
 A row that cannot be read is named and passed on, so that the reader of the set decides how many are too many; a file that is
@@ -10,27 +10,34 @@ cut off or damaged stops at once.
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from memlm import storage
 from memlm.credentials import HUB as HUB_TOKENS
 from memlm.credentials import tidy, without_secrets
+from memlm.data import parquet
+from memlm.data.compression import (
+    DAMAGE,
+    MAX_HELD_FROM_BYTES,
+    most_bytes,
+    open_bytes,
+    refuse_damage,
+    require_file,
+    require_no_bomb,
+)
+from memlm.data.file_kinds import QUESTION_SUFFIXES, ShardError, kind_of
 from memlm.data.hub import COMMIT, HUB, HUB_TIMEOUT_SECONDS
 from memlm.data.question_records import QuestionError
-from memlm.data.shards import PARQUET_BATCH_ROWS, ZSTD_SUFFIXES, ShardError, parse_record, read_lines
+from memlm.data.shards import BOM, MAX_LINE_BYTES, parse_record, read_lines
 
 HUB_FORM = "hf://owner/name[/config][:split]@commit"
 HUB_URI = re.compile(
     r"hf://(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[^/:@]+))?(?::(?P<split>[^:@]+))?(?:@(?P<commit>[^@]*))?"
 )
-JSON_LINES = (*ZSTD_SUFFIXES, ".jsonl")
-QUESTION_SUFFIXES = (*JSON_LINES, ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -73,30 +80,30 @@ def source_content(source: str) -> bytes:
         _parse_hub(source)
         return source.encode()
     with storage.local_file(source) as path:
-        if not path.is_file():
-            raise ShardError(f"{source}: there is no such file. Check the path.")
+        require_file(path, source)
         return path.read_bytes()
 
 
 def _file_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
-    if not source.endswith(QUESTION_SUFFIXES):
+    kind = kind_of(source)
+    if kind is None:
         raise ShardError(
-            f"{source}: not a kind of file that holds questions. Known are {', '.join(QUESTION_SUFFIXES)}, and {HUB_FORM}."
+            f"{source}: not a kind of file that holds questions. Known are {QUESTION_SUFFIXES}, and {HUB_FORM}."
         )
-    if not path.is_file():
-        raise ShardError(f"{source}: there is no such file. Check the path.")
-    if source.endswith(JSON_LINES):
-        yield from _json_lines(path, source)
-    elif source.endswith(".json"):
-        yield from _json_array(path, source)
-    elif source.endswith(".csv"):
+    require_file(path, source)
+    if kind.content == "lines":
+        yield from _json_lines(source, read_lines(str(path), least=MAX_HELD_FROM_BYTES))
+    elif kind.content == "json":
+        yield from _json(path, source)
+    elif kind.content == "csv":
         yield from _csv_rows(path, source)
     else:
-        yield from _parquet_rows(path, source)
+        for number, values in enumerate(parquet.rows(str(path), source), start=1):
+            yield Row(source, number, values)
 
 
-def _json_lines(path: Path, source: str) -> Iterator[Row | Malformed]:
-    for number, line in read_lines(str(path)):
+def _json_lines(source: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row | Malformed]:
+    for number, line in lines:
         if not line.strip():
             continue
         try:
@@ -105,16 +112,28 @@ def _json_lines(path: Path, source: str) -> Iterator[Row | Malformed]:
             yield Malformed(source, number, str(error).removeprefix(f"{source}:{number}: "))
 
 
-def _json_array(path: Path, source: str) -> Iterator[Row | Malformed]:
+def _json(path: Path, source: str) -> Iterator[Row | Malformed]:
+    """A list of objects; or lines of JSON, which often bear this name too."""
+    content = _content(path, source).removeprefix(BOM)
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{source}: not JSON ({error}). Fetch or write the file again.") from error
-    if not isinstance(records, list):
+        text = content.decode().strip()
+        first, end = json.JSONDecoder().raw_decode(text)
+    except UnicodeDecodeError as error:
         raise ShardError(
-            f"{source}: a JSON {type(records).__name__}, not a list of objects. Store the records as a list, or one a line as .jsonl."
+            f"{source}: not UTF-8 ({error.reason} at byte {error.start}). Store the file as UTF-8."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        is_cut_off = isinstance(error, json.JSONDecodeError) and not text[error.pos :].strip()
+        remedy = "It ends too early: fetch or write the file again." if is_cut_off else "Repair it there."
+        raise ShardError(f"{source}: not JSON ({error}). {remedy}") from error
+    if end < len(text):
+        yield from _json_lines(source, enumerate(content.split(b"\n"), start=1))
+        return
+    if not isinstance(first, list):
+        raise ShardError(
+            f"{source}: a JSON {type(first).__name__}, not a list of objects. Store the records as a list, or one a line as .jsonl."
         )
-    for number, record in enumerate(records, start=1):
+    for number, record in enumerate(first, start=1):
         if isinstance(record, dict):
             yield Row(source, number, record)
         else:
@@ -123,36 +142,47 @@ def _json_array(path: Path, source: str) -> Iterator[Row | Malformed]:
             )
 
 
-def _csv_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        line = 1
+def _content(path: Path, source: str) -> bytes:
+    """All bytes, decompressed."""
+    most, content = most_bytes(str(path), least=MAX_HELD_FROM_BYTES), bytearray()
+    with open_bytes(str(path), source) as stream:
         try:
+            while part := stream.read(2**20):
+                content += part
+                require_no_bomb(source, 1, len(content), most)
+        except DAMAGE as error:
+            refuse_damage(source, content.count(b"\n") + 1, error)
+    return bytes(content)
+
+
+def _csv_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of the process; by default 128 KiB
+    line = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or ()
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise ShardError(f"{source}:1: the header names {twice[0]!r} more than once. Rename or remove one.")
+            line = reader.line_num
             for values in reader:
                 line, last = reader.line_num, line
                 if None in values or None in values.values():
-                    reason = f"not as many fields as the {len(reader.fieldnames or ())} of the header. Repair or remove this line."
+                    reason = f"not as many fields as the {len(names)} of the header. Repair or remove this line."
                     yield Malformed(source, last + 1, reason)
                 else:
                     yield Row(source, last + 1, values)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ShardError(
-                f"{source}:{line + 1}: not CSV in UTF-8 ({error}). Fetch or write the file again."
-            ) from error
-
-
-def _parquet_rows(path: Path, source: str) -> Iterator[Row]:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(source, number, values)
-    except (pa.ArrowException, OSError) as error:
+    except UnicodeDecodeError as error:
         raise ShardError(
-            f"{source}:{number + 1}: not Parquet, cut off or damaged ({error}). Fetch or write the file again."
+            f"{source}:{line + 1}: not UTF-8 ({error.reason}) in this line or after it. Store the file as UTF-8."
         ) from error
+    except csv.Error as error:
+        raise ShardError(
+            f"{source}:{line + 1}: not CSV ({error}). Close the quotes of the record that begins here, double each quote within a field, and "
+            f"keep each field below {MAX_LINE_BYTES} characters."
+        ) from error
+    except OSError as error:
+        raise ShardError(f"{source}: cannot be opened ({error.strerror}). Allow this user to read it.") from error
 
 
 def _parse_hub(source: str) -> dict[str, str | None]:
@@ -190,7 +220,7 @@ def _hub_rows(source: str) -> Iterator[Row]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise QuestionError(
             f"{source}: could not be loaded from the hub: {without_secrets(reason).rstrip('.')}. "
-            f"Give the path of a local copy instead ({', '.join(QUESTION_SUFFIXES)}), or mend the address or the network."
+            f"Give the path of a local copy instead ({QUESTION_SUFFIXES}), or mend the address or the network."
         ) from error
     if isinstance(loaded, DatasetDict):
         if len(loaded) > 1:

@@ -60,12 +60,16 @@ def unit_of(shard: Shard) -> str:
 def _list(config: Config, split: str, path: str, world: Path | None, *, keep: bool) -> list[Shard]:
     field = "corpus.path" if split == TRAIN else "corpus.validation_path"
     root = expand(path, field, world)
+
+    def report(message: str) -> None:
+        say(f"{field}: {message}")
+
     if not is_stored(root):
-        return list_corpus(root)
+        return list_corpus(root, report=report)
     uri, wanted = run_of(config).listing(split), {"path": root}
     if is_made(uri, kind=KIND, config=wanted, inputs={}, part="corpus" if split == TRAIN else "corpus, for validation"):
         return read_listing(storage.open_artifact(uri, kind=KIND), root)
-    shards = list_corpus(root)
+    shards = list_corpus(root, report=report)
     if keep:
         with storage.write_artifact(uri, kind=KIND, config=wanted) as draft:
             write_listing(draft.path, shards)

@@ -13,10 +13,10 @@ from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
 from memlm.config import Config, identity
 from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
+from memlm.data.file_kinds import kind_of
 from memlm.data.hub import HUB, HubUnreachable
 from memlm.data.listing import Shard
 from memlm.data.paths import expand
-from memlm.data.shards import ZSTD_SUFFIXES
 from memlm.jobs.corpus_shards import choose_shards, sources_digest
 from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.planned_trials import plan_trials, unfinished
@@ -159,7 +159,9 @@ def _is_dclm(config: Config) -> bool:
 
 
 def _estimated_tokens(shards: Sequence[Shard]) -> float:
-    return DCLM_TOKENS_PER_BYTE * sum(shard.bytes for shard in shards if shard.name.endswith(ZSTD_SUFFIXES))
+    """Of DCLM's own shards; other files have another rate."""
+    kinds = [(shard, kind_of(shard.name)) for shard in shards]
+    return DCLM_TOKENS_PER_BYTE * sum(shard.bytes for shard, kind in kinds if kind and kind.compression == "zstd")
 
 
 def _published(plan: Plan) -> list[str]:

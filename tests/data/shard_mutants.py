@@ -22,7 +22,7 @@ from typing import Any
 
 import zstandard
 
-from memlm.data import shards
+from memlm.data import compression, shards
 from memlm.data.accounting import Accounting
 from memlm.data.shards import ShardError, read_documents
 from tests.data import shard_reference
@@ -33,7 +33,8 @@ STALL_SECONDS = 900  # of waiting without an end, on a machine that does much el
 GROWTH_BYTES = 256 * 2**20
 # Lowered, so that most over-long lines and bombs are small; every REAL_EVERYth input meets the real caps with a real bomb.
 CAPS = {"MAX_LINE_BYTES": 20_000, "MAX_RATIO_FROM_BYTES": 200_000, "MAX_RATIO": 128}
-REAL_CAPS = {name: getattr(shards, name) for name in CAPS}
+HOMES = {"MAX_LINE_BYTES": shards, "MAX_RATIO_FROM_BYTES": compression, "MAX_RATIO": compression}
+REAL_CAPS = {name: getattr(home, name) for name, home in HOMES.items()}
 REAL_EVERY = 1000
 WORDS = [
     "memory",
@@ -320,7 +321,7 @@ def outcomes(which: str, seed: int, numbers: range) -> Iterator[dict[str, Any]]:
             path = Path(folder) / f"shard{made.suffix}"
             path.write_bytes(made.content)
             for name, value in made.caps.items():
-                setattr(shards, name, value)
+                setattr(HOMES[name], name, value)
             signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
             signal.alarm(STALL_SECONDS)
             seen = look(path, made)

@@ -12,7 +12,7 @@ from typing import Any
 
 import zstandard
 
-from memlm.data import accounting, records, shards
+from memlm.data import accounting, compression, records, shards
 
 SKIPPABLE = [0x184D2A50 + number for number in range(16)]
 FRAME = 0xFD2FB528
@@ -58,7 +58,7 @@ def read(content: bytes, suffix: str, text_field: str = "text") -> Read:
 
 def inflate(content: bytes) -> bytes:
     """The content of all frames, each of which must be whole."""
-    most = max(shards.MAX_RATIO_FROM_BYTES, shards.MAX_RATIO * len(content))
+    most = max(compression.MAX_RATIO_FROM_BYTES, compression.MAX_RATIO * len(content))
     out = bytearray()
     if not content:
         raise Unreadable("empty")

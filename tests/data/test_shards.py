@@ -8,12 +8,12 @@ import pytest
 import zstandard
 
 from memlm.data.accounting import Accounting
+from memlm.data.folders import list_shards
 from memlm.data.records import TOO_LONG
 from memlm.data.shards import (
     MAX_LINE_BYTES,
     Document,
     ShardError,
-    list_shards,
     read_documents,
     read_lines,
     write_shard,
@@ -27,7 +27,7 @@ def write_parquet(path, texts):
     pq.write_table(pa.table({"text": pa.array(texts)}), path)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl.zstd", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl.zstd", ".jsonl", ".parquet", ".ndjson.zst", ".JSONL.ZST"])
 def test_every_format_gives_the_same_documents(tmp_path, suffix):
     path = str(tmp_path / f"shard{suffix}")
     if suffix == ".parquet":
@@ -153,7 +153,7 @@ def test_a_frame_that_asks_for_a_huge_window_is_refused(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
     # magic, then a frame header that asks for a 1 GiB window (2 ** 30), then an empty last block
     path.write_bytes(b"\x28\xb5\x2f\xfd\x00\xa0\x01\x00\x00")
-    with pytest.raises(ShardError, match="memory"):
+    with pytest.raises(ShardError, match=r":1: its zstd window is larger than 128 MiB.*without --long"):
         list(read_documents(str(path)))
 
 
@@ -181,24 +181,6 @@ def test_bad_parquet_is_refused(tmp_path):
         list(read_documents(str(path)))
 
 
-def test_shards_are_found_at_any_depth_in_one_order(tmp_path):
-    names = ["b/shard_1.jsonl.zst", "b/shard_0.jsonl.zstd", "a.parquet", "c/d/e.jsonl"]
-    for name in [*names, "readme.md", "x.json", "y.zst"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert list_shards(str(tmp_path)) == [str(tmp_path / name) for name in sorted(names)]
-    assert list_shards(str(tmp_path / "a.parquet")) == [str(tmp_path / "a.parquet")]
-
-
-def test_no_shards_is_an_error_with_a_remedy(tmp_path):
-    with pytest.raises(ShardError, match=r"no shard found.*\.jsonl\.zstd"):
-        list_shards(str(tmp_path))
-    with pytest.raises(ShardError, match="no such file or folder"):
-        list_shards(str(tmp_path / "missing"))
-    with pytest.raises(ShardError, match="through storage"):
-        list_shards("s3://bucket/corpus")
-
-
 def test_reading_or_writing_an_unknown_kind_of_file_is_refused(tmp_path):
     with pytest.raises(ShardError, match="not a kind of file"):
         list(read_documents(str(tmp_path / "a.txt")))
@@ -210,7 +192,7 @@ def test_reading_or_writing_an_unknown_kind_of_file_is_refused(tmp_path):
 
 @pytest.mark.skipif("MEMLM_DATA" not in os.environ, reason="MEMLM_DATA, the folder of real files, is not set")
 def test_real_dclm_layout_is_read_whole():
-    shards = list_shards(os.path.join(os.environ["MEMLM_DATA"], "text", "dclm_layout_fixture"))
+    shards = list_shards(os.path.join(os.environ["MEMLM_DATA"], "text", "dclm_layout_fixture"), report=print)
     documents = [document for shard in shards for document in read_documents(shard)]
     assert len(shards) == 2 and len(documents) == 330
     assert all(document.text for document in documents)

@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from memlm.data.shards import list_shards, read_documents
+from memlm.data.folders import list_shards
+from memlm.data.shards import read_documents
 from memlm.data.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from tests.data.foreign_tokenizers import like_llama2, with_words
 
@@ -160,7 +161,7 @@ def test_a_name_on_no_hub_fails_soon(monkeypatch):
 
 @pytest.mark.skipif("MEMLM_DATA" not in os.environ, reason="MEMLM_DATA, the folder of real files, is not set")
 def test_trained_on_real_text_it_compresses_and_restores_it():
-    shard = list_shards(os.path.join(os.environ["MEMLM_DATA"], "text", "wiki2015-lead4k"))[0]
+    shard = list_shards(os.path.join(os.environ["MEMLM_DATA"], "text", "wiki2015-lead4k"), report=print)[0]
     texts = [document.text for document in islice(read_documents(shard), 300)]
     tokenizer = train_tokenizer(texts[:200], vocab_size=4096)
     unseen = "\n".join(texts[200:])

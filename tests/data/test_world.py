@@ -6,8 +6,9 @@ from itertools import chain
 import pytest
 
 from memlm.data.facts import read_facts
+from memlm.data.folders import list_shards
 from memlm.data.questions import read_questions
-from memlm.data.shards import list_shards, read_documents
+from memlm.data.shards import read_documents
 from memlm.data.world import World, WorldConfig, write_world
 from memlm.data.world_words import ATTRIBUTES, KINDS, QUESTION_FRAMES, STATEMENT_FRAMES
 
@@ -227,11 +228,11 @@ def test_a_fact_is_stated_in_each_of_its_wordings():
 def test_what_is_written_is_read_by_the_readers_of_real_data(tmp_path):
     written = write_world(SMALL, tmp_path)
     world = World(SMALL)
-    shards = list_shards(str(tmp_path / "corpus"))
+    shards = list_shards(str(tmp_path / "corpus"), report=print)
     documents = [document.text for shard in shards for document in read_documents(shard)]
     assert len(shards) == 3 and len(documents) == written["documents"] == 1500
     assert documents[:500] == texts(world, 500)
-    (validation,) = list_shards(str(tmp_path / "validation"))
+    (validation,) = list_shards(str(tmp_path / "validation"), report=print)
     assert len(list(read_documents(validation))) == 50
     new = read_questions(str(tmp_path / "new_facts.jsonl"), "triviaqa")
     assert new == world.questions(world.new)

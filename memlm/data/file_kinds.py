@@ -1,0 +1,74 @@
+"""What kind of file is it, by its name? What holds JSON lines, JSON, CSV or Parquet, and how it is compressed; upper case is read alike."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+Content = Literal["lines", "json", "csv", "parquet"]
+Compression = Literal["", "zstd", "gzip"]
+
+CONTENTS: dict[str, Content] = {
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+COMPRESSIONS: dict[str, Compression] = {".zst": "zstd", ".zstd": "zstd", ".gz": "gzip"}
+"""DCLM's copy on the hub ends in .zst, its copy on S3 in .zstd; C4's and Dolma's shards end in .json.gz."""
+SHARD_SUFFIXES = ".jsonl, .ndjson (plain, .zst, .zstd or .gz), .json.zst, .json.gz or .parquet"
+QUESTION_SUFFIXES = ".jsonl, .ndjson, .json (plain, .zst, .zstd or .gz), .csv or .parquet"
+SYSTEM_FOLDERS = frozenset(
+    [
+        "$RECYCLE.BIN",
+        "#recycle",
+        "@eaDir",
+        "System Volume Information",
+        "__MACOSX",
+        "__pycache__",
+        "_delta_log",
+        "_spark_metadata",
+        "_temporary",
+        "lost+found",
+    ]
+)
+"""What systems and writers of tables put next to data, with files in them that look like data."""
+
+
+class ShardError(ValueError):
+    """A file, or a folder of files, cannot be read as it is."""
+
+
+@dataclass(frozen=True)
+class FileKind:
+    content: Content
+    compression: Compression = ""
+
+
+def kind_of(name: str) -> FileKind | None:
+    """By the ends of the name; None for what is not read here."""
+    suffixes = PurePosixPath(name.lower()).suffixes
+    compression = COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
+    inner = suffixes[:-1] if compression else suffixes
+    content = CONTENTS.get(inner[-1]) if inner else None
+    if content is None or (compression and content in ("csv", "parquet")):
+        return None
+    return FileKind(content, compression)
+
+
+def is_shard(name: str) -> bool:
+    """Whether it is read as a part of a corpus. Plain .json next to shards describes them, most often; compressed it holds lines."""
+    kind = kind_of(name)
+    return kind is not None and (
+        kind.content in ("lines", "parquet") or (kind.content == "json" and bool(kind.compression))
+    )
+
+
+def hidden_part(name: str) -> str:
+    """The part of a relative name up to the first component that is hidden or a system's; empty if none is."""
+    path = PurePosixPath(name)
+    for depth, part in enumerate(path.parts, start=1):
+        if part.startswith(".") or part in SYSTEM_FOLDERS:
+            whole = depth == len(path.parts)
+            return "/".join(path.parts[:depth]) + ("" if whole else "/")
+    return ""

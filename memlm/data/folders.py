@@ -1,0 +1,156 @@
+"""Which files of a folder, or of a store's listing, are shards, and what is left out? Every name is one or the other, and nothing is silent.
+
+Links are followed, each real file and folder once: what has its own name there goes by that name, and a link that leads back is left out.
+"""
+
+import heapq
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from memlm.data.file_kinds import SHARD_SUFFIXES, ShardError, hidden_part, is_shard
+
+SHOWN = 20
+"""Names of one reason that a message spells out."""
+HIDDEN = "hidden, or a system's"
+OTHER_KIND = "not a kind of file that is read here"
+BROKEN_LINK = "a link that leads nowhere"
+SEEN_BEFORE = "a link to what is listed under another name"
+LOOP = "a link to a folder that it lies in"
+NO_FILE = "neither a file nor a folder"
+
+Report = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    name: str
+    """Below the root; a folder's ends in a slash."""
+    reason: str
+
+
+def list_shards(path: str, *, report: Report) -> list[str]:
+    """All shard files at or under a local path, sorted by path so that every machine sees the same order.
+
+    `report` is told what is left out. Raises ShardError if there is no shard, or a folder that may not be listed.
+    """
+    if "://" in path:
+        raise ShardError(f"{path}: a remote address where a local path is needed. Open it through storage first.")
+    root = Path(path)
+    if root.is_file():
+        found, left_out = ([root], []) if is_shard(root.name) else ([], [LeftOut(root.name, OTHER_KIND)])
+    elif root.is_dir():
+        found, left_out = _walk(root)
+    else:
+        raise ShardError(
+            f"{path}: there is no such file or folder. Give a folder that holds shards ({SHARD_SUFFIXES})."
+        )
+    require_shards(path, found, left_out, report)
+    return [str(each) for each in sorted(found)]
+
+
+def split_names(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
+    """The shards among the files of a store, and what is left out. Names that end in a slash stand for folders there, and hold nothing."""
+    shards, left_out = [], dict[LeftOut, None]()
+    for name in names:
+        if hidden := hidden_part(name):
+            left_out[LeftOut(hidden, HIDDEN)] = None
+        elif is_shard(name):
+            shards.append(name)
+        elif name and not name.endswith("/"):
+            left_out[LeftOut(name, OTHER_KIND)] = None
+    return shards, list(left_out)
+
+
+def require_shards(path: str, shards: Sequence[object], left_out: Sequence[LeftOut], report: Report) -> None:
+    """Tells what is left out. Raises ShardError if nothing else was there."""
+    told = list(_told(left_out))
+    if not shards:
+        seen = f" What is there is left out: {'; '.join(told)}." if told else ""
+        raise ShardError(
+            f"{path}: no shard found. A corpus is one or more files that end in {SHARD_SUFFIXES}, at any depth; correct the path.{seen}"
+        )
+    for message in told:
+        report(f"{path}: left out {message}")
+
+
+def _told(left_out: Sequence[LeftOut]) -> Iterator[str]:
+    """One message a reason: how many, and which."""
+    by_reason = defaultdict(list)
+    for each in left_out:
+        by_reason[each.reason].append(each.name)
+    for reason, names in sorted(by_reason.items()):
+        shown, rest = sorted(names)[:SHOWN], sorted(names)[SHOWN:]
+        kinds = Counter(PurePosixPath(name).suffix or "without a suffix" for name in rest)
+        more = f" and {len(rest)} more ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))})"
+        yield f"{len(names)} ({reason}): {', '.join(map(repr, shown))}{more if rest else ''}"
+
+
+def _walk(root: Path) -> tuple[list[Path], list[LeftOut]]:
+    """Folders before links, so that what lies there itself is found under its own name."""
+    found: dict[str, Path] = {}
+    left_out: list[LeftOut] = []
+    folders, links = [root], list[Path]()
+    listed: set[str] = set()
+    while folders or links:
+        if folders:
+            folder = folders.pop()
+            listed.add(os.path.realpath(folder))
+            for entry in _entries(folder):
+                path = folder / entry.name
+                name = path.relative_to(root).as_posix()
+                if hidden_part(name):
+                    left_out.append(LeftOut(f"{name}/" if entry.is_dir() else name, HIDDEN))
+                elif entry.is_symlink():
+                    heapq.heappush(links, path)
+                elif entry.is_dir():
+                    if os.path.realpath(path) in listed:  # a link led here first
+                        left_out.append(LeftOut(f"{name}/", SEEN_BEFORE))
+                    else:
+                        folders.append(path)
+                elif not entry.is_file():
+                    left_out.append(LeftOut(name, NO_FILE))
+                elif is_shard(name):
+                    _take(path, name, found, left_out)
+                else:
+                    left_out.append(LeftOut(name, OTHER_KIND))
+            continue
+        link = heapq.heappop(links)
+        name, real = link.relative_to(root).as_posix(), os.path.realpath(link)
+        if os.path.isdir(real):
+            within = os.path.realpath(link.parent)
+            if real == within or within.startswith(real.rstrip("/") + "/"):
+                left_out.append(LeftOut(f"{name}/", LOOP))
+            elif real in listed:
+                left_out.append(LeftOut(f"{name}/", SEEN_BEFORE))
+            else:
+                folders.append(link)
+        elif not os.path.exists(real):
+            left_out.append(LeftOut(name, BROKEN_LINK))
+        elif not os.path.isfile(real):
+            left_out.append(LeftOut(name, NO_FILE))
+        elif is_shard(name):
+            _take(link, name, found, left_out)
+        else:
+            left_out.append(LeftOut(name, OTHER_KIND))
+    return list(found.values()), left_out
+
+
+def _take(path: Path, name: str, found: dict[str, Path], left_out: list[LeftOut]) -> None:
+    real = os.path.realpath(path)
+    if real in found:
+        left_out.append(LeftOut(name, SEEN_BEFORE))
+    else:
+        found[real] = path
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ShardError(
+            f"{folder}: cannot be listed ({error.strerror}). Allow this user to read the folder, or move it out of the corpus."
+        ) from error

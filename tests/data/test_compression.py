@@ -1,0 +1,150 @@
+"""Compressed files are read whole or refused; what would fill the memory is refused before it does."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from memlm.data.file_kinds import ShardError
+from memlm.data.question_sources import read_rows
+from memlm.data.shards import read_documents, read_lines
+
+READ = """
+import resource, sys
+from memlm.data.accounting import Accounting
+from memlm.data.file_kinds import ShardError
+from memlm.data.question_sources import read_rows
+from memlm.data.shards import read_documents
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+before = peak()
+for path in sys.argv[2:]:
+    try:
+        if sys.argv[1] == "questions":
+            print(sum(1 for _ in read_rows(path)))
+        else:
+            print(sum(len(document.text) for document in read_documents(path, accounting=Accounting())))
+    except ShardError as error:
+        print(error)
+print(peak() - before)
+"""
+
+
+def read_apart(kind, paths):
+    """What reading each file prints in a process of its own, and the MiB by which that grew."""
+    done = subprocess.run([sys.executable, "-c", READ, kind, *paths], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *said, grown = done.stdout.splitlines()
+    return said, int(grown)
+
+
+def test_long_lines_of_many_escapes_and_a_few_brackets_take_a_few_times_their_size(tmp_path):
+    paths = []
+    for number, body in enumerate(["a\\n", 'a\\"', "\\u0041", "plain "]):
+        text = body * ((16 * 2**20 - 1000) // len(body))
+        paths.append(str(tmp_path / f"{number}.jsonl"))
+        (tmp_path / f"{number}.jsonl").write_text('{"text": "' + text + '", "more": [' + "[]," * 70 + "1]}\n")
+    said, grown = read_apart("corpus", paths)
+    assert all(int(each) > 2**20 for each in said) and grown < 160
+
+
+LONG = "a" * 200_000
+BOMBS = {
+    "repeated": {"question": ["q"] * 400, "answer": [LONG] * 400},
+    "long": {"question": ["q"], "answer": [LONG * 300]},
+    "lists": {"question": ["q"] * 30, "answer": [[LONG] * 10] * 30},
+    "numbers": {"question": ["q"] * 300, "answer": [[1] * 10_000] * 300},
+    "structs": {"question": ["q"] * 300, "answer": [{"value": LONG, "aliases": ["b"]}] * 300},
+}
+
+
+def test_small_files_of_questions_cannot_fill_the_memory(tmp_path):
+    paths = [str(tmp_path / f"{kind}.parquet") for kind in BOMBS]
+    for path, content in zip(paths, BOMBS.values(), strict=True):
+        pq.write_table(pa.table(content), path, compression="zstd")
+    record = json.dumps({"question": "?", "answer": [LONG]}).encode()
+    for name, between, ends in (
+        ("q.jsonl.zst", b"\n", b"  "),
+        ("q.jsonl.gz", b"\n", b"  "),
+        ("q.json.zst", b",", b"[]"),
+    ):
+        content = ends[:1] + between.join([record] * 250) + ends[1:]
+        paths.append(str(tmp_path / name))
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else zstandard.compress(content))
+    assert max(map(os.path.getsize, paths)) < 64 * 2**10
+    said, grown = read_apart("questions", paths)
+    assert len(said) == len(paths) and grown < 160
+    assert all(":" in each and "a decompression bomb" in each and "split it" in each for each in said)
+
+
+def test_an_honest_file_that_repeats_itself_is_read(tmp_path):
+    path = str(tmp_path / "q.parquet")
+    rows = [{"question": f"{i}?", "answer": ["a"], "context": "long " * 2000, "score": None} for i in range(2000)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert [row.values for row in read_rows(path)] == rows
+
+
+@pytest.mark.parametrize("name", ["shard.jsonl.gz", "shard.ndjson.GZ", "shard.json.gz", "shard.json.zst"])
+def test_other_compressed_shards_are_read(tmp_path, name):
+    content = b'\xef\xbb\xbf{"text": "a"}\n{"text": "b"}\n'
+    whole = (
+        zstandard.compress(content)
+        if name.endswith("zst")
+        else gzip.compress(content[:20]) + gzip.compress(content[20:])
+    )
+    (tmp_path / name).write_bytes(whole)
+    assert [document.text for document in read_documents(str(tmp_path / name))] == ["a", "b"]
+
+
+def test_a_cut_off_or_flipped_gzip_is_refused_wherever_it_is(tmp_path):
+    content = gzip.compress(b"".join(b'{"text": "%s"}\n' % os.urandom(16).hex().encode() for _ in range(200)), mtime=0)
+    path = tmp_path / "shard.jsonl.gz"
+    for size in [*range(0, len(content), 97), *range(len(content) - 8, len(content))]:
+        path.write_bytes(content[:size])
+        with pytest.raises(ShardError, match=r"shard\.jsonl\.gz:\d+: .*(again|Compress it)"):
+            list(read_documents(str(path)))
+    for place in range(10, len(content), 41):
+        flipped = bytearray(content)
+        flipped[place] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(ShardError):
+            list(read_documents(str(path)))
+
+
+@pytest.mark.parametrize("suffix", ["zst", "gz"])
+def test_plain_text_under_a_compressed_name_says_so(tmp_path, suffix):
+    path = tmp_path / f"q.jsonl.{suffix}"
+    path.write_text('{"text": "a"}\n')
+    for read in (read_documents, read_lines, read_rows):
+        with pytest.raises(ShardError, match="leave the last suffix off its name"):
+            list(read(str(path)))
+
+
+@pytest.mark.parametrize("name", ["q.jsonl.zst", "q.json.zst"])
+def test_a_window_that_is_too_large_is_named_with_the_way_to_a_smaller_one(tmp_path, name):
+    options = zstandard.ZstdCompressionParameters.from_level(1, window_log=28, enable_ldm=True)
+    frame = zstandard.ZstdCompressor(compression_params=options).compressobj()
+    whole = frame.compress(b'{"text": "a"}\n') + frame.flush()
+    assert zstandard.get_frame_parameters(whole).window_size == 2**28
+    path = tmp_path / name
+    for content in (whole, zstandard.compress(b'{"text": "a"}\n') + whole):
+        path.write_bytes(content)
+        for read in (read_documents, read_rows):
+            with pytest.raises(ShardError, match="window is larger than 128 MiB.*without --long") as refused:
+                list(read(str(path)))
+            assert "again" not in str(refused.value).replace("compress it again", "")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "q.jsonl").mkdir()
+    for read in (read_documents, read_rows):
+        with pytest.raises(ShardError, match="is a folder"):
+            list(read(str(tmp_path / "q.jsonl")))

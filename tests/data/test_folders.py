@@ -1,0 +1,183 @@
+"""What of a folder is read as a corpus: each shard once, and every other name told with its reason."""
+
+import os
+
+import pytest
+
+from memlm.data.file_kinds import FileKind, ShardError, hidden_part, is_shard, kind_of
+from memlm.data.folders import BROKEN_LINK, HIDDEN, LOOP, NO_FILE, OTHER_KIND, SEEN_BEFORE, list_shards, split_names
+
+
+def lay(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text('{"text": "a"}\n')
+
+
+def listed(root):
+    """The shards below the root, and what was told."""
+    told: list[str] = []
+    shards = [os.path.relpath(path, root) for path in list_shards(str(root), report=told.append)]
+    return shards, [message.removeprefix(f"{root}: left out ") for message in told]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.jsonl", FileKind("lines")),
+        ("a.NDJSON", FileKind("lines")),
+        ("b/c.d/a.JSONL.ZST", FileKind("lines", "zstd")),
+        ("a.ndjson.zstd", FileKind("lines", "zstd")),
+        ("a.jsonl.gz", FileKind("lines", "gzip")),
+        ("a.json.Gz", FileKind("json", "gzip")),
+        ("a.csv", FileKind("csv")),
+        ("A.PARQUET", FileKind("parquet")),
+        ("a.csv.gz", None),
+        ("a.parquet.zst", None),
+        ("a.jsonl.xz", None),
+        ("a.jsonl~", None),
+        ("a.zst", None),
+        (".jsonl", None),
+        ("jsonl", None),
+        ("jsonl.zst", None),
+        ("a.jsonl/readme", None),
+    ],
+)
+def test_a_name_says_what_kind_of_file_it_is(name, kind):
+    assert kind_of(name) == kind
+
+
+def test_plain_json_next_to_shards_is_no_shard_and_compressed_json_is_one():
+    assert not is_shard("dataset_info.json") and is_shard("c4-train.00000-of-01024.json.gz") and is_shard("a.json.zst")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("a/b.jsonl", ""),
+        (".a.jsonl", ".a.jsonl"),
+        ("a/.ipynb_checkpoints/b.jsonl", "a/.ipynb_checkpoints/"),
+        ("__MACOSX/a/._b.jsonl", "__MACOSX/"),
+        ("a/_temporary/0/part.jsonl", "a/_temporary/"),
+        ("_a.jsonl", ""),
+    ],
+)
+def test_a_name_is_hidden_from_its_first_hidden_part_on(name, part):
+    assert hidden_part(name) == part
+
+
+def test_shards_are_found_at_any_depth_in_one_order_and_the_rest_is_told(tmp_path):
+    names = ["b/shard_1.jsonl.zst", "b/shard_0.jsonl.zstd", "a.parquet", "c/d/e.jsonl", "b.JSONL.ZST", "f.jsonl.gz"]
+    lay(tmp_path, *names, "readme.md", "x.json", "y.zst")
+    shards, told = listed(tmp_path)
+    assert shards == [
+        "a.parquet",
+        "b/shard_0.jsonl.zstd",
+        "b/shard_1.jsonl.zst",
+        "b.JSONL.ZST",
+        "c/d/e.jsonl",
+        "f.jsonl.gz",
+    ]
+    assert told == [f"3 ({OTHER_KIND}): 'readme.md', 'x.json', 'y.zst'"]
+    assert list_shards(str(tmp_path / "a.parquet"), report=print) == [str(tmp_path / "a.parquet")]
+
+
+def test_hidden_and_system_files_are_left_out_and_told(tmp_path):
+    lay(tmp_path, "a.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "b/.c.jsonl", "__MACOSX/._a.jsonl", ".git/x")
+    assert listed(tmp_path) == (
+        ["a.jsonl"],
+        [f"4 ({HIDDEN}): '.git/', '.ipynb_checkpoints/', '__MACOSX/', 'b/.c.jsonl'"],
+    )
+
+
+def test_a_root_that_is_hidden_itself_is_read(tmp_path):
+    lay(tmp_path, ".cache/corpus/a.jsonl")
+    assert listed(tmp_path / ".cache/corpus") == (["a.jsonl"], [])
+
+
+def test_linked_folders_and_files_are_read(tmp_path):
+    lay(tmp_path, "corpus/a.jsonl", "elsewhere/deep/b.jsonl", "elsewhere/c.jsonl", "blobs/4f2a")
+    (tmp_path / "corpus/link").symlink_to("../elsewhere")
+    (tmp_path / "corpus/d.jsonl").symlink_to(tmp_path / "blobs/4f2a")  # as the hub's cache holds files
+    assert listed(tmp_path / "corpus") == (["a.jsonl", "d.jsonl", "link/c.jsonl", "link/deep/b.jsonl"], [])
+
+
+def test_a_corpus_of_links_alone_is_read_and_so_is_a_linked_root(tmp_path):
+    lay(tmp_path, "disk1/a.jsonl", "disk2/a.jsonl")
+    (tmp_path / "corpus").mkdir()
+    for name in ("disk1", "disk2"):
+        (tmp_path / "corpus" / name).symlink_to(tmp_path / name, target_is_directory=True)
+    (tmp_path / "current").symlink_to("corpus")
+    assert listed(tmp_path / "current") == (["disk1/a.jsonl", "disk2/a.jsonl"], [])
+
+
+def test_links_that_lead_back_end_and_each_real_file_is_read_once_under_its_own_name(tmp_path):
+    lay(tmp_path, "corpus/z/a.jsonl", "corpus/b.jsonl", "other/c.jsonl", "other/secret.jsonl")
+    root = tmp_path / "corpus"
+    (root / "z/up").symlink_to("..")  # a loop
+    (root / "all").symlink_to("/")  # one that would list the machine
+    (root / "a").symlink_to("z")  # sorts before the folder it leads to
+    (root / "a.jsonl").symlink_to("b.jsonl")
+    (root / "other").symlink_to("../other")
+    (tmp_path / "other/back").symlink_to("../corpus")
+    (root / "self").symlink_to("self")
+    (root / "gone.jsonl").symlink_to("nowhere")
+    shards, told = listed(root)
+    assert shards == ["b.jsonl", "other/c.jsonl", "other/secret.jsonl", "z/a.jsonl"]
+    assert told == [
+        f"2 ({BROKEN_LINK}): 'gone.jsonl', 'self'",
+        f"2 ({LOOP}): 'all/', 'z/up/'",
+        f"3 ({SEEN_BEFORE}): 'a.jsonl', 'a/', 'other/back/'",
+    ]
+
+
+def test_a_link_to_a_folder_around_a_folder_that_is_listed_lists_that_one_once(tmp_path):
+    lay(tmp_path, "data/part/a.jsonl", "data/b.jsonl")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/1").symlink_to("../data/part")
+    (tmp_path / "corpus/2").symlink_to("../data")
+    assert listed(tmp_path / "corpus") == (["1/a.jsonl", "2/b.jsonl"], [f"1 ({SEEN_BEFORE}): '2/part/'"])
+
+
+def test_what_is_neither_file_nor_folder_is_left_out_and_does_not_hang(tmp_path):
+    lay(tmp_path, "a.jsonl")
+    os.mkfifo(tmp_path / "b.jsonl")
+    assert listed(tmp_path) == (["a.jsonl"], [f"1 ({NO_FILE}): 'b.jsonl'"])
+
+
+def test_many_names_are_counted_by_kind_after_the_first(tmp_path):
+    lay(tmp_path, "a.jsonl", *(f"{number:03d}.txt" for number in range(20)), *(f"x{number}.md" for number in range(7)))
+    _, (told,) = listed(tmp_path)
+    assert told.startswith(f"27 ({OTHER_KIND}): '000.txt', ") and told.endswith("'019.txt' and 7 more (7 .md)")
+
+
+def test_no_shards_is_an_error_that_names_what_is_there(tmp_path):
+    with pytest.raises(ShardError, match=r"no shard found.*\.zstd"):
+        listed(tmp_path)
+    lay(tmp_path, "a.txt", ".b.jsonl")
+    with pytest.raises(
+        ShardError, match=r"no shard found.*\(hidden, or a system's\): '\.b\.jsonl'; 1 \(not a kind.*'a\.txt'"
+    ):
+        listed(tmp_path)
+    with pytest.raises(ShardError, match="no such file or folder"):
+        listed(tmp_path / "missing")
+    with pytest.raises(ShardError, match="through storage"):
+        list_shards("s3://bucket/corpus", report=print)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path):
+    lay(tmp_path, "a.jsonl", "closed/b.jsonl")
+    (tmp_path / "closed").chmod(0)
+    try:
+        with pytest.raises(ShardError, match="closed: cannot be listed"):
+            listed(tmp_path)
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+
+
+def test_names_of_a_store_are_judged_alike():
+    names = ["a.jsonl", "b/", "", "b/.c/d.jsonl", "b/.c/e.jsonl", "b/F.JSONL.ZST", "g.txt"]
+    shards, left_out = split_names(names)
+    assert shards == ["a.jsonl", "b/F.JSONL.ZST"]
+    assert [(each.name, each.reason) for each in left_out] == [("b/.c/", HIDDEN), ("g.txt", OTHER_KIND)]
