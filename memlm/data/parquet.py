@@ -14,26 +14,31 @@ import pyarrow.parquet as pq
 
 from memlm.data.compression import MAX_HELD_FROM_BYTES, most_bytes, require_file, require_no_bomb
 from memlm.data.file_kinds import ShardError
+from memlm.outside import reading, reason_of
 
 BATCH_ROWS = 256
 BYTES_OF_A_VALUE = 32
 """Of a number, or of the reference to a text, as Python holds it."""
 
 
+class NoSuchColumn(KeyError):
+    """The file has other columns, which are its args."""
+
+
 def column_values(path: str, name: str, column: str) -> Iterator[Any]:
     """The values of one column that holds no structs or lists, row by row; text as bytes, which may not be UTF-8 whatever the schema says.
 
-    Raises ShardError; KeyError naming the columns there are, if it is none of them.
+    Raises ShardError; NoSuchColumn, with the columns that there are.
     """
     with _opened(path, name) as place, _open(path) as file:
         schema = file.schema_arrow
         if column not in schema.names:
-            raise KeyError(*schema.names)
+            raise NoSuchColumn(*schema.names)
         if pa.types.is_nested(schema.field(column).type):
             raise ShardError(
                 f"{name}: field {column!r} holds {schema.field(column).type}, not text. Name another text field, or write the text as a column of its own."
             )
-        _require_no_bomb_by_pages(file, name, most_bytes(path), column)
+        _require_no_bomb_by_pages(file, name, most_bytes(path))
     with _opened(path, name) as place, _open(path, dictionaries=[column]) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[column]):
             for value in _bytes_of(batch.column(0)):
@@ -68,30 +73,33 @@ def _opened(path: str, name: str) -> Iterator[_Place]:
     """Errors of Arrow as ShardErrors that name the row after the last one read."""
     require_file(Path(path), name)
     place = _Place()
-    try:
-        yield place
-    except pa.ArrowNotImplementedError as error:
-        raise ShardError(
-            f"{name}: holds what cannot be read here ({_first_line(error)}). Write it again with plain columns."
-        ) from error
-    except PermissionError as error:
-        raise ShardError(f"{name}: cannot be opened ({error.strerror}). Allow this user to read it.") from error
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(
-            f"{name}:{place.row + 1}: not Parquet, cut off or damaged ({_first_line(error)}). Fetch or write the file again."
-        ) from error
+
+    def refuse(reason: str) -> ShardError:
+        return ShardError(f"{name}:{place.row + 1}: not Parquet that can be read ({reason}). Write the file again.")
+
+    with reading(refuse):
+        try:
+            yield place
+        except pa.ArrowNotImplementedError as error:
+            raise ShardError(
+                f"{name}: holds what cannot be read here ({reason_of(error)}). Write it again with plain columns."
+            ) from error
+        except PermissionError as error:
+            raise ShardError(f"{name}: cannot be opened ({error.strerror}). Allow this user to read it.") from error
+        except (pa.ArrowException, OSError) as error:
+            raise ShardError(
+                f"{name}:{place.row + 1}: not Parquet, cut off or damaged ({reason_of(error)}). Fetch or write the file again."
+            ) from error
 
 
 def _open(path: str, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     return pq.ParquetFile(path, read_dictionary=list(dictionaries))
 
 
-def _require_no_bomb_by_pages(file: pq.ParquetFile, name: str, most: float, only: str = "") -> None:
-    """By what the file says of its pages. A value takes bytes in memory even where its page repeats it for none."""
+def _require_no_bomb_by_pages(file: pq.ParquetFile, name: str, most: float) -> None:
+    """By what the file says of its pages: of all its columns, since asking for one aborts the process where its statistics are damaged."""
     groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
-    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
-    chosen = [column for column in columns if not only or column.path_in_schema == only]
-    require_no_bomb(name, 1, sum(max(each.total_uncompressed_size, 4 * each.num_values) for each in chosen), most)
+    require_no_bomb(name, 1, sum(max(group.total_byte_size, 4 * group.num_rows) for group in groups), most)
 
 
 def _decoded_bytes(column: pa.Array) -> int:
@@ -125,7 +133,3 @@ def _bytes_of(column: pa.Array) -> Iterator[Any]:
             yield None if index is None else words[index].as_py()
     else:
         yield from column.to_pylist()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -174,7 +174,7 @@ def _parquet_texts(path: str, name: str, text_field: str) -> Iterator[tuple[int,
     try:
         for row, value in enumerate(parquet.column_values(str(_local(path)), name, text_field), start=1):
             yield row, _parquet_text(value, text_field)
-    except KeyError as error:
+    except parquet.NoSuchColumn as error:
         raise ShardError(f"{name}: {no_text_field(text_field, error.args).phrase}. Name another text field.") from error
 
 
