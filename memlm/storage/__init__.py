@@ -31,6 +31,7 @@ from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, 
 from memlm.storage.foreign import StoredObject, list_objects, stat_object
 from memlm.storage.leases import Holder, Lease, acquire, lease
 from memlm.storage.manifests import MANIFEST, Manifest
+from memlm.storage.manifests import parse as parse_manifest
 from memlm.storage.objects import delete, list_names, local_file, read_bytes, read_json, write_bytes, write_json
 from memlm.storage.places import PARTIAL, is_remote, join, require_absolute
 from memlm.storage.probing import Probe, probe, require_conditional_writes
@@ -62,6 +63,7 @@ __all__ = [
     "list_objects",
     "local_file",
     "open_artifact",
+    "parse_manifest",
     "probe",
     "read_bytes",
     "read_json",

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from memlm.outside import reading
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.places import join
 
@@ -46,14 +47,23 @@ def is_ours(body: bytes) -> bool:
 
 def parse(body: bytes, uri: str) -> Manifest:
     """The manifest of the artifact `uri`; DamagedArtifact if it is none, or not the one that was written."""
-    try:
+
+    def refuse(reason: str) -> DamagedArtifact:
+        return DamagedArtifact("artifact", uri, f"{MANIFEST} is not a manifest ({reason})", REMAKE)
+
+    with reading(refuse):
         content = json.loads(body)
         digest = content.pop("digest")
         manifest = Manifest(**content)
-        join(uri, *manifest.files)  # refuses names that lead out of the artifact
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedArtifact("artifact", uri, f"{MANIFEST} is not a manifest ({error!r})", REMAKE) from error
-    if digest != manifest.digest:
+        try:
+            join(uri, *manifest.files)
+        except StorageError as error:  # a name that leads out of the artifact
+            raise refuse(str(error)) from error
+        fields = (manifest.config, manifest.inputs, manifest.files, manifest.details, *manifest.files.values())
+        if not isinstance(manifest.kind, str) or not all(isinstance(field, dict) for field in fields):
+            raise refuse("its fields are not what they should be")
+        expected = manifest.digest
+    if digest != expected:
         raise DamagedArtifact("artifact", uri, f"{MANIFEST} does not match its own digest", REMAKE)
     return manifest
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -205,14 +206,18 @@ def test_rows_of_every_shape_and_type(tmp_path, shape, dtype):
     assert same_bits(change.after, after[[0, 3]]) and same_bits(change.before, before[[0, 3]])
 
 
+TINY = 2.0**-149
+
+
 def test_special_values_survive_apply_and_undo(tmp_path):
+    """Signed zeros, the smallest and the largest numbers, and a NaN that no row of the patch holds."""
     model = base_model("full")
     weight = model.model.norm.weight.data
     weight[:3] = torch.tensor([NAN, -0.0, 0.0])
     checkpoint, before = write_checkpoint(tmp_path / "base", model), state(model)
-    weight[:4] = torch.tensor([NAN, 0.0, -0.0, NAN])
+    weight[:5] = torch.tensor([NAN, 0.0, -0.0, TINY, -torch.finfo(torch.float32).max])
     patch = write_patch(tmp_path / "patch", checkpoint, before, state(model))
-    assert [change.rows.tolist() for _, change in read_patch(Path(patch, PATCH_FILE))] == [[1, 2, 3]]
+    assert [change.rows.tolist() for _, change in read_patch(Path(patch, PATCH_FILE))] == [[1, 2, 3, 4]]
     apply_patch(checkpoint, patch, str(tmp_path / "patched"))
     assert same_bits(stored(str(tmp_path / "patched"))["model.norm.weight"], weight)
     undo_patch(str(tmp_path / "patched"), patch, str(tmp_path / "undone"))
@@ -355,3 +360,194 @@ def test_tied_weights_are_stored_once_and_patched_once(tmp_path):
     learned = state(model)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "patched")
     assert all(same_bits(value, learned[name]) for name, value in loaded.state_dict().items())
+
+
+# --- patches from elsewhere -------------------------------------------------------------------------------------------
+
+WEIGHT = "model.layers.0.self_attn.q_proj.weight"
+
+
+def crafted(folder: Path, checkpoint: str, tensors: dict[str, Tensor] | bytes) -> str:
+    """A patch artifact whose digests are right and whose content is what somebody liked it to be."""
+    inputs = {"checkpoint": storage.read_manifest(checkpoint).digest}
+    with storage.write_artifact(str(folder / "crafted"), kind=KIND, config={}, inputs=inputs) as draft:
+        if isinstance(tensors, bytes):
+            (draft.path / PATCH_FILE).write_bytes(tensors)
+        else:
+            save_file(tensors, draft.path / PATCH_FILE)
+    return str(folder / "crafted")
+
+
+def of_rows(
+    numbers: list[int], value: float = 0.5, dtype: torch.dtype = torch.float32, width: int = 12, **changes: Tensor
+):
+    """A patch of the weight; the rows as the checkpoint has them before, and filled with the value after."""
+    old = base_model("full").state_dict()[WEIGHT]
+    before = old[[row % len(old) for row in numbers]].to(dtype)[:, :width].contiguous()
+    parts = {"rows": torch.tensor(numbers), "before": before, "after": torch.full_like(before, value)}
+    return {f"{WEIGHT}:{part}": tensor for part, tensor in (parts | changes).items()}
+
+
+UNFIT = {
+    "one past the last row": (lambda: of_rows([3, 12]), "row 12 is not one of the checkpoint's rows 0 to 11"),
+    "far past the end": (lambda: of_rows([2**62]), f"row {2**62} is not one"),
+    "a negative row": (lambda: of_rows([-1]), "row -1 is not one"),
+    "a row in the header": (lambda: of_rows([-40, 3]), "row -40 is not one"),
+    "a row twice": (lambda: of_rows([3, 3]), "not strictly ascending"),
+    "descending rows": (lambda: of_rows([4, 3]), "not strictly ascending"),
+    "rows of int32": (lambda: of_rows([3], rows=torch.tensor([3], dtype=torch.int32)), "must be a list of int64"),
+    "rows of floats": (lambda: of_rows([3], rows=torch.tensor([3.0])), "must be a list of int64"),
+    "rows in a table": (lambda: of_rows([3], rows=torch.tensor([[3]])), "must be a list of int64"),
+    "more rows than values": (lambda: of_rows([3], rows=torch.tensor([3, 4])), "belongs to another checkpoint"),
+    "a narrower row": (lambda: of_rows([3], width=6), r"F32 \[1, 6\], and the checkpoint's rows are F32 \[1, 12\]"),
+    "half the bytes": (lambda: of_rows([3], dtype=torch.bfloat16), r"before is BF16 .* F32"),
+    "as many bytes of another type": (
+        lambda: of_rows([3], before=torch.zeros(1, 12, dtype=torch.int32), after=torch.zeros(1, 12, dtype=torch.int32)),
+        "before is I32",
+    ),
+    "as many bytes in another shape": (
+        lambda: of_rows([3], before=torch.zeros(1, 3, 4), after=torch.zeros(1, 3, 4)),
+        r"F32 \[1, 3, 4\]",
+    ),
+    "another type after": (lambda: of_rows([3], after=torch.zeros(1, 12, dtype=torch.float16)), "after is F16"),
+    "NaN": (lambda: of_rows([3], value=NAN), "after holds NaN or Inf"),
+    "Inf": (lambda: of_rows([3], value=float("-inf")), "after holds NaN or Inf"),
+    "no rows": (lambda: {f"{WEIGHT}:{part}": torch.zeros(1, 12) for part in ("before", "after")}, "rows' is missing"),
+    "a part of nothing": (lambda: of_rows([3]) | {"else": torch.zeros(1)}, "missing or belongs to no weight"),
+    "no safetensors": (lambda: b"PK not safetensors", "cannot be read"),
+    "a huge header": (lambda: (2**60).to_bytes(8, "little") + b"{}", "cannot be read"),
+    "a deep header": (lambda: (200_000).to_bytes(8, "little") + b"[" * 200_000, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_patch_that_does_not_fit_is_refused_before_a_byte_is_written(tmp_path, monkeypatch, kind):
+    checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
+    make, message = UNFIT[kind]
+    patch = crafted(tmp_path, checkpoint, make())
+    monkeypatch.setattr(
+        "memlm.training.patch.write_rows", lambda *_, **__: pytest.fail("a byte would be written"), raising=False
+    )
+    with pytest.raises(PatchError, match=message) as caught:
+        apply_patch(checkpoint, patch, str(tmp_path / "output"))
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "crafted"]
+
+
+def test_a_patch_that_fits_by_hand_is_applied(tmp_path):
+    """What is refused above is refused for its fault alone."""
+    checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
+    apply_patch(checkpoint, crafted(tmp_path, checkpoint, of_rows([3, 11])), str(tmp_path / "patched"))
+    assert (stored(str(tmp_path / "patched"))[WEIGHT] == 0.5).all(dim=1).nonzero().flatten().tolist() == [3, 11]
+
+
+def test_undo_checks_the_patch_too(tmp_path):
+    """A checkpoint that claims a patch, and the patch, both made by hand."""
+    checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
+    patch, base = crafted(tmp_path, checkpoint, of_rows([12])), storage.read_manifest(checkpoint)
+    inputs = {"base": base.digest, "patch": storage.read_manifest(patch).digest}
+    with storage.write_artifact(str(tmp_path / "claims"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=inputs) as draft:
+        shutil.copytree(checkpoint, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(storage.MANIFEST))
+        (draft.path / "base_manifest.json").write_bytes(base.to_json())
+    assert_refused(PatchError, "row 12 is not one", undo_patch, str(tmp_path / "claims"), patch, tmp_path / "output")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[" * 100_000, b'{"config": 1, "digest": "x"}'])
+def test_a_base_manifest_that_is_none_is_one_line(tmp_path, body):
+    checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
+    patch = crafted(tmp_path, checkpoint, of_rows([3]))
+    inputs = {"base": "x", "patch": storage.read_manifest(patch).digest}
+    with storage.write_artifact(str(tmp_path / "claims"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=inputs) as draft:
+        shutil.copytree(checkpoint, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(storage.MANIFEST))
+        (draft.path / "base_manifest.json").write_bytes(body)
+    assert_refused(DamagedArtifact, "base_manifest", undo_patch, str(tmp_path / "claims"), patch, tmp_path / "output")
+
+
+def test_a_weight_in_two_files_of_a_checkpoint_is_refused(tmp_path):
+    model = base_model("full")
+    with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:
+        model.save_pretrained(draft.path)
+        shutil.copyfile(draft.path / "model.safetensors", draft.path / "old.safetensors")
+    checkpoint = str(tmp_path / "base")
+    patch = crafted(tmp_path, checkpoint, of_rows([3]))
+    assert_refused(PatchError, "lies in model.safetensors and in old", apply_patch, checkpoint, patch, tmp_path / "out")
+
+
+def test_a_finetune_that_diverged_leaves_no_patch(tmp_path):
+    before, after = {"w": torch.zeros(2, 2)}, {"w": torch.tensor([[0.0, 1.0], [NAN, 0.0]])}
+    with pytest.raises(PatchError, match="the learned 'w' holds NaN or Inf; learn again at a lower learning rate"):
+        save_patch(changed_rows(before, after), tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_files_of_a_checkpoint_travel_and_no_others(tmp_path):
+    """Also one in a folder that is called like the manifest; but not a README that somebody put next to them."""
+    model = base_model("full")
+    with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:
+        model.save_pretrained(draft.path)
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / storage.MANIFEST).write_text("mine")
+    checkpoint = str(tmp_path / "base")
+    Path(checkpoint, "README.md").write_text("a model")
+    Path(checkpoint, "extra.safetensors").write_text("no weights")
+    patch = crafted(tmp_path, checkpoint, of_rows([3]))
+    apply_patch(checkpoint, patch, str(tmp_path / "patched"))
+    undo_patch(str(tmp_path / "patched"), patch, str(tmp_path / "undone"))
+    named = sorted(storage.read_manifest(checkpoint).files)
+    assert "sub/manifest.json" in named and "README.md" not in named
+    assert files_of(str(tmp_path / "undone")) == sorted([*named, storage.MANIFEST])
+    assert files_of(str(tmp_path / "patched")) == sorted([*named, storage.MANIFEST, "base_manifest.json"])
+
+
+def test_patches_on_patches_are_undone_one_after_the_other(tmp_path):
+    places = [write_checkpoint(tmp_path / "0", base_model("full"))]
+    patches = []
+    for number in range(1, 4):
+        (tmp_path / f"p{number}").mkdir()
+        old = stored(places[-1])[WEIGHT][[number]]
+        rows = {"rows": torch.tensor([number]), "before": old, "after": old + 1}
+        patch = crafted(tmp_path / f"p{number}", places[-1], {f"{WEIGHT}:{part}": rows[part] for part in rows})
+        patches.append(patch)
+        places.append(str(tmp_path / str(number)))
+        apply_patch(places[-2], patch, places[-1])
+    current = places[-1]
+    for number in (3, 2, 1):
+        undo_patch(current, patches[number - 1], str(tmp_path / f"back{number}"))
+        current = str(tmp_path / f"back{number}")
+        assert storage.read_manifest(current).digest == storage.read_manifest(places[number - 1]).digest
+
+
+@pytest.mark.parametrize("inside", ["base", "crafted"])
+def test_an_output_inside_what_is_read_is_refused(tmp_path, inside):
+    checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
+    patch = crafted(tmp_path, checkpoint, of_rows([3]))
+    before = files_of(str(tmp_path))
+    for place in (f"{inside}/output", f"{inside}/sub/../deep/output", inside):
+        with pytest.raises((storage.StorageError, PatchError)):
+            apply_patch(checkpoint, patch, str(tmp_path / place))
+    assert files_of(str(tmp_path)) == before
+    storage.open_artifact(checkpoint)
+
+
+def test_undo_into_a_checkpoint_that_is_there_deletes_nothing(tmp_path):
+    """Also where the patched checkpoint was changed, so that the base cannot come back."""
+    checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
+    patch = crafted(tmp_path, checkpoint, of_rows([3]))
+    apply_patch(checkpoint, patch, str(tmp_path / "patched"))
+    manifest = storage.read_manifest(str(tmp_path / "patched"))
+    with storage.write_artifact(
+        str(tmp_path / "later"), kind=CHECKPOINT_KIND, config=manifest.config, inputs=manifest.inputs
+    ) as draft:
+        shutil.copytree(
+            tmp_path / "patched", draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json")
+        )
+        (draft.path / "generation_config.json").write_text("{}")
+    before = files_of(checkpoint)
+    with pytest.raises(PatchError, match="does not give the base's files back"):
+        undo_patch(str(tmp_path / "later"), patch, checkpoint)
+    assert files_of(checkpoint) == before
+    undo_patch(str(tmp_path / "patched"), patch, checkpoint)
+    assert files_of(checkpoint) == before
