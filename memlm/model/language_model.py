@@ -61,12 +61,12 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
 
     config_class = MemoryLlamaConfig
 
-    def __init__(self, config: MemoryLlamaConfig, split: ColumnSplit | None = None) -> None:
+    def __init__(self, config: MemoryLlamaConfig, **split: Any) -> None:
         super().__init__(config)
         layers = config.memory_layers or []
         num_pools = min(1, len(layers)) if config.memory_share_values else len(layers)
         self.value_pools = ValuePools(
-            ValuePool(config.num_slots, config.memory_value_dim, split) for _ in range(num_pools)
+            ValuePool(config.num_slots, config.memory_value_dim, **split) for _ in range(num_pools)
         )
         readers: list[list[MemoryLayer]] = [[] for _ in range(num_pools)]
         for position, layer in enumerate(layers):
@@ -115,9 +115,9 @@ def _miss_no_pools_of_layers(model: nn.Module, keys: Any) -> None:
 class MemoryLlamaForCausalLM(_MemoryWeights, LlamaForCausalLM):
     config_class = MemoryLlamaConfig
 
-    def __init__(self, config: MemoryLlamaConfig, split: ColumnSplit | None = None) -> None:
+    def __init__(self, config: MemoryLlamaConfig, **split: Any) -> None:
         super().__init__(config)
-        self.model = MemoryLlamaModel(config, split)
+        self.model = MemoryLlamaModel(config, **split)
         self.post_init()
 
     @property

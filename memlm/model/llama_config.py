@@ -1,10 +1,16 @@
 """The Hugging Face configuration of the memory model."""
 
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
 from transformers import LlamaConfig
+
+from memlm.model.standalone import AUTO_MAP, FILE, standalone_source
 
 
 class MemoryLlamaConfig(LlamaConfig):
-    """Llama's configuration and the memory's; memory_layers = [] is a plain Llama (the dense twin)."""
+    """Llama's configuration and the memory's; without memory layers it is a Llama's (the dense twin's), and is saved as one."""
 
     model_type = "memory_llama"
 
@@ -21,3 +27,20 @@ class MemoryLlamaConfig(LlamaConfig):
     def num_slots(self) -> int:
         """Slots of one pool."""
         return self.memory_num_half_keys**2
+
+    def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As transformers does, with the modelling file beside it that loads the model where memlm is not installed."""
+        if not self.memory_layers:
+            self.without_memory().save_pretrained(save_directory, push_to_hub, **kwargs)
+            return
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        Path(save_directory, FILE).write_text(standalone_source(), encoding="utf-8")
+        self.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    def without_memory(self) -> LlamaConfig:
+        """What is left of it for a model that has no memory layer, whose weights go by the names of Llama's."""
+        ours = ("memory_", "model_type", "auto_map", "_name_or_path", "transformers_version")
+        fields = {name: value for name, value in self.to_dict().items() if not name.startswith(ours)}
+        fields["architectures"] = [name.removeprefix("Memory") for name in self.architectures or []]
+        return LlamaConfig(**fields)

@@ -1,0 +1,129 @@
+"""The modelling file that every checkpoint of a memory model holds, so that transformers loads it where memlm is not installed.
+
+It is put together from memlm's own source: the model's classes and all that they use, as they stand here, but for the parts that
+plain_memory.py has in plain torch. So there is one copy to maintain, and no line that a stranger runs is not run here too. memlm itself
+never runs a checkpoint's copy: it is code in a folder, and a folder is data.
+"""
+
+import ast
+import functools
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+FILE = "modeling_memory_llama.py"
+CLASSES = {
+    "AutoConfig": "MemoryLlamaConfig",
+    "AutoModel": "MemoryLlamaModel",
+    "AutoModelForCausalLM": "MemoryLlamaForCausalLM",
+    "AutoModelForSequenceClassification": "MemoryLlamaForSequenceClassification",
+}
+"""By the Auto class that loads it."""
+AUTO_MAP = {auto: f"{Path(FILE).stem}.{name}" for auto, name in CLASSES.items()}
+"""What tells transformers where the classes are (https://huggingface.co/docs/transformers/custom_models)."""
+
+ROOT = "memlm.model.language_model"
+PLAIN = "memlm.model.plain_memory"
+JAXTYPING = re.compile(r'\b(?:Bool|Float|Int)\[Tensor, "[^"]*"\]')
+DOCUMENTATION = '''"""A language model with memory layers, for transformers: Llama, with some feed-forward networks replaced by a lookup in a pool of slots.
+
+    AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
+
+Plain torch, put together from the source of memlm, which has faster kernels for it and the methods that teach it facts. Where memlm is
+installed, `import memlm` takes the place of trust_remote_code and of this file. Apache-2.0.
+"""'''
+REGISTRATION = """# The classifier makes its decoder by the Auto class.
+AutoModel.register(MemoryLlamaConfig, MemoryLlamaModel, exist_ok=True)"""
+
+
+@functools.cache
+def standalone_source() -> str:
+    """The text of the modelling file: torch, transformers and the standard library are all that it imports."""
+    used, imports = _everything_used()
+    imports.setdefault("transformers", set()).add("AutoModel")
+    lines = [f"import {alias}" for alias in sorted(imports.pop("", ()))]
+    lines += [f"from {origin} import {', '.join(sorted(imports[origin]))}" for origin in sorted(imports)]
+    parts = [part for module, names in used.items() for part in _module(module).parts(names)]
+    return "\n\n\n".join([f"{DOCUMENTATION}\n\n" + "\n".join(lines), *parts, REGISTRATION]) + "\n"
+
+
+def _everything_used() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """What the classes need: of memlm's modules, each behind those that it imports from; and of others, by what follows `from`."""
+    used: dict[str, set[str]] = {}
+    above: dict[str, set[str]] = {}
+    imports: dict[str, set[str]] = {}
+    wanted = [(ROOT, ROOT, name) for name in CLASSES.values()]
+    while wanted:
+        user, module, name = wanted.pop()
+        if name in _module(PLAIN).definitions:
+            module = PLAIN
+        source = _module(module)
+        if name in source.definitions:
+            if user != module:
+                above.setdefault(user, set()).add(module)
+            if name not in used.setdefault(module, set()):
+                used[module].add(name)
+                wanted += [(module, module, each) for each in source.names_in(name)]
+        elif name in source.imports:
+            origin, alias = source.imports[name]
+            if origin.split(".")[0] == "memlm":
+                wanted.append((user, origin, name))
+            else:
+                imports.setdefault(origin, set()).add(alias)
+    order = TopologicalSorter({module: above.get(module, set()) for module in used}).static_order()
+    return {module: used[module] for module in order}, imports
+
+
+@dataclass
+class _Module:
+    """What a module of memlm defines and imports at its top level, by name."""
+
+    lines: list[str]
+    definitions: dict[str, ast.stmt] = field(default_factory=dict)
+    last_lines: dict[str, int] = field(default_factory=dict)
+    """Where definitions end, with the string that documents an assignment."""
+    imports: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """What follows `from` and `import` where a name is imported; nothing follows `from` where a whole module is."""
+
+    def names_in(self, name: str) -> set[str]:
+        return {node.id for node in ast.walk(self.definitions[name]) if isinstance(node, ast.Name)}
+
+    def parts(self, names: set[str]) -> Iterator[str]:
+        """The text of the definitions, in the order in which they stand."""
+        for name, statement in self.definitions.items():
+            if name in names:
+                decorators = getattr(statement, "decorator_list", [])
+                first = min([statement.lineno, *(decorator.lineno for decorator in decorators)])
+                yield "\n".join(self.lines[first - 1 : self.last_lines[name]])
+
+
+@functools.cache
+def _module(name: str) -> _Module:
+    """Read, and not imported. Shapes are left out of its annotations: they are jaxtyping's, which few have installed."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.origin is not None, name
+    text = JAXTYPING.sub("Tensor", Path(spec.origin).read_text(encoding="utf-8"))
+    module, statements = _Module(text.splitlines()), ast.parse(text).body
+    for statement, following in zip(statements, [*statements[1:], None], strict=True):
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            for alias in statement.names:
+                origin = (statement.module or "") if isinstance(statement, ast.ImportFrom) else ""
+                module.imports[alias.asname or alias.name] = origin, ast.unparse(alias)
+        for defined in _names_defined(statement):
+            module.definitions[defined] = statement
+            documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            last = following if documented and isinstance(statement, ast.Assign | ast.AnnAssign) else statement
+            assert last is not None and last.end_lineno is not None
+            module.last_lines[defined] = last.end_lineno
+    return module
+
+
+def _names_defined(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
