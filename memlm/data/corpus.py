@@ -23,7 +23,7 @@ from memlm.data.blocks import BlockFile, Blocks, write_blocks
 from memlm.data.encoding import encode
 from memlm.data.packing import pack
 from memlm.data.shards import ShardError, read_documents
-from memlm.data.tokenizer import load_tokenizer
+from memlm.data.tokenizer import load_tokenizer, save_tokenizer
 
 BLOCKS_KIND = "blocks"
 BLOCKS_FOLDER = "blocks"
@@ -82,7 +82,7 @@ def write_corpus(
     quarantined: Mapping[str, str],
 ) -> None:
     """`accounts` by shard; `quarantined` says of each shard that was left out why."""
-    tokenizer.save_pretrained(folder / "tokenizer")
+    save_tokenizer(tokenizer, folder / "tokenizer")
     parts = {"train": [asdict(part) for part in train], "validation": [asdict(part) for part in validation]}
     (folder / PARTS_FILE).write_text(json.dumps(parts, indent=1))
     shards = {

@@ -3,6 +3,7 @@
 Made once by `prepare_corpus`, stored beside the blocks, and read by every later stage.
 """
 
+import copy
 import json
 from collections.abc import Iterable
 from itertools import chain
@@ -119,6 +120,19 @@ def _fill_gaps(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         content = json.loads(backend.to_str())
         content["model"]["vocab"].update({f"<|unused{id}|>": id for id in range(size) if id not in used})
         backend.model = Tokenizer.from_str(json.dumps(content)).model
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int | None = None) -> None:
+    """Write it as it is, with its chat template where it has one, and without what says only how it was loaded here.
+
+    `max_length` is the most tokens that the model beside it takes.
+    """
+    saved = copy.deepcopy(tokenizer)
+    for name in ("local_files_only", "is_local", "trust_remote_code"):
+        saved.init_kwargs.pop(name, None)
+    if max_length is not None:
+        saved.model_max_length = max_length
+    saved.save_pretrained(folder)
 
 
 def _from_folder_cache_or_hub(name_or_path: str) -> PreTrainedTokenizerBase:

@@ -29,7 +29,7 @@ from memlm.data.paths import expand
 from memlm.data.question_records import Question
 from memlm.data.question_sources import source_content
 from memlm.data.shards import ShardError, write_shard
-from memlm.data.tokenizer import load_tokenizer
+from memlm.data.tokenizer import load_tokenizer, save_tokenizer
 from memlm.data.world import write_world
 from memlm.jobs import prepare_questions
 from memlm.jobs.attempts import Attempts
@@ -182,7 +182,7 @@ def _make_tokenizer(
                 corpus, shards, mixture, opener, _attempts(config, run), most_passed_over=most_passed_over
             )
         with storage.write_artifact(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs) as draft:
-            tokenizer.save_pretrained(draft.path)
+            save_tokenizer(tokenizer, draft.path)
             draft.details.update({"trained_on": trained_on.identity} if trained_on else {})
     return uri
 

@@ -20,6 +20,7 @@ from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import IN_JOB, Config
 from memlm.data.corpus import Corpus, open_corpus
+from memlm.data.tokenizer import save_tokenizer
 from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
@@ -33,6 +34,7 @@ from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_
 from memlm.tracking import Run, Tracker, TrackingError, git_sha
 from memlm.training.checkpoint import TrainingStates
 from memlm.training.goodput import FOLDER, Diary
+from memlm.training.model_card import model_card
 from memlm.training.pretrain import PretrainingStep, learning_rate_share, pretrain
 
 if TYPE_CHECKING:
@@ -378,12 +380,21 @@ class _Pretraining:
                 inputs={"corpus": self.task.corpus_digest},
             ) as draft:
                 self.engine.export(draft.path)
-                self.corpus.tokenizer.save_pretrained(draft.path)
+                save_tokenizer(self.corpus.tokenizer, draft.path, max_length=config.model.max_positions)
+                card = model_card(
+                    config.model, config.corpus, config.architecture, sizes, num_tokens=_num_tokens(config)
+                )
+                (draft.path / "README.md").write_text(card, encoding="utf-8")
                 goodput = self.diary.goodput()
                 draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
             say(f"pretrain {config.architecture}: {goodput}")
         else:
             self.engine.export(None)
+
+
+def _num_tokens(config: Config) -> int:
+    """That the whole pretraining reads, pads included."""
+    return config.pretraining.num_steps * config.pretraining.batch_blocks * config.corpus.block_size
 
 
 def _config_digest(config: Config) -> str:

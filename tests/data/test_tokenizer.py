@@ -7,16 +7,16 @@ from itertools import islice
 
 import pytest
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from memlm.data.folders import list_shards
 from memlm.data.shards import read_documents
-from memlm.data.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
+from memlm.data.tokenizer import TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
 from tests.data.foreign_tokenizers import like_llama2, with_words
 
 THEIRS = """
 from pathlib import Path
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 Path({mark!r}).write_text("their code ran")
 class Theirs(PreTrainedTokenizerFast): pass
 """
@@ -168,3 +168,26 @@ def test_trained_on_real_text_it_compresses_and_restores_it():
     ids = tokenizer.encode(unseen)
     assert tokenizer.decode(ids) == unseen
     assert len(unseen) / len(ids) > 3
+
+
+def test_it_is_saved_without_what_says_how_it_was_loaded_and_with_the_longest_text(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "first")
+    loaded = load_tokenizer(str(tmp_path / "first"))
+    save_tokenizer(loaded, tmp_path / "second", max_length=512)
+    saved = json.loads((tmp_path / "second" / "tokenizer_config.json").read_text())
+    assert saved["model_max_length"] == 512
+    assert not {"local_files_only", "is_local", "trust_remote_code", "name_or_path"} & saved.keys()
+    assert loaded.model_max_length > 512  # it is left alone
+    again = AutoTokenizer.from_pretrained(tmp_path / "second")
+    assert again.model_max_length == 512 and again(TEXTS[:20])["input_ids"] == tokenizer(TEXTS[:20])["input_ids"]
+
+
+def test_a_chat_template_is_kept_from_folder_to_folder(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "first")
+    (tmp_path / "first" / "chat_template.jinja").write_text(
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    )
+    save_tokenizer(load_tokenizer(str(tmp_path / "first")), tmp_path / "corpus")
+    save_tokenizer(load_tokenizer(str(tmp_path / "corpus")), tmp_path / "checkpoint", max_length=8)
+    chat = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    assert chat.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False) == "[user] Hello\n"

@@ -78,6 +78,18 @@ def test_everything_is_made_once_and_nothing_is_left_half_made(swept):
         storage.open_artifact(str(swept.run / name))
 
 
+@pytest.mark.parametrize(("architecture", "model_type"), [("memory", "memory_llama"), ("dense", "llama")])
+def test_a_checkpoint_is_whole_for_a_stranger(swept, architecture, model_type):
+    folder = swept.run / f"checkpoint-{architecture}"
+    named = storage.read_manifest(str(folder)).files
+    assert {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"} <= named.keys()
+    assert ("modeling_memory_llama.py" in named) == (architecture == "memory")
+    assert json.loads((folder / "config.json").read_text())["model_type"] == model_type
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokenizer["model_max_length"] == 512 and "local_files_only" not in tokenizer
+    assert str(swept.storage) not in (folder / "README.md").read_text()
+
+
 def test_the_ledger_holds_every_setting_of_every_method_with_every_seed(swept):
     entries = [json.loads(path.read_text())["result"] for path in swept.ledger().values()]
     assert Counter(entry["method"] for entry in entries) == dict.fromkeys(METHODS, 4)
