@@ -20,7 +20,7 @@ from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.notice import sigterm_passed_on
-from memlm.jobs.planned_trials import plan_trials, read_results, unfinished
+from memlm.jobs.planned_trials import plan_trials, read_entries, read_results, unfinished
 from memlm.jobs.resources import asked_of, nodes_now, shortage
 from memlm.jobs.sweep_report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.trials import run_trials
@@ -41,6 +41,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     with connect(config):
         _make_upstream(config, stages)
         planned, inputs = plan_trials(config, spaces)
+        read_entries(run, planned)  # one that was changed is found before hours of work
         pending = unfinished(run, planned)
         say(f"sweep: {len(planned)} trials, {len(planned) - len(pending)} of them finished before")
         tracker = SweepTracker(config, inputs)
@@ -96,7 +97,7 @@ class _Stages:
 
     def read(self) -> dict[str, dict[str, Any]]:
         name = self.uri.rsplit("/", 1)[1]
-        return storage.read_json(self.uri) if name in storage.list_names(self.uri.rsplit("/", 1)[0]) else {}
+        return storage.read_record(self.uri) if name in storage.list_names(self.uri.rsplit("/", 1)[0]) else {}
 
     def timed(self, stage: str) -> "_Timed":
         return _Timed(self, stage)
@@ -113,7 +114,7 @@ class _Timed:
         seconds = time.monotonic() - self.began
         known = self.stages.read()
         if kind is None and seconds > known.get(self.stage, {}).get("seconds", 0.0):
-            storage.write_json(
+            storage.write_record(
                 self.stages.uri,
                 known
                 | {

@@ -1,4 +1,4 @@
-"""Which trials does a sweep plan, and what became of them? The ledger holds one JSON per trial, keyed by everything that names its result."""
+"""The trials that a sweep plans, and what became of them. The ledger holds one JSON per trial, keyed by everything that names its result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from memlm.frontier import FailedSetting, TrialResult
 from memlm.jobs.method_spaces import MethodSpace
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
+from memlm.outside import reading
 from memlm.run import Run, trial_inputs, trial_of
 from memlm.training.trial import Trial
 
@@ -42,20 +43,47 @@ def ledger_entry(run: Run, plan: PlannedTrial) -> str:
 
 def unfinished(run: Run, planned: Sequence[PlannedTrial]) -> list[PlannedTrial]:
     """The trials that neither ledger holds."""
-    finished = {*storage.list_names(run.trials), *storage.list_names(run.base_trials)}
-    return [plan for plan in planned if f"{plan.key}.json" not in finished]
+    finished = _ledgers(run)
+    return [plan for plan in planned if plan.key not in finished]
+
+
+def read_entries(run: Run, planned: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, dict[str, Any]]]:
+    """The finished trials and their entries. Raises StorageError at one that is not what was written."""
+    ledgers = _ledgers(run)
+    return [(plan, _entry_at(ledgers[plan.key])) for plan in planned if plan.key in ledgers]
+
+
+def _ledgers(run: Run) -> dict[str, str]:
+    """Where each finished trial's entry lies, by key; the run's own ledger first."""
+    return {
+        name.removesuffix(".json"): storage.join(ledger, name)
+        for ledger in dict.fromkeys((run.base_trials, run.trials))
+        for name in storage.list_names(ledger)
+        if name.endswith(".json")
+    }
+
+
+def _entry_at(uri: str) -> dict[str, Any]:
+    entry = storage.read_record(uri)
+
+    def refuse(reason: str) -> storage.DamagedArtifact:
+        return storage.DamagedArtifact("trial", uri, f"is no entry of the ledger ({reason})", storage.REMAKE)
+
+    with reading(refuse):
+        if "failed" in entry:
+            dict(entry["hyperparameters"])
+        else:
+            TrialResult.from_json(entry["result"])
+    return entry
 
 
 def read_results(
     run: Run, planned: Sequence[PlannedTrial]
 ) -> tuple[list[tuple[PlannedTrial, TrialResult]], list[FailedSetting]]:
     """The finished trials, and the settings that diverged: left out with all their seeds, so that no mean hides it."""
-    own = set(storage.list_names(run.trials))
-    ledgers = [run.trials if f"{plan.key}.json" in own else run.base_trials for plan in planned]
-    entries = [
-        (plan, storage.read_json(storage.join(ledger, f"{plan.key}.json")))
-        for plan, ledger in zip(planned, ledgers, strict=True)
-    ]
+    for plan in unfinished(run, planned):
+        raise storage.StorageError("trial", ledger_entry(run, plan), "nothing is there", "Run the sweep again.")
+    entries = read_entries(run, planned)
     diverged: dict[MethodConfig, list[tuple[PlannedTrial, dict[str, Any]]]] = {}
     for plan, entry in entries:
         if "failed" in entry:

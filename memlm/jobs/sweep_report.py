@@ -89,7 +89,7 @@ def _others(config: Config) -> list[dict[str, Any]]:
     for name in config.sweep.drawn_beside:
         folder = storage.join(config.storage, name)
         if "frontier.json" in storage.list_names(folder):
-            found.append(storage.read_json(storage.join(folder, "frontier.json")))
+            found.append(storage.read_record(storage.join(folder, "frontier.json")))
         else:
             say(f"joint picture: {folder} has no frontier yet; run pareto_sweep.py {name}, then this command again")
     return found
@@ -110,7 +110,7 @@ def write_frontier(
     """The picture, the report and the tables, in the run's folder and on the tracking server; the table is printed too."""
     with TemporaryDirectory() as scratch:
         files = [Path(scratch) / name for name in FRONTIER_FILES]
-        storage.write_json(str(files[0]), frontier)
+        storage.write_record(str(files[0]), frontier)
         write_csv(frontier, files[1])
         draw_frontier(frontier, files[2])
         write_report(frontier, files[3], stages=stages, paper=PAPER_FORGETTING)

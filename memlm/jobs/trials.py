@@ -152,7 +152,7 @@ class TrialRunner(tune.Trainable):
                 "hyperparameters": trial.hyperparameters(),
                 "seed": trial.seed,
             }
-        storage.write_json(ledger_entry(shared.run, plan), entry)
+        storage.write_record(ledger_entry(shared.run, plan), entry)
         return {"done": True, "key": plan.key}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -175,7 +175,7 @@ class _Told(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         plan = self.by_key[trial.config["plan"].key]
-        entry = storage.read_json(ledger_entry(self.run, plan))
+        entry = storage.read_record(ledger_entry(self.run, plan))
         self.on_finished(plan, entry)
         self.progress.advance(note=_describe(plan, entry))
 

@@ -5,6 +5,7 @@
     views       what a reader sees of a folder in which other people's files lie too
     foreign     other people's objects below a prefix on S3: names, sizes, etags
     objects     one small file: read, write, create, replace, list, delete          the same on both kinds of place
+    records     one small JSON object with a digest of its own
     leases      the right to write alone, and since which epoch
     probing     does this store do what all of the above relies on?
     transfer    files to and from S3 in parallel parts, each checked                |
@@ -35,6 +36,7 @@ from memlm.storage.manifests import parse as parse_manifest
 from memlm.storage.objects import delete, list_names, local_file, read_bytes, read_json, write_bytes, write_json
 from memlm.storage.places import PARTIAL, is_remote, join, require_absolute
 from memlm.storage.probing import Probe, probe, require_conditional_writes
+from memlm.storage.records import read_record, write_record
 
 __all__ = [
     "MANIFEST",
@@ -68,10 +70,12 @@ __all__ = [
     "read_bytes",
     "read_json",
     "read_manifest",
+    "read_record",
     "require_absolute",
     "require_conditional_writes",
     "stat_object",
     "write_artifact",
     "write_bytes",
     "write_json",
+    "write_record",
 ]

@@ -31,7 +31,7 @@ from memlm.storage import local
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.leases import Lease
 from memlm.storage.local import Found
-from memlm.storage.manifests import MANIFEST, Manifest, is_ours, parse, plain
+from memlm.storage.manifests import FORMAT, MANIFEST, Manifest, is_ours, parse, plain
 from memlm.storage.objects import store_of
 from memlm.storage.places import is_remote, join
 from memlm.storage.replacing import replace_damaged
@@ -42,10 +42,12 @@ COMMITS = 20
 """How often a writer that met others comes back to see who won."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Draft:
     path: Path  # the local directory to fill
     details: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+    """Of the manifest; another one only where an older artifact is written again, byte for byte."""
 
     def measure(self) -> dict[str, dict[str, Any]]:
         """Size and sha256 of each file that is there so far, as the manifest will hold them."""
@@ -101,7 +103,7 @@ def write_artifact(
         draft = Draft(path=path)
         yield draft
         details = draft.details if lease is None else {**draft.details, "epoch": lease.epoch}
-        manifest = replace(wanted, files=draft.measure(), details=plain("details", details))
+        manifest = replace(wanted, files=draft.measure(), details=plain("details", details), format=draft.format)
         if not manifest.files:
             raise StorageError("artifact", uri, "no file was written", "Fill the draft's path inside the block.")
         (path / MANIFEST).write_bytes(manifest.to_json())

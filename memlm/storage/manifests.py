@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,9 @@ from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.places import join
 
 MANIFEST = "manifest.json"
-_FIELDS = frozenset(("kind", "config", "inputs", "files"))
+FORMAT = 2
+"""What is written. Format 1 is read as well: its details are taken as they are."""
+_FIELDS = ("kind", "config", "inputs", "files")
 _BEGINNING = b'{\n "config": '
 """Of every manifest that memlm writes, so that one that was cut or changed is still told from another program's."""
 
@@ -21,15 +24,26 @@ class Manifest:
     config: dict[str, Any]
     inputs: dict[str, str]
     files: dict[str, dict[str, Any]]  # name below the artifact -> bytes, sha256
-    details: dict[str, Any] = field(default_factory=dict)  # timings, counts: not in the digest
+    details: dict[str, Any] = field(default_factory=dict)
+    """Timings, counts: they have a digest of their own, because what an artifact is does not depend on them."""
+    format: int = FORMAT
+    """Of the file. 1, which says nothing of its format, has no digest of the details."""
 
     @property
     def digest(self) -> str:
-        content = {name: value for name, value in vars(self).items() if name != "details"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        """What names the artifact: the same in every format."""
+        return digest_of({name: getattr(self, name) for name in _FIELDS})
 
     def to_json(self) -> bytes:
-        return encode("manifest", {**vars(self), "digest": self.digest})
+        content = {**vars(self), "digest": self.digest, "details_digest": digest_of(self.details)}
+        if self.format == 1:
+            del content["format"], content["details_digest"]
+        return encode("manifest", content)
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain JSON, whatever the order of its fields."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def is_ours(body: bytes) -> bool:
@@ -53,8 +67,8 @@ def parse(body: bytes, uri: str) -> Manifest:
 
     with reading(refuse):
         content = json.loads(body)
-        digest = content.pop("digest")
-        manifest = Manifest(**content)
+        digest, details_digest = content.pop("digest"), content.pop("details_digest", None)
+        manifest = Manifest(**{"format": 1, **content})
         try:
             join(uri, *manifest.files)
         except StorageError as error:  # a name that leads out of the artifact
@@ -62,9 +76,14 @@ def parse(body: bytes, uri: str) -> Manifest:
         fields = (manifest.config, manifest.inputs, manifest.files, manifest.details, *manifest.files.values())
         if not isinstance(manifest.kind, str) or not all(isinstance(field, dict) for field in fields):
             raise refuse("its fields are not what they should be")
-        expected = manifest.digest
+        if manifest.format not in range(1, FORMAT + 1):
+            rule = f"{MANIFEST} is of format {manifest.format!r}, and this memlm reads 1 to {FORMAT}"
+            raise DamagedArtifact("artifact", uri, rule, "Use the memlm that wrote it, or a newer one.")
+        expected, expected_details = manifest.digest, digest_of(manifest.details)
     if digest != expected:
         raise DamagedArtifact("artifact", uri, f"{MANIFEST} does not match its own digest", REMAKE)
+    if details_digest != (expected_details if manifest.format > 1 else None):
+        raise DamagedArtifact("artifact", uri, f"the details in {MANIFEST} do not match their digest", REMAKE)
     return manifest
 
 

@@ -93,7 +93,7 @@ class Diary:
         ]  # at the start, so with all patience
         for number in numbers:
             try:
-                self.before.append(Start(**storage.read_json(self._file(number))))
+                self.before.append(Start(**storage.read_record(self._file(number))))
             except (storage.StorageError, TypeError) as error:  # the account is poorer then; the training is not
                 log.warning("%s", error)
         self.number = max(numbers, default=0) + 1
@@ -120,7 +120,7 @@ class Diary:
     def _write(self) -> None:
         try:
             with patient(PATIENCE):
-                storage.write_json(self._file(self.number), asdict(self.now))
+                storage.write_record(self._file(self.number), asdict(self.now))
         except (OSError, storage.StorageError) as error:
             log.warning("%s", error)
 

@@ -107,6 +107,8 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
     with storage.write_artifact(output, kind=CHECKPOINT_KIND, config=base.config, inputs=base.inputs) as draft:
         kept = [name for name in patched.files if name != newest]
         _write_changed(checkpoint, patch, draft.path, kept, found="after", written="before")
+        draft.details.update(base.details)
+        draft.format = base.format
         if draft.measure() != base.files:
             raise PatchError(
                 f"undoing {patch} in {checkpoint} does not give the base's files back; the checkpoint was changed by other means"

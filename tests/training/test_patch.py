@@ -127,7 +127,7 @@ def test_apply_gives_the_learned_weights_and_undo_the_very_files(tmp_path, metho
 
     undo_patch(patched, patch, undone)
     assert files_of(undone) == files_of(checkpoint)
-    content = [name for name in files_of(checkpoint) if name != storage.MANIFEST]
+    content = files_of(checkpoint)  # the manifest too
     assert filecmp.cmpfiles(checkpoint, undone, content, shallow=False) == (content, [], [])
     assert filecmp.cmpfiles(checkpoint, patched, content, shallow=False)[1] != []
     assert storage.read_manifest(undone).digest == storage.read_manifest(checkpoint).digest
@@ -551,3 +551,18 @@ def test_undo_into_a_checkpoint_that_is_there_deletes_nothing(tmp_path):
     assert files_of(checkpoint) == before
     undo_patch(str(tmp_path / "patched"), patch, checkpoint)
     assert files_of(checkpoint) == before
+
+
+@pytest.mark.parametrize("format", [1, 2])
+def test_undo_gives_the_manifest_back_too_in_the_format_it_had(tmp_path, format):
+    """With the seconds that the base took and the lease's epoch; of a base made before details had a digest as well."""
+    with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:
+        base_model("full").save_pretrained(draft.path)
+        draft.details.update(seconds=12.3456789, epoch=3)
+        draft.format = format
+    checkpoint = str(tmp_path / "base")
+    patch = crafted(tmp_path, checkpoint, of_rows([3]))
+    apply_patch(checkpoint, patch, str(tmp_path / "patched"))
+    undo_patch(str(tmp_path / "patched"), patch, str(tmp_path / "undone"))
+    there, back = (Path(uri, storage.MANIFEST).read_bytes() for uri in (checkpoint, str(tmp_path / "undone")))
+    assert there == back and (b"details_digest" in there) == (format == 2)
