@@ -46,7 +46,7 @@ class Attempts:
         died -= self._lost_with_their_nodes(unit, [name for name in names if name.startswith(f"{self.session}_")])
         name = QUARANTINED if died >= self.limit else f"{self.session}_{begun[self.session]:03d}"
         record = {"node": self.node, "host": socket.gethostname(), "pid": os.getpid(), "at": time.time(), "died": died}
-        storage.write_record(storage.join(self.uri, unit, name), record)
+        storage.write_json(storage.join(self.uri, unit, name), record)
         return name != QUARANTINED
 
     def has_given_up(self, unit: str) -> bool:
@@ -60,7 +60,7 @@ class Attempts:
     def _lost_with_their_nodes(self, unit: str, names: list[str]) -> int:
         """Of these attempts, those on nodes that are no longer there."""
         alive = self.nodes() if names else set()
-        return sum(storage.read_record(storage.join(self.uri, unit, name))["node"] not in alive for name in names)
+        return sum(storage.read_json(storage.join(self.uri, unit, name))["node"] not in alive for name in names)
 
     def on_this_node(self) -> "Attempts":
         """In a worker: says where an attempt is made, and asks the cluster which nodes it still has."""

@@ -1,4 +1,4 @@
-"""Small files that results rest on and no manifest names: a trial of the ledger, an attempt, how long a stage took.
+"""Small files that results rest on and no manifest names: a trial of the ledger, how long a stage took.
 
 Each is a JSON object with the digest of all else that it holds, so that a number that was changed is noticed. Those without one
 are of runs made before records had digests, and are read as they are.

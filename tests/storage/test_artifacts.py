@@ -373,4 +373,4 @@ def test_errors_survive_the_way_between_processes() -> None:
 def test_manifest_is_plain_json_for_other_tools(tmp_path: Path) -> None:
     write(str(tmp_path / "blocks"))
     content = json.loads((tmp_path / "blocks" / "manifest.json").read_text())
-    assert content.keys() == {"kind", "config", "inputs", "files", "details", "digest"}
+    assert content.keys() == {"kind", "config", "inputs", "files", "details", "digest", "details_digest", "format"}
