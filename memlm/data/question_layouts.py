@@ -6,20 +6,25 @@ kind; the reader adds the place.
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from memlm.data.config import FieldsConfig
+from memlm.data.final_numbers import final_number, flaw_of
 from memlm.data.question_records import MultipleChoice, Question, Record
 from memlm.data.question_sources import Row
 
-GSM8K_ANSWER = re.compile(r"####\s*(\S+)\s*$")
 RELATION_IN_NAME = re.compile(r"(?:^|/)(P\d+)\.[^/]*$")
 """The official EntityQuestions keep one relation a file: P106.dev.json."""
 UNLABELLED = "<unk>"
 """What TriviaQA's test split holds in the place of an answer."""
 BRACKETS = re.compile(r"\[.*?\]")
+MAX_WHOLE_FLOAT = 2**53
+"""Beyond it a float is not known to the last digit."""
 
 
 class DoesNotFit(ValueError):
@@ -31,7 +36,8 @@ def _triviaqa(row: Row, fields: FieldsConfig) -> Record:
     value = answer["value"]
     if value == UNLABELLED:
         raise DoesNotFit(f"a question without answers ({value}), as in the test split. Use the validation split.")
-    answers = [value, *_texts(answer["aliases"], "answer.aliases")]
+    aliases = [] if answer["aliases"] is None else _texts(answer["aliases"], "answer.aliases")
+    answers = [value, *aliases]
     return _question(row, "triviaqa", answers, id=row.values.get("question_id"))
 
 
@@ -48,9 +54,13 @@ def _entityquestions(row: Row, fields: FieldsConfig) -> Record:
 def _gsm8k(row: Row, fields: FieldsConfig) -> Record:
     # The worked solution ends in "#### 1,234"; the set's own scorer compares the number without its commas.
     solution = row.values["answer"]
-    found = GSM8K_ANSWER.search(solution)
-    answers = [found[1].replace(",", "")] if found else []
-    return _question(row, "gsm8k", answers, solution=solution)
+    if not isinstance(solution, str):
+        raise DoesNotFit(f"the answer is {_shown(solution)}, not a worked solution. Repair or remove this line.")
+    if flaw := flaw_of(solution):
+        raise DoesNotFit(
+            f"{flaw}, so that no answer can be right. Write the bare number after the mark and one space, such as '#### 18'."
+        )
+    return _question(row, "gsm8k", [final_number(solution)], solution=solution)
 
 
 def _simpleqa(row: Row, fields: FieldsConfig) -> Record:
@@ -90,7 +100,10 @@ def _fields(row: Row, fields: FieldsConfig) -> Record:
 
 def clean_hellaswag(text: str) -> str:
     """WikiHow's marks out: a title ends the sentence before it, other marks in brackets go, and two spaces become one, once."""
-    return BRACKETS.sub("", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+    marked = text.strip().replace(" [title]", ". ")
+    # After the last bracket of a line that closes, each one that opens would be followed to the line's end, for nothing.
+    lines = (line.rpartition("]") for line in marked.split("\n"))
+    return "\n".join(BRACKETS.sub("", head + closing) + tail for head, closing, tail in lines).replace("  ", " ")
 
 
 def _question(
@@ -106,16 +119,17 @@ def _question(
     question = row.values["question"] if question is None else question
     if not isinstance(question, str) or not question.strip():
         raise DoesNotFit(f"the question is {question!r}, not a text. Repair or remove this line.")
-    if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-        raise DoesNotFit(
-            f"a question without answers, or not a list of texts: {answers!r}. Repair or remove this line."
-        )
+    given = ["" if answer is None else answer for answer in answers]
+    if not all(isinstance(answer, str) for answer in given):
+        raise DoesNotFit(f"the answers are not a list of texts: {_shown(answers)}. Repair or remove this line.")
+    if not any(answer.strip() for answer in given):
+        raise DoesNotFit(f"a question without answers: {_shown(answers)}. Repair or remove this line.")
     if not isinstance(solution, str):
         raise DoesNotFit(f"the solution is {solution!r}, not a text. Repair or remove this line.")
     return Question(
         id=_id(row, layout, id),
         question=question,
-        answers=tuple(dict.fromkeys(answers)),
+        answers=tuple(dict.fromkeys(given)),
         relation=str(row.values.get("relation", "") if relation is None else relation),
         solution=solution,
     )
@@ -148,7 +162,9 @@ def _texts(values: Any, field: str) -> list[Any]:
             f"{field} is one text, {values[:60]!r}, not a list. Repair this line, or use the layout 'fields' with an answer_separator."
         )
     if isinstance(values, dict):  # a list of its keys would be no answers
-        raise DoesNotFit(f"{field} is a mapping, {str(values)[:60]}, not a list of texts. Name the file's own layout.")
+        raise DoesNotFit(f"{field} is a mapping, {_shown(values)}, not a list of texts. Name the file's own layout.")
+    if not isinstance(values, list | tuple):
+        raise DoesNotFit(f"{field} is {_shown(values)}, not a list of texts. Repair or remove this line.")
     return list(values)
 
 
@@ -167,16 +183,16 @@ def _at(row: Row, path: str) -> Any:
 
 def _answers_at(row: Row, path: str, separator: str) -> list[Any]:
     value = _at(row, path)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return [str(value)]
     if isinstance(value, dict):
-        raise DoesNotFit(f"{path} is a mapping, {str(value)[:60]}. Name the field in it, such as {path}.value.")
+        raise DoesNotFit(f"{path} is a mapping, {_shown(value)}. Name the field in it, such as {path}.value.")
+    if isinstance(value, list | tuple):
+        return [_answer_of(each, path) for each in value]
     if not isinstance(value, str):
-        return list(value)
+        return [_answer_of(value, path)]
     if separator == "json":
         try:
-            return _texts(json.loads(value), path)
-        except ValueError as error:
+            return [_answer_of(each, path) for each in _texts(json.loads(value), path)]
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DoesNotFit(
                 f"{path} is {value[:60]!r}, not a JSON list as text. Repair or remove this line."
             ) from error
@@ -187,6 +203,30 @@ def _answers_at(row: Row, path: str, separator: str) -> list[Any]:
             f"{path} is a list written as one text, {value[:60]!r}. Set fields.answer_separator to 'json', or to what stands between answers."
         )
     return [value]
+
+
+def _answer_of(value: Any, path: str) -> str | None:
+    """One answer as the text that a model would write; None for null."""
+    if isinstance(value, bool):
+        raise DoesNotFit(
+            f"{path} is {_shown(value)}, a truth value and not a text. Write the word that counts as right, such as yes or no."
+        )
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        raise DoesNotFit(f"{path} is {value}, which is no answer. Repair or remove this line.")
+    if isinstance(value, float | Decimal) and -MAX_WHOLE_FLOAT < value == int(value) < MAX_WHOLE_FLOAT:
+        return str(int(value))  # a column with a gap in it holds 1990 as 1990.0
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, int | float | date):
+        return str(value)
+    if value is None or isinstance(value, str):
+        return value
+    raise DoesNotFit(f"{path} holds {_shown(value)}, not a text. Repair or remove this line.")
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON spells it, shortened."""
+    return json.dumps(value, ensure_ascii=False, default=repr)[:60]
 
 
 LAYOUTS: dict[str, Callable[[Row, FieldsConfig], Record]] = {

@@ -7,7 +7,9 @@ not fit is named with file, line and reason, and is an error unless the config a
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -17,9 +19,13 @@ from memlm.data.config import QuestionSetConfig
 from memlm.data.question_layouts import LAYOUTS, DoesNotFit
 from memlm.data.question_records import Question, QuestionError, Record
 from memlm.data.question_sources import Malformed, Row, read_rows
+from memlm.outside import reason_of
 
 SHOWN = 3
 """Malformed records that a message names."""
+SHOWN_LINES = 20
+"""Lines that a note names."""
+WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +47,18 @@ def read_set(source: QuestionSetConfig, *, report: Callable[[str], object] = log
     records: list[Record] = []
     malformed: list[Malformed] = []
     lines: dict[str, int] = {}
+    notes = _Notes()
     for row in read_rows(source.path):
         record = row if isinstance(row, Malformed) else _fitted(row, source, lines)
         if not isinstance(record, Malformed):
-            records.append(record)
+            records.append(notes.taken(record, row.line))
         elif source.max_malformed_share:
             malformed.append(record)
         else:
             raise QuestionError(str(record))
     _judge(source, len(records), malformed, report)
+    for note in notes.told():
+        report(f"{source.path}: {note}")
     return records
 
 
@@ -80,17 +89,49 @@ def select(items: Sequence[T], source: QuestionSetConfig) -> list[T]:
     return [items[index] for index in chosen]
 
 
+class _Notes:
+    """What is told of answers that are read: of a record's own line each."""
+
+    def __init__(self) -> None:
+        self.blank: list[int] = []
+        self.floats: list[int] = []
+
+    def taken(self, record: Record, line: int) -> Record:
+        """The record without its blank answers."""
+        if not isinstance(record, Question):
+            return record
+        answers = tuple(answer for answer in record.answers if answer.strip())
+        if len(answers) < len(record.answers):
+            self.blank.append(line)
+        if any((whole := WHOLE_FLOAT.fullmatch(answer)) and whole[1] not in answers for answer in answers):
+            self.floats.append(line)
+        return replace(record, answers=answers)
+
+    def told(self) -> Iterator[str]:
+        if self.blank:
+            yield f"{len(self.blank)} records have a blank answer beside others, which is left out (lines {_first(self.blank)})"
+        if self.floats:
+            yield (
+                f"{len(self.floats)} records have a whole number with a point and zeros as an answer (lines {_first(self.floats)}), such as 1990.0: "
+                "the answer 1990 is wrong there. Write whole numbers without the point"
+            )
+
+
+def _first(lines: Sequence[int]) -> str:
+    return ", ".join(map(str, lines[:SHOWN_LINES])) + (", ..." if len(lines) > SHOWN_LINES else "")
+
+
 def _fitted(row: Row, source: QuestionSetConfig, lines: dict[str, int]) -> Record | Malformed:
     """The row's record; `lines` keeps where each id stood."""
     try:
         record = LAYOUTS[source.layout](row, source.fields)
     except DoesNotFit as error:
         return Malformed(row.source, row.line, str(error))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, MemoryError) as error:
         return Malformed(
             row.source,
             row.line,
-            f"not a question in the layout {source.layout!r} ({type(error).__name__}: {error}). "
+            f"not a question in the layout {source.layout!r} ({reason_of(error)}). "
             "Name the file's own layout, or repair this line.",
         )
     reason = _too_long(record, source.max_answer_words)

@@ -35,18 +35,26 @@ def normalize_nq_open(text: str) -> str:
     return normalize(unicodedata.normalize("NFD", text))
 
 
+def comparable(text: str, normalize: Normalize = normalize) -> str:
+    """The text normalised; where nothing is left ("The The", "A", "!?"), with its articles, or as it is written.
+
+    The sets' own scorers compare empty texts there, so that an empty answer is right. Empty for blank text alone.
+    """
+    return normalize(text) or " ".join(text.lower().translate(WITHOUT_PUNCTUATION).split()) or text.strip()
+
+
 def exact_match(prediction: str, answers: Sequence[str], normalize: Normalize = normalize) -> float:
-    """1 if the prediction equals one of the answers after normalisation, else 0."""
+    """1 if the prediction equals one of the answers after normalisation, else 0; a blank prediction is never right."""
     _require_answers(answers)
-    predicted = normalize(prediction)
-    return float(any(predicted == normalize(answer) for answer in answers))
+    predicted = comparable(prediction, normalize)
+    return float(bool(predicted) and any(predicted == comparable(answer, normalize) for answer in answers))
 
 
 def f1(prediction: str, answers: Sequence[str], normalize: Normalize = normalize) -> float:
     """The harmonic mean of word precision and recall, words counted with repeats, for the answer that suits best."""
     _require_answers(answers)
-    predicted = normalize(prediction).split()
-    return max(_f1(predicted, normalize(answer).split()) for answer in answers)
+    predicted = comparable(prediction, normalize).split()
+    return max(_f1(predicted, comparable(answer, normalize).split()) for answer in answers)
 
 
 def constant_answer_chance(questions: Iterable[Question], normalize: Normalize = normalize) -> float:
@@ -57,7 +65,7 @@ def constant_answer_chance(questions: Iterable[Question], normalize: Normalize =
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     num_questions = 0
     for question in questions:
-        counts[question.relation].update({normalize(answer) for answer in question.answers})
+        counts[question.relation].update({comparable(answer, normalize) for answer in question.answers})
         num_questions += 1
     if not num_questions:
         raise ValueError("chance of no questions is not defined. Give at least one question.")
@@ -69,8 +77,8 @@ def _without_articles(text: str) -> str:
 
 
 def _f1(predicted: list[str], answer: list[str]) -> float:
-    if not predicted or not answer:  # both empty is a match, as in SQuAD 2.0
-        return float(predicted == answer)
+    if not predicted or not answer:
+        return 0.0
     common = (Counter(predicted) & Counter(answer)).total()
     return 2 * common / (len(predicted) + len(answer))
 

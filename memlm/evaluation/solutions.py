@@ -3,20 +3,17 @@
 The likelihood is the primary measure, because it moves long before a model of any size gets a number wrong that it got right.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data.final_numbers import final_number
 from memlm.data.question_records import Question, QuestionError
 from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import NEXT_QUESTION, complete, prompts_of
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
-
-FINAL_NUMBER = re.compile(r"#### (\-?[0-9\.\,]+)")
-"""The set's own definition of an answer: https://github.com/openai/grade-school-math, grade_school_math/dataset.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +64,6 @@ def solution_continuations(problems: Sequence[Question], examples: Sequence[Ques
     prompts = prompts_of(problems, [_require_solution(example) for example in examples])
     solutions = [_require_solution(problem).solution for problem in problems]
     return [Continuation(prompt, f" {solution}") for prompt, solution in zip(prompts, solutions, strict=True)]
-
-
-def final_number(solution: str) -> str:
-    """The number that a solution ends in, without commas; empty if it has none, which is wrong."""
-    found = FINAL_NUMBER.search(solution)
-    return found[1].strip().replace(",", "") if found else ""
 
 
 def _require_solution(problem: Question) -> Question:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.question_records import MultipleChoice, Question, QuestionError, Record, TaskChoice
+from memlm.evaluation.answerable import flaws_of_answers, flaws_of_solutions, no_flaws, told
 from memlm.evaluation.answers import (
     Normalize,
     constant_answer_chance,
@@ -60,6 +61,8 @@ class Task:
     score: Callable[[Examinee, Any, Any], Measured]
     """Of the records asked, after the examples shown."""
     chance: Callable[[Any], float]
+    flaws: Callable[[PreTrainedTokenizerBase, EvaluationConfig, Any], list[str]]
+    """Of each record, why it can never be answered right; empty where it can."""
     trunks: Callable[[PreTrainedTokenizerBase, EvaluationConfig, int, Any, Any], Iterator[TrunkInput]]
     """What scoring runs the trunk on, given the model's window, the records and the examples."""
 
@@ -93,6 +96,11 @@ def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
     return Exam(
         label=f"{described}@{task.version}{shown}", task=task, asked=records[:num_asked], examples=records[num_asked:]
     )
+
+
+def tell_unanswerable(name: str, exam: Exam, tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig) -> str:
+    """Which records of a set can never be answered right, and why; empty if all can."""
+    return told(name, exam.asked, exam.task.flaws(tokenizer, config, exam.asked))
 
 
 def find_task(name: str, task: str) -> Task:
@@ -198,6 +206,7 @@ def _short_answers(*, version: int, num_examples: int = 0, normalize: Normalize 
         num_examples=num_examples,
         score=partial(_score_answers, normalize=normalize),
         chance=partial(constant_answer_chance, normalize=normalize),
+        flaws=partial(flaws_of_answers, normalize=normalize),
         trunks=_answer_trunks,
     )
 
@@ -211,6 +220,7 @@ def _choices(*, version: int) -> Task:
         num_examples=0,
         score=_score_choices,
         chance=choice_chance,
+        flaws=no_flaws,
         trunks=_choice_trunks,
     )
 
@@ -219,20 +229,21 @@ GENERAL = ("questions", "multiple_choice")
 """Tasks for records of any origin, which a set's own name describes."""
 
 TASKS: dict[str, Task] = {
-    "questions": _short_answers(version=1),
-    "multiple_choice": _choices(version=1),
-    "triviaqa": _short_answers(version=1, normalize=normalize_triviaqa),
-    "nq_open": _short_answers(version=1, num_examples=5, normalize=normalize_nq_open),
-    "entityquestions": _short_answers(version=1),
-    "simpleqa": _short_answers(version=1),
+    "questions": _short_answers(version=2),
+    "multiple_choice": _choices(version=2),
+    "triviaqa": _short_answers(version=2, normalize=normalize_triviaqa),
+    "nq_open": _short_answers(version=2, num_examples=5, normalize=normalize_nq_open),
+    "entityquestions": _short_answers(version=2),
+    "simpleqa": _short_answers(version=2),
     "gsm8k": Task(
-        version=1,
+        version=2,
         kind=Question,
         measure="nats_per_token",
         num_examples=0,
         score=_score_solutions,
         chance=lambda problems: 0.0,
+        flaws=flaws_of_solutions,
         trunks=_solution_trunks,
     ),
-    "hellaswag": _choices(version=1),
+    "hellaswag": _choices(version=2),
 }

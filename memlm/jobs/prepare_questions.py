@@ -8,15 +8,17 @@ from pathlib import Path
 from memlm import storage
 from memlm.config import Config
 from memlm.data.config import QuestionSetConfig
+from memlm.data.corpus import open_corpus
 from memlm.data.facts import Fact, FactError, read_facts
 from memlm.data.paths import expand
 from memlm.data.question_records import MultipleChoice, Question, Record, TaskChoice
-from memlm.data.question_sets import KIND, write_question_sets
+from memlm.data.question_sets import KIND, open_question_sets, write_question_sets
 from memlm.data.question_sources import source_content
 from memlm.data.questions import read_set, require_questions, select
 from memlm.data.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
-from memlm.evaluation.tasks import default_task, exam_of
+from memlm.evaluation.tasks import default_task, exam_of, tell_unanswerable
+from memlm.frontier import LEARNING_SET
 from memlm.jobs import augment_documents
 from memlm.jobs.cluster import say
 from memlm.run import WORLD_KIND, is_made, questions_config, run_of
@@ -45,6 +47,7 @@ def run(config: Config, sources: Sources | None = None) -> str:
     wanted = questions_config(config)
     if is_made(run.questions, kind=KIND, config=wanted, inputs=inputs, part="questions"):
         say(f"questions: reusing {run.questions}")
+        say_unanswerable(config)
         return run.questions
     sources = sources or read_sources(config, world)
     held_out = sources.held_out
@@ -56,7 +59,23 @@ def run(config: Config, sources: Sources | None = None) -> str:
         draft.details["num_facts"] = len(facts)
     sets = ", ".join(f"{len(questions)} {name}" for name, questions in held_out.items())
     say(f"questions: {len(facts)} facts to learn; held out: {sets}; in {run.questions}")
+    say_unanswerable(config)
     return run.questions
+
+
+def say_unanswerable(config: Config) -> None:
+    """Names each question of the questions artifact that can never be answered right by this config, once there is a tokenizer."""
+    run = run_of(config)
+    if not storage.has_artifact(run.corpus):
+        return
+    tokenizer, sets = open_corpus(run.corpus).tokenizer, open_question_sets(run.questions)
+    asked = [question for fact in sets.facts() for question in fact.questions]
+    exams = {"questions.facts": exam_of(LEARNING_SET, asked, TaskChoice())} if asked else {}
+    for name, records in sets.held_out().items():
+        exams[f"questions.held_out {name}"] = exam_of(name, records, sets.tasks().get(name, TaskChoice()))
+    for name, exam in exams.items():
+        if message := tell_unanswerable(name, exam, tokenizer, config.evaluation):
+            say(message)
 
 
 def read_sources(config: Config, world: Path | None) -> Sources:

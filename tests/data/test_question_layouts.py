@@ -2,11 +2,14 @@
 
 import json
 import os
+import time
+from datetime import date
+from decimal import Decimal
 
 import pytest
 
 from memlm.data.config import FieldsConfig, QuestionSetConfig
-from memlm.data.question_layouts import LAYOUTS, clean_hellaswag
+from memlm.data.question_layouts import LAYOUTS, DoesNotFit, clean_hellaswag
 from memlm.data.question_records import MultipleChoice, Question, QuestionError
 from memlm.data.question_sources import Row
 from memlm.data.questions import read_questions, read_set, require_questions
@@ -204,3 +207,51 @@ def test_real_files_are_read_whole(file, layout, count):
 def test_real_solutions_hold_their_number():
     questions = read_questions(os.path.join(os.environ["MEMLM_DATA"], "qa", "gsm8k_train.jsonl"), "gsm8k")
     assert all(question.solution.replace(",", "").endswith(f"#### {question.answers[0]}") for question in questions)
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        (1990.0, ("1990",)),
+        (-3.0, ("-3",)),
+        (2.5, ("2.5",)),
+        (7, ("7",)),
+        (Decimal("12.00"), ("12",)),
+        (Decimal("1.50"), ("1.50",)),
+        (date(1990, 1, 2), ("1990-01-02",)),
+        ([1990.0, "in 1990"], ("1990", "in 1990")),
+        (1e300, ("1e+300",)),
+    ],
+)
+def test_numbers_are_written_as_a_model_would(value, answers):
+    assert fitted("fields", {"question": "?", "answer": value}).answers == answers
+
+
+@pytest.mark.parametrize(
+    ("layout", "answer", "cause"),
+    [
+        ("fields", True, "answer is true, a truth value and not a text. Write the word"),
+        ("fields", [False], "answer is false, a truth value"),
+        ("fields", None, r"a question without answers: \[null\]"),
+        ("fields", [None, " "], "a question without answers"),
+        ("fields", float("nan"), "answer is nan, which is no answer"),
+        ("fields", b"a", "answer holds .*not a text"),
+        ("nq_open", True, "answer is true, not a list of texts"),
+        ("nq_open", None, "answer is null, not a list of texts"),
+        ("nq_open", [True], r"not a list of texts: \[true\]"),
+        ("gsm8k", True, "the answer is true, not a worked solution"),
+        ("gsm8k", None, "the answer is null, not a worked solution"),
+        ("simpleqa", None, "a question without answers"),
+        ("triviaqa", {"value": "a", "aliases": True}, "answer.aliases is true, not a list"),
+    ],
+)
+def test_an_answer_that_is_no_text_is_named_for_what_it_is(layout, answer, cause):
+    with pytest.raises(DoesNotFit, match=cause):
+        fitted(layout, {"question": "?", "answer": answer})
+
+
+def test_many_open_brackets_are_cleaned_in_no_time():
+    text = "[" * 200_000 + "a] b\n" + "[" * 200_000
+    began = time.process_time()
+    assert clean_hellaswag(text) == " b\n" + "[" * 200_000
+    assert time.process_time() - began < 5

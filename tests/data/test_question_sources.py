@@ -1,3 +1,4 @@
+import datetime
 import json
 import logging
 import os
@@ -62,8 +63,11 @@ def test_csv_rows_are_numbered_by_the_line_they_begin_on(tmp_path):
     ("name", "content", "reason"),
     [
         ("q.json", '{"a": 1}', "a JSON dict, not a list"),
-        ("q.json", "[1", "not JSON"),
-        ("q.csv", 'a,b\n"open', "q.csv:2: not CSV"),
+        ("q.json", "[1", "not JSON.*ends too early: fetch"),
+        ("q.json", '[{"a": 1}, {"b" 2}]', "not JSON.*Repair it there"),
+        ("q.json", "[" * 200_000, "not JSON"),
+        ("q.csv", 'a,b\n"open', "q.csv:2: not CSV.*Close the quotes"),
+        ("q.csv", "a,b,a\n1,2,3", "q.csv:1: the header names 'a' more than once"),
         ("q.parquet", "PAR1", "not Parquet"),
         ("q.txt", "a", "not a kind of file"),
         ("q.jsonl.zst", "plain", "not zstd"),
@@ -235,3 +239,72 @@ except QuestionError as error:
     assert "could not be loaded from the hub" in message
     assert "Give the path of a local copy instead" in message
     assert float(seconds) < 20 and time.monotonic() - began < 120
+
+
+@pytest.mark.parametrize("name", ["q.JSONL", "q.ndjson", "q.jsonl.zstd", "q.JSON", "q.json.zst", "q.Parquet"])
+def test_names_in_upper_case_and_other_names_for_lines_are_read(tmp_path, name):
+    found = tmp_path / name
+    os.rename(write(tmp_path, name.lower() if name != "q.ndjson" else "q.jsonl"), found)
+    assert [row.values for row in read_rows(str(found))] == RECORDS
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("name", ["q.json", "q.jsonl"])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_lines_of_json_are_read_under_both_names_with_and_without_a_byte_order_mark(tmp_path, name, bom, end):
+    (tmp_path / name).write_text(bom + LINES.rstrip("\n") + end, encoding="utf-8")
+    assert list(read_rows(str(tmp_path / name))) == [
+        Row(str(tmp_path / name), number, record) for number, record in enumerate(RECORDS, start=1)
+    ]
+
+
+def test_a_list_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "q.json").write_text("\ufeff\n" + json.dumps(RECORDS, indent=1), encoding="utf-8")
+    assert [row.values for row in read_rows(str(tmp_path / "q.json"))] == RECORDS
+
+
+def test_a_bad_line_under_the_other_name_has_its_number(tmp_path):
+    (tmp_path / "q.json").write_text('{"a": 1}\n\n{broken\n{"b": 2}\n')
+    rows = list(read_rows(str(tmp_path / "q.json")))
+    assert [(type(row), row.line) for row in rows] == [(Row, 1), (Malformed, 3), (Row, 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("q.json", '[{"a": "\xe9"}]'), ("q.csv", "a\ncaf\xe9\n"), ("q.jsonl", '{"a": "\xe9"}')]
+)
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_another_encoding_is_named_and_nothing_is_to_be_fetched(tmp_path, name, content, encoding):
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    try:
+        (said,) = (str(row) for row in read_rows(str(tmp_path / name)))
+    except ShardError as error:
+        said = str(error)
+    assert "not UTF-8" in said and "as UTF-8" in said and "again" not in said
+
+
+def test_a_long_field_of_csv_is_read_and_one_beyond_the_cap_is_named(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text(f'question,answer\n"{"long, " * 50_000}",a\n')
+    assert [len(row.values["question"]) for row in read_rows(str(path))] == [300_000]
+    path.write_text(f"question,answer\nshort,b\n{'x' * (16 * 2**20 + 1)},a\n")
+    with pytest.raises(ShardError, match=r"q\.csv:3: not CSV \(field larger than field limit.*keep each field below"):
+        list(read_rows(str(path)))
+
+
+def test_parquet_of_every_kind_of_column_is_read_as_it_was_written(tmp_path):
+    path, moment = str(tmp_path / "q.parquet"), datetime.datetime(2020, 1, 2)
+    rows = [
+        {
+            "question": "a?",
+            "answer": {"value": "b", "aliases": ["c", None]},
+            "when": moment,
+            "n": [1.5],
+            "m": b"\x00",
+            "kind": "x",
+        },
+        {"question": "d?", "answer": None, "when": None, "n": None, "m": None, "kind": "x"},
+    ]
+    table = pa.Table.from_pylist(rows)
+    table = table.set_column(5, "kind", table["kind"].dictionary_encode())
+    pq.write_table(table, path)
+    assert [row.values for row in read_rows(path)] == rows

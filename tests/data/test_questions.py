@@ -3,9 +3,11 @@ import os
 
 import pytest
 
+from memlm.data.config import QuestionSetConfig
+from memlm.data.final_numbers import final_number
 from memlm.data.question_files import write_nq_open, write_triviaqa
 from memlm.data.question_records import Question, QuestionError
-from memlm.data.questions import read_questions
+from memlm.data.questions import read_questions, read_set
 from memlm.data.shards import ShardError
 
 QUESTIONS = [
@@ -50,7 +52,7 @@ def test_entityquestions_keep_their_relation(tmp_path):
     assert read_questions(path, "entityquestions") == [expected]
 
 
-@pytest.mark.parametrize(("solution", "number"), [("2+2\n#### 4", "4"), ("#### 1,234 ", "1234"), ("x\n####-5", "-5")])
+@pytest.mark.parametrize(("solution", "number"), [("2+2\n#### 4", "4"), ("#### 1,234 ", "1234"), ("x\n#### -5", "-5")])
 def test_gsm8k_answer_is_the_number_after_the_marks(tmp_path, solution, number):
     path = write_lines(tmp_path / "g.jsonl", {"question": "How many?", "answer": solution})
     assert read_questions(path, "gsm8k")[0].answers == (number,)
@@ -60,7 +62,8 @@ def test_gsm8k_answer_is_the_number_after_the_marks(tmp_path, solution, number):
     ("layout", "record"),
     [
         ("nq_open", {"question": "?", "answer": []}),
-        ("nq_open", {"question": "?", "answer": ["a", " "]}),
+        ("nq_open", {"question": "?", "answer": ["", " ", None]}),
+        ("nq_open", {"question": "?", "answer": True}),
         ("nq_open", {"question": "?", "answer": [3]}),
         ("nq_open", {"question": "?"}),
         ("nq_open", {"question": "?", "answer": "Bern"}),
@@ -79,7 +82,7 @@ def test_a_question_without_answers_is_named_with_file_and_line(tmp_path, layout
         "gsm8k": {"question": "?", "answer": "#### 1"},
     }[layout]
     path = write_lines(tmp_path / "q.jsonl", good, record)
-    with pytest.raises(QuestionError, match=r"q\.jsonl:2: .*(Name|Repair)"):
+    with pytest.raises(QuestionError, match=r"q\.jsonl:2: .*(Name|Repair|Write)"):
         read_questions(path, layout)
 
 
@@ -116,3 +119,47 @@ def test_real_files_are_read_whole(file, layout, count):
     assert len(questions) == count
     assert layout != "entityquestions" or len({question.relation for question in questions}) == 24
     assert layout != "gsm8k" or all(question.answers[0].lstrip("-").isdigit() for question in questions)
+
+
+@pytest.mark.parametrize(
+    "end", ["#### $5", "#### 10%", "#### 3/4", "####18", "#### 5 dollars", "#### .", "#### ", "#### 7\n#### 8", "5"]
+)
+def test_a_solution_that_does_not_yield_its_own_answer_is_refused(tmp_path, end):
+    good = {"question": "How many?", "answer": "Add.\n#### 5"}
+    path = write_lines(tmp_path / "g.jsonl", good, {"question": "How much?", "answer": f"Add.\n{end}"})
+    with pytest.raises(
+        QuestionError, match=r"g\.jsonl:2: the solution .*no answer can be right\. Write the bare number"
+    ) as refused:
+        read_questions(path, "gsm8k")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("end", ["#### 5", "#### 1,234", "#### -5", "#### 2.50 ", "a ## b ### c\n#### 12\n"])
+def test_what_the_scorer_reads_from_a_solution_is_its_answer(tmp_path, end):
+    (problem,) = read_questions(write_lines(tmp_path / "g.jsonl", {"question": "How many?", "answer": end}), "gsm8k")
+    assert problem.answers == (final_number(problem.solution),) and float(problem.answers[0])
+
+
+def told_of(path, layout):
+    told: list[str] = []
+    return read_set(QuestionSetConfig(path=path, layout=layout), report=told.append), told
+
+
+def test_a_blank_or_null_alias_is_left_out_and_told(tmp_path):
+    answers = [
+        {"value": "B", "aliases": ["", "C", " "]},
+        {"value": "D", "aliases": None},
+        {"value": "", "aliases": ["E", None]},
+    ]
+    records = [{"question_id": str(i), "question": "?", "answer": answer} for i, answer in enumerate(answers)]
+    questions, (note,) = told_of(write_lines(tmp_path / "t.jsonl", *records), "triviaqa")
+    assert [question.answers for question in questions] == [("B", "C"), ("D",), ("E",)]
+    assert "t.jsonl: 2 records have a blank answer" in note and "(lines 1, 3)" in note
+
+
+def test_a_whole_number_with_a_point_in_a_text_is_told_and_kept(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text("question,answer\nwhen?,1990.0\nhow far?,2.5\n")
+    questions, (note,) = told_of(str(path), "fields")
+    assert [question.answers for question in questions] == [("1990.0",), ("2.5",)]
+    assert "1 records have a whole number with a point" in note and "(lines 2)" in note

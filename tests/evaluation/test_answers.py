@@ -95,7 +95,9 @@ def test_exact_match(prediction, answers, expected):
         ("new new york", ["new york york"], 2 / 3),  # repeats count as often as in both
         ("Bern", ["Zürich"], 0.0),
         ("", ["Bern"], 0.0),
-        ("The", ["A"], 1.0),  # both are empty after normalisation
+        ("The", ["A"], 0.0),  # nothing is left of either, so they are compared as they are written
+        ("the who", ["The Who"], 1.0),
+        ("", ["The"], 0.0),
     ],
 )
 def test_f1(prediction, answers, expected):
@@ -139,3 +141,19 @@ def test_chance_agrees_with_exact_match():
 def test_chance_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no questions"):
         constant_answer_chance([])
+
+
+@pytest.mark.parametrize("normalization", [normalize, normalize_triviaqa, normalize_nq_open])
+@pytest.mark.parametrize("gold", ["The", "A", "!", "(a", "The The", "...", "*", "\u00b4"])
+def test_gold_of_which_normalisation_leaves_nothing_is_matched_as_it_is_written_and_by_nothing_else(
+    gold, normalization
+):
+    for blank in ("", " ", "\n"):
+        assert exact_match(blank, [gold], normalization) == f1(blank, [gold], normalization) == 0
+    assert exact_match(gold.lower(), [gold], normalization) == f1(gold, [gold], normalization) == 1
+    assert exact_match("an", [gold], normalization) == 0
+    assert constant_answer_chance([ask("", gold), ask("", "?")], normalization) == 0.5
+
+
+def test_a_blank_answer_is_never_right():
+    assert exact_match("", ["", "a"]) == f1("", ["", "a"]) == 0

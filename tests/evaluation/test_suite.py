@@ -65,7 +65,7 @@ def test_every_task_gives_its_primary_measure_and_the_others_beside_it(scores):
     }
     assert scores.sets["gsm8k"].is_loss and scores.sets["gsm8k"].chance == 0
     assert scores.sets["hellaswag"].chance == pytest.approx(1 / 3)
-    assert scores.sets["new_facts"].task == "new_facts@1"
+    assert scores.sets["new_facts"].task == "new_facts@2"
 
 
 def test_items_are_facts_and_examples_are_not_among_them(scores):

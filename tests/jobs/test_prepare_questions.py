@@ -5,11 +5,16 @@ from dataclasses import replace
 
 import pytest
 
+from memlm import storage
+from memlm.artifacts import CORPUS_KIND
 from memlm.config import Config
 from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionsConfig
+from memlm.data.corpus import write_corpus
 from memlm.data.question_records import MultipleChoice, Question, QuestionError, TaskChoice
 from memlm.data.question_sets import open_question_sets
 from memlm.jobs import prepare_questions
+from memlm.run import run_of
+from tests.evaluation.asking import new_tokenizer
 
 
 @pytest.fixture
@@ -126,3 +131,17 @@ def test_sets_that_share_every_question_leave_nothing_to_learn(files, tmp_path):
         file.writelines(f'\n{{"question": "Fact {i}?", "answer": ["a"]}}' for i in range(3))
     with pytest.raises(ValueError, match="leaves no fact to learn"):
         prepare_questions.run(overlapping(config_of(files, tmp_path / "runs"), remove=True))
+
+
+def test_what_can_never_be_answered_right_is_said_when_made_and_when_found_made(files, tmp_path, capsys):
+    with open(files["nq"], "a") as file:
+        file.write('\n{"question": "Long?", "answer": ["' + "word " * 40 + 'end"], "id": "long"}')
+    config = config_of(files, tmp_path / "runs", nq={"num_examples": 0})
+    with storage.write_artifact(run_of(config).corpus, kind=CORPUS_KIND, config={}) as draft:
+        write_corpus(draft.path, new_tokenizer(), train=[], validation=[], accounts={}, quarantined={})
+    for _ in range(2):
+        prepare_questions.run(config)
+        said = capsys.readouterr().out
+        assert "questions.held_out nq: 1 of 8 questions can never be answered right: 'long' needs " in said
+        assert "evaluation.max_new_tokens is 10" in said
+        assert said.count("never be answered right") == 1

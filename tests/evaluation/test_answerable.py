@@ -1,0 +1,49 @@
+import pytest
+
+from memlm.data.encoding import encode
+from memlm.data.question_records import MultipleChoice, Question, TaskChoice
+from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.tasks import exam_of, tell_unanswerable
+from tests.evaluation.asking import new_tokenizer
+
+TOKENIZER = new_tokenizer()
+LONG = "the river of the stone house north of the south tree"
+
+
+def asked(*answers, id="q", solution=""):
+    return Question(id=id, question="?", answers=answers, solution=solution)
+
+
+def told(records, *, task="questions", **settings):
+    exam = exam_of("set", records, TaskChoice(task=task, num_examples=0))
+    return tell_unanswerable("set", exam, TOKENIZER, EvaluationConfig(**settings))
+
+
+def test_an_answer_that_needs_more_tokens_than_may_be_written_is_named_with_both_numbers():
+    needed = len(encode(TOKENIZER, f" {LONG}"))
+    fewer = len(encode(TOKENIZER, " river of stone house north of south tree"))  # without articles it is as right
+    assert fewer < needed
+    message = told([asked("red"), asked(LONG, id="long"), asked(LONG, "red", id="either")], max_new_tokens=fewer - 1)
+    assert message == (
+        f"set: 1 of 3 questions can never be answered right: 'long' needs {fewer} tokens, and evaluation.max_new_tokens is {fewer - 1}. "
+        "Correct their answers, leave them out, or raise the limit."
+    )
+    assert told([asked(LONG)], max_new_tokens=fewer) == ""
+
+
+def test_answers_of_several_lines_are_named_unless_one_is_of_one_line():
+    assert "'q' has a line break in each answer" in told([asked("red\nblue", "a\nb")])
+    assert told([asked("red\nblue", "red"), asked(" red\n")]) == ""
+
+
+@pytest.mark.parametrize(("answer", "solution"), [("$5", "Add.\n#### 5"), ("5", "Add.\n####5"), ("5.0", "#### 5")])
+def test_a_number_that_the_solution_does_not_end_in_is_named(answer, solution):
+    problems = [asked(answer, solution=solution), asked("5", id="good", solution="#### 5")]
+    assert "1 of 2 questions can never be answered right: 'q' ends in" in told(problems, task="gsm8k")
+    assert told(problems, task="gsm8k", max_solution_tokens=0) == ""  # none are written
+
+
+def test_choices_can_always_be_made_and_long_lists_are_counted():
+    assert told([MultipleChoice(id="1", query="It", choices=("a\nb", "c"), gold=0)], task="multiple_choice") == ""
+    many = told([asked("a\nb", id=str(number)) for number in range(25)])
+    assert many.startswith("set: 25 of 25") and "'19' has" in many and "'20' has" not in many and "and 5 more" in many
