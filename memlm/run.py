@@ -138,14 +138,14 @@ def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[s
     for name, wanted in inputs.items():
         if manifest.inputs.get(name) != wanted:
             raise RunError(
-                f"{uri} was made from another {name} than the one in this run now; give another --run-name, or delete {uri} to make it again"
+                f"{uri} was made from another {name} than the one in this run now; give another --run-name, or move {uri} away to make it again"
             )
     difference = first_difference(manifest.config, config, part)
     if difference is not None:
         field, made, wanted = difference
         raise RunError(
             f"{uri} was made with {field} = {made!r}, and now {field} = {wanted!r} is asked for; "
-            f"give another --run-name, or set {field} back, or delete {uri} to make it again"
+            f"give another --run-name, or set {field} back, or move {uri} away to make it again"
         )
     return True
 

@@ -124,7 +124,7 @@ class Tracker:
             changed = sorted(param for param in known.keys() & wanted.keys() if known[param] != wanted[param])
             if changed:
                 rule = f"began with other params ({', '.join(changed)})"
-                raise TrackingError("run", name, rule, "Give this run another key, or delete the old one in MLflow.")
+                raise TrackingError("run", name, rule, "Give this run another key.")
             run = Run(self._client, begun.info.run_id, self.uri)
             if found:
                 self._client.update_run(run.run_id, status="RUNNING", name=name)

@@ -92,7 +92,7 @@ def test_what_was_made_otherwise_is_refused_naming_field_and_both_values(made, c
         is_made(made, kind="counts", config={**CONFIG, **changed}, inputs={"checkpoint": "abc"})
     message = str(refused.value)
     assert f"{field} = {was}" in message and f"{field} = {wanted}" in message and made in message
-    assert "--run-name" in message and "delete" in message
+    assert "--run-name" in message and "move" in message and "delete" not in message
 
 
 def test_the_field_is_named_as_it_is_set(made):

@@ -18,6 +18,8 @@ import ray
 from memlm import storage
 
 QUARANTINED = "quarantined"
+ATTEMPT_NAMES = rf"[0-9a-zA-Z.]+_\d{{3,}}|{QUARANTINED}"
+"""Of the files in which attempts are written down."""
 _NO_NODE = ""
 
 
@@ -55,7 +57,7 @@ class Attempts:
 
     def forget(self, unit: str) -> None:
         """It went well, and is begun again by others: what it met before says nothing any more."""
-        storage.delete(storage.join(self.uri, unit))
+        storage.delete_made(storage.join(self.uri, unit), loose=ATTEMPT_NAMES)
 
     def _lost_with_their_nodes(self, unit: str, names: list[str]) -> int:
         """Of these attempts, those on nodes that are no longer there."""

@@ -72,7 +72,7 @@ def run(config: Config) -> str:
     with storage.write_artifact(uri, kind=KIND, config=wanted, inputs=inputs) as draft:
         write_fact_lines(draft.path / FACTS_FILE, facts)
         draft.details.update(details)
-    storage.delete(_units(config))
+    storage.delete_made(_units(config))
     say(
         f"documents: {details['num_documents']} in {len(facts)} chunks, {details['num_texts']} texts ({details['num_cut']} cut to fit), "
         f"{details['num_questions']} of {len(questions)} questions, in {uri}"

@@ -53,7 +53,7 @@ def run(config: Config) -> str:
     if is_made(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs, part="counting"):
         left_out = storage.read_manifest(run.counts).details.get("quarantined", [])
         _require_few(
-            left_out, config, f"{run.counts} was made without the units", f"delete {run.counts} to count again"
+            left_out, config, f"{run.counts} was made without the units", f"move {run.counts} away to count again"
         )
         say(f"count: reusing {run.counts}")
         return run.counts
@@ -61,13 +61,14 @@ def run(config: Config) -> str:
     storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)  # a damaged one is found before work is done
     num_blocks = int(storage.read_manifest(run.corpus).details["num_blocks"])
     counted = _count(config, _tasks(config, num_blocks), inputs)
+    from memlm.jobs.attempts import ATTEMPT_NAMES
     from memlm.jobs.counting_units import COUNTS_FILE
 
     with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs) as draft:
         counted.counts.save(draft.path / COUNTS_FILE)
         draft.details.update(**usage(counted.counts), quarantined=counted.quarantined)
-    for uri in (run.partial_counts, run.counting_attempts):
-        storage.delete(uri)
+    storage.delete_made(run.partial_counts)
+    storage.delete_made(run.counting_attempts, loose=ATTEMPT_NAMES)
     tags = {
         "stage": "count",
         "checkpoint": inputs["checkpoint"][:16],
@@ -151,7 +152,7 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
         quarantined,
         config,
         f"{config.counting.max_attempts} workers died, for want of memory most likely, in each of the units",
-        f"see Ray's logs for why, and delete {run.counting_attempts} to try again",
+        f"see Ray's logs for why, and move {run.counting_attempts} away to try again",
     )
     total: BackgroundCounts | None = None
     for task in tasks:
@@ -160,7 +161,7 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
                 part = BackgroundCounts.load(path / COUNTS_FILE)
             total = part if total is None else total + part
     if total is None:
-        raise RunError(f"all {len(tasks)} units are in quarantine; delete {run.counting_attempts} to try again")
+        raise RunError(f"all {len(tasks)} units are in quarantine; move {run.counting_attempts} away to try again")
     return _Counted(counts=total, quarantined=quarantined, tokens_per_second=num_tokens / seconds if seconds else 0.0)
 
 

@@ -121,11 +121,11 @@ def require_within_limits(uri: str, details: Mapping[str, Any], limits: Mapping[
         if found > limit:
             raise RunError(
                 f"{uri} was made with a {share} of {found:.3%}, and corpus.max_{share} is {limit:.3%} now; "
-                "raise it, or give another --run-name, or delete it to make it again"
+                "raise it, or give another --run-name, or move it away to make it again"
             )
     left_out = details.get(MALFORMED_LEFT_OUT)
     if left_out is not None and left_out <= limits[MALFORMED_SHARE]:
         raise RunError(
             f"{uri} was made without a shard with a {MALFORMED_SHARE} of {left_out:.3%}, and corpus.max_{MALFORMED_SHARE} is "
-            f"{limits[MALFORMED_SHARE]:.3%} now; lower it, or give another --run-name, or delete it to make it again"
+            f"{limits[MALFORMED_SHARE]:.3%} now; lower it, or give another --run-name, or move it away to make it again"
         )

@@ -32,7 +32,7 @@ from memlm.data.shards import ShardError, write_shard
 from memlm.data.tokenizer import load_tokenizer, save_tokenizer
 from memlm.data.world import write_world
 from memlm.jobs import prepare_questions
-from memlm.jobs.attempts import Attempts
+from memlm.jobs.attempts import ATTEMPT_NAMES, Attempts
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
 from memlm.jobs.corpus_shards import choose_shards, name_shards, sources_digest, unit_of
@@ -45,7 +45,7 @@ MIXTURE_KIND = "mixture"
 MIXTURE_SHARD = "shard_00000000_mixture.jsonl.zst"
 KILLS = (
     "each worker that packed it died, as many as corpus.max_attempts says, for want of memory most likely. "
-    "See Ray's logs for why, and delete blocks-attempts in the run's folder to try it again."
+    "See Ray's logs for why, and move blocks-attempts out of the run's folder to try it again."
 )
 
 
@@ -102,7 +102,7 @@ def _make_corpus(
             draft.details["num_blocks"] = sum(part.num_blocks for part in of_train)
             draft.details["num_documents"] = sum(part.num_documents for part in of_train)
             draft.details.update(packed.shares())
-    storage.delete(run.packing_attempts)
+    storage.delete_made(run.packing_attempts, loose=ATTEMPT_NAMES)
     packed.say_accounts()
     blocks = sum(part.num_blocks for part in [*of_train, *of_validation])
     say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens in {run.corpus}")
@@ -240,7 +240,7 @@ def _pack_shard(
     if is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
         if "accounting" in storage.read_manifest(uri).details:
             return None
-        storage.delete(uri)  # packed before lines were accounted for
+        storage.delete_made(uri)  # packed before lines were accounted for
     if not attempts.on_this_node().begin(unit_of(shard)):
         return Poison(reason=f"{shard.uri}: {KILLS}")
     loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))

@@ -33,7 +33,7 @@ from memlm.model.language_model import NumParameters, attention_on, build_model,
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Run, Tracker, TrackingError, git_sha
 from memlm.training.checkpoint import TrainingStates
-from memlm.training.goodput import FOLDER, Diary
+from memlm.training.goodput import FOLDER, START_NAMES, Diary
 from memlm.training.model_card import model_card
 from memlm.training.pretrain import PretrainingStep, learning_rate_share, pretrain
 
@@ -115,7 +115,7 @@ def run(config: Config) -> str:
         if not storage.has_artifact(checkpoint):
             task.holder.require()
             raise Saved  # heeded by the workers, or by Ray, which returns as if all were well
-        storage.delete(task.training_states)
+        storage.delete_made(task.training_states, loose=START_NAMES)
     return checkpoint
 
 

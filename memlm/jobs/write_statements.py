@@ -63,7 +63,7 @@ def run(config: Config) -> str:
     with storage.write_artifact(uri, kind=KIND, config=wanted, inputs=inputs) as draft:
         _write(draft.path, facts, stated, short)
         draft.details.update(num_facts=len(stated), num_short=len(short))
-    storage.delete(units)
+    storage.delete_made(units)
     _report(uri, stated, short)
     return uri
 

@@ -3,6 +3,7 @@
     artifacts   a directory of files and its manifest: write, verify, open          what the stages use
     replacing   a new artifact in the place of a damaged one, around other people's files
     views       what a reader sees of a folder in which other people's files lie too
+    deleting    of a tree what memlm made
     foreign     other people's objects below a prefix on S3: names, sizes, etags
     objects     one small file: read, write, create, replace, list, delete          the same on both kinds of place
     records     one small JSON object with a digest of its own
@@ -28,6 +29,7 @@ from memlm.storage.artifacts import (
     write_artifact,
 )
 from memlm.storage.copies import folder_for_copies
+from memlm.storage.deleting import delete_made
 from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, StorageError
 from memlm.storage.foreign import StoredObject, list_objects, stat_object
 from memlm.storage.leases import Holder, Lease, acquire, lease
@@ -56,6 +58,7 @@ __all__ = [
     "address_of_file",
     "artifact_for_a_while",
     "delete",
+    "delete_made",
     "folder_for_copies",
     "has_artifact",
     "is_remote",

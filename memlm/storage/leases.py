@@ -205,7 +205,7 @@ def _decode(found: Found, uri: str) -> dict[str, Any]:
             return record
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         pass
-    raise DamagedArtifact("lease", uri, "is not a lease", "Make sure that nobody writes there, then delete it.")
+    raise DamagedArtifact("lease", uri, "is not a lease", "Make sure that nobody writes there, then move it away.")
 
 
 def _described(found: Found | None) -> str:

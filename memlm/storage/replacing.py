@@ -37,7 +37,7 @@ def remove_named(folder: Path, manifest: Manifest | None) -> None:
         if local.is_plain_file(folder, name):
             (folder / name).unlink()
     for above in sorted({folder / parent for name in manifest.files for parent in Path(name).parents}, reverse=True):
-        _remove_if_empty(above)
+        remove_if_empty(above)
 
 
 def _move_back(aside: Path, target: Path) -> None:
@@ -47,8 +47,8 @@ def _move_back(aside: Path, target: Path) -> None:
             there = target / here.relative_to(aside)
             if os.path.lexists(here) and not os.path.lexists(there) and _make_folders(there.parent):
                 os.rename(here, there)
-            _remove_if_empty(here)
-    _remove_if_empty(aside)
+            remove_if_empty(here)
+    remove_if_empty(aside)
 
 
 def _make_folders(path: Path) -> bool:
@@ -59,7 +59,8 @@ def _make_folders(path: Path) -> bool:
     return True
 
 
-def _remove_if_empty(path: Path) -> None:
+def remove_if_empty(path: Path) -> None:
+    """A folder; anything else stays."""
     if path.is_dir() and not path.is_symlink() and not os.listdir(path):
         path.rmdir()
 

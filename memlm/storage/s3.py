@@ -138,7 +138,16 @@ def delete(uri: str) -> None:
     bucket, key = split(uri)
     if not key:
         raise StorageError("uri", uri, "is a whole bucket", "Name a prefix in it.")
-    in_parallel([functools.partial(delete_object, f"s3://{bucket}/{name}") for name in [key, *_names_below(uri, "")]])
+    delete_objects([f"s3://{bucket}/{name}" for name in [key, *_names_below(uri, "")]])
+    abort_uploads(uri)
+
+
+def delete_objects(uris: list[str]) -> None:
+    in_parallel([functools.partial(delete_object, each) for each in uris])
+
+
+def abort_uploads(uri: str) -> None:
+    """Those that are unfinished, of one object or of all below a prefix."""
     while uploads := _unfinished_uploads(uri):  # a page of them at a time
         for upload in uploads:
             request(uri, functools.partial(_abort, upload=upload))
@@ -356,6 +365,12 @@ def _names_below(uri: str, delimiter: str) -> Iterator[str]:
     for page in pages(uri, Prefix=key and f"{key}/", Delimiter=delimiter):
         yield from (item["Key"] for item in page.get("Contents", []))
         yield from (item["Prefix"] for item in page.get("CommonPrefixes", []))
+
+
+def all_names(uri: str) -> list[str]:
+    """Of the objects below a prefix, at any depth; relative to it."""
+    _, key = split(uri)
+    return [name[len(key) + 1 if key else 0 :] for name in _names_below(uri, "")]
 
 
 def _unfinished_uploads(uri: str) -> list[dict[str, str]]:

@@ -147,7 +147,7 @@ class TrainingStates:
 
     def _delete(self, name: str) -> None:
         try:
-            storage.delete(storage.join(self.uri, name))
+            storage.delete_made(storage.join(self.uri, name))
         except (OSError, storage.StorageError) as error:
             log.warning("%s could not be deleted: %s", name, error)
 
@@ -206,14 +206,14 @@ class TrainingStates:
             manifest = storage.read_manifest(uri)
             if (manifest.kind, manifest.config) != (KIND, claim):
                 raise storage.DamagedArtifact(
-                    "training state", uri, f"is not what its name says, but {manifest.config}", "Delete it."
+                    "training state", uri, f"is not what its name says, but {manifest.config}", "Move it away."
                 )
             if manifest.inputs != self.inputs:
                 raise storage.StorageError(
                     "training state",
                     uri,
                     "belongs to another configuration or corpus",
-                    "Give another --run-name, or delete it.",
+                    "Give another --run-name, or move it away.",
                 )
             return copies.enter_context(storage.artifact_for_a_while(uri, kind=KIND))
         except storage.DamagedArtifact as error:

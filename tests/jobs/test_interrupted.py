@@ -253,7 +253,7 @@ def test_a_shard_that_kills_its_workers_is_given_up_and_named(tmp_path, cluster,
             prepare_corpus.run(smoke(tmp_path / "runs", *options))
     assert len(set(killed)) == 2
     assert f"{corpus}/{heavy_name}: each worker that {killers} died" in str(refused.value)
-    assert re.search("delete blocks-attempts .*in the run's folder", str(refused.value))
+    assert re.search("move blocks-attempts .*out of the run's folder", str(refused.value))
     uri = prepare_corpus.run(smoke(tmp_path / "runs", *options, "--corpus.max-quarantined-share", "0.3"))
     assert f"quarantined: {corpus}/{heavy_name}: each worker" in capfd.readouterr().out
     found = json.loads((Path(uri) / "accounting.json").read_text())
