@@ -234,9 +234,18 @@ def _check_documents(config: Config) -> None:
         )
 
 
+UNNAMED = {"merge_numbered": False}
+"""Fields that came late: with these values they name nothing, so that what was made before they came is still found."""
+
+
 def identity(part: Any) -> dict[str, Any]:
     """A config as the JSON that names a result."""
-    return {"name": part.name, **asdict(part)} if hasattr(part, "label") else asdict(part)
+
+    def named(values: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in values if name not in UNNAMED or value != UNNAMED[name]}
+
+    values = asdict(part, dict_factory=named)
+    return {"name": part.name, **values} if hasattr(part, "label") else values
 
 
 def replace_field(config: Any, path: str, value: Any) -> Any:

@@ -26,7 +26,7 @@ class FieldsConfig:
     """Where the layout `fields` finds the parts of a record: each a dotted path, such as answer.value."""
 
     id: str = ""
-    """Empty to number the records by line. Questions about one fact are its id, a '#' and a number; they are scored as one."""
+    """Empty to number the records by line. Ids are taken whole; see merge_numbered for questions about one fact."""
     question: str = "question"
     """The question; where `choices` is set, the text that they go on from."""
     answers: tuple[str, ...] = ("answer",)
@@ -56,6 +56,9 @@ class QuestionSetConfig:
     """triviaqa, nq_open, entityquestions, gsm8k, hellaswag, simpleqa, or fields for any other."""
     fields: FieldsConfig = FieldsConfig()
     """Of the layout `fields`."""
+    merge_numbered: bool = False
+    """Whether ids that differ in nothing but a number after '#' (`capital#0`, `capital#1`) are wordings of one question, whose score
+    is their mean. The generated world's files are made so; a file of statements says by its own ids which questions ask for a fact."""
     max_malformed_share: float = 0.0
     """Share of records that may be left out because they do not fit the layout; at 0 the first is an error."""
     max_answer_words: int = 100

@@ -5,7 +5,7 @@ learning it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import encode_all
-from memlm.data.question_records import Question
+from memlm.data.question_records import Question, numbered_fact
 from memlm.data.question_sources import Row, read_rows
 
 
@@ -43,15 +43,21 @@ class FactBatch(NamedTuple):
 
 
 def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
-    """Facts from statements (`{"id", "statements"}` a line; a path, s3:// or hf://) and the questions about them (`id` or
-    `id#number`). Raises FactError."""
-    asked: dict[str, list[Question]] = {}
-    for question in questions:
-        asked.setdefault(question.id.rsplit("#", 1)[0], []).append(question)
-    facts = []
+    """Facts from statements (`{"id", "statements"}` a line; a path, s3:// or hf://) and the questions about them: with a statement's id, or
+    with one that is followed by '#' and a number. Raises FactError."""
+    rows = []
     for row in read_rows(statements):
         if not isinstance(row, Row):
             raise FactError(str(row))
+        rows.append(row)
+    known = {id for row in rows if isinstance(id := row.values.get("id"), str)}
+    asked: dict[str, list[Question]] = {}
+    for question in questions:
+        numbered = numbered_fact(question.id)
+        fact = numbered if question.id not in known and numbered in known else question.fact_id
+        asked.setdefault(fact, []).append(replace(question, fact=fact))
+    facts = []
+    for row in rows:
         id, stated = row.values.get("id"), row.values.get("statements")
         if not isinstance(id, str) or not _is_texts(stated) or id not in asked:
             raise FactError(

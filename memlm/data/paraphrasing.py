@@ -37,10 +37,10 @@ class Stated:
 
 
 def questions_by_fact(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """The questions about each fact; `id#number` is one more question about `id`."""
+    """The questions about each fact."""
     facts: dict[str, list[Question]] = {}
     for question in questions:
-        facts.setdefault(question.id.rsplit("#", 1)[0], []).append(question)
+        facts.setdefault(question.fact_id, []).append(question)
     return facts
 
 
@@ -111,7 +111,7 @@ class _Draft:
 
     @property
     def id(self) -> str:
-        return self.questions[0].id.rsplit("#", 1)[0]
+        return self.questions[0].fact_id
 
     def take(self, answer: str, wanted: int) -> None:
         for text in lines_of(answer):

@@ -46,7 +46,9 @@ def read_written(path: str) -> list[Record]:
 
 
 def record_of(values: Mapping[str, Any]) -> Record:
-    """One record from its fields as JSON holds them."""
+    """One record from its fields as JSON holds them. Artifacts from before `fact` was written merged ids at their '#'."""
+    if "fact" not in values:
+        values = {**values, "fact": values["id"].rsplit("#", 1)[0]}
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }

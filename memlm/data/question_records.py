@@ -20,6 +20,12 @@ class Question:
     """How the answer is worked out, step by step, as the set writes it; empty where the set has none."""
     context: str = ""
     """What stands before the question when it is asked, such as a text that was looked up for it."""
+    fact: str = ""
+    """What it asks for: questions with the same one are wordings of one question, and scored as one. Empty for a fact of its own."""
+
+    @property
+    def fact_id(self) -> str:
+        return self.fact or self.id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +37,21 @@ class MultipleChoice:
     choices: tuple[str, ...]
     gold: int
     """Place of the right choice, from 0."""
+    fact: str = ""
+    """As of a Question."""
+
+    @property
+    def fact_id(self) -> str:
+        return self.fact or self.id
 
 
 Record = Question | MultipleChoice
+
+
+def numbered_fact(id: str) -> str:
+    """What stands before the '#' of an id that ends in one and a number; else empty."""
+    fact, _, number = id.rpartition("#")
+    return fact if number.isdecimal() else ""
 
 
 @dataclass(frozen=True, kw_only=True)

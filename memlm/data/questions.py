@@ -17,7 +17,7 @@ import numpy as np
 
 from memlm.data.config import QuestionSetConfig
 from memlm.data.question_layouts import LAYOUTS, DoesNotFit
-from memlm.data.question_records import Question, QuestionError, Record
+from memlm.data.question_records import Question, QuestionError, Record, numbered_fact
 from memlm.data.question_sources import Malformed, Row, read_rows
 from memlm.outside import reason_of
 
@@ -51,7 +51,8 @@ def read_set(source: QuestionSetConfig, *, report: Callable[[str], object] = log
     for row in read_rows(source.path):
         record = row if isinstance(row, Malformed) else _fitted(row, source, lines)
         if not isinstance(record, Malformed):
-            records.append(notes.taken(record, row.line))
+            fact = numbered_fact(record.id) if source.merge_numbered else ""
+            records.append(replace(notes.taken(record, row.line), fact=fact))
         elif source.max_malformed_share:
             malformed.append(record)
         else:

@@ -65,10 +65,10 @@ def _take(examinee: Examinee, name: str, exam: Exam) -> Scores:
 
 
 def _one_per_fact(records: Sequence[Record], scores: Sequence[float]) -> tuple[float, ...]:
-    """The mean over the questions that ask for the same thing (`id#number`): what is resampled for an interval is a fact, not a wording."""
+    """The mean over the questions that ask for the same fact: what is resampled for an interval is a fact, not a wording."""
     by_fact: dict[str, list[float]] = {}
     for record, value in zip(records, scores, strict=True):
-        by_fact.setdefault(record.id.rsplit("#", 1)[0], []).append(value)
+        by_fact.setdefault(record.fact_id, []).append(value)
     return tuple(sum(values) / len(values) for values in by_fact.values())
 
 

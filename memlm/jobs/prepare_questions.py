@@ -11,7 +11,7 @@ from memlm.data.config import QuestionSetConfig
 from memlm.data.corpus import open_corpus
 from memlm.data.facts import Fact, FactError, read_facts
 from memlm.data.paths import expand
-from memlm.data.question_records import MultipleChoice, Question, Record, TaskChoice
+from memlm.data.question_records import MultipleChoice, Question, Record, TaskChoice, numbered_fact
 from memlm.data.question_sets import KIND, open_question_sets, write_question_sets
 from memlm.data.question_sources import source_content
 from memlm.data.questions import read_set, require_questions, select
@@ -54,6 +54,9 @@ def run(config: Config, sources: Sources | None = None) -> str:
     facts = augment_documents.document_facts(config) if config.questions.documents else sources.facts
     known: dict[str, Sequence[Record]] = {**held_out, "corpus.mixture": sources.mixture}
     facts = _without_overlap(facts, known, remove=config.questions.remove_overlap)
+    _say_merged("questions.facts", [question for fact in facts for question in fact.questions])
+    for name, records in held_out.items():
+        _say_merged(f"questions.held_out {name}", records)
     with storage.write_artifact(run.questions, kind=KIND, config=wanted, inputs=inputs) as draft:
         write_question_sets(draft.path, facts, held_out, _tasks(config, held_out))
         draft.details["num_facts"] = len(facts)
@@ -99,7 +102,8 @@ def fact_questions(config: Config, world: Path | None) -> list[Question]:
 
 def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Record]:
     """All records of a set, before any selection."""
-    located = replace(source, path=expand(source.path, field, world))
+    merge_numbered = source.merge_numbered or "{world}" in source.path
+    located = replace(source, path=expand(source.path, field, world), merge_numbered=merge_numbered)
     return read_set(located, report=lambda message: say(f"{field}: {message}"))
 
 
@@ -122,6 +126,19 @@ def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
         source.name: select(_read(source, f"questions.held_out {source.name}", world), source)
         for source in config.questions.held_out
     }
+
+
+def _say_merged(field: str, records: Sequence[Record]) -> None:
+    """Names questions that are scored as one, and ids that look as if they should be."""
+    facts = {record.fact_id for record in records}
+    numbered = [record.id for record in records if not record.fact and numbered_fact(record.id)]
+    if len(facts) < len(records):
+        say(f"{field}: {len(records)} questions ask for {len(facts)} facts, and those of one fact are scored as one")
+    if len(set(map(numbered_fact, numbered))) < len(numbered):
+        say(
+            f"{field}: {len(numbered)} ids differ in a number after '#' and are scored one by one, the first {numbered[0]!r}; "
+            "where they are wordings of one question, set merge_numbered"
+        )
 
 
 def _tasks(config: Config, held_out: Mapping[str, Sequence[Record]]) -> dict[str, TaskChoice]:

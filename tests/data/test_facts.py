@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,9 +127,25 @@ def test_facts_are_read_with_all_their_questions(tmp_path):
         tmp_path / "s.jsonl", {"id": "a/1", "statements": ["one", "uno"]}, {"id": "a/2", "statements": ["two"]}
     )
     assert read_facts(str(path), QUESTIONS) == [
-        Fact(id="a/1", statements=("one", "uno"), questions=tuple(QUESTIONS[:2])),
-        Fact(id="a/2", statements=("two",), questions=tuple(QUESTIONS[2:])),
+        Fact(id="a/1", statements=("one", "uno"), questions=tuple(replace(each, fact="a/1") for each in QUESTIONS[:2])),
+        Fact(id="a/2", statements=("two",), questions=tuple(replace(each, fact="a/2") for each in QUESTIONS[2:])),
     ]
+
+
+def test_ids_with_a_number_are_taken_whole_where_the_statements_have_them_so(tmp_path):
+    questions = [Question(id=f"train#{number}", question="?", answers=("x",)) for number in range(3)]
+    path = write_statements(
+        tmp_path / "s.jsonl", *({"id": f"train#{number}", "statements": [str(number)]} for number in range(3))
+    )
+    facts = read_facts(str(path), questions)
+    assert [(fact.id, len(fact.questions)) for fact in facts] == [("train#0", 1), ("train#1", 1), ("train#2", 1)]
+    assert [question.fact_id for fact in facts for question in fact.questions] == ["train#0", "train#1", "train#2"]
+
+
+def test_an_id_of_statements_that_is_no_text_is_named(tmp_path):
+    path = write_statements(tmp_path / "s.jsonl", {"id": ["a/1"], "statements": ["one"]})
+    with pytest.raises(FactError, match=r"s.jsonl:1: fact \['a/1'\] needs"):
+        read_facts(str(path), QUESTIONS)
 
 
 @pytest.mark.parametrize("record", [{"id": "a/1", "statements": []}, {"id": "b/1", "statements": ["one"]}])
@@ -140,7 +157,7 @@ def test_a_fact_without_statements_or_questions_is_refused(tmp_path, record):
 
 def test_a_question_that_no_statement_teaches_is_refused(tmp_path):
     path = write_statements(tmp_path / "s.jsonl", {"id": "a/2", "statements": ["two"]})
-    with pytest.raises(FactError, match="1 facts are asked for and not stated, the first 'a/1'"):
+    with pytest.raises(FactError, match="2 facts are asked for and not stated, the first 'a/1#0'"):
         read_facts(str(path), QUESTIONS)
 
 

@@ -154,7 +154,7 @@ def test_lines_lose_numbers_bullets_quotes_and_introductions():
 
 
 def test_questions_about_one_fact_stand_together():
-    second = Question(id="lima#1", question="Of what is Lima the capital?", answers=("Peru",))
+    second = Question(id="lima#1", question="Of what is Lima the capital?", answers=("Peru",), fact="lima")
     assert questions_by_fact([LIMA, YAK, second]) == {"lima": [LIMA, second], "yak": [YAK]}
 
 

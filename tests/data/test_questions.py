@@ -1,11 +1,12 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 from memlm.data.config import QuestionSetConfig
 from memlm.data.final_numbers import final_number
-from memlm.data.question_files import write_nq_open, write_triviaqa
+from memlm.data.question_files import read_written, write_nq_open, write_set, write_triviaqa
 from memlm.data.question_records import Question, QuestionError
 from memlm.data.questions import read_questions, read_set
 from memlm.data.shards import ShardError
@@ -163,3 +164,20 @@ def test_a_whole_number_with_a_point_in_a_text_is_told_and_kept(tmp_path):
     questions, (note,) = told_of(str(path), "fields")
     assert [question.answers for question in questions] == [("1990.0",), ("2.5",)]
     assert "1 records have a whole number with a point" in note and "(lines 2)" in note
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_numbered_ids_are_wordings_of_one_question_on_request_alone(tmp_path, merge):
+    ids = ["train#0", "train#1", "a#b", "#3", "plain"]
+    path = write_lines(tmp_path / "q.jsonl", *({"id": id, "question": f"{id}?", "answer": ["a"]} for id in ids))
+    records = read_set(QuestionSetConfig(path=path, layout="nq_open", merge_numbered=merge))
+    assert [record.id for record in records] == ids
+    assert [record.fact_id for record in records] == (["train", "train", "a#b", "#3", "plain"] if merge else ids)
+
+
+def test_what_was_written_before_facts_were_named_is_merged_as_it_was(tmp_path):
+    old = {"id": "a#0", "question": "?", "answers": ["x"], "relation": "", "solution": "", "context": ""}
+    (record,) = read_written(write_lines(tmp_path / "old.jsonl", old))
+    assert record == Question(id="a#0", question="?", answers=("x",), fact="a")
+    write_set(str(tmp_path / "new.jsonl"), [replace(record, fact="")])
+    assert read_written(str(tmp_path / "new.jsonl"))[0].fact_id == "a#0"

@@ -7,13 +7,19 @@ import torch
 
 from memlm.data.question_records import MultipleChoice, Question, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.suite import HeldOut, evaluate, evaluate_held_out, held_out_trunks
+from memlm.evaluation.suite import HeldOut, evaluate, evaluate_held_out, evaluate_questions, held_out_trunks
 from memlm.evaluation.tasks import TASKS
 from memlm.model.trunk_cache import TrunkCache
 from tests.evaluation.asking import WORDS, new_model, new_tokenizer
 
 QUESTIONS = [
-    Question(id=f"{i // 2}#{i % 2}", question=f"Where is the {a}?", answers=(b,), solution=f"It is {b}.\n#### {i}")
+    Question(
+        id=f"{i // 2}#{i % 2}",
+        question=f"Where is the {a}?",
+        answers=(b,),
+        solution=f"It is {b}.\n#### {i}",
+        fact=str(i // 2),
+    )
     for i, (a, b) in enumerate(zip(WORDS, reversed(WORDS), strict=True))
 ]
 CHOICES = [
@@ -94,3 +100,9 @@ def test_what_is_known_of_the_trunk_changes_no_score(model, tokenizer, held_out,
     assert all(known) == (max_bytes > 1 << 20) and any(known)
     found = evaluate_held_out(model, tokenizer, held_out, CONFIG, trunks)
     assert found.sets == {name: score for name, score in scores.sets.items() if name != "new_facts"}
+
+
+def test_questions_that_were_not_asked_to_be_merged_are_scored_one_by_one(model, tokenizer):
+    alone = [replace(question, fact="") for question in QUESTIONS]
+    found = evaluate_questions(model, tokenizer, "set", alone, CONFIG)
+    assert len(found.sets["set"].items) == len(alone) == 12

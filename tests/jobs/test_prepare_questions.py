@@ -13,7 +13,7 @@ from memlm.data.corpus import write_corpus
 from memlm.data.question_records import MultipleChoice, Question, QuestionError, TaskChoice
 from memlm.data.question_sets import open_question_sets
 from memlm.jobs import prepare_questions
-from memlm.run import run_of
+from memlm.run import questions_config, run_of
 from tests.evaluation.asking import new_tokenizer
 
 
@@ -145,3 +145,26 @@ def test_what_can_never_be_answered_right_is_said_when_made_and_when_found_made(
         assert "questions.held_out nq: 1 of 8 questions can never be answered right: 'long' needs " in said
         assert "evaluation.max_new_tokens is 10" in said
         assert said.count("never be answered right") == 1
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_numbered_ids_are_merged_on_request_alone_and_either_way_is_said(files, tmp_path, capsys, merge):
+    with open(files["nq"], "w") as file:
+        file.writelines(f'{{"id": "train#{i}", "question": "{i}?", "answer": ["a"]}}\n' for i in range(100))
+    config = config_of(files, tmp_path / "runs", nq={"merge_numbered": merge, "num_examples": 0})
+    records = open_question_sets(prepare_questions.run(config)).held_out()["nq"]
+    assert len({record.fact_id for record in records}) == (1 if merge else 100)
+    said = capsys.readouterr().out
+    assert (
+        "questions.held_out nq: 100 questions ask for 1 facts, and those of one fact are scored as one" in said
+    ) == merge
+    assert (
+        "questions.held_out nq: 100 ids differ in a number after '#'" in said and "set merge_numbered" in said
+    ) != merge
+
+
+def test_a_set_that_asks_for_nothing_new_is_named_as_before(files, tmp_path):
+    """So that runs from before the setting are still found."""
+    config = config_of(files, tmp_path / "runs")
+    assert "merge_numbered" not in json.dumps(questions_config(config))
+    assert "merge_numbered" in json.dumps(questions_config(config_of(files, tmp_path, nq={"merge_numbered": True})))
