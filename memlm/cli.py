@@ -258,6 +258,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {LM_EVAL: run_lm_eval, PL
 def main() -> None:
     """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH OUTPUT` takes it out again, byte for byte.
 
+    `memlm adopt FOLDER` makes a checkpoint of a folder that save_pretrained wrote, by adding a manifest to it.
     `memlm plan RECIPE --gpus N` says what a recipe costs, and `memlm doctor RECIPE` whether it can run here.
     `memlm lm-eval ...` is lm-evaluation-harness, which knows memlm's models then: --model hf --model_args pretrained=CHECKPOINT.
     """
@@ -272,17 +273,26 @@ def main() -> None:
         command = commands.add_parser(name, help=f"write {help}")
         for argument in ("checkpoint", "patch", "output"):
             command.add_argument(argument)
+    adopted = commands.add_parser("adopt", help="make a checkpoint of a model's folder that save_pretrained wrote")
+    adopted.add_argument("folder")
     commands.add_parser(PLAN, help="what a recipe costs, before it is run")
     commands.add_parser(DOCTOR, help="whether a recipe can run here, and what to do if not")
     commands.add_parser(LM_EVAL, help="lm-evaluation-harness with memlm's models; all that follows is its own")
     arguments = parser.parse_args()
+
+    def adopt() -> None:
+        _say(f"adopt: {arguments.folder}")
+        from memlm.training.adopting import adopt
+
+        folder = os.path.expanduser(arguments.folder)
+        print(f"{folder} is a checkpoint with digest {adopt(folder).digest}")
 
     def patch() -> None:
         _say(f"{arguments.command}: {arguments.checkpoint} and {arguments.patch}")
         from memlm.training.patch import apply_patch, undo_patch
 
         change = apply_patch if arguments.command == "apply" else undo_patch
-        change(arguments.checkpoint, arguments.patch, arguments.output)
+        change(*map(os.path.expanduser, (arguments.checkpoint, arguments.patch, arguments.output)))
         print(f"wrote {arguments.output}")
 
-    launch(patch)
+    launch(adopt if arguments.command == "adopt" else patch)

@@ -21,6 +21,7 @@ credentials come from the SDK's standard chain alone.
 
 from memlm.storage.artifacts import (
     Draft,
+    add_manifest,
     address_of_file,
     artifact_for_a_while,
     has_artifact,
@@ -55,6 +56,7 @@ __all__ = [
     "StorageError",
     "StoredObject",
     "acquire",
+    "add_manifest",
     "address_of_file",
     "artifact_for_a_while",
     "delete",

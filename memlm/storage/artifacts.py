@@ -21,7 +21,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,7 +70,8 @@ def has_artifact(uri: str) -> bool:
 def read_manifest(uri: str, kind: str | None = None) -> Manifest:
     found = _find(uri)
     if found is None:
-        raise StorageError("artifact", uri, f"has no {MANIFEST}: never made, or never finished", "Run its stage.")
+        remedy = f"Run its stage; a model that save_pretrained wrote becomes a checkpoint by: memlm adopt {uri}"
+        raise StorageError("artifact", uri, f"has no {MANIFEST}: never made, or never finished", remedy)
     manifest = _parsed(found, uri)
     if kind is not None and manifest.kind != kind:
         raise StorageError("artifact", uri, f"is of kind {manifest.kind!r}, not {kind!r}", "Name another artifact.")
@@ -111,6 +112,23 @@ def write_artifact(
             _commit_to_s3(path, uri, manifest, lease)
         else:
             _commit_to_disk(path, uri, manifest, lease)
+
+
+def add_manifest(folder: str, *, kind: str, config: Mapping[str, Any], names: Sequence[str]) -> Manifest:
+    """Make an artifact of a folder on a disk as it is: of these files in it. Raises StorageError if it is one already."""
+    uri = str(local.resolved(folder))
+    files = {}
+    for name in names:
+        found = _measured(Path(uri), name)
+        if found is None:
+            raise StorageError("file", f"{uri}/{name}", "is a link or no plain file", "Copy what it points to.")
+        files[name] = found
+    if not files:
+        raise StorageError("artifact", uri, "no file was named", "Name another folder.")
+    manifest = Manifest(kind=kind, config=plain("config", config), inputs={}, files=files)
+    if not local.create(join(uri, MANIFEST), manifest.to_json()):
+        raise StorageError("artifact", uri, f"has a {MANIFEST} already", "Name another folder.")
+    return manifest
 
 
 def open_artifact(uri: str, *, kind: str | None = None) -> Path:

@@ -1,0 +1,86 @@
+"""A model that somebody else saved, as `save_pretrained` does in a notebook, becomes a checkpoint where it lies: it gets a manifest.
+
+The manifest names what a model is read from and nothing else, so a README.md, optimizer states and hidden files may change
+later. Nothing in the folder is changed, and none of its code runs.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+
+from memlm import storage
+from memlm.outside import reading
+from memlm.training.patch import CHECKPOINT_KIND
+
+CONFIG_FILE = "config.json"
+INDEX_FILE = "model.safetensors.index.json"
+_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.tiktoken", "*.jinja", "*.py", "vocab.txt", "merges.txt")
+_TEMPLATES = "additional_chat_templates"
+
+
+class AdoptionError(ValueError):
+    """The folder is not a model that can be read without running code."""
+
+
+def adopt(folder: str) -> storage.Manifest:
+    """The manifest that the folder has now; one that was adopted before is verified and stays. Raises AdoptionError, StorageError."""
+    if storage.is_remote(folder):
+        raise AdoptionError(
+            f"{folder} is on S3, where files lie apart from their names; copy it to a disk and adopt the copy"
+        )
+    path = Path(folder)
+    if not path.is_dir():
+        raise AdoptionError(f"{folder} is not a folder; name the one that save_pretrained wrote")
+    if storage.has_artifact(folder):
+        storage.open_artifact(folder, kind=CHECKPOINT_KIND)
+        return storage.read_manifest(folder)
+    model_type = _model_type(path)
+    names = _files_of(path)
+    _require_weights(path, names)
+    return storage.add_manifest(folder, kind=CHECKPOINT_KIND, config={"adopted": model_type}, names=names)
+
+
+def _files_of(folder: Path) -> list[str]:
+    found = {path.name for pattern in _PATTERNS for path in folder.glob(pattern)}
+    found |= {f"{_TEMPLATES}/{path.name}" for path in (folder / _TEMPLATES).glob("*.jinja")}
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def _model_type(folder: Path) -> str:
+    place = folder / CONFIG_FILE
+    if not place.is_file():
+        raise AdoptionError(f"{folder} has no {CONFIG_FILE}; name the folder that save_pretrained wrote")
+    with reading(
+        lambda reason: AdoptionError(f"{place} is no configuration of a model ({reason}); save the model again")
+    ):
+        model_type = json.loads(place.read_bytes())["model_type"]
+    if not isinstance(model_type, str):
+        raise AdoptionError(f"{place}: model_type is {model_type!r}; it must be a name such as 'llama'")
+    return model_type
+
+
+def _require_weights(folder: Path, names: list[str]) -> None:
+    """All that the index names, and each a file that safetensors can read."""
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if not weights:
+        raise AdoptionError(
+            f"{folder} has no weights as safetensors; memlm reads no others: save the model with save_pretrained again"
+        )
+    if INDEX_FILE in names:
+        place = folder / INDEX_FILE
+        with reading(lambda reason: AdoptionError(f"{place} is no index of weights ({reason}); save the model again")):
+            wanted = set(json.loads(place.read_bytes())["weight_map"].values())
+        missing = sorted(wanted - set(weights))
+        if missing:
+            raise AdoptionError(f"{folder} lacks {missing[0]}, which its index names; copy the whole folder")
+    for name in weights:
+        _require_readable(folder / name)
+
+
+def _require_readable(place: Path) -> None:
+    with (
+        reading(lambda reason: AdoptionError(f"{place} cannot be read ({reason}); copy it again")),
+        safe_open(place, framework="pt"),
+    ):
+        pass
