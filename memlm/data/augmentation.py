@@ -17,6 +17,8 @@ from memlm.data.mentions import plain
 _WORD = re.compile(r"\w[\w'’-]*")
 _TELLING = re.compile(r"\b(?:[A-Z][\w'’-]+(?:\s+[A-Z][\w'’-]+)*|\d[\d,.]*\d|\d)")
 """Names and numbers: what a reader would be asked."""
+STOPPED = re.compile(r"[.!?;,…][\"'”’)\]]*$")
+MAX_HEADING_WORDS = 8
 TRIES_PER_TEXT = 6  # of an exercise that may come out as before; a short chunk has few orders and gaps
 
 Random = np.random.Generator
@@ -29,7 +31,7 @@ def augment_by_rules(
     """Up to num_augmentations different texts that fit; a chunk of a few words allows fewer, one as long as a text may be itself alone."""
     key = hashlib.sha256(f"{seed} {chunk.id} {chunk.titled}".encode()).digest()
     random = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
-    title, sentences = chunk.title or "this text", sentences_of(chunk.text)
+    title, sentences = _titled_sentences(chunk)
     texts: dict[str, str] = {}
     for exercise in islice(cycle(EXERCISES), TRIES_PER_TEXT * num_augmentations):
         if len(texts) == num_augmentations:
@@ -38,6 +40,16 @@ def augment_by_rules(
         if plain(text) not in texts and fits(text):
             texts[plain(text)] = text
     return list(texts.values()) or [chunk.text]
+
+
+def _titled_sentences(chunk: Chunk) -> tuple[str, list[str]]:
+    """What the chunk is about, and its sentences. A heading that stands on its first line is no sentence, and joins the title."""
+    title, sentences = chunk.title or "this text", sentences_of(chunk.text)
+    first, *others = sentences or [""]
+    unfinished = len(first.split()) <= MAX_HEADING_WORDS and not STOPPED.search(first)
+    if unfinished and others and STOPPED.search(others[0]) and f"{first}\n" in chunk.text:
+        return f"{title}: {first}", others
+    return title, sentences
 
 
 def _as_it_is(title: str, sentences: list[str], random: Random) -> str:

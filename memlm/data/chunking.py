@@ -1,6 +1,6 @@
 """Into what pieces is a document cut? Paragraphs; one that is too long at its sentences, and a sentence that is too long at its tokens.
 
-A short paragraph, most often a heading, stands before the next one. Nothing of the text is lost, and nothing is said twice.
+A heading names the pieces below it; a short paragraph stands before the next one. Nothing of the text is lost, and nothing is said twice.
 """
 
 import re
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import encode
+from memlm.data.headings import sections_of
 
 # A stop, then maybe a closing mark, then a space and what may begin a sentence; not after an initial or one of the usual abbreviations.
 _SENTENCE_END = re.compile(
@@ -34,6 +35,21 @@ class Chunk:
     def titled(self) -> str:
         """With the title of its document, without which a paragraph may not say what it is about."""
         return f"{self.title}\n\n{self.text}" if self.title else self.text
+
+
+def chunk_document(
+    document_id: str, title: str, text: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, min_tokens: int = 0
+) -> list[Chunk]:
+    """The document in chunks of at most max_tokens, each titled by the document and the headings that it stands under."""
+    pieces = [
+        (": ".join(dict.fromkeys(filter(None, (title, *section.headings)))), piece)
+        for section in sections_of(text)
+        for piece in chunk_text(section.text, tokenizer, max_tokens=max_tokens, min_tokens=min_tokens)
+    ]
+    return [
+        Chunk(document_id=document_id, number=number, title=name, text=piece)
+        for number, (name, piece) in enumerate(pieces)
+    ]
 
 
 def chunk_text(text: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, min_tokens: int = 0) -> list[str]:

@@ -76,9 +76,7 @@ def _is_texts(value: Any) -> TypeGuard[list[str]]:
 
 
 def sample_facts(facts: Sequence[Fact], num_facts: int, *, seed: int) -> list[Fact]:
-    """A random subset in random order, the same for the same seed."""
-    if num_facts > len(facts):
-        raise FactError(f"stream.num_facts is {num_facts}, but there are only {len(facts)} facts; lower it")
+    """A random subset in random order, the same for the same seed; all of them where there are no more."""
     chosen = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(facts))[:num_facts]
     return [facts[index] for index in chosen]
 

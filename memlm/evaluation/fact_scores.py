@@ -69,7 +69,14 @@ def score_facts(
     config: EvaluationConfig,
     seen: Mapping[str, Sequence[str]] | None = None,
 ) -> list[FactScore]:
-    """One score per fact, in their order. `seen` holds the wordings that each fact was trained on, by its id."""
+    """One score per fact, in their order. `seen` holds the wordings that each fact was trained on, by its id.
+
+    Raises ValueError for a fact that nothing asks about, which has no score.
+    """
+    if silent := [fact.id for fact in facts if not fact.questions]:
+        raise ValueError(
+            f"{len(silent)} facts, the first {silent[0]!r}, have no question, so they have no score; leave them out"
+        )
     asked = [questions_as_clozes(fact) for fact in facts]
     trained = [wordings_as_clozes(fact, (seen or {}).get(fact.id, ())) for fact in facts]
     right, nats = _score([cloze for clozes in [*asked, *trained] for cloze in clozes], model, tokenizer, config)
@@ -80,7 +87,7 @@ def score_facts(
     for (unseen_right, unseen_nats), (seen_right, seen_nats) in zip(
         means[: len(facts)], means[len(facts) :], strict=True
     ):
-        assert unseen_right is not None and unseen_nats is not None, "read_facts admits no fact without a question"
+        assert unseen_right is not None and unseen_nats is not None, "each fact has a question"
         scores.append(
             FactScore(
                 exact_match=unseen_right,

@@ -14,7 +14,7 @@ from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS, augment_by_reading
 from memlm.data.augmentation import augment_by_rules
-from memlm.data.chunking import Chunk, chunk_text, fitting_start, num_tokens
+from memlm.data.chunking import Chunk, chunk_document, fitting_start, num_tokens
 from memlm.data.config import DocumentsConfig
 from memlm.data.corpus import open_corpus
 from memlm.data.documents import (
@@ -22,6 +22,7 @@ from memlm.data.documents import (
     DocumentQuestion,
     TitledDocument,
     check_augmented,
+    documents_content,
     facts_of_chunks,
     place_questions,
     read_document_questions,
@@ -52,9 +53,9 @@ def run(config: Config) -> str:
     require_ready(config)
     world = open_world(config)
     read, empty, questions = read_sources(config, world)
-    sources = hashlib.sha256(
-        b"".join(hashlib.sha256(source_content(source)).digest() for source in source_paths(config, world))
-    )
+    path, asked = source_paths(config, world)
+    contents = (documents_content(path), source_content(asked))
+    sources = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents))
     inputs = {"sources": sources.hexdigest(), "corpus": require_corpus(config).digest}
     revision = None if documents.augmenter == "rules" else revision_of(config.writer)
     wanted = _named(config, revision)
@@ -77,7 +78,17 @@ def run(config: Config) -> str:
         f"documents: {details['num_documents']} in {len(facts)} chunks, {details['num_texts']} texts ({details['num_cut']} cut to fit), "
         f"{details['num_questions']} of {len(questions)} questions, in {uri}"
     )
+    _say_left_out(questions, facts)
     return uri
+
+
+def _say_left_out(questions: Sequence[DocumentQuestion], facts: Sequence[Fact]) -> None:
+    asked = {question for fact in facts for question in fact.questions}
+    left_out = [each.question for each in questions if each.question not in asked]
+    for question in left_out[:5]:
+        say(
+            f"documents: no chunk answers {question.question!r} with {question.answers[0]!r}; left out ({len(left_out)} in all)"
+        )
 
 
 def document_facts(config: Config) -> list[Fact]:
@@ -121,9 +132,9 @@ def _chunks(
     tokenizer = open_corpus(corpus).tokenizer
     bounds = {"max_tokens": config.chunk_tokens, "min_tokens": config.min_chunk_tokens}
     chunks = [
-        Chunk(document_id=document.id, number=number, title=document.title, text=text)
+        chunk
         for document in read
-        for number, text in enumerate(chunk_text(document.text, tokenizer, **bounds))
+        for chunk in chunk_document(document.id, document.title, document.text, tokenizer, **bounds)
     ]
     placed = place_questions(chunks, questions, answered_only=config.answered_only)
     if not placed:

@@ -61,10 +61,13 @@ def run(config: Config) -> str:
 def _score(config: Config, checkpoint: str) -> Scores:
     import torch  # only a worker should wait for this and for what uses it
 
+    from memlm.data.streams import shortfall
     from memlm.jobs.materials import device_of, load_materials, load_model
     from memlm.training.finetune import score
 
     quiet()
     torch.set_num_threads(config.cluster.threads_per_worker)
     materials = load_materials(run_of(config), config.evaluation.num_text_blocks, with_counts=False)
+    if told := shortfall(config.stream, materials.facts):
+        say(told)
     return score(trial_of(config), load_model(checkpoint, device_of(config)), materials)

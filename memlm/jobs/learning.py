@@ -5,8 +5,8 @@ import torch
 from memlm import storage
 from memlm.artifacts import PATCH_KIND
 from memlm.config import Config, identity
-from memlm.data.streams import num_steps
-from memlm.jobs.cluster import Progress, quiet
+from memlm.data.streams import num_steps, shortfall
+from memlm.jobs.cluster import Progress, quiet, say
 from memlm.jobs.finetune import EXPERIMENT, SCORES_FILE, final_metrics, trial_tags
 from memlm.jobs.materials import device_of, load_materials, load_model
 from memlm.jobs.traces import tracer_of, write_trace
@@ -22,6 +22,8 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
     torch.set_num_threads(config.cluster.threads_per_worker)
     run, trial = run_of(config), trial_of(config)
     materials = load_materials(run, config.evaluation.num_text_blocks, with_counts="counts" in inputs)
+    if told := shortfall(trial.stream, materials.facts):
+        say(told)
     model = load_model(run.checkpoint(config.method.base), device_of(config))
     before = {name: tensor.clone() for name, tensor in stored_weights(model).items()}
     progress = Progress(

@@ -14,6 +14,7 @@ from memlm import storage
 from memlm.config import Config
 from memlm.data.corpus import open_corpus
 from memlm.data.question_sets import open_question_sets
+from memlm.data.streams import shortfall
 from memlm.frontier import build_frontier
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.jobs.checks import require_ready
@@ -59,6 +60,8 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
     with stages.timed("prepare_corpus"):
         corpus = open_corpus(prepare_corpus.run(config))
     facts = open_question_sets(run_of(config).questions).facts()
+    if told := shortfall(config.stream, facts):
+        say(told)
     for seed in config.sweep.seeds:
         check_stream(config.stream, facts, corpus.tokenizer, seed=seed)
     memory, dense = (replace(config, architecture=architecture) for architecture in ("memory", "dense"))

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from memlm.data.config import StreamChoice
 from memlm.data.facts import Fact, FactBatch, FactError, fact_batch
 from memlm.data.question_records import Question, Record
-from memlm.data.streams import batches_of_stream, facts_of_stream
+from memlm.data.streams import batches_of_stream, facts_of_stream, require_asked
 from memlm.evaluation.question_answering import answer_trunks, prompts_of, question_trunks
 from memlm.evaluation.scores import Scores, join
 from memlm.evaluation.suite import HeldOut, evaluate_held_out, evaluate_questions
@@ -81,6 +81,7 @@ def run_trial(
     """Learn the stream and score. `start` is the base model's scores where they are known; the model is changed in place."""
     began = time.monotonic()
     facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
+    require_asked(facts, seed=trial.seed)
     start = start or score(trial, model, materials)
     learning_began = time.monotonic()
     stream = batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed)
@@ -147,8 +148,10 @@ def _rate_too_high(trial: Trial) -> str:
 
 
 def check_stream(stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
-    """Raises FactError if a trial with this stream and seed could not begin: too few facts, or a statement too long."""
-    batches_of_stream(stream, facts_of_stream(stream, facts, seed=seed), tokenizer, seed=seed)
+    """Raises FactError if a trial with this stream and seed could not begin: nothing that asks about what is learned, or a statement too long."""
+    chosen = facts_of_stream(stream, facts, seed=seed)
+    require_asked(chosen, seed=seed)
+    batches_of_stream(stream, chosen, tokenizer, seed=seed)
 
 
 def score(

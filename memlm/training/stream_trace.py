@@ -44,7 +44,9 @@ class StreamTracer(StreamObserver):
         """The curve has about num_points points after its first; each answers all questions of the facts and of `held_out`."""
         self.trial, self.tokenizer = trial, materials.tokenizer
         self.plan = _plan_of(trial, materials)
-        self.facts = [planned.fact for planned in self.plan.values()]
+        # What is not asked about, such as a chunk of a document, is learned like the rest and has no score of its own.
+        self.asked = {id: planned for id, planned in self.plan.items() if planned.fact.questions}
+        self.facts = [planned.fact for planned in self.asked.values()]
         self.wordings = {id: planned.wordings for id, planned in self.plan.items()}
         self.held_out, self.on_point = held_out or {}, on_point
         self.num_steps = max(planned.last_step for planned in self.plan.values())
@@ -63,7 +65,7 @@ class StreamTracer(StreamObserver):
     def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
         planned = self.plan[batch.fact_id]
         with _evaluating(method.model):
-            if step == planned.last_step:
+            if step == planned.last_step and batch.fact_id in self.asked:
                 (self.after[batch.fact_id],) = self._score(method.learning_model, [planned.fact])
                 slots = method.selected_slots
                 self.slots[batch.fact_id] = None if slots is None else tuple(slots.tolist())
@@ -76,7 +78,7 @@ class StreamTracer(StreamObserver):
             self._add_point(self.num_steps, learned, self.end)
 
     def traces(self) -> list[FactTrace]:
-        """Of a stream that has ended."""
+        """Of a stream that has ended, for each fact that is asked about."""
         return [
             FactTrace(
                 fact_id=id,
@@ -86,7 +88,7 @@ class StreamTracer(StreamObserver):
                 end=end,
                 slots=self.slots[id],
             )
-            for (id, planned), start, end in zip(self.plan.items(), self.start, self.end, strict=True)
+            for (id, planned), start, end in zip(self.asked.items(), self.start, self.end, strict=True)
         ]
 
     def metrics(self) -> dict[str, Any]:

@@ -52,3 +52,13 @@ def test_a_gap_is_a_whole_word_and_its_answer_is_given():
 def test_a_short_or_odd_chunk_has_fewer_but_some(text: str):
     texts = augment_by_rules(Chunk(document_id="1", number=0, title="", text=text), 64, seed=0)
     assert len(EXERCISES) <= len(texts) <= 64 and len(set(texts)) == len(texts)
+
+
+def test_a_heading_on_the_first_line_is_no_sentence_but_part_of_the_title():
+    chunk = Chunk(document_id="1", number=0, title="Acme", text="The company\nAcme was founded in 1987. It is in Lima.")
+    texts = augment_by_rules(chunk, 64, seed=0)
+    assert all("the company" in text.lower() for text in texts)
+    assert not any(line.rsplit(" A: ", 1)[-1] == "The company" for text in texts for line in text.split("\n"))
+    assert not any("Which sentence names The" in text for text in texts)
+    listed = Chunk(document_id="1", number=0, title="Acme", text="25 days of holiday\nClosed on Sundays")
+    assert any("- 25 days of holiday" in text for text in augment_by_rules(listed, 64, seed=0))

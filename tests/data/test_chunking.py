@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.chunking import Chunk, chunk_text, fitting_start, num_tokens, sentences_of
+from memlm.data.chunking import Chunk, chunk_document, chunk_text, fitting_start, num_tokens, sentences_of
 from memlm.data.documents import read_titled_documents
 from memlm.data.tokenizer import train_tokenizer
 
@@ -103,3 +103,16 @@ def test_real_documents_lose_nothing():
     for document in documents:
         pieces = chunk_text(document.text, tokenizer, max_tokens=200, min_tokens=24)
         check(document.text, pieces, tokenizer, 200)
+
+
+def test_a_heading_names_the_chunks_below_it_and_is_none_itself(tokenizer):
+    text = (
+        "Welcome.\n# Acme\n## The company\nAcme was founded in 1987.\n\nIt is in Lima.\n## Holidays\nThere are 25 days."
+    )
+    chunks = chunk_document("h", "Acme", text, tokenizer, max_tokens=60)
+    assert [(chunk.id, chunk.title, chunk.text) for chunk in chunks] == [
+        ("h#0", "Acme", "Welcome."),
+        ("h#1", "Acme: The company", "Acme was founded in 1987."),
+        ("h#2", "Acme: The company", "It is in Lima."),
+        ("h#3", "Acme: Holidays", "There are 25 days."),
+    ]

@@ -78,11 +78,95 @@ def test_questions_without_documents_or_answers_are_refused(tmp_path: Path):
     assert question == DocumentQuestion(
         question=Question(id="q", question="Where?", answers=("Rome.",)), document_ids=("7",)
     )
-    for bad in ({"doc_ids": []}, {"answer": " "}, {"question": None}, {"doc_ids": "7"}):
-        with pytest.raises(DocumentError, match=":2: needs an id, a question, an answer, and doc_ids"):
+    for bad in ({"doc_ids": []}, {"answer": " "}, {"question": None}, {"doc_ids": "[7"}, {"answer": ["a", 1, None]}):
+        with pytest.raises(DocumentError, match=":2: needs a question, an answer, and if there are doc_ids, a list"):
             read_document_questions(write(tmp_path / "q.jsonl", good, {**good, **bad}))
     with pytest.raises(DocumentError, match=":2: the answer has 500 words, and 100 are allowed"):
         read_document_questions(write(tmp_path / "q.jsonl", good, {**good, "answer": "so " * 500}))
+
+
+@pytest.mark.parametrize(
+    ("record", "answers", "ids"),
+    [
+        ({"answer": "Rome"}, ("Rome",), ()),
+        ({"answer": "Rome", "doc_ids": ""}, ("Rome",), ()),
+        ({"answer": "Rome", "doc_ids": "handbook"}, ("Rome",), ("handbook",)),
+        ({"answer": "Rome", "doc_ids": '["a", 7]'}, ("Rome",), ("a", "7")),
+        ({"answer": 25, "doc_ids": 7}, ("25",), ("7",)),
+        ({"answer": ["Rome ", "Roma", "Rome"]}, ("Rome", "Roma"), ()),
+    ],
+)
+def test_a_question_needs_neither_an_id_nor_documents(tmp_path: Path, record, answers, ids):
+    (asked,) = read_document_questions(write(tmp_path / "q.jsonl", {"question": "Where?", **record}))
+    assert asked.question == Question(id="question:1", question="Where?", answers=answers)
+    assert asked.document_ids == ids
+
+
+def test_questions_may_lie_in_a_table(tmp_path: Path):
+    (tmp_path / "q.csv").write_text("question,answer,doc_ids\nWhere?,Rome,a\nWhen?,1902,\n")
+    questions = read_document_questions(str(tmp_path / "q.csv"))
+    assert [(asked.question.id, asked.document_ids) for asked in questions] == [
+        ("question:2", ("a",)),
+        ("question:3", ()),
+    ]
+
+
+def test_a_text_file_is_a_document_and_a_folder_one_a_file(tmp_path: Path):
+    (tmp_path / "hand-book.md").write_text("# Acme handbook\n\nAcme was founded in 1987.")
+    (tmp_path / "other_rules.txt").write_text("There are rules.")
+    (tmp_path / "nothing.md").write_text(" \n")
+    documents, empty = read_titled_documents(str(tmp_path))
+    assert [(document.id, document.title) for document in documents] == [
+        ("hand-book", "Acme handbook"),
+        ("other_rules", "other rules"),
+    ]
+    assert empty == [f"{tmp_path}: document 'nothing' is empty"]
+    ((document,), _) = read_titled_documents(str(tmp_path / "hand-book.md"))
+    assert document == documents[0]
+    (tmp_path / "other_rules.md").write_text("More rules.")
+    with pytest.raises(DocumentError, match="two files are named 'other_rules'"):
+        read_titled_documents(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a", "a.html"])
+def test_a_kind_of_file_that_holds_no_documents_is_named_as_that(tmp_path: Path, name):
+    (tmp_path / name).write_text("text")
+    with pytest.raises(DocumentError, match="not a kind of file that holds documents; known are .md, .markdown, .txt"):
+        read_titled_documents(str(tmp_path / name))
+
+
+HANDBOOK = [
+    Chunk(
+        document_id="h",
+        number=0,
+        title="Acme",
+        text="Acme welcomes you. Our founder says hello from Lima, 25 times a day.",
+    ),
+    Chunk(document_id="h", number=1, title="Acme: Offices", text="The head office of Acme is in Lima."),
+    Chunk(
+        document_id="h",
+        number=2,
+        title="Acme: Holidays",
+        text="Staff get 25 days of paid leave. The canteen is in Lima.",
+    ),
+    Chunk(document_id="h", number=3, title="Acme: Canteen", text="Lunch costs 25 soles."),
+]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "chunk"),
+    [
+        ("Where is the head office of Acme?", "Lima", "h#1"),
+        ("How many days of paid leave do staff get?", "25", "h#2"),
+        ("What does lunch cost?", "25 soles", "h#3"),
+        ("Where does the founder say hello from?", "Lima", "h#0"),
+        ("Where is the canteen?", "Lima", "h#2"),
+        ("Which number?", "25", "h#0"),  # nothing tells them apart
+    ],
+)
+def test_a_question_is_tied_to_the_chunk_that_states_its_answer(question, answer, chunk):
+    asked = DocumentQuestion(question=Question(id="q", question=question, answers=(answer,)), document_ids=())
+    assert list(place_questions(HANDBOOK, [asked], answered_only=True)) == [chunk]
 
 
 def test_documents_may_lie_in_a_table(tmp_path: Path):

@@ -1,9 +1,19 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from memlm.data.config import DocumentStreamConfig, StreamConfig
 from memlm.data.facts import Fact, FactError
-from memlm.data.streams import batches_of_stream, facts_of_stream, num_steps, sample_documents
+from memlm.data.question_records import Question
+from memlm.data.streams import (
+    batches_of_stream,
+    facts_of_stream,
+    num_steps,
+    require_asked,
+    sample_documents,
+    shortfall,
+)
 from memlm.data.tokenizer import train_tokenizer
 
 CHUNKS = [
@@ -67,8 +77,29 @@ def test_documents_are_drawn_whole():
     assert all([chunk.id[-1] for chunk in drawn[i : i + 3]] == list("012") for i in (0, 3))
     orders = {tuple(chunk.id for chunk in sample_documents(CHUNKS, 0, seed=seed)) for seed in range(8)}
     assert len(orders) > 1 and all(len(order) == 9 for order in orders)
-    with pytest.raises(FactError, match="stream.num_documents is 4.*only 3 documents"):
-        sample_documents(CHUNKS, 4, seed=0)
+    assert sample_documents(CHUNKS, 4, seed=0) == sample_documents(CHUNKS, 3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "told"),
+    [
+        (StreamConfig(num_facts=9), ""),
+        (StreamConfig(num_facts=100), "stream.num_facts is 100, and there are 9: all of them are learned"),
+        (DocumentStreamConfig(num_documents=0), ""),
+        (DocumentStreamConfig(num_documents=3), ""),
+        (DocumentStreamConfig(num_documents=4), "stream.num_documents is 4, and there are 3: all of them are learned"),
+    ],
+)
+def test_a_stream_of_more_than_there_is_takes_all_and_says_so(stream, told):
+    assert shortfall(stream, CHUNKS) == told
+    assert len(facts_of_stream(stream, CHUNKS, seed=0)) == len(CHUNKS)
+
+
+def test_a_stream_that_nothing_asks_about_is_refused():
+    asked = replace(CHUNKS[0], questions=(Question(id="q", question="Who?", answers=("Ada",)),))
+    require_asked([*CHUNKS, asked], seed=3)
+    with pytest.raises(FactError, match="nothing asks about the 9 facts or chunks that seed 3 draws"):
+        require_asked([replace(chunk, questions=()) for chunk in CHUNKS], seed=3)
 
 
 def test_both_kinds_of_stream_are_asked_alike(tokenizer):

@@ -92,3 +92,8 @@ def test_a_right_answer_scores_one(model, tokenizer, monkeypatch):
     )
     (found,) = score_facts(model, tokenizer, [fact("Ada", "Oslo")], EVALUATION, {"Ada": ["Ada lives in Oslo."]})
     assert found.exact_match == 0.5 and found.seen_exact_match == 1
+
+
+def test_a_fact_that_nothing_asks_about_has_no_score(model, tokenizer):
+    with pytest.raises(ValueError, match="1 facts, the first 'Bo', have no question"):
+        score_facts(model, tokenizer, [fact("Ada", "Oslo"), Fact(id="Bo", statements=("x",), questions=())], EVALUATION)

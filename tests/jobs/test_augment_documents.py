@@ -77,7 +77,9 @@ def test_documents_are_learned_by_a_trial_like_facts(config: Config, capfd):
     assert "document 'none' is empty and left out (1 in all)" in out and "3 in 6 chunks, 36 texts" in out
     assert "3 of 4 questions" in out
     pretrain.run(replace(config, architecture="dense"))
-    learned = finetune.run(replace(config, method=lora_of(config)))
+    learned = finetune.run(replace(config, method=lora_of(config), trace=True))
+    metrics = json.loads((storage.open_artifact(f"{learned}-trace") / "stream_metrics.json").read_text())
+    assert metrics["num_facts"] == 2 and metrics["num_steps"] == 4  # each document has a chunk that nothing asks about
     scores = json.loads((storage.open_artifact(learned) / "scores.json").read_text())
     assert scores["extra"]["steps"] == 4 and "new_facts" in json.dumps(scores["end"])
 

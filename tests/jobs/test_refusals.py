@@ -178,12 +178,6 @@ def test_a_pool_that_does_not_fit_in_memory_is_refused_before_a_cluster_starts(s
 
 
 @ray
-def test_more_facts_than_there_are(swept, cluster, capfd):
-    line = refused(capfd, finetune.run, smoke(swept.storage, "--stream.num-facts", "101", "--method", "lora"))
-    assert "stream.num_facts is 101, but there are only 100 facts; lower it" in line
-
-
-@ray
 def test_a_statement_longer_than_allowed(swept, cluster, capfd):
     line = refused(capfd, finetune.run, smoke(swept.storage, "--stream.max-length", "3", "--method", "lora"))
     assert "more than stream.max_length (3); raise it" in line

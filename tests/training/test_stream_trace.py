@@ -98,3 +98,14 @@ def test_the_curve_goes_from_the_start_to_the_end_and_is_handed_over_as_it_grows
     assert points[-1].held_out["towns"] == result.end["towns"].value
     assert points[-1].exact_match == pytest.approx(result.end["new_facts"].value)
     assert points[-1].nats_per_token != points[0].nats_per_token
+
+
+def test_facts_that_nothing_asks_about_are_learned_and_not_scored(materials):  # noqa: F811
+    silent = [replace(fact, questions=()) if place % 2 else fact for place, fact in enumerate(materials.facts)]
+    trial, _, tracer, result, _ = traced(METHODS[0], replace(materials, facts=silent))
+    drawn = facts_of(trial, replace(materials, facts=silent))
+    asked = [fact.id for fact in drawn if fact.questions]
+    assert 0 < len(asked) < len(drawn)
+    assert sorted(trace.fact_id for trace in tracer.traces()) == sorted(asked)
+    metrics = tracer.metrics()
+    assert metrics["num_facts"] == len(asked) and metrics["num_steps"] == result.extra["steps"]

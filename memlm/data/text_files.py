@@ -1,0 +1,122 @@
+"""Which documents do files of plain text hold? Markdown and .txt, one document a file; a folder holds one for each.
+
+Markdown's marks are taken out, but for its headings, which say what the text below them is about.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from memlm import storage
+
+TEXT_SUFFIXES = (".md", ".markdown", ".txt")
+MAX_HEADING_WORDS = 8
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*(?:\s+\"[^\"]*\")?\)")
+_STRESS = re.compile(r"(\*{1,3}|_{1,3}|~~|`+)(?=\S)(.+?)(?<=\S)\1(?!\w)")
+_ITEM = re.compile(r"^[ \t]*(?:>[ \t]*)*(?:[-*+•][ \t]+(?:\[[ xX]\][ \t]+)?|\d{1,3}[.)][ \t]+)?")
+_RULE = re.compile(r"^[ \t]*(?:([-*_])(?:[ \t]*\1){2,}|\|?[ \t:|-]*-{3,}[ \t:|-]*)[ \t]*$")
+_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]")
+_FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
+
+
+class TextFileError(ValueError):
+    """A file that should hold text does not."""
+
+
+def is_text_source(source: str) -> bool:
+    """Whether this is a file of plain text, or a folder, which may hold some."""
+    return source.lower().endswith(TEXT_SUFFIXES) or ("://" not in source and os.path.isdir(source))
+
+
+def read_text_files(source: str) -> Iterator[tuple[str, str]]:
+    """The name and text of each file, in the order of their names. Raises TextFileError for a file or folder without text."""
+    for name, content in _contents(source):
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise TextFileError(
+                f"{source}: {name} is not UTF-8 ({error.reason} at byte {error.start}); store it as UTF-8"
+            ) from None
+        if "\0" in text:
+            raise TextFileError(f"{source}: {name} holds a NUL character, so it is no text; name a text file")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        yield name, _plain_headings(text) if name.lower().endswith(".txt") else _without_marks(text)
+
+
+def text_content(source: str) -> bytes:
+    """What names the content of the files: the digest of each under its name."""
+    digests = ((name, hashlib.sha256(content).hexdigest()) for name, content in _contents(source))
+    return "\n".join(f"{name} {digest}" for name, digest in digests).encode()
+
+
+def _contents(source: str) -> Iterator[tuple[str, bytes]]:
+    if "://" in source or not os.path.isdir(source):
+        with storage.local_file(source) as path:
+            if not path.is_file():
+                raise TextFileError(f"{source}: there is no such file; check the path")
+            yield source.rstrip("/").rsplit("/", 1)[-1], path.read_bytes()
+        return
+    names = sorted(_names(Path(source)))
+    if not names:
+        raise TextFileError(f"{source}: the folder holds no {', '.join(TEXT_SUFFIXES)} file; check the path")
+    for name in names:
+        yield name, (Path(source) / name).read_bytes()
+
+
+def _names(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and path.name.lower().endswith(TEXT_SUFFIXES):
+            yield name.as_posix()
+
+
+def _plain_headings(text: str) -> str:
+    """A short line that stands alone and ends in no stop is marked as a heading, as in Markdown, where more text follows it."""
+    lines = text.split("\n")
+    for place, line in enumerate(lines):
+        alone = not (place and lines[place - 1].strip()) and not "".join(lines[place + 1 : place + 2]).strip()
+        follows = any(each.strip() for each in lines[place + 1 :])
+        short = 0 < len(line.split()) <= MAX_HEADING_WORDS and line.strip()[0].isupper()
+        if alone and follows and short and not line.rstrip().endswith((".", "!", "?", ":", ";", ",")):
+            lines[place] = f"## {line.strip()}"
+    return "\n".join(lines)
+
+
+def _without_marks(text: str) -> str:
+    """Markdown as it reads. Headings stay marked; code is indented, so that no line of it is taken for one."""
+    plain: list[str] = []
+    columns: list[str] = []
+    """Of the table that is being read."""
+    fenced = False
+    for line in _COMMENT.sub("", _FRONT_MATTER.sub("", text)).split("\n"):
+        in_table = line.lstrip().startswith("|") and not fenced
+        columns = columns if in_table else []
+        if _FENCE.match(line):
+            fenced = not fenced
+        elif fenced:
+            plain.append(f"    {line}")
+        elif _RULE.match(line):  # under a line of text, dashes make it a heading
+            is_underline = set(line.strip()) == {"-"} and plain and plain[-1].strip()
+            plain += [line] if is_underline else []
+        elif in_table:
+            cells = [_plain_line(cell.strip()) for cell in line.strip().strip("|").split("|")]
+            plain += [_row(columns, cells)] if columns else []
+            columns = columns or cells
+        else:
+            plain.append(_plain_line(line))
+    return "\n".join(plain)
+
+
+def _row(columns: list[str], cells: list[str]) -> str:
+    named = zip(columns, cells, strict=False)
+    return ", ".join(f"{column}: {cell}" if column else cell for column, cell in named if cell)
+
+
+def _plain_line(line: str) -> str:
+    line = _LINK.sub(r"\1", line)
+    return _STRESS.sub(r"\2", line if _HEADING.match(line) else _ITEM.sub("", line))
