@@ -5,6 +5,7 @@ A statement holds the answer and never the question as it is asked: that wording
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from memlm.data.facts import Fact
 from memlm.data.question_grammar import QUESTION_WORDS, declare
@@ -12,9 +13,13 @@ from memlm.data.question_records import Question
 from memlm.data.relations import RELATIONS
 from memlm.data.verbs import BE, DO, MODALS
 
+StatedBy = Literal["relation", "question", "topic"]
+"""Which templates state a fact: those of its relation, those of its kind of question, or for any other those of topic and answer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wordings:
+    kind: StatedBy
     statements: tuple[str, ...]
     """Each holds the preferred answer."""
     questions: tuple[str, ...]
@@ -53,13 +58,16 @@ def wordings_of(question: Question) -> Wordings:
     if relation is not None and subject is not None:
         stated = [frame.format(s=subject, a=answer) for frame in relation.statements]
         return Wordings(
+            kind="relation",
             statements=tuple(map(_sentence, stated)),
             questions=tuple(frame.format(s=subject) for frame in relation.questions),
         )
-    stated = list(_by_kind(question.question, answer)) or [
-        frame.format(topic=topic_of(question.question), answer=answer) for frame in TOPIC_FRAMES
-    ]
-    return Wordings(statements=tuple(dict.fromkeys(map(_sentence, stated))), questions=())
+    kind: StatedBy = "question"
+    stated = list(_by_kind(question.question, answer))
+    if not stated:
+        kind, topic = "topic", topic_of(question.question)
+        stated = [frame.format(topic=topic, answer=answer) for frame in TOPIC_FRAMES]
+    return Wordings(kind=kind, statements=tuple(dict.fromkeys(map(_sentence, stated))), questions=())
 
 
 def _by_kind(question: str, answer: str) -> Iterator[str]:
