@@ -17,10 +17,12 @@ from typing import Any
 
 from memlm.data.chunking import Chunk, sentences_of
 from memlm.data.facts import Fact
+from memlm.data.file_kinds import QUESTION_SUFFIXES, kind_of
 from memlm.data.headings import sections_of
+from memlm.data.hub import HUB
 from memlm.data.mentions import mentions, words_of
 from memlm.data.question_records import Question
-from memlm.data.question_sources import QUESTION_SUFFIXES, Row, read_rows, source_content
+from memlm.data.question_sources import Row, read_rows, source_content
 from memlm.data.text_files import TEXT_SUFFIXES, is_text_source, read_text_files, text_content
 
 MAX_ANSWER_WORDS = 100
@@ -59,9 +61,9 @@ def read_titled_documents(path: str) -> tuple[list[TitledDocument], list[str]]:
     """
     if is_text_source(path):
         return _read_text_documents(path)
-    if "://" not in path and not path.endswith(QUESTION_SUFFIXES):
+    if not path.startswith(HUB) and kind_of(path) is None:
         raise DocumentError(
-            f"{path}: not a kind of file that holds documents; known are {', '.join((*TEXT_SUFFIXES, *QUESTION_SUFFIXES))}, and a folder of the first"
+            f"{path}: not a kind of file that holds documents; known are {', '.join(TEXT_SUFFIXES)} or a folder of them, {QUESTION_SUFFIXES}"
         )
     documents: list[TitledDocument] = []
     empty, lines = [], dict[str, int]()

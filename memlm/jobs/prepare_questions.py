@@ -16,6 +16,7 @@ from memlm.data.question_sets import KIND, open_question_sets, write_question_se
 from memlm.data.question_sources import source_content
 from memlm.data.questions import read_set, require_questions, select
 from memlm.data.statements import facts_of_questions
+from memlm.data.stating import conflicts_told, kinds_told, statable
 from memlm.evaluation.answers import normalize
 from memlm.evaluation.tasks import default_task, exam_of, tell_unanswerable
 from memlm.frontier import LEARNING_SET
@@ -97,7 +98,14 @@ def read_sources(config: Config, world: Path | None) -> Sources:
 
 def fact_questions(config: Config, world: Path | None) -> list[Question]:
     """What is asked about the facts to learn."""
-    return _questions(config.questions.facts, "questions.facts.path", world)
+    questions = _questions(config.questions.facts, "questions.facts.path", world)
+    _say_conflicts(questions)
+    return questions
+
+
+def _say_conflicts(questions: Sequence[Question]) -> None:
+    for told in conflicts_told(questions):
+        say(f"questions.facts.path: {told}")
 
 
 def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Record]:
@@ -116,9 +124,13 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
     source, field = config.questions.facts, "questions.facts.path"
     if source.statements:
         questions = require_questions(source.path, _read(source, field, world))
+        _say_conflicts(questions)
         facts = read_facts(expand(source.statements, "questions.facts.statements", world), questions)
         return select(facts, source)
-    return facts_of_questions(fact_questions(config, world))
+    questions = statable(fact_questions(config, world), source, report=lambda message: say(f"{field}: {message}"))
+    for told in kinds_told(questions):
+        say(f"statements: {told}")
+    return facts_of_questions(questions)
 
 
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
