@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 
 from memlm.data.compression import MAX_HELD_FROM_BYTES, most_bytes, require_file, require_no_bomb
 from memlm.data.file_kinds import ShardError
+from memlm.data.parquet_footer import count_values
 from memlm.outside import reading, reason_of
 
 BATCH_ROWS = 256
+BYTES_OF_AN_ELEMENT = 8
+"""As Arrow holds it, at least."""
 BYTES_OF_A_VALUE = 32
 """Of a number, or of the reference to a text, as Python holds it."""
 
@@ -53,6 +56,10 @@ def rows(path: str, name: str) -> Iterator[dict[str, Any]]:
         columns = [file.metadata.schema.column(index) for index in range(file.metadata.num_columns)]
         texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
         _require_no_bomb_by_pages(file, name, most)
+        if any(
+            column.max_repetition_level for column in columns
+        ):  # a page may repeat an element of a list for nothing, too
+            require_no_bomb(name, 1, BYTES_OF_AN_ELEMENT * count_values(Path(path)), most)
     with _opened(path, name) as place, _open(path, dictionaries=texts) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             read += sum(map(_decoded_bytes, batch.columns))

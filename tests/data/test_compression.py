@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -62,6 +63,7 @@ BOMBS = {
     "long": {"question": ["q"], "answer": [LONG * 300]},
     "lists": {"question": ["q"] * 30, "answer": [[LONG] * 10] * 30},
     "numbers": {"question": ["q"] * 300, "answer": [[1] * 10_000] * 300},
+    "one list": {"question": ["q"], "answer": [np.ones(5_000_000, dtype=np.int8)]},
     "structs": {"question": ["q"] * 300, "answer": [{"value": LONG, "aliases": ["b"]}] * 300},
 }
 

@@ -136,7 +136,7 @@ def bucket(monkeypatch):
 
 def test_statements_are_read_from_object_storage(bucket):
     bucket.put_object(Bucket="sets", Key="s.jsonl", Body=b'{"id": "a", "statements": ["A is one."]}\n')
-    asked = Question(id="a#0", question="What is A?", answers=("one",))
+    asked = Question(id="a#0", question="What is A?", answers=("one",), fact="a")
     assert read_facts("s3://sets/s.jsonl", [asked]) == [Fact(id="a", statements=("A is one.",), questions=(asked,))]
     bucket.put_object(Bucket="sets", Key="bad.jsonl", Body=b"\n[]")
     with pytest.raises(FactError, match="^s3://sets/bad.jsonl:2: a JSON list, not an object"):
