@@ -7,7 +7,7 @@ import ray
 from memlm import storage
 from memlm.artifacts import PATCH_KIND
 from memlm.config import Config
-from memlm.frontier import TrialResult
+from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
@@ -16,6 +16,9 @@ from memlm.tracking import Tracker, git_sha
 
 EXPERIMENT = "memlm finetuning"
 SCORES_FILE = "scores.json"
+ADVICE = "advice"
+"""Why a run learned nothing, in the details of its patch."""
+GUIDE = "docs/your-own-facts.md"
 
 
 def run(config: Config) -> str:
@@ -45,11 +48,25 @@ def run(config: Config) -> str:
         from memlm.jobs.traces import say_trace  # draws, for which it imports matplotlib
 
         say_trace(trace)
-    checkpoint = run.checkpoint(config.method.base)
-    say(
-        f"patch: {uri}; put it in with: memlm apply {checkpoint} {uri} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
-    )
+    _say_outcome(config, uri, result)
     return uri
+
+
+def _say_outcome(config: Config, uri: str, result: TrialResult) -> None:
+    """What was learned and how to use it, or that nothing was, why, and what to do."""
+    start, end = result.start[LEARNING_SET], result.end[LEARNING_SET]
+    if end.value > start.value:
+        checkpoint = run_of(config).checkpoint(config.method.base)
+        say(
+            f"patch: {uri}; put it in with: memlm apply {checkpoint} {uri} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
+        )
+        return
+    say(
+        f"NOTHING WAS LEARNED: {sum(end.items):.3g} of {len(end.items)} new facts are answered right, and {sum(start.items):.3g} were before."
+    )
+    for reason in storage.read_manifest(uri, PATCH_KIND).details.get(ADVICE, []):
+        say(f"  why: {reason}")
+    say(f"what a model can learn, and how to give it your own facts: {GUIDE}. The patch, of no use as it is: {uri}")
 
 
 def _learn(*arguments: Any) -> None:

@@ -7,12 +7,13 @@ from memlm.artifacts import PATCH_KIND
 from memlm.config import Config, identity
 from memlm.data.streams import num_steps, shortfall
 from memlm.jobs.cluster import Progress, quiet, say
-from memlm.jobs.finetune import EXPERIMENT, SCORES_FILE, final_metrics, trial_tags
+from memlm.jobs.finetune import ADVICE, EXPERIMENT, SCORES_FILE, final_metrics, trial_tags
 from memlm.jobs.materials import device_of, load_materials, load_model
 from memlm.jobs.traces import tracer_of, write_trace
 from memlm.run import run_of, tracking_uri, trial_of
 from memlm.tracking import Tracker
-from memlm.training.finetune import SEES_NOTHING, run_trial
+from memlm.training.diagnosis import has_learned, why_nothing_was_learned
+from memlm.training.finetune import SEES_NOTHING, facts_of, run_trial
 from memlm.training.patch import PATCH_FILE, changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
 
@@ -50,6 +51,9 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
         tracked.log_metrics(final_metrics(result), step=progress.total)
         if tracer:
             write_trace(trace, tracer, learned, materials, config, inputs, tracked)
+        advice: list[str] = []
+        if not has_learned(result):
+            advice = why_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
         patch = changed_rows(before, stored_weights(learned))
         with storage.write_artifact(
             uri, kind=PATCH_KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs
@@ -57,3 +61,4 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
             save_patch(patch, draft.path / PATCH_FILE)
             storage.write_json(str(draft.path / SCORES_FILE), result.to_json())
             draft.details["rows"] = {name: len(change.rows) for name, change in patch.items()}
+            draft.details[ADVICE] = advice

@@ -19,6 +19,7 @@ from memlm.frontier import build_frontier
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
+from memlm.jobs.finetune import GUIDE
 from memlm.jobs.method_spaces import MethodSpace
 from memlm.jobs.notice import sigterm_passed_on
 from memlm.jobs.planned_trials import plan_trials, read_entries, read_results, unfinished
@@ -27,6 +28,7 @@ from memlm.jobs.sweep_report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.trials import run_trials
 from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
+from memlm.training.diagnosis import has_learned
 from memlm.training.finetune import check_stream
 
 
@@ -53,6 +55,11 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
             trials, failed = read_results(run, planned)
             frontier = build_frontier(config.recipe, [result for _, result in trials], failed=failed)
             write_frontier(config, run, frontier, stages.read(), tracker, trials)
+            if not any(has_learned(result) for _, result in trials):
+                say(
+                    f"NOTHING WAS LEARNED by any of {len(trials)} trials, so there is nothing to compare; why, says one of them: "
+                    f"{command('finetune.py', config)}, and {GUIDE}"
+                )
     return run.uri
 
 

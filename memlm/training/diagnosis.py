@@ -1,0 +1,105 @@
+"""Did a run learn what it was given, and if not, why, and what helps? Read off its scores, its facts and the model that it ends with."""
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from torch import nn
+
+from memlm.data.facts import Fact
+from memlm.data.mentions import words_of
+from memlm.data.question_records import Question, TaskChoice
+from memlm.data.statements import wordings_of
+from memlm.evaluation.fact_scores import score_facts
+from memlm.evaluation.suite import TEXT_SET
+from memlm.evaluation.tasks import exam_of, tell_unanswerable
+from memlm.frontier import LEARNING_SET, TrialResult
+from memlm.training.finetune import ANSWER_GAIN, Materials
+from memlm.training.trial import Trial
+
+HARDLY_LIKELIER = 0.1
+"""Nats per token: less than this is no learning."""
+COMPLETED_SHARE = 0.2
+"""Of the trained sentences; a model that completes more of them has learned them."""
+KNOWS_NOTHING = 0.02
+"""Exact match on questions that a model should know; below it, it answers no questions at all."""
+OPENING_WORDS = 2
+
+
+def has_learned(result: TrialResult) -> bool:
+    """Whether more new facts are answered right than before."""
+    return result.end[LEARNING_SET].value > result.start[LEARNING_SET].value
+
+
+def why_nothing_was_learned(
+    trial: Trial, result: TrialResult, learned: nn.Module, materials: Materials, facts: Sequence[Fact]
+) -> list[str]:
+    """Each reason that shows, with what to do about it. `facts` are those that the trial learned; `learned` is the model at its end."""
+    reasons = [*_of_the_data(trial, materials, facts), *_of_the_step(trial, result)]
+    asked = [fact for fact in facts if fact.questions]
+    stated = {fact.id: fact.statements for fact in asked}
+    scores = score_facts(learned.eval(), materials.tokenizer, asked, trial.evaluation, stated)
+    completed = [score.seen_exact_match for score in scores if score.seen_exact_match is not None]
+    if completed and fmean(completed) >= COMPLETED_SHARE:
+        reasons.append(
+            f"the model completes {fmean(completed):.0%} of the sentences that it was trained on, and answers no question about them: it was "
+            "pretrained on other kinds of questions. Ask in the form of the held-out questions, or pretrain on questions like yours (corpus.mixture)"
+        )
+    others = {name: score for name, score in result.start.items() if name not in (LEARNING_SET, TEXT_SET)}
+    known = {name: score.value for name, score in others.items() if not score.is_loss}
+    if known and max(known.values()) <= KNOWS_NOTHING:
+        reasons.append(
+            f"the model answers no held-out question either ({', '.join(known)}), so it has not been pretrained for long enough to answer "
+            "any: take a recipe that has, such as laptop, or raise pretraining.num_steps"
+        )
+    return reasons
+
+
+def _of_the_data(trial: Trial, materials: Materials, facts: Sequence[Fact]) -> Iterator[str]:
+    """What no rate and no number of passes can mend."""
+    asked = [question for fact in facts for question in fact.questions]
+    exam = exam_of(LEARNING_SET, asked, TaskChoice())
+    if told := tell_unanswerable(LEARNING_SET, exam, materials.tokenizer, trial.evaluation):
+        yield told
+    vague = sum(_is_topic_and_answer(fact) for fact in facts)
+    if vague:
+        yield (
+            f"{vague} of {len(facts)} facts are stated as topic and answer, which is no sentence: give statements of your own "
+            "(questions.facts.statements), or have a model write them (pipelines/write_statements.py)"
+        )
+    sets = materials.held_out.questions.values()
+    known = {_opening(each.question) for records in sets for each in records if isinstance(each, Question)}
+    new = [question for question in asked if _opening(question.question) not in known]
+    if known and len(new) > len(asked) / 2:
+        yield (
+            f"{len(new)} of {len(asked)} questions begin like none that the model is known to answer, such as {new[0].question!r}: a small "
+            "model answers only questions of the forms that it was pretrained on"
+        )
+
+
+def _of_the_step(trial: Trial, result: TrialResult) -> Iterator[str]:
+    """Whether the model moved, and in the right direction."""
+    if trial.method.moves == "nothing":
+        return
+    gained, passes = result.extra[ANSWER_GAIN], trial.stream.num_passes
+    rate = getattr(getattr(trial.method, "optimizer", None), "learning_rate", 0.0)
+    settings = f"method.optimizer.learning_rate ({rate:g}) or stream.num_passes ({passes})"
+    if gained < -HARDLY_LIKELIER:
+        yield f"the new answers became less likely, by {-gained:.2f} nats per token: lower method.optimizer.learning_rate ({rate:g})"
+    elif gained < HARDLY_LIKELIER:
+        yield f"the model hardly moved: the new answers gained {gained:.2f} nats per token. Raise {settings}"
+    else:
+        yield (
+            f"the new answers became likelier, by {gained:.2f} nats per token, and none is the likeliest yet. Raise {settings}"
+        )
+
+
+def _is_topic_and_answer(fact: Fact) -> bool:
+    """Whether templates found no rule for it."""
+    if len(fact.questions) != 1:
+        return False
+    wordings = wordings_of(fact.questions[0])
+    return wordings.kind == "topic" and wordings.statements == fact.statements
+
+
+def _opening(question: str) -> tuple[str, ...]:
+    return tuple(words_of(question)[:OPENING_WORDS])
