@@ -51,7 +51,11 @@ def test_answers_that_do_not_fit_are_counted(materials):  # noqa: F811
     evaluation = replace(trial_with(full(1e-9)).evaluation, max_new_tokens=1)
     facts = facts_of_questions(asking(("Who lives in Rome?", "Ada of the 37 names")))
     reasons = " ".join(why(materials, full(1e-9), facts=facts, evaluation=evaluation))
-    assert f"{LEARNING_SET}: 1 of 1 " in reasons and "can never be answered right" in reasons and "max_new_tokens" in reasons
+    assert (
+        f"{LEARNING_SET}: 1 of 1 " in reasons
+        and "can never be answered right" in reasons
+        and "max_new_tokens" in reasons
+    )
 
 
 def test_facts_stated_as_topic_and_answer_are_counted(materials):  # noqa: F811
