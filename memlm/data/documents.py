@@ -7,6 +7,7 @@ A chunk is a fact whose statements are its augmentations, so that the streams, t
 """
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +19,15 @@ from typing import Any
 from memlm.data.chunking import Chunk, sentences_of
 from memlm.data.facts import Fact
 from memlm.data.file_kinds import QUESTION_SUFFIXES, kind_of
+from memlm.data.folders import Report
 from memlm.data.headings import sections_of
 from memlm.data.hub import HUB
 from memlm.data.mentions import mentions, words_of
 from memlm.data.question_records import Question
 from memlm.data.question_sources import Row, read_rows, source_content
 from memlm.data.text_files import TEXT_SUFFIXES, is_text_source, read_text_files, text_content
+
+logger = logging.getLogger(__name__)
 
 MAX_ANSWER_WORDS = 100
 """As for questions of facts: what is longer is no answer to score by exact match."""
@@ -54,13 +58,14 @@ def documents_content(source: str) -> bytes:
     return text_content(source) if is_text_source(source) else source_content(source)
 
 
-def read_titled_documents(path: str) -> tuple[list[TitledDocument], list[str]]:
-    """The documents of a file, a folder, an object or a hub data set, and where empty ones stand, which are left out.
+def read_titled_documents(path: str, *, report: Report = logger.warning) -> tuple[list[TitledDocument], list[str]]:
+    """The documents of a file, a folder, an object or a hub data set, and where empty ones stand, which are left out; `report` is told
+    of files of a folder that are.
 
     A file of plain text is one document, a table holds one in each record (`{"id", "title", "text"}`).
     """
     if is_text_source(path):
-        return _read_text_documents(path)
+        return _read_text_documents(path, report)
     if not path.startswith(HUB) and kind_of(path) is None:
         raise DocumentError(
             f"{path}: not a kind of file that holds documents; known are {', '.join(TEXT_SUFFIXES)} or a folder of them, {QUESTION_SUFFIXES}"
@@ -88,10 +93,10 @@ def read_titled_documents(path: str) -> tuple[list[TitledDocument], list[str]]:
     return documents, empty
 
 
-def _read_text_documents(path: str) -> tuple[list[TitledDocument], list[str]]:
+def _read_text_documents(path: str, report: Report) -> tuple[list[TitledDocument], list[str]]:
     """Its first heading is a document's title, else the file's name; its id is the file's name without the ending."""
     documents, empty = [], []
-    for name, text in read_text_files(path):
+    for name, text in read_text_files(path, report=report):
         id = PurePosixPath(name).with_suffix("").as_posix()
         first = sections_of(text)[0].headings
         title = first[0] if first else PurePosixPath(name).stem.replace("_", " ").replace("-", " ")

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import encode_all
-from memlm.data.question_records import Question, numbered_fact
+from memlm.data.question_records import Question, id_of, numbered_fact
 from memlm.data.question_sources import Row, read_rows
 
 
@@ -50,7 +50,7 @@ def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
         if not isinstance(row, Row):
             raise FactError(str(row))
         rows.append(row)
-    known = {id for row in rows if isinstance(id := row.values.get("id"), str)}
+    known = {id_of(row.values.get("id")) for row in rows}
     asked: dict[str, list[Question]] = {}
     for question in questions:
         numbered = numbered_fact(question.id)
@@ -58,8 +58,8 @@ def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
         asked.setdefault(fact, []).append(replace(question, fact=fact))
     facts = []
     for row in rows:
-        id, stated = row.values.get("id"), row.values.get("statements")
-        if not isinstance(id, str) or not _is_texts(stated) or id not in asked:
+        id, stated = id_of(row.values.get("id")), row.values.get("statements")
+        if not _is_texts(stated) or id not in asked:
             raise FactError(
                 f"{statements}:{row.line}: fact {id!r} needs at least one statement, as text, and a question; repair or remove the line"
             )

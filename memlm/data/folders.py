@@ -1,4 +1,4 @@
-"""Which files of a folder, or of a store's listing, are shards, and what is left out? Every name is one or the other, and nothing is silent.
+"""Which files of a folder, or of a store's listing, are wanted, and what is left out? Every name is one or the other, and nothing is silent.
 
 Links are followed, each real file and folder once: what has its own name there goes by that name, and a link that leads back is left out.
 """
@@ -42,7 +42,7 @@ def list_shards(path: str, *, report: Report) -> list[str]:
     if root.is_file():
         found, left_out = ([root], []) if is_shard(root.name) else ([], [LeftOut(root.name, OTHER_KIND)])
     elif root.is_dir():
-        found, left_out = _walk(root)
+        found, left_out = list_files(root, is_shard)
     else:
         raise ShardError(
             f"{path}: there is no such file or folder. Give a folder that holds shards ({SHARD_SUFFIXES})."
@@ -66,7 +66,7 @@ def split_names(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
 
 def require_shards(path: str, shards: Sequence[object], left_out: Sequence[LeftOut], report: Report) -> None:
     """Tells what is left out. Raises ShardError if nothing else was there."""
-    told = list(_told(left_out))
+    told = list(tell(left_out))
     if not shards:
         seen = f" What is there is left out: {'; '.join(told)}." if told else ""
         raise ShardError(
@@ -76,7 +76,7 @@ def require_shards(path: str, shards: Sequence[object], left_out: Sequence[LeftO
         report(f"{path}: left out {message}")
 
 
-def _told(left_out: Sequence[LeftOut]) -> Iterator[str]:
+def tell(left_out: Sequence[LeftOut]) -> Iterator[str]:
     """One message a reason: how many, and which."""
     by_reason = defaultdict(list)
     for each in left_out:
@@ -88,8 +88,11 @@ def _told(left_out: Sequence[LeftOut]) -> Iterator[str]:
         yield f"{len(names)} ({reason}): {', '.join(map(repr, shown))}{more if rest else ''}"
 
 
-def _walk(root: Path) -> tuple[list[Path], list[LeftOut]]:
-    """Folders before links, so that what lies there itself is found under its own name."""
+def list_files(root: Path, is_wanted: Callable[[str], bool]) -> tuple[list[Path], list[LeftOut]]:
+    """The files at any depth whose names are wanted, in no order, and what is left out. Raises ShardError for a folder that may not be listed.
+
+    Folders before links, so that what lies there itself is found under its own name.
+    """
     found: dict[str, Path] = {}
     left_out: list[LeftOut] = []
     folders, links = [root], list[Path]()
@@ -112,7 +115,7 @@ def _walk(root: Path) -> tuple[list[Path], list[LeftOut]]:
                         folders.append(path)
                 elif not entry.is_file():
                     left_out.append(LeftOut(name, NO_FILE))
-                elif is_shard(name):
+                elif is_wanted(name):
                     _take(path, name, found, left_out)
                 else:
                     left_out.append(LeftOut(name, OTHER_KIND))
@@ -131,7 +134,7 @@ def _walk(root: Path) -> tuple[list[Path], list[LeftOut]]:
             left_out.append(LeftOut(name, BROKEN_LINK))
         elif not os.path.isfile(real):
             left_out.append(LeftOut(name, NO_FILE))
-        elif is_shard(name):
+        elif is_wanted(name):
             _take(link, name, found, left_out)
         else:
             left_out.append(LeftOut(name, OTHER_KIND))

@@ -15,7 +15,7 @@ from typing import Any
 
 from memlm.data.config import FieldsConfig
 from memlm.data.final_numbers import final_number, flaw_of
-from memlm.data.question_records import MultipleChoice, Question, Record
+from memlm.data.question_records import MultipleChoice, Question, Record, id_of
 from memlm.data.question_sources import Row
 
 RELATION_IN_NAME = re.compile(r"(?:^|/)(P\d+)\.[^/]*$")
@@ -117,6 +117,7 @@ def _question(
     solution: Any = "",
 ) -> Question:
     question = row.values["question"] if question is None else question
+    relation = row.values.get("relation") if relation is None else relation
     if not isinstance(question, str) or not question.strip():
         raise DoesNotFit(f"the question is {question!r}, not a text. Repair or remove this line.")
     given = ["" if answer is None else answer for answer in answers]
@@ -130,7 +131,7 @@ def _question(
         id=_id(row, layout, id),
         question=question,
         answers=tuple(dict.fromkeys(given)),
-        relation=str(row.values.get("relation", "") if relation is None else relation),
+        relation="" if relation is None else str(relation),
         solution=solution,
     )
 
@@ -143,6 +144,7 @@ def _choices(row: Row, layout: str, query: Any, choices: Any, gold: Any, *, id: 
         raise DoesNotFit(f"choices is {choices!r}, not two texts or more. Repair or remove this line.")
     if gold == "":
         raise DoesNotFit("no right choice is given, as in the test split. Use the validation split.")
+    gold = int(gold) if isinstance(gold, float) and gold.is_integer() else gold
     if isinstance(gold, bool) or not str(gold).isdecimal() or int(gold) >= len(choices):
         raise DoesNotFit(
             f"the right choice is {gold!r}, not a place among {len(choices)} choices, from 0. Repair or remove this line."
@@ -153,7 +155,7 @@ def _choices(row: Row, layout: str, query: Any, choices: Any, gold: Any, *, id: 
 def _id(row: Row, layout: str, id: Any) -> str:
     """Its own where the set gives one, else layout and line."""
     own = row.values.get("id") if id is None else id
-    return f"{layout}:{row.line}" if own is None else str(own)
+    return f"{layout}:{row.line}" if own is None else id_of(own)
 
 
 def _texts(values: Any, field: str) -> list[Any]:

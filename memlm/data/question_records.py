@@ -1,6 +1,7 @@
 """What is one question? A question with answers, or one with choices. What all readers, streams and scores pass on."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 class QuestionError(ValueError):
@@ -46,6 +47,11 @@ class MultipleChoice:
 
 
 Record = Question | MultipleChoice
+
+
+def id_of(value: Any) -> str:
+    """A record's id as text: 12 and 12.0, as a column with a gap in it holds it, are "12"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def numbered_fact(id: str) -> str:

@@ -4,12 +4,16 @@ Markdown's marks are taken out, but for its headings, which say what the text be
 """
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from memlm import storage
+from memlm.data.folders import Report, list_files, tell
+
+logger = logging.getLogger(__name__)
 
 TEXT_SUFFIXES = (".md", ".markdown", ".txt")
 MAX_HEADING_WORDS = 8
@@ -32,9 +36,12 @@ def is_text_source(source: str) -> bool:
     return source.lower().endswith(TEXT_SUFFIXES) or ("://" not in source and os.path.isdir(source))
 
 
-def read_text_files(source: str) -> Iterator[tuple[str, str]]:
-    """The name and text of each file, in the order of their names. Raises TextFileError for a file or folder without text."""
-    for name, content in _contents(source):
+def read_text_files(source: str, *, report: Report = logger.warning) -> Iterator[tuple[str, str]]:
+    """The name and text of each file, in the order of their names; `report` is told of files that are left out of a folder.
+
+    Raises TextFileError for a file or folder without text.
+    """
+    for name, content in _contents(source, report):
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -49,30 +56,30 @@ def read_text_files(source: str) -> Iterator[tuple[str, str]]:
 
 def text_content(source: str) -> bytes:
     """What names the content of the files: the digest of each under its name."""
-    digests = ((name, hashlib.sha256(content).hexdigest()) for name, content in _contents(source))
+    digests = ((name, hashlib.sha256(content).hexdigest()) for name, content in _contents(source, _silent))
     return "\n".join(f"{name} {digest}" for name, digest in digests).encode()
 
 
-def _contents(source: str) -> Iterator[tuple[str, bytes]]:
+def _contents(source: str, report: Report) -> Iterator[tuple[str, bytes]]:
     if "://" in source or not os.path.isdir(source):
         with storage.local_file(source) as path:
             if not path.is_file():
                 raise TextFileError(f"{source}: there is no such file; check the path")
             yield source.rstrip("/").rsplit("/", 1)[-1], path.read_bytes()
         return
-    names = sorted(_names(Path(source)))
-    if not names:
-        raise TextFileError(f"{source}: the folder holds no {', '.join(TEXT_SUFFIXES)} file; check the path")
-    for name in names:
-        yield name, (Path(source) / name).read_bytes()
+    found, left_out = list_files(Path(source), lambda name: name.lower().endswith(TEXT_SUFFIXES))
+    told = list(tell(left_out))
+    if not found:
+        seen = f"; left out: {'; '.join(told)}" if told else ""
+        raise TextFileError(f"{source}: the folder holds no {', '.join(TEXT_SUFFIXES)} file; check the path{seen}")
+    for message in told:
+        report(f"{source}: left out {message}")
+    for name, path in sorted((path.relative_to(source).as_posix(), path) for path in found):
+        yield name, path.read_bytes()
 
 
-def _names(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.is_file() and not hidden and path.name.lower().endswith(TEXT_SUFFIXES):
-            yield name.as_posix()
+def _silent(message: str) -> None:
+    """For a second look at a folder."""
 
 
 def _plain_headings(text: str) -> str:

@@ -107,7 +107,7 @@ def source_paths(config: Config, world: Path | None) -> list[str]:
 def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocument], list[str], list[DocumentQuestion]]:
     """The documents, where empty ones stand, and the questions. Everything that can be wrong with them is found here."""
     path, questions = source_paths(config, world)
-    read, empty = read_titled_documents(path)
+    read, empty = read_titled_documents(path, report=lambda message: say(f"questions.documents.path: {message}"))
     return read[: require_documents(config).num_documents or None], empty, read_document_questions(questions)
 
 

@@ -63,6 +63,7 @@ def _score(config: Config, checkpoint: str) -> Scores:
 
     from memlm.data.streams import shortfall
     from memlm.jobs.materials import device_of, load_materials, load_model
+    from memlm.jobs.prepare_questions import say_unanswerable
     from memlm.training.finetune import score
 
     quiet()
@@ -70,4 +71,5 @@ def _score(config: Config, checkpoint: str) -> Scores:
     materials = load_materials(run_of(config), config.evaluation.num_text_blocks, with_counts=False)
     if told := shortfall(config.stream, materials.facts):
         say(told)
+    say_unanswerable(config)
     return score(trial_of(config), load_model(checkpoint, device_of(config)), materials)

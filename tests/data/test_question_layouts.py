@@ -255,3 +255,13 @@ def test_many_open_brackets_are_cleaned_in_no_time():
     began = time.process_time()
     assert clean_hellaswag(text) == " b\n" + "[" * 200_000
     assert time.process_time() - began < 5
+
+
+def test_whole_numbers_written_as_floats_are_places_and_ids_too():
+    row = {"query": "It", "choices": ["is", "was"], "gold": 1.0, "ind": 12.0}
+    assert fitted("hellaswag", row) == MultipleChoice(id="12", query="It", choices=("is", "was"), gold=1)
+    with pytest.raises(DoesNotFit, match="right choice is 0.5"):
+        fitted("hellaswag", {**row, "gold": 0.5})
+    assert fitted("nq_open", {"id": 7.0, "question": "?", "answer": ["a"], "relation": None}) == Question(
+        id="7", question="?", answers=("a",)
+    )

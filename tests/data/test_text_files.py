@@ -95,3 +95,18 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path):
 def test_a_byte_order_mark_is_no_text(tmp_path: Path):
     (tmp_path / "a.md").write_bytes(b"\xef\xbb\xbf# Title\nText.")
     assert sections_of(text_of(tmp_path / "a.md"))[0].headings == ("Title",)
+
+
+def test_linked_folders_are_read_and_what_is_left_out_is_told(tmp_path: Path):
+    for name in ("docs/a.md", "docs/.git/b.md", "docs/plan.docx", "shared/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("Text.")
+    (tmp_path / "docs/shared").symlink_to("../shared")
+    (tmp_path / "shared/back").symlink_to("../docs")
+    told: list[str] = []
+    assert [name for name, _ in read_text_files(str(tmp_path / "docs"), report=told.append)] == ["a.md", "shared/c.txt"]
+    assert [message.partition("left out ")[2] for message in told] == [
+        "1 (a link to what is listed under another name): 'shared/back/'",
+        "1 (hidden, or a system's): '.git/'",
+        "1 (not a kind of file that is read here): 'plan.docx'",
+    ]
