@@ -23,7 +23,8 @@ from memlm.data.folders import Report
 from memlm.data.headings import sections_of
 from memlm.data.hub import HUB
 from memlm.data.mentions import mentions, words_of
-from memlm.data.question_records import Question
+from memlm.data.question_layouts import DoesNotFit, answer_text
+from memlm.data.question_records import Question, id_of
 from memlm.data.question_sources import Row, read_rows, source_content
 from memlm.data.text_files import TEXT_SUFFIXES, is_text_source, read_text_files, text_content
 
@@ -74,18 +75,19 @@ def read_titled_documents(path: str, *, report: Report = logger.warning) -> tupl
     empty, lines = [], dict[str, int]()
     for line, record in _records(path):
         id, title, text = record.get("id"), record.get("title", ""), record.get("text")
-        if not isinstance(id, str | int) or not str(id) or not isinstance(title, str) or not isinstance(text, str):
+        id = id_of(id) if _is_number(id) else id
+        if not isinstance(id, str) or not id or not isinstance(title, str) or not isinstance(text, str):
             raise DocumentError(
                 f"{path}:{line}: a document needs an id, a text, and a title if it has one, as text (there are: "
                 f"{', '.join(sorted(record)) or 'no fields'}); repair or remove the line"
             )
-        if str(id) in lines:
+        if id in lines:
             raise DocumentError(
-                f"{path}:{line}: the id {id!r} is already on line {lines[str(id)]}; give each document its own id"
+                f"{path}:{line}: the id {id!r} is already on line {lines[id]}; give each document its own id"
             )
-        lines[str(id)] = line
+        lines[id] = line
         if text.strip():
-            documents.append(TitledDocument(id=str(id), title=title.strip(), text=text))
+            documents.append(TitledDocument(id=id, title=title.strip(), text=text))
         else:
             empty.append(f"{path}:{line}: document {id!r} is empty")
     if not documents:
@@ -119,7 +121,10 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
     """
     questions = []
     for line, record in _records(path):
-        question, answers = record.get("question"), _answers_of(record.get("answer"))
+        try:
+            question, answers = record.get("question"), _answers_of(record.get("answer"))
+        except DoesNotFit as error:
+            raise DocumentError(f"{path}:{line}: {error}") from error
         ids = _document_ids(record.get("doc_ids"))
         if not isinstance(question, str) or not question.strip() or not answers or ids is None:
             raise DocumentError(
@@ -131,7 +136,7 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
                 f"{path}:{line}: the answer has {words} words, and {MAX_ANSWER_WORDS} are allowed; shorten it or remove the line"
             )
         id = record.get("id")
-        named = f"question:{line}" if id is None or id == "" else str(id)
+        named = f"question:{line}" if id is None or id == "" else id_of(id)
         questions.append(
             DocumentQuestion(question=Question(id=named, question=question, answers=answers), document_ids=ids)
         )
@@ -141,10 +146,9 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
 
 
 def _answers_of(answer: Any) -> tuple[str, ...]:
-    """Empty if these are no answers. A number is written as it stands."""
-    texts = [str(one) if _is_number(one) else one for one in (answer if isinstance(answer, list) else [answer])]
-    good = all(isinstance(text, str) and text.strip() for text in texts)
-    return tuple(dict.fromkeys(text.strip() for text in texts)) if good else ()
+    """Empty if one is blank. Raises DoesNotFit for one that is no text and no number."""
+    texts = [answer_text(one, "answer") or "" for one in (answer if isinstance(answer, list) else [answer])]
+    return tuple(dict.fromkeys(text.strip() for text in texts)) if all(text.strip() for text in texts) else ()
 
 
 def _is_number(value: Any) -> bool:
@@ -161,7 +165,7 @@ def _document_ids(ids: Any) -> tuple[str, ...] | None:
     if ids is None or ids == "":
         return ()
     ids = ids if isinstance(ids, list) else [ids]
-    named = tuple(str(id).strip() for id in ids if isinstance(id, str) or _is_number(id))
+    named = tuple(id_of(id).strip() for id in ids if isinstance(id, str) or _is_number(id))
     return named if len(named) == len(ids) and all(named) and named else None
 
 

@@ -188,12 +188,12 @@ def _answers_at(row: Row, path: str, separator: str) -> list[Any]:
     if isinstance(value, dict):
         raise DoesNotFit(f"{path} is a mapping, {_shown(value)}. Name the field in it, such as {path}.value.")
     if isinstance(value, list | tuple):
-        return [_answer_of(each, path) for each in value]
+        return [answer_text(each, path) for each in value]
     if not isinstance(value, str):
-        return [_answer_of(value, path)]
+        return [answer_text(value, path)]
     if separator == "json":
         try:
-            return [_answer_of(each, path) for each in _texts(json.loads(value), path)]
+            return [answer_text(each, path) for each in _texts(json.loads(value), path)]
         except (json.JSONDecodeError, RecursionError) as error:
             raise DoesNotFit(
                 f"{path} is {value[:60]!r}, not a JSON list as text. Repair or remove this line."
@@ -207,7 +207,7 @@ def _answers_at(row: Row, path: str, separator: str) -> list[Any]:
     return [value]
 
 
-def _answer_of(value: Any, path: str) -> str | None:
+def answer_text(value: Any, path: str) -> str | None:
     """One answer as the text that a model would write; None for null."""
     if isinstance(value, bool):
         raise DoesNotFit(

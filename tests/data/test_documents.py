@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_documents_are_read_and_empty_ones_reported(tmp_path: Path):
         ([{"id": "1", "title": "no text"}], ":1: a document needs.*id, title.*repair or remove"),
         ([{"text": "no id"}], ":1: a document needs an id"),
         ([{"id": "1", "text": 3}], ":1: a document needs"),
-        ([{"id": "1", "text": "a"}, {"id": 1, "text": "b"}], ":2: the id 1 is already on line 1"),
+        ([{"id": "1", "text": "a"}, {"id": 1, "text": "b"}], ":2: the id '1' is already on line 1"),
         ([{"id": "1", "text": ""}, {"id": "2", "text": " "}], "no document holds any text \\(2 are empty\\)"),
     ],
 )
@@ -213,3 +214,18 @@ def test_simpleqa_questions_find_their_answers():
     placed = place_questions(chunks, questions, answered_only=True)
     found = [question.id for asked in placed.values() for question in asked]
     assert len(questions) == 184 and len(found) == len(set(found)) and 70 <= len(found) <= 95  # the file marks 82
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [(1990.0, ("1990",)), ([2.5, "half"], ("2.5", "half")), (True, "a truth value"), (None, "needs")],
+)
+def test_answers_that_are_no_texts_are_written_as_a_model_would_or_named(tmp_path, answer, expected):
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"id": 3.0, "question": "When?", "answer": answer, "doc_ids": [1.0]}))
+    if isinstance(expected, str):
+        with pytest.raises(DocumentError, match=rf"q\.jsonl:1: .*{expected}"):
+            read_document_questions(str(path))
+        return
+    (asked,) = read_document_questions(str(path))
+    assert (asked.question.id, asked.question.answers, asked.document_ids) == ("3", expected, ("1",))
