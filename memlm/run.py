@@ -13,6 +13,7 @@ from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS
 from memlm.config import Config, identity
 from memlm.model.config import Architecture
 from memlm.stages import RunError, options_for, require_tracking
+from memlm.tracking import sqlite_uri
 from memlm.training.trial import Trial
 
 
@@ -124,7 +125,7 @@ def tracking_uri(config: Config) -> str:
     if config.tracking:
         return config.tracking
     require_tracking(config)
-    return f"sqlite:///{config.storage}/mlflow.db"
+    return sqlite_uri(f"{config.storage}/mlflow.db")
 
 
 def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str], part: str = "") -> bool:

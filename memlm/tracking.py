@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 from memlm.credentials import MLFLOW, has_password, redacted, tidy, without_secrets
 from memlm.extras import needed_for
@@ -65,8 +66,8 @@ class Tracker:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every trial
         if uri.startswith("sqlite:"):
             database = _probe_sqlite(uri)
-            with Path(f"{database}.lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # MLflow's own first-use migrations race between processes
+            with _locked(Path(f"{database}.lock")):  # MLflow's own first-use migrations race between processes
+                _require_mlflow_database(database, uri)
                 self._open((database.parent / "mlflow_artifacts").as_uri())
         else:
             _probe_server(uri)
@@ -80,7 +81,9 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.WARNING)
 
         with _translated(self.uri):
-            self._client = MlflowClient(self.uri, self.uri)
+            # Under the plain name MLflow makes a folder of the address before it decodes it.
+            address = self.uri.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in self.uri else self.uri
+            self._client = MlflowClient(address, address)
             if self._client.get_experiment_by_name(self.experiment) is None:
                 self._create_experiment(artifacts)
             found = self._client.get_experiment_by_name(self.experiment)
@@ -214,11 +217,50 @@ def git_sha(directory: Path = Path(__file__).parent) -> str:
     return f"{sha}-dirty" if changes else sha
 
 
-def _probe_sqlite(uri: str) -> Path:
-    database = Path(uri.removeprefix("sqlite:///"))
+def sqlite_uri(database: str) -> str:
+    """The address of a database file. SQLAlchemy, which opens it, ends a path at '?' and decodes it."""
+    return "sqlite:///" + database.replace("%", "%25").replace("?", "%3F")
+
+
+def database_of(uri: str) -> Path:
+    """The file that a sqlite address names. Raises TrackingError where it names none, or another one for MLflow than for us."""
+    database = Path(unquote(uri.removeprefix("sqlite:///")))
     if not uri.startswith("sqlite:///") or not database.is_absolute():
         remedy = "Write sqlite:////absolute/path/mlflow.db, with four slashes."
         raise TrackingError("tracking uri", uri, "must be absolute: workers run elsewhere", remedy)
+    if "?" in uri:
+        raise TrackingError(
+            "tracking uri", uri, "has a '?', at which its path ends", "Write %3F for a '?' in the path."
+        )
+    return database
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Alone among the processes that open a database. The file stays; a link or a pipe of this name is not followed."""
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise TrackingError("lock", lock, f"cannot be opened ({error.strerror})", "Put a plain file there.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _require_mlflow_database(database: Path, uri: str) -> None:
+    """Another program's database is not one to make MLflow's tables in."""
+    with closing(sqlite3.connect(database)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "experiments" not in tables:
+        raise TrackingError("tracking uri", uri, "is another program's database", "Choose another path.")
+
+
+def _probe_sqlite(uri: str) -> Path:
+    database = database_of(uri)
+    if database.exists() and not database.is_file():
+        raise TrackingError("tracking uri", uri, "is a folder or a pipe, not a file", "Choose another path.")
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(database)) as connection:

@@ -1,4 +1,5 @@
 import logging
+import os
 import pickle
 import socket
 import sqlite3
@@ -7,12 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from memlm import tracking
+from memlm.cli import parse
+from memlm.run import tracking_uri
 from memlm.tracking import Tracker, TrackingError
 from tests.nodes.servers import MLflow, mlflow
 
@@ -276,3 +280,43 @@ def test_who_has_no_right_to_write_is_told_so(guarded: MLflow, monkeypatch: pyte
     log_in(monkeypatch, "second", "another-password")
     with pytest.raises(TrackingError, match="these credentials have no right to do this. Have it granted"):
         Tracker(guarded.uri, "of the first user").run("k", name="a")
+
+
+def test_a_storage_folder_of_any_name_holds_its_own_database_and_nothing_appears_elsewhere(tmp_path: Path) -> None:
+    """SQLAlchemy ends a path at '?' and decodes %41; MLflow makes a folder of the address before it is decoded."""
+    folder = tmp_path / "a?b%41 %#é=c"
+    address = tracking_uri(parse("", ["smoke", "--storage", str(folder)]))
+    with Tracker(address, "all").run("k", name="n") as run:
+        run.log_metrics({"loss": 1.0})
+        run.log_file(__file__)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        assert connection.execute("SELECT key, value FROM metrics").fetchall() == [("loss", 1.0)]
+    assert [path.name for path in (folder / "mlflow_artifacts").rglob("*.py")] == [Path(__file__).name]
+
+
+def test_a_question_mark_in_an_address_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="Write %3F"):
+        Tracker(f"sqlite:///{tmp_path}/a?b/mlflow.db", "all")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_programs_database_is_not_touched(tmp_path: Path) -> None:
+    database = tmp_path / "photos.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE photos (name TEXT)")
+        connection.commit()
+    before = database.read_bytes()
+    with pytest.raises(TrackingError, match="is another program's database"):
+        Tracker(f"sqlite:///{database}", "all")
+    assert database.read_bytes() == before
+
+
+def test_links_and_pipes_in_the_place_of_the_database_or_its_lock_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db.lock").symlink_to(tmp_path / "target")
+    with pytest.raises(TrackingError, match="mlflow.db.lock: cannot be opened"):
+        Tracker(f"sqlite:///{tmp_path}/mlflow.db", "all")
+    assert not (tmp_path / "target").exists()
+    os.mkfifo(tmp_path / "pipe.db")
+    with pytest.raises(TrackingError, match="is a folder or a pipe"):
+        Tracker(f"sqlite:///{tmp_path}/pipe.db", "all")

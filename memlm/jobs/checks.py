@@ -185,7 +185,7 @@ def probe_tracking(config: Config) -> Check:
         uri = tracking_uri(config)
         if not uri:
             return Check(name="tracking", found="off")
-        if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+        if uri.startswith("sqlite:") and not tracking.database_of(uri).exists():
             return Check(name="tracking", found=f"{uri} will be made")
         version = tracking.probe(uri)
     except (RunError, tracking.TrackingError) as error:
