@@ -44,7 +44,7 @@ def parse(description: str, arguments: Sequence[str] | None = None, *, stage: st
 
     With a stage, also on an option that it does not use, and on what the config alone shows to be impossible for it.
     """
-    rest = list(sys.argv[1:] if arguments is None else arguments)
+    rest = [_with_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     try:
         _refuse_passwords(rest)
         recipe = rest.pop(0) if rest and not rest[0].startswith("-") else DEFAULT_RECIPE
@@ -96,11 +96,16 @@ def _require_documents(config: Config) -> None:
             )
 
 
+def _with_home(argument: str) -> str:
+    """A `~` in front of a path written out, which no shell does in `--corpus.path=~/shards`."""
+    option, equals, path = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + (os.path.expanduser(path) if path == "~" or path.startswith("~/") else path)
+
+
 def _absolute(uri: str, option: str) -> str:
     """A path as every worker can find it. In a submitted job a relative one would lie in the job's own upload."""
     if not uri or "://" in uri:
         return uri
-    uri = os.path.expanduser(uri)  # no shell does so in --storage=~/runs
     if IN_JOB in os.environ and not os.path.isabs(uri):
         raise UsageError(
             f"{option} is {uri!r}; a submitted job needs an absolute path that all nodes share, or s3://bucket/prefix"
@@ -284,7 +289,7 @@ def main() -> None:
         _say(f"adopt: {arguments.folder}")
         from memlm.training.adopting import adopt
 
-        folder = os.path.expanduser(arguments.folder)
+        folder = _with_home(arguments.folder)
         print(f"{folder} is a checkpoint with digest {adopt(folder).digest}")
 
     def patch() -> None:
@@ -292,7 +297,7 @@ def main() -> None:
         from memlm.training.patch import apply_patch, undo_patch
 
         change = apply_patch if arguments.command == "apply" else undo_patch
-        change(*map(os.path.expanduser, (arguments.checkpoint, arguments.patch, arguments.output)))
+        change(*map(_with_home, (arguments.checkpoint, arguments.patch, arguments.output)))
         print(f"wrote {arguments.output}")
 
     launch(adopt if arguments.command == "adopt" else patch)

@@ -134,6 +134,13 @@ def test_a_relative_storage_is_refused_in_a_submitted_job(capsys, monkeypatch):
         assert parse("", ["--storage", elsewhere]).storage == elsewhere
 
 
+def test_every_path_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = parse("", ["laptop", "--corpus.path=~/shards", "--corpus.tokenizer", "~/tokenizer"])
+    assert (config.corpus.path, config.corpus.tokenizer) == (f"{tmp_path}/shards", f"{tmp_path}/tokenizer")
+    assert parse("", ["--storage=./~/runs"]).storage.endswith("/~/runs")
+
+
 @pytest.mark.parametrize("inner", ["--recipe", "--arguments"])
 def test_what_the_command_line_itself_fills_in_is_no_option(capsys, inner):
     """`--recipe smoke` must not label the laptop's settings as smoke's."""
