@@ -73,7 +73,7 @@ def _everything_used() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
                 wanted.append((user, origin, name))
             else:
                 imports.setdefault(origin, set()).add(alias)
-    order = TopologicalSorter({module: above.get(module, set()) for module in used}).static_order()
+    order = TopologicalSorter({module: sorted(above.get(module, ())) for module in sorted(used)}).static_order()
     return {module: used[module] for module in order}, imports
 
 
@@ -88,8 +88,8 @@ class _Module:
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What follows `from` and `import` where a name is imported; nothing follows `from` where a whole module is."""
 
-    def names_in(self, name: str) -> set[str]:
-        return {node.id for node in ast.walk(self.definitions[name]) if isinstance(node, ast.Name)}
+    def names_in(self, name: str) -> list[str]:
+        return sorted({node.id for node in ast.walk(self.definitions[name]) if isinstance(node, ast.Name)})
 
     def parts(self, names: set[str]) -> Iterator[str]:
         """The text of the definitions, in the order in which they stand."""

@@ -129,6 +129,14 @@ def test_it_needs_torch_transformers_and_the_standard_library_alone():
     assert imported - set(sys.stdlib_module_names) == {"torch", "transformers"}
 
 
+def test_every_process_writes_the_same_text():
+    code = "import sys; from memlm.model.standalone import standalone_source; sys.stdout.write(standalone_source())"
+    for seed in range(4):  # of the order in which sets are walked
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert done.stdout == standalone_source(), seed
+
+
 def test_every_name_in_it_is_defined():
     check = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "-"]
     done = subprocess.run(check, input=standalone_source(), capture_output=True, text=True)
