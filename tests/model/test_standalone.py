@@ -56,8 +56,10 @@ def modeling(tmp_path_factory):
     path.write_text(standalone_source())
     spec = importlib.util.spec_from_file_location("modeling_memory_llama", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # the compiler looks for it there
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules[spec.name]
 
 
 def fresh(modeling, config):
@@ -92,7 +94,7 @@ def test_a_stranger_gets_the_same_logits_slots_and_text(memory, tmp_path):
 
 
 @every_memory
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_it_computes_what_memlm_computes_to_the_bit(memory, dtype, modeling):
     ours = tiny_model(memory).to(dtype)
     theirs = fresh(modeling, ours.config).to(dtype).eval()
@@ -118,6 +120,18 @@ def test_fresh_weights_are_those_of_memlm(memory, modeling):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, *(pytest.param(each, marks=pytest.mark.slow) for each in (torch.bfloat16, torch.float16))]
+)
+def test_it_is_compiled_as_one_graph_and_exported(dtype, modeling):
+    model = fresh(modeling, tiny_model(TWO_SHARED).config).to(dtype).eval()
+    plain = model(TOKENS, use_cache=False).logits
+    compiled = torch.compile(model, backend="eager", fullgraph=True)(TOKENS, use_cache=False).logits
+    exported = torch.export.export(model, (TOKENS,), {"use_cache": False}).module()(TOKENS, use_cache=False).logits
+    for logits in (compiled, exported, model(TOKENS, use_cache=False).logits):
+        torch.testing.assert_close(logits, plain, rtol=1e-3, atol=1e-3)
+
+
 def test_it_needs_torch_transformers_and_the_standard_library_alone():
     imported = set()
     for node in ast.walk(ast.parse(standalone_source())):
@@ -131,7 +145,7 @@ def test_it_needs_torch_transformers_and_the_standard_library_alone():
 
 def test_every_process_writes_the_same_text():
     code = "import sys; from memlm.model.standalone import standalone_source; sys.stdout.write(standalone_source())"
-    for seed in range(4):  # of the order in which sets are walked
+    for seed in (1, 2):  # of the order in which sets are walked
         environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         assert done.stdout == standalone_source(), seed

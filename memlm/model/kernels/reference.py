@@ -68,7 +68,8 @@ def read(
 ) -> Float[Tensor, "tokens value_dim"]:
     if slots.numel() == 0:
         return values.new_zeros(len(slots), values.shape[1])
-    if slots.device.type == "cpu":  # elsewhere the host would have to wait for the answer
+    # Elsewhere the host would have to wait for the answer, and in a trace there is none.
+    if slots.device.type == "cpu" and not torch.compiler.is_compiling():
         lowest, highest = slots.aminmax()
         if lowest < 0 or highest >= len(values):
             slot = int(lowest if lowest < 0 else highest)
