@@ -99,10 +99,20 @@ class TrialResult:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """What to_json wrote. Raises FrontierError, KeyError or TypeError for anything else."""
+
         def scores(side: Mapping[str, Any]) -> dict[str, SetScore]:
             return {name: SetScore(**{**score, "items": tuple(score["items"])}) for name, score in side.items()}
 
-        return cls(**{**value, "start": scores(value["start"]), "end": scores(value["end"])})
+        read = cls(**{**value, "start": scores(value["start"]), "end": scores(value["end"])})
+        kinds = {"key": str, "method": str, "seed": int, "hyperparameters": Mapping, "extra": Mapping}
+        wrong = [name for name, kind in kinds.items() if not isinstance(getattr(read, name), kind)]
+        numbers = (*read.extra.values(), *read.hyperparameters.values()) if not wrong else ()
+        if wrong or not all(isinstance(each, int | float | str) for each in numbers):
+            raise FrontierError(
+                f"trial {str(read.key)[:80]!r}: {', '.join(wrong) or 'a number'} is of the wrong type; run the trial again"
+            )
+        return read
 
 
 @dataclass(frozen=True, kw_only=True)

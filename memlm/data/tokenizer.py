@@ -5,7 +5,8 @@ Made once by `prepare_corpus`, stored beside the blocks, and read by every later
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -15,12 +16,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from memlm.credentials import HUB as HUB_TOKENS
 from memlm.credentials import PublicError, tidy
+from memlm.outside import reading, reason_of
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 HUB_TIMEOUT_SECONDS = 10
 MIN_VOCAB_SIZE = 256 + 3  # every byte, and the special tokens
 MAX_UNUSED_IDS = 1000
 """Of a small vocabulary; a large one may leave as many ids unused as it has tokens. A model has a row for each."""
+
+
+_ANY_TEXT = "A line of text, in 1984.\n"
 
 
 class TokenizerError(PublicError):
@@ -71,17 +76,9 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         raise TokenizerError(
             f"tokenizer {name_or_path!r}: there is no such folder. Give a saved tokenizer's folder or a hub id."
         )
-    try:
+    with _opening(name_or_path):
         tokenizer = _from_folder_cache_or_hub(name_or_path)
-    except (
-        Exception
-    ) as error:  # tokenizers raises bare Exception for a damaged tokenizer.json; there is no narrower type
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise TokenizerError(
-            f"tokenizer {name_or_path!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. "
-            "Give the folder of a saved tokenizer, or a Hugging Face hub id such as 'openai-community/gpt2' "
-            "(which needs the network once), of one that needs no code of its own: memlm runs none."
-        ) from error
+        tokenizer(_ANY_TEXT, add_special_tokens=False)  # settings of a wrong type show at the first use
     if tokenizer.eos_token_id is None:
         raise TokenizerError(
             f"tokenizer {name_or_path!r} has no end-of-text token, which separates packed documents. "
@@ -133,6 +130,22 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_leng
     if max_length is not None:
         saved.model_max_length = max_length
     saved.save_pretrained(folder)
+
+
+@contextmanager
+def _opening(name: str) -> Iterator[None]:
+    def refuse(reason: str) -> TokenizerError:
+        return TokenizerError(
+            f"tokenizer {name!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. "
+            "Give the folder of a saved tokenizer, or a Hugging Face hub id such as 'openai-community/gpt2' "
+            "(which needs the network once), of one that needs no code of its own: memlm runs none."
+        )
+
+    try:
+        with reading(refuse):
+            yield
+    except OSError as error:  # the hub's client and transformers raise it, over several lines
+        raise refuse(reason_of(error)) from error
 
 
 def _from_folder_cache_or_hub(name_or_path: str) -> PreTrainedTokenizerBase:

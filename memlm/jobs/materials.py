@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
@@ -15,7 +15,7 @@ from memlm.data.question_sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
 from memlm.jobs.counting_units import COUNTS_FILE
 from memlm.methods.rehearsal import BackgroundText
-from memlm.model.language_model import attention_on, load_checkpoint
+from memlm.model.language_model import attention_on, load_checkpoint, load_model_config
 from memlm.run import Run
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import Materials
@@ -59,7 +59,7 @@ def load_model(checkpoint: str, device: torch.device = CPU) -> nn.Module:
 
 
 def read_model_config(checkpoint: str) -> PreTrainedConfig:
-    return AutoConfig.from_pretrained(storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND), trust_remote_code=False)
+    return load_model_config(storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND))
 
 
 def model_of_weights(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:

@@ -5,6 +5,7 @@ Registered with the Auto classes, so generation, KV cache, safetensors, PEFT and
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import (
     LlamaForSequenceClassification,
     LlamaModel,
     LlamaPreTrainedModel,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -29,6 +31,7 @@ from memlm.model.config import ModelConfig
 from memlm.model.llama_config import MemoryLlamaConfig
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.model.tied_pools import ValuePools
+from memlm.outside import reading, reason_of
 
 POOL_OF_LAYER = re.compile(r"\blayers\.\d+\.mlp\.pool\.")
 """What begins the name that a pool has as part of a layer."""
@@ -192,14 +195,38 @@ def attention_on(device: torch.device) -> str:
     return "eager" if device.type == "cpu" else "sdpa"
 
 
+class CheckpointError(ValueError):
+    """A folder does not hold a model that can be loaded."""
+
+
 def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel:
     """The model of a checkpoint's folder, on a device and in evaluation mode. The folder is data: none of its code is run, and its weights
-    are read from safetensors alone."""
-    attention = attention_on(device)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation=attention, trust_remote_code=False, use_safetensors=True
-    )
+    are read from safetensors alone. Raises CheckpointError."""
+    with _opening(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation=attention_on(device), trust_remote_code=False, use_safetensors=True
+        )
     return model.to(device).eval()
+
+
+def load_model_config(folder: str | Path) -> PreTrainedConfig:
+    """What a checkpoint's folder says of its model's shape. Raises CheckpointError."""
+    with _opening(folder):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def _opening(folder: str | Path) -> Iterator[None]:
+    def refuse(reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint {folder}: cannot be loaded ({reason}); name a folder with the config.json and *.safetensors of a causal language model"
+        )
+
+    try:
+        with reading(refuse):
+            yield
+    except OSError as error:  # transformers raises it for what a folder lacks, over several lines
+        raise refuse(reason_of(error)) from error
 
 
 def build_model(

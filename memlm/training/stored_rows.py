@@ -5,6 +5,7 @@ or into the file's own header.
 """
 
 import json
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -151,7 +152,7 @@ def write_rows(checkpoint: Path, patch: Path, weights: Mapping[str, StoredWeight
 
 
 def bytes_of_rows(tensor: Tensor) -> Int[Tensor, "rows bytes"]:
-    return tensor.detach().contiguous().view(len(tensor), -1).view(torch.uint8)
+    return tensor.detach().contiguous().view(len(tensor), math.prod(tensor.shape[1:])).view(torch.uint8)
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:

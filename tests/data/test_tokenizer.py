@@ -191,3 +191,12 @@ def test_a_chat_template_is_kept_from_folder_to_folder(tokenizer, tmp_path):
     save_tokenizer(load_tokenizer(str(tmp_path / "corpus")), tmp_path / "checkpoint", max_length=8)
     chat = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
     assert chat.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False) == "[user] Hello\n"
+
+
+@pytest.mark.parametrize("settings", [b'{"model_max_length": {"a": 1}}', b"[]", b"{", b'{"added_tokens_decoder": 5}'])
+def test_settings_that_are_none_are_refused_in_one_line(tmp_path, settings):
+    train_tokenizer(["Ann was born in Oslo."], vocab_size=300).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_bytes(settings)
+    with pytest.raises(TokenizerError, match="could not be loaded from a folder") as refused:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(refused.value)

@@ -4,7 +4,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, count_parameters, model_config
+from memlm.model.language_model import (
+    CheckpointError,
+    MemoryLlamaForCausalLM,
+    build_model,
+    count_parameters,
+    load_checkpoint,
+    model_config,
+)
 from memlm.model.memory import MemoryLayer
 from memlm.recipes import RECIPES
 from tests.tiny import MEMORIES, TWO_SEPARATE, TWO_SHARED, VOCAB_SIZE, random_batch, state, tiny_model
@@ -171,3 +178,22 @@ def test_a_model_of_16_bits_computes_trains_and_generates(memory, dtype, tmp_pat
         losses.append(float(loss))
     assert losses[-1] < losses[0]
     assert model.generate(input_ids=batch.tokens[:1, :4], max_new_tokens=5, min_new_tokens=5).shape == (1, 9)
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("config.json", b"{"),
+        ("config.json", b'{"model_type": "memory_llama", "hidden_act": 3.5}'),
+        ("config.json", b'{"model_type": "memory_llama", "memory_layers": 7}'),
+        ("model.safetensors", b"\xff" * 64),
+        ("model.safetensors", b""),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_folder_without_a_whole_model_is_refused_in_one_line(tmp_path, file, content):
+    tiny_model().save_pretrained(tmp_path)
+    (tmp_path / file).unlink() if content is None else (tmp_path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path}: cannot be loaded") as refused:
+        load_checkpoint(tmp_path, torch.device("cpu"))
+    assert "\n" not in str(refused.value)
