@@ -66,7 +66,9 @@ def write_part(
         accounting.check(name)
         accounting.require_few_malformed(name, max_malformed_share)
         if not accounting.kept:
-            raise ShardError(f"{name}: holds no documents ({accounting}). Check the corpus path, or remove this shard.")
+            raise ShardError(
+                f"{name}: holds no documents ({accounting}). Check the corpus path, or move this shard away."
+            )
 
     blocks = pack(tokens(), block_size=block_size, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
     return write_blocks(str(path), blocks), accounting

@@ -22,7 +22,7 @@ import memlm
 from memlm import storage, tracking
 from memlm.config import IN_JOB, Config
 from memlm.credentials import VARIABLES, CredentialError, read_credential
-from memlm.run import RunError, tracking_uri
+from memlm.run import RunError, run_of, tracking_uri
 
 State = Literal["ok", "warn", "fail"]
 
@@ -52,9 +52,23 @@ def require_ready(config: Config) -> None:
 
     On one machine a folder does. That of a cluster's nodes is on a file system that they share, whose locks may not hold.
     """
-    require([*_versions_once(), credentials(config)])
+    require([*_versions_once(), credentials(config), run_folder(config)])
     if storage.is_remote(config.storage) or os.environ.get(IN_JOB):
         require([_storage_once(config.storage, os.environ.get("AWS_ENDPOINT_URL_S3"))])
+
+
+def run_folder(config: Config) -> Check:
+    """On a disk, a run's folder is new or one of memlm's: in another, a report or a picture of the same name would be written over."""
+    uri = run_of(config).uri
+    if not storage.is_remote(uri):
+        paths = [Path(uri, name) for name in storage.list_names(uri)]
+        files = [path.name for path in paths if path.is_file()]
+        if files and not any(
+            path.is_dir() and storage.has_own_manifest(str(path)) for path in paths
+        ):  # of a run these come first
+            found = f"{uri} holds {files[0]} and nothing that memlm made"
+            return Check(name="run folder", state="fail", found=found, remedy="Give another --run-name or --storage")
+    return Check(name="run folder", found=uri)
 
 
 @functools.cache

@@ -67,6 +67,12 @@ def has_artifact(uri: str) -> bool:
     return _find(uri) is not None
 
 
+def has_own_manifest(uri: str) -> bool:
+    """Whether memlm wrote the manifest there; it may be damaged."""
+    found = _find(uri)
+    return found is not None and _is_own(found)
+
+
 def read_manifest(uri: str, kind: str | None = None) -> Manifest:
     found = _find(uri)
     if found is None:
@@ -184,6 +190,10 @@ def _shared_copy(uri: str, manifest: Manifest) -> Iterator[tuple[Path, int]]:
             os.close(readers)
 
 
+def _is_own(manifest: Found) -> bool:
+    return bool(manifest.sha256) or is_ours(manifest.body)
+
+
 def _find(uri: str) -> Found | None:
     """The manifest's file."""
     return store_of(uri).read(join(uri if is_remote(uri) else str(local.resolved(uri)), MANIFEST))
@@ -202,7 +212,7 @@ def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
         if not is_remote(uri):
             _require_empty(Path(uri))
         return _Vacancy()
-    if not (found.sha256 or is_ours(found.body)):
+    if not _is_own(found):
         rule = f"holds a {MANIFEST} that memlm did not write"
         raise StorageError("uri", uri, rule, "Give another path.")
     there = None

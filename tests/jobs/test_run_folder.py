@@ -1,0 +1,39 @@
+"""A run writes reports and pictures by name into its folder, so that folder must be new or memlm's."""
+
+from pathlib import Path
+
+import pytest
+
+from memlm import storage
+from memlm.cli import parse
+from memlm.jobs.checks import require_ready
+from memlm.run import RunError
+
+
+@pytest.fixture
+def config(tmp_path: Path):
+    return parse("", ["smoke", "--storage", str(tmp_path), "--run-name", "thesis"])
+
+
+def test_a_folder_of_other_files_is_refused_and_stays(config, tmp_path: Path) -> None:
+    (tmp_path / "thesis" / "corpus").mkdir(parents=True)
+    (tmp_path / "thesis" / "corpus" / "manifest.json").write_text('{"name": "web"}')
+    (tmp_path / "thesis" / "report.html").write_text("three years of work")
+    with pytest.raises(
+        RunError, match=r"thesis holds report.html and nothing that memlm made. Give another --run-name"
+    ):
+        require_ready(config)
+    assert (tmp_path / "thesis" / "report.html").read_text() == "three years of work"
+
+
+def test_a_new_folder_one_of_a_killed_run_and_one_of_a_run_are_taken(config, tmp_path: Path) -> None:
+    require_ready(config)
+    (tmp_path / "thesis" / "blocks-attempts").mkdir(parents=True)
+    (tmp_path / "thesis" / ".corpus.partial").mkdir()
+    require_ready(config)
+    with storage.write_artifact(str(tmp_path / "thesis" / "world"), kind="world", config={}) as draft:
+        (draft.path / "w").touch()
+    (tmp_path / "thesis" / "report.html").touch()
+    require_ready(config)
+    (tmp_path / "thesis" / "world" / "manifest.json").write_text("")
+    require_ready(config)
