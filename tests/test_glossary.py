@@ -1,0 +1,45 @@
+"""The glossary holds the words that the README and the messages use, each explained once."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs"
+ROWS = re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", (DOCS / "glossary.md").read_text(), re.MULTILINE)[1:]
+WORDS = [word for names, _ in ROWS for word in re.split(r", ", names)]
+
+
+def test_each_word_is_explained_once():
+    assert len(WORDS) == len(set(WORDS)) and all(meaning.endswith(".") for _, meaning in ROWS)
+
+
+def test_the_words_that_nobody_can_guess_are_there():
+    for word in (
+        *(
+            "slot",
+            "t",
+            "rate",
+            "pass",
+            "stream",
+            "background text",
+            "document frequency",
+            "dense twin",
+            "nats per token",
+        ),
+        *(
+            "matched learning",
+            "frontier",
+            "patch",
+            "held-out set",
+            "recipe",
+            "chunk",
+            "augmentation",
+            "backward transfer",
+        ),
+    ):
+        assert word in WORDS
+
+
+def test_the_pages_that_are_named_exist():
+    for page in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
+        for link in re.findall(r"\]\(([\w./-]+\.md)\)", page.read_text()):
+            assert (page.parent / link).is_file(), f"{page.name} names {link}"
