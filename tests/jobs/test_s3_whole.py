@@ -1,0 +1,21 @@
+"""Every pipeline, whole, on S3 that fails now and then: status 0, and what a local run ends with."""
+
+import pytest
+
+from tests.chaos.frame import measure
+from tests.chaos.s3_whole import ROWS, commands
+from tests.jobs.running import ROOT
+
+
+def test_no_pipeline_is_left_out() -> None:
+    named = {name for name, *_ in commands("", "", inputs="", endpoint="")}
+    assert named == {path.name for path in (ROOT / "pipelines").glob("*.py")}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1200)
+def test_each_ends_well_with_the_local_runs_results() -> None:
+    (row,) = ROWS
+    record = measure(row, seed=0, small=False)
+    assert record.ok, record
