@@ -96,6 +96,11 @@ class Run:
         return storage.join(self.uri, "trials")
 
     @property
+    def sweep_lease(self) -> str:
+        """Who alone may sweep."""
+        return storage.join(self.uri, "leases", "pareto_sweep")
+
+    @property
     def base_trials(self) -> str:
         """The ledger of the run that this one starts from; a trial that both plan runs once."""
         return storage.join(self.base, "trials")

@@ -129,8 +129,10 @@ def _bring(run: str, part: Part) -> str:
         raise ShardError(
             f"{part.name} in {run} is not the part that the corpus was made with; prepare the corpus again"
         )
-    return str(storage.open_artifact(uri) / BLOCKS_FILE)
+    return str(storage.open_artifact(uri, digest=part.digest) / BLOCKS_FILE)
 
 
-def open_corpus(uri: str) -> Corpus:
-    return Corpus(uri, storage.open_artifact(uri, kind=KIND), storage.read_manifest(uri, KIND).digest)
+def open_corpus(uri: str, *, digest: str | None = None) -> Corpus:
+    """With a digest, that very corpus. Raises StorageError if it is not there."""
+    found = storage.read_manifest(uri, KIND, digest=digest).digest
+    return Corpus(uri, storage.open_artifact(uri, kind=KIND, digest=found), found)

@@ -79,5 +79,7 @@ def _question_of(values: Mapping[str, Any]) -> Question:
     return question
 
 
-def open_question_sets(uri: str) -> QuestionSets:
-    return QuestionSets(storage.open_artifact(uri, kind=KIND), storage.read_manifest(uri, KIND).digest)
+def open_question_sets(uri: str, *, digest: str | None = None) -> QuestionSets:
+    """With a digest, those very sets. Raises StorageError if they are not there."""
+    found = storage.read_manifest(uri, KIND, digest=digest).digest
+    return QuestionSets(storage.open_artifact(uri, kind=KIND, digest=found), found)

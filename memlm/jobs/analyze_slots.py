@@ -26,7 +26,7 @@ def run(config: Config) -> str:
     inputs = trial_inputs(config, "memory")
     with connect(config):
         task = ray.remote(_analyze).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
-        facts, page = ray.get(task.remote(config, method))
+        facts, page = ray.get(task.remote(config, method, inputs))
     output = storage.join(run.uri, SLOTS_FILE)
     settings = {"method": identity(method), "stream": identity(config.stream), "analysis": identity(config.analysis)}
     report = {"inputs": inputs, "seed": config.seed, **settings, "summary": summary(facts, config), "facts": facts}
@@ -39,10 +39,10 @@ def run(config: Config) -> str:
     return output
 
 
-def _analyze(config: Config, method: SparseMemoryConfig) -> tuple[list[dict[str, Any]], bytes]:
+def _analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
     from memlm.jobs.fact_slots import analyze  # imports torch and transformers, which only a worker should wait for
 
-    return analyze(config, method)
+    return analyze(config, method, inputs)
 
 
 def summary(facts: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Any]:

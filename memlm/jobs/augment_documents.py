@@ -4,7 +4,7 @@ documents/   facts.jsonl (a line per chunk, in order, with its texts and the que
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from memlm.data.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS, augment_by
 from memlm.data.augmentation import augment_by_rules
 from memlm.data.chunking import Chunk, chunk_document, fitting_start, num_tokens
 from memlm.data.config import DocumentsConfig
-from memlm.data.corpus import open_corpus
+from memlm.data.corpus import Corpus, open_corpus
 from memlm.data.documents import (
     DocumentError,
     DocumentQuestion,
@@ -64,7 +64,7 @@ def run(config: Config) -> str:
         return uri
     for place in empty[:5]:
         say(f"documents: {place} and left out ({len(empty)} in all)")
-    chunks, placed = _chunks(read, questions, documents, run_of(config).corpus)
+    chunks, placed = _chunks(read, questions, documents, open_corpus(run_of(config).corpus, digest=inputs["corpus"]))
     records = _augment_chunks(config, chunks, {**wanted, "corpus": inputs["corpus"]}, revision)
     texts = [record["texts"] for record in records]
     chunks, texts = check_augmented(chunks, texts, max_failed_share=documents.max_failed_share)
@@ -126,10 +126,10 @@ def _units(config: Config) -> str:
 
 
 def _chunks(
-    read: Sequence[TitledDocument], questions: Sequence[DocumentQuestion], config: DocumentsConfig, corpus: str
+    read: Sequence[TitledDocument], questions: Sequence[DocumentQuestion], config: DocumentsConfig, corpus: Corpus
 ) -> tuple[list[Chunk], dict[str, list[Question]]]:
     """What is learned, and what is asked by the chunk that answers it."""
-    tokenizer = open_corpus(corpus).tokenizer
+    tokenizer = corpus.tokenizer
     bounds = {"max_tokens": config.chunk_tokens, "min_tokens": config.min_chunk_tokens}
     chunks = [
         chunk
@@ -148,15 +148,18 @@ def _chunks(
 def _augment_chunks(
     config: Config, chunks: Sequence[Chunk], wanted: dict[str, Any], revision: str | None
 ) -> list[Record]:
-    work = partial(_augment, config=require_documents(config), corpus=run_of(config).corpus)
+    corpus = partial(open_corpus, run_of(config).corpus, digest=wanted["corpus"])
+    work = partial(_augment, config=require_documents(config), corpus=corpus)
     items = [asdict(chunk) for chunk in chunks]
     with connect(config):
         return write_in_units(config, work, items, folder=_units(config), wanted=wanted, revision=revision)
 
 
-def _augment(writer: Writer | None, items: Sequence[Record], *, config: DocumentsConfig, corpus: str) -> list[Record]:
+def _augment(
+    writer: Writer | None, items: Sequence[Record], *, config: DocumentsConfig, corpus: Callable[[], Corpus]
+) -> list[Record]:
     chunks = [Chunk(**item) for item in items]
-    tokenizer, longest = open_corpus(corpus).tokenizer, config.max_augmentation_tokens
+    tokenizer, longest = corpus().tokenizer, config.max_augmentation_tokens
     if writer is None:
         by_rules = partial(
             augment_by_rules,

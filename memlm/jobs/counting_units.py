@@ -62,10 +62,10 @@ class CountUnits:
                 f"{self.attempts.limit} workers died while they loaded {run.checkpoint('memory')}, for want of memory most likely. "
                 "See Ray's logs for why; give nodes more memory, or fewer workers each (cluster.num_trials_at_once)"
             )
-        opened = open_corpus(run.corpus)
+        opened = open_corpus(run.corpus, digest=self.inputs["corpus"])
         self.blocks = opened.train_blocks()
         self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
-        folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)
+        folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND, digest=self.inputs["checkpoint"])
         device = torch.device("cuda" if self.config.cluster.use_gpu else "cpu")
         self.model = load_checkpoint(folder, device)
         assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"

@@ -23,8 +23,7 @@ def run(config: Config) -> str:
     """Score the run's checkpoint, or the one that --checkpoint names; returns the uri of the scores."""
     run = run_of(config)
     require_ready(config)
-    corpus = require_corpus(config)
-    require_questions(config)
+    inputs = {"corpus": require_corpus(config).digest, "questions": require_questions(config).digest}
     if config.checkpoint:
         uri = storage.require_absolute(config.checkpoint, "--checkpoint")
         checkpoint = storage.read_manifest(uri, CHECKPOINT_KIND)
@@ -34,13 +33,18 @@ def run(config: Config) -> str:
     tracker = Tracker(tracking_uri(config), EXPERIMENT)
     with connect(config):
         task = ray.remote(_score).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
-        scores: Scores = ray.get(task.remote(config, uri))
+        scores: Scores = ray.get(task.remote(config, uri, checkpoint.digest, inputs))
     settings = {"stream": identity(config.stream), "evaluation": identity(config.evaluation), "seed": config.seed}
     named = hashlib.sha256(json.dumps([checkpoint.digest, settings], sort_keys=True).encode()).hexdigest()[:16]
     output = storage.join(run.uri, "scores", f"{named}.json")
     report: dict[str, Any] = {"checkpoint": uri, "digest": checkpoint.digest, "settings": settings, **asdict(scores)}
     storage.write_json(output, report)
-    tags = {"stage": "evaluate", "checkpoint": checkpoint.digest[:16], "data": corpus.digest[:16], "git_sha": git_sha()}
+    tags = {
+        "stage": "evaluate",
+        "checkpoint": checkpoint.digest[:16],
+        "data": inputs["corpus"][:16],
+        "git_sha": git_sha(),
+    }
     with tracker.run(
         f"evaluate/{named}", name=f"evaluate-{config.run_name}-{config.architecture}", tags=tags
     ) as tracked:
@@ -58,7 +62,7 @@ def run(config: Config) -> str:
     return output
 
 
-def _score(config: Config, checkpoint: str) -> Scores:
+def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str]) -> Scores:
     import torch  # only a worker should wait for this and for what uses it
 
     from memlm.data.streams import shortfall
@@ -68,8 +72,8 @@ def _score(config: Config, checkpoint: str) -> Scores:
 
     quiet()
     torch.set_num_threads(config.cluster.threads_per_worker)
-    materials = load_materials(run_of(config), config.evaluation.num_text_blocks, with_counts=False)
+    materials = load_materials(run_of(config), config.evaluation.num_text_blocks, inputs)
     if told := shortfall(config.stream, materials.facts):
         say(told)
     say_unanswerable(config)
-    return score(trial_of(config), load_model(checkpoint, device_of(config)), materials)
+    return score(trial_of(config), load_model(checkpoint, device_of(config), digest=digest), materials)

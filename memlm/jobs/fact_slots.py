@@ -20,13 +20,13 @@ from memlm.training.finetune import Materials, facts_of
 from memlm.training.slot_analysis import FactSlots, LearnedWith, minimum_slots_to_learn, slots_of_fact
 
 
-def analyze(config: Config, method: SparseMemoryConfig) -> tuple[list[dict[str, Any]], bytes]:
+def analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
     """The entries of slots.json, and the page; empty for none."""
     quiet()
     torch.set_num_threads(config.cluster.threads_per_worker)
     run, trial = run_of(config), trial_of(config)
-    materials = load_materials(run, config.evaluation.num_text_blocks, with_counts=True)
-    model = load_model(run.checkpoint("memory"), device_of(config))
+    materials = load_materials(run, config.evaluation.num_text_blocks, inputs)
+    model = load_model(run.checkpoint("memory"), device_of(config), digest=inputs["checkpoint"])
     facts = facts_of(trial, materials)[: config.analysis.num_facts]
     progress = Progress(f"learning each of {len(facts)} facts with as few slots as suffice", len(facts))
     found = []

@@ -22,10 +22,10 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
     quiet()
     torch.set_num_threads(config.cluster.threads_per_worker)
     run, trial = run_of(config), trial_of(config)
-    materials = load_materials(run, config.evaluation.num_text_blocks, with_counts="counts" in inputs)
+    materials = load_materials(run, config.evaluation.num_text_blocks, inputs)
     if told := shortfall(trial.stream, materials.facts):
         say(told)
-    model = load_model(run.checkpoint(config.method.base), device_of(config))
+    model = load_model(run.checkpoint(config.method.base), device_of(config), digest=inputs["checkpoint"])
     before = {name: tensor.clone() for name, tensor in stored_weights(model).items()}
     progress = Progress(
         f"learning with {trial.method.label}", num_steps(trial.stream, materials.facts, seed=trial.seed)

@@ -25,10 +25,15 @@ REHEARSED_BLOCKS = 1024
 """Drawn from by replay and distillation; small beside a corpus, so the sample is held in memory."""
 
 
-def load_materials(run: Run, num_text_blocks: int, *, with_counts: bool) -> Materials:
-    corpus, sets = open_corpus(run.corpus), open_question_sets(run.questions)
+def load_materials(run: Run, num_text_blocks: int, inputs: Mapping[str, str]) -> Materials:
+    """`inputs` are the digests of corpus and questions, and of the counts for methods that need them: as the driver found
+    them, which may be replaced before a worker opens them. Raises StorageError if one was."""
+    corpus = open_corpus(run.corpus, digest=inputs["corpus"])
+    sets = open_question_sets(run.questions, digest=inputs["questions"])
     text = corpus.validation_blocks()
-    counts = storage.open_artifact(run.counts, kind=COUNTS_KIND) / COUNTS_FILE if with_counts else None
+    counts = None
+    if "counts" in inputs:
+        counts = storage.open_artifact(run.counts, kind=COUNTS_KIND, digest=inputs["counts"]) / COUNTS_FILE
     return Materials(
         tokenizer=corpus.tokenizer,
         facts=sets.facts(),
@@ -53,13 +58,15 @@ def device_of(config: Config) -> torch.device:
     return torch.device("cuda" if config.cluster.use_gpu else "cpu")
 
 
-def load_model(checkpoint: str, device: torch.device = CPU) -> nn.Module:
-    folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND)
+def load_model(checkpoint: str, device: torch.device = CPU, *, digest: str | None = None) -> nn.Module:
+    """With a digest, that very checkpoint. Raises StorageError if it is not there."""
+    folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND, digest=digest)
     return load_checkpoint(folder, device)
 
 
-def read_model_config(checkpoint: str) -> PreTrainedConfig:
-    return load_model_config(storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND))
+def read_model_config(checkpoint: str, *, digest: str | None = None) -> PreTrainedConfig:
+    folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND, digest=digest)
+    return load_model_config(folder)
 
 
 def model_of_weights(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:

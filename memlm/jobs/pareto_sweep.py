@@ -17,6 +17,7 @@ from memlm.data.question_sets import open_question_sets
 from memlm.data.streams import shortfall
 from memlm.frontier import build_frontier
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
+from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.finetune import GUIDE
@@ -31,6 +32,9 @@ from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned
 from memlm.training.finetune import check_stream
 
+LEASE_SECONDS = 10.0
+"""How long a driver may be silent before another one may take its place: less than Ray takes to start."""
+
 
 def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     """Sweep, or go on with the trials that are missing; returns the uri of the run's folder."""
@@ -41,7 +45,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
         for setting in space.settings():
             replace(config, method=setting)  # an impossible setting is found before an hour of pretraining
     stages = _Stages(run, config)
-    with connect(config):
+    with connect(config), alone(run.sweep_lease, ttl_seconds=LEASE_SECONDS) as lease:
         _make_upstream(config, stages)
         planned, inputs = plan_trials(config, spaces)
         read_entries(run, planned)  # one that was changed is found before hours of work
@@ -51,7 +55,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
         with tracker.parent:
             if pending:
                 with stages.timed("pareto_sweep"):
-                    run_trials(config, run, pending, on_finished=tracker.log_trial)
+                    run_trials(config, run, pending, inputs=inputs, holder=lease.holder, on_finished=tracker.log_trial)
             trials, failed = read_results(run, planned)
             frontier = build_frontier(config.recipe, [result for _, result in trials], failed=failed)
             write_frontier(config, run, frontier, stages.read(), tracker, trials)

@@ -196,7 +196,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
     task = loop_config["task"]
     config, settings = task.config, task.config.pretraining
     torch.set_num_threads(config.cluster.threads_per_worker)
-    corpus = open_corpus(task.corpus)
+    corpus = open_corpus(task.corpus, digest=task.corpus_digest)
     device = ray.train.torch.get_device()
     _require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
     dist.barrier()  # what one worker takes must not be missing where another still asks

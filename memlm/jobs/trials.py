@@ -25,6 +25,7 @@ from memlm.jobs.planned_trials import PlannedTrial, ledger_entry, unfinished
 from memlm.jobs.ray_files import ray_storage
 from memlm.jobs.trial_starts import Shared, Starts, compute_starts
 from memlm.jobs.trial_weights import TrialWeights
+from memlm.model.config import Architecture
 from memlm.run import Run, RunError
 from memlm.training.finetune import DivergedError, run_trial
 from memlm.training.step import StepResult
@@ -35,22 +36,28 @@ def run_trials(
     run: Run,
     pending: Sequence[PlannedTrial],
     *,
+    inputs: Mapping[Architecture, dict[str, str]],
+    holder: storage.Holder,
     on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
 ) -> None:
+    """`inputs` are the digests of what the trials were planned for, which is what they read. While `holder` has the sweep's
+    lease: LeaseLost if another took over."""
     architectures = sorted({plan.architecture for plan in pending})
+    checkpoints = {name: (run.checkpoint(name), inputs[name]["checkpoint"]) for name in architectures}
+    read = {name: digest for architecture in architectures for name, digest in inputs[architecture].items()}
     shared = ray.put(
         Shared(
             config=config,
             run=run,
-            model_configs={name: read_model_config(run.checkpoint(name)) for name in architectures},
-            weights={name: _arrays_of(load_model(run.checkpoint(name))) for name in architectures},
-            materials=load_materials(run, config.evaluation.num_text_blocks, with_counts="memory" in architectures),
+            model_configs={name: read_model_config(uri, digest=digest) for name, (uri, digest) in checkpoints.items()},
+            weights={name: _arrays_of(load_model(uri, digest=digest)) for name, (uri, digest) in checkpoints.items()},
+            materials=load_materials(run, config.evaluation.num_text_blocks, read),
         )
     )
     began = time.monotonic()
     starts = compute_starts(config, shared, [(plan.architecture, plan.trial) for plan in pending])
     say(f"sweep: computed what the trials share in {time.monotonic() - began:.0f} s")
-    runner = tune.with_parameters(TrialRunner, shared=shared, starts=starts)
+    runner = tune.with_parameters(TrialRunner, shared=shared, starts=starts, holder=holder)
     for tries_left in reversed(range(config.sweep.max_failures + 1)):
         told, name = _Told(run, pending, on_finished), f"sweep-{time.time_ns()}"
         _tuner(config, run, runner, pending, told, name=name).fit()
@@ -63,6 +70,7 @@ def run_trials(
             raise KeyboardInterrupt
         if not pending:
             return
+        holder.require()
         failed = "\n".join(
             f"  {plan.trial.title} seed {plan.trial.seed}: {told.given_up[plan.key]}" for plan in pending
         )
@@ -107,9 +115,15 @@ def _arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
 class TrialRunner(tune.Trainable):
     """An actor that runs one trial after another. One call of step is one whole trial."""
 
-    def setup(self, config: dict[str, Any], shared: Shared | None = None, starts: Starts | None = None) -> None:
-        assert shared is not None and starts is not None, "given by tune.with_parameters"
-        self.shared, self.starts = shared, starts
+    def setup(
+        self,
+        config: dict[str, Any],
+        shared: Shared | None = None,
+        starts: Starts | None = None,
+        holder: storage.Holder | None = None,
+    ) -> None:
+        assert shared is not None and starts is not None and holder is not None, "given by tune.with_parameters"
+        self.shared, self.starts, self.holder = shared, starts, holder
         quiet()
         torch.set_num_threads(self.shared.config.cluster.threads_per_worker)
         self.plan: PlannedTrial = config["plan"]
@@ -124,6 +138,7 @@ class TrialRunner(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        self.holder.require()  # else another driver tries the same
         shared, plan = self.shared, self.plan
         trial = plan.trial
         start, trunks = self.starts.of(plan.architecture, trial.seed)

@@ -73,7 +73,8 @@ def has_own_manifest(uri: str) -> bool:
     return found is not None and _is_own(found)
 
 
-def read_manifest(uri: str, kind: str | None = None) -> Manifest:
+def read_manifest(uri: str, kind: str | None = None, *, digest: str | None = None) -> Manifest:
+    """What is there says of itself. With a digest, it must be that very artifact, as it was when its digest was read."""
     found = _find(uri)
     if found is None:
         remedy = f"Run its stage; a model that save_pretrained wrote becomes a checkpoint by: memlm adopt {uri}"
@@ -81,6 +82,9 @@ def read_manifest(uri: str, kind: str | None = None) -> Manifest:
     manifest = _parsed(found, uri)
     if kind is not None and manifest.kind != kind:
         raise StorageError("artifact", uri, f"is of kind {manifest.kind!r}, not {kind!r}", "Name another artifact.")
+    if digest is not None and manifest.digest != digest:
+        rule = f"was replaced: its digest is {manifest.digest[:16]} now, and {digest[:16]} is the one to be read"
+        raise StorageError("artifact", uri, rule, "Find out who writes there, then run the command again.")
     return manifest
 
 
@@ -137,9 +141,12 @@ def add_manifest(folder: str, *, kind: str, config: Mapping[str, Any], names: Se
     return manifest
 
 
-def open_artifact(uri: str, *, kind: str | None = None) -> Path:
-    """A local directory that shows the files of the manifest, each checked against it just now, and no others."""
-    manifest = read_manifest(uri, kind)
+def open_artifact(uri: str, *, kind: str | None = None, digest: str | None = None) -> Path:
+    """A local directory that shows the files of the manifest, each checked against it just now, and no others.
+
+    With a digest, as `read_manifest`: for who opens what another process chose.
+    """
+    manifest = read_manifest(uri, kind, digest=digest)
     return view_of(_download(uri, manifest) if is_remote(uri) else _verified(local.resolved(uri), manifest), manifest)
 
 

@@ -88,7 +88,9 @@ def apply_patch(checkpoint: str, patch: str, output: str) -> None:
     _require_apart(output, checkpoint, patch)
     inputs = {"base": base.digest, "patch": manifest.digest}
     with storage.write_artifact(output, kind=CHECKPOINT_KIND, config=base.config, inputs=inputs) as draft:
-        _write_changed(checkpoint, patch, draft.path, list(base.files), found="before", written="after")
+        source = storage.open_artifact(checkpoint, digest=base.digest)
+        rows = storage.open_artifact(patch, digest=manifest.digest) / PATCH_FILE
+        _write_changed(source, rows, checkpoint, draft.path, list(base.files), found="before", written="after")
         (draft.path / BASE_FILE.format(_number(_base_files(base)))).write_bytes(base.to_json())
 
 
@@ -103,10 +105,12 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
         )
     _require_apart(output, checkpoint, patch)
     newest = BASE_FILE.format(_number(base_files[1:]))
-    base = storage.parse_manifest((storage.open_artifact(checkpoint) / newest).read_bytes(), f"{checkpoint}/{newest}")
+    source = storage.open_artifact(checkpoint, digest=patched.digest)
+    base = storage.parse_manifest((source / newest).read_bytes(), f"{checkpoint}/{newest}")
     with storage.write_artifact(output, kind=CHECKPOINT_KIND, config=base.config, inputs=base.inputs) as draft:
         kept = [name for name in patched.files if name != newest]
-        _write_changed(checkpoint, patch, draft.path, kept, found="after", written="before")
+        rows = storage.open_artifact(patch, digest=manifest.digest) / PATCH_FILE
+        _write_changed(source, rows, checkpoint, draft.path, kept, found="after", written="before")
         draft.details.update(base.details)
         draft.format = base.format
         if draft.measure() != base.files:
@@ -115,9 +119,10 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
             )
 
 
-def _write_changed(checkpoint: str, patch: str, target: Path, names: list[str], *, found: str, written: str) -> None:
-    """The files of a checkpoint in a new place, with the patch's rows written over those that it found."""
-    source, rows = storage.open_artifact(checkpoint), storage.open_artifact(patch) / PATCH_FILE
+def _write_changed(
+    source: Path, rows: Path, checkpoint: str, target: Path, names: list[str], *, found: str, written: str
+) -> None:
+    """The files of a checkpoint, opened at `source`, in a new place, with the patch's rows written over those that it found."""
     weights = stored_weights_in(source, names)
     require_fitting(rows, weights, checkpoint)
     for name in names:

@@ -55,10 +55,10 @@ def config_of(folder: str, device: torch.device) -> Config:
     )
 
 
-def planned_trials(config: Config) -> list[PlannedTrial]:
-    planned, _ = plan_trials(config, load_spaces(config.sweep.methods, config.sweep.scale))
+def planned_trials(config: Config) -> tuple[list[PlannedTrial], dict[Architecture, dict[str, str]]]:
+    planned, inputs = plan_trials(config, load_spaces(config.sweep.methods, config.sweep.scale))
     assert len(planned) == NUM_TRIALS, f"the smoke spaces make {len(planned)} trials of {config.sweep.seeds}"
-    return planned
+    return planned, inputs
 
 
 class _Sweep(Contender):
@@ -128,11 +128,19 @@ class RaySweep(_Sweep):
         super().__init__(device=device, folder=folder)
         self.stack = ExitStack()
         self.stack.enter_context(connect(self.config))
+        self.lease = self.stack.enter_context(storage.lease(self.run.sweep_lease, owner="benchmark"))
 
     def repeat(self, clock: Clock) -> None:
         with clock:
-            planned = planned_trials(self.config)
-            run_trials(self.config, self.run, unfinished(self.run, planned), on_finished=lambda plan, entry: None)
+            planned, inputs = planned_trials(self.config)
+            run_trials(
+                self.config,
+                self.run,
+                unfinished(self.run, planned),
+                inputs=inputs,
+                holder=self.lease.holder,
+                on_finished=lambda plan, entry: None,
+            )
             self.results, _ = read_results(self.run, planned)
 
     def outputs(self) -> dict[str, Tensor]:
@@ -164,7 +172,7 @@ class BareLoop(_Sweep):
                 self._run(self.pending.pop(0))
 
     def _load(self) -> None:
-        self.pending = planned_trials(self.config)
+        self.pending, inputs = planned_trials(self.config)
         checkpoints = {architecture: self.run.checkpoint(architecture) for architecture in ARCHITECTURES}
         self.shared = Shared(
             config=self.config,
@@ -174,7 +182,7 @@ class BareLoop(_Sweep):
                 name: {key: tensor.numpy() for key, tensor in load_model(uri).state_dict().items()}
                 for name, uri in checkpoints.items()
             },
-            materials=load_materials(self.run, self.config.evaluation.num_text_blocks, with_counts=True),
+            materials=load_materials(self.run, self.config.evaluation.num_text_blocks, inputs["memory"]),
         )
         self.weights = {
             name: TrialWeights(self.shared.model_configs[name], self.shared.weights[name], self.device)

@@ -1,4 +1,4 @@
-"""Trials whose workers die: tried again as often as the config allows, whenever they die."""
+"""Trials whose workers die are tried again as often as the config allows, whenever they die; and no two drivers try the same."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,9 @@ import pytest
 
 from memlm import storage
 from memlm.config import Config
-from memlm.jobs import trials
+from memlm.jobs import pareto_sweep, trials
 from memlm.jobs.cluster import connect
+from memlm.jobs.planned_trials import plan_trials, unfinished
 from memlm.run import RunError, run_of
 from tests.jobs.running import smoke
 from tune_spaces import load_spaces
@@ -29,10 +30,12 @@ def made(tmp_path_factory, cluster, swept) -> Path:
 def sweep(config: Config) -> list[str]:
     """Sparse memory finetuning's trials; the names of the ledger's entries."""
     run, spaces = run_of(config), load_spaces(("sparse_memory",), config.sweep.scale)
-    planned, _ = trials.plan_trials(config, spaces)
-    with connect(config):
-        trials.run_trials(config, run, planned, on_finished=lambda plan, entry: None)
-    assert not trials.unfinished(run, planned)
+    planned, inputs = plan_trials(config, spaces)
+    with connect(config), storage.lease(run.sweep_lease, owner="test") as lease:
+        trials.run_trials(
+            config, run, planned, inputs=inputs, holder=lease.holder, on_finished=lambda plan, entry: None
+        )
+    assert not unfinished(run, planned)
     return storage.list_names(run.trials)
 
 
@@ -66,3 +69,27 @@ def test_a_trial_that_kills_its_workers_ends_the_sweep_and_is_named(made, monkey
     assert str(error.value).count("sparse_memory") == 2 and "seed 1: " in str(error.value)
     tries = (made / "tries").read_text().split()
     assert len(tries) == 4 and all(tries.count(key) == 2 for key in tries)
+
+
+def test_of_two_drivers_the_one_that_lost_its_lease_tries_nothing(made):
+    config = smoke(made, *SHORT, "--sweep.seeds", "2")
+    run = run_of(config)
+    planned, inputs = plan_trials(config, load_spaces(("sparse_memory",), config.sweep.scale))
+    silent = storage.acquire(run.sweep_lease, owner="silent", ttl_seconds=1)
+    with storage.lease(run.sweep_lease, owner="the other", wait_seconds=5):
+        with connect(config), pytest.raises(storage.LeaseLost, match="of silent is over; now the other"):
+            trials.run_trials(
+                config, run, planned, inputs=inputs, holder=silent.holder, on_finished=lambda plan, entry: None
+            )
+    assert len(unfinished(run, planned)) == len(planned)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_sweep_that_another_driver_runs_is_refused_before_any_work(tmp_path, monkeypatch, capfd):
+    config = smoke(tmp_path, *SHORT)
+    monkeypatch.setattr(pareto_sweep, "LEASE_SECONDS", 1.0)
+    with storage.lease(run_of(config).sweep_lease, owner="the other", ttl_seconds=30):
+        with pytest.raises(storage.LeaseHeld, match="held by the other"):
+            pareto_sweep.run(config, load_spaces(("sparse_memory",), config.sweep.scale))
+    assert "waiting at most 3 s for the lease" in capfd.readouterr().out
+    assert [path.name for path in (tmp_path / "smoke").iterdir()] == ["leases"]

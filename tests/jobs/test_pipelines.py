@@ -120,8 +120,9 @@ def test_a_trial_of_the_sweep_is_the_trial_alone_to_the_bit(swept, method):
     """What the sweep's trials share, of weights and of activations, changes no score."""
     config = smoke(swept.storage)
     run = run_of(config)
-    planned, _ = plan_trials(config, load_spaces([method], "smoke"))
-    materials = load_materials(run, config.evaluation.num_text_blocks, with_counts=method == "sparse_memory")
+    planned, inputs = plan_trials(config, load_spaces([method], "smoke"))
+    (read,) = inputs.values()
+    materials = load_materials(run, config.evaluation.num_text_blocks, read)
     for plan in (planned[0], planned[-1]):
         model = load_model(run.checkpoint(plan.architecture))
         alone, _ = run_trial(plan.trial, model, materials, key=plan.key)

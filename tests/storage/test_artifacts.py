@@ -35,6 +35,21 @@ def files_under(path: str | Path) -> set[str]:
     return {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
 
 
+def test_what_was_replaced_is_not_opened_by_the_old_digest(root: str) -> None:
+    uri = storage.join(root, "checkpoint")
+    write(uri, "weights")
+    digest = storage.read_manifest(uri).digest
+    assert (storage.open_artifact(uri, digest=digest) / "part" / "0.bin").read_text() == "weights"
+    storage.delete(uri)
+    write(uri, "other weights")
+    for read in (storage.open_artifact, storage.read_manifest):
+        with pytest.raises(
+            StorageError, match=rf"checkpoint: was replaced: its digest is .*, and {digest[:16]} is the"
+        ):
+            read(uri, kind="blocks", digest=digest)
+    assert (storage.open_artifact(uri) / "part" / "0.bin").read_text() == "other weights"
+
+
 def test_each_file_of_an_artifact_has_an_address_of_its_own(root: str) -> None:
     uri = storage.join(root, "corpus")
     write(uri)

@@ -1,0 +1,49 @@
+"""What a driver chose is what its workers read: an artifact that was replaced meanwhile is not."""
+
+import pytest
+
+from memlm.config import Config
+from memlm.jobs.counting_units import CountUnits
+from memlm.jobs.evaluate import _score
+from memlm.jobs.fact_slots import analyze
+from memlm.jobs.learning import learn
+from memlm.run import run_of, trial_inputs
+from memlm.storage import StorageError
+from tests.jobs.running import smoke
+
+pytestmark = pytest.mark.ray
+OTHER = "0" * 64
+"""The digest of what was there when the driver looked."""
+
+
+def _count(config: Config, inputs: dict[str, str]) -> None:
+    unready = CountUnits(config, inputs, "session").unready
+    if unready:
+        raise unready
+
+
+WORKERS = {
+    "finetune": lambda config, inputs: learn(config, "key", f"{config.storage}/nothing", "", inputs),
+    "analyze_slots": lambda config, inputs: analyze(config, config.method, inputs),
+    "evaluate": lambda config, inputs: _score(
+        config, run_of(config).checkpoint("memory"), inputs["checkpoint"], inputs
+    ),
+    "count_accesses": _count,
+}
+
+
+@pytest.mark.parametrize(
+    ("worker", "changed"),
+    [
+        *((name, "checkpoint") for name in WORKERS),
+        *((name, "corpus") for name in WORKERS),
+        *((name, "questions") for name in WORKERS if name != "count_accesses"),
+        *((name, "counts") for name in ("finetune", "analyze_slots")),
+    ],
+)
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_does_not_read_what_was_replaced(swept, tmp_path, worker, changed):
+    config = smoke(swept.storage, "--tracking", "off")
+    inputs = {**trial_inputs(config, "memory"), changed: OTHER}
+    with pytest.raises(StorageError, match=f"was replaced: its digest is .*, and {OTHER[:16]} is the one to be read"):
+        WORKERS[worker](config, inputs)
