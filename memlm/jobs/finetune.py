@@ -1,5 +1,6 @@
 """One method learns one stream: base checkpoint -> scores before and after, and a patch that can be applied and undone."""
 
+from shlex import quote
 from typing import Any
 
 import ray
@@ -58,7 +59,7 @@ def _say_outcome(config: Config, uri: str, result: TrialResult) -> None:
     if end.value > start.value:
         checkpoint = run_of(config).checkpoint(config.method.base)
         say(
-            f"patch: {uri}; put it in with: memlm apply {checkpoint} {uri} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
+            f"patch: {uri}; put it in with: memlm apply {quote(checkpoint)} {quote(uri)} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
         )
         return
     say(

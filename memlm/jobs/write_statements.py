@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from memlm import storage
@@ -104,7 +105,8 @@ def _report(uri: str, stated: Sequence[Stated], short: Sequence[Stated]) -> None
         say(f"  {fact.id}: only {len(fact.statements)}; turned down: {fact.rejected or 'nothing, no more was written'}")
     if short:
         say(f"  {len(short)} facts fell short in all, named in {storage.address_of_file(uri, SHORT_FILE)}")
+    questions, statements = (quote(storage.address_of_file(uri, name)) for name in (QUESTIONS_FILE, STATEMENTS_FILE))
     say(
-        f"learn them with: --questions.facts.path {storage.address_of_file(uri, QUESTIONS_FILE)} --questions.facts.layout nq_open "
-        f"--questions.facts.statements {storage.address_of_file(uri, STATEMENTS_FILE)} --questions.facts.skip 0 --questions.facts.num-questions 0"
+        f"learn them with: --questions.facts.path {questions} --questions.facts.layout nq_open "
+        f"--questions.facts.statements {statements} --questions.facts.skip 0 --questions.facts.num-questions 0"
     )
