@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,9 @@ def read_manifest(uri: str, kind: str | None = None, *, digest: str | None = Non
     """What is there says of itself. With a digest, it must be that very artifact, as it was when its digest was read."""
     found = _find(uri)
     if found is None:
-        remedy = f"Run its stage; a model that save_pretrained wrote becomes a checkpoint by: memlm adopt {uri}"
+        remedy = (
+            f"Run its stage; a model that save_pretrained wrote becomes a checkpoint by: memlm adopt {shlex.quote(uri)}"
+        )
         raise StorageError("artifact", uri, f"has no {MANIFEST}: never made, or never finished", remedy)
     manifest = _parsed(found, uri)
     if kind is not None and manifest.kind != kind:
