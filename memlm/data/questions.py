@@ -17,7 +17,7 @@ import numpy as np
 
 from memlm.data.config import QuestionSetConfig
 from memlm.data.question_layouts import LAYOUTS, DoesNotFit
-from memlm.data.question_records import Question, QuestionError, Record, numbered_fact
+from memlm.data.question_records import MultipleChoice, Question, QuestionError, Record, numbered_fact
 from memlm.data.question_sources import Malformed, Row, read_rows
 from memlm.outside import reason_of
 
@@ -135,13 +135,25 @@ def _fitted(row: Row, source: QuestionSetConfig, lines: dict[str, int]) -> Recor
             f"not a question in the layout {source.layout!r} ({reason_of(error)}). "
             "Name the file's own layout, or repair this line.",
         )
-    reason = _too_long(record, source.max_answer_words)
+    reason = _not_unicode(record) or _too_long(record, source.max_answer_words)
     if not reason and record.id in lines:
         reason = f"the id {record.id!r} is already on line {lines[record.id]}. Give each question its own id."
     if reason:
         return Malformed(row.source, row.line, reason)
     lines[record.id] = row.line
     return record
+
+
+def _not_unicode(record: Record) -> str:
+    """Why no tokenizer can read the record's texts; empty if one can. JSON can spell half a surrogate pair."""
+    texts = (
+        [record.query, *record.choices] if isinstance(record, MultipleChoice) else [record.question, *record.answers]
+    )
+    try:
+        "".join([record.id, *texts]).encode()
+    except UnicodeEncodeError:
+        return "a text is not valid Unicode (half a surrogate pair). Repair or remove this line."
+    return ""
 
 
 def _too_long(record: Record, max_answer_words: int) -> str:

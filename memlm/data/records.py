@@ -3,7 +3,7 @@
 Strict where the readers of question files are not: a corpus is too large to look at, so what is doubtful is counted.
 The order of the checks is part of the accounting: each malformed line has one reason, on any machine.
 
-    too long > blank > not UTF-8 > byte order mark > too deep > not JSON > not an object > duplicate keys > not finite
+    too long > blank > not UTF-8 > byte order mark > too deep > too many brackets > not JSON > not an object > duplicate keys > not finite
     > no text field > text is not a string > lone surrogate > NUL > empty text
 
 Line ends are LF; a CR before one is white space to JSON, so CRLF is read alike. A byte order mark is skipped at the start
@@ -19,6 +19,7 @@ TOO_LONG = "too long"
 NOT_UTF8 = "not UTF-8"
 BYTE_ORDER_MARK = "byte order mark"
 TOO_DEEP = "too deep"
+TOO_MANY_BRACKETS = "too many brackets"
 NOT_JSON = "not JSON"
 NOT_AN_OBJECT = "not an object"
 DUPLICATE_KEYS = "duplicate keys"
@@ -32,6 +33,7 @@ MALFORMED = (
     NOT_UTF8,
     BYTE_ORDER_MARK,
     TOO_DEEP,
+    TOO_MANY_BRACKETS,
     NOT_JSON,
     NOT_AN_OBJECT,
     DUPLICATE_KEYS,
@@ -43,6 +45,8 @@ MALFORMED = (
 )
 
 MAX_DEPTH = 64  # DCLM's records are two deep; Python's parser gives up at a depth that hangs on its caller's
+MAX_BRACKETS = 2**20
+"""Lists and objects of a line: each takes 64 bytes in memory, for two of the line. Brackets within strings are text."""
 BOM = "\ufeff"
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 """Possessive, so that a string of many escapes is not kept in memory for a way back."""
@@ -63,7 +67,7 @@ class TextParser:
         self.text_field = text_field
         self._flaws: list[str] = []
         self._decode = json.JSONDecoder(
-            object_pairs_hook=self._object, parse_constant=self._constant, parse_int=float
+            object_pairs_hook=self._object, parse_constant=self._constant, parse_int=_no_number, parse_float=_no_number
         ).decode
 
     def parse(self, line: bytes) -> str:
@@ -75,9 +79,8 @@ class TextParser:
             raise MalformedLine(NOT_UTF8, phrase, "Store the file as UTF-8, or remove this line.") from None
         if content.startswith(BOM):
             raise MalformedLine(BYTE_ORDER_MARK, f"{BYTE_ORDER_MARK} that is not at the start of the file")
-        # Most lines have too few brackets to be deep; those of code and formulas are looked at.
-        if content.count("{") + content.count("[") > MAX_DEPTH and _is_too_deep(content):
-            raise MalformedLine(TOO_DEEP, f"{TOO_DEEP} (more than {MAX_DEPTH} brackets in one another)")
+        if phrase := bracket_flaw(content):
+            raise MalformedLine(TOO_DEEP if phrase.startswith(TOO_DEEP) else TOO_MANY_BRACKETS, phrase)
         self._flaws.clear()
         try:
             record = self._decode(content)
@@ -135,13 +138,23 @@ def no_text_field(text_field: str, there: Iterable[str]) -> MalformedLine:
     return MalformedLine(NO_TEXT, phrase, "Repair or remove this line, or name another text field.")
 
 
-def _is_too_deep(content: str) -> bool:
-    """Whether brackets stand too deep in one another outside of strings, whether or not this is JSON."""
-    depth = 0
+def _no_number(digits: str) -> float:
+    """One object for all numbers of a line, which may be millions."""
+    return 0.0
+
+
+def bracket_flaw(content: str) -> str:
+    """How the brackets outside of strings are too many, or too deep in one another, whether or not this is JSON; empty if they are not."""
+    # Most lines have too few brackets; those of code and formulas are looked at.
+    if content.count("{") + content.count("[") <= MAX_DEPTH:
+        return ""
+    depth = opened = 0
     for found in _STRING_OR_BRACKET.finditer(content):  # one at a time: 16 MiB may hold a few million
         mark = content[found.start()]
-        if mark != '"':
-            depth = depth + 1 if mark in "[{" else max(0, depth - 1)
+        if mark in "[{":
+            depth, opened = depth + 1, opened + 1
             if depth > MAX_DEPTH:
-                return True
-    return False
+                return f"{TOO_DEEP} (more than {MAX_DEPTH} brackets in one another)"
+        elif mark != '"':
+            depth = max(0, depth - 1)
+    return f"{TOO_MANY_BRACKETS} (more than {MAX_BRACKETS})" if opened > MAX_BRACKETS else ""

@@ -29,6 +29,7 @@ from memlm.data.records import (
     TOO_LONG,
     MalformedLine,
     TextParser,
+    bracket_flaw,
     checked_text,
     no_text_field,
 )
@@ -84,11 +85,15 @@ def read_records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def parse_record(path: str, number: int, line: bytes) -> dict[str, Any]:
     """The JSON object that a line holds. Raises ShardError naming path, line number, reason and remedy."""
     try:
-        record = json.loads(line.decode())
+        content = line.decode()
     except UnicodeDecodeError as error:
         raise ShardError(
             f"{path}:{number}: not UTF-8 ({error.reason}). Store the file as UTF-8, or remove this line."
         ) from error
+    if phrase := bracket_flaw(content):
+        raise ShardError(f"{path}:{number}: {phrase}. Repair or remove this line.")
+    try:
+        record = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ShardError(
             f"{path}:{number}: not JSON ({error}). Each line must be one JSON object; repair or remove it."

@@ -22,7 +22,7 @@ from typing import Any
 
 import zstandard
 
-from memlm.data import compression, shards
+from memlm.data import compression, records, shards
 from memlm.data.accounting import Accounting
 from memlm.data.shards import ShardError, read_documents
 from tests.data import shard_reference
@@ -32,8 +32,13 @@ HANG_SECONDS = 60  # of computing, for one input
 STALL_SECONDS = 900  # of waiting without an end, on a machine that does much else
 GROWTH_BYTES = 256 * 2**20
 # Lowered, so that most over-long lines and bombs are small; every REAL_EVERYth input meets the real caps with a real bomb.
-CAPS = {"MAX_LINE_BYTES": 20_000, "MAX_RATIO_FROM_BYTES": 200_000, "MAX_RATIO": 128}
-HOMES = {"MAX_LINE_BYTES": shards, "MAX_RATIO_FROM_BYTES": compression, "MAX_RATIO": compression}
+CAPS = {"MAX_LINE_BYTES": 20_000, "MAX_BRACKETS": 100, "MAX_RATIO_FROM_BYTES": 200_000, "MAX_RATIO": 128}
+HOMES = {
+    "MAX_LINE_BYTES": shards,
+    "MAX_BRACKETS": records,
+    "MAX_RATIO_FROM_BYTES": compression,
+    "MAX_RATIO": compression,
+}
 REAL_CAPS = {name: getattr(home, name) for name, home in HOMES.items()}
 REAL_EVERY = 1000
 WORDS = [

@@ -7,6 +7,7 @@ state machine for the depth, pairs kept as they stand for keys and constants.
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,6 +115,8 @@ def judge(line: bytes, number: int, text_field: str) -> tuple[str, str]:
         return records.BYTE_ORDER_MARK, ""
     if depth(content) > records.MAX_DEPTH:
         return records.TOO_DEEP, ""
+    if opened(content) > records.MAX_BRACKETS:
+        return records.TOO_MANY_BRACKETS, ""
     try:
         value = json.loads(content, object_pairs_hook=Pairs, parse_constant=lambda name: Constant())
     except ValueError:
@@ -155,7 +158,16 @@ def walk(value: Any) -> tuple[list[Pairs], int]:
 
 
 def depth(content: str) -> int:
-    here = deepest = 0
+    return max((here for _, here in brackets(content)), default=0)
+
+
+def opened(content: str) -> int:
+    return sum(character in "[{" for character, _ in brackets(content))
+
+
+def brackets(content: str) -> Iterator[tuple[str, int]]:
+    """Each bracket outside of strings, and how many are open after it."""
+    here = 0
     in_string = escaped = False
     for character in content:
         if in_string:
@@ -165,7 +177,7 @@ def depth(content: str) -> int:
             in_string, escaped = True, False
         elif character in "[{":
             here += 1
-            deepest = max(deepest, here)
+            yield character, here
         elif character in "]}":
             here = max(0, here - 1)
-    return deepest
+            yield character, here

@@ -14,7 +14,7 @@ import zstandard
 
 from memlm.data.file_kinds import ShardError
 from memlm.data.question_sources import read_rows
-from memlm.data.shards import read_documents, read_lines
+from memlm.data.shards import read_documents, read_lines, read_records
 
 READ = """
 import resource, sys
@@ -55,6 +55,18 @@ def test_long_lines_of_many_escapes_and_a_few_brackets_take_a_few_times_their_si
         (tmp_path / f"{number}.jsonl").write_text('{"text": "' + text + '", "more": [' + "[]," * 70 + "1]}\n")
     said, grown = read_apart("corpus", paths)
     assert all(int(each) > 2**20 for each in said) and grown < 160
+
+
+def test_lines_of_millions_of_small_values_take_a_few_times_their_size_too(tmp_path):
+    paths = []
+    for number, value in enumerate(["1,", "[],", '"ab",']):
+        values = value * ((16 * 2**20 - 1000) // len(value))
+        paths.append(str(tmp_path / f"{number}.jsonl"))
+        (tmp_path / f"{number}.jsonl").write_text('{"text": "' + "x" * 100 + f'", "more": [{values}1]}}\n')
+    said, grown = read_apart("corpus", paths)
+    assert said == ["100", "0", "100"] and grown < 256
+    with pytest.raises(ShardError, match=r":1: too many brackets \(more than 1048576\)\. Repair"):
+        list(read_records(paths[1]))
 
 
 LONG = "a" * 200_000

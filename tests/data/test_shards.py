@@ -71,13 +71,17 @@ def test_a_cut_off_frame_is_refused_wherever_it_is_cut(tmp_path):
 def test_a_flipped_bit_in_a_written_shard_is_found(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
     write_shard(str(path), ({"text": f"document {i} {os.urandom(16).hex()}"} for i in range(100)))
-    content = path.read_bytes()
-    for place in range(0, len(content), 41):
+    content, whole, refused = path.read_bytes(), list(read_documents(str(path))), 0
+    places = range(0, len(content), 41)
+    for place in places:
         flipped = bytearray(content)
         flipped[place] ^= 4
         path.write_bytes(flipped)
-        with pytest.raises(ShardError):
-            list(read_documents(str(path)))
+        try:
+            assert list(read_documents(str(path))) == whole  # a bit of padding, now and then
+        except ShardError:
+            refused += 1
+    assert refused > 0.9 * len(places)
 
 
 def test_written_frames_carry_checksum_and_size(tmp_path):
