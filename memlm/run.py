@@ -101,6 +101,15 @@ class Run:
         return storage.join(self.uri, "leases", "pareto_sweep")
 
     @property
+    def counting_lease(self) -> str:
+        """Who alone may count."""
+        return storage.join(self.base, "leases", "count_accesses")
+
+    def learning_lease(self, key: str) -> str:
+        """Who alone may do the finetune of that key."""
+        return storage.join(self.uri, "leases", f"finetune-{key}")
+
+    @property
     def base_trials(self) -> str:
         """The ledger of the run that this one starts from; a trial that both plan runs once."""
         return storage.join(self.base, "trials")

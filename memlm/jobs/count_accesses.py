@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.config import Config
+from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, num_processors, quiet, say
 from memlm.run import (
@@ -50,21 +51,35 @@ def run(config: Config) -> str:
     require_ready(config)
     inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
     wanted = counts_config(config)
-    if is_made(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs, part="counting"):
-        left_out = storage.read_manifest(run.counts).details.get("quarantined", [])
-        _require_few(
-            left_out, config, f"{run.counts} was made without the units", f"move {run.counts} away to count again"
-        )
-        say(f"count: reusing {run.counts}")
+
+    def is_there() -> bool:
+        made = is_made(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs, part="counting")
+        if made:
+            left_out = storage.read_manifest(run.counts).details.get("quarantined", [])
+            what, remedy = f"{run.counts} was made without the units", f"move {run.counts} away to count again"
+            _require_few(left_out, config, what, remedy)
+            say(f"count: reusing {run.counts}")
+        return made
+
+    if is_there():
         return run.counts
     tracker = Tracker(tracking_uri(config), EXPERIMENT)
+    with alone(run.counting_lease):
+        if not is_there():  # made by whom we waited for
+            _count_all(config, inputs, tracker)
+    return run.counts
+
+
+def _count_all(config: Config, inputs: dict[str, str], tracker: Tracker) -> None:
+    """From what was counted before to the artifact."""
+    run = run_of(config)
     storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)  # a damaged one is found before work is done
     num_blocks = int(storage.read_manifest(run.corpus).details["num_blocks"])
     counted = _count(config, _tasks(config, num_blocks), inputs)
     from memlm.jobs.attempts import ATTEMPT_NAMES
     from memlm.jobs.counting_units import COUNTS_FILE
 
-    with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs) as draft:
+    with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=counts_config(config), inputs=inputs) as draft:
         counted.counts.save(draft.path / COUNTS_FILE)
         draft.details.update(**usage(counted.counts), quarantined=counted.quarantined)
     storage.delete_made(run.partial_counts)
@@ -87,7 +102,6 @@ def run(config: Config) -> str:
     say(
         f"count: {counted.counts.num_batches} batches, {counted.counts.num_tokens} tokens, {usage(counted.counts)['share_read']:.0%} of the slots read, in {run.counts}"
     )
-    return run.counts
 
 
 def _tasks(config: Config, num_blocks: int) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from memlm import storage
 from memlm.artifacts import PATCH_KIND
 from memlm.config import Config
 from memlm.frontier import LEARNING_SET, TrialResult
+from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
@@ -32,16 +33,21 @@ def run(config: Config) -> str:
     key = trial.key(inputs)
     name = f"{config.method.label}-{key}"
     uri, trace = run.learned(name), run.trace(name) if config.trace else ""
-    if storage.has_artifact(uri) and (not trace or storage.has_artifact(trace)):
+
+    def is_there() -> bool:
+        return storage.has_artifact(uri) and (not trace or storage.has_artifact(trace))
+
+    if is_there():
         say(f"finetune: reusing {uri}")
     else:
         Tracker(tracking_uri(config), EXPERIMENT)
-        with connect(config):
-            ray.get(
-                ray.remote(_learn)
-                .options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
-                .remote(config, key, uri, trace, inputs)
-            )
+        with connect(config), alone(run.learning_lease(name)):
+            if not is_there():  # made by whom we waited for
+                ray.get(
+                    ray.remote(_learn)
+                    .options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
+                    .remote(config, key, uri, trace, inputs)
+                )
     result = TrialResult.from_json(storage.read_json(str(storage.open_artifact(uri, kind=PATCH_KIND) / SCORES_FILE)))
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")

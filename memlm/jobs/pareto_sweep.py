@@ -32,9 +32,6 @@ from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned
 from memlm.training.finetune import check_stream
 
-LEASE_SECONDS = 10.0
-"""How long a driver may be silent before another one may take its place: less than Ray takes to start."""
-
 
 def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     """Sweep, or go on with the trials that are missing; returns the uri of the run's folder."""
@@ -45,7 +42,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
         for setting in space.settings():
             replace(config, method=setting)  # an impossible setting is found before an hour of pretraining
     stages = _Stages(run, config)
-    with connect(config), alone(run.sweep_lease, ttl_seconds=LEASE_SECONDS) as lease:
+    with connect(config), alone(run.sweep_lease) as lease:
         _make_upstream(config, stages)
         planned, inputs = plan_trials(config, spaces)
         read_entries(run, planned)  # one that was changed is found before hours of work

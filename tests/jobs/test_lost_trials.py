@@ -8,10 +8,10 @@ import pytest
 
 from memlm import storage
 from memlm.config import Config
-from memlm.jobs import pareto_sweep, trials
+from memlm.jobs import alone, count_accesses, finetune, pareto_sweep, trials
 from memlm.jobs.cluster import connect
 from memlm.jobs.planned_trials import plan_trials, unfinished
-from memlm.run import RunError, run_of
+from memlm.run import RunError, run_of, trial_inputs, trial_of
 from tests.jobs.running import smoke
 from tune_spaces import load_spaces
 
@@ -87,9 +87,25 @@ def test_of_two_drivers_the_one_that_lost_its_lease_tries_nothing(made):
 @pytest.mark.usefixtures("cluster")
 def test_a_sweep_that_another_driver_runs_is_refused_before_any_work(tmp_path, monkeypatch, capfd):
     config = smoke(tmp_path, *SHORT)
-    monkeypatch.setattr(pareto_sweep, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(alone, "LEASE_SECONDS", 1.0)
     with storage.lease(run_of(config).sweep_lease, owner="the other", ttl_seconds=30):
         with pytest.raises(storage.LeaseHeld, match="held by the other"):
             pareto_sweep.run(config, load_spaces(("sparse_memory",), config.sweep.scale))
     assert "waiting at most 3 s for the lease" in capfd.readouterr().out
     assert [path.name for path in (tmp_path / "smoke").iterdir()] == ["leases"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_commands_do_not_count_or_learn_the_same_at_once(swept, tmp_path, monkeypatch):
+    swept.copy_to(tmp_path / "smoke", without=("counts", "leases"))
+    config = smoke(tmp_path, "--tracking", "off")
+    monkeypatch.setattr(alone, "LEASE_SECONDS", 1.0)
+    with storage.lease(run_of(config).counting_lease, owner="the other"):
+        with pytest.raises(storage.LeaseHeld, match="held by the other"):
+            count_accesses.run(config)
+    assert not (tmp_path / "smoke" / "counts-partial").exists()
+    count_accesses.run(config)
+    trial = f"{config.method.label}-{trial_of(config).key(trial_inputs(config, 'memory'))}"
+    with storage.lease(run_of(config).learning_lease(trial), owner="the other"):
+        with pytest.raises(storage.LeaseHeld, match="held by the other"):
+            finetune.run(config)
