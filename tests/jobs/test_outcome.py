@@ -1,0 +1,39 @@
+"""What a finetune says at its end: how to use what was learned, or why nothing was."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from memlm.frontier import LEARNING_SET, SetScore, TrialResult
+from memlm.jobs import finetune
+from tests.jobs.running import said_with, smoke
+
+
+def result_of(start: tuple[float, ...], end: tuple[float, ...]) -> TrialResult:
+    scores = [SetScore(task="questions@1", measure="exact_match", chance=0.0, items=items) for items in (start, end)]
+    sides = [{LEARNING_SET: score} for score in scores]
+    return TrialResult(key="k", method="m", hyperparameters={}, seed=0, start=sides[0], end=sides[1], extra={})
+
+
+def test_what_was_learned_is_offered_with_the_command_that_puts_it_in(tmp_path, capsys):
+    finetune._say_outcome(smoke(tmp_path), f"{tmp_path}/smoke/learned/k", result_of((0.0, 0.0), (0.0, 1.0)))
+    out = capsys.readouterr().out
+    assert f"memlm apply {tmp_path}/smoke/checkpoint-memory {tmp_path}/smoke/learned/k OUTPUT" in out
+    assert "NOTHING" not in out
+
+
+@pytest.mark.ray
+def test_a_run_that_learned_nothing_says_so_and_why_every_time(swept, tmp_path, cluster, capfd):
+    left_out = shutil.ignore_patterns("trials", "ray", "learned", "scores")
+    shutil.copytree(swept.run, tmp_path / "smoke", ignore=left_out)
+    config = smoke(
+        tmp_path, "--tracking", "off", "--method.optimizer.learning-rate", "1e-6", "--stream.num-facts", "500"
+    )
+    for _ in range(2):  # the second time it is found learned
+        uri = finetune.run(config)
+        out = said_with(capfd, "docs/your-own-facts.md")
+        assert "NOTHING WAS LEARNED: 0 of 100 new facts are answered right, and 0 were before" in out
+        assert "why: the model hardly moved" in out and "learning_rate (1e-06)" in out
+        assert uri in out and "memlm apply" not in out
+    assert Path(finetune.__file__).parents[2].joinpath(finetune.GUIDE).is_file()
