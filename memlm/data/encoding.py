@@ -35,19 +35,27 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
 
 def decode_all(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
     """The text of each row. Special tokens are left out; bytes stay, also where the tokenizer calls them special."""
-    hidden = set(tokenizer.all_special_ids)
+    hidden = control_ids(tokenizer) | {tokenizer.unk_token_id}
     hidden |= {
         id
         for id, token in tokenizer.added_tokens_decoder.items()
-        if token.special and not BYTE_PIECE.fullmatch(token.content)
+        if token.special and len(token.content) > 1 and not BYTE_PIECE.fullmatch(token.content)
     }
     shown = [[id for id in row if id not in hidden] for row in rows]
     return list(tokenizer.batch_decode(shown, skip_special_tokens=False))
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The ids that structure text, such as its end: no text may contain them. An unknown character is text."""
-    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    """The ids that structure text, such as its end: no text may contain them. An unknown character is text, and so is a letter that fills rows."""
+    as_text = {tokenizer.unk_token_id}
+    if len(tokenizer.pad_token or "") == 1 and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        as_text.add(tokenizer.pad_token_id)
+    return set(tokenizer.all_special_ids) - as_text
+
+
+def filler_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What fills a row up to the length of the others. It may be any id, since a mask says where it stands."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
 def line_break_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.encoding import decode_all, encode_all, line_break_ids
+from memlm.data.encoding import decode_all, encode_all, filler_id, line_break_ids
 from memlm.data.question_records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks
@@ -163,7 +163,7 @@ def complete(
             trunks.find(tokens, keys_values=True),
             max_new_tokens=max_new_tokens,
             end_ids=sorted(ends),
-            pad_id=tokenizer.pad_token_id,
+            pad_id=filler_id(tokenizer),
         )
         # What follows a row's end is filling, whatever id it has.
         written = [list(takewhile(lambda id: id not in ends, row)) for row in continuations.tolist()]

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data.encoding import filler_id
 from memlm.data.question_records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.likelihood import num_bytes_of, score_text, text_trunks
@@ -89,7 +90,7 @@ def _read_text(examinee: Examinee, text: Int[Tensor, "blocks block_size"]) -> Sc
         examinee.model,
         text,
         eos_id=examinee.tokenizer.eos_token_id,
-        pad_id=examinee.tokenizer.pad_token_id,
+        pad_id=filler_id(examinee.tokenizer),
         batch_size=examinee.config.batch_size,
         token_bytes=num_bytes_of(examinee.tokenizer),
         trunks=examinee.trunks,

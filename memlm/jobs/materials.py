@@ -11,6 +11,7 @@ from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.config import Config
 from memlm.data.blocks import batch_ids
 from memlm.data.corpus import Corpus, open_corpus
+from memlm.data.encoding import filler_id
 from memlm.data.question_sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
 from memlm.jobs.counting_units import COUNTS_FILE
@@ -51,7 +52,7 @@ def _background_text(corpus: Corpus) -> BackgroundText:
     """A sample of the training blocks, for methods that rehearse them."""
     blocks, tokenizer = corpus.train_blocks(), corpus.tokenizer
     sample = batch_ids(seed=0, step=0, batch_size=min(REHEARSED_BLOCKS, len(blocks)), num_blocks=len(blocks))
-    return BackgroundText(blocks=blocks.take(sample), eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
+    return BackgroundText(blocks=blocks.take(sample), eos_id=tokenizer.eos_token_id, pad_id=filler_id(tokenizer))
 
 
 def device_of(config: Config) -> torch.device:
