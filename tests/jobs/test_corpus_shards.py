@@ -192,3 +192,17 @@ def test_a_corpus_on_s3_is_packed_one_shard_at_a_time_and_a_changed_shard_is_ref
     assert found["total"]["kept"] >= 900 and set("abc") <= {Path(name).name[0] for name in found["shards"]}
     # Nor are there those of workers that were killed when the run was refused.
     assert [path for path in (tmp_path / "temporary").iterdir() if "memlm-" in path.name] == []
+
+
+def test_linked_shards_are_chosen_and_what_is_left_out_is_said(tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    for name in ("corpus/a.jsonl", "corpus/.ipynb_checkpoints/a-checkpoint.jsonl", "corpus/notes.txt", "disk/b.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    (corpus / "disk").symlink_to("../disk")
+    config = smoke(tmp_path / "runs", "--corpus.path", str(corpus), "--corpus.validation-path", "")
+    train, validation = choose_shards(config, None)
+    assert [shard.name for shard in [*train, *validation]] == ["a.jsonl", "disk/b.jsonl"]
+    said = capsys.readouterr().out
+    assert f"corpus.path: {corpus}: left out 1 (hidden, or a system's): '.ipynb_checkpoints/'" in said
+    assert "left out 1 (not a kind of file that is read here): 'notes.txt'" in said
