@@ -76,10 +76,12 @@ def require_questions(path: str, records: Sequence[Record]) -> list[Question]:
 T = TypeVar("T")
 
 
-def select(items: Sequence[T], source: QuestionSetConfig) -> list[T]:
+def select(
+    items: Sequence[T], source: QuestionSetConfig, *, report: Callable[[str], object] = lambda message: None
+) -> list[T]:
     """Those that a source asks for: shuffled first, if asked, in an order that depends on nothing but their number.
 
-    Raises QuestionError if none is left.
+    `report` is told where more are asked for than there are, and so all are taken. Raises QuestionError if none is left.
     """
     order = np.arange(len(items))
     if source.shuffle:
@@ -87,6 +89,8 @@ def select(items: Sequence[T], source: QuestionSetConfig) -> list[T]:
     chosen = order[source.skip :][: source.num_questions or None]
     if not len(chosen):
         raise QuestionError(f"{source.path}: skip is {source.skip}, and there are {len(items)} questions; lower it")
+    if source.num_questions > len(chosen):
+        report(f"num_questions is {source.num_questions}, and there are {len(chosen)}: all of them are taken")
     return [items[index] for index in chosen]
 
 

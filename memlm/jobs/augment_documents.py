@@ -108,7 +108,10 @@ def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocumen
     """The documents, where empty ones stand, and the questions. Everything that can be wrong with them is found here."""
     path, questions = source_paths(config, world)
     read, empty = read_titled_documents(path, report=lambda message: say(f"questions.documents.path: {message}"))
-    return read[: require_documents(config).num_documents or None], empty, read_document_questions(questions)
+    asked = require_documents(config).num_documents
+    if asked > len(read):
+        say(f"questions.documents.num_documents is {asked}, and there are {len(read)}: all of them are taken")
+    return read[: asked or None], empty, read_document_questions(questions)
 
 
 def _named(config: Config, revision: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from memlm import storage
@@ -112,12 +113,12 @@ def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Rec
     """All records of a set, before any selection."""
     merge_numbered = source.merge_numbered or "{world}" in source.path
     located = replace(source, path=expand(source.path, field, world), merge_numbered=merge_numbered)
-    return read_set(located, report=lambda message: say(f"{field}: {message}"))
+    return read_set(located, report=partial(_say_of, field))
 
 
 def _questions(source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
     questions = require_questions(source.path, _read(source, field, world))
-    return select(questions, source)
+    return select(questions, source, report=partial(_say_of, field))
 
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
@@ -126,18 +127,23 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
         questions = require_questions(source.path, _read(source, field, world))
         _say_conflicts(questions)
         facts = read_facts(expand(source.statements, "questions.facts.statements", world), questions)
-        return select(facts, source)
-    questions = statable(fact_questions(config, world), source, report=lambda message: say(f"{field}: {message}"))
+        return select(facts, source, report=partial(_say_of, field))
+    questions = statable(fact_questions(config, world), source, report=partial(_say_of, field))
     for told in kinds_told(questions):
         say(f"statements: {told}")
     return facts_of_questions(questions)
 
 
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
-    return {
-        source.name: select(_read(source, f"questions.held_out {source.name}", world), source)
-        for source in config.questions.held_out
-    }
+    sets = {}
+    for source in config.questions.held_out:
+        field = f"questions.held_out {source.name}"
+        sets[source.name] = select(_read(source, field, world), source, report=partial(_say_of, field))
+    return sets
+
+
+def _say_of(field: str, message: str) -> None:
+    say(f"{field}: {message}")
 
 
 def _say_merged(field: str, records: Sequence[Record]) -> None:
