@@ -5,7 +5,7 @@ learning it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -15,21 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import encode_all, filler_id
-from memlm.data.question_records import Question, id_of, numbered_fact
+from memlm.data.question_records import Fact, Question, id_of, numbered_fact
 from memlm.data.question_sources import Row, read_rows
 
 
 class FactError(ValueError):
     """The facts to learn are not what the stream needs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """Something to learn: how it is said when learned, and how it is asked for afterwards."""
-
-    id: str
-    statements: tuple[str, ...]
-    questions: tuple[Question, ...]
 
 
 class FactBatch(NamedTuple):

@@ -30,6 +30,15 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fact:
+    """Something to learn: how it is said when learned, and how it is asked for afterwards."""
+
+    id: str
+    statements: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class MultipleChoice:
     """A text and several ways to go on, one of them right."""
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memlm.data.facts import Fact
 from memlm.data.question_grammar import QUESTION_WORDS, declare
-from memlm.data.question_records import Question
+from memlm.data.question_records import Fact, Question
 from memlm.data.relations import RELATIONS
 from memlm.data.verbs import BE, DO, MODALS
 

@@ -16,11 +16,14 @@ from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
 from memlm.data.file_kinds import kind_of
 from memlm.data.hub import HUB, HubUnreachable
 from memlm.data.listing import Shard
-from memlm.data.paths import expand
+from memlm.data.paths import PathError, expand
 from memlm.jobs.corpus_shards import choose_shards, sources_digest
 from memlm.jobs.method_spaces import MethodSpace
+from memlm.jobs.planned_questions import count_learned
 from memlm.jobs.planned_trials import plan_trials, unfinished
+from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
+from memlm.planning.minutes import fit_side_by_side, machine_told, stage_minutes
 from memlm.run import (
     checkpoint_config,
     corpus_config,
@@ -41,6 +44,11 @@ DCLM_SHARD_BYTES = 200e6  # zstd; 141 to 240 MB
 DCLM_TOKENS_PER_BYTE = DCLM_TOKENS / DCLM_SHARDS / DCLM_SHARD_BYTES
 
 
+TO_GO_ON = "to be gone on with, from its newest state"
+AHEAD = ("to be made", "to be scored", TO_GO_ON)
+"""States of what takes time."""
+
+
 @dataclass(kw_only=True)
 class StagePlan:
     stage: str
@@ -56,8 +64,12 @@ class Plan:
         self.config, self.spaces, self.run = config, spaces, run_of(config)
         self.stages: list[StagePlan] = []
         self.obstacles = 0
+        self.world: Path | None = None
+        """The generated world's folder, where it is made."""
         self.num_blocks: float | None = None
         """Of the training corpus, once it is known or estimated."""
+        self.num_learned: int | None = None
+        """Facts or documents that there are to learn, once they are counted."""
 
     def state(self, uri: str, kind: str, wanted: Mapping[str, Any], inputs: Mapping[str, str], part: str = "") -> str:
         try:
@@ -79,21 +91,67 @@ class Plan:
 
 
 def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
-    """Print the plan of a pipeline. Raises nothing for what stands in its way, but names it."""
+    """Print the plan of a pipeline. Names all that stands in its way, and ends with status 1 if something does."""
     plan = Plan(config, spaces)
     for add in STAGES.get(stage, (_corpus, _questions)):
         add(plan)
     print(f"{stage}, recipe {config.recipe}: what would be done. Nothing is made.")
     for number, part in enumerate(plan.stages, start=1):
-        print(f"{number:2} {part.stage}: {part.state}")
+        print(f"{number:2} {part.stage}: {part.state}{_first_by(stage, part)}")
         for line in (part.uri, *part.lines):
             print(f"     {line}")
     try:
         print(f"   tracking: {tracking_uri(config) or 'off'}")
     except ValueError as error:
         print(f"   tracking: {plan.obstacle(error)}")
+    print(f"   time: {_time(plan)}")
     if plan.obstacles:
-        print(f"   {plan.obstacles} things stand in the way; each is named above, after 'refused'")
+        stand = "1 thing stands" if plan.obstacles == 1 else f"{plan.obstacles} things stand"
+        print(f"   {stand} in the way; each is named above, after 'refused'")
+        raise SystemExit(1)
+
+
+def _first_by(stage: str, part: StagePlan) -> str:
+    """Which command makes what this one only reads; a sweep makes all that it lacks."""
+    maker = part.stage.partition(",")[0]
+    maker = maker if maker in STAGES else "prepare_corpus"
+    makes_it = stage in (maker, "pareto_sweep")
+    return "" if makes_it or part.state not in AHEAD else f", by {maker}.py before this"
+
+
+def _time(plan: Plan) -> str:
+    """Of the stages that are not there yet."""
+    try:
+        minutes = stage_minutes(_with_what_there_is(plan), _trials_of(plan))
+    except ValueError as error:
+        return f"not known: {error}"
+    ahead = {part.stage: minutes[part.stage] for part in plan.stages if part.stage in minutes and part.state in AHEAD}
+    if not ahead:
+        return "a few seconds, since everything is there"
+    each = ", ".join(f"{stage} {_minutes(number)}" for stage, number in ahead.items())
+    total = sum(ahead.values())
+    models = [number for stage, number in ahead.items() if stage.startswith("pretrain")]
+    if len(models) > 1 and fit_side_by_side(plan.config, len(models)):
+        total -= min(models)
+    days = f" ({total / 1440:,.1f} days)" if total > 1440 else ""
+    return f"about {_minutes(total)} minutes{days} on {machine_told(plan.config)} ({each}), by arithmetic on the recipe"
+
+
+def _minutes(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
+
+
+def _with_what_there_is(plan: Plan) -> Config:
+    """A stream takes no more facts than there are."""
+    stream, there = plan.config.stream, plan.num_learned
+    if isinstance(stream, DocumentStreamConfig) or not there:
+        return plan.config
+    return replace(plan.config, stream=replace(stream, num_facts=min(stream.num_facts, there)))
+
+
+def _trials_of(plan: Plan) -> dict[MethodConfig, int]:
+    seeds = len(plan.config.sweep.seeds)
+    return {setting: seeds for space in plan.spaces for setting in space.settings()}
 
 
 def _corpus(plan: Plan) -> None:
@@ -129,6 +187,7 @@ def _world(plan: Plan) -> Path | None:
     if config.world is None:
         return None
     state = plan.state(uri, WORLD_KIND, identity(config.world), {}, "world")
+    plan.world = storage.open_artifact(uri, kind=WORLD_KIND) if state == "reused" else None
     plan.add(
         "the generated world",
         uri,
@@ -136,7 +195,7 @@ def _world(plan: Plan) -> Path | None:
         f"{config.world.num_documents} documents in {config.world.num_shards} shards, {config.world.num_known} known and "
         f"{config.world.num_new} new people, places and works",
     )
-    return storage.open_artifact(uri, kind=WORLD_KIND) if state == "reused" else None
+    return plan.world
 
 
 def _packing(config: Config) -> list[str]:
@@ -187,8 +246,23 @@ def _questions(plan: Plan) -> None:
         lines.insert(0, _question_set(plan, "facts to learn", questions.facts))
     else:
         lines.insert(0, f"documents to learn: {questions.documents.path}, {questions.documents.augmenter}")
+    lines[1:1] = _learned(plan)
     state = plan.state(run.questions, QUESTIONS_KIND, questions_config(config), {}, "questions")
     plan.add("questions, in prepare_corpus", run.questions, state, *lines)
+
+
+def _learned(plan: Plan) -> list[str]:
+    """How many facts or documents there are, and what else their files tell."""
+    try:
+        counted = count_learned(plan.config, plan.world)
+    except PathError:
+        return []  # named with the set itself
+    except (ValueError, OSError) as error:
+        return [plan.obstacle(error)]
+    plan.num_learned = counted.number
+    documents = plan.config.questions.documents is not None
+    there = f"there are {counted.number} {'documents' if documents else 'facts'} to learn"
+    return [*([there] if counted.number is not None else []), *counted.told]
 
 
 def _question_set(plan: Plan, name: str, source: QuestionSetConfig) -> str:
@@ -206,7 +280,7 @@ def _checkpoint(plan: Plan, architecture: Architecture) -> None:
     uri = run.checkpoint(architecture)
     state = plan.state(uri, CHECKPOINT_KIND, checkpoint_config(config, architecture), plan.digest(run.corpus))
     if state == "to be made" and storage.list_names(run.training_states(architecture)):
-        state = "to be gone on with, from its newest state"
+        state = TO_GO_ON
     blocks = settings.num_steps * settings.batch_blocks
     passes = f", {blocks / plan.num_blocks:.2g} passes over the corpus" if plan.num_blocks else ""
     plan.add(
@@ -257,9 +331,7 @@ def _counts(plan: Plan) -> None:
 
 def _finetune(plan: Plan) -> None:
     config = plan.config
-    plan.add(
-        "finetune", storage.join(plan.run.uri, "learned"), "to be made", f"{config.method.label}: {_stream(config)}"
-    )
+    plan.add("finetune", storage.join(plan.run.uri, "learned"), "to be made", f"{config.method.label}: {_stream(plan)}")
 
 
 def _trials(plan: Plan) -> None:
@@ -288,19 +360,22 @@ def _trials(plan: Plan) -> None:
         "reused" if finished == len(trials) else "to be made",
         f"{len(trials)} trials, {finished} of them finished",
         *lines,
-        f"each: {_stream(config)}; scored before and after on what is learned, {held_out} and {config.evaluation.num_text_blocks} blocks of text",
+        f"each: {_stream(plan)}; scored before and after on what is learned, {held_out} and {config.evaluation.num_text_blocks} blocks of text",
     )
 
 
-def _stream(config: Config) -> str:
-    stream = config.stream
+def _stream(plan: Plan) -> str:
+    stream, there = plan.config.stream, plan.num_learned
     if isinstance(stream, DocumentStreamConfig):
-        documents = stream.num_documents or "all"
+        most = stream.num_documents if there is None else min(stream.num_documents, there)
+        documents = most or "all"
         return (
             f"the chunks of {documents} documents, {stream.num_passes} times, {stream.num_augmentations} texts a step"
         )
+    taken = stream.num_facts if there is None else min(stream.num_facts, there)
+    asked = "" if taken == stream.num_facts else f", all there are (stream.num_facts is {stream.num_facts})"
     return (
-        f"{stream.num_facts} facts, {stream.num_passes} times: {stream.num_facts * stream.num_passes} steps of "
+        f"{taken} facts{asked}, {stream.num_passes} times: {taken * stream.num_passes} steps of "
         f"{stream.num_wordings} wordings of at most {stream.max_length} tokens"
     )
 

@@ -8,7 +8,7 @@ from memlm.data.config import QuestionSetConfig
 from memlm.data.final_numbers import final_number
 from memlm.data.question_files import read_written, write_nq_open, write_set, write_triviaqa
 from memlm.data.question_records import Question, QuestionError
-from memlm.data.questions import read_questions, read_set
+from memlm.data.questions import read_questions, read_set, select
 from memlm.data.shards import ShardError
 
 QUESTIONS = [
@@ -184,3 +184,11 @@ def test_what_was_written_before_facts_were_named_is_merged_as_it_was(tmp_path):
     assert record == Question(id="a#0", question="?", answers=("x",), fact="a")
     write_set(str(tmp_path / "new.jsonl"), [replace(record, fact="")])
     assert read_written(str(tmp_path / "new.jsonl"))[0].fact_id == "a#0"
+
+
+def test_more_questions_than_there_are_is_all_of_them_and_is_said():
+    said: list[str] = []
+    source = QuestionSetConfig(path="q.csv", num_questions=5, skip=1)
+    assert select([1, 2, 3], source, report=said.append) == [2, 3]
+    assert said == ["num_questions is 5, and there are 2: all of them are taken"]
+    assert select([1, 2, 3, 4, 5, 6], source, report=said.append) == [2, 3, 4, 5, 6] and len(said) == 1

@@ -1,5 +1,6 @@
 """A plan names what would be done, and does none of it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from memlm.recipes import RECIPES
 from tests.jobs.running import ROOT, artifacts_in
 from tune_spaces import load_spaces
 
+TRIVIA = "".join(
+    f'''{{"question_id": "{number}", "question": "Who wrote book {number}?", "answer": {{"value": "Austen", "aliases": []}}}}\n'''
+    for number in range(1000)
+)
 PIPELINES = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py"))
 
 
@@ -17,6 +22,14 @@ def plan_of(capsys, pipeline: str, *arguments: str) -> str:
     config = parse("", [*arguments, "--dry-run"])
     spaces = [load_spaces(config.sweep.methods, config.sweep.scale)] if pipeline == "pareto_sweep" else []
     job_of(config, pipeline)(config, *spaces)
+    return capsys.readouterr().out
+
+
+def refused_plan_of(capsys, pipeline: str, *arguments: str) -> str:
+    """Of a plan that finds something in the way, which its status tells."""
+    with pytest.raises(SystemExit) as stopped:
+        plan_of(capsys, pipeline, *arguments)
+    assert stopped.value.code == 1
     return capsys.readouterr().out
 
 
@@ -39,7 +52,7 @@ def test_dry_run_is_no_part_of_what_other_commands_are_told():
 def test_the_papers_sweep_is_planned_without_a_network(capsys, no_hub, tmp_path, monkeypatch):
     for name in ("triviaqa", "nq_open", "gsm8k_train"):
         (tmp_path / "qa").mkdir(exist_ok=True)
-        (tmp_path / "qa" / f"{name}.jsonl").touch()
+        (tmp_path / "qa" / f"{name}.jsonl").write_text(TRIVIA)
     monkeypatch.setenv("MEMLM_DATA", str(tmp_path))
     plan = plan_of(capsys, "pareto_sweep", "paper_1b", "--storage", str(tmp_path / "runs"))
     for part in (
@@ -58,14 +71,16 @@ def test_the_papers_sweep_is_planned_without_a_network(capsys, no_hub, tmp_path,
 
 def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
     monkeypatch.delenv("MEMLM_DATA", raising=False)
-    plan = plan_of(capsys, "prepare_corpus", "paper_1b", "--storage", str(tmp_path), "--corpus.path", "/no/such")
+    plan = refused_plan_of(
+        capsys, "prepare_corpus", "paper_1b", "--storage", str(tmp_path), "--corpus.path", "/no/such"
+    )
     assert "refused: corpus.path is '/no/such', which does not exist" in plan
     assert (
         "refused: the path of nq_open is '$MEMLM_DATA/qa/nq_open.jsonl', and that environment variable is not set"
         in plan
     )
     assert "4 things stand in the way" in plan
-    plan = plan_of(
+    plan = refused_plan_of(
         capsys, "prepare_corpus", "paper_1b", "--corpus.path", "hf://datasets/mlfoundations/dclm-baseline-1.0@main"
     )
     assert "refused: " in plan and "'main', which may come to name other data" in plan
@@ -93,9 +108,67 @@ def test_a_finished_sweep_is_planned_as_reused_and_nothing_is_touched(swept, cap
     assert "12 trials, 12 of them finished" in plan and "to be made" not in plan and "refused" not in plan
     assert plan.count("reused") == 7
     assert everything_in(swept.run) == before
-    other = plan_of(capsys, "pareto_sweep", "smoke", "--storage", str(swept.storage), "--corpus.block-size", "32")
+    other = refused_plan_of(
+        capsys, "pareto_sweep", "smoke", "--storage", str(swept.storage), "--corpus.block-size", "32"
+    )
     assert "refused: " in other and "was made with corpus.block_size = 64, and now corpus.block_size = 32" in other
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=shutil.ignore_patterns("trials", "counts", "ray"))
     less = plan_of(capsys, "pareto_sweep", "smoke", "--storage", str(tmp_path))
     assert "count_accesses: to be made" in less and "12 trials, 0 of them finished" in less
     assert "counts" not in artifacts_in(tmp_path / "smoke")
+
+
+FACTS = "question,answer\nWho founded Acme?,Ada\nroman god of the underworld,Pluto\nWhere is Acme?,Lima\n"
+
+
+def own_facts(tmp_path: Path, content: str = FACTS) -> list[str]:
+    (tmp_path / "facts.csv").write_text(content)
+    facts = ("--questions.facts.path", str(tmp_path / "facts.csv"), "--questions.facts.layout", "fields")
+    return ["smoke", "--storage", str(tmp_path / "runs"), *facts, "--questions.facts.statements", ""]
+
+
+def test_the_facts_that_there_are_are_counted_and_the_stream_takes_no_more(capsys, tmp_path):
+    plan = plan_of(capsys, "finetune", *own_facts(tmp_path), "--stream.num-facts", "100")
+    assert "there are 3 facts to learn" in plan
+    assert "3 facts, all there are (stream.num_facts is 100), 2 times: 6 steps" in plan
+    assert "1 of 3 facts are stated as topic and answer" in plan
+    assert "to be made, by pretrain.py before this" in plan and "finetune: to be made\n" in plan
+    assert "there are 100 facts to learn" in plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (FACTS + "Is Acme open?,no\n", "refused: {path}: templates cannot state 1 of 4 questions"),
+        (FACTS + "Who?,\n", "refused: {path}:5: "),
+        ("a,b\n1,2\n", "refused: {path}:2: no field 'answer'"),
+    ],
+)
+def test_what_is_wrong_with_the_facts_is_in_the_way(capsys, tmp_path, content, told):
+    plan = refused_plan_of(capsys, "prepare_corpus", *own_facts(tmp_path, content))
+    assert told.format(path=tmp_path / "facts.csv") in plan or "refused: " in plan
+    assert "1 thing stands in the way" in plan
+
+
+def test_documents_and_their_questions_are_counted(capsys, tmp_path):
+    (tmp_path / "docs").mkdir()
+    for name in "ab":
+        (tmp_path / "docs" / f"{name}.md").write_text("# T\n\nText.")
+    (tmp_path / "asked.csv").write_text("question,answer\nWhat?,Text\n")
+    documents = ("--questions.documents.path", str(tmp_path / "docs"))
+    asked = ("--questions.documents.questions", str(tmp_path / "asked.csv"))
+    plan = plan_of(capsys, "finetune", "smoke", "--storage", str(tmp_path / "runs"), *documents, *asked)
+    assert "there are 2 documents to learn" in plan and "1 questions about them" in plan
+
+
+def minutes_in(plan: str) -> float:
+    return float(re.search(r"time: about ([\d.]+) minutes on", plan)[1])
+
+
+def test_a_plan_says_how_many_minutes_the_run_takes(capsys, tmp_path):
+    laptop, smoke = (
+        minutes_in(plan_of(capsys, "pareto_sweep", recipe, "--storage", str(tmp_path)))
+        for recipe in ("laptop", "smoke")
+    )
+    assert 5 < laptop < 60 and smoke < laptop / 4
+    assert minutes_in(plan_of(capsys, "pretrain", "laptop", "--storage", str(tmp_path))) < laptop

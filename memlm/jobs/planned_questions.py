@@ -1,0 +1,72 @@
+"""What would be learned and asked? The facts and documents that a recipe's files hold, counted for its plan without making anything."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memlm import storage
+from memlm.config import Config
+from memlm.data.config import DocumentsConfig, FactsConfig
+from memlm.data.hub import HUB
+from memlm.data.paths import WORLD, expand
+from memlm.data.question_records import numbered_fact
+from memlm.data.question_sources import Row, read_rows
+from memlm.data.questions import read_set, require_questions, select
+from memlm.data.stating import conflicts_told, kinds_told, statable
+from memlm.data.text_files import is_text_source, read_text_files
+from memlm.data.world import World
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many facts or documents there are; None where only a run could tell. And what else is worth saying of them."""
+
+    number: int | None
+    told: tuple[str, ...] = ()
+
+
+def count_learned(config: Config, world: Path | None) -> Counted:
+    """The facts or documents that there are to learn; `world` is the generated world's folder where it is made.
+
+    Raises ValueError for what a run would be refused for.
+    """
+    documents, facts = config.questions.documents, config.questions.facts
+    if documents is not None:
+        return _count_documents(documents)
+    if WORLD in facts.path and world is None:
+        return _count_of_the_world(config)
+    merged = facts.merge_numbered or WORLD in facts.path
+    located = replace(facts, path=expand(facts.path, "questions.facts.path", world), merge_numbered=merged)
+    if located.path.startswith(HUB) or storage.is_remote(located.path):
+        return Counted(None, ("what lies in a store is counted when it is read",))
+    said: list[str] = []
+    questions = require_questions(facts.path, read_set(located, report=said.append))
+    if facts.statements:
+        chosen = select(sorted({question.fact_id for question in questions}), located, report=said.append)
+        return Counted(len(chosen), (*said, *conflicts_told(questions)))
+    questions = statable(select(questions, located, report=said.append), located, report=said.append)
+    return Counted(len(questions), (*said, *kinds_told(questions), *conflicts_told(questions)))
+
+
+def _count_of_the_world(config: Config) -> Counted:
+    """The world is drawn from its seed in a moment, so its facts are known before it is written."""
+    assert config.world is not None
+    world = World(config.world)
+    number = len({numbered_fact(question.id) or question.id for question in world.questions(world.new)})
+    source: FactsConfig = config.questions.facts
+    left = max(0, number - source.skip)
+    return Counted(min(left, source.num_questions) if source.num_questions else left)
+
+
+def _count_documents(documents: DocumentsConfig) -> Counted:
+    path = expand(documents.path, "questions.documents.path", None)
+    asked = expand(documents.questions, "questions.documents.questions", None)
+    if "://" in path or "://" in asked:
+        return Counted(None, ("what lies in a store is counted when it is read",))
+    number = sum(1 for _ in (read_text_files(path) if is_text_source(path) else _rows(path)))
+    number = min(number, documents.num_documents or number)
+    return Counted(number, (f"{sum(1 for _ in _rows(asked))} questions about them",))
+
+
+def _rows(path: str) -> Iterator[Row]:
+    return (row for row in read_rows(path) if isinstance(row, Row))
