@@ -127,6 +127,10 @@ class Config:
     """evaluate: another checkpoint than the run's own, such as one that a patch was applied to."""
     trace: bool = False
     """finetune: also write what the stream does to each fact, as numbers, a picture and a page of coloured tokens. Changes no result."""
+    log_model: bool = False
+    """pretrain, finetune and evaluate: also keep the model in MLflow, where mlflow.transformers.load_model finds it. Changes no result."""
+    register_model: str = ""
+    """As log_model, and as a new version of the model of this name in MLflow's registry."""
     seed: int = 0
     """finetune: which facts, in which order and wordings, and the initialisation of what is trained."""
     world: WorldConfig | None = WorldConfig()
@@ -162,6 +166,9 @@ class Config:
                     f"{name} is {redacted(address)}; an address is logged and stored, so it must hold no user name, no password and no query; "
                     f"{_CREDENTIALS[name == 'tracking']}"
                 )
+        if (self.log_model or self.register_model) and self.tracking == "off":
+            field = "register_model" if self.register_model else "log_model"
+            raise ValueError(f"tracking is off, so {field} has nowhere to keep the model; leave one of the two out")
         _check_documents(self)
         self.pretraining.require_workers(self.cluster.num_workers)
         if self.architecture == "memory" and self.model.memory.layers:

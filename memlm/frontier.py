@@ -93,9 +93,12 @@ class TrialResult:
     start: dict[str, SetScore]
     end: dict[str, SetScore]
     extra: dict[str, float]
+    answers: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict, repr=False)
+    """By set, each question with what counts as right and the answers before and after. Kept with a finetune, and not in a sweep."""
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Without the answers."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "answers"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

@@ -17,10 +17,20 @@ OF_THE_RUN = (
 )
 USES: dict[str, tuple[str, ...]] = {
     "prepare_corpus": ("writer",),
-    "pretrain": ("architecture",),
+    "pretrain": ("architecture", "log_model", "register_model"),
     "count_accesses": (),
-    "finetune": ("method", "stream", "evaluation", "seed", "trace", "writer", "analysis.num_page_facts"),
-    "evaluate": ("architecture", "checkpoint", "stream", "evaluation", "seed", "writer"),
+    "finetune": (
+        "log_model",
+        "register_model",
+        "method",
+        "stream",
+        "evaluation",
+        "seed",
+        "trace",
+        "writer",
+        "analysis.num_page_facts",
+    ),
+    "evaluate": ("log_model", "register_model", "architecture", "checkpoint", "stream", "evaluation", "seed", "writer"),
     "analyze_slots": ("method", "stream", "evaluation", "seed", "analysis", "writer"),
     "pareto_sweep": ("stream", "evaluation", "sweep", "writer"),
     "augment_documents": ("writer",),

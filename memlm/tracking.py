@@ -2,28 +2,38 @@
 
 A tracker is one experiment on one server or in one sqlite file; a sweep is a parent run with a child per trial. Runs
 are found again by key, so a job that was killed goes on in its own. Weights stay on storage; tags carry their digests.
+What is deleted in MLflow while work goes on costs the log and not the work: it is said once, and how to log again.
 """
 
 import fcntl
 import http.client
+import json
 import logging
 import math
 import os
+import shlex
 import sqlite3
-import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 from urllib.parse import unquote
 
 from memlm.credentials import MLFLOW, has_password, redacted, tidy, without_secrets
 from memlm.extras import needed_for
+from memlm.provenance import DataSet, git_sha, source_tags
+
+__all__ = ["DataSet", "Run", "Tracker", "TrackingError", "git_sha", "probe"]
 
 KEY_TAG = "memlm.key"
+MODEL_FOLDER = "model"
 PROBE_SECONDS = 8  # MLflow itself would try for minutes
 PROBE_EXPERIMENT = "memlm doctor"
 _REMEDY = "Check the server, your rights on it, and that it runs the same MLflow version."
@@ -49,6 +59,62 @@ class TrackingError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.field} {self.value}: {self.rule}. {self.remedy}"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One experiment on one server."""
+
+    client: Any
+    uri: str
+    experiment: str
+    experiment_id: str
+
+    @contextmanager
+    def going_on(self, run_id: str = "") -> Iterator[None]:
+        """Around calls on the experiment, or on one of its runs: where it was deleted, this is said once and the call left undone."""
+        try:
+            with _translated(self.uri):
+                yield
+        except TrackingError:
+            deleted = self._deleted(run_id)
+            if deleted is None:
+                raise
+            self.say_once(*deleted)
+
+    def _deleted(self, run_id: str) -> tuple[str, str] | None:
+        """What is no longer there, with what brings it back."""
+        experiment = self._state(lambda: self.client.get_experiment(self.experiment_id).lifecycle_stage)
+        if experiment != "active":
+            restore = f"mlflow experiments restore --experiment-id {self.experiment_id}"
+            return f"experiment {self.experiment!r}", restore if experiment == "deleted" else ""
+        run = self._state(lambda: self.client.get_run(run_id).info.lifecycle_stage) if run_id else "active"
+        if run != "active":
+            return f"run {run_id}", f"mlflow runs restore --run-id {run_id}" if run == "deleted" else ""
+        return None
+
+    def _state(self, read: Callable[[], str]) -> str:
+        """active, deleted, or gone for good; active where the server does not tell."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return read()
+        except MlflowException as error:
+            return "gone" if error.error_code == "RESOURCE_DOES_NOT_EXIST" else "active"
+
+    def say_once(self, what: str, restore: str) -> None:
+        if (self.uri, what) in _said_deleted:
+            return
+        _said_deleted.add((self.uri, what))
+        first = f"MLFLOW_TRACKING_URI={shlex.quote(_for_mlflow(self.uri))} {restore}, and then " if restore else ""
+        _log.warning(
+            "the %s was deleted in MLflow; the work goes on without logging to it. To log again: %srun the same command again",
+            what,
+            first,
+        )
+
+
+_said_deleted: set[tuple[str, str]] = set()
 
 
 class Tracker:
@@ -78,19 +144,15 @@ class Tracker:
             from mlflow import MlflowClient  # slow, so only where it is used
 
         for name in ("mlflow", "alembic"):  # a line for every table of a new database
-            logging.getLogger(name).setLevel(logging.WARNING)
+            logging.getLogger(name).setLevel(logging.ERROR)
 
         with _translated(self.uri):
-            # Under the plain name MLflow makes a folder of the address before it decodes it.
-            address = self.uri.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in self.uri else self.uri
-            self._client = MlflowClient(address, address)
+            self._client = MlflowClient(_for_mlflow(self.uri), _for_mlflow(self.uri))
             if self._client.get_experiment_by_name(self.experiment) is None:
                 self._create_experiment(artifacts)
             found = self._client.get_experiment_by_name(self.experiment)
-        if found.lifecycle_stage == "deleted":
-            remedy = f"Choose another name, or `mlflow experiments restore -x {found.experiment_id}`."
-            raise TrackingError("experiment", self.experiment, "was deleted", remedy)
         self._experiment_id = found.experiment_id
+        self._place = _Place(self._client, self.uri, self.experiment, found.experiment_id)
 
     def _create_experiment(self, artifacts: str | None) -> None:
         from mlflow.exceptions import MlflowException
@@ -114,46 +176,59 @@ class Tracker:
         if "'" in key:
             raise TrackingError("key", key, "must not hold a quote", "Use letters, digits, '/', '-' and '_'.")
         if self._client is None:
-            return Run(None, "", "")
+            return NOT_TRACKED
+        run = NOT_TRACKED
+        with self._place.going_on():
+            run = self._begin(key, name, params or {}, {**(tags or {}), **_parent_tag(parent)})
+        return run
+
+    def _begin(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> "Run":
         from mlflow.entities import Param
 
-        marks = {KEY_TAG: key, **(tags or {}), **({"mlflow.parentRunId": parent.run_id} if parent else {})}
-        wanted = {param: str(value) for param, value in (params or {}).items()}
-        with _translated(self.uri):
-            same_key = f"tags.`{KEY_TAG}` = '{key}'"
-            found = self._client.search_runs([self._experiment_id], same_key, order_by=["start_time"])
-            begun = found[0] if found else self._client.create_run(self._experiment_id, tags=marks, run_name=name)
-            known = begun.data.params
-            changed = sorted(param for param in known.keys() & wanted.keys() if known[param] != wanted[param])
-            if changed:
-                rule = f"began with other params ({', '.join(changed)})"
-                raise TrackingError("run", name, rule, "Give this run another key.")
-            run = Run(self._client, begun.info.run_id, self.uri)
-            if found:
-                self._client.update_run(run.run_id, status="RUNNING", name=name)
-                run.set_tags(marks)
-            run._log_batches("params", [Param(param, wanted[param]) for param in wanted if param not in known])
+        marks = {KEY_TAG: key, **source_tags(), **tags}
+        wanted = {param: str(value) for param, value in params.items()}
+        same_key = f"tags.`{KEY_TAG}` = '{key}'"
+        found = self._client.search_runs([self._experiment_id], same_key, order_by=["start_time"])
+        begun = found[0] if found else self._client.create_run(self._experiment_id, tags=marks, run_name=name)
+        known = begun.data.params
+        changed = sorted(param for param in known.keys() & wanted.keys() if known[param] != wanted[param])
+        if changed:
+            rule = f"began with other params ({', '.join(changed)})"
+            raise TrackingError("run", name, rule, "Give this run another key.")
+        run = Run(self._place, begun.info.run_id)
+        if found:
+            self._client.update_run(run.run_id, status="RUNNING", name=name)
+            run.set_tags(marks)
+        run._log_batches("params", [Param(param, wanted[param]) for param in wanted if param not in known])
         return run
+
+
+def _parent_tag(parent: "Run | None") -> dict[str, str]:
+    return {"mlflow.parentRunId": parent.run_id} if parent is not None and parent.run_id else {}
 
 
 class Run:
     """As a context manager it ends FINISHED, FAILED on an exception, KILLED on Ctrl-C."""
 
-    def __init__(self, client: Any, run_id: str, uri: str) -> None:
-        self._client, self.run_id, self._uri = client, run_id, uri
+    def __init__(self, place: _Place | None, run_id: str) -> None:
+        self._place, self.run_id = place, run_id
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._client is not None:
-            status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-            with _translated(self._uri):
-                self._client.set_terminated(self.run_id, status)
+        status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+        self._call(lambda client: client.set_terminated(self.run_id, status))
+
+    def _call(self, call: Callable[[Any], object]) -> None:
+        """On the client; nothing where nothing is tracked, or the run was deleted."""
+        if self._place is not None:
+            with self._place.going_on(self.run_id):
+                call(self._place.client)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """All in one call. MLflow's SQL store would change values that are not finite, so they are left out."""
-        if self._client is None:
+        if self._place is None:
             return
         from mlflow.entities import Metric
 
@@ -164,7 +239,7 @@ class Run:
         self._log_batches("metrics", [point for point in points if math.isfinite(point.value)])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        if self._client is not None:
+        if self._place is not None:
             from mlflow.entities import RunTag
 
             self._log_batches("tags", [RunTag(name, str(value)) for name, value in tags.items()])
@@ -172,14 +247,93 @@ class Run:
     def log_file(self, path: str | Path, folder: str = "") -> None:
         if not os.path.isfile(path):
             raise TrackingError("file", path, "is not there", "Write it before logging it.")
-        if self._client is not None:
-            with _translated(self._uri):
-                self._client.log_artifact(self.run_id, str(path), artifact_path=folder or None)
+        self._call(lambda client: client.log_artifact(self.run_id, str(path), artifact_path=folder or None))
+
+    def log_json(self, value: Any, name: str) -> None:
+        """As an artifact, without passwords and keys."""
+        text = without_secrets(json.dumps(value, indent=1, default=str))
+        self._call(lambda client: client.log_text(self.run_id, text, name))
+
+    def log_inputs(self, sets: Sequence[DataSet]) -> None:
+        """What the run reads, in MLflow's own table of data sets."""
+        if self._place is None:
+            return
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(each.name, each.digest[:36], _kind_of(each.uri), json.dumps({"uri": each.uri})),
+                [InputTag("mlflow.data.context", each.context)],
+            )
+            for each in sets
+        ]
+        self._call(lambda client: client.log_inputs(self.run_id, inputs))
+
+    def log_model(self, model: Any, tokenizer: Any, *, register: str = "") -> str:
+        """A transformers model with its tokenizer, for mlflow.transformers.load_model, and as a new version in the registry where a name
+        is given. Returns its address; empty where nothing is tracked."""
+        if self._place is None:
+            return ""
+        import mlflow.transformers
+
+        address = f"runs:/{self.run_id}/{MODEL_FOLDER}"
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch) / MODEL_FOLDER
+            mlflow.transformers.save_model(
+                transformers_model={"model": model, "tokenizer": tokenizer},
+                path=str(folder),
+                task="text-generation",
+                # The model's folder holds the code that it needs; to infer requirements MLflow would run it in another process.
+                pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "transformers", "safetensors")],
+            )
+            self._call(lambda client: client.log_artifacts(self.run_id, str(folder), MODEL_FOLDER))
+        if register:
+            self._call(lambda client: self._register(client, register))
+            address = f"models:/{register}"
+        return address
+
+    def _register(self, client: Any, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{client.get_run(self.run_id).info.artifact_uri}/{MODEL_FOLDER}"
+        client.create_model_version(name, source, run_id=self.run_id)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """CPU, memory, disk, network and GPUs of this machine every ten seconds, while the block runs: MLflow's system metrics."""
+        if self._place is None:
+            yield
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=_for_mlflow(self._place.uri))
+        monitor.start()
+        try:
+            yield
+        finally:
+            # It may be waiting for a server that is gone, for which work that is done should not wait.
+            ending = threading.Thread(target=monitor.finish, name="system metrics end", daemon=True)
+            ending.start()
+            ending.join(timeout=PROBE_SECONDS)
 
     def _log_batches(self, what: str, entries: list[Any]) -> None:
-        with _translated(self._uri):
+        def log(client: Any) -> None:
             for start in range(0, len(entries), BATCH):
-                self._client.log_batch(self.run_id, **{what: entries[start : start + BATCH]})
+                client.log_batch(self.run_id, **{what: entries[start : start + BATCH]})
+
+        self._call(log)
+
+
+NOT_TRACKED = Run(None, "")
+
+
+def _kind_of(uri: str) -> str:
+    return uri.partition("://")[0] if "://" in uri else "local"
 
 
 def probe(uri: str) -> str:
@@ -187,6 +341,9 @@ def probe(uri: str) -> str:
     tracker = Tracker(uri, PROBE_EXPERIMENT)
     with tracker.run("probe", name="probe") as run:
         run.log_metrics({"probe": 1.0})
+    if not run.run_id:
+        remedy = f"Restore it in MLflow: mlflow experiments restore --experiment-id {tracker._experiment_id}"
+        raise TrackingError("experiment", PROBE_EXPERIMENT, "was deleted, and the probe writes to it", remedy)
     with _translated(uri):
         tracker._client.delete_run(run.run_id)
     return _version_of(uri) if uri.startswith("http") else ""
@@ -203,23 +360,14 @@ def _version_of(server: str) -> str:
     return answer.text.strip() if answer.status_code == 200 else ""
 
 
-def git_sha(directory: Path = Path(__file__).parent) -> str:
-    """The commit of the code that runs, with "-dirty" when files differ from it; "" outside a checkout."""
-    try:
-        sha, changes = (
-            subprocess.run(
-                ["git", *arguments], cwd=directory, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return ""
-    return f"{sha}-dirty" if changes else sha
-
-
 def sqlite_uri(database: str) -> str:
     """The address of a database file. SQLAlchemy, which opens it, ends a path at '?' and decodes it."""
     return "sqlite:///" + database.replace("%", "%25").replace("?", "%3F")
+
+
+def _for_mlflow(uri: str) -> str:
+    """Under the plain name MLflow makes a folder of an address before it decodes it."""
+    return uri.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in uri else uri
 
 
 def database_of(uri: str) -> Path:

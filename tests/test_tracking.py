@@ -1,6 +1,9 @@
+import getpass
+import json
 import logging
 import os
 import pickle
+import re
 import socket
 import sqlite3
 import subprocess
@@ -17,7 +20,7 @@ import pytest
 from memlm import tracking
 from memlm.cli import parse
 from memlm.run import tracking_uri
-from memlm.tracking import Tracker, TrackingError
+from memlm.tracking import DataSet, Tracker, TrackingError
 from tests.nodes.servers import MLflow, mlflow
 
 
@@ -55,7 +58,7 @@ def test_a_run_with_params_tags_metrics_and_a_file(uri: str, query: Callable, tm
     tags = dict(query("SELECT key, value FROM tags WHERE run_uuid = ?", run.run_id))
     assert tags.items() >= {"method": "lora", "pareto": "true", "memlm.key": "k"}.items()
     artifacts = Path(uri.removeprefix("sqlite:///")).parent / "mlflow_artifacts"
-    assert [path.name for path in artifacts.rglob("*.json")] == ["frontier.json"]
+    assert [path.name for path in artifacts.rglob("frontier.json")] == ["frontier.json"]
 
 
 def test_the_same_key_is_the_same_run_continued(uri: str, query: Callable) -> None:
@@ -133,14 +136,100 @@ def test_two_jobs_may_find_no_experiment_at_the_same_moment(uri: str, monkeypatc
     assert Tracker(uri, "raced")._experiment_id == find(MlflowClient(uri), "raced").experiment_id
 
 
-def test_a_deleted_experiment_names_the_remedy(uri: str) -> None:
+def log_all(tracker: Tracker, run: tracking.Run, file: Path) -> None:
+    """Every call that a job makes."""
+    with run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        run.set_tags({"a": "b"})
+        run.log_file(file)
+        run.log_json({"a": 1}, "config.json")
+        run.log_inputs([DataSet(name="facts", digest="d", uri="/data/facts", context="training")])
+        with tracker.run("child", name="child", parent=run, params={"seed": 1}) as child:
+            child.log_metrics({"loss": 2.0})
+
+
+@pytest.mark.parametrize("what", ["experiment", "run", "before it is opened", "for good"])
+def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
+    uri: str, query: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    (tmp_path / "report.html").write_text("a report")
+    tracker, client = Tracker(uri, f"deleted {what}"), MlflowClient(uri)
+    run = tracker.run("k", name="a")
+    if what == "run":
+        client.delete_run(run.run_id)
+    else:
+        client.delete_experiment(tracker._experiment_id)
+    if what == "before it is opened":
+        tracker = Tracker(uri, f"deleted {what}")
+        run = tracker.run("k", name="a")
+        assert not run.run_id
+    if what == "for good":
+        SqlAlchemyStore(uri, str(tmp_path))._hard_delete_experiment(tracker._experiment_id)
+    with caplog.at_level(logging.WARNING, "memlm.tracking"):
+        for _ in range(2):
+            log_all(tracker, run, tmp_path / "report.html")
+    (said,) = caplog.messages
+    assert "was deleted in MLflow; the work goes on" in said and said.endswith("run the same command again")
+    if what == "for good":
+        assert "restore" not in said
+        return
+    # What is said to do is done.
+    told = re.search(r"To log again: MLFLOW_TRACKING_URI=(\S+) (mlflow .*), and then", said)
+    assert told is not None and told[1] == uri
+    subprocess.run(
+        [str(Path(sys.executable).parent / "mlflow"), *told[2].split()[1:]],
+        env={**os.environ, "MLFLOW_TRACKING_URI": told[1]},
+        check=True,
+    )
+    tracker = Tracker(uri, f"deleted {what}")
+    log_all(tracker, again := tracker.run("k", name="a"), tmp_path / "report.html")
+    assert query("SELECT value FROM metrics WHERE run_uuid = ?", again.run_id) == [(1.0,)]
+
+
+def test_a_probe_whose_experiment_was_deleted_names_the_remedy(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    Tracker(uri, "deleted")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking.probe(uri)
     client = MlflowClient(uri)
-    client.delete_experiment(client.get_experiment_by_name("deleted").experiment_id)
+    client.delete_experiment(client.get_experiment_by_name(tracking.PROBE_EXPERIMENT).experiment_id)
     with pytest.raises(TrackingError, match="mlflow experiments restore"):
-        Tracker(uri, "deleted")
+        tracking.probe(uri)
+
+
+def test_what_mlflow_shows_of_where_a_run_came_from(uri: str, query: Callable) -> None:
+    sets = [
+        DataSet(name="corpus", digest="c" * 64, uri="s3://bucket/corpus", context="training"),
+        DataSet(name="known_facts", digest="q", uri="/runs/questions", context="evaluation"),
+    ]
+    run = Tracker(uri, "provenance").run("k", name="a", tags={"stage": "finetune"})
+    run.log_inputs(sets)
+    run.log_json({"seed": 3, "tracking": "https://me:secret@host/x"}, "config.json")
+    tags = dict(query("SELECT key, value FROM tags WHERE run_uuid = ?", run.run_id))
+    assert tags["mlflow.user"] == getpass.getuser() and tags["mlflow.source.name"] == "memlm"
+    sha = tracking.git_sha()
+    assert tags["git_sha"] == sha and tags["mlflow.source.git.commit"] == sha.removesuffix("-dirty")
+    from mlflow import MlflowClient
+
+    logged = {each.dataset.name: each for each in MlflowClient(uri).get_run(run.run_id).inputs.dataset_inputs}
+    assert {name: each.tags[0].value for name, each in logged.items()} == {each.name: each.context for each in sets}
+    corpus = logged["corpus"].dataset
+    assert (corpus.source_type, corpus.source, corpus.digest) == ("s3", '{"uri": "s3://bucket/corpus"}', "c" * 36)
+    config = Path(uri.removeprefix("sqlite:///")).parent / "mlflow_artifacts" / run.run_id / "artifacts" / "config.json"
+    assert json.loads(config.read_text())["seed"] == 3 and "secret" not in config.read_text()
+
+
+def test_a_long_run_is_measured(uri: str, query: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    with Tracker(uri, "measured").run("k", name="a") as run, run.measuring():
+        for _ in range(100):
+            time.sleep(0.1)
+            if found := query("SELECT key FROM metrics WHERE run_uuid = ?", run.run_id):
+                break
+    assert ("system/cpu_utilization_percentage",) in found
 
 
 def test_nothing_is_written_beside_the_database(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

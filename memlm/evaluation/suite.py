@@ -15,7 +15,7 @@ from memlm.data.question_records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.likelihood import num_bytes_of, score_text, text_trunks
 from memlm.evaluation.question_answering import answer_nats
-from memlm.evaluation.scores import Scores, join
+from memlm.evaluation.scores import Answered, Scores, join
 from memlm.evaluation.tasks import TEXT_VERSION, Exam, Examinee, exam_of
 from memlm.frontier import LEARNING_SET, SetScore
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
@@ -62,7 +62,18 @@ def _take(examinee: Examinee, name: str, exam: Exam) -> Scores:
         chance=exam.task.chance(exam.asked),
         items=_one_per_fact(exam.asked, measured.items),
     )
-    return Scores(sets={name: score}, extra={f"{name}_{other}": value for other, value in measured.others.items()})
+    extra = {f"{name}_{other}": value for other, value in measured.others.items()}
+    answers = _answers(exam.asked, measured.answers)
+    return Scores(sets={name: score}, extra=extra, answers={name: answers} if answers else {})
+
+
+def _answers(asked: Sequence[Record], answers: Sequence[str]) -> tuple[Answered, ...]:
+    """None for a set that is not asked for text."""
+    questions = (record for record in asked if isinstance(record, Question))
+    return tuple(
+        Answered(id=question.id, question=question.question, accepted=tuple(question.answers), answer=answer)
+        for question, answer in zip(questions, answers, strict=bool(answers))
+    )
 
 
 def _one_per_fact(records: Sequence[Record], scores: Sequence[float]) -> tuple[float, ...]:

@@ -49,6 +49,8 @@ class Measured:
 
     items: tuple[float, ...]
     others: dict[str, float]
+    answers: tuple[str, ...] = ()
+    """What the model answered, where it was asked for text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,8 @@ def _score_answers(
         batch_size=examinee.config.batch_size,
         trunks=examinee.trunks,
     )
-    return Measured(items=scores.exact_match, others={"f1": sum(scores.f1) / len(scores.f1)})
+    others = {"f1": sum(scores.f1) / len(scores.f1)}
+    return Measured(items=scores.exact_match, others=others, answers=scores.answers)
 
 
 def _answer_trunks(

@@ -16,6 +16,7 @@ from memlm.config import Config
 from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, num_processors, quiet, say
+from memlm.jobs.tracked import corpus_read, log_config
 from memlm.run import (
     RunError,
     counts_config,
@@ -25,7 +26,7 @@ from memlm.run import (
     run_of,
     tracking_uri,
 )
-from memlm.tracking import Tracker, git_sha
+from memlm.tracking import Tracker
 from memlm.training.units import num_batches, units
 
 if TYPE_CHECKING:
@@ -88,12 +89,16 @@ def _count_all(config: Config, inputs: dict[str, str], tracker: Tracker) -> None
         "stage": "count",
         "checkpoint": inputs["checkpoint"][:16],
         "data": inputs["corpus"][:16],
-        "git_sha": git_sha(),
     }
     params = {"num_batches": num_batches(config.counting, num_blocks), "batch_blocks": config.counting.batch_blocks}
     with tracker.run(
-        f"count/{storage.read_manifest(run.counts).digest}", name=f"count-{config.run_name}", params=params, tags=tags
+        f"count/{storage.read_manifest(run.counts).digest}",
+        name=f"count-{config.run_name}-{inputs['checkpoint'][:6]}",
+        params=params,
+        tags=tags,
     ) as tracked:
+        log_config(tracked, config)
+        tracked.log_inputs([corpus_read(run, inputs["corpus"])])
         of_job = {"units_quarantined": len(counted.quarantined), "tokens_per_second": counted.tokens_per_second}
         tracked.log_metrics(
             {f"slots/{name}": value for name, value in usage(counted.counts).items()}

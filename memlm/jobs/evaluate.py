@@ -13,8 +13,9 @@ from memlm.config import Config, identity
 from memlm.evaluation.scores import Scores
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, quiet, say
+from memlm.jobs.tracked import log_config, log_model, model_sizes, sets_read
 from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri, trial_of
-from memlm.tracking import Tracker, git_sha
+from memlm.tracking import Tracker
 
 EXPERIMENT = "memlm evaluation"
 
@@ -39,17 +40,18 @@ def run(config: Config) -> str:
     output = storage.join(run.uri, "scores", f"{named}.json")
     report: dict[str, Any] = {"checkpoint": uri, "digest": checkpoint.digest, "settings": settings, **asdict(scores)}
     storage.write_json(output, report)
-    tags = {
-        "stage": "evaluate",
-        "checkpoint": checkpoint.digest[:16],
-        "data": inputs["corpus"][:16],
-        "git_sha": git_sha(),
-    }
+    tags = {"stage": "evaluate", "checkpoint": checkpoint.digest[:16], "data": inputs["corpus"][:16]}
     with tracker.run(
-        f"evaluate/{named}", name=f"evaluate-{config.run_name}-{config.architecture}", tags=tags
+        f"evaluate/{named}",
+        name=f"evaluate-{config.run_name}-{config.architecture}-{named[:6]}",
+        params={"seed": config.seed, **model_sizes(config)},
+        tags={**tags, "checkpoint.digest": checkpoint.digest, "checkpoint.uri": uri},
     ) as tracked:
+        log_config(tracked, config)
+        tracked.log_inputs(sets_read(run, inputs, learned=False))
         tracked.log_metrics({f"final/{name}": value.value for name, value in scores.sets.items()})
         tracked.log_metrics({f"final/{name}": value for name, value in scores.extra.items()})
+        log_model(tracked, storage.open_artifact(uri), config)
     for name, value in scores.sets.items():
         others = {
             other.removeprefix(f"{name}_"): number

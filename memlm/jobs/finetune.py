@@ -12,15 +12,18 @@ from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
+from memlm.jobs.tracked import ui_line
 from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
 from memlm.stages import require_traceable
-from memlm.tracking import Tracker, git_sha
+from memlm.tracking import Tracker
 
 EXPERIMENT = "memlm finetuning"
 SCORES_FILE = "scores.json"
 ADVICE = "advice"
 """Why a run learned nothing, in the details of its patch."""
 GUIDE = "docs/your-own-facts.md"
+REPORT_FILE = "report.html"
+PICTURE_FILE = "scores.png"
 
 
 def run(config: Config) -> str:
@@ -55,6 +58,11 @@ def run(config: Config) -> str:
         from memlm.jobs.traces import say_trace  # draws, for which it imports matplotlib
 
         say_trace(trace)
+    if REPORT_FILE in storage.read_manifest(uri).files:  # those of older versions have none
+        files = ", ".join(storage.address_of_file(uri, name) for name in (REPORT_FILE, PICTURE_FILE, SCORES_FILE))
+        say(f"report: {files}")
+    if line := ui_line(config, "in MLflow"):
+        say(line)
     _say_outcome(config, uri, result)
     return uri
 
@@ -88,11 +96,4 @@ def trial_tags(config: Config, inputs: dict[str, str]) -> dict[str, str]:
         "recipe": config.recipe,
         "checkpoint": inputs["checkpoint"][:16],
         "data": inputs["corpus"][:16],
-        "git_sha": git_sha(),
     }
-
-
-def final_metrics(result: TrialResult) -> dict[str, Any]:
-    """What the tracking server compares: every set at the end, and the learning."""
-    learned = {f"final/{name}": score.value for name, score in result.end.items()}
-    return learned | {f"final/{name}": value for name, value in result.extra.items()}

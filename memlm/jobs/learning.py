@@ -1,5 +1,7 @@
 """The worker's side of `finetune`: it loads the model, learns the stream, scores, and writes the patch."""
 
+from tempfile import TemporaryDirectory
+
 import torch
 
 from memlm import storage
@@ -7,15 +9,17 @@ from memlm.artifacts import PATCH_KIND
 from memlm.config import Config, identity
 from memlm.data.streams import num_steps, shortfall
 from memlm.jobs.cluster import Progress, quiet, say
-from memlm.jobs.finetune import ADVICE, EXPERIMENT, SCORES_FILE, final_metrics, trial_tags
+from memlm.jobs.finetune import ADVICE, EXPERIMENT, PICTURE_FILE, REPORT_FILE, SCORES_FILE, trial_tags
 from memlm.jobs.materials import device_of, load_materials, load_model
 from memlm.jobs.traces import tracer_of, write_trace
+from memlm.jobs.tracked import final_metrics, log_config, log_model, sets_read, start_metrics, trial_name, trial_params
 from memlm.run import run_of, tracking_uri, trial_of
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned, why_nothing_was_learned
 from memlm.training.finetune import SEES_NOTHING, facts_of, run_trial
 from memlm.training.patch import PATCH_FILE, changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
+from memlm.trial_report import draw_scores, write_trial_report
 
 
 def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]) -> None:
@@ -32,8 +36,8 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
     )
     tracked = Tracker(tracking_uri(config), EXPERIMENT).run(
         f"finetune/{key}",
-        name=f"{trial.method.label}-{config.run_name}-{trial.seed}",
-        params={"method": trial.method.label, "seed": trial.seed, **trial.hyperparameters()},
+        name=trial_name(trial, key),
+        params=trial_params(config, trial),
         tags=trial_tags(config, inputs),
     )
 
@@ -46,9 +50,17 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
             )
 
     tracer = tracer_of(trial, materials, tracked) if trace else None
-    with tracked:
+    with tracked, tracked.measuring():
+        log_config(tracked, config)
+        tracked.log_inputs(sets_read(run, inputs, learned=True))
         result, learned = run_trial(trial, model, materials, key=key, on_step=on_step, observer=tracer or SEES_NOTHING)
+        tracked.log_metrics(start_metrics(result))
         tracked.log_metrics(final_metrics(result), step=progress.total)
+        if config.log_model or config.register_model:
+            with TemporaryDirectory() as folder:
+                learned.save_pretrained(folder)
+                materials.tokenizer.save_pretrained(folder)
+                log_model(tracked, folder, config)
         if tracer:
             write_trace(trace, tracer, learned, materials, config, inputs, tracked)
         advice: list[str] = []
@@ -59,6 +71,10 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
             uri, kind=PATCH_KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs
         ) as draft:
             save_patch(patch, draft.path / PATCH_FILE)
-            storage.write_json(str(draft.path / SCORES_FILE), result.to_json())
+            storage.write_json(str(draft.path / SCORES_FILE), {**result.to_json(), "answers": result.answers})
+            draw_scores(result, draft.path / PICTURE_FILE)
+            write_trial_report(result, draft.path / REPORT_FILE, heading=f"{config.run_name}: {trial.title}")
+            for file in (SCORES_FILE, PICTURE_FILE, REPORT_FILE):
+                tracked.log_file(draft.path / file)
             draft.details["rows"] = {name: len(change.rows) for name, change in patch.items()}
             draft.details[ADVICE] = advice

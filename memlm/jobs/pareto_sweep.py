@@ -49,7 +49,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
         pending = unfinished(run, planned)
         say(f"sweep: {len(planned)} trials, {len(planned) - len(pending)} of them finished before")
         tracker = SweepTracker(config, inputs)
-        with tracker.parent:
+        with tracker.parent, tracker.parent.measuring():
             if pending:
                 with stages.timed("pareto_sweep"):
                     run_trials(config, run, pending, inputs=inputs, holder=lease.holder, on_finished=tracker.log_trial)

@@ -27,11 +27,12 @@ from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
 from memlm.jobs.notice import Told, Watch, heeding_sigterm
 from memlm.jobs.ray_files import ray_storage
 from memlm.jobs.resources import saying_shortage
+from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
 from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
-from memlm.tracking import Run, Tracker, TrackingError, git_sha
+from memlm.tracking import Run, Tracker, TrackingError
 from memlm.training.checkpoint import TrainingStates
 from memlm.training.goodput import FOLDER, START_NAMES, Diary
 from memlm.training.model_card import model_card
@@ -237,8 +238,9 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
         tracked = _tracked(task, inputs, sizes, to="")
     run = _Pretraining(task=task, engine=engine, states=states, corpus=corpus, tracked=tracked, diary=diary)
     try:
-        with tracked:
+        with tracked, tracked.measuring():
             if rank == 0:
+                run.log_provenance()
                 say(
                     f"pretrain {config.architecture}: {sizes.base / 1e6:.2f} M base, {sizes.pool / 1e6:.2f} M pool, {sizes.active / 1e6:.2f} M active parameters; "
                     f"step {first_step} of {settings.num_steps}"
@@ -253,8 +255,11 @@ def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, 
     config, settings = task.config, task.config.pretraining
     return Tracker(to, EXPERIMENT).run(
         f"pretrain/{inputs['corpus'][:16]}/{inputs['config'][:16]}",
-        name=f"pretrain-{config.architecture}-{config.run_name}",
+        name=f"pretrain-{config.architecture}-{config.run_name}-{inputs['config'][:6]}",
         params={
+            "seed": settings.seed,
+            "batch": settings.batch_blocks,
+            **model_sizes(config),
             "num_steps": settings.num_steps,
             "learning_rate": settings.learning_rate,
             "value_learning_rate": settings.value_learning_rate,
@@ -266,7 +271,6 @@ def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, 
         tags={
             "stage": "pretrain",
             "architecture": config.architecture,
-            "git_sha": git_sha(),
             "data": task.corpus_digest[:16],
             "seed": str(settings.seed),
         },
@@ -291,6 +295,13 @@ class _Pretraining:
     history: list[dict[str, float]] = field(default_factory=list)
     unlogged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     silent_until: float = 0.0
+
+    def log_provenance(self) -> None:
+        try:
+            log_config(self.tracked, self.task.config)
+            self.tracked.log_inputs([corpus_read(run_of(self.task.config), self.task.corpus_digest)])
+        except TrackingError as error:
+            say(f"warning: {error}; the config is not logged by this start")
 
     def train(self, first_step: int) -> None:
         """To the end, or to a notice, which raises _Stopped once a state is saved."""
@@ -388,8 +399,19 @@ class _Pretraining:
                 goodput = self.diary.goodput()
                 draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
             say(f"pretrain {config.architecture}: {goodput}")
+            self._log_checkpoint()
         else:
             self.engine.export(None)
+
+    def _log_checkpoint(self) -> None:
+        """On the run that made it, so that it is found from there, and by its digest from the runs that use it."""
+        digest = storage.read_manifest(self.task.checkpoint).digest
+        tags = {"checkpoint": digest[:16], "checkpoint.digest": digest, "checkpoint.uri": self.task.checkpoint}
+        try:
+            self.tracked.set_tags(tags)
+        except TrackingError as error:
+            say(f"warning: {error}; the checkpoint's digest is {digest}")
+        log_model(self.tracked, storage.open_artifact(self.task.checkpoint), self.task.config)
 
 
 def _num_tokens(config: Config) -> int:

@@ -1,8 +1,8 @@
 """What does a sweep leave behind? The frontier's files, and its runs on the tracking server: one parent, a child per trial."""
 
-import shlex
-import sys
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,13 +11,23 @@ from memlm import storage
 from memlm.config import Config
 from memlm.frontier import LEARNING_SET, TrialResult, write_csv
 from memlm.jobs.cluster import say
-from memlm.jobs.finetune import final_metrics, trial_tags
+from memlm.jobs.finetune import trial_tags
 from memlm.jobs.planned_trials import PlannedTrial
+from memlm.jobs.tracked import (
+    final_metrics,
+    log_config,
+    model_sizes,
+    sets_read,
+    start_metrics,
+    trial_name,
+    trial_params,
+    ui_line,
+)
 from memlm.model.config import Architecture
 from memlm.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
-from memlm.run import Run, tracking_uri
+from memlm.run import Run, run_of, tracking_uri
+from memlm.tracking import DataSet, Tracker, TrackingError
 from memlm.tracking import Run as TrackedRun
-from memlm.tracking import Tracker, git_sha
 
 EXPERIMENT = "memlm pareto sweeps"
 FRONTIER_FILES = ("frontier.json", "frontier.csv", "frontier.png", "report.html")
@@ -30,16 +40,27 @@ class SweepTracker:
         self.config, self.inputs = config, inputs
         self.tracker = Tracker(tracking_uri(config), EXPERIMENT)
         digests = "-".join(sorted({digest[:8] for part in inputs.values() for digest in part.values()}))
-        tags = {"stage": "sweep", "recipe": config.recipe, "git_sha": git_sha()}
-        self.parent = self.tracker.run(f"sweep/{config.run_name}/{digests}", name=f"sweep-{config.run_name}", tags=tags)
+        tags = {"stage": "sweep", "recipe": config.recipe}
+        digest = hashlib.sha256(digests.encode()).hexdigest()
+        self.parent = self.tracker.run(
+            f"sweep/{config.run_name}/{digests}",
+            name=f"sweep-{config.run_name}-{digest[:6]}",
+            params=model_sizes(config) | {"batch": config.stream.num_wordings},
+            tags=tags,
+        )
+        log_config(self.parent, config)
+        self.parent.log_inputs(self._sets())
+
+    def _sets(self) -> list[DataSet]:
+        return sets_read(run_of(self.config), next(iter(self.inputs.values())), learned=True)
 
     def child(self, plan: PlannedTrial) -> TrackedRun:
         trial = plan.trial
         return self.tracker.run(
             f"trial/{plan.key}",
-            name=f"{trial.title}-{plan.key[:4]}-seed{trial.seed}".replace(" ", "-"),
+            name=trial_name(trial, plan.key),
             parent=self.parent,
-            params={name.removeprefix("optimizer."): value for name, value in trial.hyperparameters().items()},
+            params=trial_params(self.config, trial),
             tags={
                 "method": trial.method.label,
                 "seed": str(trial.seed),
@@ -48,7 +69,18 @@ class SweepTracker:
         )
 
     def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
+        """A server that does not answer costs the log: the trial is in the ledger, from which the sweep's end logs it again."""
+        try:
+            self._log_trial(plan, entry)
+        except TrackingError as error:
+            say(
+                f"warning: {error} The sweep goes on; at its end, or by the same command later, its trials are logged again."
+            )
+
+    def _log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
         with self.child(plan) as child:
+            log_config(child, replace(self.config, method=plan.trial.method, seed=plan.trial.seed))
+            child.log_inputs(self._sets())
             if "failed" in entry:
                 child.set_tags({"failed": entry["failed"]})
                 return
@@ -56,7 +88,8 @@ class SweepTracker:
                 child.log_metrics(
                     {name: value for name, value in point.items() if name != "step"}, step=int(point["step"])
                 )
-            child.log_metrics(final_metrics(TrialResult.from_json(entry["result"])))
+            result = TrialResult.from_json(entry["result"])
+            child.log_metrics(start_metrics(result) | final_metrics(result))
 
     def log_frontier(
         self, frontier: Mapping[str, Any], files: Sequence[Path], trials: Sequence[tuple[PlannedTrial, TrialResult]]
@@ -76,7 +109,9 @@ class SweepTracker:
             point = points[result.method, _setting(result.hyperparameters)]
             drops = [result.start[name].drop_to(result.end[name]) for name in frontier["forgetting_sets"]]
             with self.child(plan) as child:
-                child.log_metrics(final_metrics(result))  # again, for a trial whose driver was cut off before it could
+                child.log_metrics(
+                    start_metrics(result) | final_metrics(result)
+                )  # again, for a trial whose driver was cut off before it could
                 child.set_tags({"pareto": str(point["on_frontier"]).lower()})
                 child.log_metrics(
                     {"final/learning": result.end[LEARNING_SET].value, "final/forgetting": sum(drops) / len(drops)}
@@ -119,13 +154,11 @@ def write_frontier(
             draw_frontiers([frontier, *_others(config)], files[-1])
         for file in files:
             storage.write_bytes(storage.join(run.uri, file.name), file.read_bytes())
-        tracker.log_frontier(frontier, files, trials)
+        try:
+            tracker.log_frontier(frontier, files, trials)
+        except TrackingError as error:
+            say(f"warning: {error} Nothing is lost: the same command logs the finished sweep again.")
     print(format_table(frontier))
     say(f"frontier: {storage.join(run.uri, 'frontier.png')}, {storage.join(run.uri, 'report.html')}")
-    uri = tracking_uri(config)
-    if uri.startswith("sqlite"):
-        say(
-            f"compare the trials: {Path(sys.executable).parent}/mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}   then open http://127.0.0.1:5000"
-        )
-    elif uri:
-        say(f"compare the trials: {uri}")
+    if line := ui_line(config, "compare the trials"):
+        say(line)

@@ -14,7 +14,7 @@ from memlm.data.facts import Fact, FactBatch, FactError, fact_batch
 from memlm.data.question_records import Question, Record
 from memlm.data.streams import batches_of_stream, facts_of_stream, require_asked
 from memlm.evaluation.question_answering import answer_trunks, prompts_of, question_trunks
-from memlm.evaluation.scores import Scores, join
+from memlm.evaluation.scores import Scores, before_and_after, join
 from memlm.evaluation.suite import HeldOut, evaluate_held_out, evaluate_questions
 from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.methods.build import build_method
@@ -119,6 +119,7 @@ def run_trial(
             "seconds": time.monotonic() - began,
             "steps": float(num_steps),
         },
+        answers=before_and_after(start.answers, end.answers),
     )
     return result, learned
 
