@@ -48,7 +48,9 @@ def _figure(result: TrialResult) -> Figure:
         axes.set_xlabel(label, color=_FAINT)
         axes.tick_params(colors=_INK, length=0)
         axes.spines[:].set_visible(False)
-        axes.margins(x=0.15)
+        widest = max(result.start[name].value for name in names), max(result.end[name].value for name in names)
+        axes.set_xlim(0, 1.12 * (max(widest) if names is losses else 1.0))
+        axes.set_ylim(-0.7, max(len(names) - 0.3, 2.3))
     figure.suptitle(
         f"{result.method.replace('_', ' ')}, seed {result.seed}: before (grey) and after (blue)", x=0.01, ha="left"
     )

@@ -37,6 +37,7 @@ class Cells(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.cells: list[str] = []
+        self.inside = False
         self.tags: set[str] = set()
         self.feed(page)
 
@@ -44,9 +45,13 @@ class Cells(HTMLParser):
         self.tags.add(tag)
         if tag == "td":
             self.cells.append("")
+        self.inside = tag == "td"
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
 
     def handle_data(self, data: str) -> None:
-        if self.cells:
+        if self.inside:
             self.cells[-1] += data
 
 

@@ -258,7 +258,12 @@ def test_mlflow_has_one_parent_with_a_child_per_trial(swept):
         assert tags.keys() >= {"checkpoint", "data", "git_sha", "stage", "recipe"}
         pareto[tags["pareto"]] += 1
         params = dict(query(swept, "SELECT key, value FROM params WHERE run_uuid = ?", child))
-        assert float(params["learning_rate"]) > 0 and len(params) <= 12
+        assert float(params["learning_rate"]) > 0 and len(params) <= 17
+        assert (
+            params.items()
+            >= {"method": tags["method"], "seed": tags["seed"], "width": "64", "layers": "2", "batch": "4"}.items()
+        )
+        assert tags["mlflow.source.git.commit"] == tags["git_sha"].removesuffix("-dirty") and tags["mlflow.user"]
         metrics = query(swept, "SELECT key, step, value FROM metrics WHERE run_uuid = ?", child)
         assert sorted(step for name, step, _ in metrics if name == "train/loss") == [*range(1, 13)]
         final = {name.removeprefix("final/"): value for name, _, value in metrics if name.startswith("final/")}
@@ -266,12 +271,47 @@ def test_mlflow_has_one_parent_with_a_child_per_trial(swept):
         assert {name: final[name] for name in entry["end"]} == pytest.approx(
             {name: mean_of(score) for name, score in entry["end"].items()}
         )
+        start = {name.removeprefix("start/"): value for name, _, value in metrics if name.startswith("start/")}
+        assert start == pytest.approx({name: mean_of(score) for name, score in entry["start"].items()})
         drops = [drop_of(entry["start"][name], entry["end"][name]) for name in counted]
         assert (final["learning"], final["forgetting"]) == pytest.approx((final["new_facts"], mean(drops)))
     assert pareto == {"true": 2 * len(on_frontier), "false": 12 - 2 * len(on_frontier)}
     ((folder,),) = query(swept, "SELECT artifact_uri FROM runs WHERE run_uuid = ?", parent)
     kept = {path.name for path in Path(folder.removeprefix("file://")).iterdir()}
-    assert kept == {"frontier.json", "frontier.csv", "frontier.png", "report.html"}
+    assert kept == {"frontier.json", "frontier.csv", "frontier.png", "report.html", "config.json"}
+    config = json.loads((Path(folder.removeprefix("file://")) / "config.json").read_text())
+    assert (config["recipe"], config["pretraining"]["num_steps"]) == ("smoke", 60)
+
+
+READ = """
+    SELECT datasets.name, input_tags.value FROM inputs JOIN datasets ON datasets.dataset_uuid = inputs.source_id
+    JOIN input_tags USING (input_uuid) WHERE inputs.destination_id = ?
+"""
+
+
+def test_mlflow_names_every_data_set_that_a_run_read_and_no_two_runs_are_named_alike(swept):
+    sets = {
+        ("corpus", "evaluation"),
+        ("new_facts", "training"),
+        ("known_facts", "evaluation"),
+        ("arithmetic", "evaluation"),
+    }
+    for run, _ in query(swept, RUNS_OF, "memlm pareto sweeps"):
+        assert set(query(swept, READ, run)) == sets
+    for experiment in ("memlm pretraining", "memlm background counts"):
+        for run, _ in query(swept, RUNS_OF, experiment):
+            assert query(swept, READ, run) == [("corpus", "training")]
+    names = [name for (name,) in query(swept, "SELECT name FROM runs")]
+    assert len(set(names)) == len(names) == 16
+
+
+def test_a_checkpoints_own_run_names_its_digest_and_place(swept):
+    found = dict(query(swept, "SELECT value, run_uuid FROM tags WHERE key = 'checkpoint.digest'"))
+    for architecture in ("memory", "dense"):
+        folder = swept.run / f"checkpoint-{architecture}"
+        run = found[storage.read_manifest(str(folder)).digest]
+        tags = dict(query(swept, "SELECT key, value FROM tags WHERE run_uuid = ?", run))
+        assert (tags["checkpoint.uri"], tags["architecture"]) == (str(folder), architecture)
 
 
 def test_mlflow_has_pretraining_and_counting_too(swept):
@@ -361,7 +401,7 @@ def test_a_patch_is_applied_and_undone_byte_for_byte(swept, learned, tmp_path):
     if method == "sparse_memory":  # once as a user does
         for name, checkpoint, output in (("apply", base, patched), ("undo", patched, undone)):
             ended = run_command(str(BIN / "memlm"), name, str(checkpoint), str(patch), str(output))
-            assert (ended.code, ended.out, ended.err) == (0, f"wrote {output}\n", "")
+            assert (ended.code, ended.err) == (0, "") and ended.out.endswith(f"\nwrote {output}\n")
     else:
         apply_patch(str(base), str(patch), str(patched))
         undo_patch(str(patched), str(patch), str(undone))
@@ -420,10 +460,19 @@ def test_sweep_and_finetune_agree_on_the_same_trial(swept, cluster):
         *("--seed", "1", "--method.num-trainable-slots", str(settings["num_trainable_slots"])),
         *("--method.optimizer.learning-rate", str(settings["optimizer.learning_rate"])),
     )
-    result = storage.read_json(storage.join(finetune.run(config), "scores.json"))
+    patch = finetune.run(config)
+    result = storage.read_json(storage.join(patch, "scores.json"))
     assert {name: result[name] for name in ("key", "start", "end")} == {
         name: entry[name] for name in ("key", "start", "end")
     }
+    # And the finetune, which is looked at alone, leaves its answers, a picture and a page.
+    for name, answers in result["answers"].items():
+        right = [each["after"].strip() in each["accepted"] for each in answers]
+        assert len(answers) >= len(result["end"][name]["items"]) and all(
+            each.keys() >= {"question", "before"} for each in answers
+        )
+        assert sum(right) <= len(answers) * mean_of(result["end"][name]) + 1e-6
+    assert (Path(patch) / "report.html").is_file() and (Path(patch) / "scores.png").is_file()
 
 
 # Counting, interrupted.
