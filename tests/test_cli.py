@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from memlm.cli import launch, parse
@@ -194,6 +195,27 @@ def test_a_plan_waits_for_no_torch():
     plan = "import sys; from memlm.cli import run_plan; run_plan(['smoke']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", plan], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "mlflow", "deepspeed", "boto3"} & set(done.stdout.splitlines()[-1].split())
+
+
+def test_what_waits_for_workers_imports_nothing_that_only_they_need():
+    """A stage that finds its product made, a plan of one and the doctor answer without torch."""
+    jobs = ("finetune", "evaluate", "analyze_slots", "count_accesses", "dry_run", "doctor", "planned_trials")
+    program = f"import sys, {', '.join(f'memlm.jobs.{job}' for job in jobs)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"torch", "transformers", "mlflow", "deepspeed", "boto3", "peft", "matplotlib", "ray.data", "ray.tune"}
+    assert not heavy & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("pipeline", ["finetune.py", "pareto_sweep.py", "prepare_corpus.py"])
+def test_a_command_says_what_it_does_within_a_second(tmp_path, pipeline):
+    began = [sys.executable, f"pipelines/{pipeline}", "smoke", "--storage", str(tmp_path)]
+    with subprocess.Popen(began, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        # Processor time and not the clock's: the machine may be busy with other things.
+        times = psutil.Process(process.pid).cpu_times()
+        process.kill()
+    assert re.fullmatch(rf"\[\d\d:\d\d:\d\d\] {pipeline[:-3]}: recipe smoke, run {tmp_path}/smoke\n", line)
+    assert times.user + times.system < 1.5
 
 
 def failing(error: BaseException):

@@ -222,6 +222,37 @@ def test_what_mlflow_shows_of_where_a_run_came_from(uri: str, query: Callable) -
     assert json.loads(config.read_text())["seed"] == 3 and "secret" not in config.read_text()
 
 
+def test_a_model_that_is_registered_is_loaded_by_a_process_that_has_no_memlm(uri: str, tmp_path: Path) -> None:
+    from memlm.data.tokenizer import train_tokenizer
+    from memlm.model.language_model import build_model, model_config
+    from memlm.recipes import smoke
+
+    tokenizer = train_tokenizer(["Anna lives in Rome."], vocab_size=300)
+    ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
+    model = build_model(model_config(smoke().model, dense=False, vocab_size=len(tokenizer), **ids), seed=0).eval()
+    with Tracker(uri, "models").run("k", name="a") as run:
+        assert run.log_model(model, tokenizer) == f"runs:/{run.run_id}/model"
+        for _ in range(2):  # a second version of the same name
+            assert run.log_model(model, tokenizer, register="facts") == "models:/facts"
+    program = """
+import sys
+import mlflow.transformers
+mlflow.set_tracking_uri(sys.argv[1])
+for address in sys.argv[2:]:
+    loaded = mlflow.transformers.load_model(address)
+    print(loaded("Anna", max_new_tokens=6, do_sample=False)[0]["generated_text"].encode())
+assert "memlm" not in sys.modules
+"""
+    command = [sys.executable, "-c", program, uri, f"runs:/{run.run_id}/model", "models:/facts/2"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    prompt = tokenizer("Anna", return_tensors="pt", add_special_tokens=False)
+    ours = model.generate(**prompt, max_new_tokens=6, do_sample=False)[0]
+    said = tokenizer.decode(ours, skip_special_tokens=True)
+    assert done.stdout.splitlines() == [str(said.encode())] * 2
+
+
 def test_a_long_run_is_measured(uri: str, query: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     with Tracker(uri, "measured").run("k", name="a") as run, run.measuring():
