@@ -85,6 +85,17 @@ def parse(description: str, arguments: Sequence[str] | None = None, *, stage: st
         raise SystemExit(_fail(error)) from None
 
 
+def _parse_whole(description: str, command: str, arguments: Sequence[str]) -> Config:
+    """For a command that looks at all of a recipe and makes nothing. Exits with status 2 as parse does."""
+    if DRY_RUN in arguments:
+        raise SystemExit(
+            _fail(
+                UsageError(f"{DRY_RUN} has no effect on memlm {command}, which makes nothing in any case; leave it out")
+            )
+        )
+    return parse(description, arguments)
+
+
 def _require_documents(config: Config) -> None:
     """A recipe without documents gets them by naming their files."""
     documents = config.questions.documents
@@ -214,7 +225,7 @@ def run_plan(arguments: Sequence[str]) -> None:
         machine = _named("GPU type", options.gpu_type, MACHINES)
     except UsageError as error:
         raise SystemExit(_fail(error)) from None
-    config = parse("Plan a recipe.", rest)
+    config = _parse_whole("Plan a recipe.", PLAN, rest)
 
     def plan() -> None:
         # What is swept stands above the library; the command joins the two, as the pipeline of the sweep does.
@@ -240,7 +251,7 @@ def run_doctor(arguments: Sequence[str]) -> None:
     options, rest = parser.parse_known_args(list(arguments))
     if options.gpus:
         rest += ["--cluster.use-gpu", "True", "--cluster.num-workers", str(options.gpus)]
-    config = parse("Examine a recipe's surroundings.", rest)
+    config = _parse_whole("Examine a recipe's surroundings.", DOCTOR, rest)
 
     def doctor() -> None:
         checks = []

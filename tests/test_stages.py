@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memlm.cli import parse
+from memlm.cli import parse, run_doctor, run_plan
 from memlm.config import Config
 from memlm.data.config import QUESTION_LAYOUTS
 from memlm.data.question_layouts import LAYOUTS
@@ -162,3 +162,10 @@ def test_what_is_refused_costs_a_moment():
     assert done.returncode == 2 and "leave --trace out" in done.stderr
     assert not imported & {"torch", "ray", "transformers", "mlflow", "boto3"}
     assert spent.children_user - usage.children_user < 2 and time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("command", [run_plan, run_doctor])
+def test_a_command_that_makes_nothing_has_no_dry_run(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        command(["smoke", "--dry-run"])
+    assert stopped.value.code == 2 and "error: --dry-run has no effect on memlm" in capsys.readouterr().err
