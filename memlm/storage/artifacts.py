@@ -32,7 +32,7 @@ from memlm.storage import local
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.leases import Lease
 from memlm.storage.local import Found
-from memlm.storage.manifests import FORMAT, MANIFEST, Manifest, is_ours, parse, plain
+from memlm.storage.manifests import FORMAT, MANIFEST, README, Manifest, is_ours, parse, plain
 from memlm.storage.objects import store_of
 from memlm.storage.places import is_remote, join
 from memlm.storage.replacing import replace_damaged
@@ -270,7 +270,8 @@ def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None)
         return
     from memlm.storage import transfer
 
-    transfer.upload({_key(uri, manifest, name): path / name for name in manifest.files})
+    readme = [README] if (path / README).is_file() else []
+    transfer.upload({_key(uri, manifest, name): path / name for name in (*manifest.files, *readme)})
     store, place, body = store_of(uri), join(uri, MANIFEST), manifest.to_json()
     for _ in range(COMMITS):
         if lease is not None:
@@ -327,8 +328,9 @@ def _measure(path: Path) -> dict[str, Any]:
 
 
 def _measure_all(directory: Path) -> dict[str, dict[str, Any]]:
-    """Every file but the manifest. Links are refused: what they point to may change."""
-    paths = [path for path in sorted(directory.rglob("*")) if path != directory / MANIFEST]
+    """Every file but the manifest and the README. Links are refused: what they point to may change."""
+    left_out = (directory / MANIFEST, directory / README)
+    paths = [path for path in sorted(directory.rglob("*")) if path not in left_out]
     for path in paths:
         if path.is_symlink():
             raise StorageError("file", path, "is a link; artifacts hold plain files only", "Copy what it points to.")

@@ -11,6 +11,8 @@ from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
 from memlm.storage.places import join
 
 MANIFEST = "manifest.json"
+README = "README.md"
+"""What a folder says to people, who may change it: no manifest names it, and no reader takes it for a part of the artifact."""
 FORMAT = 2
 """What is written. Format 1 is read as well: its details are taken as they are."""
 _FIELDS = ("kind", "config", "inputs", "files")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from memlm.storage.copies import folder_for_copies
-from memlm.storage.manifests import MANIFEST, Manifest
+from memlm.storage.manifests import MANIFEST, README, Manifest
 
 _kept = ExitStack()
 _views: dict[tuple[int, Path, str], Path] = {}
@@ -39,4 +39,4 @@ def _close(owner: int) -> None:
 
 def _has_others(directory: Path, manifest: Manifest) -> bool:
     found = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
-    return any(name not in manifest.files and name != MANIFEST for name in found)
+    return any(name not in manifest.files and name not in (MANIFEST, README) for name in found)

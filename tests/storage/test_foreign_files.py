@@ -364,6 +364,26 @@ def test_files_that_others_add_do_no_harm_and_are_not_read(tmp_path: Path) -> No
     assert (storage.open_artifact(uri) / "part" / "0.bin").read_text() == "weights"
 
 
+def test_the_readme_that_memlm_writes_may_be_changed(root: str) -> None:
+    """As the model card of a checkpoint, which people and model hubs edit."""
+    uri = storage.join(root, "model")
+    with storage.write_artifact(uri, kind="model", config={}) as draft:
+        (draft.path / "w").write_text("w")
+        (draft.path / "README.md").write_text("a card")
+        (draft.path / "part").mkdir()
+        (draft.path / "part" / "README.md").write_text("a part of the model")
+    assert set(storage.read_manifest(uri).files) == {"w", "part/README.md"}
+    place = uri
+    if storage.is_remote(uri):
+        place = storage.join(uri, f"content-{storage.read_manifest(uri).digest[:16]}")
+    assert storage.read_bytes(storage.join(place, "README.md")) == b"a card"
+    storage.write_bytes(storage.join(place, "README.md"), SENTINEL)
+    assert (storage.open_artifact(uri) / "w").read_text() == "w"
+    if not storage.is_remote(uri):
+        assert str(storage.open_artifact(uri)) == uri
+    assert storage.read_bytes(storage.join(place, "README.md")) == SENTINEL
+
+
 def test_a_link_in_place_of_a_file_is_damage(tmp_path: Path) -> None:
     """Also of a folder above it: what a link points to may change after the check."""
     for name in ("config.json", "part"):
