@@ -25,6 +25,7 @@ from memlm.methods.config import METHOD_CONFIGS
 from memlm.planning.command import answer, take_options
 from memlm.planning.machines import MACHINES
 from memlm.recipes import RECIPES
+from memlm.short_help import HELP_ALL, short_help
 from memlm.stages import require_possible, require_used
 
 DEFAULT_RECIPE = "laptop"
@@ -61,6 +62,10 @@ def parse(description: str, arguments: Sequence[str] | None = None, *, stage: st
             documents = DocumentsConfig(path="", questions="")
             questions = replace(config.questions, documents=documents)
             config = replace(config, questions=questions, stream=DocumentStreamConfig())
+        if stage and {"-h", "--help"} & set(rest):
+            print(short_help(description, stage, config, RECIPES, METHOD_CONFIGS), end="")
+            raise SystemExit(0)
+        rest = ["--help" if argument == HELP_ALL else argument for argument in rest]
         usage = f"[{{{','.join(RECIPES)}}}] [{DRY_RUN}] [--method {{{','.join(METHOD_CONFIGS)}}}] [--FIELD VALUE ...]"
         config = tyro.cli(
             Config,

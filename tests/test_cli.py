@@ -14,6 +14,7 @@ from memlm.config import IN_JOB
 from memlm.data.config import DocumentStreamConfig
 from memlm.methods.config import METHOD_CONFIGS, LoRAConfig
 from memlm.recipes import RECIPES
+from memlm.stages import uses
 
 ROOT = Path(__file__).parents[1]
 PIPELINES = sorted(path.name for path in (ROOT / "pipelines").glob("*.py"))
@@ -148,16 +149,38 @@ def test_what_the_command_line_itself_fills_in_is_no_option(capsys, inner):
     assert inner in refusal(capsys, inner, "smoke")
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_help_says_what_a_stage_does_and_how_it_is_called(capsys, monkeypatch, pipeline):
-    monkeypatch.setattr(sys, "argv", [pipeline, "--help"])
+def help_of(capsys, monkeypatch, pipeline: str, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", [pipeline, *arguments])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / "pipelines" / pipeline), run_name="__main__")
-    text = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_help_says_what_a_stage_does_how_it_is_called_and_the_ten_options_that_matter_first(
+    capsys, monkeypatch, pipeline
+):
+    page = help_of(capsys, monkeypatch, pipeline, "smoke", "--help")
+    text = " ".join(page.split())
     says = re.match(r'"""(.+?\.)\s', (ROOT / "pipelines" / pipeline).read_text()).group(1)
     assert says in text and f"python pipelines/{pipeline} [recipe]" in text and "ray job submit --working-dir ." in text
-    assert all(option in text for option in ("--storage", "--run-name", "--world.seed", "--method"))
+    assert all(f"\n  {recipe} " in page for recipe in RECIPES)
+    shown = re.findall(r"^  (--[\w.-]+) ", page, flags=re.MULTILINE)
+    assert len(set(shown)) == len(shown) == 10 and shown[:2] == ["--dry-run", "--storage"]
+    assert len(page.splitlines()) < 50 and f"python pipelines/{pipeline} smoke --help-all" in page
+    # Each is an option, and one that this command uses.
+    everything = help_of(capsys, monkeypatch, pipeline, "smoke", "--help-all")
+    for option in shown[1:]:
+        assert uses(pipeline[:-3], option)
+        assert option == "--method" or f"{option} " in everything or option.startswith("--questions.documents.")
+    assert "--world.seed" in everything and "--sweep.trunk-cache-bytes" in everything
+
+
+def test_help_shows_the_defaults_of_the_recipe_and_the_method_that_are_named(capsys, monkeypatch):
+    page = help_of(capsys, monkeypatch, "finetune.py", "smoke", "--method", "lora", "-h")
+    assert re.search(r"--method +how it is learned \(lora\)", page)
+    assert re.search(r"--stream.num-facts .*\(6\)", page) and "(0.0002)" in page
 
 
 def test_a_slip_of_the_pen_ends_in_a_moment_and_imports_nothing_heavy():
