@@ -34,6 +34,7 @@ from memlm.model.language_model import NumParameters, attention_on, build_model,
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Run, Tracker, TrackingError
 from memlm.training.checkpoint import TrainingStates
+from memlm.training.finite import DivergedError
 from memlm.training.goodput import FOLDER, START_NAMES, Diary
 from memlm.training.model_card import model_card
 from memlm.training.pretrain import PretrainingStep, learning_rate_share, pretrain
@@ -106,13 +107,18 @@ def run(config: Config) -> str:
         folder, name = storage.join(run.uri, "ray"), f"{config.run_name}-{architecture}-{time.time_ns()}"
         try:
             with heeding_sigterm(task.notice, config.cluster.notice_seconds), saying_shortage(config, say):
-                _trainer(task, name=name, folder=folder).fit()
+                diverged = _trainer(task, name=name, folder=folder).fit().return_value
         except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
             first = next(iter(error.worker_failures.values())) if hasattr(error, "worker_failures") else error
             raise RunError(
                 f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept"
             ) from error
         storage.delete(storage.join(folder, name))  # Ray's own, which nobody reads
+        if diverged:
+            raise RunError(
+                f"pretraining the {architecture} model diverged: {diverged}; no checkpoint is made of it, and what was saved before is kept "
+                f"in {task.training_states}"
+            )
         if not storage.has_artifact(checkpoint):
             task.holder.require()
             raise Saved  # heeded by the workers, or by Ray, which returns as if all were well
@@ -188,7 +194,8 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
+def _train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
+    """Returns why a run that diverged has ended, on all workers at one step. Raised, it would have Ray start the same again."""
     from memlm.training.engine import Engine  # imports DeepSpeed, which only a worker should pay for
 
     quiet()
@@ -226,7 +233,7 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
         start.fill_(diary.number)
     dist.broadcast(start, src=0)
     if not start:  # a worker died after the checkpoint was made, or another driver took over
-        return
+        return None
     engine = Engine(model.to(device), settings)
     inputs = {"corpus": task.corpus_digest, "config": _config_digest(config)}
     states = TrainingStates(engine, task.training_states, inputs=inputs, start=int(start))
@@ -248,7 +255,11 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> None:
             run.train(first_step)
             run.write_checkpoint(sizes)
     except _Stopped:
-        return
+        return None
+    except DivergedError as error:
+        states.settle(wait=True)
+        return str(error)
+    return None
 
 
 def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, to: str) -> Run:

@@ -53,12 +53,16 @@ class TrainingStates:
         self._pending: tuple[str, Future[None]] | None = None
 
     def save(self, step: int) -> None:
-        """Begin a state; at most one is under way, so this may wait for the one before. See `settle` for its end."""
+        """Begin a state; at most one is under way, so this may wait for the one before. See `settle` for its end.
+
+        Raises DivergedError if what is to be saved is not finite.
+        """
         self.settle(wait=True)
         began = time.monotonic()
         name = f"step_{step:08d}_start_{self.start:04d}"
         if name in self._whole:
             return
+        self.engine.require_finite(f"after step {step}")
         self._pending = name, self._begin(name, step)
         self.seconds_waiting += time.monotonic() - began
 

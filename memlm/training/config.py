@@ -46,6 +46,13 @@ class PretrainingConfig:
     seed: int = 0
     """Of the initial weights and of the order of the blocks."""
 
+    @property
+    def remedy_of_divergence(self) -> str:
+        return (
+            f"lower pretraining.learning_rate ({self.learning_rate}) or "
+            f"pretraining.value_learning_rate ({self.value_learning_rate})"
+        )
+
     def value_tables(self, num_workers: int) -> tuple[int, str]:
         """How many matrices of a pool's size one worker holds at the least, and which."""
         if self.pool_optimizer == "lazy_adam":

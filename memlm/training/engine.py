@@ -1,5 +1,6 @@
 """DeepSpeed behind four verbs: backward, step, save, load. The only room that knows it."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +8,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from memlm.slots.accesses import value_pools
 from memlm.training.config import PretrainingConfig
 from memlm.training.export import export_with_split_pools
-from memlm.training.fragments import load_fragments, save_fragments
+from memlm.training.finite import DivergedError, first_not_finite
+from memlm.training.fragments import fragments_of, load_fragments, save_fragments
 from memlm.training.row_sparse import LazyAdam
 
 # DeepSpeed probes for GPUs and MPI at import; on a machine without a GPU both probes only cost time and print warnings.
@@ -46,6 +47,8 @@ class Engine:
         lazy = value_pools(model) if config.pool_optimizer == "lazy_adam" else []
         self._pool_optimizer = LazyAdam(lazy, betas=BETAS, epsilon=EPSILON)
         self._pool_norm = torch.zeros(())
+        self.gradient_norm = 0.0
+        """Of the last step, over all parameters and the global batch, before it was clipped. If it is not finite, nothing moved."""
         self._value_learning_rate = config.value_learning_rate
         optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=BETAS, eps=EPSILON, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -85,28 +88,50 @@ class Engine:
         self._pool_optimizer.compact()
 
     def step(self) -> None:
-        """After each micro-batch; moves the weights after the last one of a batch."""
+        """After each micro-batch; moves the weights after the last one of a batch, unless their gradient has no finite norm."""
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
             return
         # The pools' gradients are added up over ranks where DeepSpeed takes the mean.
         self._pool_norm = self._pool_optimizer.merge().to(self.device) / self.world_size
-        norm = None if self.config.zero_stage else self._clip()
+        if not self.config.zero_stage:
+            self.gradient_norm = self._clip()
         self._engine.step()
-        if not self._engine.was_step_applied():  # ZeRO passes over a step whose norm is not finite
+        if self.config.zero_stage:
+            # ZeRO itself passes over a step whose norm is not finite, and then may have none to tell.
+            self.gradient_norm = (
+                float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
+            )
+        if not math.isfinite(self.gradient_norm):
             self._pool_optimizer.skip_step()
             return
-        norm = self._engine.get_global_grad_norm() if norm is None else norm
-        share = min(1.0, self.config.clip_norm / (float(norm) + 1e-6))
+        share = min(1.0, self.config.clip_norm / (self.gradient_norm + 1e-6))
         self._pool_optimizer.step(learning_rate=self._value_learning_rate, gradient_scale=share / self.world_size)
 
-    def _clip(self) -> Float[Tensor, ""]:
-        """Clip DeepSpeed's gradients by the norm over them and the pools'; returns that norm."""
+    def _clip(self) -> float:
+        """Clip DeepSpeed's gradients by the norm over them and the pools', or drop them if it is not finite; returns that norm."""
         parameters = [parameter for parameter in self._engine.module.parameters() if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters]
         norm = torch.nn.utils.get_total_norm([*gradients, self._pool_norm])
-        torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
-        return norm
+        if norm.isfinite():
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+        else:
+            self._engine.module.zero_grad(set_to_none=True)  # AdamW leaves alone what has no gradient
+        return float(norm)
+
+    def require_finite(self, when: str) -> None:
+        """Raises DivergedError, on every rank, if some rank's share of the weights and moments is not finite. Every rank must call it."""
+        fragments = fragments_of(self._engine.module, self._optimizer, self.config.zero_stage)
+        held = [(name, part) for name, fragment in fragments.items() for part in fragment.parts()]
+        pools = [(f"value pool {number}", matrix) for number, matrix in self._pool_optimizer.matrices()]
+        names = sorted({*(name for name, _ in self._engine.module.named_parameters()), *(name for name, _ in pools)})
+        found = first_not_finite([*held, *pools])
+        first = torch.tensor(len(names) if found is None else names.index(found), device=self.device)
+        dist.all_reduce(first, op=dist.ReduceOp.MIN)
+        if first < len(names):
+            raise DivergedError(
+                f"{names[int(first)]} or its moments are not finite {when}; {self.config.remedy_of_divergence}"
+            )
 
     def _count_pools_in_the_norm_of_zero(self) -> None:
         """ZeRO takes the norm and clips by it within its step, after it has shared out the gradients. So the norm is what is extended."""
@@ -135,7 +160,11 @@ class Engine:
             yield model
 
     def export(self, directory: Path | None) -> None:
-        """Write the model with all its weights as a Hugging Face checkpoint. Every rank must call it; the first one names the directory."""
+        """Write the model with all its weights as a Hugging Face checkpoint. Every rank must call it; the first one names the directory.
+
+        Raises DivergedError before anything is written if they are not finite.
+        """
+        self.require_finite("after the last step")
         if self._pool_optimizer.is_split:
             with self._whole_base() as model:
                 export_with_split_pools(model, directory)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from memlm.methods.rehearsal import BackgroundText
 from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_batches
+from memlm.training.finite import DivergedError, first_not_finite
 from memlm.training.step import StepResult, finetune_step
 from memlm.training.trial import Trial
 
@@ -32,10 +33,6 @@ ANSWER_GAIN = f"{ANSWER_NATS}_gained"
 """By how much the new answers became more likely, in nats per token: learning that exact match does not see yet."""
 BACKGROUND_ROWS = 8
 """Texts of a background batch made from facts or questions, for the ablation of what slots are ranked against."""
-
-
-class DivergedError(ValueError):
-    """Learning left the range of numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +97,9 @@ def run_trial(
     except DivergedError as error:
         raise DivergedError(f"{error}; {_rate_too_high(trial)}") from error
     learned = method.finish()
-    if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
-        raise DivergedError(f"a weight is not finite after step {num_steps}; {_rate_too_high(trial)}")
+    broken = first_not_finite(learned.named_parameters())
+    if broken is not None:
+        raise DivergedError(f"{broken} is not finite after step {num_steps}; {_rate_too_high(trial)}")
     learning_seconds = time.monotonic() - learning_began
     observer.on_end(learned)
     end = score(trial, learned, materials, context_of=method.context_of)

@@ -42,6 +42,10 @@ class Fragment:
         moments = self.state.get(key)
         return None if moments is None else moments.flatten()[self.offset : self.offset + self.weight.numel()]
 
+    def parts(self) -> list[Tensor]:
+        """Weight and moments, as far as there are any yet."""
+        return [part for name in PARTS if (part := self.part(name)) is not None]
+
     @property
     def num_steps(self) -> int:
         return int(self.state["step"]) if self.state else 0

@@ -19,6 +19,7 @@ from memlm.data.blocks import Blocks, batch_ids
 from memlm.data.packing import document_positions, is_text
 from memlm.slots.accesses import memory_layers, on_accesses, value_pools
 from memlm.training.config import PretrainingConfig
+from memlm.training.finite import DivergedError
 from memlm.training.step import next_token_loss, num_predicted
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def learning_rate_share(step: int, config: PretrainingConfig) -> float:
 def pretrain(
     engine: "Engine", blocks: Blocks, config: PretrainingConfig, *, first_step: int, eos_id: int, pad_id: int
 ) -> Iterator[PretrainingStep]:
-    """Train from first_step to the end, yielding after every step. Raises ValueError when the loss leaves the range of numbers."""
+    """Train from first_step to the end, yielding after every step. Raises DivergedError when the loss or the gradient is not finite."""
     since, tokens_since = time.monotonic(), 0
     for step in range(first_step, config.num_steps):
         began = time.monotonic()
@@ -62,11 +63,9 @@ def pretrain(
         ).to(engine.device)
         usage = _Usage(engine.model) if reported and memory_layers(engine.model) else None
         loss = _train_batch(engine, batch, eos_id=eos_id, pad_id=pad_id, usage=usage)
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} at step {step + 1}; lower pretraining.learning_rate ({config.learning_rate}) or "
-                f"pretraining.value_learning_rate ({config.value_learning_rate})"
-            )
+        for what, value in (("loss", loss), ("gradient's norm", engine.gradient_norm)):
+            if not math.isfinite(value):
+                raise DivergedError(f"the {what} is {value} at step {step + 1}; {config.remedy_of_divergence}")
         tokens_since += batch.numel()
         now = time.monotonic()
         yield PretrainingStep(

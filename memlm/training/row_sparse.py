@@ -109,6 +109,12 @@ class LazyAdam:
                 _keep_as_buffer(pool)
                 pool.row_gradients = []
 
+    def matrices(self) -> Iterator[tuple[int, Float[Tensor, "num_slots width"]]]:
+        """What this rank holds of each pool, by the pool's number: its values and its moments."""
+        for number, table in enumerate(self._tables):
+            for matrix in table:
+                yield number, matrix
+
     @property
     def is_split(self) -> bool:
         return any(pool.split is not None for pool in self.pools)

@@ -66,7 +66,9 @@ def gradients_of(layer: MemoryLayer, inputs: Inputs) -> dict[str, Tensor]:
     hidden = inputs.hidden.clone().requires_grad_(True)
     output = layer(hidden)
     output.backward(inputs.grad_output)
-    parameters = {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
+    parameters = {
+        name: parameter.grad.clone() for name, parameter in layer.named_parameters() if not name.startswith("pool.")
+    }
     return {"output": output.detach(), "hidden": hidden.grad, **parameters}
 
 
