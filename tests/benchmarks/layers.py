@@ -108,8 +108,8 @@ class OurLayer(_SameFormula):
                 key_dim=s.key_dim,
                 query_norm=False,
             )
-        layer.load_state_dict(layer_weights(s, device), assign=True)
-        pool.weight = nn.Parameter(value_table(s.num_slots, s.value_dim, device))
+        values = value_table(s.num_slots, s.value_dim, device)
+        layer.load_state_dict({**layer_weights(s, device), "pool.weight": values}, assign=True)
         # LazyAdam adds up over ranks, of which there is one.
         begin_group_of_one(device)
         self.values_optimizer = LazyAdam([pool], betas=BETAS, epsilon=EPSILON)

@@ -118,15 +118,15 @@ class OurPoolStep(_PoolStep):
                 key_dim=s.key_dim,
                 query_norm=False,
             )
-        self.layer.load_state_dict(layer_weights(s, device), assign=True)
-        self.pool.weight = nn.Parameter(value_table(s.num_slots, s.value_dim, device))
+        values = value_table(s.num_slots, s.value_dim, device)
+        self.layer.load_state_dict({**layer_weights(s, device), "pool.weight": values}, assign=True)
         self.hidden = hidden_states(s, device) if whole else None
         config = SparseMemoryConfig(
             num_trainable_slots=num_trainable_slots,
             optimizer=OptimizerConfig(kind="sgd", learning_rate=LEARNING_RATE),
         )
         self.method = SparseMemoryFinetuning(
-            nn.ModuleList([self.layer, self.pool]), config, background_of(s.num_slots, device), seed=0
+            self.layer, config, background_of(s.num_slots, device), seed=0
         )
         # Nothing reads the tokens themselves; only which of them are pads.
         tokens = torch.zeros(SEQUENCES, s.num_tokens // SEQUENCES, dtype=torch.int64, device=device)
