@@ -12,7 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from memlm.model import operators
 from memlm.model.kernels import kernels_for
+from memlm.model.operators import find_slots, is_traced
 
 
 def product_key_search(
@@ -36,6 +38,8 @@ def product_key_search(
             f"queries has shape {tuple(queries.shape)} and half_keys {tuple(half_keys.shape)}; the queries must be "
             f"[tokens, {num_heads}, {2 * half_dim}]"
         )
+    if is_traced(queries):
+        return operators.product_key_search(queries.float(), half_keys.float(), top_k)
     with torch.autocast(queries.device.type, enabled=False):
         return _Search.apply(queries.float(), half_keys.float(), top_k)
 
@@ -45,9 +49,7 @@ class _Search(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, half_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        num_tokens, num_heads, key_dim = queries.shape
-        halves = queries.view(num_tokens, num_heads, 2, key_dim // 2).permute(1, 2, 0, 3)
-        slots, scores = kernels_for(queries).search(halves @ half_keys.transpose(-1, -2), top_k)
+        slots, scores = find_slots(queries, half_keys, top_k)
         ctx.save_for_backward(queries, half_keys, slots)
         ctx.mark_non_differentiable(slots)
         return slots, scores

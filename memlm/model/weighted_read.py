@@ -11,7 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from memlm.model import operators
 from memlm.model.kernels import RowGradient, kernels_for
+from memlm.model.operators import dense_gradients, is_traced
 
 TABLE_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Sums are fp32 for each of them."""
@@ -37,6 +39,8 @@ def weighted_read(
     does not have; on a GPU, where asking would hold up the host, such a read gives NaN.
     """
     require_read(values, slots, weights)
+    if is_traced(weights):
+        return operators.weighted_read(values, slots, weights)
     return _DenseGradient.apply(values, slots, weights)
 
 
@@ -91,13 +95,10 @@ class _DenseGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, slots, weights = ctx.saved_tensors
         needs_values, _, needs_weights = ctx.needs_input_grad
-        gradient, through_weights = kernels_for(values).read_backward(
-            grad_output.float(), values, slots, weights, rows=needs_values, weight_gradient=needs_weights
+        through_values, through_weights = dense_gradients(
+            grad_output, values, slots, weights, needs_values, needs_weights
         )
-        dense = None
-        if gradient is not None:
-            dense = torch.zeros_like(values).index_copy_(0, gradient.slots, gradient.rows.to(values.dtype))
-        return dense, None, through_weights
+        return through_values, None, through_weights
 
 
 class _RowGradients(torch.autograd.Function):

@@ -125,9 +125,7 @@ class OurPoolStep(_PoolStep):
             num_trainable_slots=num_trainable_slots,
             optimizer=OptimizerConfig(kind="sgd", learning_rate=LEARNING_RATE),
         )
-        self.method = SparseMemoryFinetuning(
-            self.layer, config, background_of(s.num_slots, device), seed=0
-        )
+        self.method = SparseMemoryFinetuning(self.layer, config, background_of(s.num_slots, device), seed=0)
         # Nothing reads the tokens themselves; only which of them are pads.
         tokens = torch.zeros(SEQUENCES, s.num_tokens // SEQUENCES, dtype=torch.int64, device=device)
         self.facts = FactBatch("bench", tokens, torch.ones_like(tokens, dtype=torch.bool))

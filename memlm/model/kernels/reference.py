@@ -1,7 +1,5 @@
 """The kernels in plain torch, on any device: what runs where nothing faster does, and what the faster ones are tested against."""
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -13,12 +11,26 @@ GATHERED_BYTES = 1 << 26
 """Rows that are gathered at once where they must be, so that memory does not follow the number of tokens."""
 
 
-@functools.lru_cache(maxsize=32)
 def candidate_pairs(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The ranks (i, j) that can be among the top k, in lexicographic order: 119 of 1,024 for k = 32."""
+    first, second = candidate_ranks(top_k, device, torch.int64)
+    return first, second
+
+
+def candidate_ranks(top_k: int, device: torch.device, dtype: torch.dtype) -> Int[Tensor, "2 candidates"]:
+    """The same as one tensor, kept for the next call unless it belongs to a trace, in which alone it has a meaning."""
+    known = _candidate_ranks.get((top_k, device, dtype))
+    if known is not None:
+        return known
     pairs = [(i, j) for i in range(top_k) for j in range(top_k) if (i + 1) * (j + 1) <= top_k]
-    ranks = torch.tensor(pairs, device=device).T
-    return ranks[0], ranks[1]
+    with torch.inference_mode(False):
+        ranks = torch.tensor(pairs, device=device, dtype=dtype).T.contiguous()
+    if type(ranks) is Tensor and not torch.compiler.is_compiling():
+        _candidate_ranks[top_k, device, dtype] = ranks
+    return ranks
+
+
+_candidate_ranks: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
 
 def search(

@@ -1,7 +1,5 @@
 """The search of product keys in Triton, and its gradient."""
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
@@ -33,7 +31,7 @@ def search(
         return reference.search(sub_scores, top_k)
     slots = torch.empty(num_tokens, num_heads, top_k, dtype=torch.int64, device=sub_scores.device)
     scores = torch.empty(num_tokens, num_heads, top_k, dtype=torch.float32, device=sub_scores.device)
-    candidate_ranks = _candidate_ranks(top_k, sub_scores.device)
+    candidate_ranks = reference.candidate_ranks(top_k, sub_scores.device, torch.int32)
     num_candidates = candidate_ranks.shape[1]
     ranks = max(2, triton.next_power_of_2(top_k))  # tl.topk knows no fewer
     width = max(triton.next_power_of_2(num_half_keys), ranks)
@@ -81,11 +79,6 @@ def search_backward(
     runs = runs_of_all_rows(lookups.flatten().int(), num_rows=len(table))
     grad_half_keys, _ = sum_lookups(queries.reshape(-1, half_dim), weights, runs)
     return grad_queries, grad_half_keys.view_as(half_keys)
-
-
-@functools.lru_cache(maxsize=32)
-def _candidate_ranks(top_k: int, device: torch.device) -> Int[Tensor, "2 candidates"]:
-    return torch.stack(reference.candidate_pairs(top_k, device)).int()
 
 
 @triton.jit
