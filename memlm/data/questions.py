@@ -173,14 +173,14 @@ def _judge(
 ) -> None:
     """Refuses a set that is empty or of which too much is malformed, and reports what was left out."""
     total = num_records + len(malformed)
-    listed = "\n  ".join(["", *map(str, malformed[:SHOWN])])
+    listed = "; ".join(str(each).rstrip(".") for each in malformed[:SHOWN])
     found = f"{source.path}: {len(malformed)} of {total} records do not fit the layout {source.layout!r}"
     if len(malformed) > source.max_malformed_share * total:
         raise QuestionError(
             f"{found}, more than max_malformed_share ({source.max_malformed_share}) allows. "
-            f"Name the file's own layout, repair them, or raise the share. The first:{listed}"
+            f"Name the file's own layout, repair them, or raise the share. The first: {listed}"
         )
     if not num_records:
         raise QuestionError(f"{source.path}: the file holds no questions. Check the path.")
     if malformed:
-        report(f"{found} and are left out. The first:{listed}")
+        report(f"{found} and are left out. The first: {listed}")
