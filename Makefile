@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: pareto test test-all bench chaos infra-test lint clean
+.PHONY: pareto test test-all test-ends bench chaos infra-test lint clean
 
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
@@ -15,6 +15,17 @@ test: .venv/installed
 
 test-all: .venv/installed
 	.venv/bin/python -m pytest $(ARGS)
+
+# What `pip install memlm` brings, without the extras: its tests at the lowest and at the newest versions that pyproject.toml allows.
+CORE_TESTS = tests/model tests/slots tests/methods tests/evaluation tests/training/test_patch.py tests/training/test_step.py tests/test_extras.py
+
+test-ends:
+	@for end in lowest newest; do \
+	  $(PYTHON) -m venv .venv-$$end && \
+	  .venv-$$end/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	    $$(test $$end = newest || echo --constraint .ci/lowest.txt) --editable . beartype pytest pytest-timeout && \
+	  .venv-$$end/bin/python -m pytest -m 'not slow and not ray' --ignore tests/evaluation/test_lm_eval.py $(CORE_TESTS) $(ARGS) || exit 1; \
+	done
 
 # At most 15 minutes on two cores; leave the machine alone meanwhile. ARGS='layer_1m counting' measures these rows.
 bench: .venv/bench-installed
@@ -63,4 +74,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-infra runs
+	rm -rf .venv .venv-infra .venv-lowest .venv-newest runs

@@ -2,9 +2,14 @@
 
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from memlm.extras import EXTRA_OF, MissingExtra, needed_for
 
@@ -111,3 +116,30 @@ def test_a_module_that_is_no_extra_is_a_fault_of_ours():
         import no_such_module  # noqa: F401
     with pytest.raises(MissingExtra, match=r"this needs ray, .*'memlm\[cluster\]'"), needed_for("this"):
         raise ModuleNotFoundError("No module named 'ray.data'", name="ray.data")
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins_of(file: str) -> dict[str, str]:
+    lines = [line for line in (ROOT / ".ci" / file).read_text().splitlines() if line and line[0] != "#"]
+    return {Requirement(line).name: str(Requirement(line).specifier) for line in lines}
+
+
+def test_the_lowest_versions_that_are_tested_are_the_lowest_that_are_allowed():
+    lowest = {}
+    for line in PROJECT["dependencies"]:
+        (bound,) = (each.version for each in Requirement(line).specifier if each.operator == ">=")
+        lowest[Requirement(line).name] = Version(bound)
+    assert {name: Version(pin.removeprefix("==")) for name, pin in pins_of("lowest.txt").items()} == lowest
+
+
+def test_what_make_installs_is_allowed_and_is_what_this_environment_has():
+    declared = {}
+    for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cluster"]):
+        declared[Requirement(line).name] = Requirement(line).specifier
+    for name, pin in pins_of("constraints.txt").items():
+        if name == "lm-eval":  # an extra that make leaves out
+            continue
+        here = version(name)
+        assert SpecifierSet(pin).contains(Version(here).public) and declared[name].contains(Version(here).public), name
