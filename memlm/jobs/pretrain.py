@@ -406,7 +406,7 @@ class _Pretraining:
                 card = model_card(
                     config.model, config.corpus, config.architecture, sizes, num_tokens=_num_tokens(config)
                 )
-                (draft.path / "README.md").write_text(card, encoding="utf-8")
+                (draft.path / storage.README).write_text(card, encoding="utf-8")
                 goodput = self.diary.goodput()
                 draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
             say(f"pretrain {config.architecture}: {goodput}")

@@ -1,5 +1,6 @@
 """What a checkpoint says of itself to people: the README.md of its folder, which model hubs show as the model's page."""
 
+from memlm.credentials import redacted
 from memlm.data.config import CorpusConfig
 from memlm.data.hub import FILES_URI
 from memlm.model.config import Architecture, ModelConfig
@@ -108,8 +109,8 @@ def _data(corpus: CorpusConfig, num_tokens: int) -> str:
 
 
 def _name_of(path: str) -> str:
-    """As it is given, but of a folder on a disk the last name alone: the others are nobody's business."""
-    return path.rstrip("/").rsplit("/", 1)[-1] if path.startswith(("/", "~", ".")) else path
+    """As it is given and may be printed; of a folder on a disk the last name alone, since a card is made to be passed on."""
+    return path.rstrip("/").rsplit("/", 1)[-1] if path.startswith(("/", "~", ".")) else redacted(path)
 
 
 def _terms(*, generated: bool, memory: bool) -> str:

@@ -91,6 +91,7 @@ def apply_patch(checkpoint: str, patch: str, output: str) -> None:
         source = storage.open_artifact(checkpoint, digest=base.digest)
         rows = storage.open_artifact(patch, digest=manifest.digest) / PATCH_FILE
         _write_changed(source, rows, checkpoint, draft.path, list(base.files), found="before", written="after")
+        _copy_card(checkpoint, draft.path)
         (draft.path / BASE_FILE.format(_number(_base_files(base)))).write_bytes(base.to_json())
 
 
@@ -111,6 +112,7 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
         kept = [name for name in patched.files if name != newest]
         rows = storage.open_artifact(patch, digest=manifest.digest) / PATCH_FILE
         _write_changed(source, rows, checkpoint, draft.path, kept, found="after", written="before")
+        _copy_card(checkpoint, draft.path)
         draft.details.update(base.details)
         draft.format = base.format
         if draft.measure() != base.files:
@@ -129,6 +131,15 @@ def _write_changed(
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)
     write_rows(target, rows, weights, found=found, written=written)
+
+
+def _copy_card(checkpoint: str, target: Path) -> None:
+    """The model card as it is now: no manifest names it, and people may have changed it or taken it away."""
+    place = storage.address_of_file(checkpoint, storage.README)
+    if storage.is_remote(place) or (Path(place).is_file() and not Path(place).is_symlink()):
+        card = storage.read_bytes(place)
+        if card is not None:
+            (target / storage.README).write_bytes(card)
 
 
 def _base_files(manifest: storage.Manifest) -> list[str]:

@@ -133,6 +133,24 @@ def test_apply_gives_the_learned_weights_and_undo_the_very_files(tmp_path, metho
     assert storage.read_manifest(undone).digest == storage.read_manifest(checkpoint).digest
 
 
+@pytest.mark.parametrize("card", ["as it was written", "changed", "taken away", "a link"])
+def test_the_model_card_goes_along_as_it_is(tmp_path, card):
+    checkpoint, patch, _ = learned_patch(tmp_path, "full")
+    place = Path(checkpoint) / "README.md"
+    if card == "a link":
+        place.symlink_to("/dev/zero")
+    elif card != "taken away":
+        place.write_text(card)
+    before = files_of(checkpoint)
+    apply_patch(checkpoint, patch, str(tmp_path / "patched"))
+    undo_patch(str(tmp_path / "patched"), patch, str(tmp_path / "undone"))
+    for folder in ("patched", "undone"):
+        copied = tmp_path / folder / "README.md"
+        assert copied.exists() == (card in ("as it was written", "changed"))
+        assert not copied.exists() or copied.read_text() == card
+    assert files_of(checkpoint) == before
+
+
 def test_what_was_undone_can_be_patched_again(tmp_path):
     checkpoint, patch, _ = learned_patch(tmp_path, "sparse_memory")
     apply_patch(checkpoint, patch, str(tmp_path / "patched"))
@@ -484,20 +502,20 @@ def test_a_finetune_that_diverged_leaves_no_patch(tmp_path):
 
 
 def test_all_files_of_a_checkpoint_travel_and_no_others(tmp_path):
-    """Also one in a folder that is called like the manifest; but not a README that somebody put next to them."""
+    """Also one in a folder that is called like the manifest; but nothing that somebody put next to them. (The README is the model card.)"""
     model = base_model("full")
     with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:
         model.save_pretrained(draft.path)
         (draft.path / "sub").mkdir()
         (draft.path / "sub" / storage.MANIFEST).write_text("mine")
     checkpoint = str(tmp_path / "base")
-    Path(checkpoint, "README.md").write_text("a model")
+    Path(checkpoint, "notes.txt").write_text("about a model")
     Path(checkpoint, "extra.safetensors").write_text("no weights")
     patch = crafted(tmp_path, checkpoint, of_rows([3]))
     apply_patch(checkpoint, patch, str(tmp_path / "patched"))
     undo_patch(str(tmp_path / "patched"), patch, str(tmp_path / "undone"))
     named = sorted(storage.read_manifest(checkpoint).files)
-    assert "sub/manifest.json" in named and "README.md" not in named
+    assert "sub/manifest.json" in named and "notes.txt" not in named
     assert files_of(str(tmp_path / "undone")) == sorted([*named, storage.MANIFEST])
     assert files_of(str(tmp_path / "patched")) == sorted([*named, storage.MANIFEST, "base_manifest.json"])
 
