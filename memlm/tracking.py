@@ -35,6 +35,8 @@ __all__ = ["DataSet", "Run", "Tracker", "TrackingError", "git_sha", "probe"]
 KEY_TAG = "memlm.key"
 MODEL_FOLDER = "model"
 PROBE_SECONDS = 8  # MLflow itself would try for minutes
+PAUSE_SECONDS = 300.0
+"""Without a try after a server did not answer."""
 PROBE_EXPERIMENT = "memlm doctor"
 _REMEDY = "Check the server, your rights on it, and that it runs the same MLflow version."
 _REFUSALS = {
@@ -61,7 +63,7 @@ class TrackingError(ValueError):
         return f"{self.field} {self.value}: {self.rule}. {self.remedy}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Place:
     """One experiment on one server."""
 
@@ -69,18 +71,26 @@ class _Place:
     uri: str
     experiment: str
     experiment_id: str
+    forgiving: bool
+    silent_until: float = 0.0
 
-    @contextmanager
-    def going_on(self, run_id: str = "") -> Iterator[None]:
-        """Around calls on the experiment, or on one of its runs: where it was deleted, this is said once and the call left undone."""
+    def call(self, what: Callable[[Any], object], run_id: str = "") -> None:
+        """On the experiment, or on one of its runs. Where it was deleted this is said once, and the call left undone. So is one that a
+        forgiving place cannot make; each try holds up the work, so there is none for a while."""
+        if time.monotonic() < self.silent_until:
+            return
         try:
             with _translated(self.uri):
-                yield
-        except TrackingError:
-            deleted = self._deleted(run_id)
-            if deleted is None:
+                what(self.client)
+        except TrackingError as error:
+            refused = _is_of_request(error)  # else the server would only be asked in vain again
+            if refused and (deleted := self._deleted(run_id)) is not None:
+                self.say_once(*deleted)
+            elif self.forgiving and not refused:
+                self.silent_until = time.monotonic() + PAUSE_SECONDS
+                _log.warning("%s The work goes on, and logging is tried again in %.0f s", error, PAUSE_SECONDS)
+            else:
                 raise
-            self.say_once(*deleted)
 
     def _deleted(self, run_id: str) -> tuple[str, str] | None:
         """What is no longer there, with what brings it back."""
@@ -118,9 +128,12 @@ _said_deleted: set[tuple[str, str]] = set()
 
 
 class Tracker:
-    def __init__(self, uri: str, experiment: str) -> None:
-        """`uri`: `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" for none: all calls work, nothing is kept."""
-        self.uri, self.experiment = uri, experiment
+    def __init__(self, uri: str, experiment: str, *, forgiving: bool = False) -> None:
+        """`uri`: `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" for none: all calls work, nothing is kept.
+
+        Forgiving, it costs only the log that a server stops answering; not that it does not answer here.
+        """
+        self.uri, self.experiment, self.forgiving = uri, experiment, forgiving
         self._client: Any = None
         if not uri:
             return
@@ -152,7 +165,7 @@ class Tracker:
                 self._create_experiment(artifacts)
             found = self._client.get_experiment_by_name(self.experiment)
         self._experiment_id = found.experiment_id
-        self._place = _Place(self._client, self.uri, self.experiment, found.experiment_id)
+        self._place = _Place(self._client, self.uri, self.experiment, found.experiment_id, self.forgiving)
 
     def _create_experiment(self, artifacts: str | None) -> None:
         from mlflow.exceptions import MlflowException
@@ -177,10 +190,11 @@ class Tracker:
             raise TrackingError("key", key, "must not hold a quote", "Use letters, digits, '/', '-' and '_'.")
         if self._client is None:
             return NOT_TRACKED
-        run = NOT_TRACKED
-        with self._place.going_on():
-            run = self._begin(key, name, params or {}, {**(tags or {}), **_parent_tag(parent)})
-        return run
+        begun: list[Run] = []
+        self._place.call(
+            lambda client: begun.append(self._begin(key, name, params or {}, {**(tags or {}), **_parent_tag(parent)}))
+        )
+        return begun[0] if begun else NOT_TRACKED
 
     def _begin(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> "Run":
         from mlflow.entities import Param
@@ -223,8 +237,7 @@ class Run:
     def _call(self, call: Callable[[Any], object]) -> None:
         """On the client; nothing where nothing is tracked, or the run was deleted."""
         if self._place is not None:
-            with self._place.going_on(self.run_id):
-                call(self._place.client)
+            self._place.call(call, self.run_id)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """All in one call. MLflow's SQL store would change values that are not finite, so they are left out."""
@@ -430,6 +443,14 @@ def _probe_server(uri: str) -> None:
             return
         remedy = "Start it (mlflow server --backend-store-uri ...), correct the address, or track into sqlite."
         raise TrackingError("tracking uri", uri, f"does not answer ({error})", remedy) from error
+
+
+def _is_of_request(error: TrackingError) -> bool:
+    """Whether the server answered, and refused this very call; not that it is gone, overloaded, or does not accept who asks."""
+    from mlflow.exceptions import MlflowException
+
+    cause = error.__cause__
+    return not isinstance(cause, MlflowException) or cause.get_http_status_code() in (400, 404)
 
 
 @contextmanager

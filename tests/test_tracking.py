@@ -189,6 +189,32 @@ def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
     assert query("SELECT value FROM metrics WHERE run_uuid = ?", again.run_id) == [(1.0,)]
 
 
+def test_a_server_that_goes_away_costs_a_forgiving_tracker_the_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sqlite file that is taken away stands for it: MLflow reports both as errors of the server."""
+    uri = f"sqlite:///{tmp_path}/deep/mlflow.db"
+    strict, forgiving = Tracker(uri, "strict").run("k", name="a"), Tracker(uri, "x", forgiving=True)
+    run = forgiving.run("k", name="a")
+    with sqlite3.connect(tmp_path / "deep" / "mlflow.db") as database:
+        database.execute("ALTER TABLE metrics RENAME TO hidden")
+    with pytest.raises(TrackingError):
+        strict.log_metrics({"loss": 1.0})
+    with caplog.at_level(logging.WARNING, "memlm.tracking"):
+        for step in range(3):
+            run.log_metrics({"loss": 1.0}, step=step)
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "memlm.tracking"]
+    assert said.endswith("The work goes on, and logging is tried again in 300 s")
+    with sqlite3.connect(tmp_path / "deep" / "mlflow.db") as database:
+        database.execute("ALTER TABLE hidden RENAME TO metrics")
+    forgiving._place.silent_until = 0.0  # as when the pause is over
+    run.log_metrics({"loss": 2.0}, step=4)
+    with sqlite3.connect(tmp_path / "deep" / "mlflow.db") as database:
+        assert database.execute("SELECT step, value FROM metrics").fetchall() == [(4, 2.0)]
+    with pytest.raises(TrackingError, match="MLflow: .*loss!"):  # a fault of ours is no fault of the server
+        run.log_metrics({"loss!": 1.0})
+
+
 def test_a_probe_whose_experiment_was_deleted_names_the_remedy(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

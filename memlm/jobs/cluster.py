@@ -238,6 +238,9 @@ def quiet() -> None:
     """Libraries' notices that a user can do nothing about. Imports none of them: what is imported later reads the environment, but for
     Ray Data, after which this is to be called again."""
     warnings.filterwarnings("ignore")
+    ours = logging.getLogger("memlm")
+    if not any(isinstance(handler, SaidWarnings) for handler in ours.handlers):
+        ours.addHandler(SaidWarnings())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if (transformers := sys.modules.get("transformers")) is not None:
         transformers.utils.logging.disable_progress_bar()

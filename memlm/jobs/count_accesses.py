@@ -64,7 +64,7 @@ def run(config: Config) -> str:
 
     if is_there():
         return run.counts
-    tracker = Tracker(tracking_uri(config), EXPERIMENT)
+    tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
     with alone(run.counting_lease):
         if not is_there():  # made by whom we waited for
             _count_all(config, inputs, tracker)

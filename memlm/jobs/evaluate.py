@@ -13,7 +13,7 @@ from memlm.config import Config, identity
 from memlm.evaluation.scores import Scores
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, quiet, say
-from memlm.jobs.tracked import log_config, log_model, model_sizes, sets_read
+from memlm.jobs.tracked import log_config, log_model, sets_read
 from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri, trial_of
 from memlm.tracking import Tracker
 
@@ -31,7 +31,7 @@ def run(config: Config) -> str:
     else:
         uri = run.checkpoint(config.architecture)
         checkpoint = require_checkpoint(config, config.architecture)
-    tracker = Tracker(tracking_uri(config), EXPERIMENT)
+    tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
     with connect(config):
         task = ray.remote(_score).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
         scores: Scores = ray.get(task.remote(config, uri, checkpoint.digest, inputs))
@@ -44,7 +44,7 @@ def run(config: Config) -> str:
     with tracker.run(
         f"evaluate/{named}",
         name=f"evaluate-{config.run_name}-{config.architecture}-{named[:6]}",
-        params={"seed": config.seed, **model_sizes(config)},
+        params={"seed": config.seed},
         tags={**tags, "checkpoint.digest": checkpoint.digest, "checkpoint.uri": uri},
     ) as tracked:
         log_config(tracked, config)

@@ -34,7 +34,7 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
     progress = Progress(
         f"learning with {trial.method.label}", num_steps(trial.stream, materials.facts, seed=trial.seed)
     )
-    tracked = Tracker(tracking_uri(config), EXPERIMENT).run(
+    tracked = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True).run(
         f"finetune/{key}",
         name=trial_name(trial, key),
         params=trial_params(config, trial),

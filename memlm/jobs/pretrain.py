@@ -23,7 +23,7 @@ from memlm.data.corpus import Corpus, open_corpus
 from memlm.data.tokenizer import save_tokenizer
 from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import Progress, SaidWarnings, connect, quiet, say
+from memlm.jobs.cluster import Progress, connect, quiet, say
 from memlm.jobs.notice import Told, Watch, heeding_sigterm
 from memlm.jobs.ray_files import ray_storage
 from memlm.jobs.resources import saying_shortage
@@ -200,7 +200,6 @@ def _train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
 
     quiet()
     logging.getLogger("memlm").setLevel(logging.INFO)
-    logging.getLogger("memlm").addHandler(SaidWarnings())
     task = loop_config["task"]
     config, settings = task.config, task.config.pretraining
     torch.set_num_threads(config.cluster.threads_per_worker)

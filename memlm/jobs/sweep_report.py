@@ -26,7 +26,7 @@ from memlm.jobs.tracked import (
 from memlm.model.config import Architecture
 from memlm.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
 from memlm.run import Run, run_of, tracking_uri
-from memlm.tracking import DataSet, Tracker, TrackingError
+from memlm.tracking import DataSet, Tracker
 from memlm.tracking import Run as TrackedRun
 
 EXPERIMENT = "memlm pareto sweeps"
@@ -38,14 +38,14 @@ class SweepTracker:
 
     def __init__(self, config: Config, inputs: Mapping[Architecture, dict[str, str]]) -> None:
         self.config, self.inputs = config, inputs
-        self.tracker = Tracker(tracking_uri(config), EXPERIMENT)
+        self.tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
         digests = "-".join(sorted({digest[:8] for part in inputs.values() for digest in part.values()}))
         tags = {"stage": "sweep", "recipe": config.recipe}
         digest = hashlib.sha256(digests.encode()).hexdigest()
         self.parent = self.tracker.run(
             f"sweep/{config.run_name}/{digests}",
             name=f"sweep-{config.run_name}-{digest[:6]}",
-            params=model_sizes(config) | {"batch": config.stream.num_wordings},
+            params=model_sizes(config),
             tags=tags,
         )
         log_config(self.parent, config)
@@ -69,15 +69,7 @@ class SweepTracker:
         )
 
     def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
-        """A server that does not answer costs the log: the trial is in the ledger, from which the sweep's end logs it again."""
-        try:
-            self._log_trial(plan, entry)
-        except TrackingError as error:
-            say(
-                f"warning: {error} The sweep goes on; at its end, or by the same command later, its trials are logged again."
-            )
-
-    def _log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
+        """What a server that does not answer misses, the sweep's end logs again, or the same command later."""
         with self.child(plan) as child:
             log_config(child, replace(self.config, method=plan.trial.method, seed=plan.trial.seed))
             child.log_inputs(self._sets())
@@ -154,10 +146,7 @@ def write_frontier(
             draw_frontiers([frontier, *_others(config)], files[-1])
         for file in files:
             storage.write_bytes(storage.join(run.uri, file.name), file.read_bytes())
-        try:
-            tracker.log_frontier(frontier, files, trials)
-        except TrackingError as error:
-            say(f"warning: {error} Nothing is lost: the same command logs the finished sweep again.")
+        tracker.log_frontier(frontier, files, trials)
     print(format_table(frontier))
     say(f"frontier: {storage.join(run.uri, 'frontier.png')}, {storage.join(run.uri, 'report.html')}")
     if line := ui_line(config, "compare the trials"):

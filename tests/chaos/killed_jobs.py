@@ -50,7 +50,7 @@ def partials_in(config: Config) -> dict[str, int]:
 
 
 def counted(config: Config) -> BackgroundCounts:
-    return BackgroundCounts.load(Path(count_accesses.run(config)) / count_accesses.COUNTS_FILE)
+    return BackgroundCounts.load(Path(count_accesses.run(config)) / counting_units.COUNTS_FILE)
 
 
 def lose_counting_workers(seed: int, small: bool) -> Outcome:

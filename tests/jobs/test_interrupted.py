@@ -199,7 +199,7 @@ def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
     counts = count_accesses.run(smoke(runs, *options, "--counting.max-quarantined", "1"))
     out = capfd.readouterr().out
     assert "1 of 2 units were counted before" in out
-    assert BackgroundCounts.load(Path(counts) / count_accesses.COUNTS_FILE).num_batches == 200
+    assert BackgroundCounts.load(Path(counts) / counting_units.COUNTS_FILE).num_batches == 200
     assert storage.read_manifest(counts).details["quarantined"] == [[200, 400]]
     assert not attempts.parent.exists()
     with pytest.raises(RunError, match=r"was made without the units of micro-batches 200 to 399"):

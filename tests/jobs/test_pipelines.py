@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from memlm import storage
 from memlm.cli import parse
-from memlm.jobs import count_accesses, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
+from memlm.jobs import count_accesses, counting_units, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
 from memlm.jobs.materials import load_materials, load_model
 from memlm.jobs.planned_trials import plan_trials
 from memlm.run import counts_config, run_of
@@ -497,9 +497,9 @@ def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
     wanted = {**counts_config(config), "first": 5, "last": 10}
     partial = str(run / "counts-partial" / "unit_0000005_0000010")
     with storage.write_artifact(
-        partial, kind=count_accesses.PARTIAL_KIND, config=wanted, inputs=manifest.inputs
+        partial, kind=counting_units.PARTIAL_KIND, config=wanted, inputs=manifest.inputs
     ) as draft:
-        marked.save(draft.path / count_accesses.COUNTS_FILE)
+        marked.save(draft.path / counting_units.COUNTS_FILE)
     counted = BackgroundCounts.load(Path(count_accesses.run(config)) / "counts.safetensors")
     assert counted.num_batches == 15  # three units of five, and the marked one of none
     assert counted.num_tokens == 1000 + whole.num_tokens * 15 // 20
