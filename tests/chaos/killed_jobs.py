@@ -14,7 +14,7 @@ from typing import Any
 
 from memlm import storage
 from memlm.config import Config
-from memlm.jobs import count_accesses, pretrain
+from memlm.jobs import count_accesses, counting_units, pretrain
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.chaos.frame import Outcome, Row

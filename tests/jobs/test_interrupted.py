@@ -17,7 +17,7 @@ import pytest
 from memlm import storage
 from memlm.data.listing import list_corpus
 from memlm.data.shards import ShardError, write_shard
-from memlm.jobs import count_accesses, pareto_sweep, prepare_corpus, pretrain
+from memlm.jobs import count_accesses, counting_units, pareto_sweep, prepare_corpus, pretrain
 from memlm.jobs.cluster import connect
 from memlm.jobs.corpus_shards import unit_of
 from memlm.run import RunError, run_of
