@@ -1,7 +1,7 @@
 """Do all workers of a cluster add up right, and fast enough? Run before a pretraining that is paid for by the hour.
 
 python infra/jobs/nccl_smoke.py --num-workers 4 --backend gloo --min-gigabytes-per-second 0.01     # on CPUs, to try it
-ray job submit --working-dir . -- python infra/jobs/nccl_smoke.py --num-workers 64                 # on GPUs
+RAY_AUTH_MODE=token ray job submit --working-dir . -- python infra/jobs/nccl_smoke.py --num-workers 64                 # on GPUs
 
 A Ray Train job of the same shape as pretraining: each worker is a rank with a GPU of its own. All-reduces of growing size are checked
 number by number and timed by the slowest rank. The bus bandwidth, 2 (n - 1) / n x bytes / seconds, is what nccl-tests calls so: it does
@@ -22,6 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from memlm import storage
 from memlm.jobs.cluster import joining, say
+from memlm.jobs.local_ray import turn_off_uv_hook
 from memlm.jobs.ray_files import ray_storage
 from memlm.jobs.resources import Asked, require_nodes
 from memlm.planning.machines import GPUS_PER_NODE, MACHINES
@@ -131,6 +132,7 @@ def run_config(folder: str) -> ray.train.RunConfig:
 
 def start(num_workers: int, each: dict[str, float]) -> None:
     """Raises RunError if the cluster has not, and cannot start, the nodes for so many workers."""
+    turn_off_uv_hook()
     with joining():
         ray.init(runtime_env={"env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_SECONDS)}})
     require_nodes([Asked(field="--num-workers", workers=num_workers, each=each)], wait_seconds=0, say=say)

@@ -1,1 +1,6 @@
-"""Where it runs: the only room that imports Ray. One file per pipeline, of the same name."""
+"""The commands, and where they run: the only package that imports Ray. One file per pipeline, of the same name."""
+
+import os
+
+# Ray reads it when it is imported. Else under `uv run` it would upload the folder of the caller and start every worker through uv.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

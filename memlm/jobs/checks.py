@@ -22,6 +22,7 @@ import memlm
 from memlm import storage, tracking
 from memlm.config import IN_JOB, Config
 from memlm.credentials import VARIABLES, CredentialError, read_credential
+from memlm.jobs import local_ray
 from memlm.run import RunError, run_of, tracking_uri
 
 State = Literal["ok", "warn", "fail"]
@@ -156,17 +157,37 @@ def credentials(config: Config) -> Check:
 def ray_authentication() -> Check:
     """Whether who reaches the cluster's ports must know its token."""
     name, mode = "ray authentication", os.environ.get("RAY_AUTH_MODE", "")
-    shared = bool(os.environ.get("RAY_ADDRESS"))
+    shared = bool(os.environ.get("RAY_ADDRESS") or os.environ.get(IN_JOB))
+    if not shared:
+        return _token_of_a_local_ray(name)
     if mode == "token":
         return _ray_token(name)
-    if mode == "disabled" or shared:
-        return Check(
-            name=name,
-            state="warn",
-            found=f"none (RAY_AUTH_MODE is {mode or 'not set'}): who reaches the cluster's ports can run code on it",
-            remedy="Set RAY_AUTH_MODE=token on every node and here, with RAY_AUTH_TOKEN_PATH naming a file with the token",
-        )
-    return Check(name=name, found="a local cluster makes itself a token; no other was named (RAY_ADDRESS)")
+    return Check(
+        name=name,
+        state="warn",
+        found=f"none (RAY_AUTH_MODE is {mode or 'not set'}): who reaches the cluster's ports can run code on it",
+        remedy="Set RAY_AUTH_MODE=token on every node and here, with RAY_AUTH_TOKEN_PATH naming a file with the token",
+    )
+
+
+def _token_of_a_local_ray(name: str) -> Check:
+    """What a run would find, and would put right by itself. No other cluster was named (RAY_ADDRESS)."""
+    if not local_ray.asks_for_token():
+        found = f"none (RAY_AUTH_MODE is {os.environ[local_ray.MODE]}): {local_ray.WITHOUT_TOKEN}"
+        return Check(name=name, state="warn", found=found, remedy="Unset RAY_AUTH_MODE")
+    where = "a local Ray listens on loopback alone"
+    file = local_ray.token_file()
+    if file is None:
+        return Check(name=name, found=f"token, from RAY_AUTH_TOKEN; {where}")
+    try:
+        problem = file.problem()
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    if not problem:
+        return Check(name=name, found=f"token, from {file.path}, which a run makes if it is missing; {where}")
+    mends = not file.is_named and file.path.is_file() and file.path.stat().st_uid == os.geteuid()
+    state: State = "warn" if mends and "mode" in problem else "fail"
+    return Check(name=name, state=state, found=f"Ray's token {file.path} {problem}", remedy=local_ray.remedy(file))
 
 
 def _ray_token(name: str) -> Check:

@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from memlm.config import IN_JOB, Config
 from memlm.credentials import without_secrets
+from memlm.jobs.local_ray import only_for_this_user, turn_off_uv_hook
 from memlm.jobs.resources import require_resources
 from memlm.run import RunError
 
@@ -54,25 +55,30 @@ def connect(config: Config) -> Iterator[None]:
     say("starting Ray" if not os.environ.get(IN_JOB) else "joining the cluster")
     # What workers print stays in Ray's logs, most of it libraries' chatter; what they say comes through the console.
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
-    if os.environ.get(IN_JOB):
-        with joining():
-            ray.init(runtime_env={"env_vars": environment}, **settings)
-    else:
-        for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
-            os.environ.setdefault(name, value)
-        # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small machine declares a few more.
-        num_cpus = logical_cpus(config)
-        # Weights, materials and background counts, and what trials share beside them.
-        store = (1 << 29) + config.sweep.trunk_cache_bytes
-        with starting():
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=store, **settings)
-    try:
+    with ExitStack() as until_the_end:
+        if os.environ.get(IN_JOB):
+            turn_off_uv_hook()
+            with joining():
+                ray.init(runtime_env={"env_vars": environment}, **settings)
+        else:
+            until_the_end.enter_context(only_for_this_user(say))
+            _start_local(config, environment, settings)
+        until_the_end.callback(ray.shutdown)
         require_resources(config, say)
         with _console():
             say(f"Ray {version('ray')} is up after {time.monotonic() - started:.0f} s")
             yield
-    finally:
-        ray.shutdown()
+
+
+def _start_local(config: Config, environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+        os.environ.setdefault(name, value)
+    # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small machine declares a few more.
+    num_cpus = logical_cpus(config)
+    # Weights, materials and background counts, and what trials share beside them.
+    store = (1 << 29) + config.sweep.trunk_cache_bytes
+    with starting():
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=store, **settings)
 
 
 @contextmanager
@@ -86,11 +92,17 @@ def joining() -> Iterator[None]:
             "to a file with the token that the cluster was started with"
         ) from error
     except (ConnectionError, RuntimeError) as error:
-        first = without_secrets(next(iter(str(error).splitlines()), type(error).__name__))
-        raise RunError(
-            f"the cluster does not answer, or does not accept this token ({first}). Start it, correct RAY_ADDRESS, or set RAY_AUTH_MODE=token, "
-            "and RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
-        ) from error
+        raise no_answer(error) from error
+
+
+def no_answer(error: Exception) -> RunError:
+    """What Ray's clients raise, as one line with the remedy."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    first = without_secrets(line).partition(". ")[0].rstrip(".")  # what follows is advice on Ray's installation
+    return RunError(
+        f"the cluster does not answer, or does not accept this token ({first}). Start it, correct RAY_ADDRESS, or set RAY_AUTH_MODE=token, "
+        "and RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
+    )
 
 
 @contextmanager
@@ -104,7 +116,7 @@ def starting() -> Iterator[None]:
         folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
         raise RunError(
             f"Ray's temporary folder {folder} has too long a path: its sockets' paths may have 107 bytes in all. Set the environment variable "
-            "RAY_TMPDIR to an existing folder with a path of at most 30 characters, such as /tmp"
+            "RAY_TMPDIR to an existing folder with a path of at most 20 characters, such as /tmp"
         ) from error
 
 

@@ -26,6 +26,7 @@ from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, quiet, say
 from memlm.jobs.notice import Told, Watch, heeding_sigterm
 from memlm.jobs.ray_files import ray_storage
+from memlm.jobs.rendezvous import torch_config
 from memlm.jobs.resources import saying_shortage
 from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
@@ -135,6 +136,7 @@ def _trainer(task: WorkerTask, *, name: str, folder: str) -> TorchTrainer:
     return TorchTrainer(
         _train_worker,
         train_loop_config={"task": task},
+        torch_config=torch_config(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.cluster.num_workers,
             use_gpu=config.cluster.use_gpu,
