@@ -13,9 +13,10 @@ import numpy as np
 import ray
 import torch
 from ray import tune
+from ray.tune.execution import class_cache
 from torch import nn
 
-from memlm import storage
+from memlm import credentials, storage
 from memlm.config import Config
 from memlm.data.streams import num_steps
 from memlm.frontier import LEARNING_SET, TrialResult
@@ -29,6 +30,10 @@ from memlm.model.config import Architecture
 from memlm.run import Run, RunError
 from memlm.training.finetune import DivergedError, run_trial
 from memlm.training.step import StepResult
+
+# Ray Tune copies these into each trial's runtime_env, which Ray's agent logs in full. Trials need no copy: they have the environment of
+# their node, as the workers of every other stage do.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(credentials.AWS)
 
 
 def run_trials(
