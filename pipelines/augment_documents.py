@@ -2,7 +2,7 @@
 
 python pipelines/augment_documents.py [recipe] [--field value ...]
 python pipelines/augment_documents.py [recipe] --questions.documents.augmenter general --writer.model FOLDER_OR_HUB_ID
-ray job submit --working-dir . -- python pipelines/augment_documents.py --storage s3://bucket/prefix
+RAY_AUTH_MODE=token ray job submit --working-dir . -- python pipelines/augment_documents.py --storage s3://bucket/prefix
 """
 
 from memlm.cli import main_of

@@ -2,7 +2,7 @@
 
 python pipelines/pareto_sweep.py [recipe] --dry-run
 python pipelines/pareto_sweep.py [recipe] [--sweep.methods sparse_memory lora full] [--field value ...]
-ray job submit --working-dir . -- python pipelines/pareto_sweep.py --storage s3://bucket/prefix
+RAY_AUTH_MODE=token ray job submit --working-dir . -- python pipelines/pareto_sweep.py --storage s3://bucket/prefix
 """
 
 from memlm.cli import job_of, launch, parse

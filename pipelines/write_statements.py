@@ -2,7 +2,7 @@
 
 python pipelines/write_statements.py [recipe] --writer.model FOLDER_OR_HUB_ID [--field value ...]
 python pipelines/write_statements.py [recipe] --writer.model NAME --writer.endpoint.base-url http://localhost:8000/v1
-ray job submit --working-dir . -- python pipelines/write_statements.py --storage s3://bucket/prefix --writer.model HUB_ID
+RAY_AUTH_MODE=token ray job submit --working-dir . -- python pipelines/write_statements.py --storage s3://bucket/prefix --writer.model HUB_ID
 """
 
 from memlm.cli import main_of

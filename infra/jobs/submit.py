@@ -3,6 +3,7 @@
 python infra/jobs/submit.py PIPELINE [RECIPE] [--FIELD VALUE ...]
 python infra/jobs/submit.py --print PIPELINE [RECIPE] [--FIELD VALUE ...]       # only show the command
 
+Uploaded is what git tracks, as it lies in the checkout, less what .rayignore names: `git add` a file of your own that a job needs.
 The same work (code, pipeline, recipe and settings) has the same submission id. So giving it again follows the job that runs, says so if
 it is done, and goes on with it if it failed or was stopped. What pretrains on more than one GPU begins only when the cluster has just
 passed infra/jobs/nccl_smoke.py.
@@ -11,11 +12,17 @@ passed infra/jobs/nccl_smoke.py.
 import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from memlm.cli import parse
+from memlm.credentials import without_secrets
 
 ROOT = Path(__file__).parents[2]
 RUNTIME_ENV = "infra/jobs/runtime_env.yaml"
@@ -54,17 +61,47 @@ def entrypoint(pipeline: str, arguments: list[str], environment: dict[str, str])
     return ["python", f"pipelines/{pipeline}.py", *recipe, *settings, *arguments[len(recipe) :]]
 
 
-def code_digest() -> str:
-    """Of what is uploaded: the commit, and what differs from it."""
-
-    def git(*arguments: str) -> bytes:
+def git(*arguments: str) -> bytes:
+    try:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SubmitError(
+            f"git does not say what belongs to {ROOT} ({type(error).__name__}), and only what git tracks is uploaded; submit from a git checkout"
+        ) from error
 
-    digest = hashlib.sha256(git("rev-parse", "HEAD") + git("diff", "HEAD", "--binary"))
-    for name in git("ls-files", "--others", "--exclude-standard", "-z").split(b"\0"):
-        if name:
-            digest.update(name + b"\0" + (ROOT / os.fsdecode(name)).read_bytes())
-    return digest.hexdigest()
+
+def code_digest() -> str:
+    """Of what is uploaded: the commit, and what differs from it in the files that git tracks."""
+    return hashlib.sha256(git("rev-parse", "HEAD") + git("diff", "HEAD", "--binary")).hexdigest()
+
+
+def names(listed: bytes) -> list[str]:
+    return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+
+
+def tracked_files() -> list[str]:
+    """What git tracks and the checkout has. A link counts only if it leads to another of these files."""
+    tracked = [name for name in names(git("ls-files", "-z")) if (ROOT / name).is_file()]
+    inside = {(ROOT / name).absolute() for name in tracked if not (ROOT / name).is_symlink()}
+    kept = [name for name in tracked if not (ROOT / name).is_symlink() or (ROOT / name).resolve() in inside]
+    for name in sorted(set(tracked) - set(kept)):
+        print(f"not uploaded: {name} is a link that leads out of what git tracks", file=sys.stderr)
+    return kept
+
+
+def untracked() -> list[str]:
+    return names(git("ls-files", "--others", "--exclude-standard", "--directory", "-z"))
+
+
+@contextmanager
+def upload() -> Iterator[Path]:
+    """A folder with a copy of what git tracks, of which Ray leaves out what .rayignore names."""
+    with tempfile.TemporaryDirectory(prefix="memlm-job-") as folder:
+        for name in tracked_files():
+            copy = Path(folder) / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy)
+        yield Path(folder)
 
 
 def submission_id(command: list[str], code: str) -> str:
@@ -72,8 +109,8 @@ def submission_id(command: list[str], code: str) -> str:
     return f"{Path(command[1]).stem}-{parse('', command[2:]).run_name}-{digest[:12]}"
 
 
-def submit_command(identity: str, command: list[str]) -> list[str]:
-    options = ["--submission-id", identity, "--working-dir", ".", "--runtime-env", RUNTIME_ENV]
+def submit_command(identity: str, command: list[str], folder: str = ".") -> list[str]:
+    options = ["--submission-id", identity, "--working-dir", folder, "--runtime-env", RUNTIME_ENV]
     return ["ray", "job", "submit", *options, "--", *command]
 
 
@@ -88,19 +125,27 @@ def smoke_command(command: list[str]) -> list[str]:
 
 def is_settled(identity: str) -> bool:
     """Runs already or is done: then there is nothing to gate, and a gate would wait for the GPUs that the job holds."""
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobStatus
 
-    settled = (JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUCCEEDED)
-    return any(job.submission_id == identity and job.status in settled for job in JobSubmissionClient().list_jobs())
+    return known_jobs().get(identity) in (JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUCCEEDED)
+
+
+def known_jobs() -> dict[str, Any]:
+    """Each submission's status. Raises RunError, in one line, where the cluster does not answer or does not accept the token."""
+    from ray.job_submission import JobSubmissionClient  # slow, so only when the command line is in order
+
+    from memlm.jobs.cluster import joining  # before Ray, whose settings it makes
+
+    with joining():
+        return {job.submission_id: job.status for job in JobSubmissionClient().list_jobs()}
 
 
 def run(identity: str, command: list[str], *, again: bool = False) -> int:
     """Submit, or follow, or go on; with `again` what is over is done once more, however it ended. Returns the exit code."""
-    from ray.job_submission import JobStatus, JobSubmissionClient  # slow, so only when the command line is in order
+    status = known_jobs().get(identity)
+    from ray.job_submission import JobStatus, JobSubmissionClient
 
     client = JobSubmissionClient()
-    known = {job.submission_id: job.status for job in client.list_jobs()}
-    status = known.get(identity)
     if status in (JobStatus.PENDING, JobStatus.RUNNING):
         print(f"{identity} is {status.value.lower()}; following it (Ctrl-C stops following, not the job)", flush=True)
         subprocess.run(["ray", "job", "logs", "--follow", identity], cwd=ROOT, check=False)
@@ -111,7 +156,8 @@ def run(identity: str, command: list[str], *, again: bool = False) -> int:
     if status is not None:
         print(f"{identity} was {status.value.lower()}; going on with it", flush=True)
         client.delete_job(identity)
-    return subprocess.run(submit_command(identity, command), cwd=ROOT, check=False).returncode
+    with upload() as folder:
+        return subprocess.run(submit_command(identity, command, str(folder)), cwd=ROOT, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:
@@ -121,12 +167,25 @@ def main(arguments: list[str]) -> int:
         if not arguments:
             raise SubmitError(f"which pipeline? Known: {', '.join(pipelines())}")
         command = entrypoint(arguments[0], arguments[1:], dict(os.environ))
+        smoke, identity = smoke_command(command), submission_id(command, code_digest())
     except SubmitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return 2
-    smoke, identity = smoke_command(command), submission_id(command, code_digest())
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray's clients do not send the token that is there
+    try:
+        return submit(identity, command, smoke, only_print=only_print)
+    except ValueError as error:
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+        return 1
+
+
+def submit(identity: str, command: list[str], smoke: list[str], *, only_print: bool) -> int:
+    """Both steps, or only their calls on the terminal. Returns the exit code."""
     if smoke and not only_print and is_settled(identity):
         smoke = []
+    if (others := untracked()) and not only_print:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        print(f"not uploaded, for git does not track it: {', '.join(others[:5])}{more}", file=sys.stderr)
     steps = [(f"smoke-{identity}", smoke), (identity, command)] if smoke else [(identity, command)]
     for name, step in steps:
         print(shlex.join(submit_command(name, step)), flush=True)

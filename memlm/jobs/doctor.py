@@ -5,8 +5,10 @@ import importlib.util
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memlm import storage
 from memlm.config import IN_JOB, Config
@@ -24,6 +26,9 @@ from memlm.model.capacity import available_memory
 from memlm.planning.machines import MACHINES
 from memlm.planning.stages import Assumptions, Plan, make_plan
 from memlm.run import RunError
+
+if TYPE_CHECKING:
+    from memlm.jobs.resources import NodeKind, Resources
 
 
 def examine(config: Config) -> Iterator[Check]:
@@ -92,21 +97,17 @@ def gpus(config: Config) -> Check:
 
 def resources(config: Config) -> Iterator[Check]:
     """What the cluster can give, and what is asked of it."""
-    from memlm.jobs.cluster import joining, logical_cpus
-    from memlm.jobs.resources import asked_of, kinds_that_may_start, most_workers, nodes_now, shortage
+    from memlm.jobs.cluster import logical_cpus
+    from memlm.jobs.resources import asked_of, most_workers, shortage
 
+    of_jobs = (os.environ.get("RAY_ADDRESS") or "").lower().startswith(("http://", "https://"))
     if _on_a_cluster():
-        import ray
-
         try:
-            with joining():
-                ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+            nodes, kinds = (_nodes_by_dashboard(), []) if of_jobs else _nodes_by_joining()
         except RunError as error:
             found, _, remedy = str(error).partition(". ")
             yield Check(name="resources", state="fail", found=found, remedy=remedy)
             return
-        nodes, kinds = nodes_now(), kinds_that_may_start()
-        ray.shutdown()
     else:
         import torch
 
@@ -118,9 +119,53 @@ def resources(config: Config) -> Iterator[Check]:
             yield Check(name="resources", found=f"{asked}, and {len(nodes)} node(s) take {most}")
         elif most_workers(asked, kinds, nodes) >= asked.workers:
             yield Check(name="resources", found=f"{lacking}; the autoscaler may start the rest")
+        elif of_jobs:
+            remedy = f"Lower {asked.field}, start more nodes, or leave it to the autoscaler, of whose limits the dashboard does not tell"
+            yield Check(name="resources", state="warn", found=lacking, remedy=remedy)
         else:
             remedy = f"Lower {asked.field}, or start more nodes"
             yield Check(name="resources", state="fail", found=lacking, remedy=remedy)
+
+
+def _nodes_by_joining() -> "tuple[list[Resources], list[NodeKind]]":
+    """The cluster's nodes, and the kinds that its autoscaler may start."""
+    import ray
+
+    from memlm.jobs.cluster import joining, no_answer
+    from memlm.jobs.resources import kinds_that_may_start, nodes_now
+
+    try:
+        _require_somebody_there(os.environ.get("RAY_ADDRESS", ""))
+        with joining():
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    except (ValueError, OSError) as error:  # RAY_ADDRESS is no address
+        raise error if isinstance(error, RunError) else no_answer(error) from error
+    try:
+        return nodes_now(), kinds_that_may_start()
+    finally:
+        ray.shutdown()
+
+
+def _require_somebody_there(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT, for which Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+def _nodes_by_dashboard() -> "list[Resources]":
+    """As RAY_ADDRESS names it for `ray job submit`, which needs no port but the dashboard's."""
+    from ray.util.state import list_nodes
+
+    from memlm.jobs.cluster import no_answer
+
+    try:
+        scheme, _, place = os.environ["RAY_ADDRESS"].partition("://")
+        os.environ["RAY_ADDRESS"] = f"{scheme.lower()}://{place}"  # Ray takes another spelling for the name of a module
+        nodes = list_nodes(filters=[("state", "=", "ALIVE")], timeout=10)
+    except Exception as error:  # of a dozen kinds: Ray's, its HTTP client's, its parser's
+        raise no_answer(error) from error
+    return [dict(node.resources_total) for node in nodes]
 
 
 def _on_a_cluster() -> bool:

@@ -69,6 +69,8 @@ def test_what_is_uploaded_decides_the_id(tmp_path, monkeypatch):
     monkeypatch.setattr(submit, "ROOT", tmp_path)
     digests = [submit.code_digest()]
     (tmp_path / "new.py").write_text("1")
+    assert submit.code_digest() == digests[0]  # git does not track it, so it is not uploaded
+    subprocess.run(["git", "add", "new.py"], cwd=tmp_path, check=True)
     digests.append(submit.code_digest())
     (tmp_path / "new.py").write_text("2")
     digests.append(submit.code_digest())

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,3 +82,13 @@ def said_with(capfd: pytest.CaptureFixture, words: str, *, seconds: float = 10.0
 def artifacts_in(folder: Path | str) -> set[str]:
     """Everything finished below a folder, by its path."""
     return {str(path.parent.relative_to(folder)) for path in Path(folder).rglob(storage.MANIFEST)}
+
+
+def uploaded(folder: Path) -> set[str]:
+    """The files that Ray itself would put into the package of a working directory."""
+    from ray._private.runtime_env.packaging import create_package
+
+    with tempfile.TemporaryDirectory() as place:
+        package = Path(place) / "package.zip"
+        create_package(str(folder), package, include_gitignore=True)
+        return {name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")}

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -248,11 +249,23 @@ def test_the_command_for_programs(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9", "HTTPS://u:swordfish@127.0.0.1:9", "127.0.0.1:9", "nonsense"]
+)
+def test_a_cluster_that_does_not_answer_is_one_line_soon(no_ray_settings, tmp_path, address):
+    no_ray_settings.setenv("RAY_ADDRESS", address)
+    began = time.monotonic()
+    (found,) = doctor.resources(smoke(tmp_path))
+    assert time.monotonic() - began < 30 and "swordfish" not in str(found)
+    assert found.state == "fail" and "the cluster does not answer" in found.found and "\n" not in str(found)
+    assert "Module" not in found.found and "RAY_AUTH_MODE=token" in found.remedy
+
+
+@pytest.mark.parametrize(
     "arguments, said",
     [
         (["laptp"], "'laptop'"),
         (["--gpus", "x"], "invalid int value"),
-        (["smoke", "--gpus", "3"], "pretraining.batch_blocks (16)"),
+        (["smoke", "--gpus", "3"], "pretraining.batch_blocks is 16"),
     ],
 )
 def test_a_slip_of_the_pen(capsys, arguments, said):

@@ -21,7 +21,7 @@ import pytest
 
 from memlm import storage
 from memlm.training.patch import CHECKPOINT_KIND
-from tests.jobs.running import BIN, ROOT, Ended, environment, run_command, the_error_line
+from tests.jobs.running import BIN, ROOT, Ended, environment, run_command, the_error_line, uploaded
 
 pytestmark = pytest.mark.ray
 
@@ -179,13 +179,31 @@ def test_a_token_that_the_cluster_does_not_accept_is_one_error(head, tmp_path):
 
 def test_what_is_uploaded_is_small():
     """Ray refuses working directories above 512 MiB; data and environments do not belong in them."""
-    ignored = [line.rstrip("/") for line in (ROOT / ".rayignore").read_text().split()]
-    assert {".git", ".venv", "runs"} <= set(ignored)
-    kept = [path for path in ROOT.iterdir() if path.name not in ignored]
-    size = sum(
-        file.stat().st_size
-        for path in kept
-        for file in ([path] if path.is_file() else path.rglob("*"))
-        if file.is_file()
+    assert sum((ROOT / name).stat().st_size for name in uploaded(ROOT)) < 10 * 2**20
+
+
+@pytest.mark.parametrize("mode", ["", "disabled"])
+def test_a_submission_without_its_token_is_one_line(head, mode, tmp_path):
+    settings = {"MEMLM_STORAGE": str(tmp_path), "MEMLM_TRACKING": "off", "RAY_ADDRESS": head.address}
+    (tmp_path / "token").write_text(secrets.token_hex(32))
+    (tmp_path / "token").chmod(0o600)
+    settings |= {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), **({"RAY_AUTH_MODE": mode} if mode else {})}
+    ended = run_command(sys.executable, "infra/jobs/submit.py", "prepare_corpus", "smoke", **settings)
+    assert "RAY_AUTH_MODE=token" in the_error_line(ended.code, ended.out, ended.err)
+
+
+@pytest.mark.parametrize("spelled", ["http", "HTTP"])
+def test_doctor_asks_the_dashboard_that_jobs_are_submitted_to(head, spelled, tmp_path):
+    address = head.address.replace("http", spelled)
+    told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_path), "RAY_ADDRESS": address}
+    options = ["smoke", "--storage", str(tmp_path / "runs"), "--tracking", "off"]
+    fits = run_command(str(BIN / "memlm"), "doctor", *options, **told)
+    assert "ok    resources: cluster.num_workers = 1 needs 1 x (1 CPU), and 1 node(s) take 4" in fits.out, fits.err
+    workers = ["--cluster.num-workers", "16", "--pretraining.micro-batch-blocks", "1"]
+    large = run_command(str(BIN / "memlm"), "doctor", *options, *workers, **told)
+    assert "warn  resources: cluster.num_workers = 16 needs 16 x (1 CPU), and the cluster takes 4" in large.out
+    wrong = run_command(str(BIN / "memlm"), "doctor", *options, **told | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    assert (
+        wrong.code == 1 and "fail  resources: the cluster does not answer, or does not accept this token" in wrong.out
     )
-    assert size < 10 * 2**20
+    assert "Traceback" not in fits.err + large.err + wrong.err
