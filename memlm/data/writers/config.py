@@ -1,5 +1,6 @@
 """Which model writes, how it chooses its words, and what it may cost. Imports no torch."""
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,6 +41,11 @@ class EndpointConfig:
             raise ValueError(
                 f"writer.endpoint.base_url is {redacted(self.base_url)!r}; it holds a user name or password, or a query, which would be stored with "
                 "the results; put the key into the environment variable that writer.endpoint.api_key_variable names"
+            )
+        if self.api_key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_variable):
+            raise ValueError(
+                "writer.endpoint.api_key_variable is not the name of an environment variable (letters, digits and _); give the name of the variable "
+                "that holds the key, never the key itself"
             )
         for name in ("num_connections", "num_attempts"):
             if getattr(self, name) < 1:

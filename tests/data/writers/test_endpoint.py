@@ -245,6 +245,8 @@ def test_without_a_key_none_is_sent_even_where_netrc_has_one(monkeypatch, tmp_pa
         ("base_url", "localhost:8000/v1", "must be an http"),
         ("base_url", "ftp://host/v1", "must be an http"),
         ("base_url", "http://user:secret@host/v1", "user name or password"),
+        ("base_url", "https://host/v1?api-key=secret", "a query"),
+        ("api_key_variable", "sk-secret-key", "never the key itself"),
         ("num_attempts", 0, "at least 1"),
         ("timeout_seconds", 0.0, "above 0"),
         ("timeout_seconds", float("nan"), "above 0"),
