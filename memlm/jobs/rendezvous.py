@@ -45,7 +45,7 @@ class _FileBackend(_TorchBackend):
                     _join,
                     backend=backend_config.backend,
                     address=(Path(self.folder) / "store").as_uri(),
-                    rank=rank,
+                    number=rank,
                     world_size=len(worker_group),
                     timeout_s=backend_config.timeout_s,
                 )
@@ -62,7 +62,7 @@ class _FileBackend(_TorchBackend):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _join(*, backend: str, address: str, rank: int, world_size: int, timeout_s: int) -> None:
+def _join(*, backend: str, address: str, number: int, world_size: int, timeout_s: int) -> None:
     torch.distributed.init_process_group(
-        backend, init_method=address, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s)
+        backend, init_method=address, rank=number, world_size=world_size, timeout=timedelta(seconds=timeout_s)
     )

@@ -119,13 +119,13 @@ def swept_with_canaries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
     """A whole smoke run, with two workers side by side in pretraining."""
     ray = Path(tempfile.mkdtemp(prefix="mr"))  # the names of sockets are short, and pytest's folders are deep
     planted = plant(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("storage"), ray)
-    options = ["--cluster.num-workers", "2", "--pretraining.micro-batch-blocks", "8"]
-    status = watched(
-        planted, "pipelines/pareto_sweep.py", "smoke", "--storage", str(planted.storage), *options, timeout=550
-    )
-    assert status == 0, planted.said
-    yield planted
-    shutil.rmtree(ray, ignore_errors=True)
+    options = ["--storage", str(planted.storage), "--cluster.num-workers", "2", "--pretraining.micro-batch-blocks", "8"]
+    try:
+        status = watched(planted, "pipelines/pareto_sweep.py", "smoke", *options, timeout=550)
+        assert status == 0, planted.said
+        yield planted
+    finally:
+        shutil.rmtree(ray, ignore_errors=True)
 
 
 @pytest.mark.ray
