@@ -180,7 +180,8 @@ def _timeless(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
     """Every number and text with the place where it stands, but for what clocks say and where the run lies."""
     if isinstance(value, dict):
         for name in sorted(value):
-            if name not in CLOCKS and not (name == "checkpoint" and "digest" in value):
+            of_clocks = name in CLOCKS or (name == "digest" and not at)  # a record's own covers how long it took
+            if not of_clocks and not (name == "checkpoint" and "digest" in value):
                 yield from _timeless(value[name], f"{at}.{name}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
