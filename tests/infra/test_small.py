@@ -85,7 +85,13 @@ def test_rows_are_found_by_being_here() -> None:
 
 @pytest.mark.parametrize(("rows", "tests"), [(0, 0), (1, 0), (0, 1)])
 def test_the_make_target_runs_both_parts_and_fails_with_either(rows: int, tests: int, tmp_path: Path) -> None:
-    for name in ("pyproject.toml", "tests/infra/requirements.txt", ".venv/installed", ".venv-infra/installed"):
+    for name in (
+        "pyproject.toml",
+        ".ci/constraints.txt",
+        "tests/infra/requirements.txt",
+        ".venv/installed",
+        ".venv-infra/installed",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     python = tmp_path / ".venv/bin/python"
