@@ -35,7 +35,7 @@ from memlm.storage.deleting import delete_made
 from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, StorageError
 from memlm.storage.foreign import StoredObject, list_objects, stat_object
 from memlm.storage.leases import Holder, Lease, acquire, lease
-from memlm.storage.manifests import MANIFEST, README, Manifest
+from memlm.storage.manifests import ADOPTED, MANIFEST, README, Manifest
 from memlm.storage.manifests import parse as parse_manifest
 from memlm.storage.objects import delete, list_names, local_file, read_bytes, read_json, write_bytes, write_json
 from memlm.storage.places import PARTIAL, is_remote, join, require_absolute
@@ -43,6 +43,7 @@ from memlm.storage.probing import Probe, probe, require_conditional_writes
 from memlm.storage.records import read_record, write_record
 
 __all__ = [
+    "ADOPTED",
     "MANIFEST",
     "PARTIAL",
     "README",

@@ -235,6 +235,11 @@ def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
         _download(uri, there) if is_remote(uri) else _verified(Path(uri), there)
         return None
     except DamagedArtifact:
+        if there is not None and there.is_adopted:
+            rule = (
+                "holds a model that was adopted and has changed since; memlm did not write it and does not replace it"
+            )
+            raise StorageError("uri", uri, rule, "Give another path.") from None
         return _Vacancy(damaged=found.version, old=there)
 
 
@@ -341,7 +346,10 @@ def _verified(directory: Path, manifest: Manifest) -> Path:
     """The directory, if all that the manifest names is there and as it says."""
     wrong = sorted(name for name, expected in manifest.files.items() if _measured(directory, name) != expected)
     if wrong:
-        raise DamagedArtifact("artifact", directory, f"missing or changed: {', '.join(wrong)}", REMAKE)
+        rule, remedy = f"missing or changed: {', '.join(wrong)}", REMAKE
+        if manifest.is_adopted:
+            remedy = f"Bring back what was there, or move its {MANIFEST} away and run: memlm adopt {shlex.quote(str(directory))}"
+        raise DamagedArtifact("artifact", directory, rule, remedy)
     return directory
 
 

@@ -15,6 +15,8 @@ README = "README.md"
 """What a folder says to people, who may change it: no manifest names it, and no reader takes it for a part of the artifact."""
 FORMAT = 2
 """What is written. Format 1 is read as well: its details are taken as they are."""
+ADOPTED = "adopted"
+"""In the config of a folder that got its manifest where it lay: what kind of model somebody else wrote there."""
 _FIELDS = ("kind", "config", "inputs", "files")
 _BEGINNING = b'{\n "config": '
 """Of every manifest that memlm writes, so that one that was cut or changed is still told from another program's."""
@@ -35,6 +37,11 @@ class Manifest:
     def digest(self) -> str:
         """What names the artifact: the same in every format."""
         return digest_of({name: getattr(self, name) for name in _FIELDS})
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether memlm found the files and did not write them, so that it must neither replace nor remove one."""
+        return ADOPTED in self.config and not self.inputs
 
     def to_json(self) -> bytes:
         content = {**vars(self), "digest": self.digest, "details_digest": digest_of(self.details)}

@@ -30,8 +30,9 @@ def replace_damaged(target: Path, new: Path, old: Manifest | None) -> None:
 
 
 def remove_named(folder: Path, manifest: Manifest | None) -> None:
-    """Remove the files that an artifact's manifest names, the manifest, and the folders that are empty then."""
-    if manifest is None:
+    """Remove the files that an artifact's manifest names, the manifest, and the folders that are empty then; nothing of a model that was
+    adopted, which somebody else wrote."""
+    if manifest is None or manifest.is_adopted:
         return
     for name in (*manifest.files, MANIFEST):
         if local.is_plain_file(folder, name):

@@ -33,17 +33,26 @@ def adopt(folder: str) -> storage.Manifest:
     if not path.is_dir():
         raise AdoptionError(f"{folder} is not a folder; name the one that save_pretrained wrote")
     if storage.has_artifact(folder):
+        if not storage.has_own_manifest(folder):
+            raise AdoptionError(
+                f"{path / storage.MANIFEST} is not a manifest of memlm, which would lie there; copy the model's files to another folder and adopt that"
+            )
         storage.open_artifact(folder, kind=CHECKPOINT_KIND)
         return storage.read_manifest(folder)
     model_type = _model_type(path)
     names = _files_of(path)
+    for name in names:
+        if not (path / name).is_file():  # to open a pipe would wait for ever
+            raise AdoptionError(
+                f"{path / name} is a pipe or a link that leads nowhere; move it out of the model's folder"
+            )
     _require_weights(path, names)
-    return storage.add_manifest(folder, kind=CHECKPOINT_KIND, config={"adopted": model_type}, names=names)
+    return storage.add_manifest(folder, kind=CHECKPOINT_KIND, config={storage.ADOPTED: model_type}, names=names)
 
 
 def _files_of(folder: Path) -> list[str]:
-    found = {path.name for pattern in _PATTERNS for path in folder.glob(pattern)}
-    found |= {f"{_TEMPLATES}/{path.name}" for path in (folder / _TEMPLATES).glob("*.jinja")}
+    found = {path.name for pattern in _PATTERNS for path in folder.glob(pattern) if not path.is_dir()}
+    found |= {f"{_TEMPLATES}/{path.name}" for path in (folder / _TEMPLATES).glob("*.jinja") if not path.is_dir()}
     return sorted(name for name in found if not name.startswith("."))
 
 

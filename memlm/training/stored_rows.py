@@ -130,7 +130,9 @@ def _require_rows(rows: Tensor, stored: StoredWeight, where: str) -> None:
 
 def require_finite(values: Tensor, where: str) -> None:
     """Raise PatchError for NaN and Inf, with which no model answers anything."""
-    if values.is_floating_point() and not bool(torch.isfinite(values.float()).all()):
+    if values.is_floating_point() and values.dtype.itemsize == 1:  # for which torch does not know it
+        values = values.float()
+    if not bool(torch.isfinite(values).all()):
         raise PatchError(f"{where} holds NaN or Inf; learn again at a lower learning rate")
 
 

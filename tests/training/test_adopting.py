@@ -1,6 +1,7 @@
 """A folder that save_pretrained wrote becomes a checkpoint, and stays one whatever people put next to its files."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,3 +164,51 @@ def test_weights_alone_are_not_a_model(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(AdoptionError, match="has no config.json"):
         adopt(str(tmp_path))
+
+
+def test_a_model_that_changed_since_is_never_replaced(tmp_path: Path) -> None:
+    """Its owner may have trained it further: undo into it would write the model over that it was."""
+    before = {name: value.clone() for name, value in tiny_model().named_parameters()}
+    name, weight = next(iter(before.items()))
+    inputs = {"checkpoint": adopt(str(saved(tmp_path / "model"))).digest}
+    with storage.write_artifact(str(tmp_path / "patch"), kind=KIND, config={}, inputs=inputs) as draft:
+        save_patch(changed_rows(before, before | {name: weight + 1}), draft.path / PATCH_FILE)
+    apply_patch(str(tmp_path / "model"), str(tmp_path / "patch"), str(tmp_path / "patched"))
+    mine = saved(tmp_path / "mine")
+    adopt(str(mine))
+    (mine / "model.safetensors").write_bytes(b"trained for a week since")
+    owned = contents(mine)
+    with pytest.raises(storage.StorageError, match="memlm did not write it and does not replace it. Give another path"):
+        undo_patch(str(tmp_path / "patched"), str(tmp_path / "patch"), str(mine))
+    storage.delete_made(str(mine))
+    assert contents(mine) == owned
+    with pytest.raises(storage.DamagedArtifact, match=f"move its manifest.json away and run: memlm adopt {mine}"):
+        adopt(str(mine))
+    (mine / storage.MANIFEST).rename(tmp_path / "old.json")
+    saved(mine)
+    adopt(str(mine))
+
+
+@pytest.mark.parametrize("name", ["config.json", "extra.safetensors", "model.safetensors.index.json", "vocab.txt"])
+def test_a_pipe_in_the_folder_is_waited_for_by_nobody(tmp_path: Path, name: str) -> None:
+    folder = saved(tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    code = f"from memlm.training.adopting import adopt, AdoptionError\ntry: adopt({str(folder)!r})\nexcept AdoptionError as error: print(error)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert name in said and not (folder / storage.MANIFEST).exists()
+
+
+def test_folders_that_are_named_like_files_are_left_alone(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model")
+    for name in ("old.safetensors", "notes.json"):
+        (folder / name).mkdir()
+    assert not {"old.safetensors", "notes.json"} & adopt(str(folder)).files.keys()
+
+
+def test_another_programs_manifest_is_named_as_what_stands_in_the_way(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model")
+    (folder / storage.MANIFEST).write_text('{"name": "my web application"}')
+    with pytest.raises(AdoptionError, match="manifest.json is not a manifest of memlm"):
+        adopt(str(folder))
+    assert json.loads((folder / storage.MANIFEST).read_text()) == {"name": "my web application"}
