@@ -176,10 +176,16 @@ class Config:
 
 
 def _check_names(config: Config) -> None:
-    for option, name in (("--run-name", config.run_name), ("--base-run", config.base_run)):
+    if not config.storage.strip():
+        raise ValueError("storage is empty; name a folder or s3://bucket/prefix, or leave it out for the folder runs")
+    for option, name in (
+        ("--run-name", config.run_name),
+        ("--base-run", config.base_run),
+        ("--register-model", config.register_model),
+    ):
         if name:
             require_name(option, name)
-        if name.split(".")[0] in BESIDE_RUNS:
+        if option != "--register-model" and name.split(".")[0].casefold() in BESIDE_RUNS:
             raise ValueError(
                 f"{option} is {name!r}, which is kept for MLflow's own files in the storage folder; choose another name"
             )

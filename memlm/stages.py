@@ -7,7 +7,7 @@ every command, so that one set of options serves all stages of a run; any other 
 from collections.abc import Callable, Iterator, Sequence
 
 from memlm.config import Config
-from memlm.data.config import QUESTION_LAYOUTS, DocumentsConfig, FieldsConfig, QuestionSetConfig
+from memlm.data.config import QUESTION_LAYOUTS, QUESTION_TASKS, DocumentsConfig, FieldsConfig, QuestionSetConfig
 from memlm.data.paths import WORLD, expand
 from memlm.methods.config import SparseMemoryConfig
 
@@ -91,7 +91,11 @@ def require_possible(stage: str, config: Config) -> None:
 
 
 def require_tracking(config: Config) -> None:
-    """Raises RunError where MLflow's sqlite file would have to lie in a store of objects."""
+    """Raises RunError for an address of another kind, and where MLflow's sqlite file would have to lie in a store of objects."""
+    if config.tracking not in ("", "off") and not config.tracking.startswith(("sqlite:", "http://", "https://")):
+        raise RunError(
+            f"tracking is {config.tracking!r}; it must be sqlite:////absolute/mlflow.db, http(s)://host:port, 'off', or empty for a file in the storage folder"
+        )
     if not config.tracking and config.storage.startswith("s3://"):
         raise RunError(
             f"--storage is {config.storage}, where MLflow's sqlite file cannot lie; give --tracking a server's http(s) address, or 'off'"
@@ -187,6 +191,11 @@ def _refuse_facts_beside_documents(config: Config) -> None:
 
 
 def _check_layouts(config: Config) -> None:
+    for held_out in config.questions.held_out:
+        if held_out.task and held_out.task not in QUESTION_TASKS:
+            raise RunError(
+                f"questions.held_out {held_out.name}.task is {held_out.task!r}; it must be one of {', '.join(QUESTION_TASKS)}, or empty for the layout's own"
+            )
     for source, field in _sets(config):
         if source.layout not in QUESTION_LAYOUTS:
             raise RunError(

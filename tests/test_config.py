@@ -107,7 +107,15 @@ BAD = [
     (MemoryConfig, {"num_half_keys": 8, "top_k": 9}, "model.memory.top_k is 9"),
     (MemoryConfig, {"layers": (3, 3)}, "model.memory.layers is (3, 3)"),
     (MemoryConfig, {"layers": (3, 1)}, "model.memory.layers is (3, 1)"),
-    (ModelConfig, {"hidden_size": 10, "num_attention_heads": 4}, "model.hidden_size (10)"),
+    (ModelConfig, {"hidden_size": 10, "num_attention_heads": 4}, "model.hidden_size is 10"),
+    (ModelConfig, {"hidden_size": 4, "num_attention_heads": 4}, "twice model.num_attention_heads (4)"),
+    (ModelConfig, {"num_attention_heads": 0}, "model.num_attention_heads is 0"),
+    (ModelConfig, {"intermediate_size": -1}, "model.intermediate_size is -1"),
+    (ModelConfig, {"max_positions": 0}, "model.max_positions is 0"),
+    (ModelConfig, {"rope_theta": 0.0}, "model.rope_theta is 0"),
+    (ModelConfig, {"initializer_range": -1.0}, "model.initializer_range is -1"),
+    (PretrainingConfig, {"weight_decay": -1.0}, "pretraining.weight_decay is -1"),
+    (PretrainingConfig, {"final_learning_rate": -1.0}, "pretraining.final_learning_rate is -1"),
     (ModelConfig, {"num_layers": 12}, "model.memory.layers names [12]"),
     (ModelConfig, {"memory": dataclasses.replace(SMALL_MEMORY, layers=(-1,))}, "model.memory.layers names [-1]"),
     (WorldConfig, {"num_new": 0}, "world.num_new is 0"),
@@ -265,3 +273,18 @@ def test_an_address_of_a_server_holds_no_password():
         dataclasses.replace(RECIPES["smoke"](), tracking="https://admin:s3cr3t@mlflow.example/x")
     assert "s3cr3t" not in str(error.value)
     dataclasses.replace(RECIPES["smoke"](), tracking="https://mlflow.example/@x")
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"storage": " "}, "storage is empty"),
+        ({"run_name": "MLflow"}, "--run-name is 'MLflow', which is kept for MLflow's own files"),
+        ({"register_model": "my/model"}, "--register-model is 'my/model'"),
+        ({"register_model": "a\nb"}, "--register-model is 'a\\nb'"),
+        ({"register_model": "x" * 300}, "--register-model has 300 characters"),
+    ],
+)
+def test_a_name_that_would_end_a_run_late_is_refused(changes, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        dataclasses.replace(RECIPES["smoke"](), **changes)

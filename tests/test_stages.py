@@ -169,3 +169,14 @@ def test_a_command_that_makes_nothing_has_no_dry_run(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         command(["smoke", "--dry-run"])
     assert stopped.value.code == 2 and "error: --dry-run has no effect on memlm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stage, arguments, said",
+    [
+        ("finetune", ("--tracking", "foo://x"), "tracking is 'foo://x'; it must be sqlite:////"),
+        ("prepare_corpus", ("--questions.held-out.0.task", "nope"), "known_facts.task is 'nope'; it must be one of"),
+    ],
+)
+def test_what_the_config_alone_rules_out_is_refused_when_it_is_parsed(capsys, stage, arguments, said):
+    assert said in refusal(capsys, stage, *arguments)

@@ -16,7 +16,7 @@ STRATEGY_PROMPTS = {"general": "strategies", "trivia": "strategies_trivia"}
 """Stage one, for no task in particular and for a quiz on facts."""
 APPLY_PROMPT = "apply_strategy"
 
-_HEADING = re.compile(r"^\s*##(?!#)\s*", re.MULTILINE)
+_HEADING = re.compile(r"^[^\S\n]*##(?!#)\s*", re.MULTILINE)
 _THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _START = "<start_strategies>"
 

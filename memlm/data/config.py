@@ -43,6 +43,8 @@ class FieldsConfig:
 
 QUESTION_LAYOUTS = ("triviaqa", "nq_open", "entityquestions", "gsm8k", "hellaswag", "simpleqa", "fields")
 """The public sets' own, and one for any other table."""
+QUESTION_TASKS = ("questions", "multiple_choice", *(layout for layout in QUESTION_LAYOUTS if layout != "fields"))
+"""How a held-out set may be asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ def flaw_of(solution: str) -> str:
     number, written = final_number(solution), after.strip().replace(",", "")
     if not mark:
         return f"the solution has no {MARK}, which stands before the final number"
-    if number != written or not _is_number(number):
+    if number != written or not _is_number(number) or number.endswith("."):
         return f"the solution ends in {mark + after.rstrip()[:40]!r}, of which the set's scorer reads {number or 'no number'!r}"
     return ""
 

@@ -6,7 +6,7 @@ Headings are those of Markdown: lines that begin with #, and lines underlined wi
 import re
 from dataclasses import dataclass
 
-_MARKED = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*?)[ \t]*#*[ \t]*")
+_MARKED = re.compile(r" {0,3}(#{1,6})[ \t]+(?=\S)")
 _UNDERLINED = re.compile(r"(?:={3,}|-{3,})[ \t]*")
 _FENCE = re.compile(r" {0,3}(?:```|~~~)")
 _NOT_UNDERLINED = re.compile(r"[ \t]*(?:[-*+>|]|\d+[.)])")
@@ -42,9 +42,16 @@ def sections_of(text: str) -> list[Section]:
 
 def _heading(line: str, following: str) -> tuple[int, str, int]:
     """Level, text and number of lines of the heading that begins here; no text for none."""
-    marked = _MARKED.fullmatch(line)
+    marked = _MARKED.match(line)
     if marked:
-        return len(marked[1]), marked[2], 1
+        return len(marked[1]), _without_closing_marks(line[marked.end() :]), 1
     if line.strip() and _UNDERLINED.fullmatch(following) and not _NOT_UNDERLINED.match(line):
         return (1 if following.startswith("=") else 2), line.strip(), 2
     return 0, "", 1
+
+
+def _without_closing_marks(heading: str) -> str:
+    """`Pay ##` is "Pay"; the mark in `The language C#` is a part of it."""
+    heading = heading.rstrip(" \t")
+    bare = heading.rstrip("#")
+    return bare.rstrip(" \t") if bare.endswith((" ", "\t")) else heading

@@ -61,12 +61,18 @@ def rows(path: str, name: str) -> Iterator[dict[str, Any]]:
         ):  # a page may repeat an element of a list for nothing, too
             require_no_bomb(name, 1, BYTES_OF_AN_ELEMENT * count_values(Path(path)), most)
     with _opened(path, name) as place, _open(path, dictionaries=texts) as file:
+        narrow = {field.name: field.type for field in file.schema_arrow if field.type in (pa.float16(), pa.float32())}
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             read += sum(map(_decoded_bytes, batch.columns))
             require_no_bomb(name, place.row + 1, read, most)
             for values in batch.to_pylist():
                 place.row += 1
-                yield values
+                yield values | {column: _as_written(values[column], kind) for column, kind in narrow.items()}
+
+
+def _as_written(value: float | None, kind: pa.DataType) -> float | None:
+    """A number of 32 or 16 bits by the fewest digits that name it: 3.14, and not 3.140000104904175."""
+    return None if value is None else float(str(kind.to_pandas_dtype()(value)))
 
 
 class _Place:

@@ -40,7 +40,9 @@ QUESTION_WORDS = frozenset(["who", "whom", "what", "which", "where", "when", "wh
 TIMES = {"year": "in", "month": "in", "decade": "in", "century": "in", "day": "on", "date": "on", "night": "on"}
 PRONOUNS = {"what": "the thing", "who": "the one", "whom": "the one"}
 YEAR_OR_MONTH = re.compile(r"^(?:(?:early|late|mid)[- ])?(?:\w+ )?\d{3,4}s?$")
-DATE_WITH_DAY = re.compile(r"\b\d{1,2}(?:st|nd|rd|th)?\b.*\b\d{4}$|^\w+ \d{1,2}(?:st|nd|rd|th)?$")
+DAY = re.compile(r"\b\d{1,2}(?:st|nd|rd|th)?\b")
+ENDS_IN_YEAR = re.compile(r"\b\d{4}$")
+MONTH_AND_DAY = re.compile(r"^\w+ \d{1,2}(?:st|nd|rd|th)?$")
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,14 @@ def _where_or_when(first: str, rest: list[str], answer: str) -> Declared | None:
 def _preposition_for(first: str, answer: str) -> str:
     if answer.split()[0].lower() in PREPOSITIONS:
         return ""
-    if first == "when" and DATE_WITH_DAY.search(answer) and not YEAR_OR_MONTH.match(answer):
+    if first == "when" and _is_date_with_day(answer) and not YEAR_OR_MONTH.match(answer):
         return "on"
     return "in"
+
+
+def _is_date_with_day(answer: str) -> bool:
+    with_year = ENDS_IN_YEAR.search(answer[-5:]) and DAY.search(answer[:-4])
+    return bool(with_year or MONTH_AND_DAY.match(answer))
 
 
 def _how_many(rest: list[str], answer: str, many: str) -> Declared | None:

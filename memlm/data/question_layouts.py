@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -153,9 +153,9 @@ def _choices(row: Row, layout: str, query: Any, choices: Any, gold: Any, *, id: 
 
 
 def _id(row: Row, layout: str, id: Any) -> str:
-    """Its own where the set gives one, else layout and line."""
+    """Its own where the set gives one, else layout and line; a table has an empty cell, or NaN, where there is none."""
     own = row.values.get("id") if id is None else id
-    return f"{layout}:{row.line}" if own is None else id_of(own)
+    return f"{layout}:{row.line}" if own is None or own == "" or own != own else id_of(own)
 
 
 def _texts(values: Any, field: str) -> list[Any]:
@@ -219,6 +219,8 @@ def answer_text(value: Any, path: str) -> str | None:
         return str(int(value))  # a column with a gap in it holds 1990 as 1990.0
     if isinstance(value, Decimal):
         return format(value, "f")
+    if isinstance(value, datetime) and value.time() == time():
+        return str(value.date())  # a table may hold a day as its first moment
     if isinstance(value, int | float | date):
         return str(value)
     if value is None or isinstance(value, str):

@@ -103,9 +103,15 @@ def _file_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
 
 
 def _json_lines(source: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row | Malformed]:
+    is_first = True
     for number, line in lines:
         if not line.strip():
             continue
+        if is_first and line.strip().startswith(b"[") and (b"{" in line or b"]" not in line):
+            raise ShardError(
+                f"{source}: begins as a JSON list does, not with one object a line. Give it a name that ends in .json."
+            )
+        is_first = False
         try:
             yield Row(source, number, parse_record(source, number, line))
         except ShardError as error:
@@ -129,6 +135,15 @@ def _json(path: Path, source: str) -> Iterator[Row | Malformed]:
     if end < len(text):
         yield from _json_lines(source, enumerate(content.split(b"\n"), start=1))
         return
+    if isinstance(first, dict):  # a single record, unless it holds the records
+        lists = [
+            key for key, value in first.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+        ]
+        if lists:
+            raise ShardError(
+                f"{source}: a JSON object that holds a list of objects as {lists[0][:40]!r}. Store that list alone."
+            )
+        first = [first]
     if not isinstance(first, list):
         raise ShardError(
             f"{source}: a JSON {type(first).__name__}, not a list of objects. Store the records as a list, or one a line as .jsonl."
@@ -164,6 +179,8 @@ def _csv_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
             names = reader.fieldnames or ()
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 raise ShardError(f"{source}:1: the header names {twice[0]!r} more than once. Rename or remove one.")
+            if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), "")):
+                raise ShardError(f"{source}:1: the fields are separated by {other!r}. Separate them by commas.")
             line = reader.line_num
             for values in reader:
                 line, last = reader.line_num, line

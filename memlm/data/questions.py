@@ -25,7 +25,8 @@ SHOWN = 3
 """Malformed records that a message names."""
 SHOWN_LINES = 20
 """Lines that a note names."""
-WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")
+WHOLE_FLOAT = re.compile(r"([^\w.]*\d[\d,]*)\.0+(\W*)")
+"""1990.0, and also 1,990.0 and $5.00."""
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class _Notes:
         answers = tuple(answer for answer in record.answers if answer.strip())
         if len(answers) < len(record.answers):
             self.blank.append(line)
-        if any((whole := WHOLE_FLOAT.fullmatch(answer)) and whole[1] not in answers for answer in answers):
+        if any((whole := WHOLE_FLOAT.fullmatch(answer)) and whole[1] + whole[2] not in answers for answer in answers):
             self.floats.append(line)
         return replace(record, answers=answers)
 

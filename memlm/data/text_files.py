@@ -17,12 +17,11 @@ logger = logging.getLogger(__name__)
 
 TEXT_SUFFIXES = (".md", ".markdown", ".txt")
 MAX_HEADING_WORDS = 8
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*(?:\s+\"[^\"]*\")?\)")
-_STRESS = re.compile(r"(\*{1,3}|_{1,3}|~~|`+)(?=\S)(.+?)(?<=\S)\1(?!\w)")
+# Each part is bounded, or a line of a million marks that never close would be followed to its end from every one of them.
+_LINK = re.compile(r"!?\[([^\]]{0,500})\]\([^)\s]{0,2000}(?:\s{1,8}\"[^\"]{0,500}\")?\)")
+_STRESS = re.compile(r"(\*{1,3}|_{1,3}|~~|`{1,8})(?=\S)(.{1,1000}?)(?<=\S)\1(?!\w)")
 _ITEM = re.compile(r"^[ \t]*(?:>[ \t]*)*(?:[-*+•][ \t]+(?:\[[ xX]\][ \t]+)?|\d{1,3}[.)][ \t]+)?")
-_RULE = re.compile(r"^[ \t]*(?:([-*_])(?:[ \t]*\1){2,}|\|?[ \t:|-]*-{3,}[ \t:|-]*)[ \t]*$")
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
 
@@ -100,14 +99,14 @@ def _without_marks(text: str) -> str:
     columns: list[str] = []
     """Of the table that is being read."""
     fenced = False
-    for line in _COMMENT.sub("", _FRONT_MATTER.sub("", text)).split("\n"):
+    for line in _without_comments(_FRONT_MATTER.sub("", text)).split("\n"):
         in_table = line.lstrip().startswith("|") and not fenced
         columns = columns if in_table else []
         if _FENCE.match(line):
             fenced = not fenced
         elif fenced:
             plain.append(f"    {line}")
-        elif _RULE.match(line):  # under a line of text, dashes make it a heading
+        elif _is_rule(line):  # under a line of text, dashes make it a heading
             is_underline = set(line.strip()) == {"-"} and plain and plain[-1].strip()
             plain += [line] if is_underline else []
         elif in_table:
@@ -117,6 +116,20 @@ def _without_marks(text: str) -> str:
         else:
             plain.append(_plain_line(line))
     return "\n".join(plain)
+
+
+def _without_comments(text: str) -> str:
+    kept, start = [], 0
+    while (begin := text.find("<!--", start)) >= 0 and (end := text.find("-->", begin + 4)) >= 0:
+        kept.append(text[start:begin])
+        start = end + 3
+    return "".join([*kept, text[start:]])
+
+
+def _is_rule(line: str) -> bool:
+    """Whether it is a line of three or more of one mark, or the one under a table's head."""
+    marks = "".join(line.split())
+    return len(marks) >= 3 and (set(marks) in ({"-"}, {"*"}, {"_"}) or (set(marks) <= set("-:|") and "---" in line))
 
 
 def _row(columns: list[str], cells: list[str]) -> str:

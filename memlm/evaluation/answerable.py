@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.encoding import encode_all
+from memlm.data.encoding import decode_all, encode_all
 from memlm.data.final_numbers import final_number
-from memlm.data.question_records import Question, Record
-from memlm.evaluation.answers import Normalize
+from memlm.data.question_records import MultipleChoice, Question, Record
+from memlm.evaluation.answers import Normalize, comparable
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import END_OF_LINE
 
@@ -26,7 +26,16 @@ def flaws_of_answers(
             flaws.append("has a line break in each answer, and an answer ends at its line's end")
             continue
         forms = [f" {form}" for answer in lines for form in (answer, normalize(answer)) if form]
-        shortest = min(map(len, encode_all(tokenizer, forms)))
+        rows = encode_all(tokenizer, forms)
+        written = decode_all(tokenizer, rows)
+        told = zip(rows, forms, written, strict=True)
+        lengths = [len(row) for row, form, text in told if comparable(text, normalize) == comparable(form, normalize)]
+        if not lengths:
+            flaws.append(
+                f"has no answer that the tokenizer can write: {lines[0][:40]!r} becomes {written[0].strip()[:40]!r}"
+            )
+            continue
+        shortest = min(lengths)
         too_long = f"needs {shortest} tokens, and evaluation.max_new_tokens is {config.max_new_tokens}"
         flaws.append(too_long if shortest > config.max_new_tokens else "")
     return flaws
@@ -44,9 +53,14 @@ def flaws_of_solutions(
     ]
 
 
-def no_flaws(tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig, asked: Sequence[Record]) -> list[str]:
-    """Of records in which every answer can be given, such as choices."""
-    return [""] * len(asked)
+def flaws_of_choices(
+    tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig, asked: Sequence[MultipleChoice]
+) -> list[str]:
+    """One entry a record, empty where the right choice can be the likeliest: of equal ones the first counts."""
+    return [
+        "has the right choice a second time, before it" if each.choices[each.gold] in each.choices[: each.gold] else ""
+        for each in asked
+    ]
 
 
 def told(name: str, asked: Sequence[Record], flaws: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.question_records import MultipleChoice, Question, QuestionError, Record, TaskChoice
-from memlm.evaluation.answerable import flaws_of_answers, flaws_of_solutions, no_flaws, told
+from memlm.evaluation.answerable import flaws_of_answers, flaws_of_choices, flaws_of_solutions, told
 from memlm.evaluation.answers import (
     Normalize,
     constant_answer_chance,
@@ -223,7 +223,7 @@ def _choices(*, version: int) -> Task:
         num_examples=0,
         score=_score_choices,
         chance=choice_chance,
-        flaws=no_flaws,
+        flaws=flaws_of_choices,
         trunks=_choice_trunks,
     )
 

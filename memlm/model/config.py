@@ -66,9 +66,16 @@ class ModelConfig:
     memory: MemoryConfig = MemoryConfig()
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
+        for name in ("num_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_positions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("rope_theta", "initializer_range"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be above 0")
+        if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
-                f"model.hidden_size ({self.hidden_size}) is not a multiple of model.num_attention_heads ({self.num_attention_heads})"
+                f"model.hidden_size is {self.hidden_size}; it must be a multiple of twice model.num_attention_heads "
+                f"({self.num_attention_heads}), since a head's width is turned in pairs; change one of them"
             )
         outside = [layer for layer in self.memory.layers if not 0 <= layer < self.num_layers]
         if outside:

@@ -15,6 +15,8 @@ from memlm.planning.page import as_json, as_page
 from memlm.planning.stages import GPU_HOURS_PER_FAILURE, Assumptions, Trials, make_plan
 
 MOST_COLUMNS = 8
+UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+LARGEST = 1e18
 DESCRIPTION = """What a recipe costs, before it is run: parameters, memory, FLOPs, network, time, goodput, storage and trials, each with how it
 grows. Arithmetic on the config alone; no cluster is needed. Several numbers after --gpus, --slots or --corpus-tokens make a column each."""
 
@@ -125,12 +127,17 @@ def with_slots(config: Config, slots: int) -> Config:
 def _number(text: str) -> float:
     """1e12, 4T, 2^20 or 1_000."""
     power = re.fullmatch(r"(\d+)\^(\d+)", text)
-    if power:
-        return float(int(power[1]) ** int(power[2]))
     scaled = re.fullmatch(r"([\d_.]+(?:[eE][+]?\d+)?)([kMGBT]?)", text)
-    if not scaled:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number; write it as 1048576, 2^20, 1e12, 64M or 4T")
-    return float(scaled[1]) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}[scaled[2]]
+    try:
+        number = float(power[1]) ** float(power[2]) if power else 0.0
+        number = float(scaled[1]) * UNITS[scaled[2]] if scaled else number
+    except (ValueError, OverflowError):
+        number = 0.0
+    if not 1 <= number <= LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no number from 1 to {LARGEST:g}; write it as 1048576, 2^20, 1e12, 64M or 4T"
+        )
+    return number
 
 
 def _count(text: str) -> int:

@@ -73,8 +73,9 @@ class PretrainingConfig:
                 f'pretraining.pool_split is {self.pool_split} and pretraining.pool_optimizer "{self.pool_optimizer}"; only "lazy_adam" trains a '
                 "pool that is split over workers, so set it, or pretraining.pool_split to 1"
             )
-        if self.warmup_steps < 0:
-            raise ValueError(f"pretraining.warmup_steps is {self.warmup_steps}; it must not be negative")
+        for name in ("warmup_steps", "final_learning_rate", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must not be negative")
         self.require_workers(1)
 
     def require_workers(self, num_workers: int) -> None:

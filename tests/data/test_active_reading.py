@@ -92,3 +92,7 @@ def test_a_document_with_braces_is_a_document(name: str):
         [[]],
     )
     assert "<document>\n{document} {x} {\n</document>" in writer.asked[0][0].prompt
+
+
+def test_an_answer_of_blank_lines_is_read_in_a_moment():
+    assert strategies_of("x" + "\n" * 300_000 + "## Make a song\n\n  ## Draw it") == ["Make a song", "Draw it"]

@@ -42,6 +42,26 @@ def test_what_has_no_heading_over_a_text_is_one_section(text):
     assert sections_of(text) == [Section((), text)]
 
 
+@pytest.mark.parametrize(
+    "line, heading",
+    [
+        ("# Pay", "Pay"),
+        ("## Pay ##", "Pay"),
+        ("# Pay  #\t", "Pay"),
+        ("# The language C#", "The language C#"),
+        ("# #", "#"),
+    ],
+)
+def test_closing_marks_are_no_part_of_a_heading(line: str, heading: str):
+    assert sections_of(f"{line}\nText.") == [Section((heading,), "Text.")]
+
+
+@pytest.mark.parametrize("mark", [" ", "#", " #"])
+def test_a_long_line_of_marks_is_read_at_once(mark: str):
+    (section,) = sections_of(f"# a{mark * 300_000}x\nText.")
+    assert section.headings[0].startswith("a") and section.headings[0].endswith("x")
+
+
 @pytest.mark.skipif("MEMLM_DATA" not in os.environ, reason="needs SimpleQA's documents: set MEMLM_DATA")
 def test_real_documents_without_markdown_are_whole():
     from memlm.data.documents import read_titled_documents

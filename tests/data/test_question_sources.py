@@ -62,7 +62,11 @@ def test_csv_rows_are_numbered_by_the_line_they_begin_on(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("q.json", '{"a": 1}', "a JSON dict, not a list"),
+        ("q.json", "3", "a JSON int, not a list"),
+        ("q.json", '{"Data": [{"a": 1}]}', "a list of objects as 'Data'. Store that list alone"),
+        ("q.jsonl", '\n[\n{"a": 1}\n]', "begins as a JSON list does, not with one object a line"),
+        ("q.csv", "question;answer\nWho?;Ada\n", "the fields are separated by ';'. Separate them by commas"),
+        ("q.csv", "question\tanswer\nWho?\tAda\n", r"the fields are separated by '\\t'"),
         ("q.json", "[1", "not JSON.*ends too early: fetch"),
         ("q.json", '[{"a": 1}, {"b" 2}]', "not JSON.*Repair it there"),
         ("q.json", "[" * 200_000, "not JSON"),
@@ -308,3 +312,16 @@ def test_parquet_of_every_kind_of_column_is_read_as_it_was_written(tmp_path):
     table = table.set_column(5, "kind", table["kind"].dictionary_encode())
     pq.write_table(table, path)
     assert [row.values for row in read_rows(path)] == rows
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', '{"a": 1}\n', '\ufeff{\n "a": 1\n}'])
+def test_a_single_record_under_the_other_name_is_read(tmp_path, content):
+    (tmp_path / "q.json").write_text(content, encoding="utf-8")
+    assert [row.values for row in read_rows(str(tmp_path / "q.json"))] == [{"a": 1}]
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float16()])
+def test_a_short_number_of_parquet_is_read_by_its_own_digits(tmp_path, kind):
+    numbers = pa.array([3.14, None, 1990.0], pa.float32()).cast(kind)
+    pq.write_table(pa.table({"a": numbers}), tmp_path / "q.parquet")
+    assert [row.values["a"] for row in read_rows(str(tmp_path / "q.parquet"))] == [3.14, None, 1990.0]

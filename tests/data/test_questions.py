@@ -1,7 +1,10 @@
 import json
 import os
 from dataclasses import replace
+from datetime import datetime
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from memlm.data.config import QuestionSetConfig
@@ -126,7 +129,19 @@ def test_real_files_are_read_whole(file, layout, count):
 
 
 @pytest.mark.parametrize(
-    "end", ["#### $5", "#### 10%", "#### 3/4", "####18", "#### 5 dollars", "#### .", "#### ", "#### 7\n#### 8", "5"]
+    "end",
+    [
+        "#### $5",
+        "#### 10%",
+        "#### 3/4",
+        "####18",
+        "#### 5 dollars",
+        "#### .",
+        "#### 18.",
+        "#### ",
+        "#### 7\n#### 8",
+        "5",
+    ],
 )
 def test_a_solution_that_does_not_yield_its_own_answer_is_refused(tmp_path, end):
     good = {"question": "How many?", "answer": "Add.\n#### 5"}
@@ -163,10 +178,26 @@ def test_a_blank_or_null_alias_is_left_out_and_told(tmp_path):
 
 def test_a_whole_number_with_a_point_in_a_text_is_told_and_kept(tmp_path):
     path = tmp_path / "q.csv"
-    path.write_text("question,answer\nwhen?,1990.0\nhow far?,2.5\n")
+    path.write_text('question,answer\nwhen?,1990.0\nhow far?,2.5\nhow much?,$5.00\nhow many?,"1,990.0"\n')
     questions, (note,) = told_of(str(path), "fields")
-    assert [question.answers for question in questions] == [("1990.0",), ("2.5",)]
-    assert "1 records have a whole number with a point" in note and "(lines 2)" in note
+    assert [question.answers for question in questions] == [("1990.0",), ("2.5",), ("$5.00",), ("1,990.0",)]
+    assert "3 records have a whole number with a point" in note and "(lines 2, 4, 5)" in note
+
+
+def test_an_empty_cell_is_no_id(tmp_path):
+    (tmp_path / "q.csv").write_text("id,question,answer\nx,a?,1\n,b?,2\n,c?,3\n")
+    questions, told = told_of(str(tmp_path / "q.csv"), "fields")
+    assert [question.id for question in questions] == ["x", "fields:3", "fields:4"] and not told
+    ids = pa.table({"id": [7.0, float("nan"), float("nan")], "question": ["a", "b", "c"], "answer": ["x", "y", "z"]})
+    pq.write_table(ids, tmp_path / "q.parquet")
+    assert [each.id for each in told_of(str(tmp_path / "q.parquet"), "fields")[0]] == ["7", "fields:2", "fields:3"]
+
+
+def test_a_day_that_a_table_holds_as_its_first_moment_is_a_day(tmp_path):
+    moments = [datetime(2020, 1, 31), datetime(2020, 1, 31, 3)]
+    pq.write_table(pa.table({"question": ["a", "b"], "answer": moments}), tmp_path / "q.parquet")
+    questions, _ = told_of(str(tmp_path / "q.parquet"), "fields")
+    assert [question.answers for question in questions] == [("2020-01-31",), ("2020-01-31 03:00:00",)]
 
 
 @pytest.mark.parametrize("merge", [False, True])

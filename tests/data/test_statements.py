@@ -150,3 +150,16 @@ def test_a_reserved_question_without_another_wording_is_stated_only():
     question = Question(id="c", question="Who wrote Emma?", answers=("Jane Austen",))
     texts = {document["text"] for document in mixture_documents([question], MIXTURE)}
     assert texts and not any("Question:" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "answer, place",
+    [("May 3, 1990", "on"), ("3 May 1990", "on"), ("May 3rd", "on"), ("1990", "in"), ("May 1990", "in")],
+)
+def test_a_date_with_a_day_is_told_from_one_without(answer, place):
+    assert declare("When was Ada born?", answer).sentence == f"Ada was born {place} {answer}"
+
+
+def test_an_answer_of_many_numbers_is_read_in_a_moment():
+    answer = "1-" * 100_000
+    assert declare("When was Ada born?", answer).sentence == f"Ada was born in {answer}"

@@ -4,6 +4,7 @@ from memlm.data.encoding import encode
 from memlm.data.question_records import MultipleChoice, Question, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.tasks import exam_of, tell_unanswerable
+from tests.data.foreign_tokenizers import like_t5
 from tests.evaluation.asking import new_tokenizer
 
 TOKENIZER = new_tokenizer()
@@ -41,6 +42,21 @@ def test_a_number_that_the_solution_does_not_end_in_is_named(answer, solution):
     problems = [asked(answer, solution=solution), asked("5", id="good", solution="#### 5")]
     assert "1 of 2 questions can never be answered right: 'q' ends in" in told(problems, task="gsm8k")
     assert told(problems, task="gsm8k", max_solution_tokens=0) == ""  # none are written
+
+
+def test_an_answer_that_the_tokenizer_cannot_write_is_named(tmp_path):
+    exam = exam_of(
+        "set", [asked("東京", id="kanji"), asked("Lima"), asked("東京", "Tokyo")], TaskChoice(num_examples=0)
+    )
+    message = tell_unanswerable("set", exam, like_t5(tmp_path), EvaluationConfig(max_new_tokens=20))
+    assert "1 of 3" in message and "'kanji' has no answer that the tokenizer can write: '東京' becomes ''" in message
+
+
+def test_a_right_choice_behind_an_equal_one_is_named():
+    choices = [MultipleChoice(id=str(gold), query="It", choices=("a", "a", "b"), gold=gold) for gold in range(3)]
+    assert "1 of 3 questions can never be answered right: '1' has the right choice a second time" in told(
+        choices, task="multiple_choice"
+    )
 
 
 def test_choices_can_always_be_made_and_long_lists_are_counted():

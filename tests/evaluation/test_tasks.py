@@ -1,5 +1,6 @@
 import pytest
 
+from memlm.data.config import QUESTION_TASKS
 from memlm.data.question_layouts import LAYOUTS
 from memlm.data.question_records import MultipleChoice, Question, QuestionError, TaskChoice
 from memlm.evaluation.tasks import TASKS, default_task, exam_of
@@ -52,3 +53,7 @@ def test_a_set_that_cannot_be_asked_is_refused(records, choice, reason):
         exam_of("mine", records, choice)
     assert str(refused.value).startswith("mine: ")
     assert reason in str(refused.value)
+
+
+def test_the_tasks_that_a_config_may_name_are_those_that_there_are():
+    assert set(QUESTION_TASKS) == set(TASKS)

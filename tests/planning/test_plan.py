@@ -272,7 +272,11 @@ def test_the_same_for_programs(capsys):
         (["laptp"], "did you mean 'laptop'?"),
         (["--gpu-type", "h10"], "unknown GPU type 'h10'; did you mean 'h100'?"),
         (["--gpus", "many"], "invalid int value: 'many'"),
-        (["--slots", "lots"], "'lots' is no number; write it as 1048576, 2^20"),
+        (["--slots", "lots"], "'lots' is no number from 1 to 1e+18; write it as 1048576, 2^20"),
+        (["--slots", "2^99999999"], "'2^99999999' is no number"),
+        (["--slots", "1e999"], "'1e999' is no number"),
+        (["--slots", "0"], "'0' is no number"),
+        (["--corpus-tokens", "1.2.3"], "'1.2.3' is no number"),
         (["--pretraining.zero-stag", "1"], "--pretraining.zero-stage"),
     ],
 )

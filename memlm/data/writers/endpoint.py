@@ -22,6 +22,7 @@ from memlm.data.writers.interface import Request, Writer, WriterError
 
 MAX_ANSWER_BYTES = 4 * 2**20  # a chat completion has a few kB; what goes on beyond this is something else
 SHOWN_CHARACTERS = 200  # of what a server says, in an error
+SEARCHED_CHARACTERS = 20_000  # of it, for addresses with passwords: in a text of megabytes the search takes minutes
 
 
 class EndpointError(WriterError):
@@ -192,7 +193,8 @@ class EndpointWriter(Writer):
     def _shown(self, body: bytes) -> str:
         """What a server says, short, on one line, and without keys and passwords, which some repeat."""
         text = " ".join(body.decode(errors="replace").split())
-        return repr(without_secrets(text.replace(self._key, HIDDEN) if self._key else text)[:SHOWN_CHARACTERS])
+        text = (text.replace(self._key, HIDDEN) if self._key else text)[:SEARCHED_CHARACTERS]
+        return repr(without_secrets(text)[:SHOWN_CHARACTERS])
 
 
 def _seconds_to_wait(header: str | None) -> float | None:
