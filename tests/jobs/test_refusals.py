@@ -56,7 +56,7 @@ def empty(path: Path) -> None:
 
 BAD_SHARDS = [
     (cut_off, "cut off or damaged", "Fetch or write the file again"),
-    (plain_text_called_zstd, ":1: not zstd", "rename it to .jsonl"),
+    (plain_text_called_zstd, ":1: not zstd", "leave the last suffix off its name"),
     (not_json, "1 of 200 lines (0.500%) are malformed (1 not JSON)", ".jsonl.zst:7: not JSON ("),
     (without_text, "the first is", ":7: no field 'text' (there are: body, url). Repair or remove these lines"),
 ]
@@ -228,10 +228,7 @@ def test_a_checkpoint_that_was_damaged(swept, cluster, capfd, tmp_path):
     weights = tmp_path / "smoke" / "checkpoint-dense" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
     line = refused(capfd, evaluate.run, smoke(tmp_path, "--architecture", "dense", "--tracking", "off"))
-    assert (
-        f"artifact {weights.parent}: missing, added or changed: model.safetensors. Delete it and run its stage again"
-        in line
-    )
+    assert f"artifact {weights.parent}: missing or changed: model.safetensors. Move it away and run its stage" in line
 
 
 @pytest.mark.parametrize("checkpoint", ["{tmp}/nowhere", "ftp://a/b"])
