@@ -1,6 +1,6 @@
 """From a command line to a config: `[recipe] [--dry-run] [--method NAME] [--dotted.field value ...]`, and the `memlm` command.
 
-Checked before anything heavy is imported, so a slip of the pen costs a second.
+Checked before anything heavy is imported, so a mistake costs a second.
 """
 
 import argparse
@@ -213,14 +213,30 @@ def _say(text: str) -> None:
 
 
 def run_lm_eval(arguments: Sequence[str]) -> None:
-    """lm-evaluation-harness's own main. Exits with status 2 and the remedy where it is not installed."""
+    """lm-evaluation-harness's own main, which runs no code of a model's folder here, whatever its options ask for. Exits with status 2 and
+    the remedy where it is not installed."""
     try:
         with needed_for(f"memlm {LM_EVAL}"):
             harness = importlib.import_module("lm_eval.__main__")
     except MissingExtra as error:
         raise SystemExit(_fail(error)) from None
+    refuse_code_of_folders()
     sys.argv = [LM_EVAL, *arguments]
-    harness.cli_evaluate()
+    launch(harness.cli_evaluate)
+
+
+def refuse_code_of_folders() -> None:
+    """From now on transformers raises UsageError in this process instead of running code that lies in a model's folder or repository."""
+
+    def refuse(class_name: str, module_path: str | os.PathLike[str], **_: object) -> type:
+        raise UsageError(
+            f"the model's folder asks for its own code to be run ({os.path.basename(module_path)}), and memlm runs none; "
+            "leave out trust_remote_code, or call lm_eval itself if you trust that code"
+        )
+
+    # All such code is run by this function, and trust_remote_code alone has many spellings: options, model_args, a file of options.
+    for module in ("transformers.dynamic_module_utils", "transformers.generation.utils"):
+        importlib.import_module(module).get_class_in_module = refuse  # type: ignore[attr-defined]
 
 
 def run_plan(arguments: Sequence[str]) -> None:

@@ -1,6 +1,10 @@
 """A folder or repository from outside is data: no call of memlm lets its code run, and weights come from safetensors alone."""
 
 import ast
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 from tests.jobs.running import ROOT
@@ -27,3 +31,41 @@ def test_every_load_says_that_foreign_code_stays_where_it_is():
         assert given.get("trust_remote_code") == "False" or passed_on, f"{place} does not pass trust_remote_code=False"
         if "ForCausalLM.from_pretrained" in ast.unparse(call.func):
             assert given.get("use_safetensors") == "True", f"{place} does not pass use_safetensors=True"
+
+
+LOADS = (
+    "AutoConfig.from_pretrained(FOLDER, trust_remote_code=True)",
+    "AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)",
+    "AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)",
+    "GenerationMixin.load_custom_generate(None, FOLDER, trust_remote_code=True)",
+)
+
+
+def test_within_lm_eval_no_code_of_a_folder_runs_though_it_is_trusted(tmp_path):
+    folder, marker = tmp_path / "model", tmp_path / "ran"
+    (folder / "custom_generate").mkdir(parents=True)
+    code = (
+        "from transformers import PreTrainedConfig\n"
+        f"open({str(marker)!r}, 'w').close()\n"
+        "class C(PreTrainedConfig):\n    model_type = 'own'\n"
+        "def generate(): ...\n"
+    )
+    (folder / "own.py").write_text(code)
+    (folder / "custom_generate" / "generate.py").write_text(code)
+    auto_map = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.C"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["own.C", None]}}))
+    script = "\n".join(
+        [
+            "from memlm.cli import UsageError, refuse_code_of_folders",
+            "refuse_code_of_folders()",
+            "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationMixin",
+            f"FOLDER = {str(folder)!r}",
+            *(f"try: {load}\nexcept UsageError as error: print(error)" for load in LOADS),
+        ]
+    )
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    refused = [line for line in done.stdout.splitlines() if line.startswith("the model's folder asks for its own code")]
+    assert len(refused) == len(LOADS) and not marker.exists()
