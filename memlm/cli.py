@@ -169,11 +169,11 @@ def _take_option(arguments: list[str], option: str) -> str | None:
 
 
 def launch(job: Callable[[], object]) -> None:
-    """Run a job and exit: 0 if done, 1 with one line for what the user can mend, 130 if interrupted."""
+    """Run a job and exit: 0 if done, 1 with one line for what the user can correct, 130 if interrupted."""
     try:
         job()
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what is finished", file=sys.stderr)
+        print("interrupted; run the same command again to continue from what is finished", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         first = _first_cause(error)
@@ -266,7 +266,7 @@ def run_doctor(arguments: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--gpus", type=int, default=0, help="pretrain on so many: cluster.num_workers with cluster.use_gpu"
+        "--gpus", type=int, default=0, help="number of GPUs to pretrain on: cluster.num_workers with cluster.use_gpu"
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     options, rest = parser.parse_known_args(list(arguments))

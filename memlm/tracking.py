@@ -1,8 +1,8 @@
 """What did each run do, and how can it be compared with the others? The only room that imports MLflow.
 
 A tracker is one experiment on one server or in one sqlite file; a sweep is a parent run with a child per trial. Runs
-are found again by key, so a job that was killed goes on in its own. Weights stay on storage; tags carry their digests.
-What is deleted in MLflow while work goes on costs the log and not the work: it is said once, and how to log again.
+are found again by key, so a job that was killed continues in its own. Weights stay on storage; tags carry their digests.
+What is deleted in MLflow during the work costs the log and not the work: it is reported once, with how to log again.
 """
 
 import fcntl
@@ -88,7 +88,7 @@ class _Place:
                 self.say_once(*deleted)
             elif self.forgiving and not refused:
                 self.silent_until = time.monotonic() + PAUSE_SECONDS
-                _log.warning("%s The work goes on, and logging is tried again in %.0f s", error, PAUSE_SECONDS)
+                _log.warning("%s The work continues, and logging is tried again in %.0f s", error, PAUSE_SECONDS)
             else:
                 raise
 
@@ -118,7 +118,7 @@ class _Place:
         _said_deleted.add((self.uri, what))
         first = f"MLFLOW_TRACKING_URI={shlex.quote(_for_mlflow(self.uri))} {restore}, and then " if restore else ""
         _log.warning(
-            "the %s was deleted in MLflow; the work goes on without logging to it. To log again: %srun the same command again",
+            "the %s was deleted in MLflow; the work continues without logging to it. To log again: %srun the same command again",
             what,
             first,
         )

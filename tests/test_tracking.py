@@ -172,7 +172,7 @@ def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
         for _ in range(2):
             log_all(tracker, run, tmp_path / "report.html")
     (said,) = caplog.messages
-    assert "was deleted in MLflow; the work goes on" in said and said.endswith("run the same command again")
+    assert "was deleted in MLflow; the work continues" in said and said.endswith("run the same command again")
     if what == "for good":
         assert "restore" not in said
         return
@@ -204,7 +204,7 @@ def test_a_server_that_goes_away_costs_a_forgiving_tracker_the_log_alone(
         for step in range(3):
             run.log_metrics({"loss": 1.0}, step=step)
     (said,) = [record.getMessage() for record in caplog.records if record.name == "memlm.tracking"]
-    assert said.endswith("The work goes on, and logging is tried again in 300 s")
+    assert said.endswith("The work continues, and logging is tried again in 300 s")
     with sqlite3.connect(tmp_path / "deep" / "mlflow.db") as database:
         database.execute("ALTER TABLE hidden RENAME TO metrics")
     forgiving._place.silent_until = 0.0  # as when the pause is over

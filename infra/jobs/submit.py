@@ -5,7 +5,7 @@ python infra/jobs/submit.py --print PIPELINE [RECIPE] [--FIELD VALUE ...]       
 
 Uploaded is what git tracks, as it lies in the checkout, less what .rayignore names: `git add` a file of your own that a job needs.
 The same work (code, pipeline, recipe and settings) has the same submission id. So giving it again follows the job that runs, says so if
-it is done, and goes on with it if it failed or was stopped. What pretrains on more than one GPU begins only when the cluster has just
+it is done, and resumes it if it failed or was stopped. What pretrains on more than one GPU begins only when the cluster has just
 passed infra/jobs/nccl_smoke.py.
 """
 
@@ -71,7 +71,7 @@ def git(*arguments: str) -> bytes:
 
 
 def code_digest() -> str:
-    """Of what is uploaded: the commit, and what differs from it in the files that git tracks."""
+    """The digest of what is uploaded: the commit, and what differs from it in the files that git tracks."""
     return hashlib.sha256(git("rev-parse", "HEAD") + git("diff", "HEAD", "--binary")).hexdigest()
 
 
@@ -95,7 +95,7 @@ def untracked() -> list[str]:
 
 @contextmanager
 def upload() -> Iterator[Path]:
-    """A folder with a copy of what git tracks, of which Ray leaves out what .rayignore names."""
+    """A folder with a copy of what git tracks; Ray leaves out what .rayignore names."""
     with tempfile.TemporaryDirectory(prefix="memlm-job-") as folder:
         for name in tracked_files():
             copy = Path(folder) / name
@@ -134,14 +134,14 @@ def known_jobs() -> dict[str, Any]:
     """Each submission's status. Raises RunError, in one line, where the cluster does not answer or does not accept the token."""
     from ray.job_submission import JobSubmissionClient  # slow, so only when the command line is in order
 
-    from memlm.jobs.cluster import joining  # before Ray, whose settings it makes
+    from memlm.jobs.cluster import joining
 
     with joining():
         return {job.submission_id: job.status for job in JobSubmissionClient().list_jobs()}
 
 
 def run(identity: str, command: list[str], *, again: bool = False) -> int:
-    """Submit, or follow, or go on; with `again` what is over is done once more, however it ended. Returns the exit code."""
+    """Submit, follow or resume; with `again`, what has ended is done once more, however it ended. Returns the exit code."""
     status = known_jobs().get(identity)
     from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -154,7 +154,7 @@ def run(identity: str, command: list[str], *, again: bool = False) -> int:
         print(f"{identity} is done; its log: ray job logs {identity}")
         return 0
     if status is not None:
-        print(f"{identity} was {status.value.lower()}; going on with it", flush=True)
+        print(f"{identity} was {status.value.lower()}; resuming it", flush=True)
         client.delete_job(identity)
     with upload() as folder:
         return subprocess.run(submit_command(identity, command, str(folder)), cwd=ROOT, check=False).returncode
@@ -185,7 +185,7 @@ def submit(identity: str, command: list[str], smoke: list[str], *, only_print: b
         smoke = []
     if (others := untracked()) and not only_print:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        print(f"not uploaded, for git does not track it: {', '.join(others[:5])}{more}", file=sys.stderr)
+        print(f"not uploaded, because git does not track it: {', '.join(others[:5])}{more}", file=sys.stderr)
     steps = [(f"smoke-{identity}", smoke), (identity, command)] if smoke else [(identity, command)]
     for name, step in steps:
         print(shlex.join(submit_command(name, step)), flush=True)

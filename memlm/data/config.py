@@ -28,7 +28,7 @@ class FieldsConfig:
     id: str = ""
     """Empty to number the records by line. Ids are taken whole; see merge_numbered for questions about one fact."""
     question: str = "question"
-    """The question; where `choices` is set, the text that they go on from."""
+    """The question; where `choices` is set, the text that they continue."""
     answers: tuple[str, ...] = ("answer",)
     """Fields that hold an answer or a list of them; the preferred answer first."""
     answer_separator: str = ""
@@ -66,9 +66,9 @@ class QuestionSetConfig:
     max_answer_words: int = 100
     """A record with a longer answer does not fit."""
     num_questions: int = 0
-    """So many questions; 0 for all."""
+    """How many questions; 0 for all."""
     skip: int = 0
-    """Leave out the first so many: two sets from one file need not share a question."""
+    """How many of the first ones are left out: two sets from one file need not share a question."""
     shuffle: bool = False
     """Take them in a random order, always the same, instead of the file's: for a file that is sorted. Two sets from one file agree on it."""
 
@@ -105,7 +105,7 @@ class MixtureConfig(QuestionSetConfig):
     question_share: float = 0.3
     """Share of them that are questions."""
     num_reserved: int = 0
-    """The first so many facts are never asked in the file's own wording, so that a held-out set of them asks in words not trained on."""
+    """How many of the first facts are never asked in the file's own wording, so that a held-out set of them asks in words not trained on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,9 +152,9 @@ class CorpusConfig:
     sample_seed: int = 0
     """Of the fraction."""
     max_shards: int = 0
-    """The first so many training shards, of the fraction; 0 for all."""
+    """At most how many training shards, from the first on, of the fraction; 0 for all."""
     max_validation_shards: int = 0
-    """The first so many shards of validation_path; 0 for all."""
+    """At most how many shards of validation_path, from the first on; 0 for all."""
     max_malformed_share: float = 0.001
     """Of a shard's lines, may be left out because they cannot be read; beyond it the shard is one to quarantine. Each is counted by its
     reason in the corpus's accounting.json; at 0 the first is one too many."""
@@ -205,7 +205,7 @@ class DocumentsConfig:
     questions: str
     """Questions about them, with id, question, answer and doc_ids, from the same kinds of place."""
     num_documents: int = 0
-    """The first so many; 0 for all."""
+    """At most how many, from the first on; 0 for all."""
     answered_only: bool = True
     """Leave out questions whose answer stands in none of their documents."""
     answering_chunks_only: bool = False

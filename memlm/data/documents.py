@@ -128,7 +128,7 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
         ids = _document_ids(record.get("doc_ids"))
         if not isinstance(question, str) or not question.strip() or not answers or ids is None:
             raise DocumentError(
-                f"{path}:{line}: needs a question, an answer, and if there are doc_ids, a list that names a document or more (there are: "
+                f"{path}:{line}: needs a question, an answer, and if there are doc_ids, a list that names at least one document (its fields are: "
                 f"{', '.join(sorted(map(str, record))) or 'no fields'}); repair or remove the line"
             )
         if (words := max(len(answer.split()) for answer in answers)) > MAX_ANSWER_WORDS:

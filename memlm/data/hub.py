@@ -173,5 +173,5 @@ def _unanswered(uri: str, what: str, error: Exception) -> str:
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return (
         f"{uri}: {what} on the hub: {reason.rstrip('.')}. "
-        "Mend the address, the network or the token, or give the path of a local copy instead."
+        "Correct the address, check the network or the token, or give the path of a local copy instead."
     )

@@ -237,7 +237,7 @@ def _hub_rows(source: str) -> Iterator[Row]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise QuestionError(
             f"{source}: could not be loaded from the hub: {without_secrets(reason).rstrip('.')}. "
-            f"Give the path of a local copy instead ({QUESTION_SUFFIXES}), or mend the address or the network."
+            f"Give the path of a local copy instead ({QUESTION_SUFFIXES}), or correct the address, or check the network."
         ) from error
     if isinstance(loaded, DatasetDict):
         if len(loaded) > 1:

@@ -13,7 +13,7 @@ SHOWN = 3
 KINDS: dict[StatedBy, str] = {
     "relation": "in the wordings of their relation",
     "question": "as sentences, by their kind of question",
-    "topic": "as topic and answer, for want of a rule",
+    "topic": "as topic and answer, since no rule fits",
 }
 
 

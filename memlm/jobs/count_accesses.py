@@ -170,7 +170,7 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
     _require_few(
         quarantined,
         config,
-        f"{config.counting.max_attempts} workers died, for want of memory most likely, in each of the units",
+        f"{config.counting.max_attempts} workers died, most likely because memory ran out, in each of the units",
         f"see Ray's logs for why, and move {run.counting_attempts} away to try again",
     )
     total: BackgroundCounts | None = None

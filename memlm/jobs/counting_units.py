@@ -59,7 +59,7 @@ class CountUnits:
         run, loading = run_of(self.config), f"loading_{ray.get_runtime_context().get_actor_id()}"
         if not self.attempts.begin(loading):
             raise RunError(
-                f"{self.attempts.limit} workers died while they loaded {run.checkpoint('memory')}, for want of memory most likely. "
+                f"{self.attempts.limit} workers died while they loaded {run.checkpoint('memory')}, most likely because memory ran out. "
                 "See Ray's logs for why; give nodes more memory, or fewer workers each (cluster.num_trials_at_once)"
             )
         opened = open_corpus(run.corpus, digest=self.inputs["corpus"])

@@ -120,7 +120,7 @@ def resources(config: Config) -> Iterator[Check]:
         elif most_workers(asked, kinds, nodes) >= asked.workers:
             yield Check(name="resources", found=f"{lacking}; the autoscaler may start the rest")
         elif of_jobs:
-            remedy = f"Lower {asked.field}, start more nodes, or leave it to the autoscaler, of whose limits the dashboard does not tell"
+            remedy = f"Lower {asked.field}, start more nodes, or leave it to the autoscaler, whose limits the dashboard does not show"
             yield Check(name="resources", state="warn", found=lacking, remedy=remedy)
         else:
             remedy = f"Lower {asked.field}, or start more nodes"

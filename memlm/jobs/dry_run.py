@@ -44,7 +44,7 @@ DCLM_SHARD_BYTES = 200e6  # zstd; 141 to 240 MB
 DCLM_TOKENS_PER_BYTE = DCLM_TOKENS / DCLM_SHARDS / DCLM_SHARD_BYTES
 
 
-TO_GO_ON = "to be gone on with, from its newest state"
+TO_GO_ON = "to be continued from its newest state"
 AHEAD = ("to be made", "to be scored", TO_GO_ON)
 """States of what takes time."""
 

@@ -1,6 +1,6 @@
 """Many finetunes -> the learning-forgetting frontier. Makes whatever upstream artifact is missing.
 
-Which trials are finished is known from the ledger: a sweep that was interrupted goes on, and one that is done is only drawn again. No
+Which trials are finished is known from the ledger: a sweep that was interrupted continues, and one that is done is only drawn again. No
 early stopping: a trial that was stopped has forgotten less.
 """
 
@@ -58,7 +58,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
             write_frontier(config, run, frontier, stages.read(), tracker, trials)
             if not any(has_learned(result) for _, result in trials):
                 say(
-                    f"NOTHING WAS LEARNED by any of {len(trials)} trials, so there is nothing to compare; why, says one of them: "
+                    f"NOTHING WAS LEARNED by any of {len(trials)} trials, so there is nothing to compare; one of them says why: "
                     f"{command('finetune.py', config)}, and {GUIDE}"
                 )
     return run.uri

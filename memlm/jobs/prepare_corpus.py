@@ -44,7 +44,7 @@ TOKENIZER_KIND = "tokenizer"
 MIXTURE_KIND = "mixture"
 MIXTURE_SHARD = "shard_00000000_mixture.jsonl.zst"
 KILLS = (
-    "each worker that packed it died, as many as corpus.max_attempts says, for want of memory most likely. "
+    "each worker that packed it died, as many as corpus.max_attempts says, most likely because memory ran out. "
     "See Ray's logs for why, and move blocks-attempts out of the run's folder to try it again."
 )
 

@@ -362,7 +362,7 @@ class _Pretraining:
         failed = self.states.num_failed
         self.states.settle(wait=True)
         if self.diary and self.states.num_failed == failed:
-            where = "a node is about to go; training goes on until then" if told == Told.NODE_GOES else "stopping"
+            where = "a node is about to go; training continues until then" if told == Told.NODE_GOES else "stopping"
             say(f"pretrain {self.task.config.architecture}: saved a state at step {step}: {where}")
         if told == Told.STOP:
             raise _Stopped

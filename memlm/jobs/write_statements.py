@@ -104,7 +104,9 @@ def _report(uri: str, stated: Sequence[Stated], short: Sequence[Stated]) -> None
     for fact in short[:5]:
         say(f"  {fact.id}: only {len(fact.statements)}; turned down: {fact.rejected or 'nothing, no more was written'}")
     if short:
-        say(f"  {len(short)} facts fell short in all, named in {storage.address_of_file(uri, SHORT_FILE)}")
+        say(
+            f"  {len(short)} facts have fewer statements than asked for; they are named in {storage.address_of_file(uri, SHORT_FILE)}"
+        )
     questions, statements = (quote(storage.address_of_file(uri, name)) for name in (QUESTIONS_FILE, STATEMENTS_FILE))
     say(
         f"learn them with: --questions.facts.path {questions} --questions.facts.layout nq_open "

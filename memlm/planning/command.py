@@ -51,7 +51,7 @@ def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
         type=_number,
         nargs="+",
         default=[],
-        help="such as 4T: the corpus has so many and is trained on once; the recipe's own steps",
+        help="number of tokens of the corpus, such as 4T, which is trained on once; the recipe's own steps",
     )
     parser.add_argument("--utilisation", type=float, default=0.35, help="of the peak while multiplying (0.35)")
     parser.add_argument(

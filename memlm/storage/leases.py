@@ -64,7 +64,7 @@ class Holder:
 
     def lost(self, now: Found | None) -> LeaseLost:
         rule = f"epoch {self.epoch} of {self.owner} is over; now {_described(now)}"
-        return LeaseLost("lease", self.uri, rule, "End this process: another goes on with its work.")
+        return LeaseLost("lease", self.uri, rule, "End this process: another one has taken over its work.")
 
 
 @dataclass

@@ -26,7 +26,7 @@ def replace_damaged(target: Path, new: Path, old: Manifest | None) -> None:
         remove_named(aside, old)
         _move_back(aside, target)
     if aside.exists():
-        log.warning("%s was damaged and is made anew; what may not be memlm's is kept in %s", target, aside)
+        log.warning("%s was damaged and is made again; what may not be memlm's is kept in %s", target, aside)
 
 
 def remove_named(folder: Path, manifest: Manifest | None) -> None:

@@ -133,7 +133,7 @@ class TrainingStates:
             raise error
         self.num_failed += 1
         if error is not None:
-            log.warning("%s could not be saved: %s; training goes on, with %s kept", name, error, self._newest())
+            log.warning("%s could not be saved: %s; training continues, with %s kept", name, error, self._newest())
         self._whole = self._whole[-1:]  # makes room for the next one
         if dist.get_rank() == 0:
             self._delete(name)
@@ -170,7 +170,7 @@ class TrainingStates:
                 self._load([part for part in parts if part])
             if len(parts) != dist.get_world_size():
                 self._warn(
-                    "%s was saved by %d workers; the %d of now go on with it to rounding, not to the bit",
+                    "%s was saved by %d workers; the %d of now continue from it equal to rounding, not to the bit",
                     name,
                     len(parts),
                     dist.get_world_size(),

@@ -38,10 +38,10 @@ class PretrainingConfig:
     for the price of gathering the weights after each step; the first choice where 0 does not fit. 2: gradients too (4 bytes and 12 over
     the workers), of use with one micro-batch a step. 3: weights too (16 bytes over the workers), which are then gathered layer by layer
     in each pass: half as much again on the network, for bases that fit no other way. Pools trained by lazy_adam are no part of this. All
-    four give the same curve to rounding (tests/training/test_pretrain.py, on two workers), and a run may go on at another stage."""
+    four give the same curve to rounding (tests/training/test_pretrain.py, on two workers), and a run may continue at another stage."""
     checkpoint_every: int = 500
     """Steps between two training states. Twice the time of a save times the mean time between failures, and its square root, is the
-    interval that loses least (Young 1974); a save costs what `seconds_saving` of the goodput says, as the upload goes on beside training."""
+    interval that loses least (Young 1974); a save costs what `seconds_saving` of the goodput says, as the upload runs while training continues."""
     log_every: int = 50
     seed: int = 0
     """Of the initial weights and of the order of the blocks."""
@@ -138,13 +138,13 @@ class AnalysisConfig:
     """How analyze_slots finds out how many slots a fact needs (Lin et al. 2025, section 6)."""
 
     num_facts: int = 20
-    """The first so many of the seed's stream."""
+    """How many facts, the first ones of the seed's stream."""
     slot_counts: tuple[int, ...] = (25, 50, 100, 200, 500)
     """Numbers of trainable slots that learning is tried with, from the fewest on."""
     num_steps: int = 100
     """Steps on one fact within which it must be learned."""
     num_page_facts: int = 8
-    """The first so many have their texts on the token page, here and in a traced finetune; 0 for no page."""
+    """How many of the first facts have their texts on the token page, here and in a traced finetune; 0 for no page."""
 
     def __post_init__(self) -> None:
         for name in ("num_facts", "num_steps"):

@@ -241,7 +241,7 @@ def test_work_is_done_once_and_gone_on_with_where_it_failed(head):  # noqa: F811
     failing = ["count_accesses", "smoke", "--run-name", "jobs"]  # there is no checkpoint yet
     assert submitted(head, *failing).code != 0
     twice = submitted(head, *failing)
-    assert twice.code != 0 and "was failed; going on with it" in twice.out
+    assert twice.code != 0 and "was failed; resuming it" in twice.out
 
 
 @pytest.mark.ray

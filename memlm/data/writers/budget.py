@@ -25,7 +25,7 @@ class Budget:
                 if allowed and used >= allowed:
                     raise BudgetSpent(
                         f"the budget is spent: writer.endpoint.{name} is {allowed}, and {used} are used; what is finished is kept, "
-                        "so the same command goes on from there with a new budget, or raise it"
+                        "so the same command continues from there with a new budget, or raise it"
                     )
             self.num_requests += 1
 

@@ -25,7 +25,7 @@ class EndpointConfig:
     backoff_seconds: float = 1.0
     """The first pause is at most so long, each later one up to twice the one before; drawn at random below that."""
     max_wait_seconds: float = 120.0
-    """The longest pause. A server that asks for a longer one (Retry-After) ends the run, which goes on from there later."""
+    """The longest pause. A server that asks for a longer one (Retry-After) ends the run; the same command continues from there later."""
     max_requests: int = 0
     """Budget of one run of the command, every attempt counted; 0 for none."""
     max_tokens: int = 0
@@ -85,7 +85,7 @@ class WriterConfig:
     batch_size: int = 8
     """Prompts at a time, of a model that runs here."""
     items_per_unit: int = 16
-    """Facts or chunks that a worker finishes and stores together. A run that was cut off goes on from the units that are stored."""
+    """Facts or chunks that a worker finishes and stores together. A run that was cut off continues from the units that are stored."""
     endpoint: EndpointConfig = EndpointConfig()
 
     def __post_init__(self) -> None:

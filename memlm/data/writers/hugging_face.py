@@ -43,7 +43,7 @@ PLACE = "\ue000"
 
 
 class HuggingFaceWriter(Writer):
-    """A prompt is given as a chat where the model has a chat template, and as a text to go on with where it has none."""
+    """A prompt is given as a chat where the model has a chat template, and as a text to continue where it has none."""
 
     def __init__(self, config: WriterConfig, *, revision: str, device: torch.device) -> None:
         source: dict[str, Any] = {} if Path(config.model).is_dir() else {"revision": revision}
