@@ -156,8 +156,9 @@ class Tracker:
         with needed_for("tracking (--tracking off leaves it out)"):
             from mlflow import MlflowClient  # slow, so only where it is used
 
-        for name in ("mlflow", "alembic"):  # a line for every table of a new database
-            logging.getLogger(name).setLevel(logging.ERROR)
+        # A line for every table of a new database, and a traceback for each error, which is raised as well.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
         with _translated(self.uri):
             self._client = MlflowClient(_for_mlflow(self.uri), _for_mlflow(self.uri))
@@ -460,5 +461,11 @@ def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        rule, remedy = _REFUSALS.get(error.get_http_status_code(), (f"MLflow: {error}", _REMEDY))
+        rule, remedy = _REFUSALS.get(error.get_http_status_code(), (f"MLflow: {_on_one_line(error)}", _REMEDY))
         raise TrackingError("tracking uri", uri, rule, remedy) from error
+
+
+def _on_one_line(error: Exception) -> str:
+    """Without the SQL statement and its values, which SQLAlchemy adds to a database's error."""
+    lines = str(error).partition("\n[SQL:")[0].splitlines()
+    return " ".join(line.strip().rstrip(".") for line in lines if not line.startswith("(raised as a result of"))

@@ -190,7 +190,7 @@ def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
 
 
 def test_a_server_that_goes_away_costs_a_forgiving_tracker_the_log_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A sqlite file that is taken away stands for it: MLflow reports both as errors of the server."""
     uri = f"sqlite:///{tmp_path}/deep/mlflow.db"
@@ -205,6 +205,8 @@ def test_a_server_that_goes_away_costs_a_forgiving_tracker_the_log_alone(
             run.log_metrics({"loss": 1.0}, step=step)
     (said,) = [record.getMessage() for record in caplog.records if record.name == "memlm.tracking"]
     assert said.endswith("The work continues, and logging is tried again in 300 s")
+    assert len(said.splitlines()) == 1 and "no such table: metrics" in said and "SELECT" not in said
+    assert "Traceback" not in capfd.readouterr().err
     with sqlite3.connect(tmp_path / "deep" / "mlflow.db") as database:
         database.execute("ALTER TABLE hidden RENAME TO metrics")
     forgiving._place.silent_until = 0.0  # as when the pause is over
