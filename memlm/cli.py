@@ -297,7 +297,7 @@ def main() -> None:
 
     `memlm adopt FOLDER` makes a checkpoint of a folder that save_pretrained wrote, by adding a manifest to it.
     `memlm plan RECIPE --gpus N` says what a recipe costs, and `memlm doctor RECIPE` whether it can run here.
-    `memlm lm-eval ...` is lm-evaluation-harness, which knows memlm's models then: --model hf --model_args pretrained=CHECKPOINT.
+    `memlm lm-eval ...` runs lm-evaluation-harness with memlm's models known to it: --model hf --model_args pretrained=CHECKPOINT.
     """
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         return COMMANDS[sys.argv[1]](sys.argv[2:])

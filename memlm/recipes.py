@@ -38,7 +38,7 @@ LAPTOP_MODEL = ModelConfig(
 
 
 def laptop() -> Config:
-    """The generated world on two CPU cores: from nothing to a frontier in about 20 minutes."""
+    """The generated world on two CPU cores: from nothing to a frontier in about 25 minutes."""
     return Config(
         recipe="laptop",
         model=LAPTOP_MODEL,

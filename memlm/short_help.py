@@ -15,7 +15,7 @@ OF_EVERY_COMMAND = {
     "--dry-run": "print what would be read, made and reused, and do nothing",
     "--storage": "folder, or s3://bucket/prefix, of all runs",
     "--run-name": "folder of this run in the storage; the recipe's name if not given",
-    "--tracking": "MLflow server (http://...) or sqlite file; 'off' for none; a file in the storage folder if not given",
+    "--tracking": "MLflow server (http://...) or sqlite:////absolute/file; 'off' for none; a file in the storage folder if not given",
 }
 _FACTS = {
     "--questions.facts.path": "file of the facts to learn, as questions and answers; the generated world's if not given",
@@ -31,7 +31,7 @@ _LEARNING = {
 _WRITER = {
     "--writer.model": "language model that writes: a folder, or a name on the Hugging Face hub",
     "--writer.endpoint.base-url": "or an OpenAI-compatible server that serves it",
-    "--writer.max-new-tokens": "longest text that it writes at once",
+    "--writer.max-new-tokens": "most tokens that it writes at once",
 }
 _DOCUMENTS = {
     "--questions.documents.path": "file of the documents to learn",
