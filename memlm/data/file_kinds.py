@@ -20,19 +20,22 @@ SHARD_SUFFIXES = ".jsonl, .ndjson (plain, .zst, .zstd or .gz), .json.zst, .json.
 QUESTION_SUFFIXES = ".jsonl, .ndjson, .json (plain, .zst, .zstd or .gz), .csv or .parquet"
 SYSTEM_FOLDERS = frozenset(
     [
-        "$RECYCLE.BIN",
+        "$recycle.bin",
         "#recycle",
-        "@eaDir",
-        "System Volume Information",
-        "__MACOSX",
+        "#snapshot",
+        "@eadir",
+        "@recycle",
+        "system volume information",
+        "__macosx",
         "__pycache__",
+        "_change_data",
         "_delta_log",
         "_spark_metadata",
         "_temporary",
         "lost+found",
     ]
 )
-"""What systems and writers of tables put next to data, with files in them that look like data."""
+"""What systems and writers of tables put next to data, with files in them that look like data; in lower case, though they differ in it."""
 
 
 class ShardError(ValueError):
@@ -68,7 +71,7 @@ def hidden_part(name: str) -> str:
     """The part of a relative name up to the first component that is hidden or a system's; empty if none is."""
     path = PurePosixPath(name)
     for depth, part in enumerate(path.parts, start=1):
-        if part.startswith(".") or part in SYSTEM_FOLDERS:
+        if part.startswith((".", "~$")) or part.lower() in SYSTEM_FOLDERS:
             whole = depth == len(path.parts)
             return "/".join(path.parts[:depth]) + ("" if whole else "/")
     return ""

@@ -142,6 +142,10 @@ def list_files(root: Path, is_wanted: Callable[[str], bool]) -> tuple[list[Path]
 
 
 def _take(path: Path, name: str, found: dict[str, Path], left_out: list[LeftOut]) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # neither printed nor written to JSON, by which it would be found again
+        raise ShardError(f"{name!r}: the file's name is not UTF-8. Rename it.") from error
     real = os.path.realpath(path)
     if real in found:
         left_out.append(LeftOut(name, SEEN_BEFORE))

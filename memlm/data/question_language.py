@@ -14,6 +14,11 @@ from memlm.data.verbs import BE, DO, MODALS
 YES_OR_NO = re.compile(
     r"(?:yes|no|true|false|yep|nope|correct|incorrect|ja|nein|oui|non|sí|si|sì|sim|não|nee|да|нет)(?:[,.!;:].*|$)"
 )
+OTHER_YES_OR_NO = re.compile(
+    r"(?:yes|no|yeah|nah|y|n|0|1|of course|sure|certainly|definitely|absolutely|indeed|affirmative|negative|never|always|sometimes|maybe|"
+    r"perhaps|possibly|probably|right|wrong|true|false|unknown|it depends)\b|.*\b(?:yes|no)[.!]?$"
+)
+"""How else a question may be answered that begins with its verb."""
 ENGLISH = (
     QUESTION_WORDS
     | PREPOSITIONS
@@ -77,6 +82,15 @@ FOREIGN = {
         "vem vad när hur varför vilken vilket vilka hvem hvad hva hvor hvornår når hvordan hvorfor hvilken hvilket hvilke",
         "och og är er var på av af til till för fra från med en ett et den det de som har inte ikke",
     ),
+    "Czech": ("kdo kde kdy proč kolik který která které jaký jaká", "v ve je byl byla na se z od pro a"),
+    "Finnish": ("kuka mikä missä milloin mitä miten kuinka miksi kenen mihin", "on oli ja ei"),
+    "Hungarian": ("hol mikor hogyan miért melyik mennyi hány kik", "az egy volt és nem van"),
+    "Indonesian": (
+        "siapa siapakah apakah apa kapan berapa bagaimana mengapa dimana",
+        "di yang dan dari adalah pada untuk",
+    ),
+    "Romanian": ("cine unde când câte câți câţi cât care", "în din la este era a și şi pe cu"),
+    "Turkish": ("nerede hangi nasıl kaç kimin nedir", "ve bir bu kimdir nedir nerededir hangi hangisi kaç mi mı"),
     "Polish": (
         "kto co gdzie kiedy jak dlaczego ile który która które jaki jaka jakie",
         "w we z na do od po jest był była są to się nie przez dla",
@@ -98,7 +112,7 @@ def why_no_sentence(question: Question) -> str:
         return ""  # it begins as English questions do, whatever names are in it
     if language := _language_of(question.question, words):
         return f"it is not in English ({language})"
-    if YES_OR_NO.match(answer):
+    if YES_OR_NO.match(answer) or (words[0] in BE | DO | MODALS and OTHER_YES_OR_NO.match(answer)):
         return f"it is answered by {question.answers[0].strip()!r}, which templates can put into no sentence"
     return ""
 

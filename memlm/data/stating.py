@@ -8,6 +8,7 @@ from memlm.data.question_language import why_no_sentence
 from memlm.data.question_records import Question, QuestionError
 from memlm.data.statements import StatedBy, wordings_of
 
+MARKS = str.maketrans("", "", "?.!,;:\"'")
 SHOWN = 3
 """Questions that a message names."""
 KINDS: dict[StatedBy, str] = {
@@ -51,12 +52,14 @@ def kinds_told(questions: Sequence[Question]) -> Iterator[str]:
 
 def conflicts_told(questions: Sequence[Question]) -> Iterator[str]:
     """The questions that are asked more than once with answers that have nothing in common; only one of them can ever be right."""
-    first: dict[str, Question] = {}
+    asked: dict[str, dict[frozenset[str], Question]] = {}
+    """Of each question, the first record with these answers."""
     conflicts: list[tuple[Question, Question]] = []
     for question in questions:
-        earlier = first.setdefault(_asked(question), question)
-        if not _answers(earlier) & _answers(question):
-            conflicts.append((earlier, question))
+        answers, others = _answers(question), asked.setdefault(_asked(question), {})
+        if answers not in others:
+            conflicts += [(earlier, question) for known, earlier in others.items() if not known & answers][:1]
+            others[answers] = question
     for earlier, later in conflicts[:SHOWN]:
         yield (
             f"conflict: {later.question!r} has the answer {earlier.answers[0]!r} in {earlier.id} and {later.answers[0]!r} in {later.id}; "
@@ -67,8 +70,14 @@ def conflicts_told(questions: Sequence[Question]) -> Iterator[str]:
 
 
 def _asked(question: Question) -> str:
-    return plain(f"{question.context} {question.question}").rstrip(" ?.!")
+    return _without_marks(f"{question.context} {question.question}")
 
 
-def _answers(question: Question) -> set[str]:
-    return {plain(answer).rstrip(" .!") for answer in question.answers}
+def _answers(question: Question) -> frozenset[str]:
+    return frozenset(map(_without_marks, question.answers))
+
+
+def _without_marks(text: str) -> str:
+    """As texts are compared when answers are scored: without stops, commas, quotes and articles, unless nothing else is there."""
+    words = plain(text).translate(MARKS).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the")) or plain(text)

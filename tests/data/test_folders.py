@@ -90,6 +90,20 @@ def test_hidden_and_system_files_are_left_out_and_told(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["$Recycle.Bin/a.jsonl", "@Recycle/a.jsonl", "_change_data/a.parquet", "~$a.jsonl"])
+def test_a_systems_names_are_known_in_any_case(tmp_path, name):
+    lay(tmp_path, "a.jsonl", name)
+    shards, told = listed(tmp_path)
+    assert shards == ["a.jsonl"] and told[0].startswith(f"1 ({HIDDEN})")
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/n\xff.jsonl", "w") as file:
+        file.write("{}\n")
+    with pytest.raises(ShardError, match=r"^'n\\udcff.jsonl': the file's name is not UTF-8. Rename it"):
+        listed(tmp_path)
+
+
 def test_a_root_that_is_hidden_itself_is_read(tmp_path):
     lay(tmp_path, ".cache/corpus/a.jsonl")
     assert listed(tmp_path / ".cache/corpus") == (["a.jsonl"], [])

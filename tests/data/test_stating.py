@@ -57,6 +57,25 @@ def test_two_answers_to_one_question_are_a_conflict():
     assert len(list(conflicts_told(many))) == 4 and list(conflicts_told(many))[-1] == "conflict: 6 in all"
 
 
+def test_a_conflict_is_found_behind_a_record_that_agrees_with_both():
+    asked = [
+        Question(id=str(number), question=question, answers=answers)
+        for number, (question, answers) in enumerate(
+            [
+                ("Who founded Acme, Inc.?", ("Ada", "Bo")),
+                ("Who founded Acme Inc", ("Bo",)),
+                ("Who founded Acme Inc?", ("Ada",)),
+            ]
+        )
+    ]
+    (told,) = conflicts_told(asked)
+    assert "has the answer 'Bo' in 1 and 'Ada' in 2" in told
+
+
+def test_answers_that_the_scorer_takes_for_one_are_no_conflict():
+    assert list(conflicts_told(questions(("What is it?", "the Nile"), ("What is it?", "Nile")))) == []
+
+
 def test_answers_that_overlap_are_no_conflict():
     first = Question(id="1", question="Who?", answers=("Ada", "Ada Bell"))
     assert list(conflicts_told([first, Question(id="2", question="Who?", answers=("A. Bell", "ada bell"))])) == []
