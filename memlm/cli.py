@@ -22,6 +22,7 @@ from memlm.credentials import OLD_NAMES, VARIABLES, has_password, redacted, with
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
 from memlm.extras import MissingExtra, missing_extra, needed_for
 from memlm.methods.config import METHOD_CONFIGS
+from memlm.outside import visible
 from memlm.planning.command import answer, take_options
 from memlm.planning.machines import MACHINES
 from memlm.recipes import RECIPES
@@ -145,7 +146,7 @@ def _refuse_passwords(arguments: Sequence[str]) -> None:
 
 
 def _fail(error: ValueError) -> int:
-    print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+    print(f"error: {visible(without_secrets(str(error)))}", file=sys.stderr)
     return 2
 
 
@@ -181,7 +182,7 @@ def launch(job: Callable[[], object]) -> None:
             first = missing_extra(first, "this command") or first
         if not isinstance(first, ValueError | OSError):
             raise
-        print(f"error: {without_secrets(str(first))}", file=sys.stderr)
+        print(f"error: {visible(without_secrets(str(first)))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

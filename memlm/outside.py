@@ -4,6 +4,7 @@ Whatever a library raises on them (RecursionError, SafetensorError, KeyError, Me
 one line, so that bad input is never a traceback.
 """
 
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,17 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def visible(text: str) -> str:
+    """A text as a terminal may print it: what would move its cursor, turn the direction of writing or be no Unicode is shown by its number."""
+    if text.isprintable():
+        return text
+    return "".join(f"<U+{ord(each):04X}>" if _steers(each) else each for each in text)
+
+
+def _steers(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t\u200c\u200d"
 
 
 def _is_own(error: BaseException) -> bool:

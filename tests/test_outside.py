@@ -3,7 +3,8 @@ import struct
 import pytest
 from safetensors import SafetensorError
 
-from memlm.outside import reading
+from memlm.cli import launch
+from memlm.outside import reading, visible
 from memlm.storage import StorageError
 
 
@@ -36,3 +37,17 @@ def test_what_says_itself_what_is_wrong_stays_what_it_is(error):
     with pytest.raises(type(error)) as raised, reading(Refused):
         raise error
     assert raised.value is error
+
+
+def test_what_steers_a_terminal_is_shown_by_its_number():
+    assert visible("é 日\u00a0x\n\t") == "é 日\u00a0x\n\t"
+    assert visible("\x1b[2J\u202egnp\r\ud800\x00") == "<U+001B>[2J<U+202E>gnp<U+000D><U+D800><U+0000>"
+
+
+def test_an_error_that_quotes_a_file_steers_no_terminal(capsys):
+    def job():
+        raise ValueError("'\x1b]0;title\x07\u202e' is no answer")
+
+    with pytest.raises(SystemExit):
+        launch(job)
+    assert capsys.readouterr().err == "error: '<U+001B>]0;title<U+0007><U+202E>' is no answer\n"

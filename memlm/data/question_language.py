@@ -16,7 +16,7 @@ YES_OR_NO = re.compile(
 )
 OTHER_YES_OR_NO = re.compile(
     r"(?:yes|no|yeah|nah|y|n|0|1|of course|sure|certainly|definitely|absolutely|indeed|affirmative|negative|never|always|sometimes|maybe|"
-    r"perhaps|possibly|probably|right|wrong|true|false|unknown|it depends)\b|.*\b(?:yes|no)[.!]?$"
+    r"perhaps|possibly|probably|right|wrong|true|false|unknown|it depends)\b"
 )
 """How else a question may be answered that begins with its verb."""
 ENGLISH = (

@@ -18,6 +18,7 @@ from memlm.config import IN_JOB, Config
 from memlm.credentials import without_secrets
 from memlm.jobs.local_ray import only_for_this_user, turn_off_uv_hook
 from memlm.jobs.resources import require_resources
+from memlm.outside import visible
 from memlm.run import RunError
 
 NAMESPACE = "memlm"
@@ -192,7 +193,7 @@ def num_processors(config: Config) -> int:
 
 def say(text: str) -> None:
     """A line of progress, from the driver or from any worker."""
-    line = f"[{time.strftime('%H:%M:%S')}] {without_secrets(text)}"
+    line = f"[{time.strftime('%H:%M:%S')}] {visible(without_secrets(text))}"
     if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
         ray.get_actor(_console_name(), namespace=NAMESPACE).say.remote(line)
     else:

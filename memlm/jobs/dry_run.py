@@ -23,6 +23,7 @@ from memlm.jobs.planned_questions import count_learned
 from memlm.jobs.planned_trials import plan_trials, unfinished
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
+from memlm.outside import visible
 from memlm.planning.minutes import fit_side_by_side, machine_told, stage_minutes
 from memlm.run import (
     checkpoint_config,
@@ -99,7 +100,7 @@ def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
     for number, part in enumerate(plan.stages, start=1):
         print(f"{number:2} {part.stage}: {part.state}{_first_by(stage, part)}")
         for line in (part.uri, *part.lines):
-            print(f"     {line}")
+            print(f"     {visible(line)}")
     try:
         print(f"   tracking: {tracking_uri(config) or 'off'}")
     except ValueError as error:

@@ -24,7 +24,6 @@ def why(question: str, answer: str) -> str:
         ("True or false: Lima is a town", "false"),
         ("Does Acme ship to Norway?", "Yes it does"),
         ("Does Acme ship to Norway?", "of course"),
-        ("May I bring my dog?", "Typically, no"),
         ("Will Acme move?", "maybe"),
         ("Is Acme open on Sundays?", "N"),
     ],
