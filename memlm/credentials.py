@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, quote_plus, urlsplit
 
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 MLFLOW = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -20,10 +20,15 @@ _PATHS = ("sqlite", "file")
 """Schemes that most often name no server: then an '@' or a '?' belongs to the path."""
 _NAMED_WITH_AT = ("hf", "s3")
 """Schemes whose paths may hold an '@': a commit on the hub, an object's key."""
-_ADDRESS = re.compile(r'(?<![\w/.~-])(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^\s"<>`]+')
+_ADDRESS = re.compile(r'(?<![\w/.~-])(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^\s/:@]{1,100}:[^\s/@]{1,200}@)?[^\s"<>`]+')
 _WITHOUT_SCHEME = re.compile(r'(?<![\w@/:.+~-])[\w.+~-]{1,200}:(?!//)[^\s"<>`]{1,2000}@[^\s"<>`]+')
 _QUERY = re.compile(r"\?[\w.~%-]+=[^\s\"'<>)]*")
 """Of an address without its server, as an HTTP client's errors name it."""
+_NAMED = re.compile(
+    r"(?<![\w/-])(password|passwd|pwd|secret|token|api_?key|access_?key|access_token|secret_?key)=[^\s\"'<>&;,)]+",
+    re.IGNORECASE,
+)
+"""As a database's driver or a client names it, outside of a query too: `host=h password=p`, `https://host/x;token=t`."""
 _PUNCTUATION = ".,;:!)]}'"
 _KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
@@ -97,6 +102,8 @@ def redacted(address: str) -> str:
         return f"{start}//{CUT}"
     if "@" in place and not _is_in_path(parts):
         place = f"{CUT}@{place.rpartition('@')[2]}"
+    if parts.scheme not in _NAMED_WITH_AT:
+        place = _NAMED.sub(rf"\1={CUT}", place)
     if "=" in extra or (mark == "?" and parts.scheme not in _NAMED_WITH_AT):
         extra = CUT
     return f"{start}//{place}{mark}{extra}"
@@ -121,6 +128,7 @@ def without_secrets(text: str) -> str:
         text = text.replace(value, HIDDEN)
     text = _ADDRESS.sub(_redacted_in_text, text)
     text = _QUERY.sub(f"?{CUT}", _WITHOUT_SCHEME.sub(_without_user, text))
+    text = _NAMED.sub(rf"\1={CUT}", text)
     return _HUB_TOKEN.sub("(token)", _KEY_ID.sub("(key)", text))
 
 
@@ -138,5 +146,9 @@ def _values() -> list[str]:
     """What the environment's credentials may look like in a text, the longest first. User names are no secret."""
     variables = {*VARIABLES, *_read} - {"MLFLOW_TRACKING_USERNAME"}
     values = {os.environ.get(variable, "").strip() for variable in variables}
-    spelled = {form for value in values for form in (value, value.encode("unicode_escape").decode())}
+    spelled = {
+        form
+        for value in values
+        for form in (value, value.encode("unicode_escape").decode(), quote(value, safe=""), quote_plus(value))
+    }
     return sorted((value for value in spelled if len(value) >= _SHORTEST), key=len, reverse=True)

@@ -67,11 +67,40 @@ def test_they_are_hidden_where_the_scheme_was_forgotten(address):
         f"https://host/v1#access_token={PASSWORD}",
         f"s3://bucket/prefix?secret_key={PASSWORD}",
         f"https://{PASSWORD}@github.test/owner/name",
+        f"https://host/v1;jsessionid=1;token={PASSWORD}",
+        f"mssql://host;user=sa;Password={PASSWORD};database=x",
     ],
 )
 def test_queries_and_tokens_in_place_of_users_are_hidden(address):
     assert PASSWORD not in redacted(address) and has_password(address)
     assert PASSWORD not in without_secrets(f"HTTPConnectionPool: {address} (Caused by NewConnectionError)")
+
+
+@pytest.mark.parametrize(
+    "form", ["host=h user=u password={} dbname=d", "Server=h;Uid=u;PWD={};", "(api_key={}, tries=3)"]
+)
+def test_what_a_driver_names_as_a_password_is_hidden_outside_of_an_address_too(form):
+    assert PASSWORD not in without_secrets(f"cannot connect: {form.format(PASSWORD)}")
+    for text in (
+        "RAY_AUTH_MODE=token",
+        "pad_token=None",
+        "max_tokens=5",
+        "/data/token=abc/x",
+        "s3://bucket/token=abc/x",
+    ):
+        assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize("mark", ['"', "'", "<", ">", "`", "|"])
+def test_a_password_with_a_mark_that_ends_an_address_elsewhere_is_hidden(mark):
+    said = without_secrets(f'Invalid endpoint: "http://user:{mark}{PASSWORD}@host:9000/x" (again)')
+    assert PASSWORD not in said and said.endswith('...@host:9000/x" (again)')
+
+
+def test_a_credential_is_hidden_as_an_address_spells_it(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pa/ss wörd+1")
+    for spelled in ("pa/ss wörd+1", "pa%2Fss%20w%C3%B6rd%2B1", "pa%2Fss+w%C3%B6rd%2B1"):
+        assert "ss" not in without_secrets(f"cannot ask for {spelled}")
 
 
 def test_a_clients_relative_address_is_hidden_too():

@@ -22,6 +22,17 @@ SECRET = (
     *("terraform.tfstate", "memlm/terraform.tfstate.backup", "pipelines/credentials", "memlm/credentials.json"),
     *("infra/jobs/my-service-account.json", "auth_token", "memlm/hf.token", ".kube/config", "infra/jobs/kubeconfig"),
     *("secrets.yaml", "memlm/secrets.toml", "rootkey.csv", "memlm/me_accessKeys.csv", ".ssh/id_rsa", ".git/config"),
+    *("memlm/prod.env", "infra/jobs/env.production", "pipelines/token.txt", "memlm/api_key.txt", "memlm/hf_token"),
+    *("infra/jobs/SERVER.PEM", "infra/jobs/x.TFVARS", "memlm/deploy.key.bak", "memlm/server.crt", "pipelines/a.ovpn"),
+    *("infra/jobs/credentials.yaml", "infra/jobs/aws.ini", "memlm/.config/gh/hosts.yml", "tune_spaces/.pypirc"),
+    *("tokenizer/credentials.json", "tokenizer/.env", "tokenizer/token", "infra/jobs/config.toml", "memlm/key.json"),
+    *(
+        "memlm/data/prompts/.env.txt",
+        "infra/secrets.py",
+        "id_rsa.py",
+        "pipelines/secrets/openai.txt",
+        "memlm/id_rsa.pub",
+    ),
 )
 OUTPUT = (
     *("patched/model.safetensors", "patched/manifest.json", "patched/config.json", "restored/tokenizer.json"),
@@ -74,7 +85,7 @@ def test_a_key_that_git_tracks_is_not_uploaded_either(checkout):
 
 
 def test_a_tokenizer_goes_along_once_git_tracks_it(checkout):
-    (checkout / "tokenizer").mkdir()
+    (checkout / "tokenizer").mkdir(exist_ok=True)
     (checkout / "tokenizer" / "tokenizer.json").write_text("{}")
     git(checkout, "add", "tokenizer")
     with submit.upload() as folder:
