@@ -114,9 +114,9 @@ def _require_documents(config: Config) -> None:
 
 
 def _with_home(argument: str) -> str:
-    """A `~` in front of a path written out, which no shell does in `--corpus.path=~/shards`."""
+    """A `~` or `~user` in front of a path written out, which no shell does in `--corpus.path=~/shards`."""
     option, equals, path = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-    return option + equals + (os.path.expanduser(path) if path == "~" or path.startswith("~/") else path)
+    return option + equals + os.path.expanduser(path)
 
 
 def _absolute(uri: str, option: str) -> str:

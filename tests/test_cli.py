@@ -141,6 +141,7 @@ def test_every_path_may_begin_with_a_tilde(tmp_path, monkeypatch):
     config = parse("", ["laptop", "--corpus.path=~/shards", "--corpus.tokenizer", "~/tokenizer"])
     assert (config.corpus.path, config.corpus.tokenizer) == (f"{tmp_path}/shards", f"{tmp_path}/tokenizer")
     assert parse("", ["--storage=./~/runs"]).storage.endswith("/~/runs")
+    assert parse("", ["--storage=~root/runs"]).storage == os.path.expanduser("~root/runs") != "~root/runs"
 
 
 @pytest.mark.parametrize("inner", ["--recipe", "--arguments"])

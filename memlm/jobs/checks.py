@@ -160,7 +160,7 @@ def ray_authentication() -> Check:
     shared = bool(os.environ.get("RAY_ADDRESS") or os.environ.get(IN_JOB))
     if not shared:
         return _token_of_a_local_ray(name)
-    if mode == "token":
+    if mode.lower() == "token":
         return _ray_token(name)
     return Check(
         name=name,
@@ -172,6 +172,11 @@ def ray_authentication() -> Check:
 
 def _token_of_a_local_ray(name: str) -> Check:
     """What a run would find, and would put right by itself. No other cluster was named (RAY_ADDRESS)."""
+    try:
+        local_ray.require_known_mode()
+    except RunError as error:
+        found, _, remedy = str(error).partition(". ")
+        return Check(name=name, state="fail", found=found, remedy=remedy)
     if not local_ray.asks_for_token():
         found = f"none (RAY_AUTH_MODE is {os.environ[local_ray.MODE]}): {local_ray.WITHOUT_TOKEN}"
         return Check(name=name, state="warn", found=found, remedy="Unset RAY_AUTH_MODE")

@@ -67,7 +67,8 @@ def disk(config: Config, plan: Plan) -> Check:
     lines = plan.storage_lines()
     needed = sum(value for name, value in lines.items() if name != "corpus shards, read")
     remote = storage.is_remote(config.storage)
-    place = Path(os.environ.get("MEMLM_CACHE") or Path.home() / ".cache") if remote else Path(config.storage)
+    cache = Path(os.environ.get("MEMLM_CACHE") or Path.home() / ".cache").expanduser()
+    place = cache if remote else Path(config.storage)
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

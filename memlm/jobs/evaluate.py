@@ -51,7 +51,7 @@ def run(config: Config) -> str:
         tracked.log_inputs(sets_read(run, inputs, learned=False))
         tracked.log_metrics({f"final/{name}": value.value for name, value in scores.sets.items()})
         tracked.log_metrics({f"final/{name}": value for name, value in scores.extra.items()})
-        log_model(tracked, storage.open_artifact(uri), config)
+        log_model(tracked, storage.open_artifact(uri, digest=checkpoint.digest), config)
     for name, value in scores.sets.items():
         others = {
             other.removeprefix(f"{name}_"): number

@@ -46,7 +46,7 @@ class TokenFile:
             return "belongs to another user"
         if stat.S_IMODE(found.st_mode) & OTHERS:
             return f"can be read by others (mode {stat.S_IMODE(found.st_mode):04o})"
-        return "" if found.st_size else "is empty"
+        return "" if self.path.read_bytes().strip() else "is empty"
 
     def make_private(self) -> None:
         """The file of the user's home is made if it is missing, with mode 0600, which one that Ray made gets too. Raises OSError."""
@@ -66,7 +66,24 @@ class TokenFile:
 
 def asks_for_token() -> bool:
     """A local Ray does, unless it was told otherwise."""
-    return os.environ.get(MODE, "token").lower() == "token"
+    return os.environ.get(MODE, "").strip().lower() != "disabled"
+
+
+def require_known_mode() -> None:
+    """Raises RunError for a mode that is neither token nor disabled: Ray would ask for no token then, without a word.
+
+    One that is empty or has white space around it, as files of variables leave it, means what it says.
+    """
+    mode = os.environ.get(MODE, "")
+    if mode.strip().lower() not in ("", "token", "disabled"):
+        raise RunError(
+            f"{MODE} is {mode!r}, which Ray takes for no token at all. Unset it, or set it to token, or to disabled if every user of this machine "
+            "may run code as you"
+        )
+    if not mode.strip():
+        os.environ.pop(MODE, None)
+    elif mode != mode.strip():
+        os.environ[MODE] = mode.strip()
 
 
 def token_file() -> TokenFile | None:
@@ -146,6 +163,7 @@ def _is_private(folder: Path) -> bool:
 @contextmanager
 def only_for_this_user(say: Callable[[str], None]) -> Iterator[None]:
     """Around a local Ray, from before it starts until after it is shut down. `say` warns of a token that was turned off."""
+    require_known_mode()
     require_private_token()
     if not asks_for_token():
         say(f"warning: {MODE} is {os.environ[MODE]}: {WITHOUT_TOKEN}")

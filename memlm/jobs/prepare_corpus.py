@@ -243,7 +243,7 @@ def _pack_shard(
         storage.delete_made(uri)  # packed before lines were accounted for
     if not attempts.on_this_node().begin(unit_of(shard)):
         return Poison(reason=f"{shard.uri}: {KILLS}")
-    loaded = load_tokenizer(str(storage.open_artifact(tokenizer)))
+    loaded = load_tokenizer(str(storage.open_artifact(tokenizer, digest=inputs["tokenizer"])))
     try:
         with (
             storage.write_artifact(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft,

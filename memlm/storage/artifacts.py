@@ -359,7 +359,7 @@ def _measured(directory: Path, name: str) -> dict[str, Any] | None:
 
 def _cache() -> Path:
     """Where this node keeps its copies of what is on S3."""
-    return Path(os.environ.get("MEMLM_CACHE") or Path.home() / ".cache" / "memlm").absolute()
+    return Path(os.environ.get("MEMLM_CACHE") or Path.home() / ".cache" / "memlm").expanduser().absolute()
 
 
 @contextmanager

@@ -183,7 +183,7 @@ class TrainingStates:
         with tempfile.TemporaryDirectory() as together:
             for part in parts:
                 for file in part.iterdir():
-                    if file.name != storage.MANIFEST:
+                    if file.name not in (storage.MANIFEST, storage.README):  # either may lie in each part
                         (Path(together) / file.name).symlink_to(file)
             self.engine.load(Path(together))
             dist.barrier()

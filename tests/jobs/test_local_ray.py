@@ -86,6 +86,8 @@ def test_a_named_file_is_left_as_it_is_and_refused_where_others_may_read_it(home
 def test_what_is_no_token_is_refused_and_waited_for_by_nobody(home):
     path = token_of(home, text="")
     assert "is empty" in refused()
+    path.write_text("\n")
+    assert "is empty" in refused()
     path.unlink()
     os.mkfifo(path, 0o600)
     assert "is no file" in refused()
@@ -119,6 +121,25 @@ def test_a_token_that_was_turned_off_is_warned_of(home, monkeypatch):
         pass
     assert len(said) == 1 and "every user of this machine can run code as you" in said[0]
     assert (ray_authentication().state, ray_authentication().remedy) == ("warn", "Unset RAY_AUTH_MODE")
+
+
+@pytest.mark.parametrize("given", ["", " ", "token ", " TOKEN"])
+def test_an_empty_mode_and_white_space_leave_the_token_on(home, monkeypatch, given):
+    """Ray itself takes each of them for no token at all."""
+    monkeypatch.setenv("RAY_AUTH_MODE", given)
+    said: list[str] = []
+    with only_for_this_user(said.append):
+        assert os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    assert not said and mode(home / ".ray" / "auth_token") == 0o600
+    assert ray_authentication().state == "ok"
+
+
+@pytest.mark.parametrize("given", ["tokens", "on", "true", "1", "none"])
+def test_a_mode_that_ray_would_take_for_no_token_is_refused(home, monkeypatch, given):
+    monkeypatch.setenv("RAY_AUTH_MODE", given)
+    with pytest.raises(RunError, match=f"RAY_AUTH_MODE is '{given}'"), only_for_this_user(print):
+        pytest.fail("the block must not be entered")
+    assert ray_authentication().state == "fail"
 
 
 def test_the_settings_end_with_the_local_ray(home, monkeypatch):

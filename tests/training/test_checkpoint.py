@@ -251,3 +251,13 @@ def test_ranks_of_one_node_load_from_s3_by_one_copy_and_leave_none(tmp_path):
         variables = {**client_environment(proxy), "MEMLM_CACHE": str(tmp_path / "cache")}
         run_ranks(two_workers_on_s3, str(tmp_path), uri, variables, number=2)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_readme_in_each_part_of_a_state_is_no_part_of_it(trained):
+    for step in (2, 3):
+        file_of(trained, step, storage.README).write_text("a note of somebody")
+    parts = [Path(trained.uri) / f"step_{step:08d}_start_0001" / "rank_0_of_1" for step in (2, 3)]
+    seen: list[str] = []
+    trained.engine.load = lambda folder: seen.extend(sorted(os.listdir(folder)))
+    trained._load(parts[:1])
+    assert storage.README not in seen and "fragments_0.safetensors" in seen
