@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXTRA_OF = {
-    **dict.fromkeys(("ray", "deepspeed", "mlflow", "boto3", "botocore"), "cluster"),
+    **dict.fromkeys(("ray", "deepspeed", "mlflow", "boto3", "botocore", "datasets", "optuna"), "cluster"),
     "lm_eval": "lm-eval",
 }
 """By the name that is imported."""

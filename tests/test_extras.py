@@ -94,6 +94,7 @@ def test_model_methods_evaluation_and_patches_need_no_extra(tmp_path):
         ("from memlm.cli import main_of; main_of('x', 'pareto_sweep')", "ray"),
         ("from memlm.cli import main; main()", "boto3"),
         ("from memlm.cli import run_lm_eval; run_lm_eval([])", "lm_eval"),
+        ("from memlm.cli import launch; from memlm.data.question_sources import _hub_rows; launch(lambda: list(_hub_rows('hf://a/b:test@' + 40 * 'a')))", "datasets"),
         ("from memlm.cli import launch; from memlm.tracking import Tracker; launch(lambda: Tracker(f'sqlite:///{sys.argv[4]}/t.db', 'x'))", "mlflow"),
     ],
 )  # fmt: skip
@@ -124,6 +125,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def pins_of(file: str) -> dict[str, str]:
     lines = [line for line in (ROOT / ".ci" / file).read_text().splitlines() if line and line[0] != "#"]
     return {Requirement(line).name: str(Requirement(line).specifier) for line in lines}
+
+
+def test_the_core_brings_what_its_kernels_are_built_with():
+    """torch's builder calls ninja, which none of torch, transformers and PEFT brings."""
+    assert "ninja" in {Requirement(line).name for line in PROJECT["dependencies"]}
 
 
 def test_the_lowest_versions_that_are_tested_are_the_lowest_that_are_allowed():

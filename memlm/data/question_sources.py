@@ -33,6 +33,7 @@ from memlm.data.file_kinds import QUESTION_SUFFIXES, ShardError, kind_of
 from memlm.data.hub import COMMIT, HUB, HUB_TIMEOUT_SECONDS
 from memlm.data.question_records import QuestionError
 from memlm.data.shards import BOM, MAX_LINE_BYTES, parse_record, read_lines
+from memlm.extras import needed_for
 
 HUB_FORM = "hf://owner/name[/config][:split]@commit"
 HUB_URI = re.compile(
@@ -219,7 +220,8 @@ def _hub_rows(source: str) -> Iterator[Row]:
     place = _parse_hub(source)
     tidy(*HUB_TOKENS)
     # A second of imports that nothing but the hub needs.
-    from datasets import DatasetDict, load_dataset
+    with needed_for("an hf:// address of questions"):
+        from datasets import DatasetDict, load_dataset
     from huggingface_hub import HfApi, constants
 
     try:
