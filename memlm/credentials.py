@@ -23,7 +23,7 @@ _NAMED_WITH_AT = ("hf", "s3")
 _ADDRESS = re.compile(r'(?<![\w/.~-])(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^\s/:@]{1,100}:[^\s/@]{1,200}@)?[^\s"<>`]+')
 _WITHOUT_SCHEME = re.compile(r'(?<![\w@/:.+~-])[\w.+~-]{1,200}:(?!//)[^\s"<>`]{1,2000}@[^\s"<>`]+')
 _QUERY = re.compile(r"\?[\w.~%-]+=[^\s\"'<>)]*")
-"""Of an address without its server, as an HTTP client's errors name it."""
+"""The query of an address without its server, as an HTTP client's errors name it."""
 _NAMED = re.compile(
     r"(?<![\w/-])(password|passwd|pwd|secret|token|api_?key|access_?key|access_token|secret_?key)=[^\s\"'<>&;,)]+",
     re.IGNORECASE,

@@ -1,4 +1,4 @@
-"""Where did a result come from? The code, the user and the data sets, as the tracking server's readers look for them."""
+"""Where a result came from: the code, the user and the data sets, as the tracking server's readers look for them."""
 
 import getpass
 import subprocess

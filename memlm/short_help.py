@@ -9,7 +9,7 @@ from memlm.data.paths import WORLD
 
 HELP_ALL = "--help-all"
 WIDTH = 38
-"""Of the column of options."""
+"""Characters of the column of options."""
 
 OF_EVERY_COMMAND = {
     "--dry-run": "print what would be read, made and reused, and do nothing",

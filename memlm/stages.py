@@ -1,4 +1,4 @@
-"""Which settings does each command use, and what does its config alone rule out?
+"""Which settings each command uses, and what its config alone rules out.
 
 Asked when a command line is parsed, before anything slow is imported. What makes a run's corpus, checkpoints and counts may be given to
 every command, so that one set of options serves all stages of a run; any other setting is refused where it would change nothing.

@@ -1,4 +1,4 @@
-"""How does one finetune look: as a picture, and as one HTML page with the model's answers before and after?
+"""One finetune as a picture, and as one HTML page with the model's answers before and after.
 
 The page is one file without scripts or anything to fetch. What a model wrote is text from outside: it is escaped, and what is no
 printable character is shown by its number.
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from memlm.frontier import LEARNING_SET, TrialResult
 
 SHOWN_ANSWERS = 200
-"""Of each set, on the page; scores.json has all."""
+"""How many answers of each set are on the page; scores.json has all."""
 _INK, _FAINT, _BEFORE, _AFTER = "#1d2733", "#8793a1", "#b9c2cc", "#1f5fd0"
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1d2733;margin:0} main{max-width:960px;margin:2rem auto;padding:0 1rem}

@@ -1,4 +1,4 @@
-"""How are the bytes of a file read, plain or compressed? As a stream, in bounded memory, and never fewer than were written.
+"""The bytes of a file, plain or compressed, are read as a stream, in bounded memory, and never fewer than were written.
 
 What is cut off or damaged stops with place, cause and remedy, and so does a decompression bomb.
 """
@@ -23,7 +23,7 @@ MAX_HELD_FROM_BYTES = 32 * 2**20
 """The same for a file that is held in memory whole, as questions are."""
 MAX_SHARD_BYTES = 64 * 2**30
 MAX_WINDOW_BYTES = 2**27
-"""Of a zstd frame: libzstd's own limit, since a reader takes as much memory as the window."""
+"""The largest window of a zstd frame: libzstd's own limit, since a reader takes as much memory as the window."""
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 """The first four bytes of a frame without content (RFC 8878, section 3.1.2)."""
@@ -61,7 +61,7 @@ def require_file(path: Path, name: str) -> None:
 
 
 def refuse_damage(name: str, number: int, error: Exception) -> NoReturn:
-    """Of a compressed stream that stopped in line `number`, with the remedy that helps."""
+    """Raises ShardError for a compressed stream that stopped in line `number`, with the remedy that helps."""
     if "too much memory" in str(error):
         raise ShardError(
             f"{name}:{number}: its zstd window is larger than {MAX_WINDOW_BYTES // 2**20} MiB, the most that is read here, since each "

@@ -211,7 +211,8 @@ def place_questions(
 
 
 def _stating(chunks: Sequence[Chunk], question: Question) -> Chunk | None:
-    """Of the chunks that hold an answer, the one that says most of what is asked, best in the very sentence; of equal ones the first.
+    """The chunk that states an answer: among those that hold it, the one that says most of what is asked, best in the very sentence; the first
+    of equal ones.
 
     A word counts for more the fewer chunks hold it. None if no chunk holds an answer.
     """

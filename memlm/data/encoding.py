@@ -1,4 +1,4 @@
-"""How does text become tokens, and tokens text again? One way for corpora, facts, questions and answers.
+"""Text becomes tokens, and tokens text again, in one way for corpora, facts, questions and answers.
 
 Text is data: where it spells out a special token such as </s>, it is encoded like any other text and never becomes that token.
 """

@@ -1,4 +1,4 @@
-"""What kind of file is it, by its name? What holds JSON lines, JSON, CSV or Parquet, and how it is compressed; upper case is read alike."""
+"""The kind of a file, by its name: what holds JSON lines, JSON, CSV or Parquet, and how it is compressed; upper case is read alike."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath

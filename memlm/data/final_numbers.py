@@ -1,4 +1,4 @@
-"""What number does a worked solution end in? GSM8K's own definition, for its gold answers and for what a model writes alike.
+"""The number that a worked solution ends in, by GSM8K's own definition, for its gold answers and for what a model writes alike.
 
 Source: https://github.com/openai/grade-school-math, grade_school_math/dataset.py.
 """

@@ -1,4 +1,4 @@
-"""Which files of a folder, or of a store's listing, are wanted, and what is left out? Every name is one or the other, and nothing is silent.
+"""The files of a folder, or of a store's listing, that are wanted, and what is left out: every name is one or the other, and nothing is silent.
 
 Links are followed, each real file and folder once: what has its own name there goes by that name, and a link that leads back is left out.
 """

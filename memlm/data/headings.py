@@ -1,4 +1,4 @@
-"""Which part of a text stands under which heading? A heading says what a text is about and states no fact of its own.
+"""The parts of a text by their headings. A heading says what a text is about and states no fact of its own.
 
 Headings are those of Markdown: lines that begin with #, and lines underlined with === or ---. Where a text has none, it is one section.
 """

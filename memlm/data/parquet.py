@@ -1,4 +1,4 @@
-"""How are the rows of a Parquet file read, in bounded memory? One column of text for a corpus, or whole records for questions.
+"""The rows of a Parquet file are read in bounded memory: one column of text for a corpus, or whole records for questions.
 
 Text is read as dictionaries, in which a value that repeats is held once: a page of a few bytes cannot fill the memory.
 """
@@ -21,7 +21,7 @@ BATCH_ROWS = 256
 BYTES_OF_AN_ELEMENT = 8
 """As Arrow holds it, at least."""
 BYTES_OF_A_VALUE = 32
-"""Of a number, or of the reference to a text, as Python holds it."""
+"""What a number, or the reference to a text, takes in Python."""
 
 
 class NoSuchColumn(KeyError):

@@ -1,4 +1,4 @@
-"""Where does a path that a recipe names lead on this machine?"""
+"""Where a path that a recipe names leads on this machine."""
 
 import os
 from pathlib import Path

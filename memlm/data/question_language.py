@@ -1,4 +1,4 @@
-"""Can templates put a question and its answer into an English sentence? They know questions for a name, a place, a time or a number.
+"""Whether templates can put a question and its answer into an English sentence. They know questions for a name, a place, a time or a number.
 
 A yes or no makes no sentence without moving the verb, and a question in another language none at all: both would be stated as nonsense.
 """

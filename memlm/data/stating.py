@@ -1,4 +1,4 @@
-"""How are the facts of a set stated, which of its questions can templates not state, and where does it contradict itself?"""
+"""How the facts of a set are stated, which of its questions templates cannot state, and where it contradicts itself."""
 
 from collections.abc import Callable, Iterator, Sequence
 

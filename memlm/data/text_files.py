@@ -1,4 +1,4 @@
-"""Which documents do files of plain text hold? Markdown and .txt, one document a file; a folder holds one for each.
+"""The documents that files of plain text hold: Markdown and .txt, one document a file; a folder holds one for each.
 
 Markdown's marks are taken out, but for its headings, which say what the text below them is about.
 """
@@ -97,7 +97,7 @@ def _without_marks(text: str) -> str:
     """Markdown as it reads. Headings stay marked; code is indented, so that no line of it is taken for one."""
     plain: list[str] = []
     columns: list[str] = []
-    """Of the table that is being read."""
+    """The columns of the table that is being read."""
     fenced = False
     for line in _without_comments(_FRONT_MATTER.sub("", text)).split("\n"):
         in_table = line.lstrip().startswith("|") and not fenced

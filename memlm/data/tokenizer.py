@@ -22,7 +22,7 @@ BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 HUB_TIMEOUT_SECONDS = 10
 MIN_VOCAB_SIZE = 256 + 3  # every byte, and the special tokens
 MAX_UNUSED_IDS = 1000
-"""Of a small vocabulary; a large one may leave as many ids unused as it has tokens. A model has a row for each."""
+"""The most that a small vocabulary may leave unused; a large one may leave as many ids unused as it has tokens. A model has a row for each."""
 
 
 _ANY_TEXT = "A line of text, in 1984.\n"

@@ -1,4 +1,4 @@
-"""Can an answer that counts be given at all? For each question why none can, as it is asked and scored."""
+"""Whether an answer that counts can be given at all: for each question why none can, as it is asked and scored."""
 
 from collections.abc import Sequence
 

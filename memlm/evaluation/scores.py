@@ -23,7 +23,7 @@ class Scores:
     extra: dict[str, float]
     """Secondary measures, as means: known_facts_f1, hellaswag_acc_norm, gsm8k_final_number, background_text_bits_per_byte."""
     answers: dict[str, tuple[Answered, ...]] = field(default_factory=dict)
-    """Of the sets that ask for text."""
+    """What was answered, in the sets that ask for text."""
 
 
 def join(parts: Sequence[Scores]) -> Scores:

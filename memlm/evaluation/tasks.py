@@ -64,7 +64,7 @@ class Task:
     """Of the records asked, after the examples shown."""
     chance: Callable[[Any], float]
     flaws: Callable[[PreTrainedTokenizerBase, EvaluationConfig, Any], list[str]]
-    """Of each record, why it can never be answered right; empty where it can."""
+    """For each record, why it can never be answered right; empty where it can."""
     trunks: Callable[[PreTrainedTokenizerBase, EvaluationConfig, int, Any, Any], Iterator[TrunkInput]]
     """What scoring runs the trunk on, given the model's window, the records and the examples."""
 

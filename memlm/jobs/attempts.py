@@ -19,7 +19,7 @@ from memlm import storage
 
 QUARANTINED = "quarantined"
 ATTEMPT_NAMES = rf"[0-9a-zA-Z.]+_\d{{3,}}|{QUARANTINED}"
-"""Of the files in which attempts are written down."""
+"""The names of the files in which attempts are written down."""
 _NO_NODE = ""
 
 

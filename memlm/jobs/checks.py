@@ -121,7 +121,7 @@ class _Pins:
     python: str
     packages: tuple[Requirement, ...]
     cluster: tuple[Requirement, ...] = ()
-    """Of the extra that pipelines need."""
+    """The packages of the extra that pipelines need."""
 
 
 @functools.cache

@@ -121,7 +121,7 @@ def _first_by(stage: str, part: StagePlan) -> str:
 
 
 def _time(plan: Plan) -> str:
-    """Of the stages that are not there yet."""
+    """How long the stages take that are not there yet."""
     try:
         minutes = stage_minutes(_with_what_there_is(plan), _trials_of(plan))
     except ValueError as error:
@@ -219,7 +219,7 @@ def _is_dclm(config: Config) -> bool:
 
 
 def _estimated_tokens(shards: Sequence[Shard]) -> float:
-    """Of DCLM's own shards; other files have another rate."""
+    """How many tokens DCLM's own shards hold; other files have another rate."""
     kinds = [(shard, kind_of(shard.name)) for shard in shards]
     return DCLM_TOKENS_PER_BYTE * sum(shard.bytes for shard, kind in kinds if kind and kind.compression == "zstd")
 

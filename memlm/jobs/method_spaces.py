@@ -1,4 +1,4 @@
-"""Which settings of a method are swept? Apart from what runs them, because a plan counts them and should not wait for torch or Ray."""
+"""Which settings of a method are swept. Kept apart from what runs them, because a plan counts them and should not wait for torch or Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What would be learned and asked? The facts and documents that a recipe's files hold, counted for its plan without making anything."""
+"""What would be learned and asked: the facts and documents that a recipe's files hold, counted for its plan without making anything."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

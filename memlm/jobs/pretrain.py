@@ -66,7 +66,7 @@ class WorkerTask:
     session: float
     """When the command was given, in seconds since 1970."""
     holder: storage.Holder
-    """Of the lease: the driver."""
+    """The holder of the lease: the driver."""
 
     @property
     def notice(self) -> str:

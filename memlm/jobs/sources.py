@@ -1,4 +1,4 @@
-"""Where does the generated world lie, and what is read from it?"""
+"""Where the generated world lies, and what is read from it."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ def log_config(tracked: TrackedRun, config: Config) -> None:
 
 
 def model_sizes(config: Config) -> dict[str, int]:
-    """Of the model, for every run that trains or asks one."""
+    """The model's sizes, for every run that trains or asks one."""
     return {"width": config.model.hidden_size, "layers": config.model.num_layers}
 
 

@@ -1,4 +1,4 @@
-"""How are a sweep's trials run? Each writes its result into the ledger (planned_trials.py).
+"""A sweep's trials are run by Ray Tune. Each writes its result into the ledger (planned_trials.py).
 
 Ray Tune runs the trials on a few actors that live through the sweep. Through the object store they share one copy of the weights
 (trial_weights.py) and what no trial changes (trial_starts.py).

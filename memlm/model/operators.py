@@ -81,7 +81,7 @@ def _(values: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
 def weighted_read_backward(
     grad_output: Tensor, values: Tensor, slots: Tensor, weights: Tensor, needs_values: bool, needs_weights: bool
 ) -> tuple[Tensor, Tensor]:
-    """Of what is not needed, an empty tensor."""
+    """Both gradients; an empty tensor in the place of one that is not needed."""
     through_values, through_weights = dense_gradients(grad_output, values, slots, weights, needs_values, needs_weights)
     return (
         values.new_empty(0) if through_values is None else through_values,

@@ -1,4 +1,4 @@
-"""How long does each stage of a recipe take? The arithmetic of `memlm plan` on this machine's cores, or on the recipe's GPUs."""
+"""How long each stage of a recipe takes: the arithmetic of `memlm plan` on this machine's cores, or on the recipe's GPUs."""
 
 import os
 
@@ -7,9 +7,9 @@ from memlm.planning.machines import MACHINES
 from memlm.planning.stages import Assumptions, Trials, make_plan
 
 STARTUP_MINUTES = 0.4
-"""Of a stage: imports, a local Ray, and reading what it needs."""
+"""What a stage takes before it works: imports, a local Ray, and reading what it needs."""
 CPU_UTILISATION = 0.5
-"""Of a core's peak, which the laptop's recipe reaches."""
+"""The share of a core's peak that the laptop's recipe reaches."""
 GPU_TYPE = "h100"
 
 

@@ -48,7 +48,7 @@ class Draft:
     path: Path  # the local directory to fill
     details: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
-    """Of the manifest; another one only where an older artifact is written again, byte for byte."""
+    """The format of the manifest; another one only where an older artifact is written again, byte for byte."""
 
     def measure(self) -> dict[str, dict[str, Any]]:
         """Size and sha256 of each file that is there so far, as the manifest will hold them."""

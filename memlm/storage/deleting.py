@@ -53,7 +53,7 @@ def _believed(folder: Path) -> Manifest | None:
 
 
 def _clear_drafts(folder: Path) -> None:
-    """Of writers that were killed in this folder."""
+    """Remove the drafts of writers that were killed in this folder."""
     if folder.is_dir():
         for target in {match[1] for name in os.listdir(folder) if (match := _DRAFT.fullmatch(name))}:
             local.clear_remains(folder / target)

@@ -19,7 +19,7 @@ ADOPTED = "adopted"
 """In the config of a folder that got its manifest where it lay: what kind of model somebody else wrote there."""
 _FIELDS = ("kind", "config", "inputs", "files")
 _BEGINNING = b'{\n "config": '
-"""Of every manifest that memlm writes, so that one that was cut or changed is still told from another program's."""
+"""How every manifest begins that memlm writes, so that one that was cut or changed is still told from another program's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Manifest:
     details: dict[str, Any] = field(default_factory=dict)
     """Timings, counts: they have a digest of their own, because what an artifact is does not depend on them."""
     format: int = FORMAT
-    """Of the file. 1, which says nothing of its format, has no digest of the details."""
+    """The format of the file. Format 1, which does not name itself, has no digest of the details."""
 
     @property
     def digest(self) -> str:

@@ -368,7 +368,7 @@ def _names_below(uri: str, delimiter: str) -> Iterator[str]:
 
 
 def all_names(uri: str) -> list[str]:
-    """Of the objects below a prefix, at any depth; relative to it."""
+    """The names of the objects below a prefix, at any depth; relative to it."""
     _, key = split(uri)
     return [name[len(key) + 1 if key else 0 :] for name in _names_below(uri, "")]
 

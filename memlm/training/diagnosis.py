@@ -1,4 +1,4 @@
-"""Did a run learn what it was given, and if not, why, and what helps? Read off its scores, its facts and the model that it ends with."""
+"""Whether a run learned what it was given, and if not, why, and what helps. Read off its scores, its facts and the model that it ends with."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -19,7 +19,7 @@ from memlm.training.trial import Trial
 HARDLY_LIKELIER = 0.1
 """Nats per token: less than this is no learning."""
 COMPLETED_SHARE = 0.2
-"""Of the trained sentences; a model that completes more of them has learned them."""
+"""A model that completes more than this share of the trained sentences has learned them."""
 KNOWS_NOTHING = 0.02
 """Exact match on questions that a model should know; below it, it answers no questions at all."""
 OPENING_WORDS = 2

@@ -48,7 +48,7 @@ class Engine:
         self._pool_optimizer = LazyAdam(lazy, betas=BETAS, epsilon=EPSILON)
         self._pool_norm = torch.zeros(())
         self.gradient_norm = 0.0
-        """Of the last step, over all parameters and the global batch, before it was clipped. If it is not finite, nothing moved."""
+        """The gradient's norm in the last step, over all parameters and the global batch, before it was clipped. If it is not finite, nothing moved."""
         self._value_learning_rate = config.value_learning_rate
         optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=BETAS, eps=EPSILON, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(

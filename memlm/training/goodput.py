@@ -15,7 +15,7 @@ from memlm.storage.retries import Patience, patient
 
 FOLDER = "starts"
 START_NAMES = r"\d{4,}\.json"
-"""Of the files in it."""
+"""The names of the files in it."""
 EVERY_SECONDS = 5.0
 PATIENCE = Patience(attempts=2, connect_seconds=1, silence_seconds=2, deadline_seconds=2)
 """Training stands still while it is written, and it is soon written anew."""

@@ -78,7 +78,7 @@ class StreamTracer(StreamObserver):
             self._add_point(self.num_steps, learned, self.end)
 
     def traces(self) -> list[FactTrace]:
-        """Of a stream that has ended, for each fact that is asked about."""
+        """What a stream that has ended did to each fact that is asked about."""
         return [
             FactTrace(
                 fact_id=id,

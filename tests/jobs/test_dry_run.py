@@ -26,7 +26,7 @@ def plan_of(capsys, pipeline: str, *arguments: str) -> str:
 
 
 def refused_plan_of(capsys, pipeline: str, *arguments: str) -> str:
-    """Of a plan that finds something in the way, which its status tells."""
+    """A plan that finds something in the way, which its status tells."""
     with pytest.raises(SystemExit) as stopped:
         plan_of(capsys, pipeline, *arguments)
     assert stopped.value.code == 1
