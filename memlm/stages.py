@@ -4,6 +4,7 @@ Asked when a command line is parsed, before anything slow is imported. What make
 every command, so that one set of options serves all stages of a run; any other setting is refused where it would change nothing.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 from memlm.config import Config
@@ -82,6 +83,8 @@ def require_possible(stage: str, config: Config) -> None:
     if check := CHECKS.get(stage):
         check(config)
     _refuse_facts_beside_documents(config)
+    if stage in ("prepare_corpus", "pareto_sweep"):
+        _require_tokenizer(config.corpus.tokenizer)
     if stage in READS_SOURCES:
         _check_layouts(config)
         if not config.dry_run:
@@ -138,6 +141,13 @@ def _require_writer(config: Config) -> None:
     if not config.writer.model:
         raise RunError(
             "writer.model is empty; name a Hugging Face causal model by folder or hub id, or the model of writer.endpoint.base_url"
+        )
+
+
+def _require_tokenizer(tokenizer: str) -> None:
+    if tokenizer.startswith((".", "/", "~")) and not os.path.isdir(tokenizer):
+        raise RunError(
+            f"corpus.tokenizer is {tokenizer!r}, and there is no such folder; correct the path, or give a hub id"
         )
 
 

@@ -175,6 +175,7 @@ def test_a_command_that_makes_nothing_has_no_dry_run(capsys, command):
     "stage, arguments, said",
     [
         ("finetune", ("--tracking", "foo://x"), "tracking is 'foo://x'; it must be sqlite:////"),
+        ("prepare_corpus", ("--corpus.tokenizer", "/none"), "corpus.tokenizer is '/none', and there is no such folder"),
         ("prepare_corpus", ("--questions.held-out.0.task", "nope"), "known_facts.task is 'nope'; it must be one of"),
     ],
 )

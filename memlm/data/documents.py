@@ -18,7 +18,7 @@ from typing import Any
 
 from memlm.data.chunking import Chunk, sentences_of
 from memlm.data.facts import Fact
-from memlm.data.file_kinds import QUESTION_SUFFIXES, kind_of
+from memlm.data.file_kinds import QUESTION_SUFFIXES, TEXT_SUFFIXES, kind_of
 from memlm.data.folders import Report
 from memlm.data.headings import sections_of
 from memlm.data.hub import HUB
@@ -26,7 +26,7 @@ from memlm.data.mentions import mentions, words_of
 from memlm.data.question_layouts import DoesNotFit, answer_text
 from memlm.data.question_records import Question, id_of
 from memlm.data.question_sources import Row, read_rows, source_content
-from memlm.data.text_files import TEXT_SUFFIXES, is_text_source, read_text_files, text_content
+from memlm.data.text_files import is_text_source, read_text_files, text_content
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ COMPRESSIONS: dict[str, Compression] = {".zst": "zstd", ".zstd": "zstd", ".gz": 
 """DCLM's copy on the hub ends in .zst, its copy on S3 in .zstd; C4's and Dolma's shards end in .json.gz."""
 SHARD_SUFFIXES = ".jsonl, .ndjson (plain, .zst, .zstd or .gz), .json.zst, .json.gz or .parquet"
 QUESTION_SUFFIXES = ".jsonl, .ndjson, .json (plain, .zst, .zstd or .gz), .csv or .parquet"
+TEXT_SUFFIXES = (".md", ".markdown", ".txt")
 SYSTEM_FOLDERS = frozenset(
     [
         "$recycle.bin",
@@ -57,6 +58,11 @@ def kind_of(name: str) -> FileKind | None:
     if content is None or (compression and content in ("csv", "parquet")):
         return None
     return FileKind(content, compression)
+
+
+def is_text(name: str) -> bool:
+    """Whether it is a document of plain text."""
+    return name.lower().endswith(TEXT_SUFFIXES)
 
 
 def is_shard(name: str) -> bool:

@@ -29,7 +29,7 @@ from memlm.data.compression import (
     require_file,
     require_no_bomb,
 )
-from memlm.data.file_kinds import QUESTION_SUFFIXES, ShardError, kind_of
+from memlm.data.file_kinds import QUESTION_SUFFIXES, ShardError, is_text, kind_of
 from memlm.data.hub import COMMIT, HUB, HUB_TIMEOUT_SECONDS
 from memlm.data.question_records import QuestionError
 from memlm.data.shards import BOM, MAX_LINE_BYTES, parse_record, read_lines
@@ -88,8 +88,11 @@ def source_content(source: str) -> bytes:
 def _file_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
     kind = kind_of(source)
     if kind is None:
+        as_document = (
+            " A text is learned as a document: name it in questions.documents.path." if is_text(source) else ""
+        )
         raise ShardError(
-            f"{source}: not a kind of file that holds questions. Known are {QUESTION_SUFFIXES}, and {HUB_FORM}."
+            f"{source}: not a kind of file that holds questions. Known are {QUESTION_SUFFIXES}, and {HUB_FORM}.{as_document}"
         )
     require_file(path, source)
     if kind.content == "lines":

@@ -11,17 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from memlm import storage
+from memlm.data.file_kinds import TEXT_SUFFIXES, is_text
 from memlm.data.folders import Report, list_files, tell
 
 logger = logging.getLogger(__name__)
 
-TEXT_SUFFIXES = (".md", ".markdown", ".txt")
 MAX_HEADING_WORDS = 8
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
 # Each part is bounded, or a line of a million marks that never close would be followed to its end from every one of them.
 _LINK = re.compile(r"!?\[([^\]]{0,500})\]\([^)\s]{0,2000}(?:\s{1,8}\"[^\"]{0,500}\")?\)")
 _STRESS = re.compile(r"(\*{1,3}|_{1,3}|~~|`{1,8})(?=\S)(.{1,1000}?)(?<=\S)\1(?!\w)")
 _ITEM = re.compile(r"^[ \t]*(?:>[ \t]*)*(?:[-*+•][ \t]+(?:\[[ xX]\][ \t]+)?|\d{1,3}[.)][ \t]+)?")
+_NUMBER = re.compile(r"^\d{1,3}(?:\.\d{1,3})*[.)]?[ \t]+")
+"""Of a heading, such as 2.1."""
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
 
@@ -32,7 +34,7 @@ class TextFileError(ValueError):
 
 def is_text_source(source: str) -> bool:
     """Whether this is a file of plain text, or a folder, which may hold some."""
-    return source.lower().endswith(TEXT_SUFFIXES) or ("://" not in source and os.path.isdir(source))
+    return is_text(source) or ("://" not in source and os.path.isdir(source))
 
 
 def read_text_files(source: str, *, report: Report = logger.warning) -> Iterator[tuple[str, str]]:
@@ -66,7 +68,7 @@ def _contents(source: str, report: Report) -> Iterator[tuple[str, bytes]]:
                 raise TextFileError(f"{source}: there is no such file; check the path")
             yield source.rstrip("/").rsplit("/", 1)[-1], path.read_bytes()
         return
-    found, left_out = list_files(Path(source), lambda name: name.lower().endswith(TEXT_SUFFIXES))
+    found, left_out = list_files(Path(source), is_text)
     told = list(tell(left_out))
     if not found:
         seen = f"; left out: {'; '.join(told)}" if told else ""
@@ -84,13 +86,21 @@ def _silent(message: str) -> None:
 def _plain_headings(text: str) -> str:
     """A short line that stands alone and ends in no stop is marked as a heading, as in Markdown, where more text follows it."""
     lines = text.split("\n")
-    for place, line in enumerate(lines):
-        alone = not (place and lines[place - 1].strip()) and not "".join(lines[place + 1 : place + 2]).strip()
-        follows = any(each.strip() for each in lines[place + 1 :])
-        short = 0 < len(line.split()) <= MAX_HEADING_WORDS and line.strip()[0].isupper()
-        if alone and follows and short and not line.rstrip().endswith((".", "!", "?", ":", ";", ",")):
-            lines[place] = f"## {line.strip()}"
+    filled = [place for place, line in enumerate(lines) if line.strip()]
+    like = [_is_like_heading(lines, place) for place in filled]
+    for number, place in enumerate(filled[:-1]):
+        # Of several in a row only the last has text below it. The others would be lost as headings, but for a title.
+        if like[number] and (number == 0 or not like[number + 1]):
+            lines[place] = f"## {lines[place].strip()}"
     return "\n".join(lines)
+
+
+def _is_like_heading(lines: list[str], place: int) -> bool:
+    line = lines[place].strip()
+    alone = not (place and lines[place - 1].strip()) and not "".join(lines[place + 1 : place + 2]).strip()
+    begins = _NUMBER.sub("", line)[:1].isupper()
+    short = len(line.split()) <= MAX_HEADING_WORDS
+    return alone and begins and short and not line.endswith((".", "!", "?", ":", ";", ","))
 
 
 def _without_marks(text: str) -> str:

@@ -382,8 +382,13 @@ def _stream(plan: Plan) -> str:
 
 
 def _scores(plan: Plan) -> None:
-    config = plan.config
-    plan.add("evaluate", config.checkpoint or plan.run.checkpoint(config.architecture), "to be scored")
+    config, state = plan.config, "to be scored"
+    if config.checkpoint:
+        try:
+            storage.read_manifest(storage.require_absolute(config.checkpoint, "--checkpoint"), CHECKPOINT_KIND)
+        except ValueError as error:
+            state = plan.obstacle(error)
+    plan.add("evaluate", config.checkpoint or plan.run.checkpoint(config.architecture), state)
 
 
 STAGES: dict[str, tuple[Callable[[Plan], None], ...]] = {

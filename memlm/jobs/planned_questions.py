@@ -1,6 +1,5 @@
 """What would be learned and asked: the facts and documents that a recipe's files hold, counted for its plan without making anything."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,10 +9,8 @@ from memlm.data.config import DocumentsConfig, FactsConfig
 from memlm.data.hub import HUB
 from memlm.data.paths import WORLD, expand
 from memlm.data.question_records import numbered_fact
-from memlm.data.question_sources import Row, read_rows
 from memlm.data.questions import read_set, require_questions, select
 from memlm.data.stating import conflicts_told, kinds_told, statable
-from memlm.data.text_files import is_text_source, read_text_files
 from memlm.data.world import World
 
 
@@ -63,10 +60,9 @@ def _count_documents(documents: DocumentsConfig) -> Counted:
     asked = expand(documents.questions, "questions.documents.questions", None)
     if "://" in path or "://" in asked:
         return Counted(None, ("what lies in a store is counted when it is read",))
-    number = sum(1 for _ in (read_text_files(path) if is_text_source(path) else _rows(path)))
-    number = min(number, documents.num_documents or number)
-    return Counted(number, (f"{sum(1 for _ in _rows(asked))} questions about them",))
+    from memlm.data.documents import read_document_questions, read_titled_documents  # imports torch
 
-
-def _rows(path: str) -> Iterator[Row]:
-    return (row for row in read_rows(path) if isinstance(row, Row))
+    said: list[str] = []
+    there, empty = read_titled_documents(path, report=said.append)
+    number = min(len(there), documents.num_documents or len(there))
+    return Counted(number, (f"{len(read_document_questions(asked))} questions about them", *said, *empty))

@@ -119,3 +119,13 @@ def test_marks_that_never_close_are_text_and_read_in_a_moment(tmp_path: Path, li
     """Each of them was once followed to the line's end from every mark, which takes hours for a file of a megabyte."""
     (tmp_path / "a.md").write_text(line)
     assert text_of(tmp_path / "a.md") == line
+
+
+def test_a_numbered_line_that_stands_alone_is_a_heading_and_lines_in_a_row_are_not_lost(tmp_path: Path):
+    (tmp_path / "a.txt").write_text(
+        "Acme\n\nFounder Ada Bell\n\n2.1 Holidays\n\nStaff get 27 days.\n\nHead office Lima\n\n27 robots"
+    )
+    first, second, third = sections_of(text_of(tmp_path / "a.txt"))
+    assert (first.headings, first.text.split("\n")[1]) == (("Acme",), "Founder Ada Bell")
+    assert (second.headings, second.text.strip()) == (("2.1 Holidays",), "Staff get 27 days.")
+    assert (third.headings, third.text.strip()) == (("Head office Lima",), "27 robots")

@@ -172,3 +172,34 @@ def test_a_plan_says_how_many_minutes_the_run_takes(capsys, tmp_path):
     )
     assert 5 < laptop < 60 and smoke < laptop / 4
     assert minutes_in(plan_of(capsys, "pretrain", "laptop", "--storage", str(tmp_path))) < laptop
+
+
+def test_a_checkpoint_that_is_not_there_is_in_the_way(capsys, tmp_path):
+    place = ("smoke", "--storage", str(tmp_path), "--checkpoint", str(tmp_path / "none"))
+    assert "evaluate: refused: " in refused_plan_of(capsys, "evaluate", *place)
+
+
+@pytest.mark.parametrize(
+    "text, questions, told",
+    [
+        ("# A\nText.", "prompt,answer\nWho?,Ada\n", "needs a question, an answer"),
+        ("# A\nText.", "question,answer\nWho?\n", "not as many fields as the 2 of the header"),
+        (" \n", "question,answer\nWho?,Ada\n", "no document holds any text"),
+    ],
+)
+def test_what_is_wrong_with_documents_is_in_the_way(capsys, tmp_path, text, questions, told):
+    (tmp_path / "a.md").write_text(text)
+    (tmp_path / "q.csv").write_text(questions)
+    files = (
+        "--questions.documents.path",
+        str(tmp_path / "a.md"),
+        "--questions.documents.questions",
+        str(tmp_path / "q.csv"),
+    )
+    assert told in refused_plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path), *files)
+
+
+def test_a_text_that_is_named_as_facts_is_said_to_be_a_document(capsys, tmp_path):
+    (tmp_path / "a.md").write_text("Text.")
+    place = ("smoke", "--storage", str(tmp_path), "--questions.facts.path", str(tmp_path / "a.md"))
+    assert "name it in questions.documents.path" in refused_plan_of(capsys, "prepare_corpus", *place)
