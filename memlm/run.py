@@ -105,6 +105,21 @@ class Run:
         """Who alone may count."""
         return storage.join(self.base, "leases", "count_accesses")
 
+    @property
+    def corpus_lease(self) -> str:
+        """Who alone may make tokenizer and corpus."""
+        return storage.join(self.base, "leases", "prepare_corpus")
+
+    @property
+    def documents_lease(self) -> str:
+        """Who alone may augment the documents."""
+        return storage.join(self.uri, "leases", "augment_documents")
+
+    @property
+    def statements_lease(self) -> str:
+        """Who alone may have the facts stated."""
+        return storage.join(self.uri, "leases", "write_statements")
+
     def learning_lease(self, key: str) -> str:
         """Who alone may do the finetune of that key."""
         return storage.join(self.uri, "leases", f"finetune-{key}")

@@ -36,6 +36,7 @@ from memlm.data.question_sets import read_fact_lines, write_fact_lines
 from memlm.data.question_sources import source_content
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
+from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.sources import open_world
@@ -59,11 +60,33 @@ def run(config: Config) -> str:
     inputs = {"sources": sources.hexdigest(), "corpus": require_corpus(config).digest}
     revision = None if documents.augmenter == "rules" else revision_of(config.writer)
     wanted = _named(config, revision)
-    if is_made(uri, kind=KIND, config=wanted, inputs=inputs):
-        say(f"documents: reusing {uri}")
+
+    def is_there() -> bool:
+        made = is_made(uri, kind=KIND, config=wanted, inputs=inputs)
+        if made:
+            say(f"documents: reusing {uri}")
+        return made
+
+    if is_there():
         return uri
     for place in empty[:5]:
         say(f"documents: {place} and left out ({len(empty)} in all)")
+    with alone(run_of(config).documents_lease):
+        if not is_there():  # made by whom we waited for
+            _augment_all(config, read, questions, wanted, inputs, revision)
+    return uri
+
+
+def _augment_all(
+    config: Config,
+    read: Sequence[TitledDocument],
+    questions: Sequence[DocumentQuestion],
+    wanted: dict[str, Any],
+    inputs: dict[str, str],
+    revision: str | None,
+) -> None:
+    """From what was augmented before to the artifact."""
+    documents, uri = require_documents(config), run_of(config).documents
     chunks, placed = _chunks(read, questions, documents, open_corpus(run_of(config).corpus, digest=inputs["corpus"]))
     records = _augment_chunks(config, chunks, {**wanted, "corpus": inputs["corpus"]}, revision)
     texts = [record["texts"] for record in records]
@@ -79,7 +102,6 @@ def run(config: Config) -> str:
         f"{details['num_questions']} of {len(questions)} questions, in {uri}"
     )
     _say_left_out(questions, facts)
-    return uri
 
 
 def _say_left_out(questions: Sequence[DocumentQuestion], facts: Sequence[Fact]) -> None:
@@ -91,9 +113,9 @@ def _say_left_out(questions: Sequence[DocumentQuestion], facts: Sequence[Fact]) 
         )
 
 
-def document_facts(config: Config) -> list[Fact]:
-    """The chunks as facts, once they are made."""
-    return read_fact_lines(storage.open_artifact(run_of(config).documents, kind=KIND) / FACTS_FILE)
+def document_facts(config: Config, digest: str) -> list[Fact]:
+    """The chunks as facts, of the very artifact that was made."""
+    return read_fact_lines(storage.open_artifact(run_of(config).documents, kind=KIND, digest=digest) / FACTS_FILE)
 
 
 def source_paths(config: Config, world: Path | None) -> list[str]:

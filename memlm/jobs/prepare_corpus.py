@@ -32,6 +32,7 @@ from memlm.data.shards import ShardError, write_shard
 from memlm.data.tokenizer import load_tokenizer, save_tokenizer
 from memlm.data.world import write_world
 from memlm.jobs import prepare_questions
+from memlm.jobs.alone import alone
 from memlm.jobs.attempts import ATTEMPT_NAMES, Attempts
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
@@ -73,10 +74,32 @@ def _make_corpus(
     inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
     wanted = corpus_config(config)
     inputs["sources"] = sources_digest(config, world, [*train, *validation])
-    if is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs, part="corpus"):
-        require_within_limits(run.corpus, storage.read_manifest(run.corpus).details, _limits(config))
-        say(f"corpus: reusing {run.corpus}")
-        return run.corpus
+
+    def is_there() -> bool:
+        made = is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs, part="corpus")
+        if made:
+            require_within_limits(run.corpus, storage.read_manifest(run.corpus).details, _limits(config))
+            say(f"corpus: reusing {run.corpus}")
+        return made
+
+    if not is_there():
+        with alone(run.corpus_lease):
+            if not is_there():  # made by whom we waited for
+                _pack_all(config, run, world, train, validation, known, wanted, inputs)
+    return run.corpus
+
+
+def _pack_all(
+    config: Config,
+    run: Run,
+    world: Path | None,
+    train: list[Shard],
+    validation: list[Shard],
+    known: list[Question],
+    wanted: dict[str, Any],
+    inputs: dict[str, str],
+) -> None:
+    """From what was packed before to the artifact."""
     with connect(config):
         mixture = [_make_mixture(config, run, world, known)] if config.corpus.mixture else []
         opener = partial(
@@ -106,7 +129,6 @@ def _make_corpus(
     packed.say_accounts()
     blocks = sum(part.num_blocks for part in [*of_train, *of_validation])
     say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens in {run.corpus}")
-    return run.corpus
 
 
 def _limits(config: Config) -> dict[str, float]:

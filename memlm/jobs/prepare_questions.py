@@ -53,7 +53,9 @@ def run(config: Config, sources: Sources | None = None) -> str:
         return run.questions
     sources = sources or read_sources(config, world)
     held_out = sources.held_out
-    facts = augment_documents.document_facts(config) if config.questions.documents else sources.facts
+    facts = (
+        augment_documents.document_facts(config, inputs["documents"]) if config.questions.documents else sources.facts
+    )
     known: dict[str, Sequence[Record]] = {**held_out, "corpus.mixture": sources.mixture}
     facts = _without_overlap(facts, known, remove=config.questions.remove_overlap)
     _say_merged("questions.facts", [question for fact in facts for question in fact.questions])

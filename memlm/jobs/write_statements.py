@@ -23,6 +23,7 @@ from memlm.data.question_sources import source_content
 from memlm.data.shards import write_shard
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
+from memlm.jobs.alone import alone
 from memlm.jobs.checks import require_ready
 from memlm.jobs.cluster import connect, say
 from memlm.jobs.prepare_questions import fact_questions
@@ -46,9 +47,25 @@ def run(config: Config) -> str:
     inputs = {"questions": hashlib.sha256(source_content(path)).hexdigest()}
     revision = revision_of(config.writer)
     wanted = _named(config, revision)
-    if is_made(uri, kind=KIND, config=wanted, inputs=inputs):
-        say(f"statements: reusing {uri}")
-        return uri
+
+    def is_there() -> bool:
+        made = is_made(uri, kind=KIND, config=wanted, inputs=inputs)
+        if made:
+            say(f"statements: reusing {uri}")
+        return made
+
+    if not is_there():
+        with alone(run_of(config).statements_lease):
+            if not is_there():  # made by whom we waited for
+                _state_all(config, facts, wanted, inputs, revision)
+    return uri
+
+
+def _state_all(
+    config: Config, facts: dict[str, list[Question]], wanted: dict[str, Any], inputs: dict[str, str], revision: str
+) -> None:
+    """From what was stated before to the artifact."""
+    uri = run_of(config).statements
     units = f"{uri}-partial"
     with connect(config):
         records = write_in_units(
@@ -66,7 +83,6 @@ def run(config: Config) -> str:
         draft.details.update(num_facts=len(stated), num_short=len(short))
     storage.delete_made(units)
     _report(uri, stated, short)
-    return uri
 
 
 def _named(config: Config, revision: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_active_reading_asks_a_model_once_and_cuts_what_does_not_fit(config: Con
         assert augment_documents.run(read) == uri and len(server.asked) == num_asked == 3 * (1 + 6)
     manifest = storage.read_manifest(uri)
     assert manifest.config["writer"]["model"] == "m" and manifest.details["num_cut"] == 18
-    facts = augment_documents.document_facts(read)
+    facts = augment_documents.document_facts(read, manifest.digest)
     assert [fact.id for fact in facts] == ["Ada#0", "Bo#0", "Cy#0"]
     assert all(text.endswith(".") for fact in facts for text in fact.statements)
     assert {text.split()[0] for text in facts[0].statements} == {"Sing", "Draw"}

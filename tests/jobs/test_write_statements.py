@@ -1,6 +1,7 @@
 """The job against a real endpoint on this machine, and with a model that runs here."""
 
 import json
+import os
 import re
 import threading
 from dataclasses import replace
@@ -17,7 +18,8 @@ from memlm.data.facts import read_facts
 from memlm.data.question_files import write_nq_open
 from memlm.data.question_records import Question
 from memlm.data.questions import read_questions
-from memlm.jobs import write_statements
+from memlm.jobs import alone, write_statements
+from memlm.run import run_of
 from memlm.storage import StorageError
 from tests.jobs.running import refused
 from tests.serving import Server, says, serving
@@ -96,6 +98,17 @@ def test_facts_are_stated_once_and_the_file_is_what_the_stream_reads(tmp_path: P
     assert not storage.list_names(f"{uri}-partial")
     out = capfd.readouterr().out
     assert "q7: only 0" in out and f"--questions.facts.statements {uri}/statements.jsonl" in out
+
+
+def test_a_second_command_asks_nothing_while_the_first_one_lives(tmp_path: Path, questions: Path, monkeypatch):
+    monkeypatch.setattr(alone, "LEASE_SECONDS", 0.5)
+    careful = Careful()
+    with serving(careful) as server:
+        config = config_of(tmp_path, questions, server)
+        with storage.lease(run_of(config).statements_lease, owner="the other"):
+            with pytest.raises(storage.LeaseHeld, match="held by the other"):
+                write_statements.run(config)
+    assert not careful.asked and os.listdir(tmp_path / "runs" / "smoke") == ["leases"]
 
 
 @pytest.mark.ray
