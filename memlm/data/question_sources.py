@@ -35,6 +35,9 @@ from memlm.data.question_records import QuestionError
 from memlm.data.shards import BOM, MAX_LINE_BYTES, parse_record, read_lines
 from memlm.extras import needed_for
 
+BYTES_OF_A_RECORD, BYTES_OF_AN_OBJECT, BYTES_OF_AN_ELEMENT = 700, 72, 32
+"""What a question takes in memory with its id and place, a list or object of JSON, and what stands between two commas; at least."""
+RECORDS_BETWEEN_LOOKS = 4096
 HUB_FORM = "hf://owner/name[/config][:split]@commit"
 HUB_URI = re.compile(
     r"hf://(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[^/:@]+))?(?::(?P<split>[^:@]+))?(?:@(?P<commit>[^@]*))?"
@@ -70,7 +73,11 @@ def read_rows(source: str) -> Iterator[Row | Malformed]:
         return
     with storage.local_file(source) as path:
         try:
-            yield from _file_rows(path, source)
+            most = most_bytes(str(path))
+            for number, row in enumerate(_file_rows(path, source), start=1):
+                if not number % RECORDS_BETWEEN_LOOKS:
+                    require_no_bomb(source, number, BYTES_OF_A_RECORD * number, most)
+                yield row
         except ShardError as error:
             raise ShardError(str(error).replace(str(path), source)) from error
 
@@ -125,6 +132,9 @@ def _json_lines(source: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row
 def _json(path: Path, source: str) -> Iterator[Row | Malformed]:
     """A list of objects; or lines of JSON, which often bear this name too."""
     content = _content(path, source).removeprefix(BOM)
+    objects, elements = content.count(b"{") + content.count(b"["), content.count(b",")
+    held = BYTES_OF_AN_OBJECT * objects + BYTES_OF_AN_ELEMENT * elements
+    require_no_bomb(source, 1, held, most_bytes(str(path)))
     try:
         text = content.decode().strip()
         first, end = json.JSONDecoder().raw_decode(text)

@@ -46,7 +46,7 @@ def read_set(source: QuestionSetConfig, *, report: Callable[[str], object] = log
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise QuestionError(f"unknown question layout {source.layout!r}.{hint} Known are {', '.join(LAYOUTS)}.")
     records: list[Record] = []
-    malformed: list[Malformed] = []
+    malformed, num_malformed = [], 0
     lines: dict[str, int] = {}
     notes = _Notes()
     for row in read_rows(source.path):
@@ -55,10 +55,13 @@ def read_set(source: QuestionSetConfig, *, report: Callable[[str], object] = log
             fact = numbered_fact(record.id) if source.merge_numbered else ""
             records.append(replace(notes.taken(record, row.line), fact=fact))
         elif source.max_malformed_share:
-            malformed.append(record)
+            num_malformed += 1
+            malformed += (
+                [record] if num_malformed <= SHOWN else []
+            )  # a file of millions would fill the memory with reasons
         else:
             raise QuestionError(str(record))
-    _judge(source, len(records), malformed, report)
+    _judge(source, len(records), malformed, num_malformed, report)
     for note in notes.told():
         report(f"{source.path}: {note}")
     return records
@@ -170,13 +173,17 @@ def _too_long(record: Record, max_answer_words: int) -> str:
 
 
 def _judge(
-    source: QuestionSetConfig, num_records: int, malformed: Sequence[Malformed], report: Callable[[str], object]
+    source: QuestionSetConfig,
+    num_records: int,
+    malformed: Sequence[Malformed],
+    num_malformed: int,
+    report: Callable[[str], object],
 ) -> None:
-    """Refuses a set that is empty or of which too much is malformed, and reports what was left out."""
-    total = num_records + len(malformed)
-    listed = "; ".join(str(each).rstrip(".") for each in malformed[:SHOWN])
-    found = f"{source.path}: {len(malformed)} of {total} records do not fit the layout {source.layout!r}"
-    if len(malformed) > source.max_malformed_share * total:
+    """Refuses a set that is empty or of which too much is malformed, and reports what was left out; `malformed` are the first of it."""
+    total = num_records + num_malformed
+    listed = "; ".join(str(each).rstrip(".") for each in malformed)
+    found = f"{source.path}: {num_malformed} of {total} records do not fit the layout {source.layout!r}"
+    if num_malformed > source.max_malformed_share * total:
         raise QuestionError(
             f"{found}, more than max_malformed_share ({source.max_malformed_share}) allows. "
             f"Name the file's own layout, repair them, or raise the share. The first: {listed}"

@@ -1,4 +1,5 @@
 import datetime
+import gzip
 import json
 import logging
 import os
@@ -325,3 +326,20 @@ def test_a_short_number_of_parquet_is_read_by_its_own_digits(tmp_path, kind):
     numbers = pa.array([3.14, None, 1990.0], pa.float32()).cast(kind)
     pq.write_table(pa.table({"a": numbers}), tmp_path / "q.parquet")
     assert [row.values["a"] for row in read_rows(str(tmp_path / "q.parquet"))] == [3.14, None, 1990.0]
+
+
+@pytest.mark.parametrize(
+    "name, start, part, count",
+    [
+        ("q.json.gz", b"[", b"{},", 3_000_000),
+        ("q.json.gz", b"[", b"1,", 10_000_000),
+        ("q.jsonl.gz", b"", b'{"question": "a", "answer": "b"}\n', 500_000),
+    ],
+)
+def test_a_small_file_of_millions_of_small_records_is_refused(tmp_path, name, start, part, count):
+    """They take twenty times their bytes in memory: less than the limit on bytes comes out of the file."""
+    with gzip.open(tmp_path / name, "wb", compresslevel=1) as file:
+        file.write(start + part * count)
+    with pytest.raises(ShardError, match="a decompression bomb"):
+        for _ in read_rows(str(tmp_path / name)):
+            pass
