@@ -24,7 +24,11 @@ MIN_VOCAB_SIZE = 256 + 3  # every byte, and the special tokens
 MAX_UNUSED_IDS = 1000
 """The most that a small vocabulary may leave unused; a large one may leave as many ids unused as it has tokens. A model has a row for each."""
 
-
+OF_LOADING = (
+    *("local_files_only", "is_local", "trust_remote_code", "auto_map", "token", "cache_dir"),
+    *("proxies", "force_download", "resume_download", "revision", "subfolder", "_commit_hash", "_from_auto"),
+)
+"""Settings that say how a tokenizer was loaded, by whom and with which code, and not what it is. A folder may have kept them."""
 _ANY_TEXT = "A line of text, in 1984.\n"
 
 
@@ -125,7 +129,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_leng
     `max_length` is the most tokens that the model beside it takes.
     """
     saved = copy.deepcopy(tokenizer)
-    for name in ("local_files_only", "is_local", "trust_remote_code"):
+    for name in OF_LOADING:
         saved.init_kwargs.pop(name, None)
     if max_length is not None:
         saved.model_max_length = max_length

@@ -170,6 +170,25 @@ def test_trained_on_real_text_it_compresses_and_restores_it():
     assert len(unseen) / len(ids) > 3
 
 
+def test_what_its_first_folder_kept_of_loading_does_not_go_along(tokenizer, tmp_path):
+    """A key, a path of somebody's machine, and the name of code that is not in the folder: a loader that trusts it would look for it."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    tokenizer.save_pretrained(first)
+    config = json.loads((first / "tokenizer_config.json").read_text())
+    kept = {
+        "token": "hf_canary",
+        "cache_dir": "/home/me",
+        "_commit_hash": "a",
+        "revision": "b",
+    }
+    auto_map = {"AutoTokenizer": ["tokenization_own.Own", None]}
+    (first / "tokenizer_config.json").write_text(json.dumps({**config, **kept, "auto_map": auto_map}))
+    save_tokenizer(load_tokenizer(str(first)), second)
+    saved = json.loads((second / "tokenizer_config.json").read_text())
+    assert not {*kept, "auto_map"} & saved.keys()
+    assert len(AutoTokenizer.from_pretrained(second, trust_remote_code=True)) == len(tokenizer)
+
+
 def test_it_is_saved_without_what_says_how_it_was_loaded_and_with_the_longest_text(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "first")
     loaded = load_tokenizer(str(tmp_path / "first"))
