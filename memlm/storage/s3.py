@@ -257,17 +257,17 @@ def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
 
 
 def _size(client: Any, bucket: str, key: str, etag: str) -> int:
-    """As the answer to a request for the first byte tells it."""
+    """As the answer to a request for the first byte tells it; that of the whole body where a store or proxy ignores ranges."""
     try:
         first = client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
     except aws.ClientError as error:
         if _status(error) == 416:  # there is no first byte
             return 0
         raise
-    drain(first)
+    body = drain(first)
     if first["ETag"] != etag:
         raise Spoiled(f"{key} was written over")
-    return int(first["ContentRange"].rpartition("/")[2])
+    return int(first["ContentRange"].rpartition("/")[2]) if "ContentRange" in first else len(body)
 
 
 def _says_where_it_ends(response: dict[str, Any]) -> bool:

@@ -15,10 +15,12 @@ CHECKSUM_HEADERS = ("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")
 """Backblaze: "Unsupported header 'x-amz-checksum-crc32' received for this API call"."""
 
 
-@pytest.fixture(params=["chunked", "untold", "no checksums"])
+@pytest.fixture(params=["chunked", "untold", "no checksums", "no ranges"])
 def store(request: pytest.FixtureRequest, bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "no checksums":
         proxy.refuses = CHECKSUM_HEADERS
+    elif request.param == "no ranges":
+        proxy.drops, proxy.sizes = ("Range",), "chunked"
     else:
         proxy.sizes = request.param
     monkeypatch.setattr(transfer, "PART_BYTES", PART)
