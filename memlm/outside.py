@@ -23,6 +23,8 @@ def reading(refuse: Callable[[str], Exception]) -> Iterator[None]:
 def reason_of(error: BaseException) -> str:
     """What an error says, on one line. Libraries in C++ and Rust give several."""
     text = " ".join(str(error).split()).rstrip(".")
+    if "trust_remote_code" in text:  # transformers advises to pass it, which nobody can here
+        return "it needs code of its own, and memlm runs none"
     if isinstance(error, KeyError):
         return f"it has no {text}"
     if isinstance(error, MemoryError):

@@ -142,7 +142,7 @@ def _opening(name: str) -> Iterator[None]:
         return TokenizerError(
             f"tokenizer {name!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. "
             "Give the folder of a saved tokenizer, or a Hugging Face hub id such as 'openai-community/gpt2' "
-            "(which needs the network once), of one that needs no code of its own: memlm runs none."
+            "(which needs the network once), of one that needs no code of its own."
         )
 
     try:

@@ -202,9 +202,14 @@ class CheckpointError(ValueError):
 def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel:
     """The model of a checkpoint's folder, on a device and in evaluation mode. The folder is data: none of its code is run, and its weights
     are read from safetensors alone. Raises CheckpointError."""
+    config = load_model_config(folder)
     with _opening(folder):
         model = AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation=attention_on(device), trust_remote_code=False, use_safetensors=True
+            folder,
+            config=config,
+            attn_implementation=attention_on(device),
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     return model.to(device).eval()
 
@@ -212,7 +217,10 @@ def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel
 def load_model_config(folder: str | Path) -> PreTrainedConfig:
     """What a checkpoint's folder says of its model's shape. Raises CheckpointError."""
     with _opening(folder):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # A file may name a kernel on the hub, which transformers would fetch and run; who builds the model chooses.
+        config._attn_implementation = "eager"
+    return config
 
 
 @contextmanager

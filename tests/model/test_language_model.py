@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from memlm.model.language_model import (
     build_model,
     count_parameters,
     load_checkpoint,
+    load_model_config,
     model_config,
 )
 from memlm.model.memory import MemoryLayer
@@ -197,3 +199,25 @@ def test_a_folder_without_a_whole_model_is_refused_in_one_line(tmp_path, file, c
     with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path}: cannot be loaded") as refused:
         load_checkpoint(tmp_path, torch.device("cpu"))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_kernel_that_a_configuration_names_on_the_hub_is_not_asked_for(tmp_path, dense):
+    """transformers would fetch it, and run what it fetched."""
+    tiny_model(dense=dense).save_pretrained(tmp_path)
+    place = tmp_path / "config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"_attn_implementation": "somebody/kernel"}))
+    assert load_checkpoint(tmp_path, torch.device("cpu")).config._attn_implementation == "eager"
+    config = load_model_config(tmp_path)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_folder_with_code_of_its_own_is_told_that_none_is_run(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    asked = {"model_type": "theirs", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(asked))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(CheckpointError, match="it needs code of its own, and memlm runs none") as refused:
+        load_checkpoint(tmp_path, torch.device("cpu"))
+    assert "trust_remote_code" not in str(refused.value) and not (tmp_path / "ran").exists()
