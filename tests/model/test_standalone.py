@@ -36,8 +36,10 @@ results["classes"] = classifier(input_ids=tokens).logits
 for name, place in (("first", folder), ("again", folder + "/again")):
     slots = []
     model = load(AutoModelForCausalLM, place)
-    for layer in model.memory_layers:
-        layer.on_access = slots.append
+    pools = list(model.model.value_pools)
+    for layer in model.memory_layers:  # slots are numbered through all pools
+        offset = pools.index(layer.pool) * layer.num_slots
+        layer.on_access = lambda found, slots=slots, offset=offset: slots.append(found + offset)
     with torch.no_grad():
         results[f"{name} logits"] = model(input_ids=tokens, use_cache=False).logits
     results[f"{name} slots"] = torch.cat(slots, dim=-1)
