@@ -27,6 +27,7 @@ from memlm.jobs.planned_trials import plan_trials, read_entries, read_results, u
 from memlm.jobs.resources import asked_of, nodes_now, shortage
 from memlm.jobs.sweep_report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.trials import run_trials
+from memlm.outside import reading
 from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned
@@ -42,6 +43,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
         for setting in space.settings():
             replace(config, method=setting)  # an impossible setting is found before an hour of pretraining
     stages = _Stages(run, config)
+    stages.read()  # one that was changed is found before hours of work
     with connect(config), alone(run.sweep_lease) as lease:
         _make_upstream(config, stages)
         planned, inputs = plan_trials(config, spaces)
@@ -108,7 +110,19 @@ class _Stages:
 
     def read(self) -> dict[str, dict[str, Any]]:
         name = self.uri.rsplit("/", 1)[1]
-        return storage.read_record(self.uri) if name in storage.list_names(self.uri.rsplit("/", 1)[0]) else {}
+        if name not in storage.list_names(self.uri.rsplit("/", 1)[0]):
+            return {}
+        record = storage.read_record(self.uri)
+
+        def refuse(reason: str) -> storage.DamagedArtifact:
+            rule = f"does not say how long each stage took ({reason})"
+            return storage.DamagedArtifact("record", self.uri, rule, "Move it away, and run the command again.")
+
+        with reading(refuse):
+            return {
+                stage: {"seconds": float(made["seconds"]), "command": str(made["command"])}
+                for stage, made in record.items()
+            }
 
     def timed(self, stage: str) -> "_Timed":
         return _Timed(self, stage)

@@ -24,12 +24,14 @@ from memlm.jobs.tracked import (
     ui_line,
 )
 from memlm.model.config import Architecture
+from memlm.outside import reading
 from memlm.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
-from memlm.run import Run, run_of, tracking_uri
+from memlm.run import Run, RunError, run_of, tracking_uri
 from memlm.tracking import DataSet, Tracker
 from memlm.tracking import Run as TrackedRun
 
 EXPERIMENT = "memlm pareto sweeps"
+JOINT_FILE = "joint.png"
 FRONTIER_FILES = ("frontier.json", "frontier.csv", "frontier.png", "report.html")
 
 
@@ -122,6 +124,22 @@ def _others(config: Config) -> list[dict[str, Any]]:
     return found
 
 
+def _draw_joint(config: Config, frontier: dict[str, Any], path: Path) -> bool:
+    """Whether it was drawn: another run's frontier that cannot be read costs this picture and not the sweep."""
+
+    def refuse(reason: str) -> RunError:
+        others = ", ".join(config.sweep.drawn_beside)
+        return RunError(f"a frontier of {others} cannot be drawn ({reason}); run the sweep of that run again")
+
+    try:
+        with reading(refuse):
+            draw_frontiers([frontier, *_others(config)], path)
+    except (RunError, storage.StorageError) as error:
+        say(f"warning: no joint picture: {error}")
+        return False
+    return True
+
+
 def _setting(hyperparameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(hyperparameters.items()))
 
@@ -141,9 +159,8 @@ def write_frontier(
         write_csv(frontier, files[1])
         draw_frontier(frontier, files[2])
         write_report(frontier, files[3], stages=stages, paper=PAPER_FORGETTING)
-        if config.sweep.drawn_beside:
-            files.append(Path(scratch) / "joint.png")
-            draw_frontiers([frontier, *_others(config)], files[-1])
+        if config.sweep.drawn_beside and _draw_joint(config, frontier, Path(scratch) / JOINT_FILE):
+            files.append(Path(scratch) / JOINT_FILE)
         for file in files:
             storage.write_bytes(storage.join(run.uri, file.name), file.read_bytes())
         tracker.log_frontier(frontier, files, trials)
