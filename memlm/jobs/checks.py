@@ -53,23 +53,32 @@ def require_ready(config: Config) -> None:
 
     On one machine a folder does. That of a cluster's nodes is on a file system that they share, whose locks may not hold.
     """
-    require([*_versions_once(), credentials(config), run_folder(config)])
+    require([*_versions_once(), credentials(config)])
     if storage.is_remote(config.storage) or os.environ.get(IN_JOB):
         require([_storage_once(config.storage, os.environ.get("AWS_ENDPOINT_URL_S3"))])
+    require([run_folder(config)])
 
 
 def run_folder(config: Config) -> Check:
-    """On a disk, a run's folder is new or one of memlm's: in another, a report or a picture of the same name would be written over."""
+    """A run's folder is new or one of memlm's: in another, a report or a picture of the same name would be written over."""
     uri = run_of(config).uri
-    if not storage.is_remote(uri):
-        paths = [Path(uri, name) for name in storage.list_names(uri)]
-        files = [path.name for path in paths if path.is_file()]
-        if files and not any(
-            path.is_dir() and storage.has_own_manifest(str(path)) for path in paths
-        ):  # of a run these come first
-            found = f"{uri} holds {files[0]} and nothing that memlm made"
+    names = [name for name in storage.list_names(uri) if name.strip(".")]  # a key on S3 may have empty parts, or dots
+    if not any(_is_made(uri, name) for name in names):  # of a run what has a manifest comes first
+        file = next((name for name in names if _is_file(uri, name)), None)
+        if file is not None:
+            found = f"{uri} holds {file} and nothing that memlm made"
             return Check(name="run folder", state="fail", found=found, remedy="Give another --run-name or --storage")
     return Check(name="run folder", found=uri)
+
+
+def _is_made(uri: str, name: str) -> bool:
+    place = storage.join(uri, name)
+    return (storage.is_remote(uri) or Path(place).is_dir()) and storage.has_own_manifest(place)
+
+
+def _is_file(uri: str, name: str) -> bool:
+    place = storage.join(uri, name)
+    return storage.stat_object(place) is not None if storage.is_remote(uri) else Path(place).is_file()
 
 
 @functools.cache

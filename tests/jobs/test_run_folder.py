@@ -1,5 +1,6 @@
 """A run writes reports and pictures by name into its folder, so that folder must be new or memlm's."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,15 @@ from memlm import storage
 from memlm.cli import parse
 from memlm.jobs.checks import require_ready
 from memlm.run import RunError
+from tests.faults import client_environment, faulty_s3, make_bucket
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with faulty_s3() as proxy:
+        for name, value in {**client_environment(proxy), "MEMLM_CACHE": str(tmp_path / "cache")}.items():
+            monkeypatch.setenv(name, value)
+        yield make_bucket(proxy)
 
 
 @pytest.fixture
@@ -36,4 +46,18 @@ def test_a_new_folder_one_of_a_killed_run_and_one_of_a_run_are_taken(config, tmp
     (tmp_path / "thesis" / "report.html").touch()
     require_ready(config)
     (tmp_path / "thesis" / "world" / "manifest.json").write_text("")
+    require_ready(config)
+
+
+def test_other_objects_on_s3_are_refused_and_stay(bucket: str) -> None:
+    config = parse("", ["smoke", "--storage", bucket, "--run-name", "site", "--tracking", "off"])
+    require_ready(config)
+    storage.write_bytes(f"{bucket}/site/leases/pretrain", b"{}")
+    require_ready(config)
+    storage.write_bytes(f"{bucket}/site/report.html", b"three years of work")
+    with pytest.raises(RunError, match=r"site holds report.html and nothing that memlm made. Give another --run-name"):
+        require_ready(config)
+    assert storage.read_bytes(f"{bucket}/site/report.html") == b"three years of work"
+    with storage.write_artifact(f"{bucket}/site/world", kind="world", config={}) as draft:
+        (draft.path / "w").touch()
     require_ready(config)
