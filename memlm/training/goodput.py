@@ -6,6 +6,7 @@ were not lost again, over all time since each session began: what is missing are
 """
 
 import logging
+import re
 import time
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -90,9 +91,8 @@ class Diary:
     now: Start = field(init=False)
 
     def __post_init__(self) -> None:
-        numbers = [
-            int(name.removesuffix(".json")) for name in storage.list_names(self.uri)
-        ]  # at the start, so with all patience
+        names = storage.list_names(self.uri)  # at the start, so with all patience
+        numbers = [int(name.removesuffix(".json")) for name in names if re.fullmatch(START_NAMES, name)]
         for number in numbers:
             try:
                 self.before.append(Start(**storage.read_record(self._file(number))))

@@ -59,3 +59,11 @@ def test_a_diary_goes_on_where_the_one_before_was_cut_off(tmp_path):
     assert (goodput.restarts, goodput.steps_redone, goodput.seconds_saving) == (1, 0, 2.0)
     assert goodput.share * goodput.seconds == pytest.approx(8.0)
     assert json.loads((tmp_path / "0001.json").read_text())["last_step"] == 10
+
+
+def test_other_files_among_the_starts_are_left_alone(tmp_path):
+    for name in (".DS_Store", "README.md", "notes.json", "Thumbs.db"):
+        (tmp_path / name).write_text("of somebody else")
+    assert Diary(uri=str(tmp_path), session=0.0).number == 1
+    assert Diary(uri=str(tmp_path), session=0.0).number == 2
+    assert (tmp_path / "README.md").read_text() == "of somebody else"

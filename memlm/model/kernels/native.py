@@ -89,7 +89,8 @@ def _is_whole(library: Path) -> bool:
 
 
 def _build(library: Path) -> None:
-    with open(library.with_suffix(".lock"), "w") as lock:
+    lock = os.open(library.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    with open(lock, "rb"):  # a link is not followed, nor a pipe waited at
         fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however it ends
         if _is_whole(library):
             return
