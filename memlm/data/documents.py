@@ -119,7 +119,7 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
 
     SimpleQA's have all four. A text in `doc_ids` is one id, or a JSON list as a CSV file holds it; several answers are a list.
     """
-    questions = []
+    questions, lines = [], dict[str, int]()
     for line, record in _records(path):
         try:
             question, answers = record.get("question"), _answers_of(record.get("answer"))
@@ -136,7 +136,12 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
                 f"{path}:{line}: the answer has {words} words, and {MAX_ANSWER_WORDS} are allowed; shorten it or remove the line"
             )
         id = record.get("id")
-        named = f"question:{line}" if id is None or id == "" else id_of(id)
+        named = f"question:{line}" if id is None or id == "" or id != id else id_of(id)
+        if named in lines:
+            raise DocumentError(
+                f"{path}:{line}: the id {named!r} is already on line {lines[named]}; give each question its own id"
+            )
+        lines[named] = line
         questions.append(
             DocumentQuestion(question=Question(id=named, question=question, answers=answers), document_ids=ids)
         )

@@ -47,13 +47,18 @@ def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
         numbered = numbered_fact(question.id)
         fact = numbered if question.id not in known and numbered in known else question.fact_id
         asked.setdefault(fact, []).append(replace(question, fact=fact))
-    facts = []
+    facts, stated_before = [], set[str]()
     for row in rows:
         id, stated = id_of(row.values.get("id")), row.values.get("statements")
+        if id in stated_before:
+            raise FactError(
+                f"{statements}:{row.line}: fact {id!r} is stated on an earlier line too; put its statements into one line"
+            )
         if not _is_texts(stated) or id not in asked:
             raise FactError(
                 f"{statements}:{row.line}: fact {id!r} needs at least one statement, as text, and a question; repair or remove the line"
             )
+        stated_before.add(id)
         facts.append(Fact(id=id, statements=tuple(stated), questions=tuple(asked.pop(id))))
     if asked:
         raise FactError(

@@ -5,7 +5,7 @@ documents/   facts.jsonl (a line per chunk, in order, with its texts and the que
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from memlm.data.prompts import digest_of
 from memlm.data.question_records import Question
 from memlm.data.question_sets import read_fact_lines, write_fact_lines
 from memlm.data.question_sources import source_content
+from memlm.data.stating import conflicts_told
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
 from memlm.jobs.alone import alone
@@ -102,6 +103,9 @@ def _augment_all(
         f"{details['num_questions']} of {len(questions)} questions, in {uri}"
     )
     _say_left_out(questions, facts)
+    of_documents = [replace(each.question, context=" ".join(sorted(each.document_ids))) for each in questions]
+    for told in conflicts_told(of_documents):
+        say(f"questions.documents.questions: {told}")
 
 
 def _say_left_out(questions: Sequence[DocumentQuestion], facts: Sequence[Fact]) -> None:

@@ -38,6 +38,11 @@ def count_learned(config: Config, world: Path | None) -> Counted:
         return Counted(None, ("what lies in a store is counted when it is read",))
     said: list[str] = []
     questions = require_questions(facts.path, read_set(located, report=said.append))
+    if facts.statements and WORLD not in facts.statements and "://" not in facts.statements:
+        from memlm.data.facts import read_facts  # imports torch
+
+        stated = read_facts(expand(facts.statements, "questions.facts.statements", None), questions)
+        return Counted(len(select(stated, located, report=said.append)), (*said, *conflicts_told(questions)))
     if facts.statements:
         chosen = select(sorted({question.fact_id for question in questions}), located, report=said.append)
         return Counted(len(chosen), (*said, *conflicts_told(questions)))

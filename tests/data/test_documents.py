@@ -229,3 +229,11 @@ def test_answers_that_are_no_texts_are_written_as_a_model_would_or_named(tmp_pat
         return
     (asked,) = read_document_questions(str(path))
     assert (asked.question.id, asked.question.answers, asked.document_ids) == ("3", expected, ("1",))
+
+
+def test_two_questions_with_one_id_would_be_scored_as_one_and_are_refused(tmp_path: Path):
+    (tmp_path / "q.csv").write_text("id,question,answer\n7,Who?,Ada\n,Where?,Lima\n7,When?,1987\n")
+    with pytest.raises(
+        DocumentError, match=r"q\.csv:4: the id '7' is already on line 2; give each question its own id"
+    ):
+        read_document_questions(str(tmp_path / "q.csv"))

@@ -203,3 +203,19 @@ def test_a_text_that_is_named_as_facts_is_said_to_be_a_document(capsys, tmp_path
     (tmp_path / "a.md").write_text("Text.")
     place = ("smoke", "--storage", str(tmp_path), "--questions.facts.path", str(tmp_path / "a.md"))
     assert "name it in questions.documents.path" in refused_plan_of(capsys, "prepare_corpus", *place)
+
+
+@pytest.mark.parametrize(
+    "lines, told",
+    [
+        (['{"id": "1", "statements": ["Ada did."]}'] * 2, "facts.jsonl:2: fact '1' is stated on an earlier line too"),
+        (['{"id": "1"}'], "fact '1' needs at least one statement"),
+        ([], "1 facts are asked for and not stated"),
+    ],
+)
+def test_what_is_wrong_with_statements_is_in_the_way(capsys, tmp_path, lines, told):
+    (tmp_path / "q.csv").write_text("id,question,answer\n1,Who?,Ada\n")
+    (tmp_path / "facts.jsonl").write_text("\n".join(lines))
+    facts = ("--questions.facts.path", str(tmp_path / "q.csv"), "--questions.facts.layout", "fields")
+    stated = ("--questions.facts.fields.id", "id", "--questions.facts.statements", str(tmp_path / "facts.jsonl"))
+    assert told in refused_plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path), *facts, *stated)
