@@ -224,7 +224,8 @@ def explained(error: Exception, uri: str) -> StorageError:
             "uri", uri, f"{known[0].format(bucket=bucket, region=region and f', {region}')} (S3: {code})", known[1]
         )
     remedy = "Check the bucket, your rights on it, AWS_ENDPOINT_URL_S3 and the credentials."
-    return StorageError("uri", uri, f"S3: {without_secrets(str(error) or type(error).__name__)}", remedy)
+    told = f"its answer has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return StorageError("uri", uri, f"S3: {without_secrets(told).rstrip('.')}", remedy)
 
 
 def drain(response: dict[str, Any], size: int | None = None) -> bytes:

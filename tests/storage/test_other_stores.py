@@ -108,3 +108,8 @@ def test_a_store_that_tells_no_time_still_lends_a_lease(bucket: str, proxy: Faul
     uri = f"{bucket}/lease.json"
     storage.acquire(uri, owner="dead", ttl_seconds=1)
     assert storage.acquire(uri, owner="next", wait_seconds=1).epoch == 2
+
+
+def test_what_an_answer_lacks_is_named() -> None:
+    told = str(s3.explained(KeyError("ETag"), "s3://bucket/x"))
+    assert told.startswith("uri s3://bucket/x: S3: its answer has no 'ETag'. Check ")
