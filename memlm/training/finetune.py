@@ -102,7 +102,10 @@ def run_trial(
         raise DivergedError(f"{broken} is not finite after step {num_steps}; {_rate_too_high(trial)}")
     learning_seconds = time.monotonic() - learning_began
     observer.on_end(learned)
-    end = score(trial, learned, materials, context_of=method.context_of)
+    try:
+        end = score(trial, learned, materials, context_of=method.context_of)
+    except DivergedError as error:  # with finite weights, which are too large
+        raise DivergedError(f"a score is not finite after step {num_steps}; {_rate_too_high(trial)}") from error
     result = TrialResult(
         key=key,
         method=trial.method.label,
@@ -164,18 +167,31 @@ def score(
 def score_learning(
     trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
 ) -> Scores:
-    """The new facts of the trial's seed."""
+    """The new facts of the trial's seed. Raises DivergedError where a score is not finite."""
     questions, trunks = _in_context(_questions_of(trial, materials), context_of), _trunks_for(trial, materials)
-    return evaluate_questions(model.eval(), materials.tokenizer, LEARNING_SET, questions, trial.evaluation, trunks)
+    return _finite(
+        evaluate_questions(model.eval(), materials.tokenizer, LEARNING_SET, questions, trial.evaluation, trunks)
+    )
 
 
 def score_held_out(
     trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
 ) -> Scores:
-    """What the model should keep; the same sets for every seed."""
+    """What the model should keep; the same sets for every seed. Raises DivergedError where a score is not finite."""
     sets = {name: _in_context(questions, context_of) for name, questions in materials.held_out.questions.items()}
     held_out, trunks = replace(materials.held_out, questions=sets), _trunks_for(trial, materials)
-    return evaluate_held_out(model.eval(), materials.tokenizer, held_out, trial.evaluation, trunks)
+    return _finite(evaluate_held_out(model.eval(), materials.tokenizer, held_out, trial.evaluation, trunks))
+
+
+def _finite(scores: Scores) -> Scores:
+    values = {**{name: score.value for name, score in scores.sets.items()}, **scores.extra}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the score {name} is {value}, so the model holds or computes numbers that are not finite; name another checkpoint, or pretrain "
+                "again at a lower learning rate"
+            )
+    return scores
 
 
 def _in_context(records: Sequence[R], context_of: Callable[[Question], str]) -> list[R]:

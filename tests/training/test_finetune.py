@@ -212,3 +212,26 @@ def test_what_the_new_answers_gained_in_likelihood_is_what_they_lost_in_nats(mat
     result, learned = run_trial(trial, model, materials, key="key")
     after = score(trial, learned, materials).extra["new_facts_answer_nats"]
     assert result.extra["new_facts_answer_nats_gained"] == before - after > 0
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_scored_and_not_blamed_on_the_rate(materials):
+    trial, model = trial_with(FullConfig()), base_model(materials.tokenizer, MEMORY, dense=True)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    for meet in (score, lambda *given: run_trial(*given, key="key")):
+        with pytest.raises(DivergedError, match="the score new_facts_answer_nats is nan.*name another checkpoint"):
+            meet(trial, model, materials)
+
+
+def test_finite_weights_that_are_too_large_to_compute_with_have_diverged(materials, monkeypatch):
+    trial, model = trial_with(FullConfig()), base_model(materials.tokenizer, MEMORY, dense=True)
+    start = score(trial, model, materials)
+
+    def learn(method, *_):
+        with torch.no_grad():
+            method.model.lm_head.weight.fill_(torch.finfo(torch.float32).max)
+        return 7
+
+    monkeypatch.setattr(finetune, "_learn", learn)
+    with pytest.raises(DivergedError, match=r"a score is not finite after step 7; .*learning_rate .* is too high"):
+        run_trial(trial, model, materials, key="key", start=start)
