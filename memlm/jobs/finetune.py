@@ -70,6 +70,12 @@ def run(config: Config) -> str:
 def _say_outcome(config: Config, uri: str, result: TrialResult) -> None:
     """What was learned and how to use it, or that nothing was, why, and what to do."""
     start, end = result.start[LEARNING_SET], result.end[LEARNING_SET]
+    if end.value > start.value and config.method.moves == "nothing":
+        say(
+            f"method {config.method.name} writes to no weight: it answers with statements before each question, so there is no patch to put in; "
+            f"compare methods with: {command('pareto_sweep.py', config)}"
+        )
+        return
     if end.value > start.value:
         checkpoint = run_of(config).checkpoint(config.method.base)
         say(

@@ -34,6 +34,10 @@ def why_nothing_was_learned(
     trial: Trial, result: TrialResult, learned: nn.Module, materials: Materials, facts: Sequence[Fact]
 ) -> list[str]:
     """Each reason that shows, with what to do about it. `facts` are those that the trial learned; `learned` is the model at its end."""
+    if min(result.start[LEARNING_SET].items) == 1:
+        return [
+            "the model answered every one of them before, so there was nothing to learn: give facts that it does not know"
+        ]
     reasons = [*_of_the_data(trial, materials, facts), *_of_the_step(trial, result)]
     asked = [fact for fact in facts if fact.questions]
     stated = {fact.id: fact.statements for fact in asked}

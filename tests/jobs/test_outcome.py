@@ -23,6 +23,13 @@ def test_what_was_learned_is_offered_with_the_command_that_puts_it_in(tmp_path, 
     assert "NOTHING" not in out
 
 
+def test_a_method_that_writes_to_no_weight_offers_no_patch(tmp_path, capsys):
+    config = smoke(tmp_path, "--method", "in_context")
+    finetune._say_outcome(config, f"{tmp_path}/smoke/learned/k", result_of((0.0, 0.0), (0.0, 1.0)))
+    out = capsys.readouterr().out
+    assert "method in_context writes to no weight" in out and "memlm apply" not in out and "NOTHING" not in out
+
+
 @pytest.mark.ray
 def test_a_run_that_learned_nothing_says_so_and_why_every_time(swept, tmp_path, cluster, capfd):
     left_out = shutil.ignore_patterns("trials", "ray", "learned", "scores")

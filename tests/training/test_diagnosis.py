@@ -94,6 +94,15 @@ def test_a_frozen_method_is_not_told_to_raise_its_rate(materials):  # noqa: F811
     assert not any("rate" in reason for reason in why(materials, InContextConfig()))
 
 
+def test_facts_that_the_model_knew_are_said_to_be_known(materials):  # noqa: F811
+    trial = trial_with(full(1e-9))
+    result, learned = run_trial(trial, base_model(materials.tokenizer, MEMORY, dense=True), materials, key="k")
+    known = replace(result.end[LEARNING_SET], items=tuple(1.0 for _ in result.end[LEARNING_SET].items))
+    result = replace(result, start={**result.start, LEARNING_SET: known}, end={**result.end, LEARNING_SET: known})
+    (reason,) = why_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
+    assert "answered every one of them before" in reason
+
+
 def test_a_trial_that_learns_has_learned(materials):  # noqa: F811
     facts = [Fact(id=fact.id, statements=(f"Question: {fact.questions[0].question}\nAnswer: {fact.questions[0].answers[0]}",), questions=fact.questions) for fact in materials.facts]  # fmt: skip
     stream = StreamConfig(num_facts=6, num_wordings=1, num_passes=80)
