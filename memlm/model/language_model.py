@@ -90,6 +90,15 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
         self.register_load_state_dict_post_hook(_miss_no_pools_of_layers)
         self.post_init()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        pools = self.__dict__.get("_modules", {}).get("value_pools")
+        if name != "value_pools" or pools is None or not isinstance(value, nn.ModuleList):
+            super().__setattr__(name, value)
+            return
+        # Another list would be one that no layer knows of.
+        for number, pool in zip(range(len(pools)), value, strict=True):
+            pools[number] = pool
+
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:

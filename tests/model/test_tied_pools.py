@@ -67,11 +67,17 @@ def as_submodule(model, number, pool):
     model.set_submodule(f"model.value_pools.{number}", pool)
 
 
+def in_another_list(model, number, pool):
+    pools = list(model.model.value_pools)
+    pools[number] = pool
+    model.model.value_pools = nn.ModuleList(pools)
+
+
 def in_the_last_layer(model, number, pool):
     model.memory_layers[-1].pool = pool
 
 
-@pytest.mark.parametrize("put", [as_item, as_attribute, as_submodule, in_the_last_layer])
+@pytest.mark.parametrize("put", [as_item, as_attribute, as_submodule, in_another_list, in_the_last_layer])
 @every_memory
 def test_a_pool_put_in_the_place_of_another_is_read_by_all_its_layers(memory, put):
     model = tiny_model(memory)
