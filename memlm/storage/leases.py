@@ -34,6 +34,8 @@ from memlm.storage.manifests import encode
 from memlm.storage.objects import store_of
 
 log = logging.getLogger(__name__)
+LONGEST_SECONDS = 7 * 24 * 3600.0
+"""A lease that says to live longer was not written by memlm, and would lock a run for as long."""
 CLOCK_STEP = 1
 """Second: HTTP's dates have no finer one, so a lease is taken over that much later."""
 
@@ -112,8 +114,8 @@ def acquire(uri: str, *, owner: str, ttl_seconds: float = 60, wait_seconds: floa
 
     To wait for as long as the other's own time to live is enough for any that is dead.
     """
-    if not (math.isfinite(ttl_seconds) and ttl_seconds > 0):
-        rule = "must be a finite number above 0"
+    if not 0 < ttl_seconds <= LONGEST_SECONDS:
+        rule = f"must be a finite number above 0, and at most {LONGEST_SECONDS:.0f}"
         raise StorageError("ttl_seconds", ttl_seconds, rule, "Give seconds, several times a renewal's.")
     store, watch = store_of(uri), _Watch()
     while True:
@@ -201,7 +203,7 @@ def _decode(found: Found, uri: str) -> dict[str, Any]:
         record = {} if found.is_damaged else {"id": "", **json.loads(found.body)}
         kinds: dict[str, Any] = {"owner": str, "epoch": int, "id": str, "ttl_seconds": (int, float), "released": bool}
         fits = all(isinstance(record[name], kind) for name, kind in kinds.items())
-        if fits and record["epoch"] > 0 and 0 < float(record["ttl_seconds"]) < math.inf:
+        if fits and 0 < record["epoch"] < 2**63 and 0 < float(record["ttl_seconds"]) <= LONGEST_SECONDS:
             return record
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         pass

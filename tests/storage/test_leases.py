@@ -234,6 +234,8 @@ LEASE = {"owner": "a", "epoch": 1, "id": "x", "ttl_seconds": 60, "released": Fal
                 {"ttl_seconds": float("nan")},
                 {"ttl_seconds": float("inf")},
                 {"ttl_seconds": 10**400},
+                {"ttl_seconds": 1e300},
+                {"epoch": 10**4000},
                 {"released": "no"},
             )
         ),
@@ -250,7 +252,7 @@ def test_what_is_no_lease_is_refused(tmp_path: Path, body: bytes) -> None:
         held.renew()
 
 
-@pytest.mark.parametrize("ttl_seconds", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("ttl_seconds", [0, -1, float("inf"), float("nan"), 1e300])
 def test_an_impossible_time_to_live_is_refused(tmp_path: Path, ttl_seconds: float) -> None:
     with pytest.raises(StorageError, match="must be a finite number above 0"):
         storage.acquire(str(tmp_path / "lease.json"), owner="b", ttl_seconds=ttl_seconds)
