@@ -86,6 +86,11 @@ class EndpointWriter(Writer):
                 "answers with an empty text",
                 "raise writer.max_new_tokens, which a model that thinks first may use up, or name another writer.model",
             )
+        if "\0" in text or not _is_unicode(text):
+            raise _Passing(
+                "answers with a text that holds NUL or half a surrogate pair, which no tokenizer reads",
+                "look at the server's own log, or name another writer.model",
+            )
         return text.strip()
 
     def _post(self, request: Request) -> tuple[int, Any, bytes]:
@@ -195,6 +200,14 @@ class EndpointWriter(Writer):
         text = " ".join(body.decode(errors="replace").split())
         text = (text.replace(self._key, HIDDEN) if self._key else text)[:SEARCHED_CHARACTERS]
         return repr(without_secrets(text)[:SHOWN_CHARACTERS])
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _seconds_to_wait(header: str | None) -> float | None:

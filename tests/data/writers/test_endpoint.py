@@ -60,6 +60,8 @@ PASSING = {
     "empty text": says("  \n"),
     "no text": raw(b'{"choices": [{"message": {"content": null}}]}'),
     "brackets without end": raw(b"[" * 5_000),
+    "half a surrogate pair": raw(b'{"choices": [{"message": {"content": "a \\ud800"}}]}'),
+    "NUL": raw(b'{"choices": [{"message": {"content": "a \\u0000 b"}}]}'),
     "no gzip": status(200, b"\x1f\x8b not gzip at all", Content_Encoding="gzip"),
     "no deflate": status(200, b"not deflate", Content_Encoding="deflate"),
 }
@@ -85,6 +87,8 @@ REMEDIES = {
     "empty text": "empty text.*max_new_tokens",
     "no text": "empty text.*max_new_tokens",
     "brackets without end": "no chat completion.*base_url",
+    "half a surrogate pair": "half a surrogate pair.*writer.model",
+    "NUL": "holds NUL.*writer.model",
     "no gzip": "Content-Encoding.*base_url.*proxy",
     "no deflate": "Content-Encoding.*base_url.*proxy",
 }
