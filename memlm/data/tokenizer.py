@@ -74,7 +74,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a local folder or by its hub id, ready for a model of `len(tokenizer)` rows.
 
     Every id is below that length: ids that the vocabulary leaves out get placeholders. The pad token stands for nothing else: where it
-    is missing or is another special token, such as the end of text, a new one is added, which makes the length one larger.
+    is missing, a letter or another special token, such as the end of text, a new one is added, which makes the length one larger.
     """
     if name_or_path.startswith((".", "/", "~")) and not Path(name_or_path).is_dir():
         raise TokenizerError(
@@ -90,7 +90,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         )
     _fill_gaps(name_or_path, tokenizer)
     others = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, None}
-    if tokenizer.pad_token_id in others:
+    # A letter that ends a block would be taken for a pad.
+    if tokenizer.pad_token_id in others or len(tokenizer.pad_token) == 1:
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
 

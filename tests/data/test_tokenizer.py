@@ -9,9 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from memlm.data.encoding import encode
 from memlm.data.folders import list_shards
 from memlm.data.shards import read_documents
-from memlm.data.tokenizer import TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
+from memlm.data.tokenizer import PAD, TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
 from tests.data.foreign_tokenizers import like_llama2, with_words
 
 THEIRS = """
@@ -219,3 +220,9 @@ def test_settings_that_are_none_are_refused_in_one_line(tmp_path, settings):
     with pytest.raises(TokenizerError, match="could not be loaded from a folder") as refused:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+def test_a_letter_is_no_pad_since_text_may_end_in_it(tmp_path):
+    tokenizer = like_llama2(tmp_path, pad_token="a")
+    assert tokenizer.pad_token == PAD and tokenizer.pad_token_id == len(tokenizer) - 1
+    assert tokenizer.pad_token_id not in encode(tokenizer, "banana a")
