@@ -109,7 +109,7 @@ def test_what_stays_behind_is_named_and_a_folder_without_git_is_one_line(checkou
         monkeypatch.setenv(name, {"MEMLM_STORAGE": "s3://runs/memlm", "MEMLM_TRACKING": "off"}.get(name, "http://x"))
     monkeypatch.setattr(submit, "run", lambda identity, command, *, again: 0)
     assert submit.main(["pretrain", "smoke"]) == 0
-    assert "not uploaded, for git does not track it: " in capsys.readouterr().err
+    assert "not uploaded, because git does not track it: " in capsys.readouterr().err
     monkeypatch.setattr(submit, "ROOT", tmp_path)
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "pretrain.py").touch()
