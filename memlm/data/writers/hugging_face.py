@@ -15,6 +15,7 @@ from memlm.data.encoding import encode
 from memlm.data.tokenizer import HUB_TIMEOUT_SECONDS
 from memlm.data.writers.config import WriterConfig
 from memlm.data.writers.interface import Request, Writer, WriterError
+from memlm.outside import reading, reason_of
 
 
 def find_revision(model: str, revision: str) -> str:
@@ -35,7 +36,7 @@ def find_revision(model: str, revision: str) -> str:
     except (
         Exception
     ) as error:  # the hub's client lets errors of the HTTP library beneath it through, which changes between releases
-        raise _not_loaded(model, error) from error
+        raise _not_loaded(model, next(iter(str(error).splitlines()), type(error).__name__)) from error
 
 
 PLACE = "\ue000"
@@ -49,11 +50,12 @@ class HuggingFaceWriter(Writer):
         source: dict[str, Any] = {} if Path(config.model).is_dir() else {"revision": revision}
         source["trust_remote_code"] = False
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(config.model, padding_side="left", **source)
-            model = AutoModelForCausalLM.from_pretrained(config.model, dtype="auto", use_safetensors=True, **source)
-            self.model = model.to(device).eval()
-        except (OSError, ValueError) as error:
-            raise _not_loaded(config.model, error) from error
+            with reading(lambda reason: _not_loaded(config.model, reason)):
+                self.tokenizer = AutoTokenizer.from_pretrained(config.model, padding_side="left", **source)
+                model = AutoModelForCausalLM.from_pretrained(config.model, dtype="auto", use_safetensors=True, **source)
+                self.model = model.to(device).eval()
+        except OSError as error:  # the hub's client and transformers raise it, over several lines
+            raise _not_loaded(config.model, reason_of(error)) from error
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.config = config
@@ -110,8 +112,7 @@ class HuggingFaceWriter(Writer):
         return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
-def _not_loaded(model: str, error: Exception) -> WriterError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+def _not_loaded(model: str, reason: str) -> WriterError:
     return WriterError(
         f"writer.model {model!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. Give the folder of a saved model "
         "(safetensors, with no code of its own: memlm runs none), a Hugging Face hub id (which needs the network once), or set writer.endpoint.base_url for a model that runs elsewhere."

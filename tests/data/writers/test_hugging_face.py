@@ -168,3 +168,23 @@ def test_weights_in_pickle_are_not_read(saved: Path, tmp_path: Path):
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(WriterError, match="could not be loaded.*safetensors"):
         writer_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"[]"),
+        ("config.json", b'{"model_type": 5}'),
+        ("config.json", b"[" * 100_000),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": [["a"]]}}'),
+        ("tokenizer_config.json", b'{"tokenizer_class": []}'),
+        ("model.safetensors", b"\xff" * 40),
+        ("model.safetensors", (2**60).to_bytes(8, "little") + b"{}"),
+    ],
+)
+def test_a_models_folder_that_is_damaged_is_one_line(saved: Path, tmp_path: Path, name: str, content: bytes):
+    folder = copy_of(saved, tmp_path / "model")
+    (folder / name).write_bytes(content)
+    with pytest.raises(WriterError, match="could not be loaded from a folder or the hub") as refused:
+        writer_of(folder)
+    assert "\n" not in str(refused.value)
