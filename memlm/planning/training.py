@@ -307,9 +307,7 @@ def lay_out(
         split = split or wanted
     batch = math.ceil(settings.batch_blocks / devices) * devices
     if batch != settings.batch_blocks:
-        notes.append(
-            f"pretraining.batch_blocks {settings.batch_blocks} -> {batch}, a multiple of them; fewer steps, the same tokens"
-        )
+        notes.append(f"{settings.flaw_of(devices)}; planned with {batch}: fewer steps, the same tokens")
     micros = [
         size
         for size in range(min(batch // devices, settings.micro_batch_blocks), 0, -1)

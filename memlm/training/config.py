@@ -80,16 +80,19 @@ class PretrainingConfig:
 
     def require_workers(self, num_workers: int) -> None:
         """Raises ValueError, with batches and micro-batches that would do, if a step's batch cannot be divided among the workers."""
+        if flaw := self.flaw_of(num_workers):
+            raise ValueError(flaw)
+
+    def flaw_of(self, num_workers: int) -> str:
+        """Why a step's batch cannot be divided among the workers, and what would do; empty if it can."""
         if self.batch_blocks % (self.micro_batch_blocks * num_workers) == 0:
-            return
+            return ""
         rule = "is not a multiple of pretraining.micro_batch_blocks"
         if num_workers > 1:
             rule += f" ({self.micro_batch_blocks}) times cluster.num_workers ({num_workers})"
         else:
             rule += f" ({self.micro_batch_blocks})"
-        raise ValueError(
-            f"pretraining.batch_blocks is {self.batch_blocks}, which {rule}; {self._division(num_workers)}"
-        )
+        return f"pretraining.batch_blocks is {self.batch_blocks}, which {rule}; {self._division(num_workers)}"
 
     def _division(self, num_workers: int) -> str:
         """What to set so that every worker runs equally many whole micro-batches."""

@@ -323,3 +323,13 @@ def test_every_recipe_can_be_planned(recipe, devices):
         found = make_plan(config, machine, devices, Assumptions(), {config.method: 1})
         assert all(line.value >= 0 and not math.isnan(line.value) for line in found.quantities())
         assert len({(line.section, line.name) for line in found.quantities()}) == len(found.quantities())
+
+
+def test_a_batch_that_cannot_be_divided_is_told_in_the_words_of_pretraining(capsys):
+    run_plan(["laptop", "--gpus", "3"])
+    told = " ".join(capsys.readouterr().out.split())
+    with pytest.raises(ValueError) as refused:
+        RECIPES["laptop"]().pretraining.require_workers(3)
+    assert (
+        "set pretraining.batch_blocks to 33 with" in str(refused.value) and f"{refused.value}; planned with 33" in told
+    )
