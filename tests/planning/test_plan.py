@@ -113,7 +113,7 @@ def test_what_fits_nowhere_is_said_with_the_arithmetic():
 def test_a_batch_that_the_devices_do_not_divide_is_raised_and_said():
     found = plan(512)
     assert (found.memory.layout.batch_blocks, found.memory.num_tokens) == (512, 60_000 * 256 * 2048)
-    assert any("256 -> 512" in note for note in found.notes)
+    assert any("set pretraining.batch_blocks to 512" in note and "planned with 512" in note for note in found.notes)
 
 
 def test_the_micro_batch_fits():
