@@ -39,6 +39,12 @@ def our_layer() -> Iterator[OurLayer]:
     assert not dist.is_initialized()
 
 
+@pytest.fixture(autouse=True)
+def leaves_no_rank_behind(monkeypatch):
+    """A contender that trains with DeepSpeed sets the variable for its process, which here is that of all tests."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+
 @pytest.mark.parametrize("gradient", ["dense", "sparse"])
 def test_the_layers_take_the_same_step_and_one_that_does_not_is_found(gradient: Any, our_layer: OurLayer) -> None:
     ours = our_layer.outputs()

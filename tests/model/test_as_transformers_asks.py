@@ -21,6 +21,7 @@ from transformers import (
 
 from memlm.model.standalone import FILE, standalone_source
 from tests.tiny import EOS, PAD, TWO_SEPARATE, TWO_SHARED, random_batch, state, tiny_model
+from tests.training.conftest import LAUNCHED
 
 pytestmark = pytest.mark.slow
 KINDS = {
@@ -257,8 +258,10 @@ def test_every_weight_has_a_gradient_and_checkpointing_changes_none(model, reent
 
 
 @pytest.mark.parametrize("adapters", [False, True])
-def test_a_trainer_overfits_a_batch_by_the_folder_and_what_it_saves_loads(folder, adapters, tmp_path):
+def test_a_trainer_overfits_a_batch_by_the_folder_and_what_it_saves_loads(folder, adapters, tmp_path, monkeypatch):
     """What trainers do that are given a folder's name: TRL's look for the class by the configuration, then by the Auto class."""
+    for name in LAUNCHED:  # else the trainer would wait for the other ranks
+        monkeypatch.delenv(name, raising=False)
     assert AutoConfig.from_pretrained(folder).architectures[0].endswith("ForCausalLM")
     model = AutoModelForCausalLM.from_pretrained(folder)
     trained = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM")) if adapters else model

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import boto3
@@ -26,19 +25,11 @@ CONFIG = PretrainingConfig(num_steps=9, batch_blocks=4, micro_batch_blocks=2, wa
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Iterator[str]:
+def folder(one_rank, tmp_path_factory) -> str:
     """Blocks to train on, with a group of one rank around."""
     folder = str(tmp_path_factory.mktemp("checkpoint"))
     make_blocks(folder)
-    before = dict(os.environ)
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1, timeout=timedelta(minutes=1)
-    )
-    yield folder
-    dist.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
+    return folder
 
 
 @pytest.fixture

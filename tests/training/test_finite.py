@@ -2,14 +2,11 @@
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from memlm.training.config import PretrainingConfig
 from memlm.training.finite import DivergedError, first_not_finite, is_finite
@@ -40,19 +37,11 @@ def test_the_largest_numbers_are_finite():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Iterator[str]:
+def folder(one_rank, tmp_path_factory) -> str:
     """Blocks to train on, with a group of one rank around."""
     folder = str(tmp_path_factory.mktemp("finite"))
     make_blocks(folder)
-    before = dict(os.environ)
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1, timeout=timedelta(minutes=1)
-    )
-    yield folder
-    dist.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
+    return folder
 
 
 def new_engine(**settings):
