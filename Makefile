@@ -31,7 +31,7 @@ test-ends:
 bench: .venv/bench-installed
 	.venv/bin/python -m tests.benchmarks $(ARGS)
 
-# At most an hour on two cores. ARGS='--only s3_faults --seed 7' runs these rows.
+# About 70 minutes on two cores. ARGS='--only s3_faults --seed 7' runs these rows.
 chaos: .venv/installed
 	.venv/bin/python -m tests.chaos $(ARGS)
 

@@ -1,6 +1,6 @@
 """`make chaos`: run the rows, write runs/chaos/chaos.json, print the table.
 
-    python -m tests.chaos                                    # everything, at most an hour on two cores
+    python -m tests.chaos                                    # everything, about 70 minutes on two cores
     python -m tests.chaos --only s3_faults commit_races      # these rows; chaos.json then holds them alone
     python -m tests.chaos --small --seed 7                   # the tier that is part of `make test`, another seed
 

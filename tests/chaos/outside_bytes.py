@@ -416,7 +416,7 @@ ROWS = [
         bar="20,000 inputs read or refused in one line; no traceback, no hang, no growth over 256 MiB",
         tries=FULL,
         run=feed,
-        seconds=300,
+        seconds=210,
         small_seconds=15,
     )
 ]

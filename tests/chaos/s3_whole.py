@@ -226,7 +226,7 @@ ROWS = [
         bar="every pipeline ends with status 0 at 5 % faults, 0 results that differ from the local run's",
         tries=len(commands("", "", inputs="", endpoint="")),
         run=run_whole,
-        seconds=240,
+        seconds=290,
         small_seconds=0,  # every pipeline twice takes more than a small tier may
     )
 ]
