@@ -23,6 +23,7 @@ from memlm.data.config import DocumentsConfig, DocumentStreamConfig
 from memlm.extras import MissingExtra, missing_extra, needed_for
 from memlm.methods.config import METHOD_CONFIGS
 from memlm.outside import visible
+from memlm.parser_errors import errors_on_one_line
 from memlm.planning.command import answer, take_options
 from memlm.planning.machines import MACHINES
 from memlm.recipes import RECIPES
@@ -68,13 +69,14 @@ def parse(description: str, arguments: Sequence[str] | None = None, *, stage: st
             raise SystemExit(0)
         rest = ["--help" if argument == HELP_ALL else argument for argument in rest]
         usage = f"[{{{','.join(RECIPES)}}}] [{DRY_RUN}] [--method {{{','.join(METHOD_CONFIGS)}}}] [--FIELD VALUE ...]"
-        config = tyro.cli(
-            Config,
-            default=config,
-            args=rest,
-            description=f"{description}\n\nUsage: {usage}\nThe defaults shown are those of the recipe {recipe!r}.",
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-        )
+        with errors_on_one_line(UsageError):
+            config = tyro.cli(
+                Config,
+                default=config,
+                args=rest,
+                description=f"{description}\n\nUsage: {usage}\nThe defaults shown are those of the recipe {recipe!r}.",
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
         _require_documents(config)
         config = replace(
             config,
