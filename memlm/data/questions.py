@@ -118,7 +118,7 @@ class _Notes:
 
     def told(self) -> Iterator[str]:
         if self.blank:
-            yield f"{len(self.blank)} records have a blank answer beside others, which is left out (lines {_first(self.blank)})"
+            yield f"{len(self.blank)} records have a blank answer among others, which is left out (lines {_first(self.blank)})"
         if self.floats:
             yield (
                 f"{len(self.floats)} records have a whole number with a point and zeros as an answer (lines {_first(self.floats)}), such as 1990.0: "

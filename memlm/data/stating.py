@@ -53,7 +53,7 @@ def kinds_told(questions: Sequence[Question]) -> Iterator[str]:
 def conflicts_told(questions: Sequence[Question]) -> Iterator[str]:
     """The questions that are asked more than once with answers that have nothing in common; only one of them can ever be right."""
     asked: dict[str, dict[frozenset[str], Question]] = {}
-    """Of each question, the first record with these answers."""
+    """The first record with these answers, per question."""
     conflicts: list[tuple[Question, Question]] = []
     for question in questions:
         answers, others = _answers(question), asked.setdefault(_asked(question), {})

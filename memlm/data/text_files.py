@@ -23,7 +23,7 @@ _LINK = re.compile(r"!?\[([^\]]{0,500})\]\([^)\s]{0,2000}(?:\s{1,8}\"[^\"]{0,500
 _STRESS = re.compile(r"(\*{1,3}|_{1,3}|~~|`{1,8})(?=\S)(.{1,1000}?)(?<=\S)\1(?!\w)")
 _ITEM = re.compile(r"^[ \t]*(?:>[ \t]*)*(?:[-*+•][ \t]+(?:\[[ xX]\][ \t]+)?|\d{1,3}[.)][ \t]+)?")
 _NUMBER = re.compile(r"^\d{1,3}(?:\.\d{1,3})*[.)]?[ \t]+")
-"""Of a heading, such as 2.1."""
+"""The number of a heading, such as 2.1."""
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
 

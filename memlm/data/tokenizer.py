@@ -127,7 +127,7 @@ def _fill_gaps(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int | None = None) -> None:
     """Write it as it is, with its chat template where it has one, and without what says only how it was loaded here.
 
-    `max_length` is the most tokens that the model beside it takes.
+    `max_length` is the most tokens that the model saved with it takes.
     """
     saved = copy.deepcopy(tokenizer)
     for name in OF_LOADING:

@@ -76,7 +76,7 @@ def _start_local(config: Config, environment: Mapping[str, str], settings: Mappi
         os.environ.setdefault(name, value)
     # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small machine declares a few more.
     num_cpus = logical_cpus(config)
-    # Weights, materials and background counts, and what trials share beside them.
+    # Weights, materials and background counts, and what else trials share.
     store = (1 << 29) + config.sweep.trunk_cache_bytes
     with starting():
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=store, **settings)

@@ -45,7 +45,7 @@ def trial_name(trial: Trial, key: str) -> str:
 
 
 def start_metrics(result: TrialResult) -> dict[str, float]:
-    """Every set before learning, so that a drop can be seen beside `final/`."""
+    """Every set before learning, so that a drop can be seen next to `final/`."""
     return {f"start/{name}": score.value for name, score in result.start.items()}
 
 

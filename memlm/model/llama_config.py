@@ -29,7 +29,7 @@ class MemoryLlamaConfig(LlamaConfig):
         return self.memory_num_half_keys**2
 
     def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As transformers does, with the modelling file beside it that loads the model where memlm is not installed."""
+        """As transformers does, and adds the modelling file that loads the model where memlm is not installed."""
         if not self.memory_layers:
             self.without_memory().save_pretrained(save_directory, push_to_hub, **kwargs)
             return

@@ -20,7 +20,7 @@ def machine_told(config: Config) -> str:
 
 
 def fit_side_by_side(config: Config, num_models: int) -> bool:
-    """Whether a machine's cores hold the workers of so many models at once, as a sweep pretrains them."""
+    """Whether a machine's cores hold the workers of that many models at once, as a sweep pretrains them."""
     return not config.cluster.use_gpu and num_models * config.cluster.num_workers <= (os.cpu_count() or 1)
 
 

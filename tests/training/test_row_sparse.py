@@ -1,6 +1,5 @@
 """Lazy Adam on the rows that were read, against Adam's formula row by row, in one process and on two gloo ranks."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,13 +19,6 @@ from tests.tiny import TWO_SEPARATE, TWO_SHARED, tiny_model
 BETAS, EPSILON, RATE = (0.9, 0.95), 1e-8, 0.05
 SIZES = ((40, 6), (23, 5))
 """Of the pools: slots and width."""
-
-
-@pytest.fixture
-def alone(tmp_path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def make_pools(seed: int = 0) -> list[ValuePool]:
@@ -119,7 +111,7 @@ def saved(optimizer: LazyAdam, folder: Path) -> dict[str, Tensor]:
 NAMES = ("values", "first_moments", "second_moments")
 
 
-def test_steps_are_adam_on_the_rows_that_have_a_gradient(alone, tmp_path):
+def test_steps_are_adam_on_the_rows_that_have_a_gradient(one_rank, tmp_path):
     optimizer = lazy_adam(make_pools())
     norms = run_lazily(optimizer, range(5))
     tables, plain_norms, _ = run_plainly(range(5))
@@ -131,7 +123,7 @@ def test_steps_are_adam_on_the_rows_that_have_a_gradient(alone, tmp_path):
         torch.testing.assert_close(optimizer.pools[number].weight, table[0].float(), rtol=1e-5, atol=1e-6)
 
 
-def test_rows_without_a_gradient_and_their_moments_keep_their_bits(alone, tmp_path):
+def test_rows_without_a_gradient_and_their_moments_keep_their_bits(one_rank, tmp_path):
     optimizer = lazy_adam(make_pools())
     run_lazily(optimizer, range(4))
     _, _, moved_before = run_plainly(range(4))
@@ -150,7 +142,7 @@ def test_rows_without_a_gradient_and_their_moments_keep_their_bits(alone, tmp_pa
     assert still_with_moments > 3  # what would move if it were not lazy
 
 
-def test_a_row_that_only_pads_read_does_not_move_on_its_momentum(alone, tmp_path):
+def test_a_row_that_only_pads_read_does_not_move_on_its_momentum(one_rank, tmp_path):
     pools = make_pools()
     optimizer = lazy_adam(pools)
     run_lazily(optimizer, range(3))
@@ -168,7 +160,7 @@ def test_a_row_that_only_pads_read_does_not_move_on_its_momentum(alone, tmp_path
         assert changed == [7]
 
 
-def test_a_gradient_that_is_no_number_shows_in_the_norm(alone):
+def test_a_gradient_that_is_no_number_shows_in_the_norm(one_rank):
     pools = make_pools()
     optimizer = lazy_adam(pools)
     rows = torch.ones(2, SIZES[0][1])
@@ -177,7 +169,7 @@ def test_a_gradient_that_is_no_number_shows_in_the_norm(alone):
     assert torch.isnan(optimizer.merge())
 
 
-def test_a_step_passed_over_leaves_no_trace(alone, tmp_path):
+def test_a_step_passed_over_leaves_no_trace(one_rank, tmp_path):
     optimizer = lazy_adam(make_pools())
     run_lazily(optimizer, range(2))
     before = saved(optimizer, tmp_path / "before")
@@ -191,7 +183,7 @@ def test_a_step_passed_over_leaves_no_trace(alone, tmp_path):
     torch.testing.assert_close(optimizer.pools[0].weight, tables[0][0].float(), rtol=1e-5, atol=1e-6)
 
 
-def test_many_micro_batches_hold_no_more_rows_than_twice_those_read(alone):
+def test_many_micro_batches_hold_no_more_rows_than_twice_those_read(one_rank):
     pools = make_pools()
     optimizer = lazy_adam(pools)
     held, total = [], torch.zeros(SIZES[0])
@@ -207,7 +199,7 @@ def test_many_micro_batches_hold_no_more_rows_than_twice_those_read(alone):
     torch.testing.assert_close(merged.rows, total[merged.slots])
 
 
-def test_a_pool_is_no_parameter_while_it_is_trained_lazily(alone):
+def test_a_pool_is_no_parameter_while_it_is_trained_lazily(one_rank):
     model = tiny_model(TWO_SEPARATE)
     names, stored = list(dict(model.named_parameters())), list(model.state_dict())
     weights = [pool.weight.detach().clone() for pool in model.model.value_pools]
@@ -224,7 +216,7 @@ def test_a_pool_is_no_parameter_while_it_is_trained_lazily(alone):
         assert pool.row_gradients == [] and torch.equal(pool.weight, weight)
 
 
-def test_a_pool_that_layers_share_is_moved_once(alone):
+def test_a_pool_that_layers_share_is_moved_once(one_rank):
     model = tiny_model(TWO_SHARED)
     optimizer = lazy_adam(list(model.model.value_pools))
     tokens = torch.arange(12).view(2, 6)
@@ -236,7 +228,7 @@ def test_a_pool_that_layers_share_is_moved_once(alone):
     torch.testing.assert_close(norm, dense.model.value_pools[0].weight.grad.norm())
 
 
-def test_saved_and_loaded_it_goes_on_bit_for_bit(alone, tmp_path):
+def test_saved_and_loaded_it_goes_on_bit_for_bit(one_rank, tmp_path):
     undisturbed = lazy_adam(make_pools())
     run_lazily(undisturbed, range(5))
     first = lazy_adam(make_pools())
