@@ -73,7 +73,7 @@ def run(config: Config) -> str:
     for place in empty[:5]:
         say(f"documents: {place} and left out ({len(empty)} in all)")
     with alone(run_of(config).documents_lease):
-        if not is_there():  # made by whom we waited for
+        if not is_there():  # another driver made it meanwhile
             _augment_all(config, read, questions, wanted, inputs, revision)
     return uri
 

@@ -66,7 +66,7 @@ def run(config: Config) -> str:
         return run.counts
     tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
     with alone(run.counting_lease):
-        if not is_there():  # made by whom we waited for
+        if not is_there():  # another driver made it meanwhile
             _count_all(config, inputs, tracker)
     return run.counts
 

@@ -45,7 +45,7 @@ def run(config: Config) -> str:
     else:
         Tracker(tracking_uri(config), EXPERIMENT)
         with connect(config), alone(run.learning_lease(name)):
-            if not is_there():  # made by whom we waited for
+            if not is_there():  # another driver made it meanwhile
                 ray.get(
                     ray.remote(_learn)
                     .options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))

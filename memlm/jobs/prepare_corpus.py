@@ -84,7 +84,7 @@ def _make_corpus(
 
     if not is_there():
         with alone(run.corpus_lease):
-            if not is_there():  # made by whom we waited for
+            if not is_there():  # another driver made it meanwhile
                 _pack_all(config, run, world, train, validation, known, wanted, inputs)
     return run.corpus
 

@@ -93,7 +93,7 @@ def run(config: Config) -> str:
         _require_room(config, workers_here=config.cluster.num_workers)
     Tracker(tracking_uri(config), EXPERIMENT)  # a tracking server that is not there is found before work is done
     with connect(config), alone(run.pretraining_lease(architecture), ttl_seconds=LEASE_SECONDS) as lease:
-        if is_there():  # made by whom we waited for
+        if is_there():  # another driver made it meanwhile
             return checkpoint
         task = WorkerTask(
             config=config,

@@ -56,7 +56,7 @@ def run(config: Config) -> str:
 
     if not is_there():
         with alone(run_of(config).statements_lease):
-            if not is_there():  # made by whom we waited for
+            if not is_there():  # another driver made it meanwhile
                 _state_all(config, facts, wanted, inputs, revision)
     return uri
 

@@ -13,7 +13,7 @@ from memlm.methods.config import MethodConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What names a trial's result, beside the artifacts it reads."""
+    """The settings that name a trial's result, together with the artifacts that it reads."""
 
     method: MethodConfig
     stream: StreamChoice

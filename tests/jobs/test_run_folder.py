@@ -47,6 +47,7 @@ def test_a_new_folder_one_of_a_killed_run_and_one_of_a_run_are_taken(config, tmp
     require_ready(config)
     (tmp_path / "thesis" / "world" / "manifest.json").write_text("")
     require_ready(config)
+    assert (tmp_path / "thesis" / "report.html").is_file() and (tmp_path / "thesis" / "world" / "w").is_file()
 
 
 def test_other_objects_on_s3_are_refused_and_stay(bucket: str) -> None:

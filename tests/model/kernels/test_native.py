@@ -15,7 +15,7 @@ needs_compiler = pytest.mark.skipif(not native.is_available(), reason="no C++ co
 KERNELS = [pytest.param(reference, id="plain torch"), pytest.param(native, id="C++", marks=needs_compiler)]
 every_kernel = pytest.mark.parametrize("kernels", KERNELS)
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}
-"""Of a result, relative: half a unit in the last place. Sums are fp32."""
+"""Relative error of a result: half a unit in the last place. Sums are fp32."""
 every_dtype = pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 SHAPES = [(9, 6, 20, 7), (1, 1, 1, 1), (5, 12, 3, 130), (40, 7, 50, 33), (64, 33, 1000, 24), (0, 4, 9, 5), (3, 0, 9, 5)]
 every_shape = pytest.mark.parametrize(("tokens", "reads", "num_slots", "width"), SHAPES)

@@ -17,7 +17,7 @@ from memlm.model.kernels.interface import AdamStep, RowGradient
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2**-7 if INTERPRETED else 2**-8, torch.float16: 2**-11}
-"""Of a result, relative: to nearest, half a unit in the last place; of bf16 the interpreter cuts off the rest."""
+"""Relative error of a result: half a unit in the last place, rounded to nearest; the interpreter truncates bf16."""
 DTYPES = list(ROUNDING)
 SHAPES = [
     # value_dim, tokens, reads
