@@ -24,8 +24,8 @@ from memlm.extras import MissingExtra, missing_extra, needed_for
 from memlm.methods.config import METHOD_CONFIGS
 from memlm.outside import visible
 from memlm.parser_errors import errors_on_one_line
-from memlm.planning.command import answer, take_options
-from memlm.planning.machines import MACHINES
+from memlm.preflight.cost.command import answer, take_options
+from memlm.preflight.cost.machines import MACHINES
 from memlm.recipes import RECIPES
 from memlm.short_help import HELP_ALL, short_help
 from memlm.stages import require_possible, require_used
@@ -204,7 +204,7 @@ def main_of(description: str, stage: str) -> None:
 def job_of(config: Config, stage: str) -> Callable[..., object]:
     """The job of a stage, or with --dry-run what prints its plan; both take the config and what else the job takes."""
     if config.dry_run:
-        return partial(importlib.import_module("memlm.jobs.dry_run").run, stage)
+        return partial(importlib.import_module("memlm.preflight.dry_run").run, stage)
     _say(f"{stage}: recipe {config.recipe}, run {config.storage.rstrip('/')}/{config.run_name}")
     run: Callable[..., object] = importlib.import_module(f"memlm.jobs.{stage}").run
     return run
@@ -279,7 +279,7 @@ def run_doctor(arguments: Sequence[str]) -> None:
 
     def doctor() -> None:
         checks = []
-        for check in importlib.import_module("memlm.jobs.doctor").examine(config):
+        for check in importlib.import_module("memlm.preflight.doctor").examine(config):
             checks.append(check)
             if not options.json:
                 print(without_secrets(str(check)), flush=True)
@@ -322,7 +322,7 @@ def main() -> None:
 
     def adopt() -> None:
         _say(f"adopt: {arguments.folder}")
-        from memlm.training.adopting import adopt
+        from memlm.training.checkpoints.adopting import adopt
 
         folder = _with_home(arguments.folder)
         print(f"{folder} is a checkpoint with digest {adopt(folder).digest}")

@@ -19,7 +19,7 @@ from memlm.data.config import (
     StreamConfig,
     WordingsConfig,
 )
-from memlm.data.world import WorldConfig
+from memlm.data.world.world import WorldConfig
 from memlm.data.writers.config import WriterConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import MethodConfig, SparseMemoryConfig

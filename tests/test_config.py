@@ -14,7 +14,7 @@ from memlm.data.config import (
     QuestionSetConfig,
     StreamConfig,
 )
-from memlm.data.world import WorldConfig
+from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import (
     METHOD_CONFIGS,

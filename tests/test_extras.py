@@ -28,8 +28,8 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutExtras
 CORE = """
 import torch
 from memlm import storage
-from memlm.data.facts import Fact, fact_batch
-from memlm.data.question_records import Question
+from memlm.data.questions.facts import Fact, fact_batch
+from memlm.data.questions.records import Question
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.suite import evaluate_questions
 from memlm.methods.build import build_method
@@ -94,7 +94,7 @@ def test_model_methods_evaluation_and_patches_need_no_extra(tmp_path):
         ("from memlm.cli import main_of; main_of('x', 'pareto_sweep')", "ray"),
         ("from memlm.cli import main; main()", "boto3"),
         ("from memlm.cli import run_lm_eval; run_lm_eval([])", "lm_eval"),
-        ("from memlm.cli import launch; from memlm.data.question_sources import _hub_rows; launch(lambda: list(_hub_rows('hf://a/b:test@' + 40 * 'a')))", "datasets"),
+        ("from memlm.cli import launch; from memlm.data.questions.sources import _hub_rows; launch(lambda: list(_hub_rows('hf://a/b:test@' + 40 * 'a')))", "datasets"),
         ("from memlm.cli import launch; from memlm.tracking import Tracker; launch(lambda: Tracker(f'sqlite:///{sys.argv[4]}/t.db', 'x'))", "mlflow"),
     ],
 )  # fmt: skip

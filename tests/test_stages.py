@@ -10,7 +10,7 @@ import pytest
 from memlm.cli import parse, run_doctor, run_plan
 from memlm.config import Config
 from memlm.data.config import QUESTION_LAYOUTS
-from memlm.data.question_layouts import LAYOUTS
+from memlm.data.questions.layouts import LAYOUTS
 from memlm.run import command
 from memlm.stages import USES, options_for, uses
 

@@ -7,25 +7,29 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memlm.jobs.method_spaces import MethodSpace
+    from memlm.jobs.sweep.spaces import MethodSpace
 
 
 def load_spaces(methods: Sequence[str], scale: str) -> "list[MethodSpace]":
     """The search spaces of these methods. Raises ValueError with the nearest known name for an unknown method or scale."""
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = {name.rpartition(".")[2]: name for name in _modules()}
     for method in methods:
-        if method not in known:
-            raise ValueError(_unknown("sweep.methods", method, known))
+        if method not in modules:
+            raise ValueError(_unknown("sweep.methods", method, sorted(modules)))
     # Imported only now: a wrong name should not wait for it.
-    from memlm.jobs.method_spaces import MethodSpace
+    from memlm.jobs.sweep.spaces import MethodSpace
 
     spaces = []
     for method in methods:
-        module = importlib.import_module(f"tune_spaces.{method}")
+        module = importlib.import_module(modules[method])
         if scale not in module.SPACES:
             raise ValueError(_unknown(f"sweep.scale of {method}", scale, sorted(module.SPACES)))
         spaces.append(MethodSpace(base=module.BASE, spaces=module.SPACES[scale]))
     return spaces
+
+
+def _modules() -> list[str]:
+    return [found.name for found in pkgutil.walk_packages(__path__, "tune_spaces.") if not found.ispkg]
 
 
 def _unknown(field: str, name: str, known: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Full finetuning of the dense model: learning rate (Lin et al. 2025, figure 5)."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import FullConfig
 
 BASE = FullConfig()

@@ -1,6 +1,6 @@
 """Rival: full finetuning with the divergence from the original model on background text in the loss (Li and Hoiem 2016)."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import FullConfig, RehearsalConfig
 
 BASE = FullConfig(rehearsal=RehearsalConfig(kind="distillation"))

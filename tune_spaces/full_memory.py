@@ -1,6 +1,6 @@
 """Control: full finetuning of the memory model (Lin et al. 2025, figure 6)."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import FullMemoryConfig
 
 BASE = FullMemoryConfig()

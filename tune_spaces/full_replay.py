@@ -1,6 +1,6 @@
 """Rival: full finetuning with background text replayed in every step (Robins 1995)."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import FullConfig, RehearsalConfig
 
 BASE = FullConfig(rehearsal=RehearsalConfig(kind="replay"))

@@ -1,6 +1,6 @@
 """Ceiling: the frozen model with the fact before its question."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import InContextConfig
 
 BASE = InContextConfig()

@@ -1,6 +1,6 @@
 """LoRA on the dense model: rank, alpha and learning rate (Lin et al. 2025, section 5)."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import LoRAConfig
 
 BASE = LoRAConfig()

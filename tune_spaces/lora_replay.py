@@ -1,6 +1,6 @@
 """Rival: LoRA with background text replayed in every step (Robins 1995)."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import LoRAConfig, RehearsalConfig
 
 BASE = LoRAConfig(rehearsal=RehearsalConfig(kind="replay"))

@@ -1,6 +1,6 @@
 """Rival: the frozen model with what BM25 finds among the learned statements before every question."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import RetrievalConfig
 
 BASE = RetrievalConfig()

@@ -1,6 +1,6 @@
 """Sparse memory finetuning on the memory model: learning rate by number of trainable slots t (Lin et al. 2025, figure 5)."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig()

@@ -1,6 +1,6 @@
 """Ours: slots that more than a share of the background batches reads never move."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(max_document_frequency=0.3)

@@ -1,6 +1,6 @@
 """Ours: slots ranked by the norm of their gradient times their inverse document frequency."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(ranking="gradient")

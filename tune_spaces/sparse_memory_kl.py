@@ -1,6 +1,6 @@
 """Slots ranked by their part of the divergence of the batch's accesses from the background's (arXiv 2605.03229)."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(ranking="kl")

@@ -1,6 +1,6 @@
 """Ours: the slots of learned facts join the background, so later facts spare earlier ones."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(living_background=1)

@@ -1,6 +1,6 @@
 """Ours: every slot's rate is divided by how much background text reads it."""
 
-from memlm.jobs.method_spaces import grid
+from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(num_trainable_slots=0, protection=30.0)

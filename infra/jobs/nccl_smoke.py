@@ -21,11 +21,11 @@ import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from memlm import storage
-from memlm.jobs.cluster import joining, say
-from memlm.jobs.local_ray import turn_off_uv_hook
-from memlm.jobs.ray_files import ray_storage
-from memlm.jobs.resources import Asked, require_nodes
-from memlm.planning.machines import GPUS_PER_NODE, MACHINES
+from memlm.jobs.on_ray.cluster import joining, say
+from memlm.jobs.on_ray.local_ray import turn_off_uv_hook
+from memlm.jobs.on_ray.ray_files import ray_storage
+from memlm.jobs.on_ray.resources import Asked, require_nodes
+from memlm.preflight.cost.machines import GPUS_PER_NODE, MACHINES
 from memlm.run import RunError
 
 SIZES = tuple(1 << power for power in (20, 24, 28, 30))
@@ -35,7 +35,7 @@ WARM_UP, REPEATS = 3, 10
 LEAST_SHARE = 0.5
 """Of what the links can do by their data sheet. A ring that misses EFA, or one bad cable, stays far below it."""
 UNKNOWN_LEAST = 0.5
-"""GB/s, for a GPU that memlm/planning/machines.py does not know."""
+"""GB/s, for a GPU that memlm/preflight/cost/machines.py does not know."""
 START_SECONDS, STARTS_IN_VAIN = 300, 2
 """Of the workers, where a node goes after it was there; Ray Train would try for ever."""
 SILENCE_SECONDS = 600

@@ -134,7 +134,7 @@ def known_jobs() -> dict[str, Any]:
     """Each submission's status. Raises RunError, in one line, where the cluster does not answer or does not accept the token."""
     from ray.job_submission import JobSubmissionClient  # slow, so only when the command line is in order
 
-    from memlm.jobs.cluster import joining
+    from memlm.jobs.on_ray.cluster import joining
 
     with joining():
         return {job.submission_id: job.status for job in JobSubmissionClient().list_jobs()}

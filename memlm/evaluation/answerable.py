@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import decode_all, encode_all
-from memlm.data.final_numbers import final_number
-from memlm.data.question_records import MultipleChoice, Question, Record
+from memlm.data.questions.final_numbers import final_number
+from memlm.data.questions.records import MultipleChoice, Question, Record
 from memlm.evaluation.answers import Normalize, comparable
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import END_OF_LINE

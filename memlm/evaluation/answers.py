@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from memlm.data.question_records import Question
+from memlm.data.questions.records import Question
 
 ARTICLES = re.compile(r"\b(?:an?|the)\b")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data import encoding
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
 MAX_LOGITS = 2**26
 """Of one batch, so that long rows and large vocabularies take no more than a few hundred MB."""

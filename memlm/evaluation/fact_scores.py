@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.facts import Fact
+from memlm.data.questions.facts import Fact
 from memlm.evaluation.answers import exact_match
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, continuation_nats

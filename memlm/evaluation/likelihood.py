@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data.corpus.packing import document_positions, is_text
 from memlm.data.encoding import BYTE_PIECE
-from memlm.data.packing import document_positions, is_text
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
 
 @dataclass(frozen=True, kw_only=True)

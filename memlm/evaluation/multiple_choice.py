@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.question_records import MultipleChoice
+from memlm.data.questions.records import MultipleChoice
 from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import decode_all, encode_all, filler_id, line_break_ids
-from memlm.data.question_records import Question
+from memlm.data.questions.records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks
-from memlm.model.decoding import continue_greedily
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader.decoding import continue_greedily
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 
 PROMPT = "Question: {question}\nAnswer:"
 """The form of lm-evaluation-harness's TriviaQA task, at no examples."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.final_numbers import final_number
-from memlm.data.question_records import Question, QuestionError
+from memlm.data.questions.final_numbers import final_number
+from memlm.data.questions.records import Question, QuestionError
 from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import NEXT_QUESTION, complete, prompts_of
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import filler_id
-from memlm.data.question_records import Question, Record, TaskChoice
+from memlm.data.questions.records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.likelihood import num_bytes_of, score_text, text_trunks
 from memlm.evaluation.question_answering import answer_nats
-from memlm.evaluation.scores import Answered, Scores, join
 from memlm.evaluation.tasks import TEXT_VERSION, Exam, Examinee, exam_of
-from memlm.frontier import LEARNING_SET, SetScore
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.results.frontier import LEARNING_SET, SetScore
+from memlm.results.scores import Answered, Scores, join
 
 TEXT_SET = "background_text"
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.question_records import MultipleChoice, Question, QuestionError, Record, TaskChoice
+from memlm.data.questions.records import MultipleChoice, Question, QuestionError, Record, TaskChoice
 from memlm.evaluation.answerable import flaws_of_answers, flaws_of_choices, flaws_of_solutions, told
 from memlm.evaluation.answers import (
     Normalize,
@@ -26,8 +26,8 @@ from memlm.evaluation.continuations import continuation_trunks
 from memlm.evaluation.multiple_choice import choice_chance, choice_trunks, choose
 from memlm.evaluation.question_answering import answer_questions, question_trunks
 from memlm.evaluation.solutions import score_solutions, solution_continuations
-from memlm.frontier import Measure
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.results.frontier import Measure
 
 TEXT_VERSION = 1
 """Of the likelihood of held-out text, which is no set of records."""

@@ -8,8 +8,8 @@ import ray
 
 from memlm import storage
 from memlm.config import Config, identity
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import connect, say
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import connect, say
 from memlm.methods.config import SparseMemoryConfig
 from memlm.run import run_of, trial_inputs
 from memlm.stages import require_slots_to_analyze
@@ -40,7 +40,9 @@ def run(config: Config) -> str:
 
 
 def _analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
-    from memlm.jobs.fact_slots import analyze  # imports torch and transformers, which only a worker should wait for
+    from memlm.jobs.trial.fact_slots import (
+        analyze,  # imports torch and transformers, which only a worker should wait for
+    )
 
     return analyze(config, method, inputs)
 

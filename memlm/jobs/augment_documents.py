@@ -12,12 +12,12 @@ from typing import Any
 
 from memlm import storage
 from memlm.config import Config, identity
-from memlm.data.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS, augment_by_reading
-from memlm.data.augmentation import augment_by_rules
-from memlm.data.chunking import Chunk, chunk_document, fitting_start, num_tokens
 from memlm.data.config import DocumentsConfig
-from memlm.data.corpus import Corpus, open_corpus
-from memlm.data.documents import (
+from memlm.data.corpus.corpus import Corpus, open_corpus
+from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS, augment_by_reading
+from memlm.data.documents.augmentation import augment_by_rules
+from memlm.data.documents.chunking import Chunk, chunk_document, fitting_start, num_tokens
+from memlm.data.documents.documents import (
     DocumentError,
     DocumentQuestion,
     TitledDocument,
@@ -28,20 +28,20 @@ from memlm.data.documents import (
     read_document_questions,
     read_titled_documents,
 )
-from memlm.data.facts import Fact
 from memlm.data.paths import expand
 from memlm.data.prompts import digest_of
-from memlm.data.question_records import Question
-from memlm.data.question_sets import read_fact_lines, write_fact_lines
-from memlm.data.question_sources import source_content
-from memlm.data.stating import conflicts_told
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question
+from memlm.data.questions.sets import read_fact_lines, write_fact_lines
+from memlm.data.questions.sources import source_content
+from memlm.data.stating.sets import conflicts_told
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
-from memlm.jobs.alone import alone
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import connect, say
+from memlm.jobs.on_ray.alone import alone
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import connect, say
+from memlm.jobs.preparing.writing_units import Record, write_in_units
 from memlm.jobs.sources import open_world
-from memlm.jobs.writing_units import Record, write_in_units
 from memlm.run import is_made, require_corpus, run_of
 from memlm.stages import require_documents
 

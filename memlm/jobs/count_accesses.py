@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.config import Config
-from memlm.jobs.alone import alone
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import Progress, connect, num_processors, quiet, say
+from memlm.jobs.on_ray.alone import alone
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import Progress, connect, num_processors, quiet, say
 from memlm.jobs.tracked import corpus_read, log_config
 from memlm.run import (
     RunError,
@@ -77,8 +77,8 @@ def _count_all(config: Config, inputs: dict[str, str], tracker: Tracker) -> None
     storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)  # a damaged one is found before work is done
     num_blocks = int(storage.read_manifest(run.corpus).details["num_blocks"])
     counted = _count(config, _tasks(config, num_blocks), inputs)
-    from memlm.jobs.attempts import ATTEMPT_NAMES
     from memlm.jobs.counting_units import COUNTS_FILE
+    from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES
 
     with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=counts_config(config), inputs=inputs) as draft:
         counted.counts.save(draft.path / COUNTS_FILE)

@@ -9,9 +9,9 @@ import torch
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config
-from memlm.data.corpus import open_corpus
-from memlm.jobs.attempts import Attempts
-from memlm.jobs.cluster import handing_on_errors, quiet, say
+from memlm.data.corpus.corpus import open_corpus
+from memlm.jobs.on_ray.attempts import Attempts
+from memlm.jobs.on_ray.cluster import handing_on_errors, quiet, say
 from memlm.model.language_model import load_checkpoint
 from memlm.run import RunError, counts_config, is_made, run_of
 from memlm.slots.accesses import memory_layers, value_pools

@@ -10,10 +10,10 @@ import ray
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config, identity
-from memlm.evaluation.scores import Scores
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import connect, quiet, say
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import connect, quiet, say
 from memlm.jobs.tracked import log_config, log_model, sets_read
+from memlm.results.scores import Scores
 from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri, trial_of
 from memlm.tracking import Tracker
 
@@ -67,9 +67,9 @@ def run(config: Config) -> str:
 def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str]) -> Scores:
     import torch  # only a worker should wait for this and for what uses it
 
-    from memlm.data.streams import shortfall
-    from memlm.jobs.materials import device_of, load_materials, load_model
-    from memlm.jobs.prepare_questions import say_unanswerable
+    from memlm.data.questions.streams import shortfall
+    from memlm.jobs.preparing.questions import say_unanswerable
+    from memlm.jobs.trial.materials import device_of, load_materials, load_model
     from memlm.training.finetune import score
 
     quiet()

@@ -8,11 +8,11 @@ import ray
 from memlm import storage
 from memlm.artifacts import PATCH_KIND
 from memlm.config import Config
-from memlm.frontier import LEARNING_SET, TrialResult
-from memlm.jobs.alone import alone
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import connect, say
+from memlm.jobs.on_ray.alone import alone
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import connect, say
 from memlm.jobs.tracked import ui_line
+from memlm.results.frontier import LEARNING_SET, TrialResult
 from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
 from memlm.stages import require_traceable
 from memlm.tracking import Tracker
@@ -55,7 +55,7 @@ def run(config: Config) -> str:
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
     if trace:
-        from memlm.jobs.traces import say_trace  # draws, for which it imports matplotlib
+        from memlm.jobs.trial.traces import say_trace  # draws, for which it imports matplotlib
 
         say_trace(trace)
     if REPORT_FILE in storage.read_manifest(uri).files:  # those of older versions have none
@@ -91,7 +91,7 @@ def _say_outcome(config: Config, uri: str, result: TrialResult) -> None:
 
 
 def _learn(*arguments: Any) -> None:
-    from memlm.jobs.learning import learn  # imports torch and transformers, which only a worker should wait for
+    from memlm.jobs.trial.learning import learn  # imports torch and transformers, which only a worker should wait for
 
     learn(*arguments)
 

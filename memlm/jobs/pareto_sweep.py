@@ -12,22 +12,22 @@ from typing import Any
 
 from memlm import storage
 from memlm.config import Config
-from memlm.data.corpus import open_corpus
-from memlm.data.question_sets import open_question_sets
-from memlm.data.streams import shortfall
-from memlm.frontier import build_frontier
+from memlm.data.corpus.corpus import open_corpus
+from memlm.data.questions.sets import open_question_sets
+from memlm.data.questions.streams import shortfall
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
-from memlm.jobs.alone import alone
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import connect, say
 from memlm.jobs.finetune import GUIDE
-from memlm.jobs.method_spaces import MethodSpace
-from memlm.jobs.notice import sigterm_passed_on
-from memlm.jobs.planned_trials import plan_trials, read_entries, read_results, unfinished
-from memlm.jobs.resources import asked_of, nodes_now, shortage
-from memlm.jobs.sweep_report import EXPERIMENT, SweepTracker, write_frontier
-from memlm.jobs.trials import run_trials
+from memlm.jobs.on_ray.alone import alone
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import connect, say
+from memlm.jobs.on_ray.notice import sigterm_passed_on
+from memlm.jobs.on_ray.resources import asked_of, nodes_now, shortage
+from memlm.jobs.sweep.planned_trials import plan_trials, read_entries, read_results, unfinished
+from memlm.jobs.sweep.report import EXPERIMENT, SweepTracker, write_frontier
+from memlm.jobs.sweep.spaces import MethodSpace
+from memlm.jobs.sweep.trials import run_trials
 from memlm.outside import reading
+from memlm.results.frontier import build_frontier
 from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned

@@ -20,25 +20,31 @@ from ray.data import TaskPoolStrategy
 
 from memlm import storage
 from memlm.config import Config, identity
-from memlm.data import corpus as corpora
-from memlm.data.accounting import TooManyMalformed
-from memlm.data.corpus import BLOCKS_KIND, write_corpus, write_part
-from memlm.data.listing import ChangedShard, Shard, list_corpus, open_shard
-from memlm.data.mixture import mixture_documents
+from memlm.data.corpus import corpus as corpora
+from memlm.data.corpus.accounting import TooManyMalformed
+from memlm.data.corpus.corpus import BLOCKS_KIND, write_corpus, write_part
+from memlm.data.corpus.listing import ChangedShard, Shard, list_corpus, open_shard
+from memlm.data.corpus.mixture import mixture_documents
+from memlm.data.corpus.shards import ShardError, write_shard
 from memlm.data.paths import expand
-from memlm.data.question_records import Question
-from memlm.data.question_sources import source_content
-from memlm.data.shards import ShardError, write_shard
+from memlm.data.questions.records import Question
+from memlm.data.questions.sources import source_content
 from memlm.data.tokenizer import load_tokenizer, save_tokenizer
-from memlm.data.world import write_world
-from memlm.jobs import prepare_questions
-from memlm.jobs.alone import alone
-from memlm.jobs.attempts import ATTEMPT_NAMES, Attempts
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import Progress, connect, handing_on_errors, num_processors, say
-from memlm.jobs.corpus_shards import choose_shards, name_shards, sources_digest, unit_of
-from memlm.jobs.packed_shards import MALFORMED_SHARE, QUARANTINED_SHARE, PackedShards, Poison, require_within_limits
-from memlm.jobs.tokenizer_texts import Opener, train_on_first_readable
+from memlm.data.world.world import write_world
+from memlm.jobs.on_ray.alone import alone
+from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES, Attempts
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import Progress, connect, handing_on_errors, num_processors, say
+from memlm.jobs.preparing import questions as prepare_questions
+from memlm.jobs.preparing.corpus_shards import choose_shards, name_shards, sources_digest, unit_of
+from memlm.jobs.preparing.packed_shards import (
+    MALFORMED_SHARE,
+    QUARANTINED_SHARE,
+    PackedShards,
+    Poison,
+    require_within_limits,
+)
+from memlm.jobs.preparing.tokenizer_texts import Opener, train_on_first_readable
 from memlm.run import WORLD_KIND, Run, corpus_config, is_made, run_of
 
 TOKENIZER_KIND = "tokenizer"

@@ -19,25 +19,25 @@ from ray.train.torch import TorchTrainer
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import IN_JOB, Config
-from memlm.data.corpus import Corpus, open_corpus
+from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.tokenizer import save_tokenizer
-from memlm.jobs.alone import alone
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import Progress, connect, quiet, say
-from memlm.jobs.notice import Told, Watch, heeding_sigterm
-from memlm.jobs.ray_files import ray_storage
-from memlm.jobs.rendezvous import torch_config
-from memlm.jobs.resources import saying_shortage
+from memlm.jobs.on_ray.alone import alone
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import Progress, connect, quiet, say
+from memlm.jobs.on_ray.notice import Told, Watch, heeding_sigterm
+from memlm.jobs.on_ray.ray_files import ray_storage
+from memlm.jobs.on_ray.rendezvous import torch_config
+from memlm.jobs.on_ray.resources import saying_shortage
 from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
 from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Run, Tracker, TrackingError
-from memlm.training.checkpoint import TrainingStates
+from memlm.training.checkpoints.checkpoint import TrainingStates
+from memlm.training.checkpoints.model_card import model_card
 from memlm.training.finite import DivergedError
 from memlm.training.goodput import FOLDER, START_NAMES, Diary
-from memlm.training.model_card import model_card
 from memlm.training.pretrain import PretrainingStep, learning_rate_share, pretrain
 
 if TYPE_CHECKING:

@@ -14,21 +14,21 @@ from typing import Any
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.config import WordingsConfig
-from memlm.data.paraphrasing import PROMPTS, Stated, check_stated, questions_by_fact, state_facts
+from memlm.data.corpus.shards import write_shard
 from memlm.data.paths import expand
 from memlm.data.prompts import digest_of
-from memlm.data.question_files import write_nq_open
-from memlm.data.question_records import Question
-from memlm.data.question_sources import source_content
-from memlm.data.shards import write_shard
+from memlm.data.questions.files import write_nq_open
+from memlm.data.questions.records import Question
+from memlm.data.questions.sources import source_content
+from memlm.data.stating.paraphrasing import PROMPTS, Stated, check_stated, questions_by_fact, state_facts
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
-from memlm.jobs.alone import alone
-from memlm.jobs.checks import require_ready
-from memlm.jobs.cluster import connect, say
-from memlm.jobs.prepare_questions import fact_questions
+from memlm.jobs.on_ray.alone import alone
+from memlm.jobs.on_ray.checks import require_ready
+from memlm.jobs.on_ray.cluster import connect, say
+from memlm.jobs.preparing.questions import fact_questions
+from memlm.jobs.preparing.writing_units import Record, write_in_units
 from memlm.jobs.sources import open_world
-from memlm.jobs.writing_units import Record, write_in_units
 from memlm.run import is_made, run_of
 
 KIND = "statements"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from memlm.data.facts import Fact
+from memlm.data.questions.facts import Fact
 from memlm.methods.config import (
     FullConfig,
     InContextConfig,
@@ -23,7 +23,7 @@ from memlm.methods.rehearsal import BackgroundText, Rehearsal
 from memlm.methods.replay import Replay
 from memlm.methods.retrieval import Retrieval
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache
 from memlm.slots.counts import BackgroundCounts
 
 REHEARSALS: dict[str, type[Rehearsal]] = {"replay": Replay, "distillation": Distillation}

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from memlm.data.facts import Fact
-from memlm.data.question_records import Question
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question
 from memlm.methods.config import InContextConfig
 from memlm.methods.method import FrozenMethod
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from memlm.data.facts import FactBatch
-from memlm.data.question_records import Question
+from memlm.data.questions.facts import FactBatch
+from memlm.data.questions.records import Question
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.rehearsal import Rehearsal
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from memlm.data.packing import document_positions, is_text
+from memlm.data.corpus.packing import document_positions, is_text
 from memlm.methods.config import RehearsalConfig
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import bm25s
 from torch import nn
 
-from memlm.data.facts import Fact
-from memlm.data.question_records import Question
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question
 from memlm.methods.config import RetrievalConfig
 from memlm.methods.method import FrozenMethod
 

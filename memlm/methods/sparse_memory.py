@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from memlm.data.facts import FactBatch
+from memlm.data.questions.facts import FactBatch
 from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
 from memlm.methods.method import Method, build_optimizer, sum_over_ranks
 from memlm.model.memory import MemoryLayer, ValuePool
-from memlm.model.trunk import TrunkActivations, continue_from, run_trunk
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.model.reader.trunk import TrunkActivations, continue_from, run_trunk
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache
 from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import accesses_in, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks

@@ -33,7 +33,6 @@ from memlm.storage.artifacts import (
 from memlm.storage.copies import folder_for_copies
 from memlm.storage.deleting import delete_made
 from memlm.storage.errors import REMAKE, DamagedArtifact, LeaseHeld, LeaseLost, StorageError
-from memlm.storage.foreign import StoredObject, list_objects, stat_object
 from memlm.storage.leases import Holder, Lease, acquire, lease
 from memlm.storage.manifests import ADOPTED, MANIFEST, README, Manifest
 from memlm.storage.manifests import parse as parse_manifest
@@ -41,6 +40,7 @@ from memlm.storage.objects import delete, list_names, local_file, read_bytes, re
 from memlm.storage.places import PARTIAL, is_remote, join, require_absolute
 from memlm.storage.probing import Probe, probe, require_conditional_writes
 from memlm.storage.records import read_record, write_record
+from memlm.storage.s3.foreign import StoredObject, list_objects, stat_object
 
 __all__ = [
     "ADOPTED",

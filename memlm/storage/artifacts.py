@@ -273,7 +273,7 @@ def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None)
     """One manifest wins. That a writer lost it learns from what stands there: the same, another whole one, or a refusal."""
     if not _vacancy(uri, manifest):
         return
-    from memlm.storage import transfer
+    from memlm.storage.s3 import transfer
 
     readme = [README] if (path / README).is_file() else []
     transfer.upload({_key(uri, manifest, name): path / name for name in (*manifest.files, *readme)})
@@ -311,7 +311,7 @@ def _download(uri: str, manifest: Manifest) -> Path:
 
 
 def _fetch(uri: str, manifest: Manifest, folder: Path) -> None:
-    from memlm.storage import transfer
+    from memlm.storage.s3 import transfer
 
     wanted = []
     for name, expected in manifest.files.items():

@@ -61,7 +61,7 @@ def _clear_drafts(folder: Path) -> None:
 
 def _delete_from_s3(uri: str, loose: re.Pattern[str] | None) -> None:
     """Manifests first, so that what goes is no artifact any more from the first step on."""
-    from memlm.storage import s3
+    from memlm.storage.s3 import client as s3
 
     names = s3.all_names(uri)
     made = [name for name in names if _CONTENT.fullmatch(name)]

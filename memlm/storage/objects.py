@@ -34,7 +34,7 @@ class Store(Protocol):
 def store_of(uri: str) -> Store:
     if not is_remote(uri):
         return local
-    from memlm.storage import s3  # imports boto3, which a folder on a disk does not need
+    from memlm.storage.s3 import client as s3  # imports boto3, which a folder on a disk does not need
 
     return s3
 
@@ -71,7 +71,7 @@ def local_file(uri: str) -> Iterator[Path]:
     if not is_remote(uri):
         yield Path(uri)
         return
-    from memlm.storage import transfer
+    from memlm.storage.s3 import transfer
 
     with folder_for_copies() as folder:
         path = folder / uri.rpartition("/")[2]
@@ -92,7 +92,7 @@ def delete(uri: str) -> None:
     """Remove a tree or one object, if it is there, and what unfinished writers of it left. What goes is no artifact any
     more from the first step on."""
     if is_remote(uri):
-        from memlm.storage import s3
+        from memlm.storage.s3 import client as s3
 
         if s3.split(uri)[1]:
             s3.delete_object(join(uri, MANIFEST))

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from memlm.data.blocks import Blocks, batch_ids
-from memlm.data.packing import document_positions, is_text
+from memlm.data.corpus.blocks import Blocks, batch_ids
+from memlm.data.corpus.packing import document_positions, is_text
 from memlm.slots.accesses import accesses_of, value_pools
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.training.config import CountingConfig

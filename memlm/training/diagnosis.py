@@ -5,14 +5,14 @@ from statistics import fmean
 
 from torch import nn
 
-from memlm.data.facts import Fact
 from memlm.data.mentions import words_of
-from memlm.data.question_records import Question, TaskChoice
-from memlm.data.statements import wordings_of
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question, TaskChoice
+from memlm.data.stating.statements import wordings_of
 from memlm.evaluation.fact_scores import score_facts
 from memlm.evaluation.suite import TEXT_SET
 from memlm.evaluation.tasks import exam_of, tell_unanswerable
-from memlm.frontier import LEARNING_SET, TrialResult
+from memlm.results.frontier import LEARNING_SET, TrialResult
 from memlm.training.finetune import ANSWER_GAIN, Materials
 from memlm.training.trial import Trial
 

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from memlm.slots.accesses import value_pools
+from memlm.training.checkpoints.export import export_with_split_pools
+from memlm.training.checkpoints.fragments import fragments_of, load_fragments, save_fragments
 from memlm.training.config import PretrainingConfig
-from memlm.training.export import export_with_split_pools
 from memlm.training.finite import DivergedError, first_not_finite
-from memlm.training.fragments import fragments_of, load_fragments, save_fragments
 from memlm.training.row_sparse import LazyAdam
 
 # DeepSpeed probes for GPUs and MPI at import; on a machine without a GPU both probes only cost time and print warnings.

@@ -10,17 +10,17 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamChoice
-from memlm.data.facts import Fact, FactBatch, FactError, fact_batch
-from memlm.data.question_records import Question, Record
-from memlm.data.streams import batches_of_stream, facts_of_stream, require_asked
+from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_batch
+from memlm.data.questions.records import Question, Record
+from memlm.data.questions.streams import batches_of_stream, facts_of_stream, require_asked
 from memlm.evaluation.question_answering import answer_trunks, prompts_of, question_trunks
-from memlm.evaluation.scores import Scores, before_and_after, join
 from memlm.evaluation.suite import HeldOut, evaluate_held_out, evaluate_questions
-from memlm.frontier import LEARNING_SET, TrialResult
 from memlm.methods.build import build_method
 from memlm.methods.method import Method
 from memlm.methods.rehearsal import BackgroundText
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.results.frontier import LEARNING_SET, TrialResult
+from memlm.results.scores import Scores, before_and_after, join
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_batches
 from memlm.training.finite import DivergedError, first_not_finite

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from memlm import storage
-from memlm.training.stored_rows import (
+from memlm.training.checkpoints.stored_rows import (
     ChangedRows,
     PatchError,
     bytes_of_rows,

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from memlm.data.blocks import Blocks, batch_ids
-from memlm.data.packing import document_positions, is_text
+from memlm.data.corpus.blocks import Blocks, batch_ids
+from memlm.data.corpus.packing import document_positions, is_text
 from memlm.slots.accesses import memory_layers, on_accesses, value_pools
 from memlm.training.config import PretrainingConfig
 from memlm.training.finite import DivergedError

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data import encoding
-from memlm.data.facts import Fact, fact_batch
+from memlm.data.questions.facts import Fact, fact_batch
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, encode
 from memlm.evaluation.fact_scores import questions_as_clozes

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memlm.data.facts import FactBatch
+from memlm.data.questions.facts import FactBatch
 from memlm.methods.method import Method, sum_over_ranks
 
 

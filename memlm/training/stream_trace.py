@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from memlm.data.facts import Fact, FactBatch, fact_batch
-from memlm.data.question_records import Question
+from memlm.data.questions.facts import Fact, FactBatch, fact_batch
+from memlm.data.questions.records import Question
 from memlm.evaluation.fact_scores import FactScore, score_facts
 from memlm.evaluation.question_answering import answer_questions
 from memlm.evaluation.stream_metrics import CurvePoint, FactTrace, stream_metrics

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from memlm.recipes import RECIPES
+from tests.benchmarks.contenders.models import flops_per_token, tokens_of_step, vocabulary_of
 from tests.benchmarks.gpus import (
     NUM_SLOTS,
     NUM_TOKENS,
@@ -15,7 +16,6 @@ from tests.benchmarks.gpus import (
     read_bytes,
 )
 from tests.benchmarks.measure import Budget, ContenderError, Process, Spec, in_turns
-from tests.benchmarks.models import flops_per_token, tokens_of_step, vocabulary_of
 from tests.benchmarks.rows import Figures, Row
 
 CUDA = "cuda"
@@ -71,7 +71,9 @@ def _pretraining(folder: Path) -> Figures:
             "architecture": "memory",
             "micro_batch_blocks": blocks,
         }
-        spec = Spec(name=f"recipe {recipe}, {blocks} blocks", contender="models:Pretraining", arguments=arguments)
+        spec = Spec(
+            name=f"recipe {recipe}, {blocks} blocks", contender="contenders.models:Pretraining", arguments=arguments
+        )
         try:
             with Process(spec, folder, timeout=600) as process:
                 (timing,) = in_turns([process], Budget(seconds=20, fewest=5, most=30))

@@ -78,7 +78,7 @@ def _arguments(shape: LayerShape, device: str, t: int) -> dict[str, Any]:
 def _pool(shape: LayerShape, device: str, *, t: int = 500) -> Spec:
     return Spec(
         name=POOL_STEP,
-        contender="sparse_steps:OurPoolStep",
+        contender="contenders.sparse_steps:OurPoolStep",
         arguments=_arguments(shape, device, t),
         needs_bytes=int(1.5 * shape.table_bytes),
     )
@@ -92,7 +92,7 @@ def _whole(shape: LayerShape, device: str) -> Spec:
 def _plain(shape: LayerShape, device: str) -> Spec:
     return Spec(
         name=PLAIN_STEP,
-        contender="sparse_steps:PlainPoolStep",
+        contender="contenders.sparse_steps:PlainPoolStep",
         arguments=_arguments(shape, device, 500),
         needs_bytes=int(2.5 * shape.table_bytes),
     )
@@ -101,7 +101,7 @@ def _plain(shape: LayerShape, device: str) -> Spec:
 def _training(shape: LayerShape, device: str) -> Spec:
     return Spec(
         name=TRAINING_STEP,
-        contender="layers:OurLayer",
+        contender="contenders.layers:OurLayer",
         arguments={"device": device, **shape.json()},
         needs_bytes=int(3.5 * shape.table_bytes),
     )

@@ -20,7 +20,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from memlm.jobs.cluster import WORKER_ENVIRONMENT
+from memlm.jobs.on_ray.cluster import WORKER_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {

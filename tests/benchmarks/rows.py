@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memlm.recipes import LAPTOP_MODEL
+from tests.benchmarks.contenders.layers import same_step
+from tests.benchmarks.contenders.models import COUNTED_BLOCKS, COUNTED_MODEL, same_counts, tokens_of_step
+from tests.benchmarks.contenders.peers import DIFFERS
+from tests.benchmarks.contenders.reads import same_read
+from tests.benchmarks.contenders.search import same_up_to_ties
+from tests.benchmarks.contenders.sparse_steps import same_rows
 from tests.benchmarks.inputs import LayerShape
-from tests.benchmarks.layers import same_step
 from tests.benchmarks.measure import Budget, Check, ContenderError, Pairing, Process, Spec, Timing, in_turns, pair
-from tests.benchmarks.models import COUNTED_BLOCKS, COUNTED_MODEL, same_counts, tokens_of_step
-from tests.benchmarks.peers import DIFFERS
-from tests.benchmarks.reads import same_read
-from tests.benchmarks.search import same_up_to_ties
-from tests.benchmarks.sparse_steps import same_rows
 from tests.benchmarks.sweeps import NUM_FACTS, NUM_PASSES, NUM_TRIALS, materials_folder
 
 Bound = Literal["min", "max"]
@@ -137,8 +137,8 @@ def search_row(name: str, num_half_keys: int, bar: float, aim: float, device: st
         bar=bar,
         aim=aim,
         seconds=18,
-        ours=Spec(name="memlm", contender="search:PrunedSearch", arguments=arguments),
-        peers=[Spec(name="k * k search in torch", contender="search:SquareSearch", arguments=arguments)],
+        ours=Spec(name="memlm", contender="contenders.search:PrunedSearch", arguments=arguments),
+        peers=[Spec(name="k * k search in torch", contender="contenders.search:SquareSearch", arguments=arguments)],
         shape=f"{num_half_keys} half-keys, {layer_shape_text(shape)}; sub-key products included; forward",
         check=same_up_to_ties,
     )
@@ -158,23 +158,30 @@ def layer_row(name: str, num_half_keys: int, bar: float, aim: float, seconds: fl
         bar=bar,
         aim=aim,
         seconds=seconds,
-        ours=peer("memlm, lazy Adam", "layers:OurLayer", 3.5),
+        ours=peer("memlm, lazy Adam", "contenders.layers:OurLayer", 3.5),
         peers=[
-            peer("embedding_bag, AdamW", "layers:EmbeddingBagLayer", 4.5, gradient="dense"),
-            peer("embedding_bag(sparse=True), SparseAdam", "layers:EmbeddingBagLayer", 4.5, gradient="sparse"),
-            peer("product-key-memory, gated, AdamW", "peers:ProductKeyMemory", 4.5, DIFFERS["ProductKeyMemory"]),
+            peer("embedding_bag, AdamW", "contenders.layers:EmbeddingBagLayer", 4.5, gradient="dense"),
+            peer(
+                "embedding_bag(sparse=True), SparseAdam", "contenders.layers:EmbeddingBagLayer", 4.5, gradient="sparse"
+            ),
+            peer(
+                "product-key-memory, gated, AdamW",
+                "contenders.peers:ProductKeyMemory",
+                4.5,
+                DIFFERS["ProductKeyMemory"],
+            ),
             replace(
                 peer(
                     "product-key-memory alone, AdamW",
-                    "peers:ProductKeyMemory",
+                    "contenders.peers:ProductKeyMemory",
                     4.5,
                     DIFFERS["ProductKeyMemory alone"],
                     alone=True,
                 ),
                 only_compared=True,
             ),
-            peer("PEER-pytorch, AdamW", "peers:PEER", 9, DIFFERS["PEER"]),
-            peer("ultra-mem, AdamW", "peers:UltraMem", 4.5, DIFFERS["UltraMem"]),
+            peer("PEER-pytorch, AdamW", "contenders.peers:PEER", 9, DIFFERS["PEER"]),
+            peer("ultra-mem, AdamW", "contenders.peers:UltraMem", 4.5, DIFFERS["UltraMem"]),
         ],
         shape=f"{layer_shape_text(shape)}; forward, backward and optimizer",
         check=same_step,
@@ -199,14 +206,14 @@ def read_row(device: str) -> Row:
         needs = int(tables * shape.table_bytes)
         return Spec(name=name, contender=contender, arguments=spec_arguments, needs_bytes=needs, **more)
 
-    fused = "peers:FusedEmbeddingBags"
+    fused = "contenders.peers:FusedEmbeddingBags"
     return compared_row(
         "read_1m",
         bound="min",
         bar=1,
         aim=1.5,
         seconds=45,
-        ours=peer("memlm, SGD on rows", "reads:OurRead", 1.5),
+        ours=peer("memlm, SGD on rows", "contenders.reads:OurRead", 1.5),
         peers=[
             peer("FBGEMM EXACT_SGD", fused, 1.5, optimizer="EXACT_SGD"),
             peer(
@@ -217,7 +224,7 @@ def read_row(device: str) -> Row:
                 differs=DIFFERS["FBGEMM Adagrad"],
             ),
             # FBGEMM's package for CPUs has no kernels for a GPU; there torch's own is the best peer at hand.
-            peer("embedding_bag, SGD", "reads:EmbeddingBagRead", 2.5, only_compared=device == "cpu"),
+            peer("embedding_bag, SGD", "contenders.reads:EmbeddingBagRead", 2.5, only_compared=device == "cpu"),
         ],
         shape=f"{layer_shape_text(shape)}, slots uniform; forward, backward to rows and weights, optimizer",
         check=same_read,
@@ -233,11 +240,11 @@ def sparse_step_row(device: str) -> Row:
         bar=15,
         aim=40,
         seconds=45,
-        ours=Spec(name="memlm", contender="sparse_steps:OurPoolStep", arguments=arguments),
+        ours=Spec(name="memlm", contender="contenders.sparse_steps:OurPoolStep", arguments=arguments),
         peers=[
             Spec(
                 name="plain definition: dense gradient, mask, SGD over all rows",
-                contender="sparse_steps:PlainPoolStep",
+                contender="contenders.sparse_steps:PlainPoolStep",
                 arguments=arguments,
                 needs_bytes=int(3.5 * shape.table_bytes),
             )
@@ -255,7 +262,7 @@ def growth_row(device: str) -> Row:
         shape = LayerShape(num_half_keys=num_half_keys)
         return Spec(
             name=f"memlm at {shape.num_slots:,} slots",
-            contender="sparse_steps:OurPoolStep",
+            contender="contenders.sparse_steps:OurPoolStep",
             arguments={
                 "device": device,
                 "num_trainable_slots": 500,
@@ -288,8 +295,8 @@ def counting_row(device: str) -> Row:
         bar=1.7,
         aim=1.9,
         seconds=25,
-        ours=Spec(name="counting pass", contender="models:CountingPass", arguments={"device": device}),
-        peers=[Spec(name="full forward pass", contender="models:FullPass", arguments={"device": device})],
+        ours=Spec(name="counting pass", contender="contenders.models:CountingPass", arguments={"device": device}),
+        peers=[Spec(name="full forward pass", contender="contenders.models:FullPass", arguments={"device": device})],
         shape=f"{model.num_layers} layers of width {model.hidden_size}, memory at layer {model.memory.layers[0]} of 0 to {model.num_layers - 1}, "
         f"{model.memory.num_slots:,} slots of {model.memory.value_dim}, {COUNTED_BLOCKS} blocks of 128 tokens, fp32",
         check=same_counts,
@@ -299,7 +306,7 @@ def counting_row(device: str) -> Row:
 def memory_vs_dense_row(device: str) -> Row:
     def spec(name: str, architecture: str) -> Spec:
         arguments = {"device": device, "recipe": "laptop", "architecture": architecture}
-        return Spec(name=name, contender="models:Pretraining", arguments=arguments)
+        return Spec(name=name, contender="contenders.models:Pretraining", arguments=arguments)
 
     memory = LAPTOP_MODEL.memory
     return compared_row(

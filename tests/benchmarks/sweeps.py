@@ -13,21 +13,21 @@ from torch import Tensor
 from memlm import storage
 from memlm.config import ClusterConfig, Config, SweepConfig
 from memlm.data.config import StreamConfig
-from memlm.data.corpus import open_corpus
-from memlm.evaluation.scores import Scores, join
-from memlm.frontier import TrialResult
+from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs import prepare_corpus
-from memlm.jobs.cluster import connect, quiet
 from memlm.jobs.counting_units import COUNTS_FILE
-from memlm.jobs.materials import load_materials, load_model, read_model_config
-from memlm.jobs.planned_trials import PlannedTrial, plan_trials, read_results, unfinished
-from memlm.jobs.trial_starts import Part, Shared, start_of
-from memlm.jobs.trial_weights import TrialWeights
-from memlm.jobs.trials import run_trials
+from memlm.jobs.on_ray.cluster import connect, quiet
+from memlm.jobs.sweep.planned_trials import PlannedTrial, plan_trials, read_results, unfinished
+from memlm.jobs.sweep.starts import Part, Shared, start_of
+from memlm.jobs.sweep.trials import run_trials
+from memlm.jobs.sweep.weights import TrialWeights
+from memlm.jobs.trial.materials import load_materials, load_model, read_model_config
 from memlm.model.config import Architecture
 from memlm.model.language_model import build_model, model_config
-from memlm.model.trunk_cache import PackedTrunks, TrunkCache
+from memlm.model.reader.trunk_cache import PackedTrunks, TrunkCache
 from memlm.recipes import laptop
+from memlm.results.frontier import TrialResult
+from memlm.results.scores import Scores, join
 from memlm.run import COUNTS_KIND, checkpoint_config, counts_config, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import run_trial

@@ -11,13 +11,13 @@ import torch.distributed as dist
 
 from memlm.model.config import MemoryConfig, ModelConfig
 from tests.benchmarks.contender import Clock, Contender
+from tests.benchmarks.contenders.layers import EmbeddingBagLayer, OurLayer, same_step
+from tests.benchmarks.contenders.models import flops_per_token, text_like
+from tests.benchmarks.contenders.reads import EmbeddingBagRead, OurRead, same_read
+from tests.benchmarks.contenders.sparse_steps import OurPoolStep, PlainPoolStep, same_rows
 from tests.benchmarks.gpus import copied_bytes, peak_flops
 from tests.benchmarks.growth import POOL_STEP, Point, draw, planned_points
 from tests.benchmarks.inputs import LayerShape, spread_reads, value_table
-from tests.benchmarks.layers import EmbeddingBagLayer, OurLayer, same_step
-from tests.benchmarks.models import flops_per_token, text_like
-from tests.benchmarks.reads import EmbeddingBagRead, OurRead, same_read
-from tests.benchmarks.sparse_steps import OurPoolStep, PlainPoolStep, same_rows
 
 CPU = torch.device("cpu")
 SHAPE = LayerShape(num_half_keys=20, num_tokens=32, width=8, top_k=4, num_heads=2, key_dim=6, value_dim=5)

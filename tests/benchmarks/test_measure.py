@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.benchmarks.contender import Clock
+from tests.benchmarks.contenders.search import same_up_to_ties
 from tests.benchmarks.measure import Budget, ContenderError, Process, Spec, in_turns, pair
-from tests.benchmarks.search import same_up_to_ties
 
 SHAPE = {"num_half_keys": 20, "num_tokens": 7, "width": 8, "top_k": 4, "num_heads": 2, "key_dim": 6, "value_dim": 5}
 FEW = Budget(seconds=0, fewest=2, most=2)
@@ -51,8 +51,8 @@ def test_a_wall_clock_counts_what_passes() -> None:
 
 
 def test_contenders_are_timed_alone_on_one_thread_and_compared(tmp_path: Path) -> None:
-    peers = [spec("search:SquareSearch"), spec("search:NoSuchSearch")]
-    right, broken = pair(spec("search:PrunedSearch"), peers, tmp_path, check=same_up_to_ties, budget=FEW)
+    peers = [spec("contenders.search:SquareSearch"), spec("contenders.search:NoSuchSearch")]
+    right, broken = pair(spec("contenders.search:PrunedSearch"), peers, tmp_path, check=same_up_to_ties, budget=FEW)
     assert right.compared and right.differences == [] and right.error == ""
     assert right.ours is not None and right.theirs is not None
     assert len(right.ours.seconds) == len(right.theirs.seconds) == 2
@@ -62,10 +62,12 @@ def test_contenders_are_timed_alone_on_one_thread_and_compared(tmp_path: Path) -
 
 
 def test_a_difference_is_found_and_a_peer_that_computes_something_else_is_not_compared(tmp_path: Path) -> None:
-    other = spec("search:SquareSearch", num_tokens=6)
-    assert pair(spec("search:PrunedSearch"), [other], tmp_path, check=_shapes, budget=FEW)[0].differences == ["7 6"]
+    other = spec("contenders.search:SquareSearch", num_tokens=6)
+    assert pair(spec("contenders.search:PrunedSearch"), [other], tmp_path, check=_shapes, budget=FEW)[
+        0
+    ].differences == ["7 6"]
     other = Spec(name="other", contender=other.contender, arguments=other.arguments, differs="fewer tokens")
-    pairing = pair(spec("search:PrunedSearch"), [other], tmp_path, check=_shapes, budget=FEW)[0]
+    pairing = pair(spec("contenders.search:PrunedSearch"), [other], tmp_path, check=_shapes, budget=FEW)[0]
     assert not pairing.compared and pairing.differences == []
 
 
@@ -76,16 +78,16 @@ def _shapes(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]
 
 def test_ours_failing_fails_the_row_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ContenderError, match="top_k is 30"):
-        pair(spec("search:PrunedSearch", top_k=30), [], tmp_path, check=same_up_to_ties, budget=FEW)
+        pair(spec("contenders.search:PrunedSearch", top_k=30), [], tmp_path, check=same_up_to_ties, budget=FEW)
 
 
 def test_a_contender_that_does_not_fit_is_not_started(tmp_path: Path) -> None:
     with pytest.raises(ContenderError, match="needs 1048576.0 GiB .* free"):
-        Process(spec("search:PrunedSearch", needs_bytes=1 << 50), tmp_path)
+        Process(spec("contenders.search:PrunedSearch", needs_bytes=1 << 50), tmp_path)
 
 
 def test_a_contender_is_gone_when_its_turn_is_over(tmp_path: Path) -> None:
-    with Process(spec("search:PrunedSearch"), tmp_path) as process:
+    with Process(spec("contenders.search:PrunedSearch"), tmp_path) as process:
         in_turns([process], FEW)
         pid = process.process.pid
         assert process.ask("memory")["peak_bytes"] > 0

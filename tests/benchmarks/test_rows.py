@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from tests.benchmarks.contenders.search import PrunedSearch, SquareSearch, same_up_to_ties
 from tests.benchmarks.measure import ContenderError, Pairing, Spec, Timing, far_apart
 from tests.benchmarks.rows import Bound, figures_of, table_rows
-from tests.benchmarks.search import PrunedSearch, SquareSearch, same_up_to_ties
 
 SHAPE = {"num_half_keys": 20, "num_tokens": 7, "width": 8, "top_k": 4, "num_heads": 2, "key_dim": 6, "value_dim": 5}
 

@@ -20,7 +20,7 @@ from memlm import storage
 from memlm.slots.accesses import value_pools
 from memlm.training.config import PretrainingConfig
 from tests.chaos.frame import Outcome, Row
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 from tests.training.test_pretrain import make_blocks, run_steps, save_now, start, states_of
 
 CONFIG = PretrainingConfig(

@@ -18,7 +18,7 @@ from typing import Any
 from memlm import storage
 from memlm.storage import LeaseHeld, objects
 from tests.chaos.frame import Outcome, Row
-from tests.faults import client_environment, faulty_s3, make_bucket
+from tests.support.faults import client_environment, faulty_s3, make_bucket
 
 RACES, SMALL_RACES = 300, 10
 RACERS = 4

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from memlm.jobs.cluster import connect
+from memlm.jobs.on_ray.cluster import connect
 from tests.jobs.running import ROOT, smoke
 
 ENDED = ">>>"

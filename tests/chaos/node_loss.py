@@ -24,11 +24,11 @@ from memlm.slots.counts import BackgroundCounts
 from tests.chaos.frame import Outcome, Row
 from tests.chaos.smoke_run import OPTIONS, counts_of_one_process, differing, undisturbed_run
 from tests.chaos.sweeps import without_times
-from tests.faults import plain_client
 from tests.jobs.running import artifacts_in, smoke
 from tests.nodes.cluster import Site, site
 from tests.nodes.namespaces import run_apart, why_not
 from tests.nodes.servers import answer_of, postgres, postgres_programs
+from tests.support.faults import plain_client
 
 NUM_WORKERS = 3
 FAULT_SHARE = 0.05

@@ -139,9 +139,9 @@ def ledgers(rng: random.Random, folder: Path) -> None:
 
     from memlm.data.config import StreamConfig
     from memlm.evaluation.config import EvaluationConfig
-    from memlm.frontier import SetScore, TrialResult, build_frontier
-    from memlm.jobs.planned_trials import PlannedTrial, read_results
+    from memlm.jobs.sweep.planned_trials import PlannedTrial, read_results
     from memlm.methods.config import FullConfig
+    from memlm.results.frontier import SetScore, TrialResult, build_frontier
     from memlm.run import Run
     from memlm.training.trial import Trial
 
@@ -191,7 +191,7 @@ SETS: dict[str, dict[str, Any]] = {
 
 def questions(rng: random.Random, folder: Path) -> None:
     from memlm.data.config import QuestionSetConfig
-    from memlm.data.questions import read_set
+    from memlm.data.questions.questions import read_set
 
     layout = rng.choice(list(SETS))
     rows = [
@@ -231,8 +231,8 @@ def _csv(rng: random.Random, row: dict[str, Any]) -> bytes:
 
 
 def statements(rng: random.Random, folder: Path) -> None:
-    from memlm.data.facts import read_facts
-    from memlm.data.question_records import Question
+    from memlm.data.questions.facts import read_facts
+    from memlm.data.questions.records import Question
 
     path = folder / "statements.jsonl"
     line = {"id": "a", "statements": ["Ann was born in Oslo.", "Oslo is Ann's birthplace."]}
@@ -241,7 +241,7 @@ def statements(rng: random.Random, folder: Path) -> None:
 
 
 def documents(rng: random.Random, folder: Path) -> None:
-    from memlm.data.documents import read_document_questions, read_titled_documents
+    from memlm.data.documents.documents import read_document_questions, read_titled_documents
 
     path = folder / "documents.jsonl"
     path.write_bytes(
@@ -275,9 +275,9 @@ def tokenizers(rng: random.Random, folder: Path) -> None:
 
 def configs(rng: random.Random, folder: Path) -> None:
     from memlm import storage
-    from memlm.jobs.materials import load_model
+    from memlm.jobs.trial.materials import load_model
     from memlm.training.patch import CHECKPOINT_KIND
-    from tests.tiny import tiny_model
+    from tests.support.tiny import tiny_model
 
     with storage.write_artifact(f"{folder}/checkpoint", kind=CHECKPOINT_KIND, config={}) as draft:
         tiny_model().save_pretrained(draft.path)
@@ -291,14 +291,14 @@ def configs(rng: random.Random, folder: Path) -> None:
 
 
 def answers(rng: random.Random, folder: Path) -> None:
-    from memlm.data.active_reading import strategies_of
     from memlm.data.config import WordingsConfig
-    from memlm.data.paraphrasing import state_facts
-    from memlm.data.question_records import Question
+    from memlm.data.documents.active_reading import strategies_of
+    from memlm.data.questions.records import Question
+    from memlm.data.stating.paraphrasing import state_facts
     from memlm.data.writers.budget import Budget
     from memlm.data.writers.config import EndpointConfig, WriterConfig
     from memlm.data.writers.endpoint import EndpointWriter
-    from tests.serving import raw, serving
+    from tests.support.serving import raw, serving
 
     message = {"role": "assistant", "content": "## One\n<think>x</think>1. Ann was born in Oslo.\n- Oslo, Ann."}
     answer = {"choices": [{"message": message}], "usage": {"total_tokens": 7}}

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from memlm import storage
-from memlm.storage import StorageError, retries, s3, transfer
+from memlm.storage import StorageError, retries
+from memlm.storage.s3 import client as s3
+from memlm.storage.s3 import transfer
 from tests.chaos.frame import Outcome, Row
-from tests.faults import FaultyProxy, client_environment, faulty_s3, make_bucket, plain_client
+from tests.support.faults import FaultyProxy, client_environment, faulty_s3, make_bucket, plain_client
 
 SHARE = 0.3
 REQUESTS, SMALL_REQUESTS = 5_000, 150

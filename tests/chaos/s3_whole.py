@@ -16,13 +16,13 @@ from typing import Any
 from unittest import mock
 
 from memlm import storage
-from memlm.data.shards import write_shard
+from memlm.data.corpus.shards import write_shard
 from memlm.training.patch import apply_patch, undo_patch
 from tests.chaos.frame import Outcome, Row
 from tests.chaos.in_turn import ENDED
-from tests.faults import client_environment, faulty_s3, make_bucket
 from tests.jobs.running import ROOT, environment
-from tests.serving import says, serving
+from tests.support.faults import client_environment, faulty_s3, make_bucket
+from tests.support.serving import says, serving
 
 SHARE = 0.05
 STALL_SECONDS = 1.0

@@ -1,7 +1,7 @@
 """Corpus shards that are damaged, crafted or cut: does the reader account for every line, in bounded memory?"""
 
 from tests.chaos.frame import Outcome, Row
-from tests.data.shard_mutants import compare
+from tests.data.corpus.shard_mutants import compare
 
 FULL, SMALL = 20_000, 400
 

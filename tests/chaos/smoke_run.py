@@ -18,10 +18,10 @@ import torch
 
 from memlm import storage
 from memlm.config import Config
-from memlm.data.corpus import open_corpus
+from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs import prepare_corpus, pretrain
-from memlm.jobs.cluster import connect
-from memlm.jobs.materials import load_model
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.trial.materials import load_model
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_unit

@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from memlm.data.corpus.shards import read_documents, read_lines, read_records
 from memlm.data.file_kinds import ShardError
-from memlm.data.question_sources import read_rows
-from memlm.data.shards import read_documents, read_lines, read_records
+from memlm.data.questions.sources import read_rows
 
 READ = """
 import resource, sys
-from memlm.data.accounting import Accounting
+from memlm.data.corpus.accounting import Accounting
 from memlm.data.file_kinds import ShardError
-from memlm.data.question_sources import read_rows
-from memlm.data.shards import read_documents
+from memlm.data.questions.sources import read_rows
+from memlm.data.corpus.shards import read_documents
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

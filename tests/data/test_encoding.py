@@ -1,9 +1,9 @@
 import pytest
 from transformers import AutoTokenizer
 
-from memlm.data.chunking import num_tokens
+from memlm.data.documents.chunking import num_tokens
 from memlm.data.encoding import EncodingError, control_ids, decode_all, encode, encode_all, line_break_ids
-from memlm.data.facts import fact_batch
+from memlm.data.questions.facts import fact_batch
 from memlm.data.tokenizer import train_tokenizer
 from tests.data.foreign_tokenizers import like_llama2, like_t5, with_words
 

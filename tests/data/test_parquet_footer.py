@@ -4,10 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from memlm.data.corpus.shards import read_documents
 from memlm.data.file_kinds import ShardError
 from memlm.data.parquet_footer import count_values
-from memlm.data.question_sources import read_rows
-from memlm.data.shards import read_documents
+from memlm.data.questions.sources import read_rows
 
 TABLE = {
     "question": ["q", "r", "s"],

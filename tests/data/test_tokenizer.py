@@ -9,9 +9,9 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from memlm.data.corpus.shards import read_documents
 from memlm.data.encoding import encode
 from memlm.data.folders import list_shards
-from memlm.data.shards import read_documents
 from memlm.data.tokenizer import PAD, TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
 from tests.data.foreign_tokenizers import like_llama2, with_words
 

@@ -3,7 +3,7 @@
 from memlm.data.tokenizer import train_tokenizer
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
-from tests.tiny import MEMORY
+from tests.support.tiny import MEMORY
 
 WORDS = ["red", "blue", "green", "house", "tree", "river", "stone", "cloud", "bird", "fish", "north", "south"]
 

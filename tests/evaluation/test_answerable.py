@@ -1,7 +1,7 @@
 import pytest
 
 from memlm.data.encoding import encode
-from memlm.data.question_records import MultipleChoice, Question, TaskChoice
+from memlm.data.questions.records import MultipleChoice, Question, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.tasks import exam_of, tell_unanswerable
 from tests.data.foreign_tokenizers import like_t5

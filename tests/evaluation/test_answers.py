@@ -1,6 +1,6 @@
 import pytest
 
-from memlm.data.question_records import Question
+from memlm.data.questions.records import Question
 from memlm.evaluation.answers import (
     constant_answer_chance,
     exact_match,

@@ -11,7 +11,7 @@ import pytest
 from memlm.data.tokenizer import save_tokenizer, train_tokenizer
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
-from tests.tiny import MEMORY
+from tests.support.tiny import MEMORY
 
 pytestmark = pytest.mark.slow
 TEXT = "The river Lora was bridged in 1903."

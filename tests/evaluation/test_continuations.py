@@ -3,7 +3,7 @@ import torch
 
 from memlm.evaluation import continuations
 from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks, encode
-from memlm.model.trunk_cache import TrunkCache
+from memlm.model.reader.trunk_cache import TrunkCache
 from tests.evaluation.asking import WORDS, new_model, new_tokenizer
 
 PAIRS = [

@@ -1,7 +1,7 @@
 import pytest
 
-from memlm.data.facts import Fact
-from memlm.data.question_records import Question
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, continuation_nats

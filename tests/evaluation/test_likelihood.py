@@ -5,10 +5,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from memlm.data.packing import document_positions
+from memlm.data.corpus.packing import document_positions
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.likelihood import nats_per_token, num_bytes_of, score_text
-from tests.tiny import EOS, MEMORY, PAD, tiny_model
+from tests.support.tiny import EOS, MEMORY, PAD, tiny_model
 
 A, B, C = [1, 2, 3, 4, EOS], [9, 8, 7, EOS], [11, 12, 13, 14, 15, EOS]
 MODELS = pytest.mark.parametrize("model", [tiny_model(MEMORY), tiny_model(dense=True)], ids=["memory", "dense"])

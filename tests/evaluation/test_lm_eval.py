@@ -11,8 +11,8 @@ from random import Random
 import pytest
 import torch
 
-from memlm.data.question_layouts import clean_hellaswag
-from memlm.data.question_records import MultipleChoice, Question
+from memlm.data.questions.layouts import clean_hellaswag
+from memlm.data.questions.records import MultipleChoice, Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.answers import normalize
 from memlm.evaluation.continuations import Continuation, continuation_nats
@@ -20,7 +20,7 @@ from memlm.evaluation.multiple_choice import choose
 from memlm.evaluation.question_answering import PROMPT, answer_questions, complete
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
-from tests.tiny import MEMORY
+from tests.support.tiny import MEMORY
 
 needs_harness = pytest.mark.skipif(
     subprocess.run([sys.executable, "-c", "import lm_eval.__main__"], capture_output=True).returncode != 0,

@@ -1,6 +1,6 @@
 import pytest
 
-from memlm.data.question_records import MultipleChoice
+from memlm.data.questions.records import MultipleChoice
 from memlm.evaluation import multiple_choice
 from memlm.evaluation.continuations import ContinuationNats
 from memlm.evaluation.multiple_choice import choice_chance, choose

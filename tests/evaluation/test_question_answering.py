@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from memlm.data.question_records import Question
+from memlm.data.questions.records import Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.question_answering import PROMPT, answer_questions, complete, prompts_of
 from memlm.model.config import MemoryConfig, ModelConfig

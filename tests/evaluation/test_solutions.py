@@ -1,6 +1,6 @@
 import pytest
 
-from memlm.data.question_records import Question, QuestionError
+from memlm.data.questions.records import Question, QuestionError
 from memlm.evaluation import solutions
 from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import PROMPT

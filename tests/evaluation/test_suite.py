@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from memlm.data.question_records import MultipleChoice, Question, TaskChoice
+from memlm.data.questions.records import MultipleChoice, Question, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.suite import HeldOut, evaluate, evaluate_held_out, evaluate_questions, held_out_trunks
 from memlm.evaluation.tasks import TASKS
-from memlm.model.trunk_cache import TrunkCache
+from memlm.model.reader.trunk_cache import TrunkCache
 from tests.evaluation.asking import WORDS, new_model, new_tokenizer
 
 QUESTIONS = [

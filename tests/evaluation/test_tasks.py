@@ -1,8 +1,8 @@
 import pytest
 
 from memlm.data.config import QUESTION_TASKS
-from memlm.data.question_layouts import LAYOUTS
-from memlm.data.question_records import MultipleChoice, Question, QuestionError, TaskChoice
+from memlm.data.questions.layouts import LAYOUTS
+from memlm.data.questions.records import MultipleChoice, Question, QuestionError, TaskChoice
 from memlm.evaluation.tasks import TASKS, default_task, exam_of
 
 QUESTIONS = [Question(id=str(i), question=f"{i}?", answers=("a",), solution="#### 1") for i in range(8)]

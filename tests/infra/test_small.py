@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 
 from tests.infra import __main__ as command
-from tests.infra import checkov, frame
-from tests.infra.assertions import count_assertions, roots
+from tests.infra import frame
 from tests.infra.contract import PROMISES, endpoints_lead_home, no_way_in_or_out, secrets_stay_secret
 from tests.infra.fake_ec2.metadata import TOKEN_HEADER, TTL_HEADER, Identity, MetadataServer
 from tests.infra.fake_ec2.region import Applied, Region
 from tests.infra.frame import Outcome, Row, find_rows, measure
-from tests.infra.mutants import MUTANTS, MUTANTS_AT_LEAST, Mutant, Unchanged
 from tests.infra.offline import INFRA, Unavailable, copy_infra, terraform
 from tests.infra.provider.values import ARNS, IDS, NotFound, computed, read_data
+from tests.infra.rows import checkov
+from tests.infra.rows.assertions import count_assertions, roots
+from tests.infra.rows.mutants import MUTANTS, MUTANTS_AT_LEAST, Mutant, Unchanged
 from tests.infra.stack import SECRET, Resource, Stack
 
 NAMES = {"assertions", "checkov", "fake_ec2", "iam", "mutants_caught", "second_plan_empty"}

@@ -37,7 +37,15 @@ SECRET = (
 OUTPUT = (
     *("patched/model.safetensors", "patched/manifest.json", "patched/config.json", "restored/tokenizer.json"),
     *("out/deep/er/model.safetensors", "memlm/patched/model.safetensors", "runs/laptop/frontier.json", "mlflow.db"),
-    *("my facts.csv", "docs.jsonl", "notebook.ipynb", "wandb/x", "tests/tiny.py", ".venv/bin/python", "dist/x.whl"),
+    *(
+        "my facts.csv",
+        "docs.jsonl",
+        "notebook.ipynb",
+        "wandb/x",
+        "tests/support/tiny.py",
+        ".venv/bin/python",
+        "dist/x.whl",
+    ),
     *("memlm/__pycache__/cli.cpython-311.pyc", "memlm/data/corpus.zst", "memlm/weights.pt"),
 )
 

@@ -6,11 +6,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from tests.faults import client_environment, faulty_s3, plain_client
-from tests.infra.least_privilege import Access, clusters
 from tests.infra.offline import Unavailable
+from tests.infra.rows.least_privilege import Access, clusters
 from tests.infra.stack import applied
 from tests.jobs.running import run_pipeline
+from tests.support.faults import client_environment, faulty_s3, plain_client
 
 pytestmark = pytest.mark.infra
 SHORT = ("--tracking", "off", "--pretraining.num-steps", "4", "--pretraining.checkpoint-every", "2")

@@ -12,13 +12,13 @@ import pytest
 from memlm import storage
 from memlm.config import Config
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
-from memlm.data.question_sets import open_question_sets
-from memlm.data.shards import write_shard
+from memlm.data.corpus.shards import write_shard
+from memlm.data.questions.sets import open_question_sets
 from memlm.data.writers.config import EndpointConfig, WriterConfig
 from memlm.jobs import augment_documents, finetune, prepare_corpus, pretrain
 from memlm.run import run_of
 from tests.jobs.running import refused, smoke
-from tests.serving import says, serving
+from tests.support.serving import says, serving
 
 NAMES = ("Ada", "Bo", "Cy")
 

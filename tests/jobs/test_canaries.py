@@ -186,7 +186,7 @@ def test_trials_are_given_no_credentials_by_ray_tune(monkeypatch):
     from ray import tune
     from ray.tune.execution.class_cache import _ActorClassCache
 
-    import memlm.jobs.trials  # noqa: F401  what a sweep imports
+    import memlm.jobs.sweep.trials  # noqa: F401  what a sweep imports
 
     for name in VARIABLES:
         monkeypatch.setenv(name, "a canary")

@@ -15,17 +15,17 @@ from types import SimpleNamespace
 import pytest
 
 from memlm import storage
-from memlm.data.listing import list_corpus
-from memlm.data.shards import ShardError, write_shard
+from memlm.data.corpus.listing import list_corpus
+from memlm.data.corpus.shards import ShardError, write_shard
 from memlm.jobs import count_accesses, counting_units, pareto_sweep, prepare_corpus, pretrain
-from memlm.jobs.cluster import connect
-from memlm.jobs.corpus_shards import unit_of
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.preparing.corpus_shards import unit_of
 from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.tracking import TrackingError
 from tests.chaos.smoke_run import kill, workers_of_this_process
-from tests.jobs.conftest import LEARNED
 from tests.jobs.running import refused, smoke
+from tests.support.swept import LEARNED
 
 pytestmark = pytest.mark.ray
 LONG = (

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from memlm.frontier import LEARNING_SET, SetScore, TrialResult
 from memlm.jobs import finetune
+from memlm.results.frontier import LEARNING_SET, SetScore, TrialResult
 from tests.jobs.running import said_with, smoke
 
 

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from memlm import storage
 from memlm.cli import parse
 from memlm.jobs import count_accesses, counting_units, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
-from memlm.jobs.materials import load_materials, load_model
-from memlm.jobs.planned_trials import plan_trials
+from memlm.jobs.sweep.planned_trials import plan_trials
+from memlm.jobs.trial.materials import load_materials, load_model
 from memlm.run import counts_config, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import run_trial

@@ -2,8 +2,8 @@
 
 import pytest
 
-from memlm.planning.machines import MACHINES
-from memlm.planning.stages import Assumptions, make_plan
+from memlm.preflight.cost.machines import MACHINES
+from memlm.preflight.cost.stages import Assumptions, make_plan
 from tests.jobs.running import smoke
 from tune_spaces import load_spaces
 

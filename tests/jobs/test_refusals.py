@@ -14,9 +14,9 @@ import zstandard
 from ray._private.utils import validate_socket_filepath
 
 from memlm import storage
-from memlm.data.shards import write_shard
+from memlm.data.corpus.shards import write_shard
 from memlm.jobs import count_accesses, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
-from memlm.jobs.cluster import starting
+from memlm.jobs.on_ray.cluster import starting
 from memlm.run import RunError
 from memlm.training.patch import apply_patch
 from tests.jobs.running import artifacts_in, refused, run_pipeline, smoke, the_error_line

@@ -5,8 +5,8 @@ import pytest
 from memlm.config import Config
 from memlm.jobs.counting_units import CountUnits
 from memlm.jobs.evaluate import _score
-from memlm.jobs.fact_slots import analyze
-from memlm.jobs.learning import learn
+from memlm.jobs.trial.fact_slots import analyze
+from memlm.jobs.trial.learning import learn
 from memlm.run import run_of, trial_inputs
 from memlm.storage import StorageError
 from tests.jobs.running import smoke

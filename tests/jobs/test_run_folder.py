@@ -7,9 +7,9 @@ import pytest
 
 from memlm import storage
 from memlm.cli import parse
-from memlm.jobs.checks import require_ready
+from memlm.jobs.on_ray.checks import require_ready
 from memlm.run import RunError
-from tests.faults import client_environment, faulty_s3, make_bucket
+from tests.support.faults import client_environment, faulty_s3, make_bucket
 
 
 @pytest.fixture

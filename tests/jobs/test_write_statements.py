@@ -14,15 +14,16 @@ import pytest
 from memlm import storage
 from memlm.cli import parse
 from memlm.config import Config
-from memlm.data.facts import read_facts
-from memlm.data.question_files import write_nq_open
-from memlm.data.question_records import Question
-from memlm.data.questions import read_questions
-from memlm.jobs import alone, write_statements
+from memlm.data.questions.facts import read_facts
+from memlm.data.questions.files import write_nq_open
+from memlm.data.questions.questions import read_questions
+from memlm.data.questions.records import Question
+from memlm.jobs import write_statements
+from memlm.jobs.on_ray import alone
 from memlm.run import run_of
 from memlm.storage import StorageError
 from tests.jobs.running import refused
-from tests.serving import Server, says, serving
+from tests.support.serving import Server, says, serving
 
 NUM_FACTS = 12
 

@@ -1,7 +1,7 @@
 import pytest
 
-from memlm.data.facts import Fact
-from memlm.data.question_records import Question
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question
 from memlm.methods.build import build_method
 from memlm.methods.config import METHOD_CONFIGS, LoRAConfig, OptimizerConfig, SparseMemoryConfig
 from memlm.methods.full import FullFinetuning
@@ -9,7 +9,7 @@ from memlm.methods.in_context import InContext
 from memlm.methods.lora import LoRA
 from memlm.methods.retrieval import Retrieval
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
-from tests.tiny import random_background, sparse_config, tiny_model
+from tests.support.tiny import random_background, sparse_config, tiny_model
 
 METHODS = {
     "sparse_memory": SparseMemoryFinetuning,

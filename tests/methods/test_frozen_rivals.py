@@ -1,12 +1,12 @@
 import torch
 
-from memlm.data.facts import Fact
-from memlm.data.question_records import Question
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question
 from memlm.methods.config import InContextConfig, RetrievalConfig
 from memlm.methods.in_context import InContext
 from memlm.methods.retrieval import Retrieval
 from tests.methods.test_build import FACTS
-from tests.tiny import state, tiny_model
+from tests.support.tiny import state, tiny_model
 
 
 def ask(id: str, question: str) -> Question:

@@ -4,7 +4,7 @@ import torch
 from memlm.methods.config import FullConfig, OptimizerConfig
 from memlm.methods.full import FullFinetuning
 from memlm.training.step import finetune_step
-from tests.tiny import MEMORY, TWO_SEPARATE, mean_loss, random_batch, rows_of, state, tiny_model
+from tests.support.tiny import MEMORY, TWO_SEPARATE, mean_loss, random_batch, rows_of, state, tiny_model
 
 MODELS = {
     "dense": lambda: tiny_model(dense=True),

@@ -4,7 +4,7 @@ import torch
 from memlm.methods.config import LoRAConfig, OptimizerConfig
 from memlm.methods.lora import ATTENTION, FEED_FORWARD, LoRA
 from memlm.training.step import finetune_step
-from tests.tiny import random_batch, state, tiny_model
+from tests.support.tiny import random_batch, state, tiny_model
 
 every_target = pytest.mark.parametrize("target", ["attention", "all"])
 OPTIMIZER = OptimizerConfig(learning_rate=0.02, weight_decay=0.1)

@@ -8,14 +8,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from memlm.data.facts import FactBatch
+from memlm.data.questions.facts import FactBatch
 from memlm.methods import sparse_memory
 from memlm.methods.config import FullConfig, OptimizerConfig, SparseMemoryConfig
 from memlm.methods.full import FullFinetuning
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import BackgroundCounts, SlotCounts, merge_over_ranks
 from memlm.training.step import finetune_step
-from tests.tiny import (
+from tests.support.tiny import (
     MEMORIES,
     PAD,
     changed_rows,

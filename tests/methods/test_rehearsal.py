@@ -10,7 +10,7 @@ from memlm.methods.distillation import Distillation
 from memlm.methods.rehearsal import BackgroundText
 from memlm.methods.replay import Replay
 from memlm.training.step import finetune_step
-from tests.tiny import EOS, PAD, mean_loss, random_batch, state, tiny_model
+from tests.support.tiny import EOS, PAD, mean_loss, random_batch, state, tiny_model
 
 KINDS = ("replay", "distillation")
 

@@ -10,7 +10,7 @@ from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import count_slots
 from memlm.training.step import finetune_step
-from tests.tiny import (
+from tests.support.tiny import (
     MEMORIES,
     changed_rows,
     plain_gradients,

@@ -11,7 +11,7 @@ from memlm.model.memory import ValuePool
 from memlm.model.weighted_read import weighted_read_with
 from memlm.slots.counts import BackgroundCounts, count_slots
 from memlm.training.step import finetune_step
-from tests.tiny import (
+from tests.support.tiny import (
     MEMORIES,
     MEMORY,
     TWO_SHARED,

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from memlm.model.standalone import FILE, standalone_source
-from tests.tiny import EOS, PAD, TWO_SEPARATE, TWO_SHARED, random_batch, state, tiny_model
+from tests.support.tiny import EOS, PAD, TWO_SEPARATE, TWO_SHARED, random_batch, state, tiny_model
 from tests.training.conftest import LAUNCHED
 
 pytestmark = pytest.mark.slow

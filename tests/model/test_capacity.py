@@ -11,7 +11,7 @@ from memlm.model.capacity import available_memory, left_in_control_groups, pool_
 from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig
 from memlm.training.config import PretrainingConfig
-from tests.tiny import MEMORY, TWO_SEPARATE, TWO_SHARED, tiny_model
+from tests.support.tiny import MEMORY, TWO_SEPARATE, TWO_SHARED, tiny_model
 
 GIB = 2**30
 

@@ -16,7 +16,7 @@ from memlm.model.language_model import (
 )
 from memlm.model.memory import MemoryLayer
 from memlm.recipes import RECIPES
-from tests.tiny import MEMORIES, TWO_SEPARATE, TWO_SHARED, VOCAB_SIZE, random_batch, state, tiny_model
+from tests.support.tiny import MEMORIES, TWO_SEPARATE, TWO_SHARED, VOCAB_SIZE, random_batch, state, tiny_model
 
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 

@@ -8,7 +8,7 @@ from memlm.model import memory
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import on_accesses
-from tests.tiny import MEMORIES, all_scores, random_batch, tiny_model
+from tests.support.tiny import MEMORIES, all_scores, random_batch, tiny_model
 
 
 def new_layer(*, query_norm=False, seed=0):

@@ -12,7 +12,7 @@ from memlm.model.kernels import native, reference
 from memlm.model.kernels.reference import candidate_pairs
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.model.weighted_read import TrainableRows
-from tests.tiny import MEMORY, TWO_SHARED, random_batch, tiny_model
+from tests.support.tiny import MEMORY, TWO_SHARED, random_batch, tiny_model
 
 SLOW = pytest.mark.slow
 MODELS = {"memory": (TWO_SHARED, False), "dense": (MEMORY, True)}
@@ -221,7 +221,7 @@ def test_an_export_that_fails_leaves_nothing_behind():
     code = """
 import torch
 from dataclasses import replace
-from tests.tiny import MEMORY, random_batch, tiny_model
+from tests.support.tiny import MEMORY, random_batch, tiny_model
 from memlm.model.kernels import reference
 from memlm.model import operators
 

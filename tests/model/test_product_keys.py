@@ -3,7 +3,7 @@ import torch
 
 from memlm.model.kernels.reference import candidate_pairs
 from memlm.model.product_keys import product_key_search
-from tests.tiny import all_scores
+from tests.support.tiny import all_scores
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 TRANSFORMERS = "from transformers import AutoModelForCausalLM"
 ORDERS = {

@@ -16,7 +16,7 @@ from memlm import storage
 from memlm.model.language_model import MemoryLlamaForCausalLM, load_checkpoint
 from memlm.model.standalone import CLASSES, FILE, standalone_source
 from memlm.slots.accesses import accesses_of
-from tests.tiny import MEMORIES, PAD, TWO_SEPARATE, TWO_SHARED, random_batch, state, tiny_model
+from tests.support.tiny import MEMORIES, PAD, TWO_SEPARATE, TWO_SHARED, random_batch, state, tiny_model
 
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 TOKENS = random_batch(0).tokens

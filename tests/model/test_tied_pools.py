@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.slots.accesses import accesses_of, on_accesses, value_pools
-from tests.tiny import MEMORIES, MEMORY, TWO_SEPARATE, TWO_SHARED, random_batch, tiny_model
+from tests.support.tiny import MEMORIES, MEMORY, TWO_SEPARATE, TWO_SHARED, random_batch, tiny_model
 
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 

@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults import FaultyProxy, client_environment, faulty_s3, make_bucket
 from tests.jobs.running import BIN, ROOT, environment
 from tests.nodes.namespaces import GATEWAY, Network, Node
 from tests.nodes.servers import MLflow, mlflow
+from tests.support.faults import FaultyProxy, client_environment, faulty_s3, make_bucket
 
 DASHBOARD = "http://127.0.0.1:8265"
 """On the head alone; a user comes by a forwarded port."""

@@ -3,7 +3,7 @@ import torch
 
 from memlm.model.memory import MemoryLayer
 from memlm.slots.accesses import accesses_of, accesses_of_tokens, on_accesses
-from tests.tiny import MEMORIES, TWO_SEPARATE, random_batch, read_slots, tiny_model
+from tests.support.tiny import MEMORIES, TWO_SEPARATE, random_batch, read_slots, tiny_model
 
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 

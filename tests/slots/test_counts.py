@@ -6,7 +6,7 @@ import torch
 
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
-from tests.tiny import PAD, count_reads, num_slots, random_batch, tiny_model
+from tests.support.tiny import PAD, count_reads, num_slots, random_batch, tiny_model
 
 
 def as_dict(counts: SlotCounts) -> dict[int, int]:

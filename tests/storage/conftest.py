@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import FaultyProxy, client_environment, faulty_s3, make_bucket
+from tests.support.faults import FaultyProxy, client_environment, faulty_s3, make_bucket
 
 
 @pytest.fixture(scope="session")

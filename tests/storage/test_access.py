@@ -11,7 +11,8 @@ import boto3
 import pytest
 
 from memlm import storage
-from memlm.storage import StorageError, s3
+from memlm.storage import StorageError
+from memlm.storage.s3 import client as s3
 
 SERVER = """
 import sys

@@ -11,7 +11,7 @@ import pytest
 
 from memlm import storage
 from memlm.storage import DamagedArtifact, StorageError
-from tests.faults import FaultyProxy, plain_client
+from tests.support.faults import FaultyProxy, plain_client
 
 
 def write(uri: str, text: str = "blocks", **changes: object) -> None:

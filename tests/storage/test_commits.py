@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from memlm import storage
-from memlm.storage import DamagedArtifact, StorageError, local, s3
-from tests.faults import FAULTS, FaultyProxy, plain_client
+from memlm.storage import DamagedArtifact, StorageError, local
+from memlm.storage.s3 import client as s3
+from tests.support.faults import FAULTS, FaultyProxy, plain_client
 
 
 def write(uri: str, text: str, config: int = 1) -> None:

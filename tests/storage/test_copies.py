@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from memlm import storage
-from memlm.data.listing import list_corpus
-from tests.faults import FaultyProxy, plain_client
+from memlm.data.corpus.listing import list_corpus
+from tests.support.faults import FaultyProxy, plain_client
 
 HOLDS = """
 import sys
-from memlm.data.listing import list_corpus, open_shard
+from memlm.data.corpus.listing import list_corpus, open_shard
 (shard,) = list_corpus(sys.argv[1])
 with open_shard(shard) as path:
     print(path, flush=True)

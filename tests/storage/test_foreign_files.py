@@ -233,7 +233,7 @@ def test_every_beginning_of_a_manifest_is_known_as_ours(tmp_path: Path) -> None:
 
 def test_a_manifest_of_another_program_on_s3_stays(bucket: str) -> None:
     storage.write_bytes(f"{bucket}/web/manifest.json", b'{"name": "web"}')
-    from memlm.storage import s3
+    from memlm.storage.s3 import client as s3
 
     s3.request(
         f"{bucket}/web/manifest.json",

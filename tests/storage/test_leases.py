@@ -13,7 +13,7 @@ import pytest
 from memlm import storage
 from memlm.storage import DamagedArtifact, LeaseHeld, LeaseLost, StorageError
 from memlm.storage.retries import Patience, patient
-from tests.faults import FaultyProxy
+from tests.support.faults import FaultyProxy
 
 
 def test_one_holds_it_and_the_next_has_the_next_epoch(root: str) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from memlm import storage
-from memlm.storage import StorageError, foreign, retries, s3, transfer
-from tests.faults import FaultyProxy
+from memlm.storage import StorageError, retries
+from memlm.storage.s3 import client as s3
+from memlm.storage.s3 import foreign, transfer
+from tests.support.faults import FaultyProxy
 
 PART = 64 << 10
 CHECKSUM_HEADERS = ("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from memlm import storage
-from memlm.storage import StorageError, probing, retries, s3
-from tests.faults import FaultyProxy, plain_client
+from memlm.storage import StorageError, probing, retries
+from memlm.storage.s3 import client as s3
+from tests.support.faults import FaultyProxy, plain_client
 
 
 def test_a_store_that_holds(root: str) -> None:

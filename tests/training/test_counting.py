@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from memlm.data.blocks import Blocks, batch_ids, write_blocks
-from memlm.data.packing import pack
+from memlm.data.corpus.blocks import Blocks, batch_ids, write_blocks
+from memlm.data.corpus.packing import pack
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.training import counting
 from memlm.training.config import CountingConfig
 from memlm.training.counting import count_unit
 from memlm.training.units import num_batches, units
-from tests.tiny import EOS, MEMORIES, PAD, num_slots, read_slots, tiny_model
+from tests.support.tiny import EOS, MEMORIES, PAD, num_slots, read_slots, tiny_model
 
 NUM_BLOCKS, BLOCK_SIZE = 7, 6
 CONFIG = CountingConfig(num_batches=100, batch_blocks=2, batches_per_unit=3, seed=5)

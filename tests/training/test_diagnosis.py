@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from memlm.data.config import StreamConfig
-from memlm.data.facts import Fact
-from memlm.data.question_records import Question
-from memlm.data.statements import facts_of_questions
-from memlm.frontier import LEARNING_SET
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question
+from memlm.data.stating.statements import facts_of_questions
 from memlm.methods.config import FullConfig, InContextConfig, OptimizerConfig
+from memlm.results.frontier import LEARNING_SET
 from memlm.training.diagnosis import has_learned, why_nothing_was_learned
 from memlm.training.finetune import facts_of, run_trial
-from tests.tiny import MEMORY
+from tests.support.tiny import MEMORY
 from tests.training.test_finetune import base_model, materials, tokenizer, trial_with  # noqa: F401
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from memlm.data.config import StreamConfig
-from memlm.data.facts import Fact
-from memlm.data.question_records import Question
-from memlm.data.streams import facts_of_stream
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.records import Question
+from memlm.data.questions.streams import facts_of_stream
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import prompts_of
@@ -17,11 +17,11 @@ from memlm.evaluation.suite import HeldOut, held_out_trunks
 from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
-from memlm.model.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache
 from memlm.training import finetune
 from memlm.training.finetune import DivergedError, Materials, learning_trunks, run_trial, score
 from memlm.training.trial import Trial
-from tests.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
+from tests.support.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
 
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 PEOPLE = ("Ada", "Bo", "Cleo", "Dag", "Eva", "Finn")

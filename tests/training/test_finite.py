@@ -10,7 +10,7 @@ import torch
 
 from memlm.training.config import PretrainingConfig
 from memlm.training.finite import DivergedError, first_not_finite, is_finite
-from tests.tiny import state, tiny_model
+from tests.support.tiny import state, tiny_model
 from tests.training.test_pretrain import make_blocks, run_steps, save_now, states_of
 
 CONFIG = PretrainingConfig(num_steps=4, batch_blocks=4, micro_batch_blocks=2, warmup_steps=2, log_every=2, seed=3)

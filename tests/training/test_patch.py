@@ -31,7 +31,7 @@ from memlm.training.patch import (
     undo_patch,
 )
 from memlm.training.step import finetune_step
-from tests.tiny import (
+from tests.support.tiny import (
     EOS,
     PAD,
     TWO_SEPARATE,

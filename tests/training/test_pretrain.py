@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from memlm.data.blocks import Blocks, batch_ids, write_blocks
-from memlm.data.packing import document_positions
+from memlm.data.corpus.blocks import Blocks, batch_ids, write_blocks
+from memlm.data.corpus.packing import document_positions
 from memlm.storage import StorageError
 from memlm.training.config import PretrainingConfig
 from memlm.training.pretrain import learning_rate_share, pretrain
-from tests.tiny import EOS, MEMORIES, MEMORY, PAD, pool_rows, state, tiny_model
+from tests.support.tiny import EOS, MEMORIES, MEMORY, PAD, pool_rows, state, tiny_model
 
 NUM_BLOCKS, BLOCK_SIZE = 10, 9
 CONFIG = PretrainingConfig(
@@ -264,7 +264,7 @@ def without_moments(folder: str, config: PretrainingConfig) -> dict:
 
 
 def states_of(engine, uri: str, **options):
-    from memlm.training.checkpoint import TrainingStates
+    from memlm.training.checkpoints.checkpoint import TrainingStates
 
     return TrainingStates(engine, uri, **{"inputs": INPUTS, **options})
 

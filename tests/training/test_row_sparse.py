@@ -14,7 +14,7 @@ from memlm.model.kernels import RowGradient
 from memlm.model.memory import ValuePool
 from memlm.training import row_sparse
 from memlm.training.row_sparse import LazyAdam
-from tests.tiny import TWO_SEPARATE, TWO_SHARED, tiny_model
+from tests.support.tiny import TWO_SEPARATE, TWO_SHARED, tiny_model
 
 BETAS, EPSILON, RATE = (0.9, 0.95), 1e-8, 0.05
 SIZES = ((40, 6), (23, 5))

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from memlm.data.facts import fact_batch
+from memlm.data.questions.facts import fact_batch
 from memlm.evaluation.config import EvaluationConfig
 from memlm.training import slot_analysis
 from memlm.training.slot_analysis import LearnedWith, minimum_slots_to_learn, slots_of_fact, text_reads, values_put_back
-from tests.tiny import (
+from tests.support.tiny import (
     MEMORIES,
     MEMORY,
     plain_selection,

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from memlm.model import column_split
 from memlm.model.column_split import split_over_ranks
 from memlm.training.config import PretrainingConfig
-from tests.ranks import run_ranks
-from tests.tiny import MEMORIES, random_batch, state, tiny_model
+from tests.support.ranks import run_ranks
+from tests.support.tiny import MEMORIES, random_batch, state, tiny_model
 from tests.training.test_pretrain import CONFIG as PRETRAINING
 from tests.training.test_pretrain import make_blocks, run_steps, start
 

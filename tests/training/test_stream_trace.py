@@ -9,7 +9,7 @@ from memlm.evaluation.fact_scores import score_facts
 from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
 from memlm.training.finetune import StreamObserver, facts_of, run_trial, stream_of
 from memlm.training.stream_trace import StreamTracer
-from tests.tiny import MEMORIES, MEMORY, random_background, sparse_config, state
+from tests.support.tiny import MEMORIES, MEMORY, random_background, sparse_config, state
 from tests.training.test_finetune import base_model, materials, tokenizer, trial_with  # noqa: F401
 
 METHODS = [

@@ -9,7 +9,7 @@ from memlm.data.writers.budget import Budget, BudgetSpent
 from memlm.data.writers.config import EndpointConfig, WriterConfig
 from memlm.data.writers.endpoint import EndpointError, EndpointWriter
 from memlm.data.writers.interface import Request
-from tests.serving import breaks_off, drips, echo, hangs_up, raw, says, send, serving, sleeps, status
+from tests.support.serving import breaks_off, drips, echo, hangs_up, raw, says, send, serving, sleeps, status
 
 KEY_VARIABLE = "MEMLM_TEST_KEY"
 

@@ -23,12 +23,12 @@ from memlm.jobs.counting_units import COUNTS_FILE
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.chaos.smoke_run import differing
-from tests.faults import client_environment, faulty_s3
 from tests.infra.fake_ec2.ask import status_of
 from tests.infra.fake_ec2.hypervisor import Hypervisor, Machine, metadata_of
 from tests.infra.fake_ec2.region import Applied, Region
 from tests.jobs.running import ROOT, artifacts_in, smoke
 from tests.nodes.namespaces import GATEWAY, Network
+from tests.support.faults import client_environment, faulty_s3
 
 DASHBOARD = "http://127.0.0.1:8265"
 START_SECONDS, JOB_SECONDS, IDLE_SECONDS = 240.0, 600.0, 180.0

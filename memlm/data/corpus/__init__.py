@@ -1,0 +1,1 @@
+"""Corpus shards -> documents -> token blocks. Every line is accounted for."""

@@ -1,0 +1,1 @@
+"""Question files -> questions, the facts to learn, and the streams of batches that trials learn."""

@@ -1,0 +1,131 @@
+"""Which facts are learned, and in what batches? One fact a step: a batch of wordings of its statement (Lin et al. 2025, section 5.1).
+
+Each row is `<statement><eos>`, padded and not packed: packed, the model would copy a wording from its own context instead of
+learning it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from memlm.data.encoding import encode_all, filler_id
+from memlm.data.questions.records import Fact, Question, id_of, numbered_fact
+from memlm.data.questions.sources import Row, read_rows
+
+
+class FactError(ValueError):
+    """The facts to learn are not what the stream needs."""
+
+
+class FactBatch(NamedTuple):
+    fact_id: str
+    tokens: Int[Tensor, "wordings seq"]
+    is_token: Bool[Tensor, "wordings seq"]
+    """False on pads."""
+
+    def to(self, device: torch.device) -> "FactBatch":
+        return FactBatch(self.fact_id, self.tokens.to(device), self.is_token.to(device))
+
+
+def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
+    """Facts from statements (`{"id", "statements"}` a line; a path, s3:// or hf://) and the questions about them: with a statement's id, or
+    with one that is followed by '#' and a number. Raises FactError."""
+    rows = []
+    for row in read_rows(statements):
+        if not isinstance(row, Row):
+            raise FactError(str(row))
+        rows.append(row)
+    known = {id_of(row.values.get("id")) for row in rows}
+    asked: dict[str, list[Question]] = {}
+    for question in questions:
+        numbered = numbered_fact(question.id)
+        fact = numbered if question.id not in known and numbered in known else question.fact_id
+        asked.setdefault(fact, []).append(replace(question, fact=fact))
+    facts, stated_before = [], set[str]()
+    for row in rows:
+        id, stated = id_of(row.values.get("id")), row.values.get("statements")
+        if id in stated_before:
+            raise FactError(
+                f"{statements}:{row.line}: fact {id!r} is stated on an earlier line too; put its statements into one line"
+            )
+        if not _is_texts(stated) or id not in asked:
+            raise FactError(
+                f"{statements}:{row.line}: fact {id!r} needs at least one statement, as text, and a question; repair or remove the line"
+            )
+        stated_before.add(id)
+        facts.append(Fact(id=id, statements=tuple(stated), questions=tuple(asked.pop(id))))
+    if asked:
+        raise FactError(
+            f"{statements}: {len(asked)} facts are asked for and not stated, the first {next(iter(asked))!r}; add them"
+        )
+    return facts
+
+
+def _is_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) and text for text in value)
+
+
+def sample_facts(facts: Sequence[Fact], num_facts: int, *, seed: int) -> list[Fact]:
+    """A random subset in random order, the same for the same seed; all of them where there are no more."""
+    chosen = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(facts))[:num_facts]
+    return [facts[index] for index in chosen]
+
+
+def fact_stream(
+    facts: Sequence[Fact],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_wordings: int,
+    num_passes: int,
+    max_length: int,
+    seed: int,
+    shuffle: bool = True,
+) -> Iterator[FactBatch]:
+    """One batch a step: each pass goes through all facts in an order of its own, each in num_wordings of its wordings, drawn anew.
+
+    Unshuffled, every pass keeps the order given, as documents are read. A fact with fewer wordings repeats them. A pure function of its arguments. A statement beyond max_length is refused at once,
+    not in the middle of the run.
+    """
+    for fact in facts:
+        fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length)
+    return _fact_stream(facts, tokenizer, num_wordings, num_passes, max_length, seed, shuffle)
+
+
+def _fact_stream(
+    facts: Sequence[Fact],
+    tokenizer: PreTrainedTokenizerBase,
+    num_wordings: int,
+    num_passes: int,
+    max_length: int,
+    seed: int,
+    shuffle: bool,
+) -> Iterator[FactBatch]:
+    for number in range(num_passes):
+        random = np.random.Generator(np.random.Philox(key=[seed, number + 1]))
+        for index in random.permutation(len(facts)) if shuffle else range(len(facts)):
+            fact = facts[index]
+            rounds = -(-num_wordings // len(fact.statements))
+            order = np.concatenate([random.permutation(len(fact.statements)) for _ in range(rounds)])[:num_wordings]
+            yield fact_batch(fact.id, [fact.statements[i] for i in order], tokenizer, max_length=max_length)
+
+
+def fact_batch(
+    fact_id: str, statements: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> FactBatch:
+    rows = [[*row, tokenizer.eos_token_id] for row in encode_all(tokenizer, statements)]
+    longest = max(map(len, rows))
+    if longest > max_length:
+        raise FactError(
+            f"a statement of fact {fact_id!r} has {longest} tokens, more than stream.max_length ({max_length}); raise it or shorten the statement"
+        )
+    tokens = torch.full((len(rows), longest), filler_id(tokenizer))
+    for row, ids in zip(tokens, rows, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    lengths = torch.tensor([len(row) for row in rows])
+    return FactBatch(fact_id, tokens, torch.arange(longest) < lengths[:, None])

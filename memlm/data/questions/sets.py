@@ -1,0 +1,85 @@
+"""What does `prepare_corpus` hand to the trials? The facts to learn and the held-out questions, as an artifact of their own.
+
+No checkpoint depends on it, so several streams can be learned from one pretrained model.
+
+    questions/   facts.jsonl  held_out/<name>.jsonl  tasks.json
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from memlm import storage
+from memlm.artifacts import QUESTIONS_KIND as KIND
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.files import read_written, record_of, write_set
+from memlm.data.questions.records import Question, Record, TaskChoice
+
+TASKS_FILE = "tasks.json"
+
+
+def write_question_sets(
+    folder: Path,
+    facts: Sequence[Fact],
+    held_out: Mapping[str, Sequence[Record]],
+    tasks: Mapping[str, TaskChoice] = MappingProxyType({}),
+) -> None:
+    write_fact_lines(folder / "facts.jsonl", facts)
+    for name, questions in held_out.items():
+        write_set(str(folder / "held_out" / f"{name}.jsonl"), questions)
+    (folder / TASKS_FILE).write_text(json.dumps({name: asdict(task) for name, task in tasks.items()}))
+
+
+def write_fact_lines(path: Path, facts: Sequence[Fact]) -> None:
+    with open(path, "w") as file:
+        for fact in facts:
+            file.write(json.dumps(asdict(fact)) + "\n")
+
+
+def read_fact_lines(path: Path) -> list[Fact]:
+    """What write_fact_lines wrote."""
+    with open(path) as file:
+        records = [json.loads(line) for line in file]
+    return [
+        Fact(
+            id=record["id"],
+            statements=tuple(record["statements"]),
+            questions=tuple(_question_of(question) for question in record["questions"]),
+        )
+        for record in records
+    ]
+
+
+@dataclass(frozen=True)
+class QuestionSets:
+    """An opened questions artifact."""
+
+    folder: Path
+    digest: str
+
+    def facts(self) -> list[Fact]:
+        return read_fact_lines(self.folder / "facts.jsonl")
+
+    def held_out(self) -> dict[str, list[Record]]:
+        files = sorted((self.folder / "held_out").glob("*.jsonl"))
+        return {file.stem: read_written(str(file)) for file in files}
+
+    def tasks(self) -> dict[str, TaskChoice]:
+        """How each held-out set is asked."""
+        written = json.loads((self.folder / TASKS_FILE).read_text())
+        return {name: TaskChoice(**choice) for name, choice in written.items()}
+
+
+def _question_of(values: Mapping[str, Any]) -> Question:
+    question = record_of(values)
+    assert isinstance(question, Question), "facts are asked by questions with answers"
+    return question
+
+
+def open_question_sets(uri: str, *, digest: str | None = None) -> QuestionSets:
+    """With a digest, those very sets. Raises StorageError if they are not there."""
+    found = storage.read_manifest(uri, KIND, digest=digest).digest
+    return QuestionSets(storage.open_artifact(uri, kind=KIND, digest=found), found)

@@ -1,0 +1,262 @@
+"""Where do questions lie, and in what kind of file? A path, an object on S3 or a data set on the hub -> rows, each with its place.
+
+    path, s3://bucket/key            lines of JSON or a list, plain or compressed; CSV; Parquet (file_kinds.py)
+    hf://owner/name[/config][:split]@commit      through the datasets library
+
+A row that cannot be read is named and passed on, so that the reader of the set decides how many are too many; a file that is
+cut off or damaged stops at once.
+"""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memlm import storage
+from memlm.credentials import HUB as HUB_TOKENS
+from memlm.credentials import tidy, without_secrets
+from memlm.data import parquet
+from memlm.data.compression import (
+    DAMAGE,
+    MAX_HELD_FROM_BYTES,
+    most_bytes,
+    open_bytes,
+    refuse_damage,
+    require_file,
+    require_no_bomb,
+)
+from memlm.data.corpus.shards import BOM, MAX_LINE_BYTES, parse_record, read_lines
+from memlm.data.file_kinds import QUESTION_SUFFIXES, ShardError, is_text, kind_of
+from memlm.data.hub import COMMIT, HUB, HUB_TIMEOUT_SECONDS
+from memlm.data.questions.records import QuestionError
+from memlm.extras import needed_for
+
+BYTES_OF_A_RECORD, BYTES_OF_AN_OBJECT, BYTES_OF_AN_ELEMENT = 700, 72, 32
+"""What a question takes in memory with its id and place, a list or object of JSON, and what stands between two commas; at least."""
+RECORDS_BETWEEN_LOOKS = 4096
+HUB_FORM = "hf://owner/name[/config][:split]@commit"
+HUB_URI = re.compile(
+    r"hf://(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[^/:@]+))?(?::(?P<split>[^:@]+))?(?:@(?P<commit>[^@]*))?"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record as its source holds it."""
+
+    source: str
+    line: int
+    """In the file from 1; the number of the record where a source has no lines."""
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A record that does not fit, and why."""
+
+    source: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}: {self.reason}"
+
+
+def read_rows(source: str) -> Iterator[Row | Malformed]:
+    """All records of a path, an s3:// object or a hub data set, in their order."""
+    if source.startswith(HUB):
+        yield from _hub_rows(source)
+        return
+    with storage.local_file(source) as path:
+        try:
+            most = most_bytes(str(path))
+            for number, row in enumerate(_file_rows(path, source), start=1):
+                if not number % RECORDS_BETWEEN_LOOKS:
+                    require_no_bomb(source, number, BYTES_OF_A_RECORD * number, most)
+                yield row
+        except ShardError as error:
+            raise ShardError(str(error).replace(str(path), source)) from error
+
+
+def source_content(source: str) -> bytes:
+    """What names the content of a source: the bytes of a file, or the address of a hub data set, whose commit is pinned."""
+    if source.startswith(HUB):
+        _parse_hub(source)
+        return source.encode()
+    with storage.local_file(source) as path:
+        require_file(path, source)
+        return path.read_bytes()
+
+
+def _file_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
+    kind = kind_of(source)
+    if kind is None:
+        as_document = (
+            " A text is learned as a document: name it in questions.documents.path." if is_text(source) else ""
+        )
+        raise ShardError(
+            f"{source}: not a kind of file that holds questions. Known are {QUESTION_SUFFIXES}, and {HUB_FORM}.{as_document}"
+        )
+    require_file(path, source)
+    if kind.content == "lines":
+        yield from _json_lines(source, read_lines(str(path), least=MAX_HELD_FROM_BYTES))
+    elif kind.content == "json":
+        yield from _json(path, source)
+    elif kind.content == "csv":
+        yield from _csv_rows(path, source)
+    else:
+        for number, values in enumerate(parquet.rows(str(path), source), start=1):
+            yield Row(source, number, values)
+
+
+def _json_lines(source: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row | Malformed]:
+    is_first = True
+    for number, line in lines:
+        if not line.strip():
+            continue
+        if is_first and line.strip().startswith(b"[") and (b"{" in line or b"]" not in line):
+            raise ShardError(
+                f"{source}: begins as a JSON list does, not with one object a line. Give it a name that ends in .json."
+            )
+        is_first = False
+        try:
+            yield Row(source, number, parse_record(source, number, line))
+        except ShardError as error:
+            yield Malformed(source, number, str(error).removeprefix(f"{source}:{number}: "))
+
+
+def _json(path: Path, source: str) -> Iterator[Row | Malformed]:
+    """A list of objects; or lines of JSON, which often bear this name too."""
+    content = _content(path, source).removeprefix(BOM)
+    objects, elements = content.count(b"{") + content.count(b"["), content.count(b",")
+    held = BYTES_OF_AN_OBJECT * objects + BYTES_OF_AN_ELEMENT * elements
+    require_no_bomb(source, 1, held, most_bytes(str(path)))
+    try:
+        text = content.decode().strip()
+        first, end = json.JSONDecoder().raw_decode(text)
+    except UnicodeDecodeError as error:
+        raise ShardError(
+            f"{source}: not UTF-8 ({error.reason} at byte {error.start}). Store the file as UTF-8."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        is_cut_off = isinstance(error, json.JSONDecodeError) and not text[error.pos :].strip()
+        remedy = "It ends too early: fetch or write the file again." if is_cut_off else "Repair it there."
+        raise ShardError(f"{source}: not JSON ({error}). {remedy}") from error
+    if end < len(text):
+        yield from _json_lines(source, enumerate(content.split(b"\n"), start=1))
+        return
+    if isinstance(first, dict):  # a single record, unless it holds the records
+        lists = [
+            key for key, value in first.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+        ]
+        if lists:
+            raise ShardError(
+                f"{source}: a JSON object that holds a list of objects as {lists[0][:40]!r}. Store that list alone."
+            )
+        first = [first]
+    if not isinstance(first, list):
+        raise ShardError(
+            f"{source}: a JSON {type(first).__name__}, not a list of objects. Store the records as a list, or one a line as .jsonl."
+        )
+    for number, record in enumerate(first, start=1):
+        if isinstance(record, dict):
+            yield Row(source, number, record)
+        else:
+            yield Malformed(
+                source, number, f"a JSON {type(record).__name__}, not an object. Repair or remove this record."
+            )
+
+
+def _content(path: Path, source: str) -> bytes:
+    """All bytes, decompressed."""
+    most, content = most_bytes(str(path), least=MAX_HELD_FROM_BYTES), bytearray()
+    with open_bytes(str(path), source) as stream:
+        try:
+            while part := stream.read(2**20):
+                content += part
+                require_no_bomb(source, 1, len(content), most)
+        except DAMAGE as error:
+            refuse_damage(source, content.count(b"\n") + 1, error)
+    return bytes(content)
+
+
+def _csv_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of the process; by default 128 KiB
+    line = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or ()
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise ShardError(f"{source}:1: the header names {twice[0]!r} more than once. Rename or remove one.")
+            if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), "")):
+                raise ShardError(f"{source}:1: the fields are separated by {other!r}. Separate them by commas.")
+            line = reader.line_num
+            for values in reader:
+                line, last = reader.line_num, line
+                if None in values or None in values.values():
+                    reason = f"not as many fields as the {len(names)} of the header. Repair or remove this line."
+                    yield Malformed(source, last + 1, reason)
+                else:
+                    yield Row(source, last + 1, values)
+    except UnicodeDecodeError as error:
+        raise ShardError(
+            f"{source}:{line + 1}: not UTF-8 ({error.reason}) in this line or after it. Store the file as UTF-8."
+        ) from error
+    except csv.Error as error:
+        raise ShardError(
+            f"{source}:{line + 1}: not CSV ({error}). Close the quotes of the record that begins here, double each quote within a field, and "
+            f"keep each field below {MAX_LINE_BYTES} characters."
+        ) from error
+    except OSError as error:
+        raise ShardError(f"{source}: cannot be opened ({error.strerror}). Allow this user to read it.") from error
+
+
+def _parse_hub(source: str) -> dict[str, str | None]:
+    found = HUB_URI.fullmatch(source)
+    if found is None:
+        raise QuestionError(f"{source}: not a hub data set's address. Write {HUB_FORM}.")
+    commit = found["commit"]
+    if not commit or not COMMIT.fullmatch(commit):
+        pinned = f"{commit!r}, which may come to name other data" if commit else "missing, so the data may change"
+        raise QuestionError(
+            f"{source}: the revision is {pinned}. Write {HUB_FORM} with the 40 digits of a commit, which the data set's history on the hub shows."
+        )
+    return found.groupdict()
+
+
+def _hub_rows(source: str) -> Iterator[Row]:
+    place = _parse_hub(source)
+    tidy(*HUB_TOKENS)
+    # A second of imports that nothing but the hub needs.
+    with needed_for("an hf:// address of questions"):
+        from datasets import DatasetDict, load_dataset
+    from huggingface_hub import HfApi, constants
+
+    try:
+        if not constants.HF_HUB_OFFLINE:  # then the library answers from its cache or says that it has none
+            # One question first, answered at once: the download itself retries for most of a minute without a network.
+            HfApi().dataset_info(place["name"] or "", revision=place["commit"], timeout=HUB_TIMEOUT_SECONDS)
+        loaded = load_dataset(
+            place["name"],
+            place["config"],
+            split=place["split"],
+            revision=place["commit"],
+            trust_remote_code=False,
+        )
+    except Exception as error:  # the hub's client and the library raise what lies below them, of a dozen kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise QuestionError(
+            f"{source}: could not be loaded from the hub: {without_secrets(reason).rstrip('.')}. "
+            f"Give the path of a local copy instead ({QUESTION_SUFFIXES}), or correct the address, or check the network."
+        ) from error
+    if isinstance(loaded, DatasetDict):
+        if len(loaded) > 1:
+            raise QuestionError(f"{source}: has the splits {', '.join(loaded)}. Name one: {HUB_FORM}.")
+        (loaded,) = loaded.values()
+    for number, values in enumerate(loaded, start=1):
+        yield Row(source, number, values)

@@ -1,0 +1,1 @@
+"""Questions with their answers -> statements to learn, by templates or by a model."""

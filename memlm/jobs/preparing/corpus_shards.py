@@ -1,0 +1,79 @@
+"""Which shards does a corpus take, for training and for validation? Listed, sampled, and kept where a store was listed."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from memlm import storage
+from memlm.config import Config
+from memlm.data.corpus.listing import KIND, Shard, is_stored, list_corpus, read_listing, sample_shards, write_listing
+from memlm.data.corpus.shards import ShardError
+from memlm.data.paths import expand
+from memlm.data.questions.sources import source_content
+from memlm.jobs.on_ray.cluster import say
+from memlm.run import is_made, run_of
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+def choose_shards(config: Config, world: Path | None, *, keep: bool = True) -> tuple[list[Shard], list[Shard]]:
+    """The shards to train on and those to validate on. `keep` stores the listing of a store, if there is none yet.
+
+    Raises ShardError if none is left for either, RunError if the listing that is kept is one of another address or revision.
+    """
+    corpus = config.corpus
+    train = _list(config, TRAIN, corpus.path, world, keep=keep)
+    if corpus.validation_path:
+        validation = _list(config, VALIDATION, corpus.validation_path, world, keep=keep)
+    elif len(train) > 1:
+        train, validation = train[:-1], train[-1:]
+    else:
+        raise ShardError(
+            f"{train[0].uri} is the only shard of corpus.path, so none is left for validation; give corpus.validation_path"
+        )
+    sampled = sample_shards(train, fraction=corpus.fraction, seed=corpus.sample_seed)
+    if not sampled:
+        raise ShardError(
+            f"corpus.fraction is {corpus.fraction}, and with corpus.sample_seed {corpus.sample_seed} takes none of {len(train)} shards; raise it"
+        )
+    return sampled[: corpus.max_shards or None], validation[: corpus.max_validation_shards or None]
+
+
+def name_shards(shards: Sequence[Shard]) -> bytes:
+    """What names the content of these shards."""
+    return "".join(f"{' '.join(map(str, shard.identity.values()))}\n" for shard in shards).encode()
+
+
+def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
+    """Names what was read: shards by name and size, and version where a store tells it; the mixture's questions by content."""
+    digest = hashlib.sha256(name_shards(shards))
+    if config.corpus.mixture:
+        digest.update(source_content(expand(config.corpus.mixture.path, "corpus.mixture.path", world)))
+    return digest.hexdigest()
+
+
+def unit_of(shard: Shard) -> str:
+    """Its name among the attempts: no other shard's, and another once it was repaired, so that it is tried again."""
+    return f"shard_{hashlib.sha256(f'{shard.uri} {shard.bytes} {shard.version}'.encode()).hexdigest()[:16]}"
+
+
+def _list(config: Config, split: str, path: str, world: Path | None, *, keep: bool) -> list[Shard]:
+    field = "corpus.path" if split == TRAIN else "corpus.validation_path"
+    root = expand(path, field, world)
+
+    def report(message: str) -> None:
+        say(f"{field}: {message}")
+
+    if not is_stored(root):
+        return list_corpus(root, report=report)
+    uri, wanted = run_of(config).listing(split), {"path": root}
+    if is_made(uri, kind=KIND, config=wanted, inputs={}, part="corpus" if split == TRAIN else "corpus, for validation"):
+        return read_listing(storage.open_artifact(uri, kind=KIND), root)
+    shards = list_corpus(root, report=report)
+    if keep:
+        with storage.write_artifact(uri, kind=KIND, config=wanted) as draft:
+            write_listing(draft.path, shards)
+            draft.details.update(num_shards=len(shards), bytes=sum(shard.bytes for shard in shards))
+        digest = hashlib.sha256(name_shards(shards)).hexdigest()[:16]
+        say(f"listing: {len(shards)} shards in {root}, kept in {uri} ({digest})")
+    return shards

@@ -1,0 +1,216 @@
+"""Question files -> the facts to learn, put into statements, and the held-out questions. Checked before anything is trained."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from memlm import storage
+from memlm.config import Config
+from memlm.data.config import QuestionSetConfig
+from memlm.data.corpus.corpus import open_corpus
+from memlm.data.paths import expand
+from memlm.data.questions.facts import Fact, FactError, read_facts
+from memlm.data.questions.questions import read_set, require_questions, select
+from memlm.data.questions.records import MultipleChoice, Question, Record, TaskChoice, numbered_fact
+from memlm.data.questions.sets import KIND, open_question_sets, write_question_sets
+from memlm.data.questions.sources import source_content
+from memlm.data.stating.sets import conflicts_told, kinds_told, statable
+from memlm.data.stating.statements import facts_of_questions
+from memlm.evaluation.answers import normalize
+from memlm.evaluation.tasks import default_task, exam_of, tell_unanswerable
+from memlm.jobs import augment_documents
+from memlm.jobs.on_ray.cluster import say
+from memlm.results.frontier import LEARNING_SET
+from memlm.run import WORLD_KIND, is_made, questions_config, run_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the question files of a config hold, selected."""
+
+    facts: list[Fact]
+    """Empty for a run that learns documents, whose chunks are known once there is a tokenizer."""
+    held_out: dict[str, list[Record]]
+    mixture: list[Question]
+
+
+def run(config: Config, sources: Sources | None = None) -> str:
+    """Make the questions artifact, or find it made; returns its uri. The world, where the recipe has one, is there.
+
+    `sources` are what read_sources gave, where they have been read.
+    """
+    run = run_of(config)
+    world = storage.open_artifact(run.world, kind=WORLD_KIND) if config.world is not None else None
+    inputs = {"sources": _sources_digest(config, world)}
+    if config.questions.documents:
+        inputs["documents"] = storage.read_manifest(augment_documents.run(config)).digest
+    wanted = questions_config(config)
+    if is_made(run.questions, kind=KIND, config=wanted, inputs=inputs, part="questions"):
+        say(f"questions: reusing {run.questions}")
+        say_unanswerable(config)
+        return run.questions
+    sources = sources or read_sources(config, world)
+    held_out = sources.held_out
+    facts = (
+        augment_documents.document_facts(config, inputs["documents"]) if config.questions.documents else sources.facts
+    )
+    known: dict[str, Sequence[Record]] = {**held_out, "corpus.mixture": sources.mixture}
+    facts = _without_overlap(facts, known, remove=config.questions.remove_overlap)
+    _say_merged("questions.facts", [question for fact in facts for question in fact.questions])
+    for name, records in held_out.items():
+        _say_merged(f"questions.held_out {name}", records)
+    with storage.write_artifact(run.questions, kind=KIND, config=wanted, inputs=inputs) as draft:
+        write_question_sets(draft.path, facts, held_out, _tasks(config, held_out))
+        draft.details["num_facts"] = len(facts)
+    sets = ", ".join(f"{len(questions)} {name}" for name, questions in held_out.items())
+    say(f"questions: {len(facts)} facts to learn; held out: {sets}; in {run.questions}")
+    say_unanswerable(config)
+    return run.questions
+
+
+def say_unanswerable(config: Config) -> None:
+    """Names each question of the questions artifact that can never be answered right by this config, once there is a tokenizer."""
+    run = run_of(config)
+    if not storage.has_artifact(run.corpus):
+        return
+    tokenizer, sets = open_corpus(run.corpus).tokenizer, open_question_sets(run.questions)
+    asked = [question for fact in sets.facts() for question in fact.questions]
+    exams = {"questions.facts": exam_of(LEARNING_SET, asked, TaskChoice())} if asked else {}
+    for name, records in sets.held_out().items():
+        exams[f"questions.held_out {name}"] = exam_of(name, records, sets.tasks().get(name, TaskChoice()))
+    for name, exam in exams.items():
+        if message := tell_unanswerable(name, exam, tokenizer, config.evaluation):
+            say(message)
+
+
+def read_sources(config: Config, world: Path | None) -> Sources:
+    """Read every question file, so that everything that can be wrong with one is found before work is done."""
+    if config.questions.documents:
+        augment_documents.read_sources(config, world)
+    mixture = config.corpus.mixture
+    sources = Sources(
+        facts=[] if config.questions.documents else _facts(config, world),
+        held_out=_held_out(config, world),
+        mixture=_questions(mixture, "corpus.mixture.path", world) if mixture else [],
+    )
+    _tasks(config, sources.held_out)
+    return sources
+
+
+def fact_questions(config: Config, world: Path | None) -> list[Question]:
+    """What is asked about the facts to learn."""
+    questions = _questions(config.questions.facts, "questions.facts.path", world)
+    _say_conflicts(questions)
+    return questions
+
+
+def _say_conflicts(questions: Sequence[Question]) -> None:
+    for told in conflicts_told(questions):
+        say(f"questions.facts.path: {told}")
+
+
+def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Record]:
+    """All records of a set, before any selection."""
+    merge_numbered = source.merge_numbered or "{world}" in source.path
+    located = replace(source, path=expand(source.path, field, world), merge_numbered=merge_numbered)
+    return read_set(located, report=partial(_say_of, field))
+
+
+def _questions(source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
+    questions = require_questions(source.path, _read(source, field, world))
+    return select(questions, source, report=partial(_say_of, field))
+
+
+def _facts(config: Config, world: Path | None) -> list[Fact]:
+    source, field = config.questions.facts, "questions.facts.path"
+    if source.statements:
+        questions = require_questions(source.path, _read(source, field, world))
+        _say_conflicts(questions)
+        facts = read_facts(expand(source.statements, "questions.facts.statements", world), questions)
+        return select(facts, source, report=partial(_say_of, field))
+    questions = statable(fact_questions(config, world), source, report=partial(_say_of, field))
+    for told in kinds_told(questions):
+        say(f"statements: {told}")
+    return facts_of_questions(questions)
+
+
+def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
+    sets = {}
+    for source in config.questions.held_out:
+        field = f"questions.held_out {source.name}"
+        sets[source.name] = select(_read(source, field, world), source, report=partial(_say_of, field))
+    return sets
+
+
+def _say_of(field: str, message: str) -> None:
+    say(f"{field}: {message}")
+
+
+def _say_merged(field: str, records: Sequence[Record]) -> None:
+    """Names questions that are scored as one, and ids that look as if they should be."""
+    facts = {record.fact_id for record in records}
+    numbered = [record.id for record in records if not record.fact and numbered_fact(record.id)]
+    if len(facts) < len(records):
+        say(f"{field}: {len(records)} questions ask for {len(facts)} facts, and those of one fact are scored as one")
+    if len(set(map(numbered_fact, numbered))) < len(numbered):
+        say(
+            f"{field}: {len(numbered)} ids differ in a number after '#' and are scored one by one, the first {numbered[0]!r}; "
+            "where they are wordings of one question, set merge_numbered"
+        )
+
+
+def _tasks(config: Config, held_out: Mapping[str, Sequence[Record]]) -> dict[str, TaskChoice]:
+    """How each set is asked; raises QuestionError if one cannot be."""
+    choices = {}
+    for source in config.questions.held_out:
+        records = held_out[source.name]
+        task = source.task or default_task(records, source.layout)
+        choices[source.name] = TaskChoice(task=task, num_examples=source.num_examples)
+        exam_of(f"questions.held_out {source.name}", records, choices[source.name])
+    return choices
+
+
+def _without_overlap(facts: list[Fact], known: Mapping[str, Sequence[Record]], *, remove: bool) -> list[Fact]:
+    for name, questions in known.items():
+        asked = {normalize(_text_of(record)) for record in questions}
+        shared = [fact for fact in facts if _questions_of(fact) & asked]
+        if not shared:
+            continue
+        done = "left out of the facts" if remove else "kept; --questions.remove-overlap True leaves them out"
+        say(f"questions: {len(shared)} facts to learn are asked in {name} too, the first {shared[0].id!r}: {done}")
+        if remove:
+            gone = {fact.id for fact in shared}
+            facts = [fact for fact in facts if fact.id not in gone]
+    if not facts:
+        raise FactError(
+            "questions.remove_overlap leaves no fact to learn: each is asked in a held-out set or in the mixture; name another file of facts"
+        )
+    return facts
+
+
+def _text_of(record: Record) -> str:
+    return record.query if isinstance(record, MultipleChoice) else record.question
+
+
+def _questions_of(fact: Fact) -> set[str]:
+    return {normalize(question.question) for question in fact.questions}
+
+
+def _sources_digest(config: Config, world: Path | None) -> str:
+    digest = hashlib.sha256()
+    for path in _paths(config):
+        digest.update(source_content(expand(path, "a question file", world)))
+    return digest.hexdigest()
+
+
+def _paths(config: Config) -> Iterable[str]:
+    questions = config.questions
+    if questions.documents is None:
+        yield questions.facts.path
+    if questions.documents is None and questions.facts.statements:
+        yield questions.facts.statements
+    yield from (held_out.path for held_out in questions.held_out)
+    if config.corpus.mixture:
+        yield config.corpus.mixture.path

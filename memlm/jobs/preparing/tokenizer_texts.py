@@ -1,0 +1,97 @@
+"""Which texts is a tokenizer trained on? The first documents of the first shard that can be read, and as many of the mixture.
+
+Read in a worker, as shards are packed: one that cannot be read, or kills its workers, is passed over within the limit for quarantine.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import ray.data
+from transformers import PreTrainedTokenizerBase
+
+from memlm.data.config import CorpusConfig
+from memlm.data.corpus.accounting import Accounting, TooManyMalformed
+from memlm.data.corpus.listing import ChangedShard, Shard
+from memlm.data.corpus.shards import ShardError, read_documents
+from memlm.data.tokenizer import train_tokenizer
+from memlm.jobs.on_ray.attempts import Attempts
+from memlm.jobs.on_ray.cluster import handing_on_errors, say
+from memlm.jobs.preparing.corpus_shards import unit_of
+
+TEXTS_PER_BATCH = 1000
+KILLS = (
+    "each worker that read it for the tokenizer died, as many as corpus.max_attempts says, most likely because memory ran out. "
+    "See Ray's logs for why, and move blocks-attempts and tokenizer out of the run's folder to try it again."
+)
+
+Opener = Callable[[Shard], AbstractContextManager[Path]]
+"""Gives a shard's path on the node that reads it."""
+
+
+def train_on_first_readable(
+    corpus: CorpusConfig,
+    shards: Sequence[Shard],
+    mixture: Sequence[Shard],
+    opener: Opener,
+    attempts: Attempts,
+    *,
+    most_passed_over: float,
+) -> tuple[PreTrainedTokenizerBase, Shard]:
+    """The tokenizer, and the shard that it was trained on.
+
+    Raises ShardError once more than `most_passed_over` shards cannot be read, or one of the mixture's cannot.
+    """
+    for passed_over, shard in enumerate(shards, start=1):
+        try:
+            texts = chain.from_iterable(_first_texts(each, corpus, opener, attempts) for each in (shard, *mixture))
+            return train_tokenizer(texts, vocab_size=corpus.vocab_size), shard
+        except _Unreadable as error:
+            if error.shard != shard or passed_over > most_passed_over:
+                raise ShardError(error.reason) from error
+            say(f"tokenizer: not trained on a shard that cannot be read: {error.reason}")
+    raise ShardError(f"none of {len(shards)} shards can be read")
+
+
+class _Unreadable(Exception):
+    """A shard that packing will leave out, or refuse, for this reason."""
+
+    def __init__(self, shard: Shard, reason: str) -> None:
+        super().__init__(shard, reason)
+        self.shard, self.reason = shard, reason
+
+
+def _first_texts(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: Attempts) -> Iterator[str]:
+    def read(_: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
+        with handing_on_errors():
+            yield from _read(shard, corpus, opener, attempts.on_this_node())
+
+    for row in ray.data.range(1).map_batches(read).iter_rows():
+        if row["unreadable"]:
+            raise _Unreadable(shard, row["unreadable"])
+        yield row["text"]
+    # Ray keeps what an attempt gave before it died, and drops what a later one gives in its place: the row that says so may be lost.
+    if attempts.has_given_up(unit_of(shard)):
+        raise _Unreadable(shard, f"{shard.uri}: {KILLS}")
+
+
+def _read(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: Attempts) -> Iterator[dict[str, list[str]]]:
+    """In a worker: batches of texts, or one row that says why there are none."""
+    if not attempts.begin(unit_of(shard)):
+        yield {"text": [""], "unreadable": [f"{shard.uri}: {KILLS}"]}
+        return
+    accounting = Accounting()
+    try:
+        with opener(shard) as path:
+            documents = read_documents(str(path), text_field=corpus.text_field, accounting=accounting, name=shard.uri)
+            asked = islice(documents, corpus.tokenizer_documents)
+            while texts := [document.text for document in islice(asked, TEXTS_PER_BATCH)]:
+                yield {"text": texts, "unreadable": [""] * len(texts)}
+            if accounting.kept < corpus.tokenizer_documents:  # all of it was read
+                accounting.require_few_malformed(shard.uri, corpus.max_malformed_share)
+    except ChangedShard:
+        raise
+    except (ShardError, TooManyMalformed) as error:
+        yield {"text": [""], "unreadable": [str(error)]}

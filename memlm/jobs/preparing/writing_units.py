@@ -1,0 +1,117 @@
+"""How do many facts or chunks get written about side by side? Units of them go to a pool of actors, each with a writer of its own.
+
+Ray Data runs a task at least once, so nothing is written as a side effect: a unit's records are keyed by the unit and committed once, and
+the driver reads exactly the units of the plan. A run that was cut off, or whose budget was spent, goes on from the units there are.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy
+
+from memlm import storage
+from memlm.config import Config
+from memlm.data.corpus.shards import read_records, write_shard
+from memlm.data.writers.budget import Budget
+from memlm.data.writers.build import build_writer
+from memlm.data.writers.interface import Writer
+from memlm.jobs.on_ray.cluster import Progress, handing_on_errors, num_processors, quiet
+from memlm.run import is_made
+
+UNIT_KIND = "written_unit"
+UNIT_FILE = "records.jsonl"
+
+Record = dict[str, Any]
+Work = Callable[[Any, Sequence[Record]], list[Record]]
+"""What is done with a unit, given the writer: one record for each that goes in."""
+
+
+def write_in_units(
+    config: Config, work: Work, items: Sequence[Record], *, folder: str, wanted: Mapping[str, Any], revision: str | None
+) -> list[Record]:
+    """One record per item, in their order. `wanted` names what decides a record beside the item itself.
+
+    `revision` is the writer's; with none, the work needs no writer and is given none.
+    """
+    tasks = _tasks(items, folder, size=config.writer.items_per_unit)
+    local = not config.writer.endpoint.base_url
+    use_gpu = local and config.cluster.use_gpu
+    written = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        _WriteUnits,
+        fn_constructor_args=(config, work, dict(wanted), revision, _shared_budget(config)),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=min(len(tasks), num_processors(config))),
+        num_cpus=0 if use_gpu else 1,
+        num_gpus=1 if use_gpu else 0,
+    )
+    progress = Progress("writing", len(items))
+    for row in written.iter_rows():
+        progress.advance(len(json.loads(row["items"])))
+    records: list[Record] = []
+    for task in tasks:
+        with storage.artifact_for_a_while(task["uri"], kind=UNIT_KIND) as path:
+            records += [record for _, record in read_records(str(path / UNIT_FILE))]
+    return records
+
+
+def _tasks(items: Sequence[Record], folder: str, *, size: int) -> list[dict[str, str]]:
+    units = [(first, items[first : first + size]) for first in range(0, len(items), size)]
+    return [
+        {
+            "uri": storage.join(folder, f"unit_{first:07d}_{first + len(unit):07d}"),
+            "items": json.dumps(unit, ensure_ascii=False),
+        }
+        for first, unit in units
+    ]
+
+
+def _shared_budget(config: Config) -> Any:
+    """One for all workers, which lives as long as the run, whatever becomes of them."""
+    endpoint = config.writer.endpoint
+    actor = ray.remote(Budget).options(num_cpus=0)
+    return actor.remote(max_requests=endpoint.max_requests, max_tokens=endpoint.max_tokens)
+
+
+class _SharedBudget(Budget):
+    def __init__(self, shared: Any) -> None:
+        self.shared = shared
+
+    def take_request(self) -> None:
+        ray.get(self.shared.take_request.remote())
+
+    def add_tokens(self, num_tokens: int) -> None:
+        ray.get(self.shared.add_tokens.remote(num_tokens))
+
+    def used(self) -> dict[str, int]:
+        return dict(ray.get(self.shared.used.remote()))
+
+
+class _WriteUnits:
+    """An actor that holds a writer and finishes one unit after another."""
+
+    def __init__(self, config: Config, work: Work, wanted: dict[str, Any], revision: str | None, budget: Any) -> None:
+        quiet()
+        torch.set_num_threads(config.cluster.threads_per_worker)
+        self.work, self.wanted, self.revision = work, wanted, revision
+        device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
+        shared = _SharedBudget(budget)
+        self.build = lambda revision: build_writer(config.writer, revision=revision, budget=shared, device=device)
+        self.writer: Writer | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with handing_on_errors():
+            # The writer is built here and not in the constructor, whose errors Ray would report in its own words, after tries of its own.
+            if self.revision is not None and self.writer is None:
+                self.writer = self.build(self.revision)
+            for uri, items in zip(batch["uri"], batch["items"], strict=True):
+                wanted = {**self.wanted, "items": hashlib.sha256(items.encode()).hexdigest()}
+                if not is_made(uri, kind=UNIT_KIND, config=wanted, inputs={}):
+                    with storage.write_artifact(uri, kind=UNIT_KIND, config=wanted) as draft:
+                        records = self.work(self.writer, json.loads(items))
+                        write_shard(str(draft.path / UNIT_FILE), records)
+        return batch

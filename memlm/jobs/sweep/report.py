@@ -1,0 +1,170 @@
+"""What does a sweep leave behind? The frontier's files, and its runs on the tracking server: one parent, a child per trial."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from memlm import storage
+from memlm.config import Config
+from memlm.jobs.finetune import trial_tags
+from memlm.jobs.on_ray.cluster import say
+from memlm.jobs.sweep.planned_trials import PlannedTrial
+from memlm.jobs.tracked import (
+    final_metrics,
+    log_config,
+    model_sizes,
+    sets_read,
+    start_metrics,
+    trial_name,
+    trial_params,
+    ui_line,
+)
+from memlm.model.config import Architecture
+from memlm.outside import reading
+from memlm.results.frontier import LEARNING_SET, TrialResult, write_csv
+from memlm.results.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
+from memlm.run import Run, RunError, run_of, tracking_uri
+from memlm.tracking import DataSet, Tracker
+from memlm.tracking import Run as TrackedRun
+
+EXPERIMENT = "memlm pareto sweeps"
+JOINT_FILE = "joint.png"
+FRONTIER_FILES = ("frontier.json", "frontier.csv", "frontier.png", "report.html")
+
+
+class SweepTracker:
+    """One parent run per sweep, a child per trial."""
+
+    def __init__(self, config: Config, inputs: Mapping[Architecture, dict[str, str]]) -> None:
+        self.config, self.inputs = config, inputs
+        self.tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
+        digests = "-".join(sorted({digest[:8] for part in inputs.values() for digest in part.values()}))
+        tags = {"stage": "sweep", "recipe": config.recipe}
+        digest = hashlib.sha256(digests.encode()).hexdigest()
+        self.parent = self.tracker.run(
+            f"sweep/{config.run_name}/{digests}",
+            name=f"sweep-{config.run_name}-{digest[:6]}",
+            params=model_sizes(config),
+            tags=tags,
+        )
+        log_config(self.parent, config)
+        self.parent.log_inputs(self._sets())
+
+    def _sets(self) -> list[DataSet]:
+        return sets_read(run_of(self.config), next(iter(self.inputs.values())), learned=True)
+
+    def child(self, plan: PlannedTrial) -> TrackedRun:
+        trial = plan.trial
+        return self.tracker.run(
+            f"trial/{plan.key}",
+            name=trial_name(trial, plan.key),
+            parent=self.parent,
+            params=trial_params(self.config, trial),
+            tags={
+                "method": trial.method.label,
+                "seed": str(trial.seed),
+                **trial_tags(self.config, self.inputs[plan.architecture]),
+            },
+        )
+
+    def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
+        """What a server that does not answer misses, the sweep's end logs again, or the same command later."""
+        with self.child(plan) as child:
+            log_config(child, replace(self.config, method=plan.trial.method, seed=plan.trial.seed))
+            child.log_inputs(self._sets())
+            if "failed" in entry:
+                child.set_tags({"failed": entry["failed"]})
+                return
+            for point in entry["curve"]:
+                child.log_metrics(
+                    {name: value for name, value in point.items() if name != "step"}, step=int(point["step"])
+                )
+            result = TrialResult.from_json(entry["result"])
+            child.log_metrics(start_metrics(result) | final_metrics(result))
+
+    def log_frontier(
+        self, frontier: Mapping[str, Any], files: Sequence[Path], trials: Sequence[tuple[PlannedTrial, TrialResult]]
+    ) -> None:
+        self.parent.log_metrics({f"hypervolume/{method}": value for method, value in frontier["hypervolume"].items()})
+        for level in frontier["matched"]:
+            self.parent.log_metrics(
+                {
+                    f"forgetting_at_{level['learning']:g}/{name}": value["forgetting"]
+                    for name, value in level["methods"].items()
+                }
+            )
+        for file in files:
+            self.parent.log_file(file)
+        points = {(point["method"], _setting(point["hyperparameters"])): point for point in frontier["points"]}
+        for plan, result in trials:
+            point = points[result.method, _setting(result.hyperparameters)]
+            drops = [result.start[name].drop_to(result.end[name]) for name in frontier["forgetting_sets"]]
+            with self.child(plan) as child:
+                child.log_metrics(
+                    start_metrics(result) | final_metrics(result)
+                )  # again, for a trial whose driver was cut off before it could
+                child.set_tags({"pareto": str(point["on_frontier"]).lower()})
+                child.log_metrics(
+                    {"final/learning": result.end[LEARNING_SET].value, "final/forgetting": sum(drops) / len(drops)}
+                )
+
+
+def _others(config: Config) -> list[dict[str, Any]]:
+    """The frontiers that there are, of those that are to stand beside this one."""
+    found = []
+    for name in config.sweep.drawn_beside:
+        folder = storage.join(config.storage, name)
+        if "frontier.json" in storage.list_names(folder):
+            found.append(storage.read_record(storage.join(folder, "frontier.json")))
+        else:
+            say(f"joint picture: {folder} has no frontier yet; run pareto_sweep.py {name}, then this command again")
+    return found
+
+
+def _draw_joint(config: Config, frontier: dict[str, Any], path: Path) -> bool:
+    """Whether it was drawn: another run's frontier that cannot be read costs this picture and not the sweep."""
+
+    def refuse(reason: str) -> RunError:
+        others = ", ".join(config.sweep.drawn_beside)
+        return RunError(f"a frontier of {others} cannot be drawn ({reason}); run the sweep of that run again")
+
+    try:
+        with reading(refuse):
+            draw_frontiers([frontier, *_others(config)], path)
+    except (RunError, storage.StorageError) as error:
+        say(f"warning: no joint picture: {error}")
+        return False
+    return True
+
+
+def _setting(hyperparameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(hyperparameters.items()))
+
+
+def write_frontier(
+    config: Config,
+    run: Run,
+    frontier: dict[str, Any],
+    stages: dict[str, Any],
+    tracker: SweepTracker,
+    trials: Sequence[tuple[PlannedTrial, TrialResult]],
+) -> None:
+    """The picture, the report and the tables, in the run's folder and on the tracking server; the table is printed too."""
+    with TemporaryDirectory() as scratch:
+        files = [Path(scratch) / name for name in FRONTIER_FILES]
+        storage.write_record(str(files[0]), frontier)
+        write_csv(frontier, files[1])
+        draw_frontier(frontier, files[2])
+        write_report(frontier, files[3], stages=stages, paper=PAPER_FORGETTING)
+        if config.sweep.drawn_beside and _draw_joint(config, frontier, Path(scratch) / JOINT_FILE):
+            files.append(Path(scratch) / JOINT_FILE)
+        for file in files:
+            storage.write_bytes(storage.join(run.uri, file.name), file.read_bytes())
+        tracker.log_frontier(frontier, files, trials)
+    print(format_table(frontier))
+    say(f"frontier: {storage.join(run.uri, 'frontier.png')}, {storage.join(run.uri, 'report.html')}")
+    if line := ui_line(config, "compare the trials"):
+        say(line)

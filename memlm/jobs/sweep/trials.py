@@ -1,0 +1,219 @@
+"""A sweep's trials are run by Ray Tune. Each writes its result into the ledger (planned_trials.py).
+
+Ray Tune runs the trials on a few actors that live through the sweep. Through the object store they share one copy of the weights
+(trial_weights.py) and what no trial changes (trial_starts.py).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.tune.execution import class_cache
+from torch import nn
+
+from memlm import credentials, storage
+from memlm.config import Config
+from memlm.data.questions.streams import num_steps
+from memlm.jobs.on_ray.cluster import Progress, num_processors, quiet, say
+from memlm.jobs.on_ray.ray_files import ray_storage
+from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, unfinished
+from memlm.jobs.sweep.starts import Shared, Starts, compute_starts
+from memlm.jobs.sweep.weights import TrialWeights
+from memlm.jobs.trial.materials import device_of, load_materials, load_model, read_model_config
+from memlm.model.config import Architecture
+from memlm.results.frontier import LEARNING_SET, TrialResult
+from memlm.run import Run, RunError
+from memlm.training.finetune import DivergedError, run_trial
+from memlm.training.step import StepResult
+
+# Ray Tune copies these into each trial's runtime_env, which Ray's agent logs in full. Trials need no copy: they have the environment of
+# their node, as the workers of every other stage do.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(credentials.AWS)
+
+
+def run_trials(
+    config: Config,
+    run: Run,
+    pending: Sequence[PlannedTrial],
+    *,
+    inputs: Mapping[Architecture, dict[str, str]],
+    holder: storage.Holder,
+    on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
+) -> None:
+    """`inputs` are the digests of what the trials were planned for, which is what they read. While `holder` has the sweep's
+    lease: LeaseLost if another took over."""
+    architectures = sorted({plan.architecture for plan in pending})
+    checkpoints = {name: (run.checkpoint(name), inputs[name]["checkpoint"]) for name in architectures}
+    read = {name: digest for architecture in architectures for name, digest in inputs[architecture].items()}
+    shared = ray.put(
+        Shared(
+            config=config,
+            run=run,
+            model_configs={name: read_model_config(uri, digest=digest) for name, (uri, digest) in checkpoints.items()},
+            weights={name: _arrays_of(load_model(uri, digest=digest)) for name, (uri, digest) in checkpoints.items()},
+            materials=load_materials(run, config.evaluation.num_text_blocks, read),
+        )
+    )
+    began = time.monotonic()
+    starts = compute_starts(config, shared, [(plan.architecture, plan.trial) for plan in pending])
+    say(f"sweep: computed what the trials share in {time.monotonic() - began:.0f} s")
+    runner = tune.with_parameters(TrialRunner, shared=shared, starts=starts, holder=holder)
+    for tries_left in reversed(range(config.sweep.max_failures + 1)):
+        told, name = _Told(run, pending, on_finished), f"sweep-{time.time_ns()}"
+        _tuner(config, run, runner, pending, told, name=name).fit()
+        storage.delete(
+            storage.join(run.uri, "ray", name)
+        )  # Ray's own, which nobody reads: the ledger is the sweep's memory
+        pending = unfinished(run, pending)
+        if any(plan.key not in told.given_up for plan in pending):
+            # Tune takes the first Ctrl-C for itself and returns as if all were well.
+            raise KeyboardInterrupt
+        if not pending:
+            return
+        holder.require()
+        failed = "\n".join(
+            f"  {plan.trial.title} seed {plan.trial.seed}: {told.given_up[plan.key]}" for plan in pending
+        )
+        if tries_left:
+            say(f"sweep: {len(pending)} trials failed or lost their workers, and are tried again:\n{failed}")
+    raise RunError(
+        f"{len(pending)} trials failed, each after {config.sweep.max_failures} new tries (sweep.max_failures), "
+        f"and no frontier is drawn without them:\n{failed}\n"
+        "What is finished is kept: run the same command again, or leave the setting out of tune_spaces/"
+    )
+
+
+def _tuner(
+    config: Config,
+    run: Run,
+    runner: type[tune.Trainable],
+    pending: Sequence[PlannedTrial],
+    told: "_Told",
+    *,
+    name: str,
+) -> tune.Tuner:
+    """Tries each trial once. Tune's own new tries would not do: one death of a worker can count as two failures, and what dies between two
+    trials of its worker is given up at once."""
+    return tune.Tuner(
+        tune.with_resources(runner, {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}),
+        param_space={"plan": tune.grid_search(list(pending))},
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=num_processors(config)),
+        run_config=tune.RunConfig(
+            name=name,
+            **ray_storage(storage.join(run.uri, "ray")),
+            verbose=0,
+            callbacks=[told],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )
+
+
+def _arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+class TrialRunner(tune.Trainable):
+    """An actor that runs one trial after another. One call of step is one whole trial."""
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        shared: Shared | None = None,
+        starts: Starts | None = None,
+        holder: storage.Holder | None = None,
+    ) -> None:
+        assert shared is not None and starts is not None and holder is not None, "given by tune.with_parameters"
+        self.shared, self.starts, self.holder = shared, starts, holder
+        quiet()
+        torch.set_num_threads(self.shared.config.cluster.threads_per_worker)
+        self.plan: PlannedTrial = config["plan"]
+        device = device_of(self.shared.config)
+        self.weights = {
+            name: TrialWeights(self.shared.model_configs[name], arrays, device)
+            for name, arrays in self.shared.weights.items()
+        }
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.plan = new_config["plan"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        self.holder.require()  # else another driver tries the same
+        shared, plan = self.shared, self.plan
+        trial = plan.trial
+        start, trunks = self.starts.of(plan.architecture, trial.seed)
+        materials = replace(shared.materials, trunks=trunks)
+        curve: list[dict[str, float]] = []
+        every = max(1, num_steps(trial.stream, materials.facts, seed=trial.seed) // 40)
+
+        def on_step(step: int, result: StepResult) -> None:
+            if step % every == 0:
+                curve.append(
+                    {
+                        "step": step,
+                        "train/loss": result.loss,
+                        **{f"step/{name}": value for name, value in result.report.items()},
+                    }
+                )
+
+        try:
+            with self.weights[plan.architecture].model_for(trial.method) as model:
+                result, _ = run_trial(trial, model, materials, key=plan.key, start=start, on_step=on_step)
+            entry: dict[str, Any] = {"result": result.to_json(), "curve": curve}
+        except DivergedError as error:
+            entry = {
+                "failed": str(error),
+                "method": trial.method.label,
+                "hyperparameters": trial.hyperparameters(),
+                "seed": trial.seed,
+            }
+        storage.write_record(ledger_entry(shared.run, plan), entry)
+        return {"done": True, "key": plan.key}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the ledger is the sweep's memory."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial that was cut off starts again."""
+
+
+class _Told(tune.Callback):
+    """What Tune says of trials, in the driver: of one that ended a line of progress, and its child run on the tracking server."""
+
+    def __init__(
+        self, run: Run, pending: Sequence[PlannedTrial], on_finished: Callable[[PlannedTrial, dict[str, Any]], None]
+    ) -> None:
+        self.run, self.by_key, self.on_finished = run, {plan.key: plan for plan in pending}, on_finished
+        self.given_up: dict[str, str] = {}
+        """The keys of trials that Tune did not end, and why."""
+        self.progress = Progress("sweep", len(pending), every_seconds=0)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        plan = self.by_key[trial.config["plan"].key]
+        entry = storage.read_record(ledger_entry(self.run, plan))
+        self.on_finished(plan, entry)
+        self.progress.advance(note=_describe(plan, entry))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Perhaps more than once for one death."""
+        self.given_up[trial.config["plan"].key] = (
+            str(trial.get_error() or "its worker was lost").strip().splitlines()[-1]
+        )
+
+
+def _describe(plan: PlannedTrial, entry: Mapping[str, Any]) -> str:
+    name = f"{plan.trial.title} seed {plan.trial.seed}"
+    if "failed" in entry:
+        return f"{name}: {entry['failed']}"
+    result = TrialResult.from_json(entry["result"])
+    held_out = ", ".join(
+        f"{name} {result.start[name].value:.2f} -> {score.value:.2f}"
+        for name, score in result.end.items()
+        if name != LEARNING_SET
+    )
+    return f"{name}: learned {result.end[LEARNING_SET].value:.2f}; {held_out}"

@@ -1,0 +1,1 @@
+"""One trial on a worker: what it reads, how it learns, and the pages that it leaves."""

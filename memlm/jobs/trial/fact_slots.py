@@ -1,0 +1,107 @@
+"""The worker's side of `analyze_slots`: the slots of each fact, and the page of coloured tokens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from memlm.config import Config
+from memlm.data.questions.facts import Fact
+from memlm.jobs.analyze_slots import PAGE_FILE
+from memlm.jobs.on_ray.cluster import Progress, quiet
+from memlm.jobs.trial.materials import device_of, load_materials, load_model
+from memlm.jobs.trial.token_pages import PageFact, write_page
+from memlm.methods.config import SparseMemoryConfig
+from memlm.run import run_of, trial_of
+from memlm.training.finetune import Materials, facts_of
+from memlm.training.slot_analysis import FactSlots, LearnedWith, minimum_slots_to_learn, slots_of_fact
+
+
+def analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
+    """The entries of slots.json, and the page; empty for none."""
+    quiet()
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    run, trial = run_of(config), trial_of(config)
+    materials = load_materials(run, config.evaluation.num_text_blocks, inputs)
+    model = load_model(run.checkpoint("memory"), device_of(config), digest=inputs["checkpoint"])
+    facts = facts_of(trial, materials)[: config.analysis.num_facts]
+    progress = Progress(f"learning each of {len(facts)} facts with as few slots as suffice", len(facts))
+    found = []
+    for fact in facts:
+        found.append(_find(fact, model, method, materials, config))
+        progress.advance(note=f"core set {len(found[-1].slots.core)}, learned with {found[-1].learned.num_slots}")
+    page = _page(found[: config.analysis.num_page_facts], model, method, materials, config)
+    return [_entry(*one) for one in found], page
+
+
+class _Found(NamedTuple):
+    fact: Fact
+    slots: FactSlots
+    learned: LearnedWith
+
+
+def _find(fact: Fact, model: nn.Module, method: SparseMemoryConfig, materials: Materials, config: Config) -> _Found:
+    assert materials.background is not None, "loaded with counts"
+    slots = slots_of_fact(
+        model,
+        materials.tokenizer,
+        fact,
+        method,
+        materials.background,
+        max_length=config.stream.max_length,
+        seed=config.seed,
+    )
+    learned = minimum_slots_to_learn(
+        model,
+        materials.tokenizer,
+        fact,
+        method,
+        materials.background,
+        slot_counts=config.analysis.slot_counts,
+        num_steps=config.analysis.num_steps,
+        max_length=config.stream.max_length,
+        evaluation=config.evaluation,
+        seed=config.seed,
+    )
+    return _Found(fact, slots, learned)
+
+
+def _page(
+    found: Sequence[_Found], model: nn.Module, method: SparseMemoryConfig, materials: Materials, config: Config
+) -> bytes:
+    if not found:
+        return b""
+    lead = (
+        f"How many of the {method.num_trainable_slots} slots that {method.label} would train for a fact each token reads, "
+        f"before it is learned. Run {config.run_name}."
+    )
+    shown = [PageFact(fact, slots.trainable, _note(slots, learned)) for fact, slots, learned in found]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / PAGE_FILE
+        write_page(path, model, materials.tokenizer, shown, lead=lead)
+        return path.read_bytes()
+
+
+def _note(slots: FactSlots, learned: LearnedWith) -> str:
+    return (
+        f"Accessed {len(slots.accessed)} slots, shared by all wordings {len(slots.shared)}, core set {len(slots.core)}; "
+        + ("not learned" if learned.num_slots is None else f"learned with {learned.num_slots} slots")
+    )
+
+
+def _entry(fact: Fact, slots: FactSlots, learned: LearnedWith) -> dict[str, Any]:
+    trainable = torch.isin(slots.trainable, slots.core).sum()
+    return {
+        "id": fact.id,
+        "num_accessed": len(slots.accessed),
+        "num_shared": len(slots.shared),
+        "num_core": len(slots.core),
+        "num_core_answering": len(slots.answering),
+        "num_trainable": len(slots.trainable),
+        "num_trainable_in_core": int(trainable),
+        "learned_with": learned.num_slots,
+        "learned_in_steps": learned.num_steps,
+    }

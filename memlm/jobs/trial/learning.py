@@ -1,0 +1,80 @@
+"""The worker's side of `finetune`: it loads the model, learns the stream, scores, and writes the patch."""
+
+from tempfile import TemporaryDirectory
+
+import torch
+
+from memlm import storage
+from memlm.artifacts import PATCH_KIND
+from memlm.config import Config, identity
+from memlm.data.questions.streams import num_steps, shortfall
+from memlm.jobs.finetune import ADVICE, EXPERIMENT, PICTURE_FILE, REPORT_FILE, SCORES_FILE, trial_tags
+from memlm.jobs.on_ray.cluster import Progress, quiet, say
+from memlm.jobs.tracked import final_metrics, log_config, log_model, sets_read, start_metrics, trial_name, trial_params
+from memlm.jobs.trial.materials import device_of, load_materials, load_model
+from memlm.jobs.trial.traces import tracer_of, write_trace
+from memlm.results.trial_report import draw_scores, write_trial_report
+from memlm.run import run_of, tracking_uri, trial_of
+from memlm.tracking import Tracker
+from memlm.training.diagnosis import has_learned, why_nothing_was_learned
+from memlm.training.finetune import SEES_NOTHING, facts_of, run_trial
+from memlm.training.patch import PATCH_FILE, changed_rows, save_patch, stored_weights
+from memlm.training.step import StepResult
+
+
+def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]) -> None:
+    quiet()
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    run, trial = run_of(config), trial_of(config)
+    materials = load_materials(run, config.evaluation.num_text_blocks, inputs)
+    if told := shortfall(trial.stream, materials.facts):
+        say(told)
+    model = load_model(run.checkpoint(config.method.base), device_of(config), digest=inputs["checkpoint"])
+    before = {name: tensor.clone() for name, tensor in stored_weights(model).items()}
+    progress = Progress(
+        f"learning with {trial.method.label}", num_steps(trial.stream, materials.facts, seed=trial.seed)
+    )
+    tracked = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True).run(
+        f"finetune/{key}",
+        name=trial_name(trial, key),
+        params=trial_params(config, trial),
+        tags=trial_tags(config, inputs),
+    )
+
+    def on_step(step: int, result: StepResult) -> None:
+        progress.advance(note=f"loss {result.loss:.3f}")
+        if step % max(1, progress.total // 50) == 0:
+            tracked.log_metrics(
+                {"train/loss": result.loss, **{f"step/{name}": value for name, value in result.report.items()}},
+                step=step,
+            )
+
+    tracer = tracer_of(trial, materials, tracked) if trace else None
+    with tracked, tracked.measuring():
+        log_config(tracked, config)
+        tracked.log_inputs(sets_read(run, inputs, learned=True))
+        result, learned = run_trial(trial, model, materials, key=key, on_step=on_step, observer=tracer or SEES_NOTHING)
+        tracked.log_metrics(start_metrics(result))
+        tracked.log_metrics(final_metrics(result), step=progress.total)
+        if config.log_model or config.register_model:
+            with TemporaryDirectory() as folder:
+                learned.save_pretrained(folder)
+                materials.tokenizer.save_pretrained(folder)
+                log_model(tracked, folder, config)
+        if tracer:
+            write_trace(trace, tracer, learned, materials, config, inputs, tracked)
+        advice: list[str] = []
+        if not has_learned(result):
+            advice = why_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
+        patch = changed_rows(before, stored_weights(learned))
+        with storage.write_artifact(
+            uri, kind=PATCH_KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs
+        ) as draft:
+            save_patch(patch, draft.path / PATCH_FILE)
+            storage.write_json(str(draft.path / SCORES_FILE), {**result.to_json(), "answers": result.answers})
+            draw_scores(result, draft.path / PICTURE_FILE)
+            write_trial_report(result, draft.path / REPORT_FILE, heading=f"{config.run_name}: {trial.title}")
+            for file in (SCORES_FILE, PICTURE_FILE, REPORT_FILE):
+                tracked.log_file(draft.path / file)
+            draft.details["rows"] = {name: len(change.rows) for name, change in patch.items()}
+            draft.details[ADVICE] = advice

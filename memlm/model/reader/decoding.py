@@ -1,0 +1,64 @@
+"""How does a model write on from prompts of one length? Greedily, with a key-value cache, and no more than the layers' own work a token.
+
+Tokens are those of Hugging Face's `generate(do_sample=False)`; its preparations for all that it can do, and a mask that masks nothing
+where one token looks back on all others, cost a small model a sixth of its time and are left out.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from memlm.model.reader.trunk import TrunkActivations, continue_from
+
+
+@torch.no_grad()
+def continue_greedily(
+    model: nn.Module,
+    prompts: Int[Tensor, "batch seq"],
+    trunk: TrunkActivations | None = None,
+    *,
+    max_new_tokens: int,
+    end_ids: Sequence[int],
+    pad_id: int,
+) -> Int[Tensor, "batch new"]:
+    """The most likely next token, again and again; pads after a row's first end.
+
+    Stops when all rows have ended. Rows that have ended go on until then: dropping them would change the shape, and with it
+    the last bits, of those that remain. `trunk` is the prompts' own where it is known, with keys and values.
+    """
+    cache = DynamicCache(config=model.config)
+    if trunk is None:
+        logits = model(input_ids=prompts, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    else:
+        logits = continue_from(model, trunk, cache=cache, last_only=True)
+    ends = torch.tensor(list(end_ids), device=prompts.device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
+    written: list[Tensor] = []
+    while True:
+        tokens = logits[:, -1].float().argmax(dim=-1).masked_fill(ended, pad_id)
+        written.append(tokens)
+        ended |= torch.isin(tokens, ends)
+        if len(written) == max_new_tokens or bool(ended.all()):
+            return torch.stack(written, dim=1)
+        logits = _decode(model, tokens[:, None], cache)
+
+
+def _decode(model: nn.Module, tokens: Int[Tensor, "batch 1"], cache: DynamicCache) -> Float[Tensor, "batch 1 vocab"]:
+    """One token a row through all layers; it may look at everything before it, so there is no mask."""
+    decoder = model.model
+    hidden = decoder.embed_tokens(tokens)  # type: ignore[union-attr,operator]
+    positions = torch.full((1, 1), cache.get_seq_length(), device=tokens.device)
+    rotary = decoder.rotary_emb(hidden, position_ids=positions)  # type: ignore[union-attr,operator]
+    for layer in decoder.layers:  # type: ignore[union-attr]
+        hidden = layer(
+            hidden,
+            attention_mask=None,
+            position_embeddings=rotary,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return model.lm_head(decoder.norm(hidden))  # type: ignore[union-attr,operator]

@@ -1,0 +1,144 @@
+"""What `memlm plan` is asked: its own options, before the recipe's dotted overrides."""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import isqrt
+
+from memlm.config import Config
+from memlm.preflight.cost.machines import MACHINES, Machine
+from memlm.preflight.cost.model import PlanError
+from memlm.preflight.cost.page import as_json, as_page
+from memlm.preflight.cost.stages import GPU_HOURS_PER_FAILURE, Assumptions, Trials, make_plan
+
+MOST_COLUMNS = 8
+UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+LARGEST = 1e18
+DESCRIPTION = """What a recipe costs, before it is run: parameters, memory, FLOPs, network, time, goodput, storage and trials, each with how it
+grows. Arithmetic on the config alone; no cluster is needed. Several numbers after --gpus, --slots or --corpus-tokens make a column each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    gpus: tuple[int, ...]
+    """None for the recipe's own number of workers."""
+    gpu_type: str
+    slots: tuple[int, ...]
+    corpus_tokens: tuple[float, ...]
+    utilisation: float
+    failures_per_gpu_hour: float
+    vocab_size: int
+    split: int
+    json: bool
+
+
+def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
+    """The plan's own options, and the rest: recipe and overrides. Exits with status 2 on a value that is no number."""
+    parser = argparse.ArgumentParser(
+        prog="memlm plan",
+        usage="memlm plan [RECIPE] [--gpus N ...] [--gpu-type TYPE] [options] [--FIELD VALUE ...]",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--gpus", type=int, nargs="+", default=[], help="numbers of devices; the recipe's workers")
+    parser.add_argument("--gpu-type", default="h100", help=f"one of {', '.join(MACHINES)}")
+    parser.add_argument("--slots", type=_count, nargs="+", default=[], help="of each pool, such as 2^20; the recipe's")
+    parser.add_argument(
+        "--corpus-tokens",
+        type=_number,
+        nargs="+",
+        default=[],
+        help="number of tokens of the corpus, such as 4T, which is trained on once; the recipe's own steps",
+    )
+    parser.add_argument("--utilisation", type=float, default=0.35, help="of the peak while multiplying (0.35)")
+    parser.add_argument(
+        "--failures-per-gpu-hour",
+        type=float,
+        default=1 / GPU_HOURS_PER_FAILURE,
+        help=f"1/{GPU_HOURS_PER_FAILURE:,.0f}, Llama 3's",
+    )
+    parser.add_argument("--vocab-size", type=int, default=0, help="of a tokenizer that is not known here")
+    parser.add_argument(
+        "--split",
+        type=int,
+        default=0,
+        help="devices over which a pool's columns are split; the recipe's, or the fewest that hold them",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    found, rest = parser.parse_known_args(list(arguments))
+    options = PlanOptions(
+        gpus=tuple(found.gpus),
+        gpu_type=found.gpu_type,
+        slots=tuple(found.slots),
+        corpus_tokens=tuple(found.corpus_tokens),
+        utilisation=found.utilisation,
+        failures_per_gpu_hour=found.failures_per_gpu_hour,
+        vocab_size=found.vocab_size,
+        split=found.split,
+        json=found.json,
+    )
+    return options, rest
+
+
+def answer(config: Config, machine: Machine, options: PlanOptions, trials: Trials) -> str:
+    """The page, or JSON. Raises PlanError, or ValueError naming a field of the config."""
+    gpus, slots, tokens = (
+        options.gpus or (config.cluster.num_workers,),
+        options.slots or (0,),
+        options.corpus_tokens or (0.0,),
+    )
+    if len(gpus) * len(slots) * len(tokens) > MOST_COLUMNS:
+        raise PlanError(
+            f"--gpus, --slots and --corpus-tokens make {len(gpus)} x {len(slots)} x {len(tokens)} columns; "
+            f"a page has room for {MOST_COLUMNS}: ask in several calls"
+        )
+    plans = [
+        make_plan(
+            with_slots(config, number) if number else config,
+            machine,
+            devices,
+            Assumptions(
+                utilisation=options.utilisation,
+                failures_per_gpu_hour=options.failures_per_gpu_hour,
+                vocab_size=options.vocab_size,
+                corpus_tokens=corpus,
+                split=options.split,
+            ),
+            trials,
+        )
+        for devices, number, corpus in product(gpus, slots, tokens)
+    ]
+    if options.json:
+        return json.dumps(as_json(config.recipe, plans), indent=1, allow_nan=False)
+    return as_page(config.recipe, plans)
+
+
+def with_slots(config: Config, slots: int) -> Config:
+    """The pool with the nearest number of slots that is a square of half-keys."""
+    half_keys = isqrt(slots)
+    half_keys += (half_keys + 1) ** 2 - slots < slots - half_keys**2
+    memory = replace(config.model.memory, num_half_keys=half_keys)
+    return replace(config, model=replace(config.model, memory=memory))
+
+
+def _number(text: str) -> float:
+    """1e12, 4T, 2^20 or 1_000."""
+    power = re.fullmatch(r"(\d+)\^(\d+)", text)
+    scaled = re.fullmatch(r"([\d_.]+(?:[eE][+]?\d+)?)([kMGBT]?)", text)
+    try:
+        number = float(power[1]) ** float(power[2]) if power else 0.0
+        number = float(scaled[1]) * UNITS[scaled[2]] if scaled else number
+    except (ValueError, OverflowError):
+        number = 0.0
+    if not 1 <= number <= LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no number from 1 to {LARGEST:g}; write it as 1048576, 2^20, 1e12, 64M or 4T"
+        )
+    return number
+
+
+def _count(text: str) -> int:
+    return int(_number(text))

@@ -1,0 +1,44 @@
+"""How long each stage of a recipe takes: the arithmetic of `memlm plan` on this machine's cores, or on the recipe's GPUs."""
+
+import os
+
+from memlm.config import Config
+from memlm.preflight.cost.machines import MACHINES
+from memlm.preflight.cost.stages import Assumptions, Trials, make_plan
+
+STARTUP_MINUTES = 0.4
+"""What a stage takes before it works: imports, a local Ray, and reading what it needs."""
+CPU_UTILISATION = 0.5
+"""The share of a core's peak that the laptop's recipe reaches."""
+GPU_TYPE = "h100"
+
+
+def machine_told(config: Config) -> str:
+    if config.cluster.use_gpu:
+        return f"{config.cluster.num_workers} GPUs of the kind {GPU_TYPE}"
+    return f"{os.cpu_count() or 1} CPU cores"
+
+
+def fit_side_by_side(config: Config, num_models: int) -> bool:
+    """Whether a machine's cores hold the workers of that many models at once, as a sweep pretrains them."""
+    return not config.cluster.use_gpu and num_models * config.cluster.num_workers <= (os.cpu_count() or 1)
+
+
+def stage_minutes(config: Config, trials: Trials) -> dict[str, float]:
+    """By the name of each stage. Raises ValueError for what cannot be planned."""
+    workers, gpu = config.cluster.num_workers, config.cluster.use_gpu
+    assumptions = Assumptions() if gpu else Assumptions(utilisation=CPU_UTILISATION)
+    plan = make_plan(config, MACHINES[GPU_TYPE if gpu else "cpu"], workers, assumptions, trials)
+    hours = plan.stage_lines()
+    cores = os.cpu_count() or 1
+    side_by_side = config.cluster.num_trials_at_once or (workers if gpu else cores)
+    shares = {
+        "prepare_corpus": plan.preparation_lines()["prepare_corpus"] / cores,
+        "pretrain, memory": hours["pretrain memory"] / workers,
+        "pretrain, dense": hours["pretrain dense"] / workers,
+        "count_accesses": hours["count_accesses"] / side_by_side,
+        "finetune": hours["finetune and score, one trial"],
+        "evaluate": hours["finetune and score, one trial"] / 2,
+        "pareto_sweep": hours["pareto_sweep"] / side_by_side,
+    }
+    return {name: STARTUP_MINUTES + 60 * share for name, share in shares.items()}

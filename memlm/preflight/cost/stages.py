@@ -1,0 +1,454 @@
+"""What does each stage of a recipe come to, on so many devices: work, memory, exchange, time, storage and trials?"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from memlm.config import Config
+from memlm.data.config import DocumentStreamConfig
+from memlm.methods.config import MethodConfig, SparseMemoryConfig
+from memlm.preflight.cost.machines import Machine
+from memlm.preflight.cost.model import PlanError, vocabulary_of, work_of
+from memlm.preflight.cost.training import BANDWIDTH_REACHED, Pretraining, lay_out, splits
+
+GPU_HOURS_PER_FAILURE = 50_700.0
+"""Llama 3: 419 unexpected interruptions in 54 days on 16,384 GPUs, one in 3.1 hours (arXiv 2407.21783, section 3.3.4)."""
+DCLM_TOKENS, DCLM_SHARDS, DCLM_SHARD_BYTES = 4e12, 27_840, 200e6
+"""mlfoundations/dclm-baseline-1.0 as published: about 4 T tokens in 27,840 files of 141 to 240 MB (arXiv 2406.11794)."""
+TOKENS_OF_WORLD_DOCUMENT = 83
+"""Of the generated world, with its own vocabulary: 23,474 blocks of 128 tokens for 36,000 documents, measured."""
+PACKED_PER_CORE = 120e3
+"""Tokens per second that one core decompresses, tokenises and packs: `wiki` in 114 s, of which one shard of 10.6 M tokens takes most."""
+CHECKPOINT_RATE = 1e9
+"""Bytes per second that one device writes of a training state to storage, its own share, or reads and verifies, which is all of it."""
+RESTART_SECONDS = 300.0
+"""Until a run that lost a device trains again, beside reading its state: the loss found, processes started."""
+KEPT_STATES = 3
+"""Two training states, and one being written."""
+LEDGER_BYTES = 15e3
+"""Of a finished trial."""
+STATEMENT_TOKENS, PROMPT_TOKENS = 24, 48
+"""Of a fact's statement; of a question with its examples."""
+SET_SIZES = {
+    "nq_open": 3_610,
+    "triviaqa": 17_944,
+    "gsm8k": 1_319,
+    "hellaswag": 10_042,
+    "simpleqa": 4_326,
+    "entityquestions": 22_068,
+}
+"""Of the evaluation sets as published, for a recipe that takes all of one."""
+CHUNKS = 1_824
+"""Of the documents that the paper streams (Lin et al. 2025, section 5.2); how many a file of documents has, it alone could tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    utilisation: float = 0.35
+    """Of a device's peak, while it multiplies; rows and the network come on top."""
+    failures_per_gpu_hour: float = 1 / GPU_HOURS_PER_FAILURE
+    vocab_size: int = 0
+    """0 for what is known of the recipe's tokenizer."""
+    split: int = 0
+    """Devices over which a pool's columns are split; 0 for the recipe's pretraining.pool_split, and where that is 1 the fewest that hold
+    them."""
+    corpus_tokens: float = 0.0
+    """0 for the recipe's own corpus and number of steps; else the corpus has so many, and pretraining goes through it once."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.utilisation <= 1:
+            raise PlanError(
+                f"--utilisation is {self.utilisation}; it is a share of the peak, above 0 and at most 1 (0.35 to 0.5 are usual)"
+            )
+        if not 0 <= self.failures_per_gpu_hour < 1:
+            raise PlanError(
+                f"--failures-per-gpu-hour is {self.failures_per_gpu_hour}; it must be at least 0 and below 1 (Llama 3's was 1/50,700)"
+            )
+        for name in ("corpus_tokens", "vocab_size", "split"):
+            if getattr(self, name) < 0:
+                raise PlanError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative (0, or leaving it out, takes the recipe's)"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One line of a plan."""
+
+    section: str
+    name: str
+    value: float
+    unit: str
+
+
+Trials = Mapping[MethodConfig, int]
+"""Settings that the sweep tries, and with how many seeds each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A recipe on so many devices of one kind."""
+
+    config: Config
+    assumptions: Assumptions
+    trials: Trials
+    memory: Pretraining
+    dense: Pretraining
+    notes: tuple[str, ...]
+
+    def quantities(self) -> list[Quantity]:
+        return [
+            Quantity(section=section, name=name, value=float(value), unit=unit)
+            for section, unit, lines in (
+                ("layout", "", self.layout()),
+                ("parameters", "", self.parameters()),
+                ("memory per device", "B", self.memory_lines()),
+                ("FLOPs per token", "FLOP", self.work_lines()),
+                ("network per device and step", "B", self.network_lines()),
+                ("step", "s", self.step_lines()),
+                ("pretraining", "", self.run_lines()),
+                ("stages on CPUs", "core-h", self.preparation_lines()),
+                ("stages on devices", "device-h", self.stage_lines()),
+                ("sweep", "", self.sweep_lines()),
+                ("storage", "B", self.storage_lines()),
+            )
+            for name, value in lines.items()
+        ]
+
+    def layout(self) -> dict[str, float]:
+        layout = self.memory.layout
+        return {
+            "devices": layout.devices,
+            "slots of a pool": self.config.model.memory.num_slots,
+            "tokens of the corpus": self.corpus_tokens,
+            "shards of the corpus": self.corpus_shards,
+            "blocks of a step": layout.batch_blocks,
+            "blocks of a micro-batch": layout.micro_blocks,
+            "devices that share a pool's columns": layout.split,
+            "fits": self.memory.fits() and self.dense.fits(),
+        }
+
+    def parameters(self) -> dict[str, float]:
+        sizes = self.memory.sizes
+        return {
+            "base": sizes.base,
+            "pool": sizes.pool,
+            "active for a token": sizes.active,
+            "of the base, half-keys": sizes.half_keys,
+            "dense twin": self.dense.sizes.base,
+        }
+
+    def memory_lines(self) -> dict[str, float]:
+        parts = self.memory.memory()
+        return {**parts, "total": sum(parts.values()), "device": self.memory.machine.memory}
+
+    def work_lines(self) -> dict[str, float]:
+        parts = {name: part.step for name, part in self.memory.work.items()}
+        return {
+            **parts,
+            "total": sum(parts.values()),
+            "dense twin": sum(part.step for part in self.dense.work.values()),
+        }
+
+    def network_lines(self) -> dict[str, float]:
+        parts = self.memory.network()
+        return {**parts, "total": sum(parts.values())}
+
+    def step_lines(self) -> dict[str, float]:
+        parts = self.memory.seconds(self.assumptions.utilisation)
+        return {**parts, "total": sum(parts.values())}
+
+    def run_lines(self) -> dict[str, float]:
+        plan = self.memory
+        seconds = plan.num_steps * sum(plan.seconds(self.assumptions.utilisation).values())
+        found = goodput(
+            devices=plan.layout.devices,
+            save_seconds=plan.state_bytes() / plan.layout.devices / CHECKPOINT_RATE,
+            load_seconds=plan.state_bytes() / CHECKPOINT_RATE,
+            failures_per_device_hour=self.assumptions.failures_per_gpu_hour,
+        )
+        products = plan.rank_tokens * plan.layout.devices * sum(part.step for part in plan.work.values())
+        peak = plan.machine.bf16_flops if plan.config.pretraining.precision == "bf16" else plan.machine.fp32_flops
+        step = sum(plan.seconds(self.assumptions.utilisation).values())
+        return {
+            "tokens": plan.num_tokens,
+            "passes over the corpus": plan.num_tokens / self.corpus_tokens,
+            "steps": plan.num_steps,
+            "FLOP": plan.flops(),
+            "tokens per second": plan.step_tokens / step,
+            "utilisation over the whole step": products / (plan.layout.devices * peak * step),
+            "hours without a failure": seconds / 3600,
+            "hours between failures": found.hours_between_failures,
+            "minutes between states (Young/Daly)": found.interval_seconds / 60,
+            "steps between states": found.interval_seconds / step,
+            "goodput": found.share,
+            "hours": seconds / 3600 / found.share if found.share else math.inf,
+        }
+
+    def preparation_lines(self) -> dict[str, float]:
+        return {"prepare_corpus": self.corpus_tokens / PACKED_PER_CORE / 3600}
+
+    def stage_lines(self) -> dict[str, float]:
+        run, dense = self.run_lines(), self._hours(self.dense)
+        learning, scoring = self._learning_hours, self._scoring_hours()
+        sweep = sum(seeds * (learning(setting) + scoring) for setting, seeds in self.trials.items())
+        return {
+            "pretrain memory": run["hours"] * self.memory.layout.devices,
+            "pretrain dense": dense * self.memory.layout.devices,
+            "count_accesses": self._counting_hours(),
+            "finetune and score, one trial": learning(self.config.method) + scoring,
+            "pareto_sweep": sweep,
+        }
+
+    def sweep_lines(self) -> dict[str, float]:
+        names = {setting.label for setting in self.trials}
+        counted = {
+            f"trials of {name}": sum(seeds for setting, seeds in self.trials.items() if setting.label == name)
+            for name in sorted(names)
+        }
+        return {**counted, "trials": sum(self.trials.values())}
+
+    def storage_lines(self) -> dict[str, float]:
+        sizes, memory, stream = self.memory.sizes, self.config.model.memory, self.config.stream
+        slots, tokens = memory.num_slots * memory.num_pools, self.corpus_tokens
+        units = math.ceil(self.config.counting.num_batches / self.config.counting.batches_per_unit)
+        steps = _num_texts(self.config) * stream.num_passes
+        method = self.config.method
+        rows = min(slots, steps * method.num_trainable_slots or slots) if isinstance(method, SparseMemoryConfig) else 0
+        return {
+            "corpus shards, read": tokens * DCLM_SHARDS * DCLM_SHARD_BYTES / DCLM_TOKENS,
+            "token blocks": tokens * bytes_of_token(self.config, self.memory.vocab_size),
+            "checkpoint, memory": 4.0 * (sizes.base + sizes.pool),
+            "checkpoint, dense": 4.0 * self.dense.sizes.base,
+            "training states": KEPT_STATES * self.memory.state_bytes(),
+            "a node's own copies, pretraining": tokens * bytes_of_token(self.config, self.memory.vocab_size)
+            + self.memory.state_bytes(),
+            "counts": 24.0 * slots,
+            "partial counts": 24.0 * slots * units,
+            "a patch, at most": rows * (8.0 + 8 * memory.value_dim),
+            "ledger": LEDGER_BYTES * sum(self.trials.values()),
+        }
+
+    def with_each(self, change: Callable[[Pretraining], Pretraining]) -> "Plan":
+        """Both architectures changed alike."""
+        return replace(self, memory=change(self.memory), dense=change(self.dense))
+
+    def _hours(self, plan: Pretraining) -> float:
+        return plan.num_steps * sum(plan.seconds(self.assumptions.utilisation).values()) / 3600
+
+    @property
+    def corpus_tokens(self) -> float:
+        return self.assumptions.corpus_tokens or corpus_tokens(self.config) or self.memory.num_tokens
+
+    @property
+    def corpus_shards(self) -> float:
+        """Of DCLM; 0 where only the corpus itself could tell."""
+        return round(self.corpus_tokens * DCLM_SHARDS / DCLM_TOKENS) if is_dclm(self.config) else 0
+
+    def _device_hours(self, flops: float) -> float:
+        machine = self.memory.machine
+        peak = machine.bf16_flops if self.config.pretraining.precision == "bf16" else machine.fp32_flops
+        return flops / (peak * self.assumptions.utilisation) / 3600
+
+    def _counting_hours(self) -> float:
+        """A forward pass up to the last memory layer's search."""
+        counting, layers = self.config.counting, self.config.model.memory.layers
+        if not layers:
+            return 0.0
+        tokens = counting.num_batches * counting.batch_blocks * self.config.corpus.block_size
+        share = (layers[-1] + 1) / self.config.model.num_layers
+        work = self.memory.work
+        lower = share * sum(work[name].forward for name in ("attention", "attention scores", "feed-forward"))
+        return self._device_hours(tokens * (lower + work["half-key scores"].forward))
+
+    def _learning_hours(self, setting: MethodConfig) -> float:
+        """Of one trial's stream. What a sweep computes once for all trials is counted in each."""
+        if setting.moves == "nothing":
+            return 0.0
+        model, stream = self.config.model, self.config.stream
+        length = (
+            stream.max_length if isinstance(stream, DocumentStreamConfig) else min(stream.max_length, STATEMENT_TOKENS)
+        )
+        tokens = _num_texts(self.config) * stream.num_passes * stream.num_wordings * length
+        work = work_of(model, self.memory.vocab_size, length, setting.base)
+        forward = sum(part.forward for part in work.values())
+        if setting.moves == "values":  # backward ends at the first memory layer's rows
+            above = 1 - (model.memory.layers[0] + 1) / model.num_layers if model.memory.layers else 0.0
+            return self._device_hours(tokens * forward * (1 + above))
+        return self._device_hours(tokens * forward * (3 if setting.moves == "everything" else 2))
+
+    def _scoring_hours(self) -> float:
+        """Of one pass over all sets: prompts read, and answers written token by token, each at the price of reading all weights."""
+        evaluation, machine = self.config.evaluation, self.memory.machine
+        work = work_of(self.config.model, self.memory.vocab_size, PROMPT_TOKENS, "memory")
+        forward = sum(part.forward for part in work.values())
+        weights = 4 * self.memory.sizes.active / (machine.bandwidth * BANDWIDTH_REACHED) / 3600
+        hours = self._device_hours(evaluation.num_text_blocks * self.config.corpus.block_size * forward)
+        for questions, answer in _questions(self.config):
+            hours += self._device_hours(questions * (PROMPT_TOKENS + answer) * forward)
+            hours += math.ceil(questions / evaluation.batch_size) * answer * weights
+        return hours
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goodput:
+    share: float
+    """Of the time, that trains."""
+    interval_seconds: float
+    """Between two training states."""
+    hours_between_failures: float
+
+
+def goodput(*, devices: int, save_seconds: float, load_seconds: float, failures_per_device_hour: float) -> Goodput:
+    """With a state every sqrt(2 * time to save * time between failures) (Young 1974; Daly 2006): what saving, training again what was
+    lost since the last state, and starting again leave."""
+    if not failures_per_device_hour:
+        return Goodput(share=1.0, interval_seconds=math.inf, hours_between_failures=math.inf)
+    between = 3600 / (failures_per_device_hour * devices)
+    interval = math.sqrt(2 * save_seconds * between)
+    lost = interval / 2 + save_seconds + RESTART_SECONDS + load_seconds
+    share = interval / (interval + save_seconds) * max(0.0, 1 - lost / between)
+    return Goodput(share=share, interval_seconds=interval, hours_between_failures=between / 3600)
+
+
+def corpus_tokens(config: Config) -> float:
+    """Of the recipe's corpus; 0 where only its files could tell."""
+    if config.world is not None:
+        return float(config.world.num_documents * TOKENS_OF_WORLD_DOCUMENT)
+    if not is_dclm(config):
+        return 0.0
+    sampled = DCLM_SHARDS * config.corpus.fraction
+    return DCLM_TOKENS * min(sampled, config.corpus.max_shards or sampled) / DCLM_SHARDS
+
+
+def is_dclm(config: Config) -> bool:
+    """By the address, as copies are named after it."""
+    return "DCLM" in config.corpus.path.upper()
+
+
+def bytes_of_token(config: Config, vocab_size: int) -> float:
+    """In a Parquet file of blocks, compressed: 0.92 in the generated world, which repeats itself; in text it follows the vocabulary's
+    bits, 1.86 at 4,096 tokens of Wikipedia. Both measured."""
+    return 0.92 if config.world is not None else 0.155 * math.log2(vocab_size)
+
+
+def _num_texts(config: Config) -> int:
+    """Facts or chunks that a stream learns in one pass."""
+    if isinstance(config.stream, DocumentStreamConfig):
+        return CHUNKS
+    return config.stream.num_facts
+
+
+def _questions(config: Config) -> list[tuple[int, int]]:
+    """Of each set: how many, and how many tokens an answer has."""
+    evaluation = config.evaluation
+    sets = [(_num_texts(config), evaluation.max_new_tokens)]
+    for held_out in config.questions.held_out:
+        solved = held_out.layout == "gsm8k"
+        known = SET_SIZES.get(held_out.layout, SET_SIZES["nq_open"])
+        if config.world is not None:
+            known = config.world.num_known
+        sets.append(
+            (held_out.num_questions or known, evaluation.max_solution_tokens if solved else evaluation.max_new_tokens)
+        )
+    return sets
+
+
+def make_plan(config: Config, machine: Machine, devices: int, assumptions: Assumptions, trials: Trials) -> Plan:
+    """Raises PlanError for what cannot be planned."""
+    if devices < 1:
+        raise PlanError(f"--gpus is {devices}; it must be at least 1")
+    settings = config.pretraining
+    tokens = assumptions.corpus_tokens or settings.num_steps * settings.batch_blocks * config.corpus.block_size
+    vocab_size = vocabulary_of(config, assumptions.vocab_size)
+    split, value_dim = assumptions.split, config.model.memory.value_dim
+    if split and (devices % split or value_dim % split):
+        raise PlanError(
+            f"--split is {split}; it must divide the {devices} devices and the {value_dim} columns of model.memory.value_dim"
+        )
+    memory, notes = lay_out(config, "memory", machine, devices, num_tokens=tokens, vocab_size=vocab_size, split=split)
+    dense, _ = lay_out(config, "dense", machine, devices, num_tokens=tokens, vocab_size=vocab_size)
+    return Plan(
+        config=config,
+        assumptions=assumptions,
+        trials=trials,
+        memory=memory,
+        dense=dense,
+        notes=(*notes, *_misfit(memory), *_faster_split(memory, assumptions.utilisation)),
+    )
+
+
+def _misfit(plan: Pretraining) -> list[str]:
+    if plan.fits():
+        return []
+    needed, device = sum(plan.memory().values()), plan.machine.memory
+    fitting = [each.layout.split for each in splits(plan) if each.fits()] if plan.is_lazy else []
+    if fitting:
+        return [
+            f"does not fit: with the columns of the pools split over {plan.layout.split}, each needs {needed / 1e9:,.0f} GB and has "
+            f"{device / 1e9:,.0f} GB. Split them over {fitting[0]} (--split {fitting[0]}, and --pretraining.pool-split {fitting[0]} in the run)"
+        ]
+    return [
+        f"does not fit: with the columns of the pools split over {plan.layout.split}, each needs "
+        f"{needed / 1e9:,.0f} GB and has {device / 1e9:,.0f} GB. At most {plan.config.model.memory.value_dim} devices "
+        "(model.memory.value_dim) can share columns: take more devices or larger ones, fewer slots, or a smaller micro-batch"
+    ]
+
+
+def _faster_split(plan: Pretraining, utilisation: float) -> list[str]:
+    """Fewer devices hold the tables, and more might merge their gradients sooner."""
+    seconds = {each.layout.split: sum(each.seconds(utilisation).values()) for each in splits(plan) if each.fits()}
+    if not plan.is_lazy or plan.layout.split not in seconds:
+        return []
+    best = min(seconds, key=lambda split: seconds[split])
+    if seconds[best] > 0.9 * seconds[plan.layout.split]:
+        return []
+    return [
+        f"with the columns of the pools over {best} devices (--split {best}) a step takes {seconds[best]:.3g} s "
+        f"instead of {seconds[plan.layout.split]:.3g} s: row gradients are then merged among fewer"
+    ]
+
+
+# How each line grows.
+
+VARIABLES = ("slots", "tokens", "gpus", "trials")
+
+
+def growth(plan: Plan) -> dict[tuple[str, str], str]:
+    """By what power of each variable a line grows at this plan, the layout kept: measured on the plan itself, one variable changed."""
+    here = {(line.section, line.name): line.value for line in plan.quantities()}
+    powers: dict[tuple[str, str], list[str]] = {key: [] for key in here}
+    for name in VARIABLES:
+        factor, larger = _larger(plan, name)
+        for line in larger.quantities():
+            before = here[line.section, line.name]
+            if line.section == "layout" or not (0 < before < math.inf and 0 < line.value < math.inf):
+                continue
+            power = math.log(line.value / before) / math.log(factor)
+            if abs(power) >= 0.02:
+                powers[line.section, line.name].append(name if abs(power - 1) < 0.005 else f"{name}^{power:.2g}")
+    return {key: " x ".join(found) for key, found in powers.items()}
+
+
+def _larger(plan: Plan, variable: str) -> tuple[float, Plan]:
+    """By how much the variable was raised, and the plan with it."""
+    if variable == "trials":
+        return 2.0, replace(plan, trials={setting: 2 * seeds for setting, seeds in plan.trials.items()})
+    if variable == "tokens":
+        assumptions = replace(plan.assumptions, corpus_tokens=2 * plan.corpus_tokens)
+        more = plan.with_each(lambda part: replace(part, num_tokens=2 * part.num_tokens))
+        return 2.0, replace(more, assumptions=assumptions)
+    if variable == "gpus":
+        return 2.0, plan.with_each(_on_more_devices)
+    memory = plan.config.model.memory
+    memory = replace(memory, num_half_keys=2 * memory.num_half_keys)
+    config = replace(plan.config, model=replace(plan.config.model, memory=memory))
+    return 4.0, replace(plan.with_each(lambda part: replace(part, config=config)), config=config)
+
+
+def _on_more_devices(plan: Pretraining) -> Pretraining:
+    layout = plan.layout
+    everyone = layout.split == layout.devices > 1  # then the new ones share the columns too
+    return replace(
+        plan, layout=replace(layout, devices=2 * layout.devices, split=layout.split * (2 if everyone else 1))
+    )

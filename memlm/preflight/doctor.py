@@ -1,0 +1,177 @@
+"""What stands in the way of a recipe here? One line for each check, with the remedy. What a check writes it deletes again; on a tracking
+server an empty experiment stays."""
+
+import importlib.util
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memlm import storage
+from memlm.config import IN_JOB, Config
+from memlm.jobs.on_ray.checks import (
+    Check,
+    compilers,
+    credentials,
+    packages,
+    probe_storage,
+    probe_tracking,
+    python,
+    ray_authentication,
+)
+from memlm.model.capacity import available_memory
+from memlm.preflight.cost.machines import MACHINES
+from memlm.preflight.cost.stages import Assumptions, Plan, make_plan
+from memlm.run import RunError
+
+if TYPE_CHECKING:
+    from memlm.jobs.on_ray.resources import NodeKind, Resources
+
+
+def examine(config: Config) -> Iterator[Check]:
+    """Each check as it is done, the quick ones first."""
+    yield python()
+    yield from packages()
+    yield ray_authentication()
+    yield credentials(config)
+    yield compilers()
+    plan = make_plan(
+        config, MACHINES["h100" if config.cluster.use_gpu else "cpu"], config.cluster.num_workers, Assumptions(), {}
+    )
+    yield memory(config, plan)
+    yield disk(config, plan)
+    yield probe_storage(config.storage)
+    yield probe_tracking(config)
+    yield gpus(config)
+    yield from resources(config)
+
+
+def memory(config: Config, plan: Plan) -> Check:
+    """Of the machine's own memory for what pretrains in it."""
+    free = available_memory()
+    if config.cluster.use_gpu or _on_a_cluster():
+        return Check(name="memory", found=f"{_gigabytes(free)} free here; work is on the cluster's nodes or its GPUs")
+    workers, each = config.cluster.num_workers, sum(plan.memory.memory().values())
+    arithmetic = f"pretraining takes {workers} x {_gigabytes(each)}, and {_gigabytes(free)} are free"
+    if workers * each <= free:
+        return Check(name="memory", found=arithmetic)
+    remedy = "Lower model.memory.num_half_keys or pretraining.micro_batch_blocks, or take a larger machine (memlm plan says what takes how much)"
+    return Check(name="memory", state="fail", found=arithmetic, remedy=remedy)
+
+
+def disk(config: Config, plan: Plan) -> Check:
+    """For what a run leaves on a local storage; on S3, for the copies that a node keeps."""
+    lines = plan.storage_lines()
+    needed = sum(value for name, value in lines.items() if name != "corpus shards, read")
+    remote = storage.is_remote(config.storage)
+    cache = Path(os.environ.get("MEMLM_CACHE") or Path.home() / ".cache").expanduser()
+    place = cache if remote else Path(config.storage)
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    found = f"the run takes about {_gigabytes(needed)}, and {place} has {_gigabytes(free)} free"
+    if needed <= free:
+        return Check(name="disk", found=found)
+    remedy = "Free some, or choose a larger disk" + (" by MEMLM_CACHE" if remote else " by --storage")
+    return Check(name="disk", state="warn" if remote else "fail", found=found, remedy=remedy)
+
+
+def gpus(config: Config) -> Check:
+    import torch  # only now: the checks before it should not wait for it
+
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    found = f"{len(names)} here{': ' if names else ''}{', '.join(sorted(set(names)))}"
+    if not config.cluster.use_gpu:
+        return Check(name="gpus", found=f"{found}; cluster.use_gpu is off")
+    if not names and not _on_a_cluster():
+        built = "with" if torch.version.cuda else "without"
+        remedy = "Leave cluster.use_gpu off, or install a driver and a build of torch with CUDA"
+        return Check(name="gpus", state="fail", found=f"{found}, torch is built {built} CUDA", remedy=remedy)
+    if names and importlib.util.find_spec("triton") is None:
+        remedy = "pip install triton==3.7.0"
+        return Check(name="gpus", state="warn", found=f"{found}; no Triton, so plain torch runs, slower", remedy=remedy)
+    return Check(name="gpus", found=found)
+
+
+def resources(config: Config) -> Iterator[Check]:
+    """What the cluster can give, and what is asked of it."""
+    from memlm.jobs.on_ray.cluster import logical_cpus
+    from memlm.jobs.on_ray.resources import asked_of, most_workers, shortage
+
+    of_jobs = (os.environ.get("RAY_ADDRESS") or "").lower().startswith(("http://", "https://"))
+    if _on_a_cluster():
+        try:
+            nodes, kinds = (_nodes_by_dashboard(), []) if of_jobs else _nodes_by_joining()
+        except RunError as error:
+            found, _, remedy = str(error).partition(". ")
+            yield Check(name="resources", state="fail", found=found, remedy=remedy)
+            return
+    else:
+        import torch
+
+        nodes, kinds = [{"CPU": float(logical_cpus(config)), "GPU": float(torch.cuda.device_count())}], []
+    for asked in asked_of(config):
+        lacking = shortage(asked, nodes)
+        if not lacking:
+            most = sum(asked.fitting(node) for node in nodes)
+            yield Check(name="resources", found=f"{asked}, and {len(nodes)} node(s) take {most}")
+        elif most_workers(asked, kinds, nodes) >= asked.workers:
+            yield Check(name="resources", found=f"{lacking}; the autoscaler may start the rest")
+        elif of_jobs:
+            remedy = f"Lower {asked.field}, start more nodes, or leave it to the autoscaler, whose limits the dashboard does not show"
+            yield Check(name="resources", state="warn", found=lacking, remedy=remedy)
+        else:
+            remedy = f"Lower {asked.field}, or start more nodes"
+            yield Check(name="resources", state="fail", found=lacking, remedy=remedy)
+
+
+def _nodes_by_joining() -> "tuple[list[Resources], list[NodeKind]]":
+    """The cluster's nodes, and the kinds that its autoscaler may start."""
+    import ray
+
+    from memlm.jobs.on_ray.cluster import joining, no_answer
+    from memlm.jobs.on_ray.resources import kinds_that_may_start, nodes_now
+
+    try:
+        _require_somebody_there(os.environ.get("RAY_ADDRESS", ""))
+        with joining():
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    except (ValueError, OSError) as error:  # RAY_ADDRESS is no address
+        raise error if isinstance(error, RunError) else no_answer(error) from error
+    try:
+        return nodes_now(), kinds_that_may_start()
+    finally:
+        ray.shutdown()
+
+
+def _require_somebody_there(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT, for which Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+def _nodes_by_dashboard() -> "list[Resources]":
+    """As RAY_ADDRESS names it for `ray job submit`, which needs no port but the dashboard's."""
+    from ray.util.state import list_nodes
+
+    from memlm.jobs.on_ray.cluster import no_answer
+
+    try:
+        scheme, _, place = os.environ["RAY_ADDRESS"].partition("://")
+        os.environ["RAY_ADDRESS"] = f"{scheme.lower()}://{place}"  # Ray takes another spelling for the name of a module
+        nodes = list_nodes(filters=[("state", "=", "ALIVE")], timeout=10)
+    except Exception as error:  # of a dozen kinds: Ray's, its HTTP client's, its parser's
+        raise no_answer(error) from error
+    return [dict(node.resources_total) for node in nodes]
+
+
+def _on_a_cluster() -> bool:
+    return bool(os.environ.get(IN_JOB) or os.environ.get("RAY_ADDRESS"))
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:,.1f} GB"

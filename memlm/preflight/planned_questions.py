@@ -1,0 +1,73 @@
+"""What would be learned and asked: the facts and documents that a recipe's files hold, counted for its plan without making anything."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memlm import storage
+from memlm.config import Config
+from memlm.data.config import DocumentsConfig, FactsConfig
+from memlm.data.hub import HUB
+from memlm.data.paths import WORLD, expand
+from memlm.data.questions.questions import read_set, require_questions, select
+from memlm.data.questions.records import numbered_fact
+from memlm.data.stating.sets import conflicts_told, kinds_told, statable
+from memlm.data.world.world import World
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many facts or documents there are; None where only a run could tell. And what else is worth saying of them."""
+
+    number: int | None
+    told: tuple[str, ...] = ()
+
+
+def count_learned(config: Config, world: Path | None) -> Counted:
+    """The facts or documents that there are to learn; `world` is the generated world's folder where it is made.
+
+    Raises ValueError for what a run would be refused for.
+    """
+    documents, facts = config.questions.documents, config.questions.facts
+    if documents is not None:
+        return _count_documents(documents)
+    if WORLD in facts.path and world is None:
+        return _count_of_the_world(config)
+    merged = facts.merge_numbered or WORLD in facts.path
+    located = replace(facts, path=expand(facts.path, "questions.facts.path", world), merge_numbered=merged)
+    if located.path.startswith(HUB) or storage.is_remote(located.path):
+        return Counted(None, ("what lies in a store is counted when it is read",))
+    said: list[str] = []
+    questions = require_questions(facts.path, read_set(located, report=said.append))
+    if facts.statements and WORLD not in facts.statements and "://" not in facts.statements:
+        from memlm.data.questions.facts import read_facts  # imports torch
+
+        stated = read_facts(expand(facts.statements, "questions.facts.statements", None), questions)
+        return Counted(len(select(stated, located, report=said.append)), (*said, *conflicts_told(questions)))
+    if facts.statements:
+        chosen = select(sorted({question.fact_id for question in questions}), located, report=said.append)
+        return Counted(len(chosen), (*said, *conflicts_told(questions)))
+    questions = statable(select(questions, located, report=said.append), located, report=said.append)
+    return Counted(len(questions), (*said, *kinds_told(questions), *conflicts_told(questions)))
+
+
+def _count_of_the_world(config: Config) -> Counted:
+    """The world is drawn from its seed in a moment, so its facts are known before it is written."""
+    assert config.world is not None
+    world = World(config.world)
+    number = len({numbered_fact(question.id) or question.id for question in world.questions(world.new)})
+    source: FactsConfig = config.questions.facts
+    left = max(0, number - source.skip)
+    return Counted(min(left, source.num_questions) if source.num_questions else left)
+
+
+def _count_documents(documents: DocumentsConfig) -> Counted:
+    path = expand(documents.path, "questions.documents.path", None)
+    asked = expand(documents.questions, "questions.documents.questions", None)
+    if "://" in path or "://" in asked:
+        return Counted(None, ("what lies in a store is counted when it is read",))
+    from memlm.data.documents.documents import read_document_questions, read_titled_documents  # imports torch
+
+    said: list[str] = []
+    there, empty = read_titled_documents(path, report=said.append)
+    number = min(len(there), documents.num_documents or len(there))
+    return Counted(number, (f"{len(read_document_questions(asked))} questions about them", *said, *empty))

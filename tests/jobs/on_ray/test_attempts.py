@@ -1,0 +1,55 @@
+"""Who is to blame when a unit's worker dies: the unit, unless its driver died too."""
+
+import json
+
+import pytest
+
+from memlm.jobs.on_ray.attempts import QUARANTINED, Attempts
+
+
+@pytest.fixture
+def session(tmp_path):
+    return lambda name: Attempts(uri=str(tmp_path), session=name, limit=3)
+
+
+def test_a_unit_that_kills_its_worker_is_tried_as_often_as_the_limit_and_then_never_again(session):
+    assert [session("a").begin("unit") for _ in range(5)] == [True, True, True, False, False]
+    assert not session("b").begin("unit")  # nor by another driver
+    assert session("b").begin("other unit")
+
+
+def test_attempts_that_ended_with_their_driver_count_for_nothing(session):
+    assert all(session(name).begin("unit") for name in "abcdefgh")
+
+
+def test_deaths_of_several_sessions_add_up(session):
+    assert [session("a").begin("unit") for _ in range(2)] == [True, True]  # one death, and one with the driver
+    assert [session("b").begin("unit") for _ in range(3)] == [True, True, False]
+
+
+def test_an_attempt_says_who_made_it_and_is_written_before_the_work(session, tmp_path):
+    session("a").begin("unit")
+    (record,) = (tmp_path / "unit").iterdir()
+    assert json.loads(record.read_text()).keys() == {"node", "host", "pid", "at", "died"}
+    for _ in range(3):
+        session("a").begin("unit")
+    assert json.loads((tmp_path / "unit" / QUARANTINED).read_text())["died"] == 3
+
+
+def test_what_is_given_up_is_known_and_what_is_forgotten_begins_anew(session):
+    attempts = session("a")
+    assert [attempts.begin("unit") for _ in range(3)] == [True, True, True] and not attempts.has_given_up("unit")
+    attempts.forget("unit")
+    assert [attempts.begin("unit") for _ in range(4)] == [True, True, True, False]
+    assert attempts.has_given_up("unit") and session("b").has_given_up("unit")
+
+
+def test_an_attempt_that_went_with_its_node_says_nothing_of_the_unit(tmp_path):
+    alive = {"one", "two"}
+
+    def begin(node: str) -> bool:
+        return Attempts(uri=str(tmp_path), session="a", limit=2, nodes=lambda: alive, node=node).begin("unit")
+
+    assert [begin("one"), begin("one")] == [True, True]
+    alive.remove("one")
+    assert [begin("two"), begin("two"), begin("two")] == [True, True, False]

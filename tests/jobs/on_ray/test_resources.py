@@ -1,0 +1,211 @@
+"""More workers than the cluster can give: the arithmetic, at once; and waiting only for nodes that can come."""
+
+import math
+import re
+import time
+
+import pytest
+
+from memlm.config import ClusterConfig, Config
+from memlm.jobs.on_ray import resources
+from memlm.jobs.on_ray.resources import Asked, NodeKind, asked_of, most_workers, require_resources, shortage
+from memlm.run import RunError
+from memlm.training.config import PretrainingConfig
+from tests.jobs.running import refused, run_command, smoke
+
+GPU_WORKERS = Asked(field="cluster.num_workers", workers=12, each={"CPU": 1.0, "GPU": 1.0})
+FULL, NO_CPUS, NO_GPUS = {"CPU": 96.0, "GPU": 8.0}, {"CPU": 2.0, "GPU": 8.0}, {"CPU": 96.0, "memory": 1e9}
+
+
+ANY_NUMBER = PretrainingConfig(batch_blocks=60, micro_batch_blocks=1)
+"""Of workers up to six divides it."""
+
+
+def config(**cluster) -> Config:
+    return Config(recipe="test", pretraining=ANY_NUMBER, cluster=ClusterConfig(**cluster))
+
+
+def test_what_is_asked():
+    assert asked_of(config()) == [Asked(field="cluster.num_workers", workers=1, each={"CPU": 1.0})]
+    gpus = config(num_workers=4, use_gpu=True, num_trials_at_once=3)
+    assert asked_of(gpus) == [
+        Asked(field="cluster.num_workers", workers=4, each={"CPU": 1.0, "GPU": 1.0}),
+        Asked(field="cluster.num_trials_at_once", workers=3, each={"GPU": 1.0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "nodes, taken",
+    [([FULL], 8), ([NO_CPUS], 2), ([NO_GPUS], 0), ([FULL, NO_CPUS, NO_GPUS], 10), ([FULL, FULL], None), ([], 0)],
+)
+def test_a_worker_needs_all_it_has_on_one_node(nodes, taken):
+    """Sums would do for 20 of the fourth, whose GPUs lie where no CPUs are left."""
+    said = shortage(GPU_WORKERS, nodes)
+    if taken is None:
+        assert said == ""
+    else:
+        assert f"cluster.num_workers = 12 needs 12 x (1 CPU and 1 GPU), and the cluster takes {taken}: " in said
+
+
+def test_the_arithmetic_names_nodes_of_a_kind_once():
+    said = shortage(GPU_WORKERS, [NO_CPUS, NO_CPUS, NO_GPUS])
+    assert said.endswith("2 nodes with 2 CPU and 8 GPU take 2 each, 1 node with 96 CPU and 0 GPU takes 0")
+
+
+def test_limits_of_the_autoscaler():
+    kinds = [NodeKind(resources=FULL, most=2), NodeKind(resources=NO_GPUS, most=math.inf)]
+    assert most_workers(GPU_WORKERS, kinds) == 16
+    assert most_workers(GPU_WORKERS, [NodeKind(resources=NO_CPUS, most=math.inf)]) == math.inf
+    joined = {"CPU": 7.0, "GPU": 8.0}  # by hand, beside what the autoscaler starts
+    assert most_workers(GPU_WORKERS, kinds, [dict(kind.resources) for kind in kinds]) == 16
+    assert most_workers(GPU_WORKERS, kinds, [joined]) == 16 + GPU_WORKERS.fitting(joined)
+
+
+class Cluster:
+    """Nodes that are there, and one more at each look; kinds that the autoscaler may start."""
+
+    def __init__(self, monkeypatch, *, nodes=(), joining=(), kinds=()):
+        self.nodes, self.joining, self.said, self.requests = list(nodes), list(joining), [], []
+        monkeypatch.setattr(resources, "nodes_now", self.look)
+        monkeypatch.setattr(resources, "kinds_that_may_start", lambda: list(kinds))
+        monkeypatch.setattr(resources, "request_resources", lambda bundles: self.requests.append(bundles))
+
+    def look(self):
+        found = list(self.nodes)
+        self.nodes += [self.joining.pop(0)] if self.joining else []
+        return found
+
+
+TWO = {"CPU": 2.0}
+
+
+def test_a_cluster_that_is_too_small_is_refused_at_once(monkeypatch):
+    cluster = Cluster(monkeypatch, nodes=[TWO, TWO])
+    began = time.monotonic()
+    with pytest.raises(
+        RunError, match=r"needs 5 x \(1 CPU\), and the cluster takes 4: 2 nodes with 2 CPU take 2 each; lower"
+    ):
+        require_resources(config(num_workers=5), cluster.said.append)
+    assert time.monotonic() - began < 1 and not cluster.said and not cluster.requests
+
+
+def test_more_than_the_autoscaler_may_start_is_refused_at_once(monkeypatch):
+    cluster = Cluster(monkeypatch, nodes=[TWO], kinds=[NodeKind(resources=TWO, most=2)])
+    with pytest.raises(RunError, match="with all nodes that the autoscaler may start it takes 4; .* max_workers"):
+        require_resources(config(num_workers=5), cluster.said.append)
+    assert not cluster.requests
+
+
+def test_nodes_that_the_autoscaler_may_start_are_asked_for_and_waited_for(monkeypatch):
+    cluster = Cluster(monkeypatch, nodes=[TWO], joining=[TWO, TWO], kinds=[NodeKind(resources=TWO, most=3)])
+    require_resources(config(num_workers=4), cluster.said.append)
+    assert cluster.requests == [[{"CPU": 1.0}] * 4, []]
+    assert "waiting up to 900 s for nodes that the autoscaler starts" in cluster.said[0]
+
+
+def test_nodes_are_asked_for_again_and_again_while_one_waits(monkeypatch):
+    """The cluster keeps one request, and others overwrite it."""
+    monkeypatch.setattr(resources, "REQUEST_SECONDS", 0.5)
+    cluster = Cluster(monkeypatch, nodes=[TWO], joining=[{}, {}, {}, TWO], kinds=[NodeKind(resources=TWO, most=3)])
+    require_resources(config(num_workers=4), cluster.said.append)
+    assert cluster.requests[:-1] == [[{"CPU": 1.0}] * 4] * (len(cluster.requests) - 1)
+    assert len(cluster.requests) >= 3 and cluster.requests[-1] == []
+
+
+def test_waiting_as_long_as_one_is_told_ends_with_the_arithmetic(monkeypatch):
+    cluster = Cluster(monkeypatch, nodes=[TWO])
+    began = time.monotonic()
+    with pytest.raises(RunError, match="the cluster takes 2: 1 node with 2 CPU takes 2, after 1 s of waiting"):
+        require_resources(config(num_workers=4, wait_seconds=1), cluster.said.append)
+    assert 1 <= time.monotonic() - began < 5 and len(cluster.said) == 1
+
+
+SEVERAL_NODES = """
+import time
+import ray
+from ray.cluster_utils import Cluster
+from memlm.jobs.on_ray.resources import kinds_that_may_start, require_resources
+from memlm.config import ClusterConfig, Config
+from memlm.run import RunError
+from memlm.training.config import PretrainingConfig
+
+
+def asking(workers):
+    pretraining = PretrainingConfig(batch_blocks=6, micro_batch_blocks=1)
+    return Config(recipe="t", pretraining=pretraining, cluster=ClusterConfig(num_workers=workers, use_gpu=True))
+
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 2, "include_dashboard": False})
+cluster.add_node(num_cpus=2, num_gpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+assert kinds_that_may_start() == []
+require_resources(asking(2), print)
+began = time.monotonic()
+try:
+    require_resources(asking(3), print)
+except RunError as error:
+    print("REFUSED", f"{time.monotonic() - began:.1f}", error)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_on_a_cluster_of_two_nodes_the_placement_counts():
+    """Three CPUs and three GPUs, and room for two workers that need one of each."""
+    ended = run_command("python", "-c", SEVERAL_NODES)
+    assert ended.code == 0, ended.err
+    (seconds, said) = re.search(r"REFUSED (\S+) (.*)", ended.out).groups()
+    assert float(seconds) < 10
+    assert "needs 3 x (1 CPU and 1 GPU), and the cluster takes 2" in said
+    assert "1 node with 1 CPU and 2 GPU takes 1" in said and "1 node with 2 CPU and 1 GPU takes 1" in said
+
+
+BESIDE_THE_DRIVER = """
+import ray
+from ray.cluster_utils import Cluster
+from memlm.jobs.on_ray.cluster import beside_driver
+
+
+class Helper:
+    def where(self):
+        return ray.get_runtime_context().get_node_id()
+
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+for _ in range(2):
+    cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+helpers = [beside_driver(Helper, f"helper{number}").remote() for number in range(4)]
+nodes = set(ray.get([helper.where.remote() for helper in helpers]))
+print("BESIDE", nodes == {ray.get_runtime_context().get_node_id()})
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_a_drivers_helpers_are_on_its_node():
+    """Ray would put actors that ask for no CPU anywhere, and a lost node would take the job with it."""
+    ended = run_command("python", "-c", BESIDE_THE_DRIVER)
+    assert "BESIDE True" in ended.out, ended.err
+
+
+@pytest.mark.ray
+def test_a_pipeline_is_refused_with_the_arithmetic(tmp_path, capfd, cluster):
+    """GPUs where there are none."""
+    from memlm.jobs import prepare_corpus
+
+    options = ["--cluster.use-gpu", "True", "--tracking", "off"]
+    line = refused(capfd, _connects_anew(prepare_corpus.run), smoke(tmp_path, *options))
+    assert "cluster.num_workers = 1 needs 1 x (1 CPU and 1 GPU), and the cluster takes 0" in line and "lower" in line
+
+
+def _connects_anew(job):
+    """The session's Ray is there already, where a pipeline's own would be started and asked."""
+
+    def run(config):
+        require_resources(config, print)
+        job(config)
+
+    return run

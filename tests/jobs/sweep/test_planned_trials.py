@@ -1,0 +1,71 @@
+"""The ledger: what finished trials gave, and that nobody changed it since."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memlm import storage
+from memlm.cli import parse
+from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, read_entries, read_results, unfinished
+from memlm.results.frontier import SetScore, TrialResult
+from memlm.run import Run, trial_of
+
+
+def planned(key: str) -> PlannedTrial:
+    return PlannedTrial(key=key, trial=trial_of(parse("", ["smoke", "--method", "lora"])), architecture="dense")
+
+
+def result(key: str, *items: float) -> TrialResult:
+    scores = {"new_facts": SetScore(task="facts", measure="exact_match", chance=0.0, items=items or (0.0, 1.0))}
+    return TrialResult(key=key, method="lora", hyperparameters={}, seed=0, start=scores, end=scores, extra={})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(str(tmp_path / "mine"), str(tmp_path / "base"))
+
+
+def put(run: Run, key: str, *items: float) -> Path:
+    path = Path(ledger_entry(run, planned(key)))
+    storage.write_record(str(path), {"result": result(key, *items).to_json(), "curve": []})
+    return path
+
+
+def test_entries_come_back_from_both_ledgers_the_own_one_first(run: Run) -> None:
+    base = Run(run.base, run.base)
+    put(base, "a", 0.25), put(base, "b", 0.5), put(run, "a", 0.75)
+    plans = [planned(key) for key in "abc"]
+    assert [plan.key for plan in unfinished(run, plans)] == ["c"]
+    results, failed = read_results(run, plans[:2])
+    assert ([each.end["new_facts"].value for _, each in results], failed) == ([0.75, 0.5], [])
+    with pytest.raises(storage.StorageError, match=r"c.json: nothing is there"):
+        read_results(run, plans)
+
+
+def test_a_number_that_was_changed_is_noticed(run: Run) -> None:
+    path = put(run, "a")
+    path.write_text(path.read_text().replace("1.0", "0.5"))
+    for read in (read_entries, read_results):
+        with pytest.raises(
+            storage.DamagedArtifact, match=r"trials/a.json: does not match its own digest.*Move it away"
+        ):
+            read(run, [planned("a")])
+
+
+def test_an_entry_made_before_entries_had_digests_is_read(run: Run) -> None:
+    path = put(run, "a")
+    path.write_text(json.dumps({"result": result("a").to_json(), "curve": []}))
+    ((_, found),), _ = read_results(run, [planned("a")])
+    assert found == result("a")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["{}", '{"result": {}}', '{"result": 1}', '{"failed": "x"}', '{"failed": 1, "hyperparameters": 3}', "[]", ""],
+)
+def test_an_entry_that_is_none_is_one_line(run: Run, entry: str) -> None:
+    put(run, "a").write_text(entry)
+    with pytest.raises(storage.StorageError, match=r"a.json") as caught:
+        read_results(run, [planned("a")])
+    assert "\n" not in str(caught.value)

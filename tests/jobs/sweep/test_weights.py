@@ -1,0 +1,190 @@
+"""Trials that share weights: none sees anything of another, and none writes to what it does not own."""
+
+import math
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from peft.tuners.lora import Linear
+
+from memlm.jobs.sweep.weights import TrialWeights, pool_weights
+from memlm.methods import sparse_memory
+from memlm.methods.build import build_method
+from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
+from memlm.methods.lora import LoRA
+from memlm.training.step import finetune_step
+from tests.support.tiny import MEMORIES, random_background, random_batch, sparse_config, state, tiny_model
+
+CPU = torch.device("cpu")
+every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+RATE = OptimizerConfig(learning_rate=0.05, weight_decay=0.1)
+METHODS = {
+    "sparse memory": sparse_config(6),
+    "sparse memory, more slots": sparse_config(20, learning_rate=0.3),
+    "sparse memory, AdamW": sparse_config(6, kind="adamw", learning_rate=0.05, weight_decay=0.1),
+    "LoRA": LoRAConfig(rank=2, optimizer=RATE),
+    "full": FullConfig(optimizer=RATE),
+}
+every_method = pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
+
+
+def arrays_of(model):
+    """As the object store gives them: numpy refuses to write there, and torch does not."""
+    arrays = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+def weights_of(model):
+    return TrialWeights(model.config, arrays_of(model), CPU)
+
+
+def learn(model, config, seeds):
+    """The learned weights."""
+    method = build_method(config, model, background=random_background(model), seed=0)
+    for seed in seeds:
+        finetune_step(method, [random_batch(seed)])
+    return state(method.finish())
+
+
+def run(weights, name, memory):
+    """One trial; each method learns batches of its own."""
+    with weights.model_for(METHODS[name]) as model:
+        first = list(METHODS).index(name)
+        return learn(model, METHODS[name], range(first, first + 3))
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def check_order_does_not_matter(memory):
+    there, back = weights_of(tiny_model(memory)), weights_of(tiny_model(memory))
+    forwards = {name: run(there, name, memory) for name in METHODS}
+    backwards = {name: run(back, name, memory) for name in reversed(METHODS)}
+    for name in METHODS:
+        assert_same(forwards[name], backwards[name])
+        alone = tiny_model(memory)
+        first = list(METHODS).index(name)
+        assert_same(forwards[name], learn(alone, METHODS[name], range(first, first + 3)))
+
+
+@every_memory
+def test_trials_give_the_same_in_either_order_and_alone_to_the_bit(memory):
+    check_order_does_not_matter(memory)
+
+
+@pytest.mark.parametrize("mutant", ["forgets some rows", "forgets AdamW's rows"])
+def test_mutants_that_leave_rows_behind_are_caught(monkeypatch, mutant):
+    if mutant == "forgets some rows":
+        opened = sparse_memory.SparseMemoryFinetuning._open_rows
+
+        def open_rows(self, selected):
+            opened(self, selected)
+            self.pools[0].moved_slots[-1] = self.pools[0].moved_slots[-1][1:]
+
+        monkeypatch.setattr(sparse_memory.SparseMemoryFinetuning, "_open_rows", open_rows)
+    else:
+        made = sparse_memory._WriteAdamW.__init__
+
+        def init(self, pools, config):
+            made(self, pools, config)
+            for pool in pools:
+                pool.moved_slots.clear()
+
+        monkeypatch.setattr(sparse_memory._WriteAdamW, "__init__", init)
+    with pytest.raises(AssertionError):
+        check_order_does_not_matter(MEMORIES["one layer"])
+
+
+def check_shared_weights_stay(memory, config):
+    model = tiny_model(memory)
+    arrays = arrays_of(model)
+    before = {name: array.copy() for name, array in arrays.items()}
+    weights = TrialWeights(model.config, arrays, CPU)
+    for _ in range(2):
+        with weights.model_for(config) as lent:
+            learned = learn(lent, config, range(3))
+        assert any(not np.array_equal(before[name], learned[name].numpy()) for name in before)
+        assert all(np.array_equal(before[name], arrays[name]) for name in before)
+
+
+@every_memory
+@every_method
+def test_no_trial_writes_to_the_shared_weights(memory, config):
+    check_shared_weights_stay(memory, config)
+
+
+def test_mutant_that_merges_into_the_shared_weights_is_caught(monkeypatch):
+    monkeypatch.setattr(LoRA, "finish", lambda self: self.model.merge_and_unload())
+    with pytest.raises(AssertionError):
+        check_shared_weights_stay(MEMORIES["one layer"], METHODS["LoRA"])
+
+
+def shares(tensor, array):
+    return np.shares_memory(tensor.detach().numpy(), array)
+
+
+def test_what_a_trial_does_not_write_to_is_the_shared_array_itself():
+    model = tiny_model()
+    arrays = arrays_of(model)
+    weights = TrialWeights(model.config, arrays, CPU)
+    pools = set(pool_weights(model))
+    assert pools == {"model.value_pools.0.weight"}
+    for config, own in ((METHODS["sparse memory"], pools), (METHODS["full"], set(arrays)), (METHODS["LoRA"], set())):
+        with weights.model_for(config) as lent:
+            assert {name for name, tensor in lent.state_dict().items() if not shares(tensor, arrays[name])} == own
+    assert all(shares(tensor, arrays[name]) for name, tensor in weights.model().state_dict().items())
+
+
+def test_adapters_train_beside_the_shared_matrices():
+    """Until they are merged, nothing of the base is copied."""
+    model = tiny_model(dense=True)
+    arrays = arrays_of(model)
+    with TrialWeights(model.config, arrays, CPU).model_for(METHODS["LoRA"]) as lent:
+        method = build_method(METHODS["LoRA"], lent, background=None, seed=0)
+        finetune_step(method, [random_batch(0)])
+        adapted = [module for module in method.model.modules() if isinstance(module, Linear)]
+        assert len(adapted) == 21
+        stored = list(arrays.values())
+        assert all(any(shares(each.get_base_layer().weight, array) for array in stored) for each in adapted)
+
+
+def test_the_pool_is_copied_once_and_only_its_moved_rows_are_put_back(monkeypatch):
+    weights = weights_of(tiny_model())
+    run(weights, "sparse memory", None)
+    (pool,) = weights.pools.values()
+    address, mark = pool.data_ptr(), pool.clone()
+    with weights.model_for(METHODS["sparse memory"]) as lent:
+        learned = learn(lent, METHODS["sparse memory"], range(3))
+        (moved,) = [torch.cat(each.moved_slots).unique() for each in pool_weights(lent).values()]
+        pool += 1.0  # what the trial did not move is nobody's to put back
+    (pool,) = weights.pools.values()
+    assert pool.data_ptr() == address and 6 <= len(moved) <= 18
+    put_back = (pool == mark).all(dim=1).nonzero().flatten()
+    assert put_back.tolist() == moved.tolist()
+    assert not torch.equal(learned["model.value_pools.0.weight"], mark)
+
+
+@every_memory
+@every_method
+def test_a_trial_that_fails_or_diverges_leaves_nothing_behind(memory, config):
+    weights, other = weights_of(tiny_model(memory)), weights_of(tiny_model(memory))
+    with suppress(ZeroDivisionError), weights.model_for(config) as lent:
+        learn(lent, config, range(3))
+        for pool in pool_weights(lent).values():
+            if pool.moved_slots:
+                pool.weight.data[torch.cat(pool.moved_slots)] = math.nan
+        raise ZeroDivisionError
+    with weights.model_for(METHODS["full"]) as ours, other.model_for(METHODS["full"]) as theirs:
+        assert_same(state(ours), state(theirs))
+    with weights.model_for(METHODS["sparse memory"]) as ours, other.model_for(METHODS["sparse memory"]) as theirs:
+        assert_same(state(ours), state(theirs))
+        assert all(parameter.requires_grad for parameter in ours.parameters())
+        assert all(pool.trainable_rows is None for pool in ours.model.value_pools)
+        tokens = random_batch(9).tokens
+        assert torch.equal(ours(input_ids=tokens).logits, tiny_model(memory)(input_ids=tokens).logits)

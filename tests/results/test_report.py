@@ -1,0 +1,198 @@
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import memlm.results.report
+from memlm.results.frontier import FailedSetting, SetScore, TrialResult, build_frontier
+from memlm.results.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
+
+STAGES = {
+    "prepare_corpus": {"seconds": 8.26, "command": "python pipelines/prepare_corpus.py"},
+    "pretrain": {"seconds": 431.2, "peak_memory_gb": 3.25, "command": "python pipelines/pretrain.py --name 'a<b'"},
+}
+CURVES = {"sparse_memory": (0.05, 0.15), "lora": (0.2, 0.6), "full": (0.1, 0.5), "tf_ranking": (0.1, 0.2)}
+
+
+def accuracy(value: float, *, chance: float = 0.0) -> SetScore:
+    right = round(value * 20)
+    items = (1.0,) * right + (0.0,) * (20 - right)
+    return SetScore(task="known_facts@1", measure="exact_match", chance=chance, items=items)
+
+
+def trial(method: str, learning: float, forgetting: float, setting: str) -> TrialResult:
+    arithmetic = accuracy(0.25, chance=0.25)
+    return TrialResult(
+        key=f"{method}-{setting}",
+        method=method,
+        hyperparameters={"lr": 5e-05, "setting": setting},
+        seed=0,
+        start={"new_facts": accuracy(0), "known_facts": accuracy(1), "arithmetic": arithmetic},
+        end={"new_facts": accuracy(learning), "known_facts": accuracy(1 - forgetting), "arithmetic": arithmetic},
+        extra={},
+    )
+
+
+@pytest.fixture(scope="module")
+def frontier() -> dict[str, Any]:
+    """Two settings a method, at 40 % and 80 % learned: at 60 % each method forgets the mean of its pair."""
+    trials = [
+        trial(method, learning, forgetting, setting)
+        for method, pair in CURVES.items()
+        for learning, forgetting, setting in zip((0.4, 0.8), pair, ("low", "<high>"), strict=True)
+    ]
+    return build_frontier("laptop", trials, samples=200)
+
+
+def color_share(picture: np.ndarray[Any, Any], red: int, green: int, blue: int) -> float:
+    distance = np.abs(picture[..., :3] * 255 - np.array([red, green, blue])).max(axis=-1)
+    return float((distance < 12).mean())
+
+
+def test_picture_shows_every_method_in_its_color(frontier: dict[str, Any], tmp_path: Path) -> None:
+    draw_frontier(frontier, tmp_path / "frontier.png")
+    picture = matplotlib.image.imread(tmp_path / "frontier.png")
+    assert picture.shape[1] == 1440
+    for color in ((0x1F, 0x5F, 0xD0), (0xE0, 0x8A, 0x00), (0xC2, 0x27, 0x4B), (0x5F, 0x7A, 0x8A)):
+        assert color_share(picture, *color) > 0.001
+    without_control = {
+        **frontier,
+        "points": frontier["points"][:-2],
+        "start": dict(list(frontier["start"].items())[:-1]),
+    }
+    draw_frontier(without_control, tmp_path / "three.png")
+    assert color_share(matplotlib.image.imread(tmp_path / "three.png"), 0x5F, 0x7A, 0x8A) < 0.0002
+
+
+def test_picture_survives_a_sweep_of_one_point_far_outside(tmp_path: Path) -> None:
+    """A loss that triples is forgetting 200 %: said in words, not drawn to scale."""
+    start, end = (SetScore(task="text@1", measure="nats_per_token", chance=0, items=(value,)) for value in (1.0, 3.0))
+    one = TrialResult(
+        key="full",
+        method="full",
+        hyperparameters={},
+        seed=0,
+        start={"new_facts": accuracy(0), "text": start},
+        end={"new_facts": accuracy(0.5), "text": end},
+        extra={},
+    )
+    draw_frontier(build_frontier("smoke", [one], samples=10), tmp_path / "frontier.svg")
+    svg = (tmp_path / "frontier.svg").read_text()
+    assert "1 point above the picture" in svg
+    assert "recipe smoke, mean over 1 seed," in svg
+
+
+def test_table_for_the_terminal(frontier: dict[str, Any]) -> None:
+    text = format_table(frontier)
+    lines = text.splitlines()
+    (point,) = [line for line in lines if "LoRA" in line and "setting=low" in line]
+    assert point.startswith("*")
+    assert "setting=low" in point
+    assert re.search(r"40\.0% \[[\d., ]+\] +20\.0% \[[\d., ]+\] +20\.0% +- \(left out\)$", point)
+    (matched,) = [line for line in lines if line.startswith("60%")]
+    assert re.findall(r"(\d+\.\d)% \[", matched) == ["10.0", "40.0", "30.0", "15.0"]
+    (paper,) = [line for line in lines if line.startswith("paper")]
+    assert paper.split() == ["paper", "11%", "71%", "89%", "-"]
+
+
+def test_no_change_is_not_written_as_a_negative_zero(frontier: dict[str, Any]) -> None:
+    point = frontier["points"][0]
+    text = format_table({**frontier, "points": [{**point, "forgetting": -0.0001}]})
+    assert " 0.0% [" in text
+    assert "-0.0%" not in text
+
+
+def test_table_says_when_nothing_can_be_matched(frontier: dict[str, Any]) -> None:
+    assert "no level of learning that all compared methods reach" in format_table({**frontier, "matched": []})
+
+
+def test_table_says_when_resamples_fall_short_of_a_level(frontier: dict[str, Any]) -> None:
+    row = {"learning": 0.6, "methods": {"full": {"forgetting": 0.3, "ci": [0.2, 0.5], "reached": 0.8}}}
+    text = format_table({**frontier, "matched": [row]})
+    assert "30.0% [20.0, 50.0] (short in 20% of resamples)" in text
+    assert "out of range" in text
+
+
+class Page(HTMLParser):
+    """Text of each table row, and everything a browser would fetch."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.links: list[str] = []
+        self.classes: list[str | None] = []
+        self.cell = False
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.cell = tag in ("td", "th")
+        if tag == "tr":
+            self.rows.append([])
+            self.classes.append(dict(attrs).get("class"))
+
+    def handle_data(self, data: str) -> None:
+        if self.cell:
+            self.rows[-1].append(data)
+
+
+def test_report_is_one_file_with_all_tables(frontier: dict[str, Any], tmp_path: Path) -> None:
+    write_report(frontier, tmp_path / "report.html", stages=STAGES, paper=PAPER_FORGETTING)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(source)
+    (picture,) = page.links
+    assert base64.b64decode(picture.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
+    assert "<script" not in source
+    rows = {row[0]: row for row in page.rows}
+    assert [cell.split("%")[0] for cell in rows["60%"][1:]] == ["10.0", "40.0", "30.0", "15.0"]
+    assert rows["paper"] == ["paper", "11%", "71%", "89%", "-"]
+    assert rows["prepare_corpus"] == ["prepare_corpus", "8.3 s", "-"]
+    assert rows["pretrain"] == ["pretrain", "7 min 11 s", "3.25"]
+    bold = [row[:2] for row, name in zip(page.rows, page.classes, strict=True) if name == "bold"]
+    assert len(bold) == 8
+    assert ["LoRA", "setting=<high>"] in bold  # what users type is escaped, and read back as typed
+    assert "--name &#x27;a&lt;b&#x27;" in source
+    assert "Left out, since a model starts near chance there: arithmetic." in source
+
+
+def test_report_without_a_matched_level_says_what_to_do(frontier: dict[str, Any], tmp_path: Path) -> None:
+    write_report({**frontier, "matched": []}, tmp_path / "report.html", stages={}, paper={})
+    assert "widen the sweep" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_several_sweeps_are_drawn_side_by_side(frontier: dict[str, Any], tmp_path: Path) -> None:
+    draw_frontiers([frontier], tmp_path / "one.png")
+    draw_frontiers([frontier, frontier], tmp_path / "two.png")
+    one, two = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("one", "two"))
+    assert two.shape[:2] == (one.shape[0], 2 * one.shape[1])
+    half = two.shape[1] // 2
+    for panel in (two[:, :half], two[:, half:]):
+        assert color_share(panel, 0x1F, 0x5F, 0xD0) > 0.0005
+
+
+def test_many_methods_each_have_a_look_of_their_own(tmp_path: Path) -> None:
+    names = [f"control_{number}" for number in range(14)]
+    trials = [trial(name, 0.4, 0.1, "low") for name in [*CURVES, *names]]
+    drawn = build_frontier("laptop", trials, samples=20)
+    looks = {memlm.results.report._look(drawn, name)[1:] for name in drawn["start"]}
+    assert len(looks) == len(drawn["start"])
+    draw_frontier(drawn, tmp_path / "many.png")
+
+
+def test_a_setting_that_diverged_stands_in_the_table_and_in_the_report(tmp_path: Path) -> None:
+    trials = [trial("full", learning, 0.1, "low") for learning in (0.4,)]
+    diverged = FailedSetting(
+        method="lora", hyperparameters={"lr": 3.0}, seeds=(0, 2), reason="the loss is <nan> at step 7"
+    )
+    drawn = build_frontier("laptop", trials, failed=[diverged], samples=20)
+    assert drawn["failed"] == [
+        {"method": "lora", "hyperparameters": {"lr": 3.0}, "seeds": (0, 2), "reason": "the loss is <nan> at step 7"}
+    ]
+    assert re.search(r"left out.*\n.*\n.*\nlora +lr=3 +0 2 +the loss is <nan> at step 7", format_table(drawn))
+    write_report(drawn, tmp_path / "report.html", stages={}, paper={})
+    assert "the loss is &lt;nan&gt; at step 7" in (tmp_path / "report.html").read_text()

@@ -1,0 +1,221 @@
+"""Every fault class, on the way up and on the way down, of small objects and of parts."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memlm import storage
+from memlm.storage import StorageError, retries
+from memlm.storage.s3 import client as s3
+from memlm.storage.s3 import transfer
+from tests.support.faults import FAULTS, FaultyProxy, plain_client
+
+PART = 64 << 10
+
+
+@pytest.fixture(autouse=True)
+def small_parts_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(transfer, "PART_BYTES", PART)
+    changed = retries.Patience(attempts=12, silence_seconds=0.8, least_bytes_per_second=50_000)
+    with retries.patient(changed):
+        yield
+
+
+def stored(proxy: FaultyProxy, uri: str) -> bytes:
+    bucket, key = s3.split(uri)
+    return plain_client(proxy).get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
+def unfinished(proxy: FaultyProxy, bucket: str) -> list[str]:
+    listed = plain_client(proxy).list_multipart_uploads(Bucket=s3.split(bucket)[0])
+    return [upload["Key"] for upload in listed.get("Uploads", [])]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("on", ["?uploads", "partNumber=2", "POST /", "HEAD"])
+def test_a_large_file_arrives_as_it_left(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str, on: str) -> None:
+    """`on` is the request that fails: the begin of an upload, a part, its end (and begin), a check."""
+    if on == "HEAD" and fault in ("flip_up", "flip_down"):
+        return  # has no bodies
+    (tmp_path / "file").write_bytes(body := os.urandom(3 * PART + 17))
+    proxy.plan(only=on, planned=[fault, fault] if on == "POST /" else [fault])
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    assert stored(proxy, f"{bucket}/file") == body
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_large_file_comes_as_it_is(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
+    (tmp_path / "file").write_bytes(body := os.urandom(3 * PART + 17))
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    for sha256 in (hashlib.sha256(body).hexdigest(), None):  # with a manifest's sum, and without one
+        proxy.plan(only="GET", planned=[fault] * 3)
+        assert transfer.download(f"{bucket}/file", tmp_path / "came", sha256)
+        assert (tmp_path / "came").read_bytes() == body
+        assert proxy.injected[fault] == 3 or fault == "flip_up"
+
+
+@pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 3 * PART])
+def test_sizes_at_the_edges(bucket: str, proxy: FaultyProxy, tmp_path: Path, size: int) -> None:
+    (tmp_path / "file").write_bytes(body := os.urandom(size))
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    assert transfer.download(f"{bucket}/file", tmp_path / "came", hashlib.sha256(body).hexdigest())
+    assert (tmp_path / "came").read_bytes() == stored(proxy, f"{bucket}/file") == body
+
+
+def test_damage_at_rest_is_told_from_damage_on_the_way(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(body := os.urandom(3 * PART))
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    changed = bytearray(body)
+    changed[PART + 5] ^= 4
+    plain_client(proxy).put_object(Bucket=s3.split(bucket)[0], Key="file", Body=bytes(changed))
+    proxy.plan(only="GET", planned=["flip_down"])
+    assert not transfer.download(f"{bucket}/file", tmp_path / "came", hashlib.sha256(body).hexdigest())
+    assert (tmp_path / "came").read_bytes() == bytes(changed)
+    assert proxy.requests <= 12  # not all its patience is spent on it
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_small_objects(bucket: str, proxy: FaultyProxy, fault: str) -> None:
+    uri = f"{bucket}/x.json"
+    proxy.plan(planned=[fault])
+    storage.write_json(uri, {"a": 1})
+    assert stored(proxy, uri) == b'{\n "a": 1\n}'
+    proxy.plan(planned=[fault, fault])
+    assert storage.read_json(uri) == {"a": 1}
+    proxy.plan(planned=[fault, fault])
+    assert storage.list_names(bucket) == ["x.json"]
+    proxy.plan(planned=[fault, fault])
+    storage.delete(uri)
+    proxy.plan()
+    assert storage.list_names(bucket) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_conditional_writes_are_lost_or_doubled_by_none(bucket: str, proxy: FaultyProxy, fault: str) -> None:
+    uri = f"{bucket}/x"
+    proxy.plan(planned=[fault])
+    assert s3.create(uri, b"first")
+    assert stored(proxy, uri) == b"first"
+    proxy.plan(planned=[fault])
+    assert not s3.create(uri, b"second")
+    version = plain_client(proxy).head_object(Bucket=s3.split(uri)[0], Key="x")["ETag"]
+    proxy.plan(planned=[fault])
+    assert s3.replace(uri, b"third", version)
+    proxy.plan(planned=[fault])
+    assert not s3.replace(uri, b"fourth", version)
+    assert stored(proxy, uri) == b"third"
+    assert not s3.replace(f"{bucket}/none", b"x", version)
+
+
+def test_a_write_that_changed_on_the_way_and_lost_its_acknowledgement_is_put_right(
+    bucket: str, proxy: FaultyProxy
+) -> None:
+    """Two faults at once: what stands there is no body of anybody's, and still ours."""
+    uri = f"{bucket}/x"
+    proxy.plan(planned=["flip_up+lost"])
+    assert s3.create(uri, b"first" * 9)
+    assert stored(proxy, uri) == b"first" * 9
+    version = plain_client(proxy).head_object(Bucket=s3.split(uri)[0], Key="x")["ETag"]
+    proxy.plan(planned=["flip_up+lost"])
+    assert s3.replace(uri, b"second" * 9, version)
+    assert stored(proxy, uri) == b"second" * 9
+
+
+@pytest.mark.parametrize("changed", [b"<IsTruncated>", b"<MaxKeys>1", b"<Contents>", b"<Key>"])
+def test_a_listing_that_can_not_be_read_is_asked_for_again(bucket: str, proxy: FaultyProxy, changed: bytes) -> None:
+    """Whatever the SDK raises then: its parser's own error, or what int() makes of '1p00'."""
+    storage.write_json(f"{bucket}/x.json", 1)
+    proxy.plan(only="list-type", planned=["flip_down"])
+    proxy.flips_after = changed
+    assert storage.list_names(bucket) == ["x.json"]
+    assert proxy.injected == {"flip_down": 1}
+
+
+def test_a_garbled_answer_about_an_upload_that_is_gone(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(body := os.urandom(3 * PART))
+    upload = transfer._Upload(f"{bucket}/file", tmp_path / "file", 3 * PART)
+    upload.begin()
+    plain_client(proxy).abort_multipart_upload(Bucket=s3.split(bucket)[0], Key="file", UploadId=upload.id)
+    proxy.plan(only="PUT", planned=["flip_down"])
+    proxy.flips_after = b"<Error"
+    upload.send(0)
+    assert upload.is_gone and not upload.finish()
+    assert proxy.injected == {"flip_down": 1}
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    assert stored(proxy, f"{bucket}/file") == body
+
+
+def test_what_changed_on_the_way_is_known_to_all(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    """Also where the sum of the object's own content is right, because the store never saw another."""
+    place = {"Bucket": s3.split(bucket)[0], "Key": "x.json"}
+    storage.write_json(f"{bucket}/x.json", {"a": 1})
+    sent = plain_client(proxy).head_object(**place)["Metadata"]
+    plain_client(proxy).put_object(**place, Body=b'{"a": 2}', Metadata=sent)
+    for use in (storage.read_json, lambda uri: storage.local_file(uri).__enter__()):
+        with pytest.raises(storage.DamagedArtifact, match="x.json: is not what was written"):
+            use(f"{bucket}/x.json")
+
+
+def test_a_conflict_of_two_commits_is_tried_again(bucket: str, proxy: FaultyProxy) -> None:
+    proxy.plan(planned=["409", "409"])
+    assert s3.create(f"{bucket}/x", b"ours")
+    assert proxy.injected == {"409": 2}
+
+
+def test_an_upload_that_can_not_be_finished_leaves_nothing_to_pay_for(
+    bucket: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(3 * PART))
+    proxy.plan(only="partNumber=3", answer=(403, "AccessDenied", {}))
+    with pytest.raises(StorageError, match="no right"):
+        transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    proxy.plan()
+    assert unfinished(proxy, bucket) == []
+
+
+def test_delete_ends_unfinished_uploads_below_it_alone(bucket: str, proxy: FaultyProxy) -> None:
+    for key in ("run/model/weights", "run/model2/weights"):
+        plain_client(proxy).create_multipart_upload(Bucket=s3.split(bucket)[0], Key=key)
+    storage.delete(f"{bucket}/run/model")
+    assert unfinished(proxy, bucket) == ["run/model2/weights"]
+
+
+def test_a_file_that_is_written_over_while_it_is_read_is_no_mixture(
+    bucket: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    old, new = (bytes([number]) * (2 * PART) for number in range(2))
+    place = {"Bucket": s3.split(bucket)[0], "Key": "file"}
+    plain_client(proxy).put_object(**place, Body=old)
+    download = transfer.Download(f"{bucket}/file", tmp_path / "came")
+    download.begin()
+    download.fetch(0)
+    plain_client(proxy).put_object(**place, Body=new)
+    with pytest.raises(s3.PreconditionFailed):
+        download.fetch(PART)
+    assert transfer.download(f"{bucket}/file", tmp_path / "came")
+    assert (tmp_path / "came").read_bytes() == new
+
+
+def test_a_body_that_keeps_changing_on_the_way_up_is_found_at_the_end(
+    bucket: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    """After so many tries the ETag is taken to be no MD5, and the object is read back."""
+    (tmp_path / "file").write_bytes(body := os.urandom(1000))
+    proxy.plan(only="PUT", planned=["flip_up"] * (transfer.SENT_AGAIN + 1))
+    transfer.upload({f"{bucket}/file": tmp_path / "file"})
+    assert stored(proxy, f"{bucket}/file") == body
+    assert proxy.injected == {"flip_up": transfer.SENT_AGAIN + 1}
+
+
+def test_patience_ends(bucket: str, proxy: FaultyProxy) -> None:
+    proxy.plan(share=1, faults=("503",))
+    with retries.patient(retries.Patience(attempts=3)), pytest.raises(StorageError, match="SlowDown"):
+        storage.list_names(bucket)
+    assert proxy.requests == 3
+    proxy.plan(share=1, faults=("503",))
+    with retries.patient(retries.Patience(deadline_seconds=0)), pytest.raises(StorageError, match="SlowDown"):
+        storage.list_names(bucket)
+    assert proxy.requests == 1

@@ -1,0 +1,1 @@
+"""Controls and ablations of sparse memory finetuning, swept like methods."""

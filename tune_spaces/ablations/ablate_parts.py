@@ -1,0 +1,18 @@
+"""Ablation: half-keys or gates trained beside the values, by AdamW."""
+
+from memlm.jobs.sweep.spaces import grid
+from memlm.methods.config import SparseMemoryConfig
+
+BASE = SparseMemoryConfig(trains_also="keys")
+
+SPACES = {
+    "laptop": [{"trains_also": grid(["keys", "gates"]), "optimizer.learning_rate": 5.0}],
+    "wiki": [
+        {
+            "trains_also": grid(["keys", "gates"]),
+            "also_learning_rate": grid([1e-5, 1e-4]),
+            "optimizer.learning_rate": grid([2.0, 5.0]),
+        }
+    ],
+    "smoke": [{"trains_also": grid(["keys", "gates"]), "optimizer.learning_rate": 5.0}],
+}
