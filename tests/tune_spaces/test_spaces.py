@@ -1,5 +1,3 @@
-import pkgutil
-
 import pytest
 
 import tune_spaces
@@ -90,7 +88,7 @@ def test_an_unknown_method_or_scale_is_refused_with_the_nearest(methods, scale, 
     assert known == sorted(known) and ({"full", "lora", "sparse_memory"} <= set(known) or known == list(SCALES_KNOWN))
 
 
-EVERY_SPACE = sorted(module.name for module in pkgutil.iter_modules(tune_spaces.__path__))
+EVERY_SPACE = sorted(tune_spaces.modules())
 
 
 @pytest.mark.parametrize("name", EVERY_SPACE)
