@@ -1,4 +1,5 @@
-"""The kinds of artifact that stages hand to each other, by name. Kept apart from what makes them, so that asking what is there imports nothing heavy."""
+"""The kinds of artifact that stages hand to each other, by name. Kept apart from what makes
+them, so that asking what is there imports nothing heavy."""
 
 WORLD_KIND = "world"
 CORPUS_KIND = "corpus"

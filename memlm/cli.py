@@ -1,4 +1,5 @@
-"""From a command line to a config: `[recipe] [--dry-run] [--method NAME] [--dotted.field value ...]`, and the `memlm` command.
+"""From a command line to a config: `[recipe] [--dry-run] [--method NAME] [--dotted.field value
+...]`, and the `memlm` command.
 
 Checked before anything heavy is imported, so a mistake costs a second.
 """
@@ -43,9 +44,11 @@ class UsageError(ValueError):
 
 
 def parse(description: str, arguments: Sequence[str] | None = None, *, stage: str = "") -> Config:
-    """The config that a command line names. Exits with status 2 and the nearest known name on an unknown one.
+    """The config that a command line names. Exits with status 2 and the nearest known name on an
+    unknown one.
 
-    With a stage, also on an option that it does not use, and on what the config alone shows to be impossible for it.
+    With a stage, also on an option that it does not use, and on what the config alone shows to
+    be impossible for it.
     """
     rest = [_with_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     try:
@@ -94,7 +97,8 @@ def parse(description: str, arguments: Sequence[str] | None = None, *, stage: st
 
 
 def _parse_whole(description: str, command: str, arguments: Sequence[str]) -> Config:
-    """For a command that looks at all of a recipe and makes nothing. Exits with status 2 as parse does."""
+    """For a command that looks at all of a recipe and makes nothing. Exits with status 2 as
+    parse does."""
     if DRY_RUN in arguments:
         raise SystemExit(
             _fail(
@@ -116,25 +120,29 @@ def _require_documents(config: Config) -> None:
 
 
 def _with_home(argument: str) -> str:
-    """A `~` or `~user` in front of a path written out, which no shell does in `--corpus.path=~/shards`."""
+    """A `~` or `~user` in front of a path written out, which no shell does in
+    `--corpus.path=~/shards`."""
     option, equals, path = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     return option + equals + os.path.expanduser(path)
 
 
 def _absolute(uri: str, option: str) -> str:
-    """A path as every worker can find it. In a submitted job a relative one would lie in the job's own upload."""
+    """A path as every worker can find it. In a submitted job a relative one would lie in the
+    job's own upload."""
     if not uri or "://" in uri:
         return uri
     if IN_JOB in os.environ and not os.path.isabs(uri):
         raise UsageError(
             f"{option} is {uri!r}; a submitted job needs an absolute path that all nodes share, or s3://bucket/prefix"
         )
-    # What ".." means depends on links, so only the operating system's meaning will do; else links stay as they were given.
+    # What ".." means depends on links, so only the operating system's meaning will do; else
+    # links stay as they were given.
     return os.path.realpath(uri) if ".." in uri.split("/") else os.path.abspath(uri)
 
 
 def _refuse_passwords(arguments: Sequence[str]) -> None:
-    """Before anything prints an argument: other users of a machine can read them while a command runs, and runs keep them."""
+    """Before anything prints an argument: other users of a machine can read them while a command
+    runs, and runs keep them."""
     option = ""
     for argument in arguments:
         name, _, value = argument.partition("=") if argument.startswith("-") else (option, "", argument)
@@ -172,7 +180,8 @@ def _take_option(arguments: list[str], option: str) -> str | None:
 
 
 def launch(job: Callable[[], object]) -> None:
-    """Run a job and exit: 0 if done, 1 with one line for what the user can correct, 130 if interrupted."""
+    """Run a job and exit: 0 if done, 1 with one line for what the user can correct, 130 if
+    interrupted."""
     try:
         job()
     except KeyboardInterrupt:
@@ -202,7 +211,8 @@ def main_of(description: str, stage: str) -> None:
 
 
 def job_of(config: Config, stage: str) -> Callable[..., object]:
-    """The job of a stage, or with --dry-run what prints its plan; both take the config and what else the job takes."""
+    """The job of a stage, or with --dry-run what prints its plan; both take the config and what
+    else the job takes."""
     if config.dry_run:
         return partial(importlib.import_module("memlm.preflight.dry_run").run, stage)
     _say(f"{stage}: recipe {config.recipe}, run {config.storage.rstrip('/')}/{config.run_name}")
@@ -216,8 +226,8 @@ def _say(text: str) -> None:
 
 
 def run_lm_eval(arguments: Sequence[str]) -> None:
-    """lm-evaluation-harness's own main, which runs no code of a model's folder here, whatever its options ask for. Exits with status 2 and
-    the remedy where it is not installed."""
+    """lm-evaluation-harness's own main, which runs no code of a model's folder here, whatever
+    its options ask for. Exits with status 2 and the remedy where it is not installed."""
     try:
         with needed_for(f"memlm {LM_EVAL}"):
             harness = importlib.import_module("lm_eval.__main__")
@@ -229,7 +239,8 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
 
 
 def refuse_code_of_folders() -> None:
-    """From now on transformers raises UsageError in this process instead of running code that lies in a model's folder or repository."""
+    """From now on transformers raises UsageError in this process instead of running code that
+    lies in a model's folder or repository."""
 
     def refuse(class_name: str, module_path: str | os.PathLike[str], **_: object) -> type:
         raise UsageError(
@@ -237,13 +248,15 @@ def refuse_code_of_folders() -> None:
             "leave out trust_remote_code, or call lm_eval itself if you trust that code"
         )
 
-    # All such code is run by this function, and trust_remote_code alone has many spellings: options, model_args, a file of options.
+    # All such code is run by this function, and trust_remote_code alone has many spellings:
+    # options, model_args, a file of options.
     for module in ("transformers.dynamic_module_utils", "transformers.generation.utils"):
         importlib.import_module(module).get_class_in_module = refuse  # type: ignore[attr-defined]
 
 
 def run_plan(arguments: Sequence[str]) -> None:
-    """`memlm plan [RECIPE] [--gpus N ...] [--FIELD VALUE ...]`: what it costs. Exits with status 2 and the nearest known name on an unknown one."""
+    """`memlm plan [RECIPE] [--gpus N ...] [--FIELD VALUE ...]`: what it costs. Exits with status
+    2 and the nearest known name on an unknown one."""
     options, rest = take_options(arguments)
     try:
         machine = _named("GPU type", options.gpu_type, MACHINES)
@@ -252,7 +265,8 @@ def run_plan(arguments: Sequence[str]) -> None:
     config = _parse_whole("Plan a recipe.", PLAN, rest)
 
     def plan() -> None:
-        # What is swept stands above the library; the command joins the two, as the pipeline of the sweep does.
+        # What is swept stands above the library; the command joins the two, as the pipeline of
+        # the sweep does.
         spaces = importlib.import_module("tune_spaces").load_spaces(config.sweep.methods, config.sweep.scale)
         seeds = len(config.sweep.seeds)
         print(answer(config, machine, options, {each: seeds for space in spaces for each in space.settings()}))
@@ -261,7 +275,8 @@ def run_plan(arguments: Sequence[str]) -> None:
 
 
 def run_doctor(arguments: Sequence[str]) -> None:
-    """`memlm doctor [RECIPE] [--gpus N] [--json] [--FIELD VALUE ...]`: what stands in its way here. Exits with status 1 if something does."""
+    """`memlm doctor [RECIPE] [--gpus N] [--json] [--FIELD VALUE ...]`: what stands in its way
+    here. Exits with status 1 if something does."""
     parser = argparse.ArgumentParser(
         prog=f"memlm {DOCTOR}",
         usage=f"memlm {DOCTOR} [RECIPE] [--gpus N] [--json] [--storage URI] [--tracking URI] [--FIELD VALUE ...]",
@@ -296,11 +311,13 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {LM_EVAL: run_lm_eval, PL
 
 
 def main() -> None:
-    """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH OUTPUT` takes it out again, byte for byte.
+    """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH
+    OUTPUT` takes it out again, byte for byte.
 
-    `memlm adopt FOLDER` makes a checkpoint of a folder that save_pretrained wrote, by adding a manifest to it.
-    `memlm plan RECIPE --gpus N` says what a recipe costs, and `memlm doctor RECIPE` whether it can run here.
-    `memlm lm-eval ...` runs lm-evaluation-harness with memlm's models known to it: --model hf --model_args pretrained=CHECKPOINT.
+    `memlm adopt FOLDER` makes a checkpoint of a folder that save_pretrained wrote, by adding a
+    manifest to it. `memlm plan RECIPE --gpus N` says what a recipe costs, and `memlm doctor
+    RECIPE` whether it can run here. `memlm lm-eval ...` runs lm-evaluation-harness with memlm's
+    models known to it: --model hf --model_args pretrained=CHECKPOINT.
     """
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         return COMMANDS[sys.argv[1]](sys.argv[2:])

@@ -1,6 +1,8 @@
-"""The whole of a run in one tree: what is computed, and where it runs. Every pipeline reads the parts that it needs.
+"""The whole of a run in one tree: what is computed, and where it runs. Every pipeline reads the
+parts that it needs.
 
-Only the first kind names a result: another number of workers, another machine or another tracking server does not.
+Only the first kind names a result: another number of workers, another machine or another
+tracking server does not.
 """
 
 import math
@@ -44,19 +46,23 @@ class SweepConfig:
     """What pareto_sweep compares."""
 
     scale: str = "laptop"
-    """Which of a method's search spaces in tune_spaces/ is swept: laptop, smoke, wiki, triviaqa, documents or paper."""
+    """Which of a method's search spaces in tune_spaces/ is swept: laptop, smoke, wiki, triviaqa,
+    documents or paper."""
     methods: tuple[str, ...] = ("sparse_memory", "lora", "full")
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each varies the facts, their order, their wordings and the initialisation of what is trained; never the checkpoint."""
+    """Each varies the facts, their order, their wordings and the initialisation of what is
+    trained; never the checkpoint."""
     max_failures: int = 2
-    """New tries of a trial that failed or whose worker or node was lost, before the sweep ends with its error. Divergence is a result: it is
-    not tried again, and stands beside the frontier."""
+    """New tries of a trial that failed or whose worker or node was lost, before the sweep ends
+    with its error. Divergence is a result: it is not tried again, and stands beside the
+    frontier."""
     drawn_beside: tuple[str, ...] = ()
     """Other runs whose frontiers stand beside this one's in joint.png."""
     trunk_cache_bytes: int = 384 * 2**20
-    """Of each node's object store, for what the layers below the first memory layer's read make of the sets and streams: computed once
-    for all trials that move values alone. Shared out evenly over the held-out sets and the seeds; what does not fit is computed in
-    each trial. Changes no result; 0 for none."""
+    """Of each node's object store, for what the layers below the first memory layer's read make
+    of the sets and streams: computed once for all trials that move values alone. Shared out
+    evenly over the held-out sets and the seeds; what does not fit is computed in each trial.
+    Changes no result; 0 for none."""
 
     def __post_init__(self) -> None:
         if not self.methods or not self.seeds:
@@ -83,16 +89,19 @@ class ClusterConfig:
     num_trials_at_once: int = 0
     """Trials, or counting workers, side by side; 0 for one per CPU or GPU."""
     threads_per_worker: int = 1
-    """CPU threads of each. Two workers of two threads on two cores run several times slower than two of one."""
+    """CPU threads of each. Two workers of two threads on two cores run several times slower than
+    two of one."""
     use_gpu: bool = False
     max_failures: int = 2
-    """Restarts of a worker group before a run gives up. A node that went after a notice does not count."""
+    """Restarts of a worker group before a run gives up. A node that went after a notice does not
+    count."""
     notice_seconds: int = 90
-    """How long a pretraining that gets SIGTERM may take to save a state; then it ends all the same, with status 130. Spot machines are
-    given 120 s. A submitted job is given 3 s by Ray, or RAY_JOB_STOP_WAIT_TIME_S of the head's environment: set it higher than this."""
+    """How long a pretraining that gets SIGTERM may take to save a state; then it ends all the
+    same, with status 130. Spot machines are given 120 s. A submitted job is given 3 s by Ray, or
+    RAY_JOB_STOP_WAIT_TIME_S of the head's environment: set it higher than this."""
     wait_seconds: int = 0
-    """How long to wait for nodes that are still to join before a cluster is refused as too small. For nodes that the autoscaler says it
-    can start, at least 15 minutes."""
+    """How long to wait for nodes that are still to join before a cluster is refused as too
+    small. For nodes that the autoscaler says it can start, at least 15 minutes."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "threads_per_worker"):
@@ -116,7 +125,8 @@ class Config:
     run_name: str = ""
     """Folder of the results; the recipe's name if empty."""
     base_run: str = ""
-    """Another run whose corpus, checkpoints and counts are used, or made there first; empty for the run's own."""
+    """Another run whose corpus, checkpoints and counts are used, or made there first; empty for
+    the run's own."""
     storage: str = "runs"
     """Folder or s3://bucket/prefix of all runs. In a submitted job it must be absolute."""
     tracking: str = ""
@@ -126,13 +136,16 @@ class Config:
     checkpoint: str = ""
     """evaluate: another checkpoint than the run's own, such as one that a patch was applied to."""
     trace: bool = False
-    """finetune: also write what the stream does to each fact, as numbers, a picture and a page of coloured tokens. Changes no result."""
+    """finetune: also write what the stream does to each fact, as numbers, a picture and a page
+    of coloured tokens. Changes no result."""
     log_model: bool = False
-    """pretrain, finetune and evaluate: also keep the model in MLflow, where mlflow.transformers.load_model finds it. Changes no result."""
+    """pretrain, finetune and evaluate: also keep the model in MLflow, where
+    mlflow.transformers.load_model finds it. Changes no result."""
     register_model: str = ""
     """As log_model, and as a new version of the model of this name in MLflow's registry."""
     seed: int = 0
-    """finetune: which facts, in which order and wordings, and the initialisation of what is trained."""
+    """finetune: which facts, in which order and wordings, and the initialisation of what is
+    trained."""
     world: WorldConfig | None = WorldConfig()
     """The generated world; recipes on real files have none."""
     corpus: CorpusConfig = CorpusConfig()
@@ -192,7 +205,8 @@ def _check_names(config: Config) -> None:
 
 
 def _check_numbers(config: Config) -> None:
-    """Raises ValueError naming the field for a number that is not finite and for a seed that a generator would refuse or change."""
+    """Raises ValueError naming the field for a number that is not finite and for a seed that a
+    generator would refuse or change."""
     for path, value in _leaves(config):
         name = path.rpartition(".")[2].partition("[")[0]
         if isinstance(value, float) and not math.isfinite(value):
@@ -227,7 +241,8 @@ def _check_pool_split(pool_split: int, value_dim: int, num_workers: int) -> None
 
 
 def _check_documents(config: Config) -> None:
-    """A chunk, in any of its texts, must fit into the stream's batches, and those into the model."""
+    """A chunk, in any of its texts, must fit into the stream's batches, and those into the
+    model."""
     documents, stream = config.questions.documents, config.stream
     if (documents is not None) != isinstance(stream, DocumentStreamConfig):
         raise ValueError(
@@ -248,7 +263,8 @@ def _check_documents(config: Config) -> None:
 
 
 UNNAMED = {"merge_numbered": False}
-"""Fields that came late: with these values they name nothing, so that what was made before they came is still found."""
+"""Fields that came late: with these values they name nothing, so that what was made before they
+came is still found."""
 
 
 def identity(part: Any) -> dict[str, Any]:
@@ -262,7 +278,8 @@ def identity(part: Any) -> dict[str, Any]:
 
 
 def replace_field(config: Any, path: str, value: Any) -> Any:
-    """A copy with the field at a dotted path replaced. Raises ValueError naming the fields that there are."""
+    """A copy with the field at a dotted path replaced. Raises ValueError naming the fields that
+    there are."""
     head, _, rest = path.partition(".")
     names = [field.name for field in fields(config)]
     if head not in names:

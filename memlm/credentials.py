@@ -1,4 +1,5 @@
-"""Keys, tokens and passwords: how they are read from the environment, and how they are kept out of what is printed, raised and stored."""
+"""Keys, tokens and passwords: how they are read from the environment, and how they are kept out
+of what is printed, raised and stored."""
 
 import os
 import re
@@ -28,7 +29,8 @@ _NAMED = re.compile(
     r"(?<![\w/-])(password|passwd|pwd|secret|token|api_?key|access_?key|access_token|secret_?key)=[^\s\"'<>&;,)]+",
     re.IGNORECASE,
 )
-"""As a database's driver or a client names it, outside of a query too: `host=h password=p`, `https://host/x;token=t`."""
+"""As a database's driver or a client names it, outside of a query too: `host=h password=p`,
+`https://host/x;token=t`."""
 _PUNCTUATION = ".,;:!)]}'"
 _KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
@@ -36,24 +38,29 @@ _SHORTEST = 8
 """A value shorter than this is a word of a test, and hiding it would garble messages."""
 
 _read: set[str] = set()
-"""Variables of other names that were read as credentials, as writer.endpoint.api_key_variable names them."""
+"""Variables of other names that were read as credentials, as writer.endpoint.api_key_variable
+names them."""
 
 
 class CredentialError(ValueError):
-    """A variable of the environment holds what no key, token or password can be. Names the variable, never its value."""
+    """A variable of the environment holds what no key, token or password can be. Names the
+    variable, never its value."""
 
 
 class PublicError(ValueError):
-    """An error that people read and logs keep: its texts are without secrets, whatever a server or a library put into them."""
+    """An error that people read and logs keep: its texts are without secrets, whatever a server
+    or a library put into them."""
 
     def __init__(self, *texts: object) -> None:
         super().__init__(*(without_secrets(text) if isinstance(text, str) else text for text in texts))
 
 
 def read_credential(variable: str) -> str:
-    """The value without white space around it, which files and here-documents leave; "" if it is not set.
+    """The value without white space around it, which files and here-documents leave; "" if it is
+    not set.
 
-    Raises CredentialError for control characters and invisible ones: no server accepts them, and clients would print them in their errors.
+    Raises CredentialError for control characters and invisible ones: no server accepts them, and
+    clients would print them in their errors.
     """
     _read.add(variable)
     value = os.environ.get(variable, "").strip()
@@ -77,16 +84,19 @@ def read_key(variable: str) -> str:
 
 
 def tidy(*variables: str) -> None:
-    """Check credentials that a library reads from the environment by itself, and leave them there without white space around them."""
+    """Check credentials that a library reads from the environment by itself, and leave them
+    there without white space around them."""
     for variable in variables:
         if variable in os.environ and os.environ[variable] != (value := read_credential(variable)):
             os.environ[variable] = value
 
 
 def redacted(address: str) -> str:
-    """An address as it may be printed: without user name and password, and without its query. Paths come back as they are.
+    """An address as it may be printed: without user name and password, and without its query.
+    Paths come back as they are.
 
-    A password may itself hold '/', '?' or '@': where it may be read in two ways, what either would hide is hidden.
+    A password may itself hold '/', '?' or '@': where it may be read in two ways, what either
+    would hide is hidden.
     """
     if "://" not in address and not address.startswith("//"):
         return _WITHOUT_SCHEME.sub(_without_user, address)
@@ -110,20 +120,23 @@ def redacted(address: str) -> str:
 
 
 def _is_in_path(parts: SplitResult) -> bool:
-    """Whether the '@' of an address cannot end a password: there is a whole host before it, and no ':'."""
+    """Whether the '@' of an address cannot end a password: there is a whole host before it, and
+    no ':'."""
     if "@" in parts.netloc or ":" in parts.netloc:
         return False
     return parts.scheme in _NAMED_WITH_AT or "." in parts.netloc or parts.netloc == "localhost"
 
 
 def has_password(address: str) -> bool:
-    """Whether an address holds a user name or password, or a query that may, so that it must be stored and logged nowhere."""
+    """Whether an address holds a user name or password, or a query that may, so that it must be
+    stored and logged nowhere."""
     return redacted(address) != address
 
 
 def without_secrets(text: str) -> str:
-    """A text for people, in which every address is redacted, and keys and tokens are hidden: those that this process has read or may read
-    from its environment, and whatever looks like an id of AWS or a token of the hub."""
+    """A text for people, in which every address is redacted, and keys and tokens are hidden:
+    those that this process has read or may read from its environment, and whatever looks like an
+    id of AWS or a token of the hub."""
     for value in _values():
         text = text.replace(value, HIDDEN)
     text = _ADDRESS.sub(_redacted_in_text, text)
@@ -143,7 +156,8 @@ def _without_user(found: re.Match[str]) -> str:
 
 
 def _values() -> list[str]:
-    """What the environment's credentials may look like in a text, the longest first. User names are no secret."""
+    """What the environment's credentials may look like in a text, the longest first. User names
+    are no secret."""
     variables = {*VARIABLES, *_read} - {"MLFLOW_TRACKING_USERNAME"}
     values = {os.environ.get(variable, "").strip() for variable in variables}
     spelled = {

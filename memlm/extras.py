@@ -1,4 +1,5 @@
-"""What `pip install memlm` leaves out, and the extra that brings it. The core is model, slots, methods, evaluation and patches."""
+"""What `pip install memlm` leaves out, and the extra that brings it. The core is model, slots,
+methods, evaluation and patches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ class MissingExtra(ValueError):
 
 @contextmanager
 def needed_for(what: str) -> Iterator[None]:
-    """Around imports of what an extra brings. `what` names, for people, what asks for it. Raises MissingExtra with the command that
-    installs the extra."""
+    """Around imports of what an extra brings. `what` names, for people, what asks for it. Raises
+    MissingExtra with the command that installs the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -28,7 +29,8 @@ def needed_for(what: str) -> Iterator[None]:
 
 
 def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtra | None:
-    """The error to tell where a module of an extra is missing; None for any other module, whose absence is a fault."""
+    """The error to tell where a module of an extra is missing; None for any other module, whose
+    absence is a fault."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRA_OF:
         return None

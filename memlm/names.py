@@ -1,6 +1,6 @@
-"""The names that a user gives: of runs and of question sets. One rule holds for all of them, wherever they end up: as a folder, an S3 key, a
-file, an MLflow key, a part of an address or a word on a command line.
-"""
+"""The names that a user gives: of runs and of question sets. One rule holds for all of them,
+wherever they end up: as a folder, an S3 key, a file, an MLflow key, a part of an address or a
+word on a command line."""
 
 import re
 
@@ -24,7 +24,8 @@ def require_name(field: str, name: str) -> str:
 
 
 def require_distinct(field: str, names: list[str]) -> None:
-    """Raises ValueError if two names are equal, or differ only in case, which some file systems ignore."""
+    """Raises ValueError if two names are equal, or differ only in case, which some file systems
+    ignore."""
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.casefold(), name)) is not name or names.count(name) > 1:

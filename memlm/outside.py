@@ -1,7 +1,8 @@
-"""Bytes that somebody else may have written: a file of questions, a patch from a colleague, a ledger that was edited by hand.
+"""Bytes that somebody else may have written: a file of questions, a patch from a colleague, a
+ledger that was edited by hand.
 
-Whatever a library raises on them (RecursionError, SafetensorError, KeyError, MemoryError, struct.error and so on) becomes one error of
-one line, so that bad input is never a traceback.
+Whatever a library raises on them (RecursionError, SafetensorError, KeyError, MemoryError,
+struct.error and so on) becomes one error of one line, so that bad input is never a traceback.
 """
 
 import unicodedata
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def reading(refuse: Callable[[str], Exception]) -> Iterator[None]:
-    """Raise `refuse(reason)`, with the reason on one line, for any error in the block but memlm's own, the system's (OSError) and Ctrl-C."""
+    """Raise `refuse(reason)`, with the reason on one line, for any error in the block but
+    memlm's own, the system's (OSError) and Ctrl-C."""
     try:
         yield
     except BaseException as error:
@@ -35,7 +37,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def visible(text: str) -> str:
-    """A text as a terminal may print it: what would move its cursor, turn the direction of writing or be no Unicode is shown by its number."""
+    """A text as a terminal may print it: what would move its cursor, turn the direction of
+    writing or be no Unicode is shown by its number."""
     if text.isprintable():
         return text
     return "".join(f"<U+{ord(each):04X}>" if _steers(each) else each for each in text)
@@ -50,5 +53,6 @@ def _is_own(error: BaseException) -> bool:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether Rust code gave up, which pyo3 raises as a BaseException of a class that it does not export."""
+    """Whether Rust code gave up, which pyo3 raises as a BaseException of a class that it does
+    not export."""
     return type(error).__name__ == "PanicException"

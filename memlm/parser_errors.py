@@ -1,4 +1,5 @@
-"""What the parser of the command line says of a mistake, on one line. tyro draws a box of many lines around it."""
+"""What the parser of the command line says of a mistake, on one line. tyro draws a box of many
+lines around it."""
 
 import io
 import os
@@ -18,7 +19,8 @@ _OPTION = re.compile(r"--[\w.-]+")
 
 @contextmanager
 def errors_on_one_line(raised: Callable[[str], Exception]) -> Iterator[None]:
-    """Around tyro.cli: raises `raised(message)`, of one line, in place of its exit with an error. Its help on stdout stays as it is."""
+    """Around tyro.cli: raises `raised(message)`, of one line, in place of its exit with an
+    error. Its help on stdout stays as it is."""
     said, columns = io.StringIO(), os.environ.get("COLUMNS")
     if not {"-h", "--help", "--help-all"} & set(sys.argv):
         os.environ["COLUMNS"] = WIDE

@@ -1,4 +1,5 @@
-"""Where a result came from: the code, the user and the data sets, as the tracking server's readers look for them."""
+"""Where a result came from: the code, the user and the data sets, as the tracking server's
+readers look for them."""
 
 import getpass
 import subprocess
@@ -22,7 +23,8 @@ class DataSet:
 
 
 def git_sha(directory: Path = Path(__file__).parent) -> str:
-    """The commit of the code that runs, with "-dirty" when files differ from it; "" outside a checkout."""
+    """The commit of the code that runs, with "-dirty" when files differ from it; "" outside a
+    checkout."""
     try:
         sha, changes = (
             subprocess.run(

@@ -88,8 +88,8 @@ WIKI_MODEL = replace(
 
 
 def wiki() -> Config:
-    """Real text and facts from the folder that the environment variable MEMLM_DATA names: Wikipedia mixed with EntityQuestions' facts,
-    and new facts of the same relations to learn."""
+    """Real text and facts from the folder that the environment variable MEMLM_DATA names:
+    Wikipedia mixed with EntityQuestions' facts, and new facts of the same relations to learn."""
     entity_questions = QuestionSetConfig(
         path="$MEMLM_DATA/qa/entityquestions_train.jsonl.zst", layout="entityquestions", shuffle=True
     )
@@ -173,7 +173,8 @@ def laptop_controls() -> Config:
 
 
 def laptop_tuning() -> Config:
-    """What ranking rules of our own are tuned on: facts and questions that `laptop_controls` does not ask."""
+    """What ranking rules of our own are tuned on: facts and questions that `laptop_controls`
+    does not ask."""
     base = laptop()
     return replace(
         base,
@@ -199,7 +200,8 @@ def _of_the_world(*, facts: tuple[int, int], known: tuple[int, int], sums: tuple
 
 
 def laptop_ablations() -> Config:
-    """What of the method matters, on the checkpoints of `laptop`: t, ranking, background, and the parts that move."""
+    """What of the method matters, on the checkpoints of `laptop`: t, ranking, background, and
+    the parts that move."""
     base = laptop()
     return replace(
         base,
@@ -217,7 +219,8 @@ def laptop_ablations() -> Config:
 
 
 def laptop_layers() -> Config:
-    """Ablation: three memory layers that share one pool, pretrained anew (Berges et al. 2024, Memory+)."""
+    """Ablation: three memory layers that share one pool, pretrained anew (Berges et al. 2024,
+    Memory+)."""
     return _with_memory("laptop_layers", layers=(1, 2, 3))
 
 
@@ -232,7 +235,8 @@ def _with_memory(recipe: str, **changed: Any) -> Config:
 
 
 def wiki_rivals() -> Config:
-    """Replay, distillation and the frozen rivals on the stream and the checkpoints of `wiki`, whose own trials are reused."""
+    """Replay, distillation and the frozen rivals on the stream and the checkpoints of `wiki`,
+    whose own trials are reused."""
     base = wiki()
     return replace(
         base,
@@ -260,7 +264,8 @@ def wiki_tuning() -> Config:
 
 
 def wiki_triviaqa() -> Config:
-    """TriviaQA's facts on the checkpoints of `wiki`: relations and subjects that the model has hardly met."""
+    """TriviaQA's facts on the checkpoints of `wiki`: relations and subjects that the model has
+    hardly met."""
     base = wiki()
     return replace(
         base,
@@ -274,8 +279,9 @@ def wiki_triviaqa() -> Config:
 
 
 def wiki_documents() -> Config:
-    """SimpleQA's questions learned from the Wikipedia documents that answer them (Lin et al. 2025, section 5.2), on the checkpoints of
-    `wiki`: only the chunks that answer a question, said in other ways by rules."""
+    """SimpleQA's questions learned from the Wikipedia documents that answer them (Lin et al.
+    2025, section 5.2), on the checkpoints of `wiki`: only the chunks that answer a question,
+    said in other ways by rules."""
     base = wiki()
     return replace(
         base,
@@ -300,8 +306,9 @@ def wiki_documents() -> Config:
 
 
 def paper_1b() -> Config:
-    """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1). Needs a GPU cluster. It pretrains on 31 billion tokens, so a
-    hundredth of DCLM's 27,840 shards is enough for one pass; --corpus.path names another copy, on S3 or in a folder."""
+    """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1). Needs a GPU cluster.
+    It pretrains on 31 billion tokens, so a hundredth of DCLM's 27,840 shards is enough for one
+    pass; --corpus.path names another copy, on S3 or in a folder."""
     return Config(
         recipe="paper_1b",
         world=None,
@@ -341,8 +348,9 @@ def paper_1b() -> Config:
 
 
 def paper_64m() -> Config:
-    """The paper's model and streams with a pool of 64 M slots: 256 GiB of values, whose columns are split over 32 GPUs, 24 GiB of each with
-    the moments. Of the checkpoint, counting and finetuning need those 256 GiB in each worker."""
+    """The paper's model and streams with a pool of 64 M slots: 256 GiB of values, whose columns
+    are split over 32 GPUs, 24 GiB of each with the moments. Of the checkpoint, counting and
+    finetuning need those 256 GiB in each worker."""
     base = paper_1b()
     return replace(
         base,

@@ -1,6 +1,7 @@
 """Where does each product of a run lie, and is what lies there what was asked for?
 
-A run is a folder under the storage root; a stage reads the artifacts of the stages before it and makes one of its own.
+A run is a folder under the storage root; a stage reads the artifacts of the stages before it and
+makes one of its own.
 """
 
 import shlex
@@ -19,7 +20,8 @@ from memlm.training.trial import Trial
 
 @dataclass(frozen=True)
 class Run:
-    """The artifacts of one run by name. What no question file changes lies with the run that it starts from, most often itself."""
+    """The artifacts of one run by name. What no question file changes lies with the run that it
+    starts from, most often itself."""
 
     uri: str
     base: str
@@ -134,7 +136,8 @@ class Run:
         return storage.join(self.uri, "learned", key)
 
     def trace(self, key: str) -> str:
-        """What the stream of that finetune did to each fact. Apart from what was learned, which patched checkpoints name by its digest."""
+        """What the stream of that finetune did to each fact. Apart from what was learned, which
+        patched checkpoints name by its digest."""
         return storage.join(self.uri, "learned", f"{key}-trace")
 
 
@@ -148,7 +151,8 @@ def run_of(config: Config) -> Run:
 
 
 def tracking_uri(config: Config) -> str:
-    """The MLflow server to log to: the one given, else a sqlite file beside the runs; empty for none."""
+    """The MLflow server to log to: the one given, else a sqlite file beside the runs; empty for
+    none."""
     if config.tracking == "off":
         return ""
     if config.tracking:
@@ -158,9 +162,11 @@ def tracking_uri(config: Config) -> str:
 
 
 def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str], part: str = "") -> bool:
-    """Whether the artifact is there, made from this config and these inputs. Raises RunError if from others.
+    """Whether the artifact is there, made from this config and these inputs. Raises RunError if
+    from others.
 
-    `part` is where the config stands in the whole, so that an error names the field as it is set.
+    `part` is where the config stands in the whole, so that an error names the field as it is
+    set.
     """
     if not storage.has_artifact(uri):
         return False
@@ -181,7 +187,8 @@ def is_made(uri: str, *, kind: str, config: Mapping[str, Any], inputs: Mapping[s
 
 
 def require_corpus(config: Config) -> storage.Manifest:
-    """The manifest of this config's corpus. Raises RunError naming the command that makes it, or the field in which it differs."""
+    """The manifest of this config's corpus. Raises RunError naming the command that makes it, or
+    the field in which it differs."""
     run = run_of(config)
     inputs = {}
     if config.world is not None and is_made(
@@ -200,7 +207,8 @@ def require_questions(config: Config) -> storage.Manifest:
 
 
 def require_checkpoint(config: Config, architecture: Architecture) -> storage.Manifest:
-    """The manifest of this config's checkpoint, pretrained on this config's corpus. Raises as require_corpus does."""
+    """The manifest of this config's checkpoint, pretrained on this config's corpus. Raises as
+    require_corpus does."""
     uri = run_of(config).checkpoint(architecture)
     inputs = {"corpus": require_corpus(config).digest}
     made = is_made(uri, kind=CHECKPOINT_KIND, config=checkpoint_config(config, architecture), inputs=inputs)
@@ -208,7 +216,8 @@ def require_checkpoint(config: Config, architecture: Architecture) -> storage.Ma
 
 
 def require_counts(config: Config) -> storage.Manifest:
-    """The manifest of the background counts of this config's memory model. Raises as require_corpus does."""
+    """The manifest of the background counts of this config's memory model. Raises as
+    require_corpus does."""
     uri = run_of(config).counts
     inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
     made = is_made(uri, kind=COUNTS_KIND, config=counts_config(config), inputs=inputs, part="counting")
@@ -216,7 +225,8 @@ def require_counts(config: Config) -> storage.Manifest:
 
 
 def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
-    """The digests of all that a trial reads. Raises RunError naming the command that makes what is missing or does not fit."""
+    """The digests of all that a trial reads. Raises RunError naming the command that makes what
+    is missing or does not fit."""
     inputs = {
         "corpus": require_corpus(config).digest,
         "questions": require_questions(config).digest,
@@ -232,7 +242,8 @@ def trial_of(config: Config) -> Trial:
 
 
 def corpus_config(config: Config) -> dict[str, Any]:
-    """What names a corpus: not how much that cannot be read is put up with, nor how a sample of all would be drawn."""
+    """What names a corpus: not how much that cannot be read is put up with, nor how a sample of
+    all would be drawn."""
     unnamed = ["max_malformed_share", "max_quarantined_share", "max_attempts"]
     if config.corpus.fraction == 1:
         unnamed += ["fraction", "sample_seed"]
@@ -240,7 +251,8 @@ def corpus_config(config: Config) -> dict[str, Any]:
 
 
 def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, Any]:
-    """What names a checkpoint: not how often it was saved, nor how its batches were split, nor what it has no use for."""
+    """What names a checkpoint: not how often it was saved, nor how its batches were split, nor
+    what it has no use for."""
     unnamed = ["checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks", "pool_split"]
     model = identity(config.model)
     if architecture == "dense":  # there is no pool
@@ -251,7 +263,8 @@ def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, A
 
 
 def questions_config(config: Config) -> dict[str, Any]:
-    """What names the questions: with overlaps removed, the training mixture too; with documents that a model augments, the writer."""
+    """What names the questions: with overlaps removed, the training mixture too; with documents
+    that a model augments, the writer."""
     mixture = config.corpus.mixture if config.questions.remove_overlap else None
     documents = config.questions.documents
     written = documents is not None and documents.augmenter != "rules"
@@ -263,7 +276,8 @@ def questions_config(config: Config) -> dict[str, Any]:
 
 
 def counts_config(config: Config) -> dict[str, Any]:
-    """What names background counts: not in which units they were counted, nor how often one may fail."""
+    """What names background counts: not in which units they were counted, nor how often one may
+    fail."""
     unnamed = ("batches_per_unit", "max_attempts", "max_quarantined")
     return {name: value for name, value in identity(config.counting).items() if name not in unnamed}
 
@@ -275,14 +289,16 @@ def _found(made: bool, uri: str, made_by: str, config: Config) -> storage.Manife
 
 
 def command(pipeline: str, config: Config) -> str:
-    """The command line of another stage of the same run: the same recipe, and those of its overrides that this stage uses."""
+    """The command line of another stage of the same run: the same recipe, and those of its
+    overrides that this stage uses."""
     file, *options = pipeline.split()
     arguments = options_for(file.removesuffix(".py"), config.arguments)
     return " ".join(["python", f"pipelines/{file}", config.recipe, *map(shlex.quote, arguments), *options])
 
 
 def first_difference(made: Any, wanted: Any, field: str = "") -> tuple[str, Any, Any] | None:
-    """The first field in which two configs differ, with both values. Tuples equal lists, as in JSON."""
+    """The first field in which two configs differ, with both values. Tuples equal lists, as in
+    JSON."""
     if isinstance(made, Mapping) and isinstance(wanted, Mapping):
         for key in dict.fromkeys([*wanted, *made]):
             found = first_difference(made.get(key), wanted.get(key), f"{field}.{key}" if field else key)

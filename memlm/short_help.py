@@ -1,4 +1,5 @@
-"""What `--help` shows: the recipes, and the ten options of a command that matter first. `--help-all` shows every option there is."""
+"""What `--help` shows: the recipes, and the ten options of a command that matter first.
+`--help-all` shows every option there is."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,8 @@
 """Which settings each command uses, and what its config alone rules out.
 
-Asked when a command line is parsed, before anything slow is imported. What makes a run's corpus, checkpoints and counts may be given to
-every command, so that one set of options serves all stages of a run; any other setting is refused where it would change nothing.
+Asked when a command line is parsed, before anything slow is imported. What makes a run's corpus,
+checkpoints and counts may be given to every command, so that one set of options serves all
+stages of a run; any other setting is refused where it would change nothing.
 """
 
 import os
@@ -43,7 +44,8 @@ TRACKED = ("pretrain", "count_accesses", "finetune", "evaluate", "pareto_sweep")
 
 
 class RunError(ValueError):
-    """A run lacks what a command needs or holds something else under its name, or a command is given what it cannot use."""
+    """A run lacks what a command needs or holds something else under its name, or a command is
+    given what it cannot use."""
 
 
 def uses(stage: str, option: str) -> bool:
@@ -63,7 +65,8 @@ def options_for(stage: str, arguments: Sequence[str]) -> list[str]:
 
 
 def require_used(stage: str, arguments: Sequence[str]) -> None:
-    """Raises RunError for the first option that the command would ignore, naming the commands that use it."""
+    """Raises RunError for the first option that the command would ignore, naming the commands
+    that use it."""
     for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
         if uses(stage, option):
             continue
@@ -75,7 +78,8 @@ def require_used(stage: str, arguments: Sequence[str]) -> None:
 
 
 def require_possible(stage: str, config: Config) -> None:
-    """Raises ValueError for what the config alone rules out. A dry run names paths that lead nowhere itself."""
+    """Raises ValueError for what the config alone rules out. A dry run names paths that lead
+    nowhere itself."""
     if "://" in config.storage and not config.storage.startswith("s3://"):
         raise RunError(f"storage is {config.storage!r}; it must be a local path or s3://bucket/prefix")
     if stage in TRACKED:
@@ -94,7 +98,8 @@ def require_possible(stage: str, config: Config) -> None:
 
 
 def require_tracking(config: Config) -> None:
-    """Raises RunError for an address of another kind, and where MLflow's sqlite file would have to lie in a store of objects."""
+    """Raises RunError for an address of another kind, and where MLflow's sqlite file would have
+    to lie in a store of objects."""
     if config.tracking not in ("", "off") and not config.tracking.startswith(("sqlite:", "http://", "https://")):
         raise RunError(
             f"tracking is {config.tracking!r}; it must be sqlite:////absolute/mlflow.db, http(s)://host:port, 'off', or empty for a file in the storage folder"
@@ -116,7 +121,8 @@ def require_documents(config: Config) -> DocumentsConfig:
 
 
 def require_slots_to_analyze(config: Config) -> SparseMemoryConfig:
-    """The method whose slots are analysed. Raises RunError for one that selects none, or for more slots than the pool has."""
+    """The method whose slots are analysed. Raises RunError for one that selects none, or for
+    more slots than the pool has."""
     method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
     if not isinstance(method, SparseMemoryConfig):
         raise RunError(

@@ -1,8 +1,10 @@
-"""What did each run do, and how can it be compared with the others? The only room that imports MLflow.
+"""What did each run do, and how can it be compared with the others? The only room that imports
+MLflow.
 
-A tracker is one experiment on one server or in one sqlite file; a sweep is a parent run with a child per trial. Runs
-are found again by key, so a job that was killed continues in its own. Weights stay on storage; tags carry their digests.
-What is deleted in MLflow during the work costs the log and not the work: it is reported once, with how to log again.
+A tracker is one experiment on one server or in one sqlite file; a sweep is a parent run with a
+child per trial. Runs are found again by key, so a job that was killed continues in its own.
+Weights stay on storage; tags carry their digests. What is deleted in MLflow during the work
+costs the log and not the work: it is reported once, with how to log again.
 """
 
 import fcntl
@@ -75,8 +77,9 @@ class _Place:
     silent_until: float = 0.0
 
     def call(self, what: Callable[[Any], object], run_id: str = "") -> None:
-        """On the experiment, or on one of its runs. Where it was deleted this is said once, and the call left undone. So is one that a
-        forgiving place cannot make; each try holds up the work, so there is none for a while."""
+        """On the experiment, or on one of its runs. Where it was deleted this is said once, and
+        the call left undone. So is one that a forgiving place cannot make; each try holds up the
+        work, so there is none for a while."""
         if time.monotonic() < self.silent_until:
             return
         try:
@@ -129,9 +132,11 @@ _said_deleted: set[tuple[str, str]] = set()
 
 class Tracker:
     def __init__(self, uri: str, experiment: str, *, forgiving: bool = False) -> None:
-        """`uri`: `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" for none: all calls work, nothing is kept.
+        """`uri`: `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" for none: all calls
+        work, nothing is kept.
 
-        Forgiving, it costs only the log that a server stops answering; not that it does not answer here.
+        Forgiving, it costs only the log that a server stops answering; not that it does not
+        answer here.
         """
         self.uri, self.experiment, self.forgiving = uri, experiment, forgiving
         self._client: Any = None
@@ -156,7 +161,8 @@ class Tracker:
         with needed_for("tracking (--tracking off leaves it out)"):
             from mlflow import MlflowClient  # slow, so only where it is used
 
-        # A line for every table of a new database, and a traceback for each error, which is raised as well.
+        # A line for every table of a new database, and a traceback for each error, which is
+        # raised as well.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -186,7 +192,8 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "Run":
-        """The run with this key, new or continued; with other params than it began with it would be another run."""
+        """The run with this key, new or continued; with other params than it began with it would
+        be another run."""
         if "'" in key:
             raise TrackingError("key", key, "must not hold a quote", "Use letters, digits, '/', '-' and '_'.")
         if self._client is None:
@@ -241,7 +248,8 @@ class Run:
             self._place.call(call, self.run_id)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """All in one call. MLflow's SQL store would change values that are not finite, so they are left out."""
+        """All in one call. MLflow's SQL store would change values that are not finite, so they
+        are left out."""
         if self._place is None:
             return
         from mlflow.entities import Metric
@@ -284,8 +292,9 @@ class Run:
         self._call(lambda client: client.log_inputs(self.run_id, inputs))
 
     def log_model(self, model: Any, tokenizer: Any, *, register: str = "") -> str:
-        """A transformers model with its tokenizer, for mlflow.transformers.load_model, and as a new version in the registry where a name
-        is given. Returns its address; empty where nothing is tracked."""
+        """A transformers model with its tokenizer, for mlflow.transformers.load_model, and as a
+        new version in the registry where a name is given. Returns its address; empty where
+        nothing is tracked."""
         if self._place is None:
             return ""
         import mlflow.transformers
@@ -297,7 +306,8 @@ class Run:
                 transformers_model={"model": model, "tokenizer": tokenizer},
                 path=str(folder),
                 task="text-generation",
-                # The model's folder holds the code that it needs; to infer requirements MLflow would run it in another process.
+                # The model's folder holds the code that it needs; to infer requirements MLflow
+                # would run it in another process.
                 pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "transformers", "safetensors")],
             )
             self._call(lambda client: client.log_artifacts(self.run_id, str(folder), MODEL_FOLDER))
@@ -319,7 +329,8 @@ class Run:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """CPU, memory, disk, network and GPUs of this machine every ten seconds, while the block runs: MLflow's system metrics."""
+        """CPU, memory, disk, network and GPUs of this machine every ten seconds, while the block
+        runs: MLflow's system metrics."""
         if self._place is None:
             yield
             return
@@ -330,7 +341,8 @@ class Run:
         try:
             yield
         finally:
-            # It may be waiting for a server that is gone, for which work that is done should not wait.
+            # It may be waiting for a server that is gone, for which work that is done should not
+            # wait.
             ending = threading.Thread(target=monitor.finish, name="system metrics end", daemon=True)
             ending.start()
             ending.join(timeout=PROBE_SECONDS)
@@ -351,7 +363,8 @@ def _kind_of(uri: str) -> str:
 
 
 def probe(uri: str) -> str:
-    """Write a run and delete it again; returns the server's version, empty if it does not tell (a database has none)."""
+    """Write a run and delete it again; returns the server's version, empty if it does not tell
+    (a database has none)."""
     tracker = Tracker(uri, PROBE_EXPERIMENT)
     with tracker.run("probe", name="probe") as run:
         run.log_metrics({"probe": 1.0})
@@ -375,7 +388,8 @@ def _version_of(server: str) -> str:
 
 
 def sqlite_uri(database: str) -> str:
-    """The address of a database file. SQLAlchemy, which opens it, ends a path at '?' and decodes it."""
+    """The address of a database file. SQLAlchemy, which opens it, ends a path at '?' and decodes
+    it."""
     return "sqlite:///" + database.replace("%", "%25").replace("?", "%3F")
 
 
@@ -385,7 +399,8 @@ def _for_mlflow(uri: str) -> str:
 
 
 def database_of(uri: str) -> Path:
-    """The file that a sqlite address names. Raises TrackingError where it names none, or another one for MLflow than for us."""
+    """The file that a sqlite address names. Raises TrackingError where it names none, or another
+    one for MLflow than for us."""
     database = Path(unquote(uri.removeprefix("sqlite:///")))
     if not uri.startswith("sqlite:///") or not database.is_absolute():
         remedy = "Write sqlite:////absolute/path/mlflow.db, with four slashes."
@@ -399,7 +414,8 @@ def database_of(uri: str) -> Path:
 
 @contextmanager
 def _locked(lock: Path) -> Iterator[None]:
-    """Alone among the processes that open a database. The file stays; a link or a pipe of this name is not followed."""
+    """Alone among the processes that open a database. The file stays; a link or a pipe of this
+    name is not followed."""
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -447,7 +463,8 @@ def _probe_server(uri: str) -> None:
 
 
 def _is_of_request(error: TrackingError) -> bool:
-    """Whether the server answered, and refused this very call; not that it is gone, overloaded, or does not accept who asks."""
+    """Whether the server answered, and refused this very call; not that it is gone, overloaded,
+    or does not accept who asks."""
     from mlflow.exceptions import MlflowException
 
     cause = error.__cause__

@@ -1,7 +1,8 @@
-"""Let one method learn a stream of facts; writes its scores and a patch that 'memlm apply' and 'memlm undo' take.
+"""Let one method learn a stream of facts; writes its scores and a patch that 'memlm apply' and
+'memlm undo' take.
 
-python pipelines/finetune.py [recipe] [--method NAME] [--field value ...]
-RAY_AUTH_MODE=token ray job submit --working-dir . -- python pipelines/finetune.py --storage s3://bucket/prefix
+python pipelines/finetune.py [recipe] [--method NAME] [--field value ...] RAY_AUTH_MODE=token ray
+job submit --working-dir . -- python pipelines/finetune.py --storage s3://bucket/prefix
 """
 
 from memlm.cli import main_of

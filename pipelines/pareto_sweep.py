@@ -1,8 +1,9 @@
-"""Sweep every method over its settings and seeds, and draw the learning-forgetting frontier. Makes whatever it needs first.
+"""Sweep every method over its settings and seeds, and draw the learning-forgetting frontier.
+Makes whatever it needs first.
 
-python pipelines/pareto_sweep.py [recipe] --dry-run
-python pipelines/pareto_sweep.py [recipe] [--sweep.methods sparse_memory lora full] [--field value ...]
-RAY_AUTH_MODE=token ray job submit --working-dir . -- python pipelines/pareto_sweep.py --storage s3://bucket/prefix
+python pipelines/pareto_sweep.py [recipe] --dry-run python pipelines/pareto_sweep.py [recipe]
+[--sweep.methods sparse_memory lora full] [--field value ...] RAY_AUTH_MODE=token ray job submit
+--working-dir . -- python pipelines/pareto_sweep.py --storage s3://bucket/prefix
 """
 
 from memlm.cli import job_of, launch, parse

@@ -21,7 +21,8 @@ PIPELINES = sorted(path.name for path in (ROOT / "pipelines").glob("*.py"))
 
 
 def refusal(capsys, *arguments: str) -> str:
-    """What a refused command line is told, on stderr alone, with the exit status of a usage error."""
+    """What a refused command line is told, on stderr alone, with the exit status of a usage
+    error."""
     with pytest.raises(SystemExit) as stopped:
         parse("what it does", arguments)
     printed = capsys.readouterr()
@@ -308,7 +309,8 @@ def test_the_memlm_command_says_what_is_missing(tmp_path):
     "given", ["--storage=~/runs", "--storage=~/x/../runs", "--storage=link/../runs", "--storage=here/../runs"]
 )
 def test_storage_is_one_path_whatever_it_looks_like(tmp_path, monkeypatch, given):
-    """No shell writes out the `~` of `--storage=~/runs`; behind a link `..` is the folder above the link's target."""
+    """No shell writes out the `~` of `--storage=~/runs`; behind a link `..` is the folder above
+    the link's target."""
     (tmp_path / "there" / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to("there/inner")
     monkeypatch.setenv("HOME", str(tmp_path))

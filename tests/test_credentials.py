@@ -1,4 +1,5 @@
-"""No address that is printed holds a password, and no credential with a line break reaches a client that would print it."""
+"""No address that is printed holds a password, and no credential with a line break reaches a
+client that would print it."""
 
 import os
 import pickle

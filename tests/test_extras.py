@@ -1,4 +1,5 @@
-"""The core works where nothing of the extras can be imported, and what needs an extra says which in one line."""
+"""The core works where nothing of the extras can be imported, and what needs an extra says which
+in one line."""
 
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""A folder or repository from outside is data: no call of memlm lets its code run, and weights come from safetensors alone."""
+"""A folder or repository from outside is data: no call of memlm lets its code run, and weights
+come from safetensors alone."""
 
 import ast
 import json

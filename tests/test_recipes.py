@@ -105,7 +105,8 @@ def test_what_a_rank_holds_of_paper_64m():
     )
     assert held.values == pool.weight.numel() * pool.weight.element_size() == 8 * 2**30
     assert held.moments == 16 * 2**30
-    # 256 blocks of 2,048 tokens read 4 * 32 slots each: 2^26 at most, which is all; 32 numbers of 4 bytes and a slot of 8.
+    # 256 blocks of 2,048 tokens read 4 * 32 slots each: 2^26 at most, which is all; 32 numbers
+    # of 4 bytes and a slot of 8.
     assert held.gradient == 2**26 * (32 * 4 + 8)
     assert held.accesses == 8 * 2048 * 32 * 128 * 12
     assert (

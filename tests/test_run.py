@@ -124,7 +124,8 @@ def make(uri: str, kind: str, config: dict, **inputs: str) -> str:
 
 
 def make_all(config: Config, *, without: str = "") -> None:
-    """Every artifact that the stages hand on, as that config asks for, up to the one to leave out."""
+    """Every artifact that the stages hand on, as that config asks for, up to the one to leave
+    out."""
     run = run_of(config)
     digests: dict[str, str] = {}
     for name, uri, kind, wanted, inputs in (
@@ -166,7 +167,8 @@ def test_what_is_there_is_handed_on(tmp_path, name):
     ],
 )
 def test_what_is_missing_is_named_with_a_command_that_works(tmp_path, name, file, arguments):
-    """What is named is a pipeline that exists, and its arguments parse to the same run but for what the pipeline has no use for."""
+    """What is named is a pipeline that exists, and its arguments parse to the same run but for
+    what the pipeline has no use for."""
     config = parse("", ["smoke", *arguments, "--storage", str(tmp_path)])
     make_all(config, without=name)
     with pytest.raises(RunError) as refused:

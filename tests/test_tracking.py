@@ -192,7 +192,8 @@ def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
 def test_a_server_that_goes_away_costs_a_forgiving_tracker_the_log_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A sqlite file that is taken away stands for it: MLflow reports both as errors of the server."""
+    """A sqlite file that is taken away stands for it: MLflow reports both as errors of the
+    server."""
     uri = f"sqlite:///{tmp_path}/deep/mlflow.db"
     strict, forgiving = Tracker(uri, "strict").run("k", name="a"), Tracker(uri, "x", forgiving=True)
     run = forgiving.run("k", name="a")
@@ -292,7 +293,8 @@ def test_a_long_run_is_measured(uri: str, query: Callable, monkeypatch: pytest.M
 
 
 def test_nothing_is_written_beside_the_database(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow makes mlflow.db or mlruns in the working directory when it is asked without a full address."""
+    """MLflow makes mlflow.db or mlruns in the working directory when it is asked without a full
+    address."""
     monkeypatch.chdir(tmp_path)
     Tracker(uri, "elsewhere").run("k", name="a").log_metrics({"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
@@ -431,7 +433,8 @@ def test_who_has_no_right_to_write_is_told_so(guarded: MLflow, monkeypatch: pyte
 
 
 def test_a_storage_folder_of_any_name_holds_its_own_database_and_nothing_appears_elsewhere(tmp_path: Path) -> None:
-    """SQLAlchemy ends a path at '?' and decodes %41; MLflow makes a folder of the address before it is decoded."""
+    """SQLAlchemy ends a path at '?' and decodes %41; MLflow makes a folder of the address before
+    it is decoded."""
     folder = tmp_path / "a?b%41 %#é=c"
     address = tracking_uri(parse("", ["smoke", "--storage", str(folder)]))
     with Tracker(address, "all").run("k", name="n") as run:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def load_spaces(methods: Sequence[str], scale: str) -> "list[MethodSpace]":
-    """The search spaces of these methods. Raises ValueError with the nearest known name for an unknown method or scale."""
+    """The search spaces of these methods. Raises ValueError with the nearest known name for an
+    unknown method or scale."""
 
     known = modules()
     for method in methods:

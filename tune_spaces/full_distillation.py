@@ -1,4 +1,5 @@
-"""Rival: full finetuning with the divergence from the original model on background text in the loss (Li and Hoiem 2016)."""
+"""Rival: full finetuning with the divergence from the original model on background text in the
+loss (Li and Hoiem 2016)."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import FullConfig, RehearsalConfig

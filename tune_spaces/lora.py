@@ -16,7 +16,8 @@ SPACES = {
         {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([3e-5, 6e-5, 1e-4, 2e-4])},
     ],
     "triviaqa": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([6e-5, 2e-4])}],
-    # Section 5: rank {32, 128, 256}, alpha {1/2, 1, 2, 4} x rank, lr {2e-4, 5e-5, 5e-6}; attention and feed-forward matrices.
+    # Section 5: rank {32, 128, 256}, alpha {1/2, 1, 2, 4} x rank, lr {2e-4, 5e-5, 5e-6};
+    # attention and feed-forward matrices.
     "paper": [
         {
             "rank": rank,

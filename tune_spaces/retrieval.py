@@ -1,4 +1,5 @@
-"""Rival: the frozen model with what BM25 finds among the learned statements before every question."""
+"""Rival: the frozen model with what BM25 finds among the learned statements before every
+question."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import RetrievalConfig

@@ -1,4 +1,5 @@
-"""Sparse memory finetuning on the memory model: learning rate by number of trainable slots t (Lin et al. 2025, figure 5)."""
+"""Sparse memory finetuning on the memory model: learning rate by number of trainable slots t
+(Lin et al. 2025, figure 5)."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig
@@ -6,7 +7,8 @@ from memlm.methods.config import SparseMemoryConfig
 BASE = SparseMemoryConfig()
 
 SPACES = {
-    # The rate depends on width and value scale, so the paper's is no guide here; the range brackets the best.
+    # The rate depends on width and value scale, so the paper's is no guide here; the range
+    # brackets the best.
     "laptop": [
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])},
         {"num_trainable_slots": 100, "optimizer.learning_rate": grid([5.0, 10.0])},

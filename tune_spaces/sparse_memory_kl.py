@@ -1,4 +1,5 @@
-"""Slots ranked by their part of the divergence of the batch's accesses from the background's (arXiv 2605.03229)."""
+"""Slots ranked by their part of the divergence of the batch's accesses from the background's
+(arXiv 2605.03229)."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig

@@ -1,11 +1,14 @@
-"""Do all workers of a cluster add up right, and fast enough? Run before a pretraining that is paid for by the hour.
+"""Do all workers of a cluster add up right, and fast enough? Run before a pretraining that is
+paid for by the hour.
 
 python infra/jobs/nccl_smoke.py --num-workers 4 --backend gloo --min-gigabytes-per-second 0.01     # on CPUs, to try it
 RAY_AUTH_MODE=token ray job submit --working-dir . -- python infra/jobs/nccl_smoke.py --num-workers 64                 # on GPUs
 
-A Ray Train job of the same shape as pretraining: each worker is a rank with a GPU of its own. All-reduces of growing size are checked
-number by number and timed by the slowest rank. The bus bandwidth, 2 (n - 1) / n x bytes / seconds, is what nccl-tests calls so: it does
-not depend on the number of ranks, so it can be held against the hardware. Ends with 1 if a sum is wrong or the bandwidth too low.
+A Ray Train job of the same shape as pretraining: each worker is a rank with a GPU of its own.
+All-reduces of growing size are checked number by number and timed by the slowest rank. The bus
+bandwidth, 2 (n - 1) / n x bytes / seconds, is what nccl-tests calls so: it does not depend on
+the number of ranks, so it can be held against the hardware. Ends with 1 if a sum is wrong or the
+bandwidth too low.
 """
 
 import argparse
@@ -33,7 +36,8 @@ SIZES = tuple(1 << power for power in (20, 24, 28, 30))
 CPU_SIZES = tuple(1 << power for power in (16, 20, 24))
 WARM_UP, REPEATS = 3, 10
 LEAST_SHARE = 0.5
-"""Of what the links can do by their data sheet. A ring that misses EFA, or one bad cable, stays far below it."""
+"""Of what the links can do by their data sheet. A ring that misses EFA, or one bad cable, stays
+far below it."""
 UNKNOWN_LEAST = 0.5
 """GB/s, for a GPU that memlm/preflight/cost/machines.py does not know."""
 START_SECONDS, STARTS_IN_VAIN = 300, 2
@@ -55,12 +59,14 @@ class Measured:
 
 
 def bus_bandwidth(num_bytes: int, seconds: float, num_ranks: int) -> float:
-    """Bytes per second that each rank's link carries in a ring: every byte but its own share goes round twice."""
+    """Bytes per second that each rank's link carries in a ring: every byte but its own share
+    goes round twice."""
     return 2 * (num_ranks - 1) / num_ranks * num_bytes / seconds
 
 
 def least_bandwidth(gpu_name: str, num_workers: int) -> float:
-    """GB/s below which something is wrong with this hardware. A node's network is shared by its GPUs' rings, so all of it counts."""
+    """GB/s below which something is wrong with this hardware. A node's network is shared by its
+    GPUs' rings, so all of it counts."""
     known = {
         "H100": "h100",
         "H200": "h200",
@@ -80,7 +86,8 @@ def least_bandwidth(gpu_name: str, num_workers: int) -> float:
 
 
 def measure(num_bytes: int, device: torch.device) -> Measured:
-    """All ranks must call it. Rank r brings r + 1 everywhere, so that a rank that is left out or counted twice changes the sum."""
+    """All ranks must call it. Rank r brings r + 1 everywhere, so that a rank that is left out or
+    counted twice changes the sum."""
     rank, num_ranks = dist.get_rank(), dist.get_world_size()
     ours = torch.full((num_bytes // 4,), float(rank + 1), dtype=torch.float32, device=device)
     total = ours.clone()
@@ -122,7 +129,8 @@ def _worker(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_config(folder: str) -> ray.train.RunConfig:
-    """Ray's own files lie where the cluster's roles may write and delete them, and are reached as all of ours are."""
+    """Ray's own files lie where the cluster's roles may write and delete them, and are reached
+    as all of ours are."""
     return ray.train.RunConfig(
         name=f"nccl-smoke-{time.time_ns()}",
         failure_config=ray.train.FailureConfig(controller_failure_limit=STARTS_IN_VAIN),

@@ -1,12 +1,14 @@
-"""Submit a pipeline to the Ray cluster whose `environment` command (terraform output) was run in this shell.
+"""Submit a pipeline to the Ray cluster whose `environment` command (terraform output) was run in
+this shell.
 
 python infra/jobs/submit.py PIPELINE [RECIPE] [--FIELD VALUE ...]
 python infra/jobs/submit.py --print PIPELINE [RECIPE] [--FIELD VALUE ...]       # only show the command
 
-Uploaded is what git tracks, as it lies in the checkout, less what .rayignore names: `git add` a file of your own that a job needs.
-The same work (code, pipeline, recipe and settings) has the same submission id. So giving it again follows the job that runs, says so if
-it is done, and resumes it if it failed or was stopped. What pretrains on more than one GPU begins only when the cluster has just
-passed infra/jobs/nccl_smoke.py.
+Uploaded is what git tracks, as it lies in the checkout, less what .rayignore names: `git add` a
+file of your own that a job needs. The same work (code, pipeline, recipe and settings) has the
+same submission id. So giving it again follows the job that runs, says so if it is done, and
+resumes it if it failed or was stopped. What pretrains on more than one GPU begins only when the
+cluster has just passed infra/jobs/nccl_smoke.py.
 """
 
 import hashlib
@@ -71,7 +73,8 @@ def git(*arguments: str) -> bytes:
 
 
 def code_digest() -> str:
-    """The digest of what is uploaded: the commit, and what differs from it in the files that git tracks."""
+    """The digest of what is uploaded: the commit, and what differs from it in the files that git
+    tracks."""
     return hashlib.sha256(git("rev-parse", "HEAD") + git("diff", "HEAD", "--binary")).hexdigest()
 
 
@@ -80,7 +83,8 @@ def names(listed: bytes) -> list[str]:
 
 
 def tracked_files() -> list[str]:
-    """What git tracks and the checkout has. A link counts only if it leads to another of these files."""
+    """What git tracks and the checkout has. A link counts only if it leads to another of these
+    files."""
     tracked = [name for name in names(git("ls-files", "-z")) if (ROOT / name).is_file()]
     inside = {(ROOT / name).absolute() for name in tracked if not (ROOT / name).is_symlink()}
     kept = [name for name in tracked if not (ROOT / name).is_symlink() or (ROOT / name).resolve() in inside]
@@ -115,7 +119,8 @@ def submit_command(identity: str, command: list[str], folder: str = ".") -> list
 
 
 def smoke_command(command: list[str]) -> list[str]:
-    """The gate of a pretraining; empty where there is nothing to gate. The number of workers may be the recipe's own."""
+    """The gate of a pretraining; empty where there is nothing to gate. The number of workers may
+    be the recipe's own."""
     config = parse("", command[2:])
     workers, gpu = config.cluster.num_workers, config.cluster.use_gpu
     if Path(command[1]).stem not in PRETRAINING or config.dry_run or workers < 2 or not gpu:
@@ -124,14 +129,16 @@ def smoke_command(command: list[str]) -> list[str]:
 
 
 def is_settled(identity: str) -> bool:
-    """Runs already or is done: then there is nothing to gate, and a gate would wait for the GPUs that the job holds."""
+    """Runs already or is done: then there is nothing to gate, and a gate would wait for the GPUs
+    that the job holds."""
     from ray.job_submission import JobStatus
 
     return known_jobs().get(identity) in (JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUCCEEDED)
 
 
 def known_jobs() -> dict[str, Any]:
-    """Each submission's status. Raises RunError, in one line, where the cluster does not answer or does not accept the token."""
+    """Each submission's status. Raises RunError, in one line, where the cluster does not answer
+    or does not accept the token."""
     from ray.job_submission import JobSubmissionClient  # slow, so only when the command line is in order
 
     from memlm.jobs.on_ray.cluster import joining
@@ -141,7 +148,8 @@ def known_jobs() -> dict[str, Any]:
 
 
 def run(identity: str, command: list[str], *, again: bool = False) -> int:
-    """Submit, follow or resume; with `again`, what has ended is done once more, however it ended. Returns the exit code."""
+    """Submit, follow or resume; with `again`, what has ended is done once more, however it
+    ended. Returns the exit code."""
     status = known_jobs().get(identity)
     from ray.job_submission import JobStatus, JobSubmissionClient
 

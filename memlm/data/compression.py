@@ -1,4 +1,5 @@
-"""The bytes of a file, plain or compressed, are read as a stream, in bounded memory, and never fewer than were written.
+"""The bytes of a file, plain or compressed, are read as a stream, in bounded memory, and never
+fewer than were written.
 
 What is cut off or damaged stops with place, cause and remedy, and so does a decompression bomb.
 """
@@ -15,7 +16,8 @@ import pyarrow as pa
 
 from memlm.data.file_kinds import ShardError, kind_of
 
-# DCLM's shards grow 3- to 4-fold, very regular text 50-fold; a bomb grows 1,000-fold (gzip) or 32,000-fold (zstd).
+# DCLM's shards grow 3- to 4-fold, very regular text 50-fold; a bomb grows 1,000-fold (gzip) or
+# 32,000-fold (zstd).
 MAX_RATIO = 128
 MAX_RATIO_FROM_BYTES = 256 * 2**20
 """What a small file may hold at least: it may repeat itself."""
@@ -23,7 +25,8 @@ MAX_HELD_FROM_BYTES = 32 * 2**20
 """The same for a file that is held in memory whole, as questions are."""
 MAX_SHARD_BYTES = 64 * 2**30
 MAX_WINDOW_BYTES = 2**27
-"""The largest window of a zstd frame: libzstd's own limit, since a reader takes as much memory as the window."""
+"""The largest window of a zstd frame: libzstd's own limit, since a reader takes as much memory
+as the window."""
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 """The first four bytes of a frame without content (RFC 8878, section 3.1.2)."""
@@ -32,7 +35,8 @@ DAMAGE = (OSError, EOFError, zlib.error)
 
 
 def open_bytes(path: str, name: str) -> io.BufferedIOBase:
-    """The file's bytes, decompressed as its name says. Raises ShardError; the stream raises DAMAGE."""
+    """The file's bytes, decompressed as its name says. Raises ShardError; the stream raises
+    DAMAGE."""
     source, kind = Path(path), kind_of(path)
     compression = kind.compression if kind else ""
     require_file(source, name)
@@ -49,7 +53,8 @@ def open_bytes(path: str, name: str) -> io.BufferedIOBase:
         return gzip.open(source, "rb")
     if start != ZSTD_MAGIC and int.from_bytes(start, "little") not in ZSTD_SKIPPABLE:
         _refuse_uncompressed(name, "zstd")
-    # Arrow's stream and not zstandard's, whose `stream_reader` ends a cut-off frame like a whole one, with no error.
+    # Arrow's stream and not zstandard's, whose `stream_reader` ends a cut-off frame like a whole
+    # one, with no error.
     return io.BufferedReader(pa.input_stream(str(source), compression="zstd"), buffer_size=2**20)
 
 
@@ -61,7 +66,8 @@ def require_file(path: Path, name: str) -> None:
 
 
 def refuse_damage(name: str, number: int, error: Exception) -> NoReturn:
-    """Raises ShardError for a compressed stream that stopped in line `number`, with the remedy that helps."""
+    """Raises ShardError for a compressed stream that stopped in line `number`, with the remedy
+    that helps."""
     if "too much memory" in str(error):
         raise ShardError(
             f"{name}:{number}: its zstd window is larger than {MAX_WINDOW_BYTES // 2**20} MiB, the most that is read here, since each "
@@ -73,7 +79,8 @@ def refuse_damage(name: str, number: int, error: Exception) -> NoReturn:
 
 
 def most_bytes(path: str, *, least: int = 0) -> float:
-    """What may come out of a compressed file of this size at most; infinite for a plain one. `least` of any, where it is given."""
+    """What may come out of a compressed file of this size at most; infinite for a plain one.
+    `least` of any, where it is given."""
     kind = kind_of(path)
     if not os.path.isfile(path) or not (kind and (kind.compression or kind.content == "parquet")):
         return math.inf

@@ -23,16 +23,19 @@ SECONDARY_MEASURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class FieldsConfig:
-    """Where the layout `fields` finds the parts of a record: each a dotted path, such as answer.value."""
+    """Where the layout `fields` finds the parts of a record: each a dotted path, such as
+    answer.value."""
 
     id: str = ""
-    """Empty to number the records by line. Ids are taken whole; see merge_numbered for questions about one fact."""
+    """Empty to number the records by line. Ids are taken whole; see merge_numbered for questions
+    about one fact."""
     question: str = "question"
     """The question; where `choices` is set, the text that they continue."""
     answers: tuple[str, ...] = ("answer",)
     """Fields that hold an answer or a list of them; the preferred answer first."""
     answer_separator: str = ""
-    """What stands between answers that are written as one text; 'json' for a JSON list as text; empty if a text is one answer."""
+    """What stands between answers that are written as one text; 'json' for a JSON list as text;
+    empty if a text is one answer."""
     relation: str = ""
     solution: str = ""
     choices: str = ""
@@ -52,17 +55,20 @@ class QuestionSetConfig:
     """One set of questions, and which of them are taken."""
 
     path: str
-    """A path, which may name an environment variable; {world} stands for the generated world. Or s3://bucket/key, or a data set on
-    the hub as hf://owner/name[/config][:split]@commit. Files are JSON lines or a JSON list (plain, .zst or .gz), .csv or .parquet."""
+    """A path, which may name an environment variable; {world} stands for the generated world. Or
+    s3://bucket/key, or a data set on the hub as hf://owner/name[/config][:split]@commit. Files
+    are JSON lines or a JSON list (plain, .zst or .gz), .csv or .parquet."""
     layout: str = "triviaqa"
     """triviaqa, nq_open, entityquestions, gsm8k, hellaswag, simpleqa, or fields for any other."""
     fields: FieldsConfig = FieldsConfig()
     """Of the layout `fields`."""
     merge_numbered: bool = False
-    """Whether ids that differ in nothing but a number after '#' (`capital#0`, `capital#1`) are wordings of one question, whose score
-    is their mean. The generated world's files are made so; a file of statements says by its own ids which questions ask for a fact."""
+    """Whether ids that differ in nothing but a number after '#' (`capital#0`, `capital#1`) are
+    wordings of one question, whose score is their mean. The generated world's files are made so;
+    a file of statements says by its own ids which questions ask for a fact."""
     max_malformed_share: float = 0.0
-    """Share of records that may be left out because they do not fit the layout; at 0 the first is an error."""
+    """Share of records that may be left out because they do not fit the layout; at 0 the first
+    is an error."""
     max_answer_words: int = 100
     """A record with a longer answer does not fit."""
     num_questions: int = 0
@@ -70,7 +76,8 @@ class QuestionSetConfig:
     skip: int = 0
     """How many of the first ones are left out: two sets from one file need not share a question."""
     shuffle: bool = False
-    """Take them in a random order, always the same, instead of the file's: for a file that is sorted. Two sets from one file agree on it."""
+    """Take them in a random order, always the same, instead of the file's: for a file that is
+    sorted. Two sets from one file agree on it."""
 
     def __post_init__(self) -> None:
         if self.num_questions < 0:
@@ -92,20 +99,22 @@ class FactsConfig(QuestionSetConfig):
     """The facts to learn: questions with answers, and how they are stated."""
 
     statements: str = ""
-    """A file of statements per fact; without one, the questions are put into statements by templates."""
+    """A file of statements per fact; without one, the questions are put into statements by
+    templates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig(QuestionSetConfig):
-    """Facts mixed into the training text, each stated in several wordings and asked in several: what there is to know, and a way from
-    statement to question."""
+    """Facts mixed into the training text, each stated in several wordings and asked in several:
+    what there is to know, and a way from statement to question."""
 
     exposures: int = 30
     """Documents per fact; each is one statement, or one question with its answer."""
     question_share: float = 0.3
     """Share of them that are questions."""
     num_reserved: int = 0
-    """How many of the first facts are never asked in the file's own wording, so that a held-out set of them asks in words not trained on."""
+    """How many of the first facts are never asked in the file's own wording, so that a held-out
+    set of them asks in words not trained on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,10 +132,11 @@ class HeldOutConfig(QuestionSetConfig):
 
     name: str
     task: str = ""
-    """How they are asked and scored: triviaqa, nq_open, entityquestions, simpleqa, gsm8k, hellaswag; questions or multiple_choice for
-    any other. Empty for the layout's own."""
+    """How they are asked and scored: triviaqa, nq_open, entityquestions, simpleqa, gsm8k,
+    hellaswag; questions or multiple_choice for any other. Empty for the layout's own."""
     num_examples: int = -1
-    """Solved questions shown before each that is asked: the last of the set, which are then not asked; -1 for the task's own number."""
+    """Solved questions shown before each that is asked: the last of the set, which are then not
+    asked; -1 for the task's own number."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,13 +152,15 @@ class CorpusConfig:
     """Text in DCLM's layout, and how it becomes blocks of tokens."""
 
     path: str = "{world}/corpus"
-    """A folder of shards of JSON lines (plain, .zst, .zstd or .gz) or Parquet, which may name an environment variable; or s3://bucket/prefix, or
-    hf://datasets/owner/name@commit[/folder]. What lies in a store is listed once, and a shard at a time is brought to each node."""
+    """A folder of shards of JSON lines (plain, .zst, .zstd or .gz) or Parquet, which may name an
+    environment variable; or s3://bucket/prefix, or hf://datasets/owner/name@commit[/folder].
+    What lies in a store is listed once, and a shard at a time is brought to each node."""
     validation_path: str = "{world}/validation"
     """Text never trained on; empty to set aside the last shard of the corpus."""
     text_field: str = "text"
     fraction: float = 1.0
-    """Of the training shards. Which ones is a pure function of sample_seed and their names: a larger fraction contains a smaller one."""
+    """Of the training shards. Which ones is a pure function of sample_seed and their names: a
+    larger fraction contains a smaller one."""
     sample_seed: int = 0
     """Of the fraction."""
     max_shards: int = 0
@@ -156,16 +168,20 @@ class CorpusConfig:
     max_validation_shards: int = 0
     """At most how many shards of validation_path, from the first on; 0 for all."""
     max_malformed_share: float = 0.001
-    """Of a shard's lines, may be left out because they cannot be read; beyond it the shard is one to quarantine. Each is counted by its
-    reason in the corpus's accounting.json; at 0 the first is one too many."""
+    """Of a shard's lines, may be left out because they cannot be read; beyond it the shard is
+    one to quarantine. Each is counted by its reason in the corpus's accounting.json; at 0 the
+    first is one too many."""
     max_quarantined_share: float = 0.0
-    """Of the shards, may be left out whole: cut off, damaged, a decompression bomb, without documents, with more malformed lines than
-    max_malformed_share, or one whose workers died; beyond it the corpus is refused. Each is named in accounting.json; at 0 the first
-    is an error."""
+    """Of the shards, may be left out whole: cut off, damaged, a decompression bomb, without
+    documents, with more malformed lines than max_malformed_share, or one whose workers died;
+    beyond it the corpus is refused. Each is named in accounting.json; at 0 the first is an
+    error."""
     max_attempts: int = 3
-    """Workers that a shard may kill before it is put in quarantine and not tried again. A driver that dies counts for none."""
+    """Workers that a shard may kill before it is put in quarantine and not tried again. A driver
+    that dies counts for none."""
     tokenizer: str = ""
-    """A Hugging Face tokenizer by name or path; empty to train a byte-level BPE on the first shard."""
+    """A Hugging Face tokenizer by name or path; empty to train a byte-level BPE on the first
+    shard."""
     vocab_size: int = 1024
     """Of the tokenizer that is trained."""
     tokenizer_documents: int = 5000
@@ -197,11 +213,12 @@ class CorpusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentsConfig:
-    """Documents to learn, chunk by chunk, each in many augmentations (Lin et al. 2025, section 5.2)."""
+    """Documents to learn, chunk by chunk, each in many augmentations (Lin et al. 2025, section
+    5.2)."""
 
     path: str
-    """A file (.jsonl, .jsonl.zst, .json, .csv, .parquet), s3:// object or hub data set with id, title and text; it may name an environment
-    variable."""
+    """A file (.jsonl, .jsonl.zst, .json, .csv, .parquet), s3:// object or hub data set with id,
+    title and text; it may name an environment variable."""
     questions: str
     """Questions about them, with id, question, answer and doc_ids, from the same kinds of place."""
     num_documents: int = 0
@@ -209,22 +226,25 @@ class DocumentsConfig:
     answered_only: bool = True
     """Leave out questions whose answer stands in none of their documents."""
     answering_chunks_only: bool = False
-    """Learn only the chunks that answer a question, of documents that are too long to learn whole on a small machine."""
+    """Learn only the chunks that answer a question, of documents that are too long to learn
+    whole on a small machine."""
     chunk_tokens: int = 256
     """Of the longest chunk. A paragraph that is longer is cut at its sentences."""
     min_chunk_tokens: int = 32
     """A paragraph that is shorter, most often a heading, stands with the next one."""
     augmenter: Literal["rules", "general", "trivia"] = "rules"
-    """How a chunk is said in other ways: by rules, with no model; or by the writer with Active Reading, whose strategies are asked for
-    in general or for a quiz on facts."""
+    """How a chunk is said in other ways: by rules, with no model; or by the writer with Active
+    Reading, whose strategies are asked for in general or for a quiz on facts."""
     num_augmentations: int = 64
     """Different texts per chunk."""
     max_augmentation_tokens: int = 511
-    """Of the longest text; one that is longer ends with the last sentence that fits. A stream needs one token more, for the end."""
+    """Of the longest text; one that is longer ends with the last sentence that fits. A stream
+    needs one token more, for the end."""
     max_rounds: int = 3
     """Times that the writer is asked for the texts that a chunk is short of."""
     max_failed_share: float = 0.05
-    """Of the chunks, may be left out because the writer gave no text for them; beyond it the documents are refused."""
+    """Of the chunks, may be left out because the writer gave no text for them; beyond it the
+    documents are refused."""
     seed: int = 0
     """Of the rules."""
 
@@ -258,7 +278,8 @@ class QuestionsConfig:
     documents: DocumentsConfig | None = None
     """Documents to learn instead of the facts; none for the facts."""
     remove_overlap: bool = False
-    """Leave out facts whose question a held-out set or the training mixture asks too. Overlaps are reported in any case."""
+    """Leave out facts whose question a held-out set or the training mixture asks too. Overlaps
+    are reported in any case."""
 
     def __post_init__(self) -> None:
         names = [held_out.name for held_out in self.held_out]
@@ -283,7 +304,8 @@ class WordingsConfig:
     num_wordings: int = 8
     """Statements per fact."""
     max_rounds: int = 3
-    """Times that the model is asked for the wordings that did not pass: those without the answer, with the question, or said before."""
+    """Times that the model is asked for the wordings that did not pass: those without the
+    answer, with the question, or said before."""
     max_failed_share: float = 0.05
     """Of the facts, may stay with fewer wordings than asked for; beyond it the file is refused."""
 

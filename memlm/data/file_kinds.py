@@ -1,4 +1,5 @@
-"""The kind of a file, by its name: what holds JSON lines, JSON, CSV or Parquet, and how it is compressed; upper case is read alike."""
+"""The kind of a file, by its name: what holds JSON lines, JSON, CSV or Parquet, and how it is
+compressed; upper case is read alike."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,7 +16,8 @@ CONTENTS: dict[str, Content] = {
     ".parquet": "parquet",
 }
 COMPRESSIONS: dict[str, Compression] = {".zst": "zstd", ".zstd": "zstd", ".gz": "gzip"}
-"""DCLM's copy on the hub ends in .zst, its copy on S3 in .zstd; C4's and Dolma's shards end in .json.gz."""
+"""DCLM's copy on the hub ends in .zst, its copy on S3 in .zstd; C4's and Dolma's shards end in
+.json.gz."""
 SHARD_SUFFIXES = ".jsonl, .ndjson (plain, .zst, .zstd or .gz), .json.zst, .json.gz or .parquet"
 QUESTION_SUFFIXES = ".jsonl, .ndjson, .json (plain, .zst, .zstd or .gz), .csv or .parquet"
 TEXT_SUFFIXES = (".md", ".markdown", ".txt")
@@ -36,7 +38,8 @@ SYSTEM_FOLDERS = frozenset(
         "lost+found",
     ]
 )
-"""What systems and writers of tables put next to data, with files in them that look like data; in lower case, though they differ in it."""
+"""What systems and writers of tables put next to data, with files in them that look like data;
+in lower case, though they differ in it."""
 
 
 class ShardError(ValueError):
@@ -66,7 +69,8 @@ def is_text(name: str) -> bool:
 
 
 def is_shard(name: str) -> bool:
-    """Whether it is read as a part of a corpus. Plain .json next to shards describes them, most often; compressed it holds lines."""
+    """Whether it is read as a part of a corpus. Plain .json next to shards describes them, most
+    often; compressed it holds lines."""
     kind = kind_of(name)
     return kind is not None and (
         kind.content in ("lines", "parquet") or (kind.content == "json" and bool(kind.compression))
@@ -74,7 +78,8 @@ def is_shard(name: str) -> bool:
 
 
 def hidden_part(name: str) -> str:
-    """The part of a relative name up to the first component that is hidden or a system's; empty if none is."""
+    """The part of a relative name up to the first component that is hidden or a system's; empty
+    if none is."""
     path = PurePosixPath(name)
     for depth, part in enumerate(path.parts, start=1):
         if part.startswith((".", "~$")) or part.lower() in SYSTEM_FOLDERS:

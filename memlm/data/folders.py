@@ -1,6 +1,8 @@
-"""The files of a folder, or of a store's listing, that are wanted, and what is left out: every name is one or the other, and nothing is silent.
+"""The files of a folder, or of a store's listing, that are wanted, and what is left out: every
+name is one or the other, and nothing is silent.
 
-Links are followed, each real file and folder once: what has its own name there goes by that name, and a link that leads back is left out.
+Links are followed, each real file and folder once: what has its own name there goes by that
+name, and a link that leads back is left out.
 """
 
 import heapq
@@ -32,9 +34,11 @@ class LeftOut:
 
 
 def list_shards(path: str, *, report: Report) -> list[str]:
-    """All shard files at or under a local path, sorted by path so that every machine sees the same order.
+    """All shard files at or under a local path, sorted by path so that every machine sees the
+    same order.
 
-    `report` is told what is left out. Raises ShardError if there is no shard, or a folder that may not be listed.
+    `report` is told what is left out. Raises ShardError if there is no shard, or a folder that
+    may not be listed.
     """
     if "://" in path:
         raise ShardError(f"{path}: a remote address where a local path is needed. Open it through storage first.")
@@ -52,7 +56,8 @@ def list_shards(path: str, *, report: Report) -> list[str]:
 
 
 def split_names(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
-    """The shards among the files of a store, and what is left out. Names that end in a slash stand for folders there, and hold nothing."""
+    """The shards among the files of a store, and what is left out. Names that end in a slash
+    stand for folders there, and hold nothing."""
     shards, left_out = [], dict[LeftOut, None]()
     for name in names:
         if hidden := hidden_part(name):
@@ -89,7 +94,8 @@ def tell(left_out: Sequence[LeftOut]) -> Iterator[str]:
 
 
 def list_files(root: Path, is_wanted: Callable[[str], bool]) -> tuple[list[Path], list[LeftOut]]:
-    """The files at any depth whose names are wanted, in no order, and what is left out. Raises ShardError for a folder that may not be listed.
+    """The files at any depth whose names are wanted, in no order, and what is left out. Raises
+    ShardError for a folder that may not be listed.
 
     Folders before links, so that what lies there itself is found under its own name.
     """

@@ -1,10 +1,12 @@
-"""Which files does a data set on the Hugging Face hub hold at one commit, and how do they come here?
+"""Which files does a data set on the Hugging Face hub hold at one commit, and how do they come
+here?
 
     hf://datasets/owner/name@commit[/folder]       files, as in huggingface_hub's own file system
 
-A commit is named and never a branch, so that a later run reads the same bytes. HF_ENDPOINT names another server that speaks
-the hub's interface; a token, where one is needed, comes from the hub client's own places. A server that is busy or silent is asked
-again as patiently as a store is (storage/retries.py); a body that was cut is gone on with.
+A commit is named and never a branch, so that a later run reads the same bytes. HF_ENDPOINT names
+another server that speaks the hub's interface; a token, where one is needed, comes from the hub
+client's own places. A server that is busy or silent is asked again as patiently as a store is
+(storage/retries.py); a body that was cut is gone on with.
 """
 
 import hashlib
@@ -26,7 +28,8 @@ HUB = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_TIMEOUT_SECONDS = 10
 ATTEMPTS_TO_REACH = 3
-"""For the first question alone, and one if nobody answers in time: who has no network waits for seconds, not for minutes."""
+"""For the first question alone, and one if nobody answers in time: who has no network waits for
+seconds, not for minutes."""
 BUSY = (408, 425, 429)
 """Answers that mean: later. So does every one from 500 on."""
 FILES_FORM = "hf://datasets/owner/name@commit[/folder]"
@@ -59,7 +62,8 @@ class _Place:
 
 
 def list_files(uri: str) -> list[HubFile]:
-    """All files below an address, in any order. Raises HubError for one without a commit, and where the hub does not answer."""
+    """All files below an address, in any order. Raises HubError for one without a commit, and
+    where the hub does not answer."""
     place = _parse(uri)
     tidy(*HUB_TOKENS)
     # A second of imports that nothing but the hub needs.
@@ -97,7 +101,8 @@ def list_files(uri: str) -> list[HubFile]:
 
 @contextmanager
 def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
-    """One file of an address, as a temporary copy whose content was checked. Raises HubError if it is not that content."""
+    """One file of an address, as a temporary copy whose content was checked. Raises HubError if
+    it is not that content."""
     place = _parse(uri)
     tidy(*HUB_TOKENS)
     from huggingface_hub import hf_hub_download
@@ -135,7 +140,8 @@ def _asked(question: Callable[[], T]) -> T:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """By the status of the answer, where there was one. Large files come through hf_xet, which tells what went wrong in words alone."""
+    """By the status of the answer, where there was one. Large files come through hf_xet, which
+    tells what went wrong in words alone."""
     import httpx2  # the hub client's own
 
     status = getattr(getattr(error, "response", None), "status_code", None)

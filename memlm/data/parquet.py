@@ -1,6 +1,8 @@
-"""The rows of a Parquet file are read in bounded memory: one column of text for a corpus, or whole records for questions.
+"""The rows of a Parquet file are read in bounded memory: one column of text for a corpus, or
+whole records for questions.
 
-Text is read as dictionaries, in which a value that repeats is held once: a page of a few bytes cannot fill the memory.
+Text is read as dictionaries, in which a value that repeats is held once: a page of a few bytes
+cannot fill the memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +31,8 @@ class NoSuchColumn(KeyError):
 
 
 def column_values(path: str, name: str, column: str) -> Iterator[Any]:
-    """The values of one column that holds no structs or lists, row by row; text as bytes, which may not be UTF-8 whatever the schema says.
+    """The values of one column that holds no structs or lists, row by row; text as bytes, which
+    may not be UTF-8 whatever the schema says.
 
     Raises ShardError; NoSuchColumn, with the columns that there are.
     """
@@ -71,7 +74,8 @@ def rows(path: str, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _as_written(value: float | None, kind: pa.DataType) -> float | None:
-    """A number of 32 or 16 bits by the fewest digits that name it: 3.14, and not 3.140000104904175."""
+    """A number of 32 or 16 bits by the fewest digits that name it: 3.14, and not
+    3.140000104904175."""
     return None if value is None else float(str(kind.to_pandas_dtype()(value)))
 
 
@@ -110,7 +114,8 @@ def _open(path: str, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
 
 
 def _require_no_bomb_by_pages(file: pq.ParquetFile, name: str, most: float) -> None:
-    """By what the file says of its pages: of all its columns, since asking for one aborts the process where its statistics are damaged."""
+    """By what the file says of its pages: of all its columns, since asking for one aborts the
+    process where its statistics are damaged."""
     groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
     require_no_bomb(name, 1, sum(max(group.total_byte_size, 4 * group.num_rows) for group in groups), most)
 

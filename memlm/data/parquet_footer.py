@@ -1,8 +1,9 @@
-"""How many values a Parquet file says that its columns hold. Read from its footer here, since pyarrow aborts the process where the
-statistics of a column are damaged.
+"""How many values a Parquet file says that its columns hold. Read from its footer here, since
+pyarrow aborts the process where the statistics of a column are damaged.
 
-A footer is one struct in Thrift's compact protocol. Sources: https://github.com/apache/parquet-format (parquet.thrift) and
-https://github.com/apache/thrift (doc/specs/thrift-compact-protocol.md).
+A footer is one struct in Thrift's compact protocol. Sources:
+https://github.com/apache/parquet-format (parquet.thrift) and https://github.com/apache/thrift
+(doc/specs/thrift-compact-protocol.md).
 """
 
 from pathlib import Path
@@ -15,7 +16,8 @@ TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range
 
 
 def count_values(path: Path) -> int:
-    """The values of all columns together; each element of a list is one. Raises ValueError or IndexError where this is no footer."""
+    """The values of all columns together; each element of a list is one. Raises ValueError or
+    IndexError where this is no footer."""
     with path.open("rb") as file:
         file.seek(-8, 2)
         size, magic = int.from_bytes(file.read(4), "little"), file.read(4)

@@ -1,4 +1,5 @@
-"""Which tokenizer turns text into ids? One trained on a sample of the corpus, or any from the Hugging Face hub.
+"""Which tokenizer turns text into ids? One trained on a sample of the corpus, or any from the
+Hugging Face hub.
 
 Made once by `prepare_corpus`, stored beside the blocks, and read by every later stage.
 """
@@ -22,13 +23,15 @@ BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 HUB_TIMEOUT_SECONDS = 10
 MIN_VOCAB_SIZE = 256 + 3  # every byte, and the special tokens
 MAX_UNUSED_IDS = 1000
-"""The most that a small vocabulary may leave unused; a large one may leave as many ids unused as it has tokens. A model has a row for each."""
+"""The most that a small vocabulary may leave unused; a large one may leave as many ids unused as
+it has tokens. A model has a row for each."""
 
 OF_LOADING = (
     *("local_files_only", "is_local", "trust_remote_code", "auto_map", "token", "cache_dir"),
     *("proxies", "force_download", "resume_download", "revision", "subfolder", "_commit_hash", "_from_auto"),
 )
-"""Settings that say how a tokenizer was loaded, by whom and with which code, and not what it is. A folder may have kept them."""
+"""Settings that say how a tokenizer was loaded, by whom and with which code, and not what it is.
+A folder may have kept them."""
 _ANY_TEXT = "A line of text, in 1984.\n"
 
 
@@ -39,9 +42,10 @@ class TokenizerError(PublicError):
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on the texts; the same texts give the same tokenizer.
 
-    Every string can be encoded and comes back unchanged. Each digit is a token of its own, so numbers are spelled alike
-    wherever they stand and arithmetic can be learned. Encoding adds no special token: packing and the streams place
-    them. A small corpus may hold fewer merges than asked for, so size a model by `len(tokenizer)`.
+    Every string can be encoded and comes back unchanged. Each digit is a token of its own, so
+    numbers are spelled alike wherever they stand and arithmetic can be learned. Encoding adds no
+    special token: packing and the streams place them. A small corpus may hold fewer merges than
+    asked for, so size a model by `len(tokenizer)`.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise TokenizerError(
@@ -71,10 +75,12 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a local folder or by its hub id, ready for a model of `len(tokenizer)` rows.
+    """Load a tokenizer from a local folder or by its hub id, ready for a model of
+    `len(tokenizer)` rows.
 
-    Every id is below that length: ids that the vocabulary leaves out get placeholders. The pad token stands for nothing else: where it
-    is missing, a letter or another special token, such as the end of text, a new one is added, which makes the length one larger.
+    Every id is below that length: ids that the vocabulary leaves out get placeholders. The pad
+    token stands for nothing else: where it is missing, a letter or another special token, such
+    as the end of text, a new one is added, which makes the length one larger.
     """
     if name_or_path.startswith((".", "/", "~")) and not Path(name_or_path).is_dir():
         raise TokenizerError(
@@ -97,9 +103,11 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def _fill_gaps(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give each id that the vocabulary leaves out a placeholder, which no text contains, so that no added token takes an id in use.
+    """Give each id that the vocabulary leaves out a placeholder, which no text contains, so that
+    no added token takes an id in use.
 
-    Raises TokenizerError where two tokens share an id, or where far more ids than tokens would size a model.
+    Raises TokenizerError where two tokens share an id, or where far more ids than tokens would
+    size a model.
     """
     vocabulary = tokenizer.get_vocab()
     used, size = set(vocabulary.values()), max(vocabulary.values(), default=-1) + 1
@@ -125,7 +133,8 @@ def _fill_gaps(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int | None = None) -> None:
-    """Write it as it is, with its chat template where it has one, and without what says only how it was loaded here.
+    """Write it as it is, with its chat template where it has one, and without what says only how
+    it was loaded here.
 
     `max_length` is the most tokens that the model saved with it takes.
     """
@@ -159,7 +168,8 @@ def _from_folder_cache_or_hub(name_or_path: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError):
         if Path(name_or_path).is_dir():
             raise
-        # One question first, answered at once: the download itself retries for most of a minute without a network.
+        # One question first, answered at once: the download itself retries for most of a minute
+        # without a network.
         tidy(*HUB_TOKENS)
         HfApi().model_info(name_or_path, timeout=HUB_TIMEOUT_SECONDS)
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)

@@ -1,5 +1,6 @@
-"""How well a model does: generated answers, likelihood of held-out text, and the skill it should keep.
+"""How well a model does: generated answers, likelihood of held-out text, and the skill it should
+keep.
 
-Every score is one number per question or block, so that the frontier can resample them; changes are always relative to
-the model's own start.
+Every score is one number per question or block, so that the frontier can resample them; changes
+are always relative to the model's own start.
 """

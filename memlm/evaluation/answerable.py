@@ -1,4 +1,5 @@
-"""Whether an answer that counts can be given at all: for each question why none can, as it is asked and scored."""
+"""Whether an answer that counts can be given at all: for each question why none can, as it is
+asked and scored."""
 
 from collections.abc import Sequence
 
@@ -18,7 +19,8 @@ SHOWN = 20
 def flaws_of_answers(
     tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig, asked: Sequence[Question], *, normalize: Normalize
 ) -> list[str]:
-    """One entry a question, empty where an answer fits: on one line, and within max_new_tokens as written or normalised."""
+    """One entry a question, empty where an answer fits: on one line, and within max_new_tokens
+    as written or normalised."""
     flaws = []
     for question in asked:
         lines = [answer for answer in map(str.strip, question.answers) if END_OF_LINE not in answer]
@@ -44,7 +46,8 @@ def flaws_of_answers(
 def flaws_of_solutions(
     tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig, asked: Sequence[Question]
 ) -> list[str]:
-    """One entry a problem, empty where its solution ends in the number that counts, and where no solutions are written."""
+    """One entry a problem, empty where its solution ends in the number that counts, and where no
+    solutions are written."""
     if not config.max_solution_tokens:
         return [""] * len(asked)
     ends = [(problem.answers[0], final_number(problem.solution)) for problem in asked]
@@ -56,7 +59,8 @@ def flaws_of_solutions(
 def flaws_of_choices(
     tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig, asked: Sequence[MultipleChoice]
 ) -> list[str]:
-    """One entry a record, empty where the right choice can be the likeliest: of equal ones the first counts."""
+    """One entry a record, empty where the right choice can be the likeliest: of equal ones the
+    first counts."""
     return [
         "has the right choice a second time, before it" if each.choices[each.gold] in each.choices[: each.gold] else ""
         for each in asked
@@ -64,7 +68,8 @@ def flaws_of_choices(
 
 
 def told(name: str, asked: Sequence[Record], flaws: Sequence[str]) -> str:
-    """One message that counts the questions that cannot be answered right, and names the first; empty if there is none."""
+    """One message that counts the questions that cannot be answered right, and names the first;
+    empty if there is none."""
     named = [f"{record.id!r} {flaw}" for record, flaw in zip(asked, flaws, strict=True) if flaw]
     if not named:
         return ""

@@ -1,8 +1,10 @@
-"""Is a generated answer right? Normalised exact match and F1, the measures of TriviaQA and NaturalQuestions scores.
+"""Is a generated answer right? Normalised exact match and F1, the measures of TriviaQA and
+NaturalQuestions scores.
 
-Each set's own scorer normalises in its own way, and so does its task here. Sources of the definitions: SQuAD's scorer
-(https://github.com/rajpurkar/SQuAD-explorer, evaluate-2.0.py), TriviaQA's (https://github.com/mandarjoshi90/triviaqa,
-evaluation/triviaqa_evaluation.py) and NQ-open's (https://github.com/google-research-datasets/natural-questions, nq_open).
+Each set's own scorer normalises in its own way, and so does its task here. Sources of the
+definitions: SQuAD's scorer (https://github.com/rajpurkar/SQuAD-explorer, evaluate-2.0.py),
+TriviaQA's (https://github.com/mandarjoshi90/triviaqa, evaluation/triviaqa_evaluation.py) and
+NQ-open's (https://github.com/google-research-datasets/natural-questions, nq_open).
 """
 
 import re
@@ -21,46 +23,55 @@ Normalize = Callable[[str], str]
 
 
 def normalize(text: str) -> str:
-    """Lower case, without ASCII punctuation, articles and surplus white space: SQuAD's rule, and that of sets without one."""
+    """Lower case, without ASCII punctuation, articles and surplus white space: SQuAD's rule, and
+    that of sets without one."""
     return _without_articles(text.lower().translate(WITHOUT_PUNCTUATION))
 
 
 def normalize_triviaqa(text: str) -> str:
-    """As SQuAD's, but with a space where that deletes ("U.S." is "u s" here), and the quotes ‘ ’ ´ are punctuation too."""
+    """As SQuAD's, but with a space where that deletes ("U.S." is "u s" here), and the quotes ‘ ’
+    ´ are punctuation too."""
     return _without_articles(text.lower().translate(SPACE_FOR_PUNCTUATION))
 
 
 def normalize_nq_open(text: str) -> str:
-    """As SQuAD's, but letters and their accents are taken apart first, so that both ways to write é are one."""
+    """As SQuAD's, but letters and their accents are taken apart first, so that both ways to
+    write é are one."""
     return normalize(unicodedata.normalize("NFD", text))
 
 
 def comparable(text: str, normalize: Normalize = normalize) -> str:
-    """The text normalised; where nothing is left ("The The", "A", "!?"), with its articles, or as it is written.
+    """The text normalised; where nothing is left ("The The", "A", "!?"), with its articles, or
+    as it is written.
 
-    The sets' own scorers compare empty texts there, so that an empty answer is right. Empty for blank text alone.
+    The sets' own scorers compare empty texts there, so that an empty answer is right. Empty for
+    blank text alone.
     """
     return normalize(text) or " ".join(text.lower().translate(WITHOUT_PUNCTUATION).split()) or text.strip()
 
 
 def exact_match(prediction: str, answers: Sequence[str], normalize: Normalize = normalize) -> float:
-    """1 if the prediction equals one of the answers after normalisation, else 0; a blank prediction is never right."""
+    """1 if the prediction equals one of the answers after normalisation, else 0; a blank
+    prediction is never right."""
     _require_answers(answers)
     predicted = comparable(prediction, normalize)
     return float(bool(predicted) and any(predicted == comparable(answer, normalize) for answer in answers))
 
 
 def f1(prediction: str, answers: Sequence[str], normalize: Normalize = normalize) -> float:
-    """The harmonic mean of word precision and recall, words counted with repeats, for the answer that suits best."""
+    """The harmonic mean of word precision and recall, words counted with repeats, for the answer
+    that suits best."""
     _require_answers(answers)
     predicted = comparable(prediction, normalize).split()
     return max(_f1(predicted, comparable(answer, normalize).split()) for answer in answers)
 
 
 def constant_answer_chance(questions: Iterable[Question], normalize: Normalize = normalize) -> float:
-    """The exact match of always giving one answer, the best one for each relation (for all where there are none).
+    """The exact match of always giving one answer, the best one for each relation (for all where
+    there are none).
 
-    This is what a model scores that knows which answers are frequent, and no fact: the level that forgetting falls to.
+    This is what a model scores that knows which answers are frequent, and no fact: the level
+    that forgetting falls to.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     num_questions = 0

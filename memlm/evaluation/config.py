@@ -8,7 +8,8 @@ class EvaluationConfig:
     max_new_tokens: int = 10
     """Longest answer, in tokens."""
     max_solution_tokens: int = 256
-    """Longest worked solution of GSM8K's problems; 0 scores the likelihood of the set's solutions alone and writes none."""
+    """Longest worked solution of GSM8K's problems; 0 scores the likelihood of the set's
+    solutions alone and writes none."""
     batch_size: int = 128
     """Prompts answered, or blocks scored, at once."""
     num_text_blocks: int = 64

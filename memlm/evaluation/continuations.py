@@ -1,4 +1,5 @@
-"""How likely does the model hold that a text goes on like this? Nats of each continuation, given what comes before it."""
+"""How likely does the model hold that a text goes on like this? Nats of each continuation, given
+what comes before it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def continuation_nats(
     batch_size: int,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> list[ContinuationNats]:
-    """One entry a continuation, in their order. Neither the neighbours in a batch nor the pads change more than the last bits."""
+    """One entry a continuation, in their order. Neither the neighbours in a batch nor the pads
+    change more than the last bits."""
     device = next(model.parameters()).device
     found: dict[int, ContinuationNats] = {}
     for batch in _batches(tokenizer, continuations, batch_size=batch_size, window=_window_of(model)):
@@ -67,7 +69,8 @@ def continuation_nats(
 def continuation_trunks(
     tokenizer: PreTrainedTokenizerBase, continuations: Sequence[Continuation], *, batch_size: int, window: int
 ) -> Iterator[TrunkInput]:
-    """The forward passes that scoring these takes; `window` is the model's max_position_embeddings."""
+    """The forward passes that scoring these takes; `window` is the model's
+    max_position_embeddings."""
     for batch in _batches(tokenizer, continuations, batch_size=batch_size, window=window):
         yield TrunkInput(batch.tokens)
 
@@ -99,8 +102,9 @@ def _batches(
 def encode(tokenizer: PreTrainedTokenizerBase, continuation: Continuation, window: int) -> tuple[list[int], int]:
     """The tokens of both as one text, the last `window` of them, and where the continuation starts.
 
-    A token that spans the seam belongs to the continuation: what stands before does not give it away. What no longer fits is cut off at
-    the left, as lm-evaluation-harness does; a token without one before it is not scored. Raises ValueError if none is left to score.
+    A token that spans the seam belongs to the continuation: what stands before does not give it
+    away. What no longer fits is cut off at the left, as lm-evaluation-harness does; a token
+    without one before it is not scored. Raises ValueError if none is left to score.
     """
     before = encoding.encode(tokenizer, continuation.before)
     tokens = encoding.encode(tokenizer, continuation.before + continuation.text)

@@ -1,6 +1,8 @@
-"""How well does a model know each fact? Asked in wordings it never saw, and by the wordings it was trained on.
+"""How well does a model know each fact? Asked in wordings it never saw, and by the wordings it
+was trained on.
 
-A trained wording can be asked where it ends in the answer: what stands before is the prompt, as in "Bern lies in | Peru".
+A trained wording can be asked where it ends in the answer: what stands before is the prompt, as
+in "Bern lies in | Peru".
 """
 
 import re
@@ -31,7 +33,8 @@ class Cloze:
 
 @dataclass(frozen=True, kw_only=True)
 class FactScore:
-    """Means over a fact's questions, none of which is trained on, and over its trained wordings that end in the answer."""
+    """Means over a fact's questions, none of which is trained on, and over its trained wordings
+    that end in the answer."""
 
     exact_match: float
     nats_per_token: float
@@ -69,7 +72,8 @@ def score_facts(
     config: EvaluationConfig,
     seen: Mapping[str, Sequence[str]] | None = None,
 ) -> list[FactScore]:
-    """One score per fact, in their order. `seen` holds the wordings that each fact was trained on, by its id.
+    """One score per fact, in their order. `seen` holds the wordings that each fact was trained
+    on, by its id.
 
     Raises ValueError for a fact that nothing asks about, which has no score.
     """

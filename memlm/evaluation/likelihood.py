@@ -1,4 +1,5 @@
-"""How well does the model predict held-out text? Nats per token, and per byte, which models with other tokenizers share."""
+"""How well does the model predict held-out text? Nats per token, and per byte, which models with
+other tokenizers share."""
 
 import json
 import math
@@ -21,7 +22,8 @@ class TextScores:
     nats_per_token: tuple[float, ...]
     """The mean over each block's tokens."""
     perplexity: float
-    """Of the mean over all tokens, at most e**700, so that a model that has diverged still has one."""
+    """Of the mean over all tokens, at most e**700, so that a model that has diverged still has
+    one."""
     bits_per_byte: float
     """Over the tokens that stand for text; special ones count neither here nor there."""
 
@@ -65,7 +67,8 @@ def nats_per_token(
     batch_size: int,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> tuple[float, ...]:
-    """The mean over each block's tokens but its first; pads are not scored. A block of pads alone is refused."""
+    """The mean over each block's tokens but its first; pads are not scored. A block of pads
+    alone is refused."""
     scored = _token_nats(model, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size, trunks=trunks)
     return tuple(mean for nats, targets in scored for mean in _block_means(nats, targets))
 
@@ -73,8 +76,8 @@ def nats_per_token(
 def num_bytes_of(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " vocab"]:
     """How many bytes of text each token stands for; 0 for special ones.
 
-    A byte-level tokenizer writes a byte as one character, also half of an accented letter. SentencePiece writes a space as
-    one of three bytes, and a byte that is no piece as <0xE2>.
+    A byte-level tokenizer writes a byte as one character, also half of an accented letter.
+    SentencePiece writes a space as one of three bytes, and a byte that is no piece as <0xE2>.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     is_byte_level = backend is not None and '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"])
@@ -98,7 +101,8 @@ def _token_nats(
     batch_size: int,
     trunks: TrunkCache,
 ) -> Iterator[tuple[Float[Tensor, "batch targets"], Int[Tensor, "batch targets"]]]:
-    """Nats and targets of each batch's tokens but the first; a pad's target is -100 and its nats are 0."""
+    """Nats and targets of each batch's tokens but the first; a pad's target is -100 and its nats
+    are 0."""
     device = next(model.parameters()).device
     for tokens, positions, _ in text_trunks(blocks.to(device), eos_id=eos_id, batch_size=batch_size):
         logits = trunks.logits(model, tokens, positions)

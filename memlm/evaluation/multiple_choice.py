@@ -1,4 +1,5 @@
-"""Which choice does the model hold most likely? HellaSwag's two accuracies, as lm-evaluation-harness defines them."""
+"""Which choice does the model hold most likely? HellaSwag's two accuracies, as
+lm-evaluation-harness defines them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ class ChoiceScores:
     accuracy: tuple[float, ...]
     """1 where the likeliest choice is right."""
     accuracy_by_length: tuple[float, ...]
-    """1 where the choice that is likeliest per character is right: acc_norm. Else long choices would lose by their length."""
+    """1 where the choice that is likeliest per character is right: acc_norm. Else long choices
+    would lose by their length."""
 
 
 def choose(

@@ -1,6 +1,8 @@
-"""Does the model answer right? Greedy answers, scored by exact match and F1 with the official normalisation.
+"""Does the model answer right? Greedy answers, scored by exact match and F1 with the official
+normalisation.
 
-Prompts of one length are answered together, so no prompt is ever padded and an answer does not depend on its neighbours' lengths.
+Prompts of one length are answered together, so no prompt is ever padded and an answer does not
+depend on its neighbours' lengths.
 """
 
 from collections import defaultdict
@@ -47,7 +49,8 @@ def answer_questions(
     normalize: Normalize = normalize,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> AnswerScores:
-    """Ask every question once, after the examples. An answer ends at the end of its line or of the text."""
+    """Ask every question once, after the examples. An answer ends at the end of its line or of
+    the text."""
     answers = complete(
         model,
         tokenizer,
@@ -65,7 +68,8 @@ def answer_questions(
 
 
 def prompts_of(questions: Sequence[Question], examples: Sequence[Question] = ()) -> list[str]:
-    """Each question in the prompt's form, after examples with their solutions, or their preferred answers where there are none."""
+    """Each question in the prompt's form, after examples with their solutions, or their
+    preferred answers where there are none."""
     shown = "".join(f"{_asked(example)} {example.solution or example.answers[0]}\n\n" for example in examples)
     return [shown + _asked(question) for question in questions]
 
@@ -144,7 +148,8 @@ def complete(
     trunks: TrunkCache = NO_TRUNKS,
     until: str = END_OF_LINE,
 ) -> list[str]:
-    """The greedy continuation of each prompt up to the end of its line, or to another text where it stops.
+    """The greedy continuation of each prompt up to the end of its line, or to another text where
+    it stops.
 
     A tokenizer that writes no line breaks ends an answer where the next question would begin.
     """

@@ -1,6 +1,8 @@
-"""Can the model still work a problem out? GSM8K: the likelihood of the set's solution, and the final number of the model's own.
+"""Can the model still work a problem out? GSM8K: the likelihood of the set's solution, and the
+final number of the model's own.
 
-The likelihood is the primary measure, because it moves long before a model of any size gets a number wrong that it got right.
+The likelihood is the primary measure, because it moves long before a model of any size gets a
+number wrong that it got right.
 """
 
 from collections.abc import Sequence
@@ -35,7 +37,8 @@ def score_solutions(
     batch_size: int,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> SolutionScores:
-    """max_new_tokens of 0 leaves out the model's own solutions, which cost more than all else here."""
+    """max_new_tokens of 0 leaves out the model's own solutions, which cost more than all else
+    here."""
     prompts = prompts_of(problems, [_require_solution(example) for example in examples])
     continuations = solution_continuations(problems, examples)
     nats = continuation_nats(model, tokenizer, continuations, batch_size=batch_size, trunks=trunks)

@@ -1,12 +1,15 @@
-"""What does a stream of facts do to the facts learned before? Scores of every fact, right after it was learned and at the end -> one document.
+"""What does a stream of facts do to the facts learned before? Scores of every fact, right after
+it was learned and at the end -> one document.
 
-    FactTrace per fact -> backward transfer, forgetting (also by age), paraphrase gap, slots that facts share
-    CurvePoint per so many steps -> learning curve
+    FactTrace per fact -> backward transfer, forgetting (also by age), paraphrase gap, slots that
+    facts share CurvePoint per so many steps -> learning curve
 
-Backward transfer is that of GEM (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section 2), with facts for tasks: the mean over all
-facts but the last one of the score at the end minus the score right after the fact was learned, R_Ti - R_ii. It is negative where
-later facts overwrite earlier ones. Forgetting is the mean of the losses alone, max(0, R_ii - R_Ti), so gains elsewhere do not
-hide it. With several passes over the stream, a fact is learned when the last step that holds it is done.
+Backward transfer is that of GEM (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section 2), with
+facts for tasks: the mean over all facts but the last one of the score at the end minus the score
+right after the fact was learned, R_Ti - R_ii. It is negative where later facts overwrite earlier
+ones. Forgetting is the mean of the losses alone, max(0, R_ii - R_Ti), so gains elsewhere do not
+hide it. With several passes over the stream, a fact is learned when the last step that holds it
+is done.
 
 Intervals are 95 % percentile intervals of a bootstrap over facts.
 """
@@ -108,7 +111,8 @@ def _column(traces: Sequence[FactTrace], moment: str, measure: str) -> Values:
 
 
 def _change(traces: Sequence[FactTrace], measure: str, resamples: _Resamples, *, sign: int) -> dict[str, Any]:
-    """`sign` is 1 where more is better. Transfer and forgetting are in the measure's own unit; both grow as their names say."""
+    """`sign` is 1 where more is better. Transfer and forgetting are in the measure's own unit;
+    both grow as their names say."""
     start, after, end = (_column(traces, moment, measure) for moment in ("start", "after", "end"))
     kept = sign * (end - after)[:-1]  # the last fact has no later ones
     return {
@@ -121,7 +125,8 @@ def _change(traces: Sequence[FactTrace], measure: str, resamples: _Resamples, *,
 
 
 def _by_age(traces: Sequence[FactTrace], resamples: _Resamples) -> list[dict[str, Any]]:
-    """Forgetting by how many facts were learned later, from the youngest to the oldest; the last fact, of age 0, is left out."""
+    """Forgetting by how many facts were learned later, from the youngest to the oldest; the last
+    fact, of age 0, is left out."""
     older = list(reversed(traces))[1:]
     ages = np.arange(1, len(older) + 1)
     bins = []
@@ -143,7 +148,8 @@ def _by_age(traces: Sequence[FactTrace], resamples: _Resamples) -> list[dict[str
 
 
 def _paraphrase_gap(traces: Sequence[FactTrace], resamples: _Resamples) -> dict[str, Any]:
-    """At each moment, how much better the trained wordings are known than the questions; facts without such a wording are left out."""
+    """At each moment, how much better the trained wordings are known than the questions; facts
+    without such a wording are left out."""
     asked = [trace for trace in traces if trace.end.seen_nats_per_token is not None]
     gap: dict[str, Any] = {"num_facts": len(asked)}
     for moment in ("start", "after", "end"):
@@ -179,7 +185,8 @@ def _shared_slots(traces: Sequence[FactTrace], resamples: _Resamples) -> dict[st
 
 
 def _rewritten_shares(selected: Sequence[tuple[int, ...]]) -> list[float]:
-    """Of each fact but the last, in the order learned: the share of its slots that a later fact was allowed to move again."""
+    """Of each fact but the last, in the order learned: the share of its slots that a later fact
+    was allowed to move again."""
     later: set[int] = set(selected[-1])
     shares = []
     for slots in reversed(selected[:-1]):
@@ -204,7 +211,8 @@ def jaccard(sets: Sequence[Sequence[int]]) -> Float[np.ndarray, "sets sets"]:
 
 
 def _mean_of_pairs(overlap: Float[np.ndarray, "facts facts"], resamples: _Resamples) -> dict[str, Any]:
-    """Over pairs of different facts; a fact that a resample draws twice makes no pair with itself."""
+    """Over pairs of different facts; a fact that a resample draws twice makes no pair with
+    itself."""
     weights = resamples.weights(len(overlap))
     pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
     sums = ((weights @ (overlap - np.diag(np.diag(overlap)))) * weights).sum(axis=1)

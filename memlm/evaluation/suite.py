@@ -1,6 +1,8 @@
-"""What does a model know, before and after? One score per set, each with its task's name and version.
+"""What does a model know, before and after? One score per set, each with its task's name and
+version.
 
-The sets: new facts in wordings never trained on (learning), the held-out sets of questions and held-out text (forgetting).
+The sets: new facts in wordings never trained on (learning), the held-out sets of questions and
+held-out text (forgetting).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +48,8 @@ def evaluate_questions(
     config: EvaluationConfig,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> Scores:
-    """Questions of any origin, without examples: exact match and F1, and the likelihood of the preferred answer, which moves before the
-    answer is right."""
+    """Questions of any origin, without examples: exact match and F1, and the likelihood of the
+    preferred answer, which moves before the answer is right."""
     examinee = Examinee(model=model, tokenizer=tokenizer, config=config, trunks=trunks)
     taken = _take(examinee, name, exam_of(name, questions, TaskChoice()))
     nats = answer_nats(model, tokenizer, questions, batch_size=config.batch_size, trunks=trunks)
@@ -77,7 +79,8 @@ def _answers(asked: Sequence[Record], answers: Sequence[str]) -> tuple[Answered,
 
 
 def _one_per_fact(records: Sequence[Record], scores: Sequence[float]) -> tuple[float, ...]:
-    """The mean over the questions that ask for the same fact: what is resampled for an interval is a fact, not a wording."""
+    """The mean over the questions that ask for the same fact: what is resampled for an interval
+    is a fact, not a wording."""
     by_fact: dict[str, list[float]] = {}
     for record, value in zip(records, scores, strict=True):
         by_fact.setdefault(record.fact_id, []).append(value)
@@ -116,7 +119,8 @@ def _read_text(examinee: Examinee, text: Int[Tensor, "blocks block_size"]) -> Sc
 def held_out_trunks(
     tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, config: EvaluationConfig, *, window: int
 ) -> Iterator[TrunkInput]:
-    """What evaluate_held_out runs the trunk of a model with this window on; text first, whose activations save the most time for their bytes."""
+    """What evaluate_held_out runs the trunk of a model with this window on; text first, whose
+    activations save the most time for their bytes."""
     yield from text_trunks(held_out.text, eos_id=tokenizer.eos_token_id, batch_size=config.batch_size)
     for exam in held_out.exams().values():
         yield from exam.task.trunks(tokenizer, config, window, exam.asked, exam.examples)

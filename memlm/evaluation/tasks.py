@@ -1,6 +1,8 @@
-"""Which tasks are there? For each how it is asked, what is measured, what chance scores, and its version.
+"""Which tasks are there? For each how it is asked, what is measured, what chance scores, and its
+version.
 
-A new task is one entry of TASKS. Its version is raised whenever a score would change for the same model.
+A new task is one entry of TASKS. Its version is raised whenever a score would change for the
+same model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +47,8 @@ class Examinee:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The primary measure of each record, in the order asked, and the others as means over the set."""
+    """The primary measure of each record, in the order asked, and the others as means over the
+    set."""
 
     items: tuple[float, ...]
     others: dict[str, float]
@@ -81,7 +84,8 @@ class Exam:
 
 
 def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
-    """Raises QuestionError if the set cannot be asked in this way. The examples are the set's last records."""
+    """Raises QuestionError if the set cannot be asked in this way. The examples are the set's
+    last records."""
     task_name = choice.task or default_task(records)
     task = find_task(name, task_name)
     if not records or not all(isinstance(record, task.kind) for record in records):

@@ -1,4 +1,5 @@
-"""Memory checkpoint -> the slots of each fact: how many its wordings share, how few suffice to learn it, and which tokens read them."""
+"""Memory checkpoint -> the slots of each fact: how many its wordings share, how few suffice to
+learn it, and which tokens read them."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -48,7 +49,8 @@ def _analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str])
 
 
 def summary(facts: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Any]:
-    """Medians and ranges over facts, and the share of the facts not known before that each number of slots sufficed for."""
+    """Medians and ranges over facts, and the share of the facts not known before that each
+    number of slots sufficed for."""
     names = [name for name in facts[0] if name.startswith("num_")]
     spread = {
         name: {"median": median(values), "from": min(values), "to": max(values)}

@@ -1,4 +1,5 @@
-"""Documents to learn -> chunks, each in many texts: by rules, or by a model with Active Reading. prepare_corpus reads what comes out.
+"""Documents to learn -> chunks, each in many texts: by rules, or by a model with Active Reading.
+prepare_corpus reads what comes out.
 
 documents/   facts.jsonl (a line per chunk, in order, with its texts and the questions that it answers)
 """
@@ -50,7 +51,8 @@ FACTS_FILE = "facts.jsonl"
 
 
 def run(config: Config) -> str:
-    """Augment the chunks, or find them augmented, or go on with those that are missing; returns the artifact's uri."""
+    """Augment the chunks, or find them augmented, or go on with those that are missing; returns
+    the artifact's uri."""
     documents, uri = require_documents(config), run_of(config).documents
     require_ready(config)
     world = open_world(config)
@@ -131,7 +133,8 @@ def source_paths(config: Config, world: Path | None) -> list[str]:
 
 
 def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocument], list[str], list[DocumentQuestion]]:
-    """The documents, where empty ones stand, and the questions. Everything that can be wrong with them is found here."""
+    """The documents, where empty ones stand, and the questions. Everything that can be wrong
+    with them is found here."""
     path, questions = source_paths(config, world)
     read, empty = read_titled_documents(path, report=lambda message: say(f"questions.documents.path: {message}"))
     asked = require_documents(config).num_documents

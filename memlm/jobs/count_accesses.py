@@ -1,8 +1,11 @@
-"""Checkpoint and corpus -> background counts. Units of micro-batches go to a pool of model actors; each writes its partial once.
+"""Checkpoint and corpus -> background counts. Units of micro-batches go to a pool of model
+actors; each writes its partial once.
 
-Ray Data runs a task at least once, so a count is never a side effect: a partial is keyed by its unit and committed atomically, and
-the driver adds up exactly the units of the plan. What a unit counts is defined by its numbers alone (training/counting.py), so the sum
-is that of one process, whoever read what, whoever died, and whichever driver began. A unit that kills its workers is given up, and named.
+Ray Data runs a task at least once, so a count is never a side effect: a partial is keyed by its
+unit and committed atomically, and the driver adds up exactly the units of the plan. What a unit
+counts is defined by its numbers alone (training/counting.py), so the sum is that of one process,
+whoever read what, whoever died, and whichever driver began. A unit that kills its workers is
+given up, and named.
 """
 
 import time
@@ -47,7 +50,8 @@ class _Counted:
 
 
 def run(config: Config) -> str:
-    """Count, or find it counted, or go on with the units that are missing; returns the counts' uri."""
+    """Count, or find it counted, or go on with the units that are missing; returns the counts'
+    uri."""
     run = run_of(config)
     require_ready(config)
     inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}

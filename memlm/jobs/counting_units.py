@@ -1,4 +1,5 @@
-"""The worker's side of `count_accesses`: an actor that counts one unit after another, each committed once."""
+"""The worker's side of `count_accesses`: an actor that counts one unit after another, each
+committed once."""
 
 from typing import Any
 
@@ -55,7 +56,8 @@ class CountUnits:
             self.unready = error
 
     def _load(self) -> None:
-        """Ray starts an actor that died here again, under its old name, without limit and without a word."""
+        """Ray starts an actor that died here again, under its old name, without limit and
+        without a word."""
         run, loading = run_of(self.config), f"loading_{ray.get_runtime_context().get_actor_id()}"
         if not self.attempts.begin(loading):
             raise RunError(

@@ -21,7 +21,8 @@ EXPERIMENT = "memlm evaluation"
 
 
 def run(config: Config) -> str:
-    """Score the run's checkpoint, or the one that --checkpoint names; returns the uri of the scores."""
+    """Score the run's checkpoint, or the one that --checkpoint names; returns the uri of the
+    scores."""
     run = run_of(config)
     require_ready(config)
     inputs = {"corpus": require_corpus(config).digest, "questions": require_questions(config).digest}

@@ -1,4 +1,5 @@
-"""One method learns one stream: base checkpoint -> scores before and after, and a patch that can be applied and undone."""
+"""One method learns one stream: base checkpoint -> scores before and after, and a patch that can
+be applied and undone."""
 
 from shlex import quote
 from typing import Any

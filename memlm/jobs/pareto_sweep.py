@@ -1,7 +1,8 @@
 """Many finetunes -> the learning-forgetting frontier. Makes whatever upstream artifact is missing.
 
-Which trials are finished is known from the ledger: a sweep that was interrupted continues, and one that is done is only drawn again. No
-early stopping: a trial that was stopped has forgotten less.
+Which trials are finished is known from the ledger: a sweep that was interrupted continues, and
+one that is done is only drawn again. No early stopping: a trial that was stopped has forgotten
+less.
 """
 
 import time
@@ -82,8 +83,9 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
 
 
 def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
-    """A worker each: two cores do more for two models of one thread than for one of two. One after the other where the cluster has no
-    room for both: the second would wait for its workers until it gives up."""
+    """A worker each: two cores do more for two models of one thread than for one of two. One
+    after the other where the cluster has no room for both: the second would wait for its workers
+    until it gives up."""
     (asked, *_) = asked_of(configs[0])
     both = replace(asked, workers=asked.workers * len(configs))
     drivers = ThreadPoolExecutor(max_workers=1 if shortage(both, nodes_now()) else len(configs))
@@ -97,7 +99,8 @@ def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
                     drivers.shutdown(cancel_futures=True)  # the other one saves what it has too
                     raise
         finally:
-            # On an error or Ctrl-C nobody waits for the other model; its newest training state is kept.
+            # On an error or Ctrl-C nobody waits for the other model; its newest training state
+            # is kept.
             drivers.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,8 +1,11 @@
-"""Corpus shards -> tokenizer and token blocks; question files -> facts and held-out questions (prepare_questions.py).
+"""Corpus shards -> tokenizer and token blocks; question files -> facts and held-out questions
+(prepare_questions.py).
 
-Shards are packed side by side; each part is written once. One that cannot be read, or kills its workers, is left out within a limit.
+Shards are packed side by side; each part is written once. One that cannot be read, or kills its
+workers, is left out within a limit.
 
-The generated world, where a recipe has one, is made first, and read by the very readers that real data goes through.
+The generated world, where a recipe has one, is made first, and read by the very readers that
+real data goes through.
 """
 
 import hashlib
@@ -111,8 +114,9 @@ def _pack_all(
         opener = partial(
             _open_here, made={str(world or ""): run.world, **{shard.uri: run.mixture for shard in mixture}}
         )
-        # The tokenizer is trained on the first shard and the mixture alone, so repairing another keeps it. Where the first cannot be
-        # read it is the next one's, and stays that until the first is repaired.
+        # The tokenizer is trained on the first shard and the mixture alone, so repairing another
+        # keeps it. Where the first cannot be read it is the next one's, and stays that until the
+        # first is repaired.
         learned_from = {**inputs, "sources": hashlib.sha256(name_shards([*train[:1], *mixture])).hexdigest()}
         most = config.corpus.max_quarantined_share * len([*train, *mixture, *validation])
         tokenizer = _make_tokenizer(config, run, train, mixture, learned_from, opener, most_passed_over=most)
@@ -169,7 +173,8 @@ def _make_mixture(config: Config, run: Run, world: Path | None, questions: list[
 
 @contextmanager
 def _open_here(shard: Shard, *, made: Mapping[str, str]) -> Iterator[Path]:
-    """A shard's path on the node that reads it: what this run made, if it lies on S3, is brought to each node and kept."""
+    """A shard's path on the node that reads it: what this run made, if it lies on S3, is brought
+    to each node and kept."""
     for here, uri in made.items():
         if here and shard.uri.startswith(here):
             yield Path(str(storage.open_artifact(uri)) + (shard.uri.removeprefix(here) or f"/{MIXTURE_SHARD}"))
@@ -263,7 +268,8 @@ def _pack_shard(
     opener: Opener,
     attempts: Attempts,
 ) -> Poison | None:
-    """In a worker: the part of one shard is made, or found made. Returns why the shard is left out, or None."""
+    """In a worker: the part of one shard is made, or found made. Returns why the shard is left
+    out, or None."""
     wanted = {**shard.identity, **settings}
     if is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
         if "accounting" in storage.read_manifest(uri).details:

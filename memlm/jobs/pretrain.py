@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0
 """How long a driver may be silent before another one may take its place."""
 MOST_STARTS_IN_VAIN = 12
-"""Of a worker group that finds no room, five minutes each: an hour for lost nodes to be replaced."""
+"""Of a worker group that finds no room, five minutes each: an hour for lost nodes to be
+replaced."""
 TRACKING_PAUSE_SECONDS = 300.0
 """Without a try after the tracking server did not answer, since each try holds up training."""
 
@@ -74,7 +75,8 @@ class WorkerTask:
 
 
 def run(config: Config) -> str:
-    """Pretrain the architecture, or find it pretrained, or go on where it was; returns the checkpoint's uri."""
+    """Pretrain the architecture, or find it pretrained, or go on where it was; returns the
+    checkpoint's uri."""
     run, architecture = run_of(config), config.architecture
     require_ready(config)
     corpus = require_corpus(config)
@@ -153,7 +155,8 @@ def _trainer(task: WorkerTask, *, name: str, folder: str) -> TorchTrainer:
 
 
 def _require_room(config: Config, *, workers_here: int, device: torch.device | None = None) -> None:
-    """Raises ValueError if the pools with what trains them do not fit, in the workers on this machine or in one device's own memory."""
+    """Raises ValueError if the pools with what trains them do not fit, in the workers on this
+    machine or in one device's own memory."""
     memory, settings = config.model.memory, config.pretraining
     if config.architecture == "dense" or not memory.layers:
         return
@@ -182,7 +185,8 @@ def _pool_bytes(config: Config) -> PoolBytes:
 
 
 def _holds_lease(holder: storage.Holder) -> bool:
-    """Whether our driver may still write; taken to be so where the storage does not answer, which a state that is to be saved will find too."""
+    """Whether our driver may still write; taken to be so where the storage does not answer,
+    which a state that is to be saved will find too."""
     try:
         return holder.holds()
     except storage.StorageError as error:
@@ -197,7 +201,8 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
-    """Returns why a run that diverged has ended, on all workers at one step. Raised, it would have Ray start the same again."""
+    """Returns why a run that diverged has ended, on all workers at one step. Raised, it would
+    have Ray start the same again."""
     from memlm.training.engine import Engine  # imports DeepSpeed, which only a worker should pay for
 
     quiet()
@@ -290,7 +295,8 @@ def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, 
 
 
 class _Stopped(KeyboardInterrupt):
-    """A notice came, and what could be saved is saved. The tracked run ends as one that was killed."""
+    """A notice came, and what could be saved is saved. The tracked run ends as one that was
+    killed."""
 
 
 @dataclass(kw_only=True)
@@ -381,7 +387,8 @@ class _Pretraining:
         self._log(last=done.step == self.task.config.pretraining.num_steps)
 
     def _log(self, *, last: bool) -> None:
-        """What was reported and is not logged yet. A server that does not answer costs the log its order, and training nothing more."""
+        """What was reported and is not logged yet. A server that does not answer costs the log
+        its order, and training nothing more."""
         if time.monotonic() < self.silent_until and not last:
             return
         try:
@@ -416,7 +423,8 @@ class _Pretraining:
             self.engine.export(None)
 
     def _log_checkpoint(self) -> None:
-        """On the run that made it, so that it is found from there, and by its digest from the runs that use it."""
+        """On the run that made it, so that it is found from there, and by its digest from the
+        runs that use it."""
         digest = storage.read_manifest(self.task.checkpoint).digest
         tags = {"checkpoint": digest[:16], "checkpoint.digest": digest, "checkpoint.uri": self.task.checkpoint}
         try:

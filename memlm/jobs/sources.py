@@ -8,7 +8,8 @@ from memlm.run import WORLD_KIND, RunError, command, is_made, run_of
 
 
 def open_world(config: Config) -> Path | None:
-    """The generated world on this machine; none for a recipe without one. Raises RunError naming the command that makes it."""
+    """The generated world on this machine; none for a recipe without one. Raises RunError naming
+    the command that makes it."""
     if config.world is None:
         return None
     uri = run_of(config).world

@@ -1,4 +1,5 @@
-"""What every stage tells the tracking server of itself: the whole config, the sizes that runs are compared by, the data that was read."""
+"""What every stage tells the tracking server of itself: the whole config, the sizes that runs
+are compared by, the data that was read."""
 
 import shlex
 import sys
@@ -60,7 +61,8 @@ def corpus_read(run: Run, digest: str, context: str = "training") -> DataSet:
 
 
 def sets_read(run: Run, inputs: Mapping[str, str], *, learned: bool) -> list[DataSet]:
-    """What a trial or an evaluation reads: each set of the questions by its own digest, and the corpus, whose held-out text is scored."""
+    """What a trial or an evaluation reads: each set of the questions by its own digest, and the
+    corpus, whose held-out text is scored."""
     found = [corpus_read(run, inputs["corpus"], "evaluation")]
     for file, content in storage.read_manifest(run.questions).files.items():
         name = LEARNING_SET if file == "facts.jsonl" else Path(file).stem
@@ -71,7 +73,8 @@ def sets_read(run: Run, inputs: Mapping[str, str], *, learned: bool) -> list[Dat
 
 
 def log_model(tracked: TrackedRun, folder: str | Path, config: Config) -> None:
-    """The model of a checkpoint's folder, where the config asks for it. What MLflow refuses is said: the model is on storage anyway."""
+    """The model of a checkpoint's folder, where the config asks for it. What MLflow refuses is
+    said: the model is on storage anyway."""
     if not (config.log_model or config.register_model):
         return
     import torch

@@ -1,4 +1,5 @@
-"""Questions about the facts to learn -> statements in a model's words: a file that questions.facts.statements reads.
+"""Questions about the facts to learn -> statements in a model's words: a file that
+questions.facts.statements reads.
 
 statements/   statements.jsonl  questions.jsonl (about the facts that are stated)  short.jsonl (facts with fewer wordings, and why)
 """
@@ -38,7 +39,8 @@ SHORT_FILE = "short.jsonl"
 
 
 def run(config: Config) -> str:
-    """Have the facts stated, or find them stated, or go on with those that are missing; returns the artifact's uri."""
+    """Have the facts stated, or find them stated, or go on with those that are missing; returns
+    the artifact's uri."""
     uri = run_of(config).statements
     require_ready(config)
     world = open_world(config)
@@ -86,7 +88,8 @@ def _state_all(
 
 
 def _named(config: Config, revision: str) -> dict[str, Any]:
-    """What decides the statements: the questions that were taken, the model, and how it was asked."""
+    """What decides the statements: the questions that were taken, the model, and how it was
+    asked."""
     source = identity(config.questions.facts)
     del source["statements"]
     writing = {"writer": config.writer.provenance(revision), "prompts": digest_of(PROMPTS)}

@@ -39,8 +39,9 @@ def build_method(
     text: BackgroundText | None = None,
     trunks: TrunkCache = NO_TRUNKS,
 ) -> Method:
-    """`facts` are those of the stream, for methods that look them up; `text` is pretraining text, for those that rehearse it. `trunks`
-    is what is known of the base model's trunk; a method that moves more than the values has no use for it."""
+    """`facts` are those of the stream, for methods that look them up; `text` is pretraining
+    text, for those that rehearse it. `trunks` is what is known of the base model's trunk; a
+    method that moves more than the values has no use for it."""
     match config:
         case SparseMemoryConfig():
             if background is None:

@@ -1,4 +1,5 @@
-"""What each method lets you set. Imports no torch, so that a command line can be checked in a moment.
+"""What each method lets you set. Imports no torch, so that a command line can be checked in a
+moment.
 
 A new method is one file beside this one, its config here, one file in tune_spaces/ and one test.
 """
@@ -9,8 +10,9 @@ from typing import ClassVar, Literal
 from memlm.model.config import Architecture
 
 Moves = Literal["values", "adapters", "everything", "nothing"]
-"""Which of a base model's weights learning writes to: the rows of its value pools, none before it is finished, all, or none ever. Trials share
-what is not written to, and with values also what the layers below the first memory layer's read compute."""
+"""Which of a base model's weights learning writes to: the rows of its value pools, none before
+it is finished, all, or none ever. Trials share what is not written to, and with values also what
+the layers below the first memory layer's read compute."""
 
 Ranking = Literal["tfidf", "tf", "random", "kl", "gradient"]
 Background = Literal["corpus", "facts", "held_out"]
@@ -31,7 +33,8 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SparseMemoryConfig:
-    """Sparse memory finetuning: the values of the slots most specific to each batch (Lin et al. 2025, section 4)."""
+    """Sparse memory finetuning: the values of the slots most specific to each batch (Lin et al.
+    2025, section 4)."""
 
     name: ClassVar[str] = "sparse_memory"
     base: ClassVar[Architecture] = "memory"
@@ -39,20 +42,25 @@ class SparseMemoryConfig:
     num_trainable_slots: int = 500
     """The paper's t; 0 for all slots that the batch reads, a control."""
     ranking: Ranking = "tfidf"
-    """What makes a slot specific to a batch. kl: the batch's accesses against the background's (arXiv 2605.03229); gradient: the norm of a
-    slot's gradient times its inverse document frequency, ours; tf and random are controls."""
+    """What makes a slot specific to a batch. kl: the batch's accesses against the background's
+    (arXiv 2605.03229); gradient: the norm of a slot's gradient times its inverse document
+    frequency, ours; tf and random are controls."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="sgd", learning_rate=2.0))
-    """Plain SGD moves exactly the selected rows. AdamW's momentum goes on moving rows that have left the selection, and its
-    weight decay moves every row of the pool."""
+    """Plain SGD moves exactly the selected rows. AdamW's momentum goes on moving rows that have
+    left the selection, and its weight decay moves every row of the pool."""
     max_document_frequency: float = 1.0
-    """Slots that a larger share of the background batches reads never move, unless the batch reads no others."""
+    """Slots that a larger share of the background batches reads never move, unless the batch
+    reads no others."""
     living_background: int = 0
-    """How many background batches a fact counts as once it has been learned, so that later facts spare the slots that it reads."""
+    """How many background batches a fact counts as once it has been learned, so that later facts
+    spare the slots that it reads."""
     protection: float = 0.0
-    """A slot's learning rate is divided by 1 + protection * its background accesses per thousand tokens: the step that lowers the loss
-    most for a given squared change of what background text reads."""
+    """A slot's learning rate is divided by 1 + protection * its background accesses per thousand
+    tokens: the step that lowers the loss most for a given squared change of what background text
+    reads."""
     background: Background = "corpus"
-    """What slots are ranked against: pretraining text, or as ablations the facts to learn or the held-out questions (figure 7)."""
+    """What slots are ranked against: pretraining text, or as ablations the facts to learn or the
+    held-out questions (figure 7)."""
     trains_also: Literal["", "keys", "gates"] = ""
     """Ablation: half-keys, or the gate's projection, moved by AdamW beside the values."""
     also_learning_rate: float = 1e-4
@@ -83,7 +91,8 @@ class SparseMemoryConfig:
 
     @property
     def label(self) -> str:
-        """The name in comparisons: another ranking, background or optimizer is compared beside the method."""
+        """The name in comparisons: another ranking, background or optimizer is compared beside
+        the method."""
         parts = [
             "all" if not (self.num_trainable_slots or self.protection) else "",
             self.ranking if self.ranking != "tfidf" and self.num_trainable_slots else "",
@@ -102,7 +111,8 @@ class RehearsalConfig:
     """Background text in every step, so that a model keeps what it knew."""
 
     kind: Literal["none", "replay", "distillation"] = "none"
-    """replay: the likelihood of background text joins the loss. distillation: the divergence from the original model on it does."""
+    """replay: the likelihood of background text joins the loss. distillation: the divergence
+    from the original model on it does."""
     weight: float = 1.0
     """Of its loss, in nats per token, beside that of the facts."""
     blocks_per_step: int = 2
@@ -167,7 +177,8 @@ class FullMemoryConfig(FullConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenConfig:
-    """What the rivals share that write to no weight and put statements before a question instead."""
+    """What the rivals share that write to no weight and put statements before a question
+    instead."""
 
     name: ClassVar[str]
     base: ClassVar[Architecture] = "dense"
@@ -194,7 +205,8 @@ class InContextConfig(FrozenConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(FrozenConfig):
-    """Rival: the frozen model, and before every question, held-out ones too, the learned statements that BM25 finds for it."""
+    """Rival: the frozen model, and before every question, held-out ones too, the learned
+    statements that BM25 finds for it."""
 
     name: ClassVar[str] = "retrieval"
 

@@ -1,6 +1,8 @@
-"""Self-distillation: on pretraining text the learning model is held to what the original model predicts (Li and Hoiem 2016).
+"""Self-distillation: on pretraining text the learning model is held to what the original model
+predicts (Li and Hoiem 2016).
 
-The teacher is the model before the first step and never moves; a teacher that is learning itself drifts along (arXiv 2607.11020).
+The teacher is the model before the first step and never moves; a teacher that is learning itself
+drifts along (arXiv 2607.11020).
 """
 
 import copy
@@ -18,7 +20,8 @@ from memlm.methods.rehearsal import BackgroundText, Rehearsal
 class Distillation(Rehearsal):
     def __init__(self, model: nn.Module, text: BackgroundText, config: RehearsalConfig, *, seed: int) -> None:
         super().__init__(model, text, config, seed=seed)
-        # Behind adapters the original is still there; where its own weights move, it is kept as a copy.
+        # Behind adapters the original is still there; where its own weights move, it is kept as
+        # a copy.
         self.teacher = None if isinstance(model, PeftModel) else copy.deepcopy(model).requires_grad_(False).eval()
 
     def loss(self, tokens: Int[Tensor, "blocks seq"], predicted: Bool[Tensor, "blocks predicted"]) -> Float[Tensor, ""]:

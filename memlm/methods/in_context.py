@@ -1,4 +1,5 @@
-"""The ceiling: nothing is learned, and the very fact stands before the question that asks for it."""
+"""The ceiling: nothing is learned, and the very fact stands before the question that asks for
+it."""
 
 from collections.abc import Sequence
 
@@ -13,7 +14,8 @@ from memlm.methods.method import FrozenMethod
 class InContext(FrozenMethod):
     def __init__(self, model: nn.Module, config: InContextConfig, facts: Sequence[Fact]) -> None:
         super().__init__(model)
-        # Sets without ids of their own number their questions, so an id alone may be another set's too.
+        # Sets without ids of their own number their questions, so an id alone may be another
+        # set's too.
         self.contexts = {
             (question.id, question.question): "\n".join(fact.statements[: config.num_statements])
             for fact in facts

@@ -1,7 +1,8 @@
 """What may move: the interface between the one finetuning loop and the methods.
 
-A step is: choose what may move in this batch -> forward and backward over the micro-batches -> update. The loop owns the
-forward passes and the loss; a method owns the rest, so no loop asks which method it runs.
+A step is: choose what may move in this batch -> forward and backward over the micro-batches ->
+update. The loop owns the forward passes and the loss; a method owns the rest, so no loop asks
+which method it runs.
 """
 
 from abc import ABC, abstractmethod
@@ -21,22 +22,26 @@ from memlm.methods.rehearsal import Rehearsal
 
 
 class Method(ABC):
-    """One way to let a model learn. Made for one model and one stream; holds its optimizer's state."""
+    """One way to let a model learn. Made for one model and one stream; holds its optimizer's
+    state."""
 
     model: nn.Module
     """The module to run: the model itself, or the model with adapters in it."""
     selected_slots: Int[Tensor, " trainable"] | None = None
-    """What the last step was allowed to move, ascending; None for a method that selects no slots."""
+    """What the last step was allowed to move, ascending; None for a method that selects no
+    slots."""
     learns: ClassVar[bool] = True
     """Whether there are steps to take; a frozen method has none."""
 
     def context_of(self, question: Question) -> str:
-        """What stands before a question when the learned model is asked; empty for methods that write to weights."""
+        """What stands before a question when the learned model is asked; empty for methods that
+        write to weights."""
         return ""
 
     @property
     def learning_model(self) -> nn.Module:
-        """The model as it stands in the middle of the stream, in the base model's own form; to be read only."""
+        """The model as it stands in the middle of the stream, in the base model's own form; to
+        be read only."""
         return self.model
 
     @contextmanager
@@ -59,14 +64,16 @@ class Method(ABC):
 
     @abstractmethod
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
-        """Decide what may move in this step; methods that always move the same things do nothing."""
+        """Decide what may move in this step; methods that always move the same things do
+        nothing."""
 
     @abstractmethod
     def update(self) -> None:
         """Move it along the gradients that backward left, and forget them."""
 
     def close_step(self) -> None:
-        """Forget what was kept for the length of the step, also when it failed; most keep nothing."""
+        """Forget what was kept for the length of the step, also when it failed; most keep
+        nothing."""
         return
 
     @abstractmethod

@@ -1,4 +1,5 @@
-"""What keeps a model at what it knew while it learns: background text in every step, for methods that move fixed parameters."""
+"""What keeps a model at what it knew while it learns: background text in every step, for methods
+that move fixed parameters."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class BackgroundText:
 
 
 class Rehearsal(ABC):
-    """A second loss on blocks that are drawn anew in each step, the same on all ranks and for the same seed."""
+    """A second loss on blocks that are drawn anew in each step, the same on all ranks and for
+    the same seed."""
 
     def __init__(self, model: nn.Module, text: BackgroundText, config: RehearsalConfig, *, seed: int) -> None:
         if len(text.blocks) < config.blocks_per_step:
@@ -33,7 +35,8 @@ class Rehearsal(ABC):
         self.generator = torch.Generator().manual_seed(seed)
 
     def add_gradients(self) -> float:
-        """Backward of the weighted loss, added to the gradients that are there; returns the loss in nats per token."""
+        """Backward of the weighted loss, added to the gradients that are there; returns the loss
+        in nats per token."""
         chosen = torch.randperm(len(self.text.blocks), generator=self.generator)[: self.config.blocks_per_step]
         tokens = self.text.blocks[chosen].to(next(self.model.parameters()).device)
         predicted = is_text(tokens, eos_id=self.text.eos_id, pad_id=self.text.pad_id)[:, 1:]

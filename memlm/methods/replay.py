@@ -1,4 +1,5 @@
-"""Replay: the likelihood of pretraining text joins the loss, as when old data is mixed into new (Robins 1995)."""
+"""Replay: the likelihood of pretraining text joins the loss, as when old data is mixed into new
+(Robins 1995)."""
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int

@@ -1,6 +1,8 @@
-"""A rival that changes no weight: BM25 looks up the learned statements, and what it finds is put before the question.
+"""A rival that changes no weight: BM25 looks up the learned statements, and what it finds is put
+before the question.
 
-It does so for every question, since nobody tells it which ones ask for something new; what it finds for the others distracts.
+It does so for every question, since nobody tells it which ones ask for something new; what it
+finds for the others distracts.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,8 @@ class Retrieval(FrozenMethod):
         self.num_statements = min(config.num_statements, len(self.statements))
         words = self._words(self.statements)
         self.index = bm25s.BM25() if any(words) else None
-        """None where no statement has a word to be found by: all are stop words or single letters."""
+        """None where no statement has a word to be found by: all are stop words or single
+        letters."""
         if self.index is not None:
             self.index.index(words, show_progress=False)
 

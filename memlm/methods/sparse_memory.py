@@ -1,8 +1,10 @@
-"""Sparse memory finetuning: of the value pool, the t rows most specific to the batch move (Lin et al. 2025, section 4).
+"""Sparse memory finetuning: of the value pool, the t rows most specific to the batch move (Lin
+et al. 2025, section 4).
 
-Keys, queries and everything below the memory layer are frozen, so a batch's accesses are known before any gradient:
-count -> add up over micro-batches and ranks -> rank against background text -> choose t slots -> gather their rows as the only
-trainable leaf -> read with them in place -> write the rows back, moved. Backward ends at the memory layer and fills [t, value_dim].
+Keys, queries and everything below the memory layer are frozen, so a batch's accesses are known
+before any gradient: count -> add up over micro-batches and ranks -> rank against background text
+-> choose t slots -> gather their rows as the only trainable leaf -> read with them in place ->
+write the rows back, moved. Backward ends at the memory layer and fills [t, value_dim].
 """
 
 from collections.abc import Callable
@@ -77,10 +79,12 @@ class SparseMemoryFinetuning(Method):
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
         self.fact_id = batches[0].fact_id
         if len(batches) == 1 and len(self.layers) == 1:
-            # The one search comes before the one read, so the step's own forward pass can count and choose in between.
+            # The one search comes before the one read, so the step's own forward pass can count
+            # and choose in between.
             self.layers[0].on_access = lambda slots: self._select(self._count(slots, batches[0]), report)
         else:
-            # A pass of its own finds the accesses; it shares the trunk with the step's forward pass.
+            # A pass of its own finds the accesses; it shares the trunk with the step's forward
+            # pass.
             counts = [self._count(self._accesses_before_the_step(batch), batch) for batch in batches]
             self._select(merge(counts), report)
 
@@ -117,7 +121,8 @@ class SparseMemoryFinetuning(Method):
         )
 
     def _keep_largest_gradients(self) -> None:
-        """Of the open rows, those whose gradient is large for how common they are; the others stay as they were."""
+        """Of the open rows, those whose gradient is large for how common they are; the others
+        stay as they were."""
         opened = [(pool, *pool.trainable_rows) for pool in self.pools if pool.trainable_rows is not None]
         norms = torch.cat([gradient_of(values).norm(dim=1) for _, _, values in opened]).double()
         slots = torch.cat([slots + self._first_slot(pool) for pool, slots, _ in opened])
@@ -176,7 +181,8 @@ def gradient_of(values: Float[Tensor, "rows value_dim"]) -> Float[Tensor, "rows 
 
 
 class _WriteSGD:
-    """Writes the selected rows and nothing else; its cost does not depend on the size of the pool."""
+    """Writes the selected rows and nothing else; its cost does not depend on the size of the
+    pool."""
 
     def __init__(self, pools: list[ValuePool], config: SparseMemoryConfig, background: BackgroundCounts) -> None:
         self.pools = pools
@@ -223,10 +229,12 @@ class _TrainedBeside:
 
 
 class _WriteAdamW:
-    """The choice that leaks: dense AdamW over the pool, whose gradient is zero outside the selection.
+    """The choice that leaks: dense AdamW over the pool, whose gradient is zero outside the
+    selection.
 
-    Rows that have left the selection go on moving by their momentum, and weight decay moves every row. Kept as the
-    paper's comparison (section 5, "Optimizer"), with the leak in plain sight; SGD is the default for this reason.
+    Rows that have left the selection go on moving by their momentum, and weight decay moves
+    every row. Kept as the paper's comparison (section 5, "Optimizer"), with the leak in plain
+    sight; SGD is the default for this reason.
     """
 
     def __init__(self, pools: list[ValuePool], config: SparseMemoryConfig) -> None:

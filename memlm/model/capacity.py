@@ -1,4 +1,5 @@
-"""Does a value table fit in memory? Asked before it is made: the system ends a process that asks for too much, without a word."""
+"""Does a value table fit in memory? Asked before it is made: the system ends a process that asks
+for too much, without a word."""
 
 import math
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ class PoolBytes:
     values: int
     moments: int
     gradient: int
-    """Rows and slots of one step's gradient, merged, at most: a row for each slot that the global batch can read."""
+    """Rows and slots of one step's gradient, merged, at most: a row for each slot that the
+    global batch can read."""
     accesses: int
     """Slots and weights of the tokens that the rank reads in one micro-batch, kept for backward."""
 
@@ -38,10 +40,12 @@ class PoolBytes:
 
 
 def pool_bytes(memory: MemoryConfig, *, pool_split: int, batch_tokens: int, micro_batch_tokens: int) -> PoolBytes:
-    """What one of the `pool_split` ranks holds between whom the pools' columns are split (pretraining.pool_split).
+    """What one of the `pool_split` ranks holds between whom the pools' columns are split
+    (pretraining.pool_split).
 
-    `batch_tokens` are those of a step, over all ranks and micro-batches; `micro_batch_tokens` what one rank runs at once. While the
-    gradients of micro-batches are merged there are three times `gradient` at most: the parts, which are twice that, and their sum.
+    `batch_tokens` are those of a step, over all ranks and micro-batches; `micro_batch_tokens`
+    what one rank runs at once. While the gradients of micro-batches are merged there are three
+    times `gradient` at most: the parts, which are twice that, and their sum.
     """
     columns = memory.num_pools * memory.num_slots * memory.value_dim * BYTES_PER_VALUE // pool_split
     reads = memory.num_heads * memory.top_k * len(memory.layers)
@@ -65,10 +69,11 @@ def require_room_for_values(
     pool_split: int = 1,
     device: "torch.device | None" = None,
 ) -> None:
-    """Raise ValueError if the pools do not fit beside what is in memory now, `copies` of them in all.
+    """Raise ValueError if the pools do not fit beside what is in memory now, `copies` of them in
+    all.
 
-    `copies_are` says what they are for the message, such as "values and two moments". Of pools that are split, each copy has its
-    share of the columns.
+    `copies_are` says what they are for the message, such as "values and two moments". Of pools
+    that are split, each copy has its share of the columns.
     """
     width = value_dim // pool_split
     needed = num_pools * num_half_keys**2 * width * BYTES_PER_VALUE * copies
@@ -87,7 +92,8 @@ def require_room_for_values(
 
 
 def available_memory(device: "torch.device | None" = None) -> int:
-    """Bytes that can still be taken here: of a GPU, or of the machine and of each control group that holds this process."""
+    """Bytes that can still be taken here: of a GPU, or of the machine and of each control group
+    that holds this process."""
     if device is not None and device.type == "cuda":
         import torch  # whoever holds such a device has imported it
 
@@ -98,10 +104,12 @@ def available_memory(device: "torch.device | None" = None) -> int:
 def left_in_control_groups(
     membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
 ) -> Iterator[int]:
-    """Bytes left under each memory limit of the process's control groups and those around them; none where there are no groups.
+    """Bytes left under each memory limit of the process's control groups and those around them;
+    none where there are no groups.
 
-    Both versions of the interface: https://docs.kernel.org/admin-guide/cgroup-v2.html and .../cgroup-v1/memory.html. A container
-    sees its own group at the mount, whatever path is named, so folders that are not there are passed over.
+    Both versions of the interface: https://docs.kernel.org/admin-guide/cgroup-v2.html and
+    .../cgroup-v1/memory.html. A container sees its own group at the mount, whatever path is
+    named, so folders that are not there are passed over.
     """
     for line in membership.read_text().splitlines() if membership.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -119,7 +127,8 @@ def left_in_control_groups(
             bound = (folder / limit).read_text().strip()
             if bound != "max":
                 statistics = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
-                # Files that the kernel can drop from its cache count as used, and are not in the way.
+                # Files that the kernel can drop from its cache count as used, and are not in the
+                # way.
                 yield int(bound) - int((folder / usage).read_text()) + int(statistics.get(reclaimable, 0))
 
 

@@ -1,11 +1,15 @@
-"""How is a table used that no rank holds whole? Each rank of a group holds some columns of all rows, and reads them for the tokens of all.
+"""How is a table used that no rank holds whole? Each rank of a group holds some columns of all
+rows, and reads them for the tokens of all.
 
-slots, weights of a rank's tokens --all_gather--> those of the group --read own columns--> columns of the group's tokens
+slots, weights of a rank's tokens --all_gather--> those of the group --read own columns-->
+columns of the group's tokens
     --all_to_all--> whole rows of the rank's own tokens
 
-Backward is the mirror image: the gradient of whole rows is exchanged for that of the own columns of the group's tokens. What the table's
-rows get of it stays where the columns are; of the weights each rank has a part, which the owner of the token adds up. So the table, its
-moments and its gradient never leave their rank, and what travels per token is one row, not the rows that it reads.
+Backward is the mirror image: the gradient of whole rows is exchanged for that of the own columns
+of the group's tokens. What the table's rows get of it stays where the columns are; of the
+weights each rank has a part, which the owner of the token adds up. So the table, its moments and
+its gradient never leave their rank, and what travels per token is one row, not the rows that it
+reads.
 """
 
 from collections.abc import Iterator
@@ -32,7 +36,8 @@ class ColumnSplit:
     num_parts: int
     part: int
     readers: dist.ProcessGroup | None = None
-    """The ranks that hold the table between them, in the order of their parts; None where nothing is read, as on the meta device."""
+    """The ranks that hold the table between them, in the order of their parts; None where
+    nothing is read, as on the meta device."""
     holders: dist.ProcessGroup | None = None
     """The ranks that hold the same part, one of each group of readers."""
 
@@ -66,9 +71,11 @@ class ColumnSplit:
         weights: Float[Tensor, "tokens reads"],
         gradients: list[RowGradient] | None,
     ) -> Float[Tensor, "tokens value_dim"]:
-        """As `weighted_read_into` of the whole table. Every reader must call it, with as many tokens.
+        """As `weighted_read_into` of the whole table. Every reader must call it, with as many
+        tokens.
 
-        Without a list there is no gradient for the table. Raises ValueError for a table that is a parameter: its dense gradient does not exist.
+        Without a list there is no gradient for the table. Raises ValueError for a table that is
+        a parameter: its dense gradient does not exist.
         """
         require_read(values, slots, weights)
         if values.requires_grad and torch.is_grad_enabled():
@@ -113,8 +120,9 @@ class _SplitRead(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, all_slots, all_weights = ctx.saved_tensors
         split: ColumnSplit = ctx.split
-        # Tokens without a gradient are not left out here, as an unsplit read does: whether one has any is known to its owner alone,
-        # and all readers must find the same rows. LazyAdam leaves out the rows that are nought.
+        # Tokens without a gradient are not left out here, as an unsplit read does: whether one
+        # has any is known to its owner alone, and all readers must find the same rows. LazyAdam
+        # leaves out the rows that are nought.
         by_part = grad_output.float().unflatten(1, (split.num_parts, -1)).transpose(0, 1)
         gradient, through_weights = kernels_for(values).read_backward(
             split._exchanged(by_part).flatten(0, 1),
@@ -132,9 +140,11 @@ class _SplitRead(torch.autograd.Function):
 
 
 def split_over_ranks(num_parts: int) -> ColumnSplit | None:
-    """This rank's share of tables split over each `num_parts` neighbouring ranks; None for a split in one. Every rank must call it.
+    """This rank's share of tables split over each `num_parts` neighbouring ranks; None for a
+    split in one. Every rank must call it.
 
-    Neighbours, because they are on one node wherever that has so many. Raises ValueError if the ranks cannot be grouped evenly.
+    Neighbours, because they are on one node wherever that has so many. Raises ValueError if the
+    ranks cannot be grouped evenly.
     """
     world_size, rank = dist.get_world_size(), dist.get_rank()
     if world_size % num_parts:
@@ -154,7 +164,8 @@ def split_over_ranks(num_parts: int) -> ColumnSplit | None:
 
 
 def row_chunks(num_slots: int, value_dim: int) -> Iterator[slice]:
-    """All rows, in chunks of about CHUNK_BYTES of whole rows in fp32: multiples of 16, and the last one longer by what is over."""
+    """All rows, in chunks of about CHUNK_BYTES of whole rows in fp32: multiples of 16, and the
+    last one longer by what is over."""
     rows = max(16, CHUNK_BYTES // (4 * value_dim) // 16 * 16)
     num_chunks = max(1, num_slots // rows)
     for number in range(num_chunks):

@@ -1,4 +1,5 @@
-"""How large the model is. Imports neither torch nor transformers, so that a command line can be checked in a moment."""
+"""How large the model is. Imports neither torch nor transformers, so that a command line can be
+checked in a moment."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -53,7 +54,8 @@ class MemoryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A Llama-shaped decoder. The dense twin is the same with no memory layer: every layer keeps its feed-forward network."""
+    """A Llama-shaped decoder. The dense twin is the same with no memory layer: every layer keeps
+    its feed-forward network."""
 
     num_layers: int = 22
     hidden_size: int = 2048

@@ -1,6 +1,7 @@
 """The language model: Hugging Face's Llama with memory layers where the configuration names them.
 
-Registered with the Auto classes, so generation, KV cache, safetensors, PEFT and lm-evaluation-harness work as for any model.
+Registered with the Auto classes, so generation, KV cache, safetensors, PEFT and
+lm-evaluation-harness work as for any model.
 """
 
 import re
@@ -38,7 +39,8 @@ POOL_OF_LAYER = re.compile(r"\blayers\.\d+\.mlp\.pool\.")
 
 
 class _MemoryWeights(LlamaPreTrainedModel):
-    """Fresh weights of the memory. Both classes below need it: the inner one marks its modules as done."""
+    """Fresh weights of the memory. Both classes below need it: the inner one marks its modules
+    as done."""
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -46,7 +48,8 @@ class _MemoryWeights(LlamaPreTrainedModel):
             module.reset_parameters()
 
     def _initialize_weights(self, module: nn.Module, *how: bool) -> None:
-        # Layers are reached before the owner of their pools, which are drawn last: the same seed gives the same weights as ever.
+        # Layers are reached before the owner of their pools, which are drawn last: the same seed
+        # gives the same weights as ever.
         if isinstance(module, ValuePool):
             return
         super()._initialize_weights(module, *how)
@@ -58,8 +61,8 @@ class _MemoryWeights(LlamaPreTrainedModel):
 class MemoryLlamaModel(_MemoryWeights, LlamaModel):
     """The decoder stack. It owns the value pools: one for all memory layers, or one each.
 
-    A pool is part of the layers that read it, and goes by its owner's name: value_pools.0.weight among parameters and in the state dict,
-    where it stands once.
+    A pool is part of the layers that read it, and goes by its owner's name: value_pools.0.weight
+    among parameters and in the state dict, where it stands once.
     """
 
     config_class = MemoryLlamaConfig
@@ -102,7 +105,8 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """As torch's, but each pool by its owner's name, where torch would name it by the first layer that reads it."""
+        """As torch's, but each pool by its owner's name, where torch would name it by the first
+        layer that reads it."""
         pools = self._modules.get("value_pools")
         if not remove_duplicate or pools is None:
             yield from super().named_modules(memo, prefix, remove_duplicate)
@@ -158,7 +162,8 @@ class NumParameters:
 
 
 def count_parameters(model: nn.Module) -> NumParameters:
-    """Parameters of the base, of the pools, and those active for one token; of split pools, all columns. Works on the meta device."""
+    """Parameters of the base, of the pools, and those active for one token; of split pools, all
+    columns. Works on the meta device."""
     pools = [module for module in model.modules() if isinstance(module, ValuePool)]
     pool = sum(module.num_slots * module.value_dim for module in pools)
     base = sum(parameter.numel() for parameter in model.parameters()) - sum(module.weight.numel() for module in pools)
@@ -200,7 +205,8 @@ def model_config(
 
 
 def attention_on(device: torch.device) -> str:
-    """Eager attention is the faster one on a CPU at short lengths; on a GPU the fused one, which keeps no square matrix."""
+    """Eager attention is the faster one on a CPU at short lengths; on a GPU the fused one, which
+    keeps no square matrix."""
     return "eager" if device.type == "cpu" else "sdpa"
 
 
@@ -209,8 +215,9 @@ class CheckpointError(ValueError):
 
 
 def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel:
-    """The model of a checkpoint's folder, on a device and in evaluation mode. The folder is data: none of its code is run, and its weights
-    are read from safetensors alone. Raises CheckpointError."""
+    """The model of a checkpoint's folder, on a device and in evaluation mode. The folder is
+    data: none of its code is run, and its weights are read from safetensors alone. Raises
+    CheckpointError."""
     config = load_model_config(folder)
     with _opening(folder):
         model = AutoModelForCausalLM.from_pretrained(
@@ -227,7 +234,8 @@ def load_model_config(folder: str | Path) -> PreTrainedConfig:
     """What a checkpoint's folder says of its model's shape. Raises CheckpointError."""
     with _opening(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        # A file may name a kernel on the hub, which transformers would fetch and run; who builds the model chooses.
+        # A file may name a kernel on the hub, which transformers would fetch and run; who builds
+        # the model chooses.
         config._attn_implementation = "eager"
     return config
 
@@ -249,8 +257,9 @@ def _opening(folder: str | Path) -> Iterator[None]:
 def build_model(
     config: MemoryLlamaConfig, *, seed: int, attention: str = "eager", split: ColumnSplit | None = None
 ) -> MemoryLlamaForCausalLM:
-    """A model on the CPU with fresh weights drawn from the seed, which are the same where the pools are split: then it holds its share of
-    their columns, though it draws all. Raises ValueError if its value pools do not fit in memory."""
+    """A model on the CPU with fresh weights drawn from the seed, which are the same where the
+    pools are split: then it holds its share of their columns, though it draws all. Raises
+    ValueError if its value pools do not fit in memory."""
     layers = config.memory_layers or []
     if layers and torch.empty(0).device.type != "meta":  # where nothing takes room
         require_room_for_values(

@@ -10,7 +10,8 @@ from memlm.model.standalone import AUTO_MAP, FILE, standalone_source
 
 
 class MemoryLlamaConfig(LlamaConfig):
-    """Llama's configuration and the memory's; without memory layers it is a Llama's (the dense twin's), and is saved as one."""
+    """Llama's configuration and the memory's; without memory layers it is a Llama's (the dense
+    twin's), and is saved as one."""
 
     model_type = "memory_llama"
 
@@ -29,7 +30,8 @@ class MemoryLlamaConfig(LlamaConfig):
         return self.memory_num_half_keys**2
 
     def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As transformers does, and adds the modelling file that loads the model where memlm is not installed."""
+        """As transformers does, and adds the modelling file that loads the model where memlm is
+        not installed."""
         if not self.memory_layers:
             self.without_memory().save_pretrained(save_directory, push_to_hub, **kwargs)
             return
@@ -39,7 +41,8 @@ class MemoryLlamaConfig(LlamaConfig):
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def without_memory(self) -> LlamaConfig:
-        """What is left of it for a model that has no memory layer, whose weights go by the names of Llama's."""
+        """What is left of it for a model that has no memory layer, whose weights go by the names
+        of Llama's."""
         ours = ("memory_", "model_type", "auto_map", "_name_or_path", "transformers_version")
         fields = {name: value for name, value in self.to_dict().items() if not name.startswith(ours)}
         fields["architectures"] = [name.removeprefix("Memory") for name in self.architectures or []]

@@ -1,4 +1,5 @@
-"""The memory layer: a sparse lookup into a pool of values in place of a feed-forward network (Lin et al. 2025, section 3).
+"""The memory layer: a sparse lookup into a pool of values in place of a feed-forward network
+(Lin et al. 2025, section 3).
 
 x -> query -> product-key search -> slots, scores -> softmax over top_k per head, fp32
   -> weighted read of value rows, summed over heads -> y -> (y * silu(x W1)) W2
@@ -21,7 +22,8 @@ from memlm.model.weighted_read import TrainableRows, weighted_read, weighted_rea
 
 
 class ValuePool(nn.Module):
-    """The values of num_slots slots, read as weighted sums of rows. Split, it holds some columns of the table, and is read as if it held all."""
+    """The values of num_slots slots, read as weighted sums of rows. Split, it holds some columns
+    of the table, and is read as if it held all."""
 
     def __init__(self, num_slots: int, value_dim: int, split: ColumnSplit | None = None) -> None:
         super().__init__()
@@ -31,18 +33,22 @@ class ValuePool(nn.Module):
         """Of the whole table, those that the weight holds."""
         self.weight = nn.Parameter(torch.empty(num_slots, self.columns.stop - self.columns.start))
         self.trainable_rows: TrainableRows | None = None
-        """Set by sparse memory finetuning for the length of one step; the read then sends its gradient there."""
+        """Set by sparse memory finetuning for the length of one step; the read then sends its
+        gradient there."""
         self.moved_slots: list[Int[Tensor, " rows"]] | None = None
-        """Set by who must put rows back afterwards; sparse memory finetuning then adds the slots of each step."""
+        """Set by who must put rows back afterwards; sparse memory finetuning then adds the slots
+        of each step."""
         self.row_gradients: list[RowGradient] | None = None
-        """Set by the row-sparse optimizer; each backward then adds the gradient of the rows that were read."""
+        """Set by the row-sparse optimizer; each backward then adds the gradient of the rows that
+        were read."""
 
     def reset_parameters(self) -> None:
         """The same values however the table is split."""
         if self.split is None:
             init.normal_(self.weight, std=self.value_dim**-0.5)
             return
-        # torch draws on a CPU in blocks of 16 numbers, so whole rows drawn in chunks of 16 are those of the table drawn at once.
+        # torch draws on a CPU in blocks of 16 numbers, so whole rows drawn in chunks of 16 are
+        # those of the table drawn at once.
         with torch.no_grad():
             for rows in row_chunks(self.num_slots, self.value_dim):
                 whole = self.weight.new_empty(rows.stop - rows.start, self.value_dim)
@@ -61,7 +67,8 @@ class ValuePool(nn.Module):
 
 
 class MemoryLayer(PoolHolder):
-    """Takes the place of a decoder layer's feed-forward network. Its pool may be that of other layers too."""
+    """Takes the place of a decoder layer's feed-forward network. Its pool may be that of other
+    layers too."""
 
     def __init__(
         self,
@@ -85,7 +92,8 @@ class MemoryLayer(PoolHolder):
         self.output = nn.Linear(pool.value_dim, hidden_size)
         self.pool = pool
         self.on_access: Callable[[Int[Tensor, "*batch reads"]], None] | None = None
-        """Called with the slots of every token after the search and before the read; not when checkpointing recomputes."""
+        """Called with the slots of every token after the search and before the read; not when
+        checkpointing recomputes."""
 
     def reset_parameters(self) -> None:
         bound = 1 / math.sqrt(self.key_dim)
@@ -99,7 +107,8 @@ class MemoryLayer(PoolHolder):
     def search(
         self, hidden: Float[Tensor, "tokens hidden"]
     ) -> tuple[Int[Tensor, "tokens reads"], Float[Tensor, "tokens reads"]]:
-        """Slots and softmax weights of each token, heads side by side: reads = num_heads * top_k."""
+        """Slots and softmax weights of each token, heads side by side: reads = num_heads *
+        top_k."""
         queries = self.query_norm(self.query(hidden).view(-1, self.num_heads, self.key_dim))
         slots, scores = product_key_search(queries, self.half_keys, self.top_k)
         return slots.flatten(1), scores.softmax(dim=-1).flatten(1)
@@ -124,5 +133,6 @@ class MemoryLayer(PoolHolder):
 
 
 def _inside_backward() -> bool:
-    """Gradient checkpointing runs the forward pass again from within backward; those accesses were recorded before."""
+    """Gradient checkpointing runs the forward pass again from within backward; those accesses
+    were recorded before."""
     return torch._C._current_graph_task_id() != -1

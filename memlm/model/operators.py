@@ -1,8 +1,10 @@
-"""The search and the read as operators of torch (torch.library): what a compiler or an exporter sees of them.
+"""The search and the read as operators of torch (torch.library): what a compiler or an exporter
+sees of them.
 
-While torch.compile, torch.export or fake tensors trace a model, each is one operator of known shapes, with one for its gradients; what is
-inside, and which kernels compute it, is looked up when the traced program runs, so nothing there depends on the values or the machine of
-the trace. Exporters to ONNX, which know no operators of ours, get the same in plain ones.
+While torch.compile, torch.export or fake tensors trace a model, each is one operator of known
+shapes, with one for its gradients; what is inside, and which kernels compute it, is looked up
+when the traced program runs, so nothing there depends on the values or the machine of the trace.
+Exporters to ONNX, which know no operators of ours, get the same in plain ones.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from memlm.model.kernels import kernels_for
 
 
 def is_traced(tensor: Tensor) -> bool:
-    """Whether it stands for a tensor of a program that is being written. Known while tracing, so it makes no branch in the program."""
+    """Whether it stands for a tensor of a program that is being written. Known while tracing, so
+    it makes no branch in the program."""
     return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor)
 
 
@@ -140,8 +143,9 @@ def _in_plain_operators(operator: Any) -> Callable[[Callable[..., Any]], Callabl
 
 @_in_plain_operators(product_key_search)
 def _(queries: Tensor, half_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """All pairs of what is best in each half: a table of the few that can be among the best would be a constant, which a decomposition
-    cannot bring along. ONNX's TopK, unlike torch's, puts the first of equal scores first, as the kernels do."""
+    """All pairs of what is best in each half: a table of the few that can be among the best
+    would be a constant, which a decomposition cannot bring along. ONNX's TopK, unlike torch's,
+    puts the first of equal scores first, as the kernels do."""
     num_tokens, num_heads, key_dim = queries.shape
     halves = queries.view(num_tokens, num_heads, 2, key_dim // 2).permute(1, 2, 0, 3)
     best, best_keys = (halves @ half_keys.transpose(-1, -2)).topk(top_k)

@@ -1,5 +1,6 @@
-"""The parts of the memory model for which memlm has kernels and optimizers of its own, in plain torch: what stands in their places in
-the modelling file that is saved with every checkpoint (standalone.py). Names and results are the same."""
+"""The parts of the memory model for which memlm has kernels and optimizers of its own, in plain
+torch: what stands in their places in the modelling file that is saved with every checkpoint
+(standalone.py). Names and results are the same."""
 
 from pathlib import Path
 
@@ -21,9 +22,11 @@ def product_key_search(
     half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
     top_k: int,
 ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
-    """The top_k slots of each query and head with their scores, best first: exact, over the product of the two sets of half-keys.
+    """The top_k slots of each query and head with their scores, best first: exact, over the
+    product of the two sets of half-keys.
 
-    Sub-scores are fp32 whatever the autocast: in bf16 most rows tie at the k-th score and the choice becomes arbitrary.
+    Sub-scores are fp32 whatever the autocast: in bf16 most rows tie at the k-th score and the
+    choice becomes arbitrary.
     """
     num_heads, _, _, half_dim = half_keys.shape
     with torch.autocast(queries.device.type, enabled=False):

@@ -1,8 +1,10 @@
-"""Which slots does a query read? Exact top-k over the product of two sets of half-keys (Lample et al. 2019, section 3).
+"""Which slots does a query read? Exact top-k over the product of two sets of half-keys (Lample
+et al. 2019, section 3).
 
-The keys of the pool are all pairs (c, c') of half-keys, so slot = i * num_half_keys + j and its score is the sum of two
-sub-scores. The best k pairs lie among the k best of each half, and of those k * k only where (i + 1) * (j + 1) <= k:
-pair (i, j) of two descending lists is beaten or equalled by the (i + 1) * (j + 1) - 1 pairs above and left of it.
+The keys of the pool are all pairs (c, c') of half-keys, so slot = i * num_half_keys + j and its
+score is the sum of two sub-scores. The best k pairs lie among the k best of each half, and of
+those k * k only where (i + 1) * (j + 1) <= k: pair (i, j) of two descending lists is beaten or
+equalled by the (i + 1) * (j + 1) - 1 pairs above and left of it.
 """
 
 from typing import Any
@@ -22,10 +24,11 @@ def product_key_search(
     half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
     top_k: int,
 ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
-    """The top_k slots of each query and head with their scores, best first; ties as in `Kernels.search`.
+    """The top_k slots of each query and head with their scores, best first; ties as in
+    `Kernels.search`.
 
-    Sub-scores are fp32 whatever the autocast: in bf16 most rows tie at the k-th score and the choice becomes arbitrary.
-    Raises ValueError if there are fewer half-keys than top_k.
+    Sub-scores are fp32 whatever the autocast: in bf16 most rows tie at the k-th score and the
+    choice becomes arbitrary. Raises ValueError if there are fewer half-keys than top_k.
     """
     if not 1 <= top_k <= half_keys.shape[2]:
         raise ValueError(
@@ -45,7 +48,8 @@ def product_key_search(
 
 
 class _Search(torch.autograd.Function):
-    """Backward follows the slots that were found: top_k of num_half_keys sub-scores have a gradient."""
+    """Backward follows the slots that were found: top_k of num_half_keys sub-scores have a
+    gradient."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, half_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
-"""What makes `import memlm` enough for Hugging Face's libraries to know memlm's models, at the cost of importing none of them.
+"""What makes `import memlm` enough for Hugging Face's libraries to know memlm's models, at the
+cost of importing none of them.
 
-Each library has a table of the model types that it knows, and memlm's type is entered there: now, if the table is loaded, or once it is.
-transformers' tables hold names, and a class is imported when it is first asked for; so ours is.
+Each library has a table of the model types that it knows, and memlm's type is entered there:
+now, if the table is loaded, or once it is. transformers' tables hold names, and a class is
+imported when it is first asked for; so ours is.
 """
 
 import importlib
@@ -17,7 +19,8 @@ CONFIG_CLASS = "MemoryLlamaConfig"
 
 
 def register_when_imported() -> None:
-    """Enter memlm's model type in the tables of ENTER, now or once they are imported. Calling it again changes nothing."""
+    """Enter memlm's model type in the tables of ENTER, now or once they are imported. Calling it
+    again changes nothing."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
@@ -27,7 +30,8 @@ def register_when_imported() -> None:
 
 
 def _enter_config(configuration_auto: ModuleType) -> None:
-    """The configuration is enough: whoever looks for a model looks for its configuration first, and memlm's module registers both."""
+    """The configuration is enough: whoever looks for a model looks for its configuration first,
+    and memlm's module registers both."""
     module = ModuleType(f"transformers.models.{MODEL_TYPE}", "Where transformers looks for the class of a model type.")
     module.__getattr__ = _config_class  # type: ignore[method-assign]
     sys.modules[module.__name__] = module
@@ -41,7 +45,8 @@ def _config_class(name: str) -> Any:
 
 
 def _enter_target_modules(constants: ModuleType) -> None:
-    """Which modules PEFT's methods adapt where nobody names any: those of Llama, whose attention ours is."""
+    """Which modules PEFT's methods adapt where nobody names any: those of Llama, whose attention
+    ours is."""
     for name, targets in vars(constants).items():
         if name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(targets, dict) and "llama" in targets:
             targets.setdefault(MODEL_TYPE, targets["llama"])
@@ -51,11 +56,13 @@ ENTER: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": _enter_config,
     "peft.utils.constants": _enter_target_modules,
 }
-"""By the name of the module that holds the tables. None imports anything, since its module may be in the middle of other imports."""
+"""By the name of the module that holds the tables. None imports anything, since its module may
+be in the middle of other imports."""
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of ENTER as the other finders do, and makes the entries when such a module has run."""
+    """Finds the modules of ENTER as the other finders do, and makes the entries when such a
+    module has run."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

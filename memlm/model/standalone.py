@@ -1,8 +1,10 @@
-"""The modelling file that every checkpoint of a memory model holds, so that transformers loads it where memlm is not installed.
+"""The modelling file that every checkpoint of a memory model holds, so that transformers loads
+it where memlm is not installed.
 
-It is put together from memlm's own source: the model's classes and all that they use, as they stand here, but for the parts that
-plain_memory.py has in plain torch. So there is one copy to maintain, and no line that a stranger runs is not run here too. memlm itself
-never runs a checkpoint's copy: it is code in a folder, and a folder is data.
+It is put together from memlm's own source: the model's classes and all that they use, as they
+stand here, but for the parts that plain_memory.py has in plain torch. So there is one copy to
+maintain, and no line that a stranger runs is not run here too. memlm itself never runs a
+checkpoint's copy: it is code in a folder, and a folder is data.
 """
 
 import ast
@@ -23,7 +25,8 @@ CLASSES = {
 }
 """By the Auto class that loads it."""
 AUTO_MAP = {auto: f"{Path(FILE).stem}.{name}" for auto, name in CLASSES.items()}
-"""What tells transformers where the classes are (https://huggingface.co/docs/transformers/custom_models)."""
+"""What tells transformers where the classes are
+(https://huggingface.co/docs/transformers/custom_models)."""
 
 ROOT = "memlm.model.language_model"
 PLAIN = "memlm.model.plain_memory"
@@ -41,7 +44,8 @@ AutoModel.register(MemoryLlamaConfig, MemoryLlamaModel, exist_ok=True)"""
 
 @functools.cache
 def standalone_source() -> str:
-    """The text of the modelling file: torch, transformers and the standard library are all that it imports."""
+    """The text of the modelling file: torch, transformers and the standard library are all that
+    it imports."""
     used, imports = _everything_used()
     imports.setdefault("transformers", set()).add("AutoModel")
     lines = [f"import {alias}" for alias in sorted(imports.pop("", ()))]
@@ -51,7 +55,8 @@ def standalone_source() -> str:
 
 
 def _everything_used() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """What the classes need: of memlm's modules, each behind those that it imports from; and of others, by what follows `from`."""
+    """What the classes need: of memlm's modules, each behind those that it imports from; and of
+    others, by what follows `from`."""
     used: dict[str, set[str]] = {}
     above: dict[str, set[str]] = {}
     imports: dict[str, set[str]] = {}
@@ -86,7 +91,8 @@ class _Module:
     last_lines: dict[str, int] = field(default_factory=dict)
     """Where definitions end, with the string that documents an assignment."""
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """What follows `from` and `import` where a name is imported; nothing follows `from` where a whole module is."""
+    """What follows `from` and `import` where a name is imported; nothing follows `from` where a
+    whole module is."""
 
     def names_in(self, name: str) -> list[str]:
         return sorted({node.id for node in ast.walk(self.definitions[name]) if isinstance(node, ast.Name)})
@@ -102,7 +108,8 @@ class _Module:
 
 @functools.cache
 def _module(name: str) -> _Module:
-    """Read, and not imported. Shapes are left out of its annotations: they are jaxtyping's, which few have installed."""
+    """Read, and not imported. Shapes are left out of its annotations: they are jaxtyping's,
+    which few have installed."""
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.origin is not None, name
     text = JAXTYPING.sub("Tensor", Path(spec.origin).read_text(encoding="utf-8"))

@@ -1,6 +1,8 @@
-"""A value pool has one owner, the model, and is part of every memory layer that reads it: torch's registry knows it in all these places.
+"""A value pool has one owner, the model, and is part of every memory layer that reads it:
+torch's registry knows it in all these places.
 
-Whoever exchanges a module by its name, as PEFT does to train a copy of it, exchanges it in one place; the tie carries it to the others.
+Whoever exchanges a module by its name, as PEFT does to train a copy of it, exchanges it in one
+place; the tie carries it to the others.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """y = the sum of weight * value over the slots that a token reads, and where its gradient goes.
 
-Backward touches the rows that were read and no others. What becomes of them is the pool's choice: a dense gradient for torch's
-optimizers, a list of row gradients for a row-sparse one, or the gradient of a few trainable rows for sparse memory finetuning.
+Backward touches the rows that were read and no others. What becomes of them is the pool's
+choice: a dense gradient for torch's optimizers, a list of row gradients for a row-sparse one, or
+the gradient of a few trainable rows for sparse memory finetuning.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ TABLE_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class TrainableRows(NamedTuple):
-    """The rows of a pool that may move in this step: a small leaf that stands in for them in the read."""
+    """The rows of a pool that may move in this step: a small leaf that stands in for them in the
+    read."""
 
     slots: Int[Tensor, " rows"]
     """Ascending slot numbers."""
@@ -35,8 +37,9 @@ def weighted_read(
 ) -> Float[Tensor, "tokens value_dim"]:
     """The read whose gradient for the table is dense, as torch's own optimizers want it.
 
-    Like the others below, raises ValueError for tensors that do not belong together, and on a CPU IndexError for a slot that the table
-    does not have; on a GPU, where asking would hold up the host, such a read gives NaN.
+    Like the others below, raises ValueError for tensors that do not belong together, and on a
+    CPU IndexError for a slot that the table does not have; on a GPU, where asking would hold up
+    the host, such a read gives NaN.
     """
     require_read(values, slots, weights)
     if is_traced(weights):
@@ -50,7 +53,8 @@ def weighted_read_into(
     weights: Float[Tensor, "tokens reads"],
     gradients: list[RowGradient],
 ) -> Float[Tensor, "tokens value_dim"]:
-    """The read whose backward appends the table's gradient to a list, at the rows that were read. Weights must need a gradient."""
+    """The read whose backward appends the table's gradient to a list, at the rows that were
+    read. Weights must need a gradient."""
     require_read(values, slots, weights)
     return _RowGradients.apply(values.detach(), slots, weights, gradients)
 
@@ -61,7 +65,8 @@ def weighted_read_with(
     weights: Float[Tensor, "tokens reads"],
     trainable: TrainableRows,
 ) -> Float[Tensor, "tokens value_dim"]:
-    """The read of the whole table whose gradient goes to the trainable rows and the weights, but to no other row."""
+    """The read of the whole table whose gradient goes to the trainable rows and the weights, but
+    to no other row."""
     require_read(values, slots, weights)
     return _TrainableRows.apply(trainable.values, values.detach(), trainable.slots, slots, weights)
 
@@ -112,7 +117,8 @@ class _RowGradients(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, slots, weights = ctx.saved_tensors
-        # Pads and the last token of a block have no gradient: what they alone read is not among the rows that were trained on.
+        # Pads and the last token of a block have no gradient: what they alone read is not among
+        # the rows that were trained on.
         trained = grad_output.any(dim=1)
         everything = bool(trained.all())
         if not everything:
@@ -143,7 +149,8 @@ class _TrainableRows(torch.autograd.Function):
         values, row_slots, slots, weights = ctx.saved_tensors
         kernels, grad_output = kernels_for(values), grad_output.float()
         gradient = kernels.read_backward_of_rows(grad_output, slots, weights, row_slots)
-        # Below an upper memory layer something moves too, and reaches the loss through what the upper one looks up.
+        # Below an upper memory layer something moves too, and reaches the loss through what the
+        # upper one looks up.
         through_weights = None
         if ctx.needs_input_grad[4]:
             _, through_weights = kernels.read_backward(

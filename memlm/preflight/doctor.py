@@ -1,5 +1,5 @@
-"""What stands in the way of a recipe here? One line for each check, with the remedy. What a check writes it deletes again; on a tracking
-server an empty experiment stays."""
+"""What stands in the way of a recipe here? One line for each check, with the remedy. What a
+check writes it deletes again; on a tracking server an empty experiment stays."""
 
 import importlib.util
 import logging
@@ -148,7 +148,8 @@ def _nodes_by_joining() -> "tuple[list[Resources], list[NodeKind]]":
 
 
 def _require_somebody_there(address: str) -> None:
-    """Raises OSError where nothing listens at HOST:PORT, for which Ray itself would wait for minutes."""
+    """Raises OSError where nothing listens at HOST:PORT, for which Ray itself would wait for
+    minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()

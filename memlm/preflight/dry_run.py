@@ -1,7 +1,9 @@
-"""What would a pipeline do? `--dry-run` prints, stage by stage, what would be read, made and reused, and how much of it.
+"""What would a pipeline do? `--dry-run` prints, stage by stage, what would be read, made and
+reused, and how much of it.
 
-Nothing is made, no cluster is started, no server is asked but for the listing of a corpus that lies in a store and has not been
-listed yet; where that cannot be had, DCLM's published figures stand in for it, and the plan says so.
+Nothing is made, no cluster is started, no server is asked but for the listing of a corpus that
+lies in a store and has not been listed yet; where that cannot be had, DCLM's published figures
+stand in for it, and the plan says so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +94,8 @@ class Plan:
 
 
 def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
-    """Print the plan of a pipeline. Names all that stands in its way, and ends with status 1 if something does."""
+    """Print the plan of a pipeline. Names all that stands in its way, and ends with status 1 if
+    something does."""
     plan = Plan(config, spaces)
     for add in STAGES.get(stage, (_corpus, _questions)):
         add(plan)

@@ -1,4 +1,5 @@
-"""What would be learned and asked: the facts and documents that a recipe's files hold, counted for its plan without making anything."""
+"""What would be learned and asked: the facts and documents that a recipe's files hold, counted
+for its plan without making anything."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,16 @@ from memlm.data.world.world import World
 
 @dataclass(frozen=True)
 class Counted:
-    """How many facts or documents there are; None where only a run could tell. And what else is worth saying of them."""
+    """How many facts or documents there are; None where only a run could tell. And what else is
+    worth saying of them."""
 
     number: int | None
     told: tuple[str, ...] = ()
 
 
 def count_learned(config: Config, world: Path | None) -> Counted:
-    """The facts or documents that there are to learn; `world` is the generated world's folder where it is made.
+    """The facts or documents that there are to learn; `world` is the generated world's folder
+    where it is made.
 
     Raises ValueError for what a run would be refused for.
     """

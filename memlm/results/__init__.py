@@ -1,1 +1,2 @@
-"""What a sweep or a trial comes to: scores, the frontier, and the pages and pictures that show them."""
+"""What a sweep or a trial comes to: scores, the frontier, and the pages and pictures that show
+them."""

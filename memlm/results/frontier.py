@@ -1,17 +1,23 @@
 """Which method learns the most for what it forgets?
 
-The last step of a sweep: finished trials in, one JSON document out, which the report draws and MLflow keeps.
+The last step of a sweep: finished trials in, one JSON document out, which the report draws and
+MLflow keeps.
 
-    trials (method, hyperparameters, seed; scored before and after) -> points (mean over seeds) -> frontier per method
-                                                                    -> forgetting at matched learning, hypervolume
+    trials (method, hyperparameters, seed; scored before and after) -> points (mean over seeds)
+    -> frontier per method
+                                                                    -> forgetting at matched
+                                                                    learning, hypervolume
 
-Learning is absolute accuracy on the new facts. Forgetting is the drop on held-out sets relative to the model's own
-start (Lin et al. 2025, section 5, compare this way): the memory model and the dense one start from different levels.
+Learning is absolute accuracy on the new facts. Forgetting is the drop on held-out sets relative
+to the model's own start (Lin et al. 2025, section 5, compare this way): the memory model and the
+dense one start from different levels.
 
-Intervals are 95 % percentile intervals of a bootstrap over seeds and items. One resample draws seeds with replacement
-and, for each set, items with replacement. The draw is shared by all settings and methods, by start and end, and by the
-seeds: a hard question is hard for all of them, so differences stay paired, and averaging over seeds does not hide how
-few questions there are. With one seed the interval is of the items alone; three still understate how much seeds vary.
+Intervals are 95 % percentile intervals of a bootstrap over seeds and items. One resample draws
+seeds with replacement and, for each set, items with replacement. The draw is shared by all
+settings and methods, by start and end, and by the seeds: a hard question is hard for all of
+them, so differences stay paired, and averaging over seeds does not hide how few questions there
+are. With one seed the interval is of the items alone; three still understate how much seeds
+vary.
 """
 
 import csv
@@ -45,7 +51,8 @@ class FrontierError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
-    """One evaluation set, one model: a score per question (exact match, F1, accuracy, nats per token of a solution) or per block (nats per token)."""
+    """One evaluation set, one model: a score per question (exact match, F1, accuracy, nats per
+    token of a solution) or per block (nats per token)."""
 
     task: str
     measure: Measure
@@ -70,12 +77,14 @@ class SetScore:
 
     @property
     def standard_errors_above_chance(self) -> float:
-        """How far the mean lies above chance, in standard errors of the mean; infinite for a loss, and where all items are alike."""
+        """How far the mean lies above chance, in standard errors of the mean; infinite for a
+        loss, and where all items are alike."""
         error = float(np.std(self.items)) / len(self.items) ** 0.5
         return (self.value - self.chance) / error if error > _EPSILON and not self.is_loss else float("inf")
 
     def drop_to(self, end: "SetScore") -> float:
-        """The relative drop, unclipped: of accuracy above chance, or the rise of a loss; nan where the start leaves no room."""
+        """The relative drop, unclipped: of accuracy above chance, or the rise of a loss; nan
+        where the start leaves no room."""
         lost, room = (
             (end.value - self.value, self.value) if self.is_loss else (self.value - end.value, self.value - self.chance)
         )
@@ -94,7 +103,8 @@ class TrialResult:
     end: dict[str, SetScore]
     extra: dict[str, float]
     answers: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict, repr=False)
-    """By set, each question with what counts as right and the answers before and after. Kept with a finetune, and not in a sweep."""
+    """By set, each question with what counts as right and the answers before and after. Kept
+    with a finetune, and not in a sweep."""
 
     def to_json(self) -> dict[str, Any]:
         """Without the answers."""
@@ -120,7 +130,8 @@ class TrialResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedSetting:
-    """A setting that learning diverged under with one seed or more: it has no mean, and is no point of a frontier."""
+    """A setting that learning diverged under with one seed or more: it has no mean, and is no
+    point of a frontier."""
 
     method: str
     hyperparameters: dict[str, float | int | str]
@@ -139,8 +150,10 @@ def build_frontier(
 ) -> dict[str, Any]:
     """Everything a sweep shows, as one JSON document.
 
-    `failed` are the settings that are no points; they are shown beside them. `on_frontier` compares a point with its own method's points; `on_joint_frontier` with all methods' points.
-    In `matched`, `reached` is the share of resamples in which the method learns that much at all.
+    `failed` are the settings that are no points; they are shown beside them. `on_frontier`
+    compares a point with its own method's points; `on_joint_frontier` with all methods' points.
+    In `matched`, `reached` is the share of resamples in which the method learns that much at
+    all.
     """
     _require_comparable(trials)
     counted = _forgetting_sets(trials)
@@ -173,7 +186,8 @@ def build_frontier(
 
 
 def write_csv(frontier: Mapping[str, Any], path: str | Path) -> None:
-    """One row per point, for a spreadsheet: a column per hyperparameter, per bound of an interval and per score."""
+    """One row per point, for a spreadsheet: a column per hyperparameter, per bound of an
+    interval and per score."""
     rows = []
     for point in frontier["points"]:
         row = {"method": point["method"]}
@@ -185,7 +199,8 @@ def write_csv(frontier: Mapping[str, Any], path: str | Path) -> None:
         row |= {flag: point[flag] for flag in ("on_frontier", "on_joint_frontier")}
         row |= {f"drop.{name}": held_out["drop"] for name, held_out in point["sets"].items()}
         rows.append(row | {f"scores.{name}": value for name, value in point["scores"].items()})
-    # Methods differ in their hyperparameters; the stable sort brings the columns of all of them to the front.
+    # Methods differ in their hyperparameters; the stable sort brings the columns of all of them
+    # to the front.
     names = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(names, key=lambda name: not name.startswith(("method", "hyperparameters.")))
     with Path(path).open("w", newline="", encoding="utf-8") as file:
@@ -222,7 +237,8 @@ def _require_comparable(trials: Sequence[TrialResult]) -> None:
 
 
 def _forgetting_sets(trials: Sequence[TrialResult]) -> list[str]:
-    """Held-out sets on which every compared model starts far enough above chance; the others count for no method."""
+    """Held-out sets on which every compared model starts far enough above chance; the others
+    count for no method."""
     held_out = [name for name in trials[0].start if name != LEARNING_SET]
     margins = {name: min(trial.start[name].value - trial.start[name].chance for trial in trials) for name in held_out}
     counted = [
@@ -255,14 +271,16 @@ def _start(trials: Sequence[TrialResult]) -> dict[str, float]:
 
 
 class _Resamples:
-    """Weights of bootstrap means. Row 0 is the sample as observed: values and intervals are one computation."""
+    """Weights of bootstrap means. Row 0 is the sample as observed: values and intervals are one
+    computation."""
 
     def __init__(self, samples: int, seed: int) -> None:
         self._samples, self._seed = samples, seed
         self._weights: dict[tuple[str, int], Array] = {}
 
     def weights(self, name: str, size: int) -> Array:
-        """[1 + samples, size]. A function of name and size alone: this pairs settings, methods, start and end."""
+        """[1 + samples, size]. A function of name and size alone: this pairs settings, methods,
+        start and end."""
         if (name, size) not in self._weights:
             rng = np.random.default_rng([self._seed, zlib.crc32(name.encode()), size])
             drawn = rng.multinomial(size, np.full(size, 1 / size), size=self._samples)
@@ -274,9 +292,11 @@ class _Resamples:
         return np.stack([self.weights(f"items of {name}", len(s.items)) @ np.array(s.items) for s in scores], axis=1)
 
     def mean_over_seeds(self, values: Array, seeds: Sequence[int], all_seeds: Sequence[int]) -> Array:
-        """[1 + samples]; NaN where none of a setting's seeds was drawn, so that resample lacks the setting."""
+        """[1 + samples]; NaN where none of a setting's seeds was drawn, so that resample lacks
+        the setting."""
         weights = self.weights("seeds", len(all_seeds))[:, [all_seeds.index(seed) for seed in seeds]]
-        # Rounding lets settings that tie in exact arithmetic tie here, whatever the order of summation.
+        # Rounding lets settings that tie in exact arithmetic tie here, whatever the order of
+        # summation.
         return np.round(_divide((weights * values).sum(axis=1), weights.sum(axis=1)), 12)
 
 
@@ -330,7 +350,8 @@ def _measure_setting(
 
 
 def _interval(values: Array) -> list[float] | None:
-    """95 % percentile interval of the resamples (all rows but the observed); None if no resample has a value."""
+    """95 % percentile interval of the resamples (all rows but the observed); None if no resample
+    has a value."""
     drawn = values[1:][np.isfinite(values[1:])]
     return [float(bound) for bound in np.percentile(drawn, [2.5, 97.5])] if drawn.size else None
 

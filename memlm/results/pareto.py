@@ -1,7 +1,8 @@
 """What does one method's trade-off between learning and forgetting look like?
 
-The geometry under `frontier.py`: learning is to be high and forgetting low. Every function takes arrays of shape
-[rows, points], a row per bootstrap resample, and does all rows at once. A point that a resample lacks is NaN there.
+The geometry under `frontier.py`: learning is to be high and forgetting low. Every function takes
+arrays of shape [rows, points], a row per bootstrap resample, and does all rows at once. A point
+that a resample lacks is NaN there.
 """
 
 import numpy as np
@@ -14,7 +15,8 @@ Mask = NDArray[np.bool_]
 
 
 def nondominated(learning: Array, forgetting: Array) -> Mask:
-    """Points that no other of their row beats (as good on both axes, better on one). Equal points both stay."""
+    """Points that no other of their row beats (as good on both axes, better on one). Equal
+    points both stay."""
     on = np.isfinite(learning) & np.isfinite(forgetting)
     for point in range(learning.shape[1]):
         own_learning, own_forgetting = learning[:, [point]], forgetting[:, [point]]
@@ -25,13 +27,15 @@ def nondominated(learning: Array, forgetting: Array) -> Mask:
 
 
 def hypervolume(learning: Array, forgetting: Array) -> Array:
-    """[rows]: the area that the points dominate, from learning 0 and forgetting 1; more forgetting adds none."""
+    """[rows]: the area that the points dominate, from learning 0 and forgetting 1; more
+    forgetting adds none."""
     present = np.isfinite(learning) & np.isfinite(forgetting)
     right = np.where(present, learning, 0)
     order = np.argsort(right, axis=1)
     right = np.take_along_axis(right, order, axis=1)
     bottom = np.take_along_axis(np.where(present, np.minimum(forgetting, 1), 1), order, axis=1)
-    # In the strip that ends at a point's learning, the least forgetting is that of the best point from there on.
+    # In the strip that ends at a point's learning, the least forgetting is that of the best
+    # point from there on.
     lowest_from_here = np.minimum.accumulate(bottom[:, ::-1], axis=1)[:, ::-1]
     return np.asarray((np.diff(right, axis=1, prepend=0) * (1 - lowest_from_here)).sum(axis=1))
 
@@ -39,13 +43,14 @@ def hypervolume(learning: Array, forgetting: Array) -> Array:
 def forgetting_at(level: float, learning: Array, forgetting: Array, on: Mask) -> tuple[Array, Mask]:
     """[rows] forgetting at this learning, and whether the row's frontier spans the level.
 
-    Linear between the two neighbouring frontier points. A row that falls short of the level continues its last segment,
-    since an interval without such rows would keep only the lucky ones; below its first point it keeps that point's
-    forgetting, which learns more than asked.
+    Linear between the two neighbouring frontier points. A row that falls short of the level
+    continues its last segment, since an interval without such rows would keep only the lucky
+    ones; below its first point it keeps that point's forgetting, which learns more than asked.
     """
     above, below = on & (learning >= level - _TOLERANCE), on & (learning <= level + _TOLERANCE)
     any_above, any_below = above.any(axis=1), below.any(axis=1)
-    # Along a frontier forgetting rises with learning, so the nearest point has the extreme value of both.
+    # Along a frontier forgetting rises with learning, so the nearest point has the extreme value
+    # of both.
     right, top = _least(learning, above), _least(forgetting, above)
     left, bottom = -_least(-learning, below), -_least(-forgetting, below)
     before = on & (learning < left[:, None])

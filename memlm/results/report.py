@@ -1,7 +1,8 @@
 """How does a sweep's result look: in the terminal, as a picture, as one HTML page?
 
-Reads the document that `frontier.build_frontier` makes and computes nothing new: every number here is in frontier.json.
-The page is one file without scripts or anything to fetch, so that it can be mailed or kept as an artifact.
+Reads the document that `frontier.build_frontier` makes and computes nothing new: every number
+here is in frontier.json. The page is one file without scripts or anything to fetch, so that it
+can be mailed or kept as an artifact.
 """
 
 import base64
@@ -63,7 +64,8 @@ def draw_frontier(frontier: Mapping[str, Any], path: str | Path) -> None:
 
 
 def draw_frontiers(frontiers: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Several sweeps side by side, each in a panel of its own: other streams and held-out sets share no axis."""
+    """Several sweeps side by side, each in a panel of its own: other streams and held-out sets
+    share no axis."""
     figure = Figure(figsize=(8.2 * len(frontiers), 5.9), layout="constrained")
     for axes, frontier in zip(figure.subplots(1, len(frontiers), squeeze=False)[0], frontiers, strict=True):
         _draw_axes(axes, frontier)
@@ -78,7 +80,8 @@ def _figure(frontier: Mapping[str, Any]) -> Figure:
 
 
 def _draw_axes(axes: Any, frontier: Mapping[str, Any]) -> None:
-    # Likelihoods are not clipped and may more than double; one such point must not flatten all others.
+    # Likelihoods are not clipped and may more than double; one such point must not flatten all
+    # others.
     highest = max([0.2, *(bound for p in frontier["points"] for bound in (p["forgetting"], p["forgetting_ci"][1]))])
     lowest = min([0.0, *(bound for p in frontier["points"] for bound in (p["forgetting"], p["forgetting_ci"][0]))])
     top = min(highest * 1.05, 1.1)
@@ -137,7 +140,8 @@ def _draw_method(axes: Any, frontier: Mapping[str, Any], method: str) -> None:
 
 
 def _bars(value: float, interval: Sequence[float]) -> list[list[float]]:
-    """Distances as errorbar wants them. A percentile interval may, rarely, end short of the value itself."""
+    """Distances as errorbar wants them. A percentile interval may, rarely, end short of the
+    value itself."""
     return [[max(value - interval[0], 0)], [max(interval[1] - value, 0)]]
 
 
@@ -146,7 +150,8 @@ def _headline(frontier: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _draw_headline(axes: Any, frontier: Mapping[str, Any]) -> None:
-    """Forgetting at the headline level, written where the lines of the compared methods cross it."""
+    """Forgetting at the headline level, written where the lines of the compared methods cross
+    it."""
     if (row := _headline(frontier)) is None:
         return
     axes.axvline(row["learning"], color=_FAINT, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
@@ -161,7 +166,8 @@ def _draw_headline(axes: Any, frontier: Mapping[str, Any]) -> None:
 
 
 def format_table(frontier: Mapping[str, Any]) -> str:
-    """The result for a terminal: every point (`*`: on its method's frontier), then forgetting at matched learning."""
+    """The result for a terminal: every point (`*`: on its method's frontier), then forgetting at
+    matched learning."""
     sets = list(frontier["points"][0]["sets"])
     header = ["", "method", "hyperparameters", "learning", "forgetting", *(f"{name} drop" for name in sets)]
     lines = [f"recipe {frontier['recipe']}: learning against forgetting, with 95% intervals", ""]
@@ -210,7 +216,8 @@ def _failed_cells(frontier: Mapping[str, Any]) -> tuple[list[str], list[list[str
 
 
 def _varying(frontier: Mapping[str, Any], method: str) -> list[str]:
-    """The hyperparameters in which a method's points differ; all of them for a method of one point."""
+    """The hyperparameters in which a method's points differ; all of them for a method of one
+    point."""
     settings = [point["hyperparameters"] for point in frontier["points"] if point["method"] == method]
     varying = [name for name in settings[0] if len({setting.get(name) for setting in settings}) > 1]
     return varying or list(settings[0])
@@ -265,8 +272,8 @@ def write_report(
 ) -> None:
     """One HTML page.
 
-    `stages`: what to show of each; `seconds` is written as a time, `command` under how to repeat it.
-    `paper`: the forgetting that the paper reports, by method.
+    `stages`: what to show of each; `seconds` is written as a time, `command` under how to repeat
+    it. `paper`: the forgetting that the paper reports, by method.
     """
     picture = io.BytesIO()
     _figure(frontier).savefig(picture, format="png", dpi=160)

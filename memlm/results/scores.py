@@ -21,7 +21,8 @@ class Answered:
 class Scores:
     sets: dict[str, SetScore]
     extra: dict[str, float]
-    """Secondary measures, as means: known_facts_f1, hellaswag_acc_norm, gsm8k_final_number, background_text_bits_per_byte."""
+    """Secondary measures, as means: known_facts_f1, hellaswag_acc_norm, gsm8k_final_number,
+    background_text_bits_per_byte."""
     answers: dict[str, tuple[Answered, ...]] = field(default_factory=dict)
     """What was answered, in the sets that ask for text."""
 

@@ -1,4 +1,5 @@
-"""How does a traced stream look: in the terminal, and as a picture? Reads what `stream_metrics` makes and computes nothing new."""
+"""How does a traced stream look: in the terminal, and as a picture? Reads what `stream_metrics`
+makes and computes nothing new."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,8 @@ def _with_interval(value: Mapping[str, Any] | None) -> str:
 
 
 def draw_stream(metrics: Mapping[str, Any], path: str | Path) -> None:
-    """Two panels: the learning curve, and what is forgotten by how many facts were learned since."""
+    """Two panels: the learning curve, and what is forgotten by how many facts were learned
+    since."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     learning, forgetting = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_curve(learning, metrics)

@@ -1,6 +1,8 @@
-"""Which tokens carry a fact? A page of texts whose tokens are coloured by how many trainable slots they read (Lin et al. 2025, Table 1).
+"""Which tokens carry a fact? A page of texts whose tokens are coloured by how many trainable
+slots they read (Lin et al. 2025, Table 1).
 
-One file without scripts or anything to fetch, readable on light and on dark screens. Computes nothing: reads are handed in.
+One file without scripts or anything to fetch, readable on light and on dark screens. Computes
+nothing: reads are handed in.
 """
 
 import html
@@ -71,7 +73,8 @@ def _token(token: PageToken, most: int) -> str:
 
 
 def _text(text: str) -> str:
-    """Any text as HTML. A line break is shown by its sign, and a character that is invisible or turns the direction of writing by its number."""
+    """Any text as HTML. A line break is shown by its sign, and a character that is invisible or
+    turns the direction of writing by its number."""
     return html.escape("".join(_visible(character) for character in text))
 
 
@@ -83,7 +86,8 @@ def _visible(character: str) -> str:
 
 
 def _color(count: int, most: int) -> str:
-    """The share of the strongest colour; the style sheet mixes it with the page's own background."""
+    """The share of the strongest colour; the style sheet mixes it with the page's own
+    background."""
     share = count / most if most else 0.0
     return f"--share:{100 * share:.0f}%" + (";color:var(--on-strong)" if share > 0.7 else "")
 

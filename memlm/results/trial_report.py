@@ -1,7 +1,7 @@
 """One finetune as a picture, and as one HTML page with the model's answers before and after.
 
-The page is one file without scripts or anything to fetch. What a model wrote is text from outside: it is escaped, and what is no
-printable character is shown by its number.
+The page is one file without scripts or anything to fetch. What a model wrote is text from
+outside: it is escaped, and what is no printable character is shown by its number.
 """
 
 import base64

@@ -1,1 +1,2 @@
-"""Which slots: accesses -> counts -> ranking -> selection. Section 4 of Lin et al. 2025 in four files of plain torch."""
+"""Which slots: accesses -> counts -> ranking -> selection. Section 4 of Lin et al. 2025 in four
+files of plain torch."""

@@ -1,7 +1,7 @@
 """Which slots does a text read? The first step from a batch to its trainable slots.
 
-Slots are numbered through all pools of a model: slot s of pool p is p * num_slots + s, so one integer names a slot wherever
-several layers share a pool or have one each.
+Slots are numbered through all pools of a model: slot s of pool p is p * num_slots + s, so one
+integer names a slot wherever several layers share a pool or have one each.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,13 +24,15 @@ def memory_layers(model: nn.Module) -> list[MemoryLayer]:
 
 
 def value_pools(model: nn.Module) -> list[ValuePool]:
-    """The pools that the memory layers read, each once, in the order in which their slots are numbered."""
+    """The pools that the memory layers read, each once, in the order in which their slots are
+    numbered."""
     return list(dict.fromkeys(layer.pool for layer in memory_layers(model)))
 
 
 @contextmanager
 def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq reads"]], None]) -> Iterator[None]:
-    """Within the context, each memory layer hands over the slots it found, before it reads them: receive(layer number, slots)."""
+    """Within the context, each memory layer hands over the slots it found, before it reads them:
+    receive(layer number, slots)."""
     layers = memory_layers(model)
     if not layers:
         raise ValueError(
@@ -48,7 +50,8 @@ def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq
 
 
 def accesses_of(model: nn.Module, **inputs: Tensor) -> Int[Tensor, "batch seq all_reads"]:
-    """The slots of every token, all layers and heads side by side. Computes nothing beyond the last memory layer's search."""
+    """The slots of every token, all layers and heads side by side. Computes nothing beyond the
+    last memory layer's search."""
     return accesses_in(model, lambda: model(**inputs, use_cache=False))
 
 

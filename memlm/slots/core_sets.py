@@ -1,6 +1,8 @@
-"""Which slots belong to a fact however it is said? The core-set analysis of Lin et al. 2025, section 6, and what their Table 1 colours.
+"""Which slots belong to a fact however it is said? The core-set analysis of Lin et al. 2025,
+section 6, and what their Table 1 colours.
 
-accesses of each wording -> those that all wordings share -> of them, those read when the question is answered: the core set
+accesses of each wording -> those that all wordings share -> of them, those read when the
+question is answered: the core set
 accesses of a token      -> how many of them are trainable: the token's colour
 """
 
@@ -38,7 +40,8 @@ def intersection(sets: Sequence[Int[Tensor, " slots"]]) -> Int[Tensor, " shared"
 
 
 def core_set(wordings: Sequence[Int[Tensor, " accessed"]], answering: Int[Tensor, " accessed"]) -> Int[Tensor, " core"]:
-    """The slots that every wording of a fact reads and that are read when its question is answered, ascending."""
+    """The slots that every wording of a fact reads and that are read when its question is
+    answered, ascending."""
     return intersection([*wordings, answering])
 
 

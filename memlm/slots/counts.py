@@ -1,7 +1,9 @@
-"""How often is each slot read: by the batch at hand, and by background text? Integers throughout, merged by addition.
+"""How often is each slot read: by the batch at hand, and by background text? Integers
+throughout, merged by addition.
 
-A batch's counts name accessed slots only, so their cost does not grow with the pool. Background counts are one vector per pool:
-document frequency by micro-batch and by sequence, and total accesses, each with its denominator.
+A batch's counts name accessed slots only, so their cost does not grow with the pool. Background
+counts are one vector per pool: document frequency by micro-batch and by sequence, and total
+accesses, each with its denominator.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -55,11 +57,13 @@ def merge_over_ranks(counts: SlotCounts) -> SlotCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundCounts:
-    """How common each slot is in background text (the paper's B). Adds up over micro-batches, shards and workers."""
+    """How common each slot is in background text (the paper's B). Adds up over micro-batches,
+    shards and workers."""
 
     batch_frequency: Int[Tensor, " all_slots"]
-    """Micro-batches in which the slot is read at least once: the paper's document frequency. A micro-batch is a place in the corpus
-    (training/counting.py), never what one worker happened to read, so this does not depend on who counted."""
+    """Micro-batches in which the slot is read at least once: the paper's document frequency. A
+    micro-batch is a place in the corpus (training/counting.py), never what one worker happened
+    to read, so this does not depend on who counted."""
     sequence_frequency: Int[Tensor, " all_slots"]
     """Sequences in which the slot is read at least once."""
     accesses: Int[Tensor, " all_slots"]
@@ -83,7 +87,8 @@ class BackgroundCounts:
     def of_batch(
         slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"], *, num_slots: int
     ) -> "BackgroundCounts":
-        """One micro-batch. A sequence that holds only pads is no sequence, and a micro-batch of those is no batch."""
+        """One micro-batch. A sequence that holds only pads is no sequence, and a micro-batch of
+        those is no batch."""
         counter = BackgroundCounter(num_slots, slots.device)
         counter.add(slots, is_token)
         return counter.counts()
@@ -120,7 +125,8 @@ class BackgroundCounts:
 
 
 class BackgroundCounter:
-    """Counts micro-batches one by one. What a batch costs follows its accesses, not the pool, and its slots never leave the device."""
+    """Counts micro-batches one by one. What a batch costs follows its accesses, not the pool,
+    and its slots never leave the device."""
 
     def __init__(self, num_slots: int, device: torch.device) -> None:
         self.num_slots = num_slots

@@ -1,6 +1,8 @@
-"""Background counts that grow with what is learned: a fact's slots become common once it is known, so later facts spare them.
+"""Background counts that grow with what is learned: a fact's slots become common once it is
+known, so later facts spare them.
 
-The paper's background is fixed, and protects what pretraining text reads but no fact learned since. Cost follows the accesses.
+The paper's background is fixed, and protects what pretraining text reads but no fact learned
+since. Cost follows the accesses.
 """
 
 from dataclasses import replace
@@ -20,7 +22,8 @@ class LivingBackground:
         self.slots_of_fact: dict[str, Int[Tensor, " accessed"]] = {}
 
     def forget(self, fact_id: str) -> None:
-        """Take a fact's own accesses out: what it learned before is no reason to spare its slots."""
+        """Take a fact's own accesses out: what it learned before is no reason to spare its
+        slots."""
         slots = self.slots_of_fact.pop(fact_id, None)
         if slots is not None:
             self._add(slots, -self.batches_per_fact)

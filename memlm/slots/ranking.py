@@ -1,4 +1,5 @@
-"""How specific is each slot to this batch? A score per accessed slot; higher is more specific (Lin et al. 2025, section 4)."""
+"""How specific is each slot to this batch? A score per accessed slot; higher is more specific
+(Lin et al. 2025, section 4)."""
 
 from collections.abc import Callable
 
@@ -10,7 +11,8 @@ from memlm.slots.counts import BackgroundCounts, SlotCounts
 
 
 def tf_idf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
-    """The slot's share of the batch's accesses times log((num_batches + 1) / (document_frequency + 1)).
+    """The slot's share of the batch's accesses times log((num_batches + 1) / (document_frequency
+    + 1)).
 
     A slot that every background batch reads scores 0 however often this batch reads it.
     """
@@ -28,9 +30,8 @@ def tf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generat
 
 
 def kl(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
-    """The slot's part of the divergence of the batch's accesses from the background's: p log(p / q), q smoothed by one access a slot
-    (arXiv 2605.03229, whose code also adds 1e-8 to both).
-    """
+    """The slot's part of the divergence of the batch's accesses from the background's: p log(p /
+    q), q smoothed by one access a slot (arXiv 2605.03229, whose code also adds 1e-8 to both)."""
     share = batch.counts.double() / batch.counts.sum()
     total = background.accesses.sum() + len(background.accesses)
     return share * torch.log(share / ((background.accesses[batch.slots] + 1).double() / total))

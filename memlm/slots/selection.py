@@ -10,13 +10,15 @@ from memlm.slots.counts import BackgroundCounts, SlotCounts
 def select_slots(
     batch: SlotCounts, scores: Float[Tensor, " accessed"], num_trainable_slots: int
 ) -> Int[Tensor, " trainable"]:
-    """The slots with the highest scores in ascending order, at most num_trainable_slots (0 for all); of equal ones the lower slot.
+    """The slots with the highest scores in ascending order, at most num_trainable_slots (0 for
+    all); of equal ones the lower slot.
 
     A slot that the batch does not read is never chosen: its gradient would be zero.
     """
     if not num_trainable_slots or len(scores) <= num_trainable_slots:
         return batch.slots
-    # Sorting all accessed slots would cost more than the rest of a step: find the last score that gets in, and who reaches it.
+    # Sorting all accessed slots would cost more than the rest of a step: find the last score
+    # that gets in, and who reaches it.
     last = scores.topk(num_trainable_slots, sorted=False).values.min()
     better = (scores > last).nonzero().squeeze(1)
     equal = (scores == last).nonzero().squeeze(1)[: num_trainable_slots - len(better)]
@@ -24,7 +26,8 @@ def select_slots(
 
 
 def at_most_common(batch: SlotCounts, background: BackgroundCounts, max_document_frequency: float) -> SlotCounts:
-    """The slots that no more than this share of the background batches reads; if there are none, the least common ones."""
+    """The slots that no more than this share of the background batches reads; if there are none,
+    the least common ones."""
     if max_document_frequency >= 1 or not len(batch.slots):
         return batch
     frequency = background.batch_frequency[batch.slots]

@@ -1,4 +1,5 @@
-"""What the stages hand to each other, on a disk or on S3: nothing half-written is read, nothing of others is deleted.
+"""What the stages hand to each other, on a disk or on S3: nothing half-written is read, nothing
+of others is deleted.
 
     artifacts   a directory of files and its manifest: write, verify, open          what the stages use
     replacing   a new artifact in the place of a damaged one, around other people's files
@@ -15,8 +16,8 @@
     retries     what is tried again, how often, how long                            |
     manifests, places, errors                                                       what everything above speaks in
 
-Imports go down this list only. Any store that speaks S3 will do if `probe` says so; AWS_ENDPOINT_URL_S3 names it, and
-credentials come from the SDK's standard chain alone.
+Imports go down this list only. Any store that speaks S3 will do if `probe` says so;
+AWS_ENDPOINT_URL_S3 names it, and credentials come from the SDK's standard chain alone.
 """
 
 from memlm.storage.artifacts import (

@@ -1,19 +1,24 @@
-"""Artifacts: a directory of files that is there whole or not at all, and is checked whenever it is read.
+"""Artifacts: a directory of files that is there whole or not at all, and is checked whenever it
+is read.
 
-The manifest says what made it and gives every file's size and sha256. It is written last, so a directory without one
-was never finished:
+The manifest says what made it and gives every file's size and sha256. It is written last, so a
+directory without one was never finished:
 
     write_artifact: fill a draft -> hash, fsync -> manifest -> rename to its name (disk)
-                                                -> upload to content-<digest>/, then create manifest.json if none is (S3)
+                                                -> upload to content-<digest>/, then create
+                                                manifest.json if none is (S3)
     open_artifact:  manifest -> (S3: download into this node's cache) -> check sizes and sha256 -> local directory
 
-Copies in the cache stay, for the next process that opens them, but for those of `artifact_for_a_while`.
+Copies in the cache stay, for the next process that opens them, but for those of
+`artifact_for_a_while`.
 
-Work is executed at least once, so a second writer may finish the same artifact: the first whole one stays, a damaged
-one is replaced, and what memlm did not write in its folder stays there (`replacing`). A folder that holds anything but an
-artifact is never written to. On S3 the files lie in a folder named after what they and their manifest hold, and only one manifest
-can be created; so two that commit different bytes at the same moment never mix, and the one that lost finds the
-winner's, whole. What a loser or a killed writer uploaded is never read, and goes with `delete`.
+Work is executed at least once, so a second writer may finish the same artifact: the first whole
+one stays, a damaged one is replaced, and what memlm did not write in its folder stays there
+(`replacing`). A folder that holds anything but an artifact is never written to. On S3 the files
+lie in a folder named after what they and their manifest hold, and only one manifest can be
+created; so two that commit different bytes at the same moment never mix, and the one that lost
+finds the winner's, whole. What a loser or a killed writer uploaded is never read, and goes with
+`delete`.
 """
 
 import fcntl
@@ -48,7 +53,8 @@ class Draft:
     path: Path  # the local directory to fill
     details: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
-    """The format of the manifest; another one only where an older artifact is written again, byte for byte."""
+    """The format of the manifest; another one only where an older artifact is written again,
+    byte for byte."""
 
     def measure(self) -> dict[str, dict[str, Any]]:
         """Size and sha256 of each file that is there so far, as the manifest will hold them."""
@@ -57,7 +63,8 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class _Vacancy:
-    """A new artifact may go there: over the damaged one with the manifest of this version, or where none is."""
+    """A new artifact may go there: over the damaged one with the manifest of this version, or
+    where none is."""
 
     damaged: str | None = None
     old: Manifest | None = None
@@ -75,7 +82,8 @@ def has_own_manifest(uri: str) -> bool:
 
 
 def read_manifest(uri: str, kind: str | None = None, *, digest: str | None = None) -> Manifest:
-    """What is there says of itself. With a digest, it must be that very artifact, as it was when its digest was read."""
+    """What is there says of itself. With a digest, it must be that very artifact, as it was when
+    its digest was read."""
     found = _find(uri)
     if found is None:
         remedy = (
@@ -100,9 +108,11 @@ def write_artifact(
     inputs: Mapping[str, str] | None = None,
     lease: Lease | None = None,
 ) -> Iterator[Draft]:
-    """Give a draft directory to fill; on a clean exit it becomes the artifact `uri`, on an exception nothing does.
+    """Give a draft directory to fill; on a clean exit it becomes the artifact `uri`, on an
+    exception nothing does.
 
-    With a lease, it must still be ours when the work begins and when it is committed: LeaseLost otherwise.
+    With a lease, it must still be ours when the work begins and when it is committed: LeaseLost
+    otherwise.
     """
     wanted = Manifest(kind=kind, config=plain("config", config), inputs=plain("inputs", inputs or {}), files={})
     if not is_remote(uri):
@@ -128,7 +138,8 @@ def write_artifact(
 
 
 def add_manifest(folder: str, *, kind: str, config: Mapping[str, Any], names: Sequence[str]) -> Manifest:
-    """Make an artifact of a folder on a disk as it is: of these files in it. Raises StorageError if it is one already."""
+    """Make an artifact of a folder on a disk as it is: of these files in it. Raises StorageError
+    if it is one already."""
     uri = str(local.resolved(folder))
     files = {}
     for name in names:
@@ -145,7 +156,8 @@ def add_manifest(folder: str, *, kind: str, config: Mapping[str, Any], names: Se
 
 
 def open_artifact(uri: str, *, kind: str | None = None, digest: str | None = None) -> Path:
-    """A local directory that shows the files of the manifest, each checked against it just now, and no others.
+    """A local directory that shows the files of the manifest, each checked against it just now,
+    and no others.
 
     With a digest, as `read_manifest`: for who opens what another process chose.
     """
@@ -160,7 +172,8 @@ def address_of_file(uri: str, name: str) -> str:
 
 @contextmanager
 def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]:
-    """As `open_artifact`, for what is read once: a copy that was made on this node goes with the last block that reads it.
+    """As `open_artifact`, for what is read once: a copy that was made on this node goes with the
+    last block that reads it.
 
     No process may have it open in the other way meanwhile.
     """
@@ -216,7 +229,8 @@ def _parsed(found: Found, uri: str) -> Manifest:
 
 
 def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
-    """None if a whole artifact made the same way is there; one made another way, and anything else, is refused."""
+    """None if a whole artifact made the same way is there; one made another way, and anything
+    else, is refused."""
     found = _find(uri)
     if found is None:
         if not is_remote(uri):
@@ -270,7 +284,8 @@ def _commit_to_disk(path: Path, uri: str, manifest: Manifest, lease: Lease | Non
 
 
 def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
-    """One manifest wins. That a writer lost it learns from what stands there: the same, another whole one, or a refusal."""
+    """One manifest wins. That a writer lost it learns from what stands there: the same, another
+    whole one, or a refusal."""
     if not _vacancy(uri, manifest):
         return
     from memlm.storage.s3 import transfer
@@ -291,12 +306,14 @@ def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None)
 
 
 def _key(uri: str, manifest: Manifest, name: str) -> str:
-    """Where a file of an artifact lies on S3. The folder is, below, the very directory that was written."""
+    """Where a file of an artifact lies on S3. The folder is, below, the very directory that was
+    written."""
     return join(uri, f"content-{manifest.digest[:16]}", name)
 
 
 def _download(uri: str, manifest: Manifest) -> Path:
-    """Bring an artifact to this node once; the copy is checked each time like any other directory."""
+    """Bring an artifact to this node once; the copy is checked each time like any other
+    directory."""
     target = _cache() / manifest.digest
     with _scratch(target) as path:  # a lock too: of several processes on a node one downloads
         if target.exists():
@@ -333,7 +350,8 @@ def _measure(path: Path) -> dict[str, Any]:
 
 
 def _measure_all(directory: Path) -> dict[str, dict[str, Any]]:
-    """Every file but the manifest and the README. Links are refused: what they point to may change."""
+    """Every file but the manifest and the README. Links are refused: what they point to may
+    change."""
     left_out = (directory / MANIFEST, directory / README)
     paths = [path for path in sorted(directory.rglob("*")) if path not in left_out]
     for path in paths:
@@ -364,7 +382,8 @@ def _cache() -> Path:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """The temporary directory next to `target`: one writer at a time, and what a killed one left is cleared."""
+    """The temporary directory next to `target`: one writer at a time, and what a killed one left
+    is cleared."""
     path = local.scratch_of(target)
     with local.on_disk(path):
         target.parent.mkdir(parents=True, exist_ok=True)

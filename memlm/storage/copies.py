@@ -1,7 +1,9 @@
-"""Where does a copy lie that is needed for a while, and who takes it away when its owner was killed?
+"""Where does a copy lie that is needed for a while, and who takes it away when its owner was
+killed?
 
-In a folder `memlm-<pid>-<random>` for temporary files, whose lock the owner holds for as long as it lives. The lock of a
-killed process is nobody's, whatever its pid means by then or in another container, so who next needs a folder removes it.
+In a folder `memlm-<pid>-<random>` for temporary files, whose lock the owner holds for as long as
+it lives. The lock of a killed process is nobody's, whatever its pid means by then or in another
+container, so who next needs a folder removes it.
 """
 
 import os
@@ -20,7 +22,8 @@ _LOCK = re.compile(rf"\.(memlm-\d+-[0-9a-f]{{32}}){re.escape(local.LOCK)}")
 
 @contextmanager
 def folder_for_copies() -> Iterator[Path]:
-    """A folder on this node's disk, gone after the block. Those of processes that were killed go before it."""
+    """A folder on this node's disk, gone after the block. Those of processes that were killed go
+    before it."""
     parent = Path(tempfile.gettempdir())
     _sweep(parent)
     path = parent / f"memlm-{os.getpid()}-{uuid.uuid4().hex}"

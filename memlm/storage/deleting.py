@@ -1,7 +1,8 @@
 """What memlm made and needs no longer goes; what others put there stays.
 
-A folder of a run is open to everybody who may write there, so of a tree only that is removed which memlm is known to have
-written: what a manifest names, the drafts of killed writers, and single files whose names only memlm gives.
+A folder of a run is open to everybody who may write there, so of a tree only that is removed
+which memlm is known to have written: what a manifest names, the drafts of killed writers, and
+single files whose names only memlm gives.
 """
 
 import os
@@ -19,7 +20,8 @@ _DRAFT = re.compile(rf"\.(.+?)(\.[0-9a-f]{{32}}\.tmp)?{re.escape(PARTIAL)}(\.par
 
 
 def delete_made(uri: str, *, loose: str = "") -> None:
-    """Remove the artifacts at and below `uri`, single files below it whose names match `loose`, and folders that are empty then.
+    """Remove the artifacts at and below `uri`, single files below it whose names match `loose`,
+    and folders that are empty then.
 
     An artifact whose manifest cannot be read stays: nothing says what in it is memlm's.
     """

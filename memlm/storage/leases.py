@@ -1,20 +1,24 @@
-"""Leases: the right to write alone, so that of two trainers of one run the one that only seems dead stays harmless.
+"""Leases: the right to write alone, so that of two trainers of one run the one that only seems
+dead stays harmless.
 
-A lease is one small object: its holder (owner, epoch, a random id), its time to live. Every change of it is a
-conditional write over the version that was read, so two can't both succeed:
+A lease is one small object: its holder (owner, epoch, a random id), its time to live. Every
+change of it is a conditional write over the version that was read, so two can't both succeed:
 
     acquire  nothing there: epoch 1 | released, or unchanged for its time to live: epoch + 1 | else LeaseHeld
     renew    over our own version: it proves that we hold it at this moment; else LeaseLost, for good
     release  over our own version; the epoch stays for the next to count on
 
-Epochs count up for people to read, and begin again where somebody deleted the object; the id alone tells two holders
-apart for certain. Who works for a holder in another process is given its `Holder` and asks that.
+Epochs count up for people to read, and begin again where somebody deleted the object; the id
+alone tells two holders apart for certain. Who works for a holder in another process is given its
+`Holder` and asks that.
 
-A lease's age is told by the store's own clock (now less last modified), so nodes' clocks may differ. That clock may jump
-too: whoever waits has seen the lease unchanged for its time to live by a clock that cannot, and takes it over then at
-the latest. A holder that was stopped for longer than its time to live finds at its next renewal that another epoch
-began; `write_artifact(lease=...)` renews just before it commits. What no lease excludes is a commit that is on the way
-for longer than that: it is then still one whole artifact of the same config, with its own epoch in the details.
+A lease's age is told by the store's own clock (now less last modified), so nodes' clocks may
+differ. That clock may jump too: whoever waits has seen the lease unchanged for its time to live
+by a clock that cannot, and takes it over then at the latest. A holder that was stopped for
+longer than its time to live finds at its next renewal that another epoch began;
+`write_artifact(lease=...)` renews just before it commits. What no lease excludes is a commit
+that is on the way for longer than that: it is then still one whole artifact of the same config,
+with its own epoch in the details.
 """
 
 import json
@@ -42,7 +46,8 @@ CLOCK_STEP = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who took a lease, in a form that other processes can be given: those that work for it ask here."""
+    """Who took a lease, in a form that other processes can be given: those that work for it ask
+    here."""
 
     uri: str
     owner: str
@@ -60,7 +65,8 @@ class Holder:
         return not record["released"] and _holder_of(record, self.uri) == self
 
     def require(self) -> None:
-        """Raises LeaseLost if it has the lease no more, StorageError where the storage does not answer."""
+        """Raises LeaseLost if it has the lease no more, StorageError where the storage does not
+        answer."""
         if not self.holds():
             raise self.lost(store_of(self.uri).read(self.uri))
 
@@ -71,7 +77,8 @@ class Holder:
 
 @dataclass
 class Lease:
-    """The right to write, held since `epoch` began. Threads may share it; make one with `lease` or `acquire`."""
+    """The right to write, held since `epoch` began. Threads may share it; make one with `lease`
+    or `acquire`."""
 
     holder: Holder
     ttl_seconds: float
@@ -88,7 +95,8 @@ class Lease:
         return self.holder.epoch
 
     def renew(self) -> None:
-        """Hold it for another `ttl_seconds`. Raises LeaseLost when another has taken over, or it was released."""
+        """Hold it for another `ttl_seconds`. Raises LeaseLost when another has taken over, or it
+        was released."""
         self._change(released=False)
 
     def release(self) -> None:
@@ -110,7 +118,8 @@ class Lease:
 
 
 def acquire(uri: str, *, owner: str, ttl_seconds: float = 60, wait_seconds: float = 0) -> Lease:
-    """Take the lease at `uri`, waiting at most that long for another to release it or to fall silent. LeaseHeld if not.
+    """Take the lease at `uri`, waiting at most that long for another to release it or to fall
+    silent. LeaseHeld if not.
 
     To wait for as long as the other's own time to live is enough for any that is dead.
     """
@@ -147,7 +156,8 @@ class _Watch:
         return time.monotonic() - self.first_seen
 
     def seconds_left(self, found: Found, ttl_seconds: float) -> float:
-        """Until its holder counts as dead: at most its time to live, whatever the store's clock says of its age."""
+        """Until its holder counts as dead: at most its time to live, whatever the store's clock
+        says of its age."""
         if found.version != self.version:
             self.version, self.changed = found.version, time.monotonic()
             self.first_seen = min(self.first_seen, self.changed)
@@ -157,7 +167,8 @@ class _Watch:
 
 @contextmanager
 def lease(uri: str, *, owner: str, ttl_seconds: float = 60, wait_seconds: float = 0) -> Iterator[Lease]:
-    """Hold the lease at `uri` for the block, renewed in the background. Give it to `write_artifact`."""
+    """Hold the lease at `uri` for the block, renewed in the background. Give it to
+    `write_artifact`."""
     held = acquire(uri, owner=owner, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds)
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(held, ended), name=f"lease {uri}", daemon=True)
@@ -198,7 +209,8 @@ def _holder_of(record: dict[str, Any], uri: str) -> Holder:
 
 
 def _decode(found: Found, uri: str) -> dict[str, Any]:
-    """What was written there; raises DamagedArtifact if that is no lease. Leases of older versions have no id."""
+    """What was written there; raises DamagedArtifact if that is no lease. Leases of older
+    versions have no id."""
     try:
         record = {} if found.is_damaged else {"id": "", **json.loads(found.body)}
         kinds: dict[str, Any] = {"owner": str, "epoch": int, "id": str, "ttl_seconds": (int, float), "released": bool}

@@ -1,11 +1,14 @@
-"""Single files on a disk, read and written so that a crash or a rival leaves the old one or the new one.
+"""Single files on a disk, read and written so that a crash or a rival leaves the old one or the
+new one.
 
-A file is written next to its name, forced to the disk and renamed. Conditional writes hold a lock of the name meanwhile,
-so on a file system of several nodes its locks must work over nodes (`probe` tries them on one).
+A file is written next to its name, forced to the disk and renamed. Conditional writes hold a
+lock of the name meanwhile, so on a file system of several nodes its locks must work over nodes
+(`probe` tries them on one).
 
-What is checked and what is changed must be one and the same place, so a path is resolved once (`resolved`, `entry`) and
-only the result is used: `made/../models` is refused or means one folder, never two. Small files and locks are plain
-files; a link, a pipe or a device at such a name is nobody's that memlm knows, and is refused.
+What is checked and what is changed must be one and the same place, so a path is resolved once
+(`resolved`, `entry`) and only the result is used: `made/../models` is refused or means one
+folder, never two. Small files and locks are plain files; a link, a pipe or a device at such a
+name is nobody's that memlm knows, and is refused.
 """
 
 import errno
@@ -93,7 +96,8 @@ def list_names(uri: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """A tree or a file, and what killed writers of it left next to it. A link is left alone, and so is what it points to."""
+    """A tree or a file, and what killed writers of it left next to it. A link is left alone, and
+    so is what it points to."""
     path = entry(uri)
     if not path.parent.exists():
         return
@@ -116,7 +120,8 @@ def clear_remains(path: Path) -> None:
 
 
 def clear_scratch(path: Path, *, left_behind: bool) -> None:
-    """Remove what a killed writer left at `path`. A writer's folder and its lock go together: without one it is another's."""
+    """Remove what a killed writer left at `path`. A writer's folder and its lock go together:
+    without one it is another's."""
     if not os.path.lexists(path):
         return
     if left_behind:
@@ -138,7 +143,8 @@ def _bury(path: Path) -> None:
 
 @contextmanager
 def no_new_folders(path: Path) -> Iterator[None]:
-    """Folders at and above `path` that the block makes are gone after it, where nobody else uses them by then."""
+    """Folders at and above `path` that the block makes are gone after it, where nobody else uses
+    them by then."""
     with on_disk(path):
         new = [each for each in (path, *path.parents) if not each.exists()]
     try:
@@ -185,10 +191,11 @@ def scratch_of(target: Path) -> Path:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Alone with `path`, among processes and threads; gives whether the lock's file was left by a holder that was killed.
+    """Alone with `path`, among processes and threads; gives whether the lock's file was left by
+    a holder that was killed.
 
-    The lock's file goes with its holder. Raises BlockingIOError where others hold it and `wait` is False, StorageError
-    where the lock's name belongs to something else.
+    The lock's file goes with its holder. Raises BlockingIOError where others hold it and `wait`
+    is False, StorageError where the lock's name belongs to something else.
     """
     lock = path.with_name(f".{path.name.removeprefix('.')}{LOCK}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +215,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _open_lock(lock: Path) -> tuple[int, bool]:
-    """The lock's file, and whether it is new. A lock's file is empty: one that holds something is not ours to remove."""
+    """The lock's file, and whether it is new. A lock's file is empty: one that holds something
+    is not ours to remove."""
     while True:
         try:
             return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
@@ -246,7 +254,8 @@ def _not_plain(path: Path) -> StorageError:
 
 @contextmanager
 def on_disk(path: Path) -> Iterator[None]:
-    """Name the place and the remedy when a disk is full or closed to us, also when a library's own error says so."""
+    """Name the place and the remedy when a disk is full or closed to us, also when a library's
+    own error says so."""
     try:
         yield
     except Exception as error:

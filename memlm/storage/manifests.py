@@ -12,14 +12,17 @@ from memlm.storage.places import join
 
 MANIFEST = "manifest.json"
 README = "README.md"
-"""What a folder says to people, who may change it: no manifest names it, and no reader takes it for a part of the artifact."""
+"""What a folder says to people, who may change it: no manifest names it, and no reader takes it
+for a part of the artifact."""
 FORMAT = 2
 """What is written. Format 1 is read as well: its details are taken as they are."""
 ADOPTED = "adopted"
-"""In the config of a folder that got its manifest where it lay: what kind of model somebody else wrote there."""
+"""In the config of a folder that got its manifest where it lay: what kind of model somebody else
+wrote there."""
 _FIELDS = ("kind", "config", "inputs", "files")
 _BEGINNING = b'{\n "config": '
-"""How every manifest begins that memlm writes, so that one that was cut or changed is still told from another program's."""
+"""How every manifest begins that memlm writes, so that one that was cut or changed is still told
+from another program's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +32,11 @@ class Manifest:
     inputs: dict[str, str]
     files: dict[str, dict[str, Any]]  # name below the artifact -> bytes, sha256
     details: dict[str, Any] = field(default_factory=dict)
-    """Timings, counts: they have a digest of their own, because what an artifact is does not depend on them."""
+    """Timings, counts: they have a digest of their own, because what an artifact is does not
+    depend on them."""
     format: int = FORMAT
-    """The format of the file. Format 1, which does not name itself, has no digest of the details."""
+    """The format of the file. Format 1, which does not name itself, has no digest of the
+    details."""
 
     @property
     def digest(self) -> str:
@@ -40,7 +45,8 @@ class Manifest:
 
     @property
     def is_adopted(self) -> bool:
-        """Whether memlm found the files and did not write them, so that it must neither replace nor remove one."""
+        """Whether memlm found the files and did not write them, so that it must neither replace
+        nor remove one."""
         return ADOPTED in self.config and not self.inputs
 
     def to_json(self) -> bytes:
@@ -69,7 +75,8 @@ def is_ours(body: bytes) -> bool:
 
 
 def parse(body: bytes, uri: str) -> Manifest:
-    """The manifest of the artifact `uri`; DamagedArtifact if it is none, or not the one that was written."""
+    """The manifest of the artifact `uri`; DamagedArtifact if it is none, or not the one that was
+    written."""
 
     def refuse(reason: str) -> DamagedArtifact:
         return DamagedArtifact("artifact", uri, f"{MANIFEST} is not a manifest ({reason})", REMAKE)

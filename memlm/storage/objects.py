@@ -89,8 +89,8 @@ def list_names(uri: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """Remove a tree or one object, if it is there, and what unfinished writers of it left. What goes is no artifact any
-    more from the first step on."""
+    """Remove a tree or one object, if it is there, and what unfinished writers of it left. What
+    goes is no artifact any more from the first step on."""
     if is_remote(uri):
         from memlm.storage.s3 import client as s3
 

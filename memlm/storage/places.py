@@ -8,7 +8,8 @@ PARTIAL = ".partial"  # in the (hidden) names of what is not finished; never lis
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` is on S3. Every function asks here first, so an unknown scheme never becomes a directory."""
+    """Whether `uri` is on S3. Every function asks here first, so an unknown scheme never becomes
+    a directory."""
     if not uri or ("://" in uri and not uri.startswith("s3://")) or uri.startswith("s3:///"):
         raise StorageError("uri", repr(uri), "must be a local path or s3://bucket/prefix", "Correct it.")
     if "\0" in uri:

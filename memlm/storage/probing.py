@@ -1,7 +1,8 @@
 """Does a store do what storage relies on? Asked once, before a week's work is put on it.
 
-Not every store that speaks S3 keeps its promise of conditional writes: some ignore the condition, and Ceph's gateway 16
-keeps it for one writer and lets sixteen at a time win. On such a store leases and commits would be worth nothing.
+Not every store that speaks S3 keeps its promise of conditional writes: some ignore the
+condition, and Ceph's gateway 16 keeps it for one writer and lets sixteen at a time win. On such
+a store leases and commits would be worth nothing.
 """
 
 import functools
@@ -20,7 +21,8 @@ from memlm.storage.places import is_remote, join
 
 RACERS = 16
 FIRST_PATIENCE = retries.Patience(attempts=4, connect_seconds=2, silence_seconds=2.5, deadline_seconds=5)
-"""For the first requests, so that a wrong address, region or credential is one error within ten seconds."""
+"""For the first requests, so that a wrong address, region or credential is one error within ten
+seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +56,15 @@ class Probe:
 
 
 def probe(uri: str) -> Probe:
-    """Try the store below `uri` for a second or two, and leave nothing. StorageError when it can't be used at all."""
+    """Try the store below `uri` for a second or two, and leave nothing. StorageError when it
+    can't be used at all."""
     with nullcontext() if is_remote(uri) else local.no_new_folders(local.resolved(uri)):
         return _tried(uri)
 
 
 def require_conditional_writes(uri: str) -> Probe:
-    """The probe of a store that can be relied on; StorageError for one that can't, or can't be used."""
+    """The probe of a store that can be relied on; StorageError for one that can't, or can't be
+    used."""
     result = probe(uri)
     if result.faults:
         rule = f"this store can't keep writers apart: {'; '.join(result.faults)}"

@@ -1,7 +1,9 @@
-"""Small files that results rest on and no manifest names: a trial of the ledger, how long a stage took.
+"""Small files that results rest on and no manifest names: a trial of the ledger, how long a
+stage took.
 
-Each is a JSON object with the digest of all else that it holds, so that a number that was changed is noticed. Those without one
-are of runs made before records had digests, and are read as they are.
+Each is a JSON object with the digest of all else that it holds, so that a number that was
+changed is noticed. Those without one are of runs made before records had digests, and are read
+as they are.
 """
 
 from collections.abc import Mapping
@@ -21,7 +23,8 @@ def write_record(uri: str, record: Mapping[str, Any]) -> None:
 
 
 def read_record(uri: str) -> dict[str, Any]:
-    """Raises StorageError where nothing is there, DamagedArtifact where it is not what was written."""
+    """Raises StorageError where nothing is there, DamagedArtifact where it is not what was
+    written."""
     content = read_json(uri)
     if not isinstance(content, dict):
         raise DamagedArtifact("record", uri, f"is a JSON {type(content).__name__}, not an object", REMAKE)

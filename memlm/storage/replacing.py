@@ -1,10 +1,13 @@
-"""A new artifact takes the place of a damaged one on a disk, and nothing that memlm did not write is lost.
+"""A new artifact takes the place of a damaged one on a disk, and nothing that memlm did not
+write is lost.
 
-    set the damaged folder aside -> rename the new one to its name -> remove what the old manifest names
-                                 -> move back what it does not name, unless the new one has a file of that name
+    set the damaged folder aside -> rename the new one to its name -> remove what the old
+    manifest names
+                                 -> move back what it does not name, unless the new one has a
+                                 file of that name
 
-What is left then, because nothing says who wrote it, stays aside in NAME.replaced-1 and is named in the log. A crash in
-between loses nothing either: what was there is there or aside.
+What is left then, because nothing says who wrote it, stays aside in NAME.replaced-1 and is named
+in the log. A crash in between loses nothing either: what was there is there or aside.
 """
 
 import logging
@@ -18,7 +21,8 @@ log = logging.getLogger(__name__)
 
 
 def replace_damaged(target: Path, new: Path, old: Manifest | None) -> None:
-    """Rename the folder `new` to `target`, which holds a damaged artifact; `old` is its manifest, if that can be believed."""
+    """Rename the folder `new` to `target`, which holds a damaged artifact; `old` is its
+    manifest, if that can be believed."""
     aside = _free_name(target)
     with local.on_disk(target):
         os.rename(target, aside)
@@ -30,8 +34,8 @@ def replace_damaged(target: Path, new: Path, old: Manifest | None) -> None:
 
 
 def remove_named(folder: Path, manifest: Manifest | None) -> None:
-    """Remove the files that an artifact's manifest names, the manifest, and the folders that are empty then; nothing of a model that was
-    adopted, which somebody else wrote."""
+    """Remove the files that an artifact's manifest names, the manifest, and the folders that are
+    empty then; nothing of a model that was adopted, which somebody else wrote."""
     if manifest is None or manifest.is_adopted:
         return
     for name in (*manifest.files, MANIFEST):

@@ -1,7 +1,7 @@
 """What is tried again, how often, and for how long?
 
-One place decides: the SDK's own retries are off, because they end where a body begins. Pauses have full jitter, so that
-a thousand workers that failed together don't come back together.
+One place decides: the SDK's own retries are off, because they end where a body begins. Pauses
+have full jitter, so that a thousand workers that failed together don't come back together.
 """
 
 import itertools
@@ -46,7 +46,8 @@ def patience() -> Patience:
 
 @contextmanager
 def patient(changed: Patience) -> Iterator[None]:
-    """Within the block (and tasks that run in copies of its context) requests are held on to for as long as said."""
+    """Within the block (and tasks that run in copies of its context) requests are held on to for
+    as long as said."""
     token = _patience.set(changed)
     try:
         yield
@@ -55,7 +56,8 @@ def patient(changed: Patience) -> Iterator[None]:
 
 
 def call(action: Callable[[], T], is_transient: Callable[[Exception], bool]) -> T:
-    """The first result of `action`; its error when that is not transient or patience has run out."""
+    """The first result of `action`; its error when that is not transient or patience has run
+    out."""
     limit, began = patience(), time.monotonic()
     for attempt in itertools.count(1):
         try:

@@ -1,7 +1,9 @@
-"""What a reader sees of an artifact's folder in which other files lie too: links to the files that its manifest names.
+"""What a reader sees of an artifact's folder in which other files lie too: links to the files
+that its manifest names.
 
-People and programs add a README.md, .gitattributes or a notebook's checkpoints to a folder of a model, and may. Readers
-that list a folder, or look for files of known names as transformers does, would take such files for a part of it.
+People and programs add a README.md, .gitattributes or a notebook's checkpoints to a folder of a
+model, and may. Readers that list a folder, or look for files of known names as transformers
+does, would take such files for a part of it.
 """
 
 import atexit
@@ -17,7 +19,8 @@ _views: dict[tuple[int, Path, str], Path] = {}
 
 
 def view_of(directory: Path, manifest: Manifest) -> Path:
-    """The directory, if all its files are the manifest's; else a folder of links, which stays for this process's life."""
+    """The directory, if all its files are the manifest's; else a folder of links, which stays
+    for this process's life."""
     if not _has_others(directory, manifest):
         return directory
     key = os.getpid(), directory, manifest.digest

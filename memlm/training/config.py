@@ -6,7 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
-    """AdamW with warm-up and cosine, and for the pools its lazy kind. DeepSpeed's own settings are derived from this."""
+    """AdamW with warm-up and cosine, and for the pools its lazy kind. DeepSpeed's own settings
+    are derived from this."""
 
     num_steps: int = 1000
     batch_blocks: int = 32
@@ -15,17 +16,21 @@ class PretrainingConfig:
     """Blocks that one worker runs at once."""
     learning_rate: float = 2e-3
     value_learning_rate: float = 5e-3
-    """Of the value pools, whose rows get a gradient in few steps (Berges et al. 2024 train them apart as well)."""
+    """Of the value pools, whose rows get a gradient in few steps (Berges et al. 2024 train them
+    apart as well)."""
     final_learning_rate: float = 0.1
     """Where the cosine ends, as a share of the learning rate."""
     pool_optimizer: Literal["lazy_adam", "adamw"] = "lazy_adam"
-    """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a step costs what it touches; adamw moves
-    all rows by their momentum, at a cost that follows the size of the pool. Over three seeds adamw is better by a hundredth on known facts
-    (README, "How fast"), and a step at a million slots takes it three times as long."""
+    """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a
+    step costs what it touches; adamw moves all rows by their momentum, at a cost that follows
+    the size of the pool. Over three seeds adamw is better by a hundredth on known facts (README,
+    "How fast"), and a step at a million slots takes it three times as long."""
     pool_split: int = 1
-    """Workers between whom the pools' columns are split, neighbours that read for each other; 1 for none. It takes lazy_adam, and changes
-    no result beyond rounding. A pool is split when its values and two moments do not fit a worker: each then holds
-    12 bytes x slots x model.memory.value_dim / pool_split, and sends a row of values per token, forward and backward, whatever its reads."""
+    """Workers between whom the pools' columns are split, neighbours that read for each other; 1
+    for none. It takes lazy_adam, and changes no result beyond rounding. A pool is split when its
+    values and two moments do not fit a worker: each then holds 12 bytes x slots x
+    model.memory.value_dim / pool_split, and sends a row of values per token, forward and
+    backward, whatever its reads."""
     warmup_steps: int = 50
     weight_decay: float = 0.1
     """Of matrices; values, norms and biases have none."""
@@ -33,15 +38,19 @@ class PretrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast over fp32 weights."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO: what of the base each worker holds a share of, and not the whole. 0: nothing, the fastest where all fits (16 bytes a
-    parameter: weight, gradient and two moments in fp32; the paper's 1.3 B base takes 21 GB). 1: moments (8 bytes and 8 over the workers),
-    for the price of gathering the weights after each step; the first choice where 0 does not fit. 2: gradients too (4 bytes and 12 over
-    the workers), of use with one micro-batch a step. 3: weights too (16 bytes over the workers), which are then gathered layer by layer
-    in each pass: half as much again on the network, for bases that fit no other way. Pools trained by lazy_adam are no part of this. All
-    four give the same curve to rounding (tests/training/test_pretrain.py, on two workers), and a run may continue at another stage."""
+    """DeepSpeed ZeRO: what of the base each worker holds a share of, and not the whole. 0:
+    nothing, the fastest where all fits (16 bytes a parameter: weight, gradient and two moments
+    in fp32; the paper's 1.3 B base takes 21 GB). 1: moments (8 bytes and 8 over the workers),
+    for the price of gathering the weights after each step; the first choice where 0 does not
+    fit. 2: gradients too (4 bytes and 12 over the workers), of use with one micro-batch a step.
+    3: weights too (16 bytes over the workers), which are then gathered layer by layer in each
+    pass: half as much again on the network, for bases that fit no other way. Pools trained by
+    lazy_adam are no part of this. All four give the same curve to rounding
+    (tests/training/test_pretrain.py, on two workers), and a run may continue at another stage."""
     checkpoint_every: int = 500
-    """Steps between two training states. Twice the time of a save times the mean time between failures, and its square root, is the
-    interval that loses least (Young 1974); a save costs what `seconds_saving` of the goodput says, as the upload runs while training continues."""
+    """Steps between two training states. Twice the time of a save times the mean time between
+    failures, and its square root, is the interval that loses least (Young 1974); a save costs
+    what `seconds_saving` of the goodput says, as the upload runs while training continues."""
     log_every: int = 50
     seed: int = 0
     """Of the initial weights and of the order of the blocks."""
@@ -79,12 +88,14 @@ class PretrainingConfig:
         self.require_workers(1)
 
     def require_workers(self, num_workers: int) -> None:
-        """Raises ValueError, with batches and micro-batches that would do, if a step's batch cannot be divided among the workers."""
+        """Raises ValueError, with batches and micro-batches that would do, if a step's batch
+        cannot be divided among the workers."""
         if flaw := self.flaw_of(num_workers):
             raise ValueError(flaw)
 
     def flaw_of(self, num_workers: int) -> str:
-        """Why a step's batch cannot be divided among the workers, and what would do; empty if it can."""
+        """Why a step's batch cannot be divided among the workers, and what would do; empty if it
+        can."""
         if self.batch_blocks % (self.micro_batch_blocks * num_workers) == 0:
             return ""
         rule = "is not a multiple of pretraining.micro_batch_blocks"
@@ -107,23 +118,26 @@ class PretrainingConfig:
         return f"set {', or '.join(batches)}"
 
     def _micro_batch(self, blocks: int) -> int:
-        """The largest micro-batch that divides a worker's blocks and is no larger than the one asked for."""
+        """The largest micro-batch that divides a worker's blocks and is no larger than the one
+        asked for."""
         return max(size for size in range(1, min(blocks, self.micro_batch_blocks) + 1) if blocks % size == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountingConfig:
-    """The background that slots are ranked against (Lin et al. 2025, section 4: 1,000 random batches of DCLM)."""
+    """The background that slots are ranked against (Lin et al. 2025, section 4: 1,000 random
+    batches of DCLM)."""
 
     num_batches: int = 1000
     """Micro-batches counted, drawn at random from the corpus; fewer if the corpus ends first."""
     batch_blocks: int = 2
-    """Blocks of a micro-batch, on whose size the paper is silent. Larger ones protect common slots more: a slot that each of them
-    reads is worth nothing to TF-IDF."""
+    """Blocks of a micro-batch, on whose size the paper is silent. Larger ones protect common
+    slots more: a slot that each of them reads is worth nothing to TF-IDF."""
     batches_per_unit: int = 50
     """Micro-batches that one task counts and commits together."""
     max_attempts: int = 3
-    """Workers that a unit may kill before it is put in quarantine and not tried again. A driver that dies counts for none."""
+    """Workers that a unit may kill before it is put in quarantine and not tried again. A driver
+    that dies counts for none."""
     max_quarantined: int = 0
     """Units that may end in quarantine, uncounted and named in the counts, before the job fails."""
     seed: int = 0
@@ -147,7 +161,8 @@ class AnalysisConfig:
     num_steps: int = 100
     """Steps on one fact within which it must be learned."""
     num_page_facts: int = 8
-    """How many of the first facts have their texts on the token page, here and in a traced finetune; 0 for no page."""
+    """How many of the first facts have their texts on the token page, here and in a traced
+    finetune; 0 for no page."""
 
     def __post_init__(self) -> None:
         for name in ("num_facts", "num_steps"):

@@ -1,4 +1,5 @@
-"""Whether a run learned what it was given, and if not, why, and what helps. Read off its scores, its facts and the model that it ends with."""
+"""Whether a run learned what it was given, and if not, why, and what helps. Read off its scores,
+its facts and the model that it ends with."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -33,7 +34,8 @@ def has_learned(result: TrialResult) -> bool:
 def why_nothing_was_learned(
     trial: Trial, result: TrialResult, learned: nn.Module, materials: Materials, facts: Sequence[Fact]
 ) -> list[str]:
-    """Each reason that shows, with what to do about it. `facts` are those that the trial learned; `learned` is the model at its end."""
+    """Each reason that shows, with what to do about it. `facts` are those that the trial
+    learned; `learned` is the model at its end."""
     if min(result.start[LEARNING_SET].items) == 1:
         return [
             "the model answered every one of them before, so there was nothing to learn: give facts that it does not know"

@@ -17,15 +17,16 @@ from memlm.training.config import PretrainingConfig
 from memlm.training.finite import DivergedError, first_not_finite
 from memlm.training.row_sparse import LazyAdam
 
-# DeepSpeed probes for GPUs and MPI at import; on a machine without a GPU both probes only cost time and print warnings.
+# DeepSpeed probes for GPUs and MPI at import; on a machine without a GPU both probes only cost
+# time and print warnings.
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
 from deepspeed.runtime.utils import combine_grad_norm_groups
 
-# Compiles a C++ extension at the first start, for a faster all-reduce among the CPUs of one machine: a minute, and a compiler that
-# a machine may lack, for what gloo does as well.
+# Compiles a C++ extension at the first start, for a faster all-reduce among the CPUs of one
+# machine: a minute, and a compiler that a machine may lack, for what gloo does as well.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 BETAS, EPSILON = (0.9, 0.95), 1e-8
@@ -34,8 +35,9 @@ BETAS, EPSILON = (0.9, 0.95), 1e-8
 class Engine:
     """One rank of a DeepSpeed run. torch.distributed must be initialised; a group of one will do.
 
-    With pool_optimizer = "lazy_adam" DeepSpeed trains the rest of the model, and LazyAdam the pools, in one step and under one clip norm.
-    Pools that are split over ranks (pool_split) must have been built so.
+    With pool_optimizer = "lazy_adam" DeepSpeed trains the rest of the model, and LazyAdam the
+    pools, in one step and under one clip norm. Pools that are split over ranks (pool_split) must
+    have been built so.
     """
 
     def __init__(self, model: nn.Module, config: PretrainingConfig) -> None:
@@ -48,7 +50,8 @@ class Engine:
         self._pool_optimizer = LazyAdam(lazy, betas=BETAS, epsilon=EPSILON)
         self._pool_norm = torch.zeros(())
         self.gradient_norm = 0.0
-        """The gradient's norm in the last step, over all parameters and the global batch, before it was clipped. If it is not finite, nothing moved."""
+        """The gradient's norm in the last step, over all parameters and the global batch, before
+        it was clipped. If it is not finite, nothing moved."""
         self._value_learning_rate = config.value_learning_rate
         optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=BETAS, eps=EPSILON, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -88,7 +91,8 @@ class Engine:
         self._pool_optimizer.compact()
 
     def step(self) -> None:
-        """After each micro-batch; moves the weights after the last one of a batch, unless their gradient has no finite norm."""
+        """After each micro-batch; moves the weights after the last one of a batch, unless their
+        gradient has no finite norm."""
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
             return
@@ -98,7 +102,8 @@ class Engine:
             self.gradient_norm = self._clip()
         self._engine.step()
         if self.config.zero_stage:
-            # ZeRO itself passes over a step whose norm is not finite, and then may have none to tell.
+            # ZeRO itself passes over a step whose norm is not finite, and then may have none to
+            # tell.
             self.gradient_norm = (
                 float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
             )
@@ -109,7 +114,8 @@ class Engine:
         self._pool_optimizer.step(learning_rate=self._value_learning_rate, gradient_scale=share / self.world_size)
 
     def _clip(self) -> float:
-        """Clip DeepSpeed's gradients by the norm over them and the pools', or drop them if it is not finite; returns that norm."""
+        """Clip DeepSpeed's gradients by the norm over them and the pools', or drop them if it is
+        not finite; returns that norm."""
         parameters = [parameter for parameter in self._engine.module.parameters() if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters]
         norm = torch.nn.utils.get_total_norm([*gradients, self._pool_norm])
@@ -120,7 +126,8 @@ class Engine:
         return float(norm)
 
     def require_finite(self, when: str) -> None:
-        """Raises DivergedError, on every rank, if some rank's share of the weights and moments is not finite. Every rank must call it."""
+        """Raises DivergedError, on every rank, if some rank's share of the weights and moments
+        is not finite. Every rank must call it."""
         fragments = fragments_of(self._engine.module, self._optimizer, self.config.zero_stage)
         held = [(name, part) for name, fragment in fragments.items() for part in fragment.parts()]
         pools = [(f"value pool {number}", matrix) for number, matrix in self._pool_optimizer.matrices()]
@@ -134,7 +141,8 @@ class Engine:
             )
 
     def _count_pools_in_the_norm_of_zero(self) -> None:
-        """ZeRO takes the norm and clips by it within its step, after it has shared out the gradients. So the norm is what is extended."""
+        """ZeRO takes the norm and clips by it within its step, after it has shared out the
+        gradients. So the norm is what is extended."""
         optimizer = self._optimizer
         if self.config.zero_stage == 3:
             norms = optimizer._get_norm_groups
@@ -149,18 +157,21 @@ class Engine:
         self._pool_optimizer.save(directory)
 
     def load(self, directory: Path) -> None:
-        """From a directory that holds what every rank saved, of any number of ranks and any ZeRO stage. Every rank must call it."""
+        """From a directory that holds what every rank saved, of any number of ranks and any ZeRO
+        stage. Every rank must call it."""
         load_fragments(self._engine.module, self._optimizer, self.config.zero_stage, directory)
         self._pool_optimizer.load(directory)
 
     @contextmanager
     def whole_weights(self) -> Iterator[nn.Module]:
-        """The model with all its weights in place, also where ZeRO-3 has shared them out. Every rank must enter. Not with split pools."""
+        """The model with all its weights in place, also where ZeRO-3 has shared them out. Every
+        rank must enter. Not with split pools."""
         with self._whole_base() as model, self._pool_optimizer.as_parameters():
             yield model
 
     def export(self, directory: Path | None) -> None:
-        """Write the model with all its weights as a Hugging Face checkpoint. Every rank must call it; the first one names the directory.
+        """Write the model with all its weights as a Hugging Face checkpoint. Every rank must
+        call it; the first one names the directory.
 
         Raises DivergedError before anything is written if they are not finite.
         """
@@ -191,7 +202,8 @@ def _require_split(model: nn.Module, pool_split: int) -> None:
 
 
 def _parameter_groups(model: nn.Module, config: PretrainingConfig) -> list[dict[str, object]]:
-    """Matrices with weight decay, vectors without, and the value pools, where they are parameters, at their own rate without."""
+    """Matrices with weight decay, vectors without, and the value pools, where they are
+    parameters, at their own rate without."""
     values = {id(pool.weight) for pool in value_pools(model)}
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "values": []}
     for parameter in model.parameters():

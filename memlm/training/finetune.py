@@ -30,9 +30,11 @@ from memlm.training.trial import Trial
 R = TypeVar("R", bound=Record)
 ANSWER_NATS = f"{LEARNING_SET}_answer_nats"
 ANSWER_GAIN = f"{ANSWER_NATS}_gained"
-"""By how much the new answers became more likely, in nats per token: learning that exact match does not see yet."""
+"""By how much the new answers became more likely, in nats per token: learning that exact match
+does not see yet."""
 BACKGROUND_ROWS = 8
-"""Texts of a background batch made from facts or questions, for the ablation of what slots are ranked against."""
+"""Texts of a background batch made from facts or questions, for the ablation of what slots are
+ranked against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +48,13 @@ class Materials:
     text: BackgroundText | None = None
     """Pretraining text, for methods that rehearse it."""
     trunks: TrunkCache = NO_TRUNKS
-    """What is known of the trunk of the checkpoint that sparse memory finetuning starts from; changes no result."""
+    """What is known of the trunk of the checkpoint that sparse memory finetuning starts from;
+    changes no result."""
 
 
 class StreamObserver:
-    """Sees a stream as it is learned. May run the model, and must leave it, its mode and every generator as they were."""
+    """Sees a stream as it is learned. May run the model, and must leave it, its mode and every
+    generator as they were."""
 
     def on_start(self, method: Method) -> None:
         """Before the first step."""
@@ -75,7 +79,8 @@ def run_trial(
     on_step: Callable[[int, StepResult], None] = lambda step, result: None,
     observer: StreamObserver = SEES_NOTHING,
 ) -> tuple[TrialResult, nn.Module]:
-    """Learn the stream and score. `start` is the base model's scores where they are known; the model is changed in place."""
+    """Learn the stream and score. `start` is the base model's scores where they are known; the
+    model is changed in place."""
     began = time.monotonic()
     facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
     require_asked(facts, seed=trial.seed)
@@ -150,7 +155,8 @@ def _rate_too_high(trial: Trial) -> str:
 
 
 def check_stream(stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
-    """Raises FactError if a trial with this stream and seed could not begin: nothing that asks about what is learned, or a statement too long."""
+    """Raises FactError if a trial with this stream and seed could not begin: nothing that asks
+    about what is learned, or a statement too long."""
     chosen = facts_of_stream(stream, facts, seed=seed)
     require_asked(chosen, seed=seed)
     batches_of_stream(stream, chosen, tokenizer, seed=seed)
@@ -177,7 +183,8 @@ def score_learning(
 def score_held_out(
     trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
 ) -> Scores:
-    """What the model should keep; the same sets for every seed. Raises DivergedError where a score is not finite."""
+    """What the model should keep; the same sets for every seed. Raises DivergedError where a
+    score is not finite."""
     sets = {name: _in_context(questions, context_of) for name, questions in materials.held_out.questions.items()}
     held_out, trunks = replace(materials.held_out, questions=sets), _trunks_for(trial, materials)
     return _finite(evaluate_held_out(model.eval(), materials.tokenizer, held_out, trial.evaluation, trunks))
@@ -204,7 +211,8 @@ def _in_context(records: Sequence[R], context_of: Callable[[Question], str]) -> 
 def _background_for(
     trial: Trial, model: nn.Module, facts: Sequence[Fact], materials: Materials
 ) -> BackgroundCounts | None:
-    """What slots are ranked against: the run's counts, or for an ablation those of the facts or the held-out questions themselves."""
+    """What slots are ranked against: the run's counts, or for an ablation those of the facts or
+    the held-out questions themselves."""
     source = getattr(trial.method, "background", "corpus")
     if source == "corpus":
         return materials.background
@@ -227,7 +235,8 @@ def _background_for(
 def learning_trunks(trial: Trial, materials: Materials, *, window: int) -> Iterator[TrunkInput]:
     """What a trial of this stream and seed runs the trunk on, beside the held-out sets.
 
-    The stream comes first: small batches gain the most, and prompts, which keep keys and values, cost the most bytes.
+    The stream comes first: small batches gain the most, and prompts, which keep keys and values,
+    cost the most bytes.
     """
     facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
     for batch in batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed):

@@ -1,4 +1,5 @@
-"""Numbers that are not finite end a run before they are saved: nothing that is computed from them is worth keeping."""
+"""Numbers that are not finite end a run before they are saved: nothing that is computed from
+them is worth keeping."""
 
 from collections.abc import Iterable
 
@@ -18,5 +19,6 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity; None if all numbers are finite."""
+    """The name of the first tensor that holds a NaN or an infinity; None if all numbers are
+    finite."""
     return next((name for name, tensor in tensors if not is_finite(tensor)), None)

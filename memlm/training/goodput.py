@@ -1,8 +1,11 @@
-"""How much of a pretraining's time went into steps that count? Its diary on storage, and what it comes to.
+"""How much of a pretraining's time went into steps that count? Its diary on storage, and what it
+comes to.
 
-A run is started as often as it takes: by the user (a session), and within that again by Ray after each loss of a worker. Each start keeps
-one small file, written anew every few seconds, so a start that was killed has said how far it came. Goodput is the time in steps that
-were not lost again, over all time since each session began: what is missing are restarts, steps done twice, and waiting for saves.
+A run is started as often as it takes: by the user (a session), and within that again by Ray
+after each loss of a worker. Each start keeps one small file, written anew every few seconds, so
+a start that was killed has said how far it came. Goodput is the time in steps that were not lost
+again, over all time since each session began: what is missing are restarts, steps done twice,
+and waiting for saves.
 """
 
 import logging
@@ -25,7 +28,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """One worker group of a run, as far as it was when it last wrote. Times are in seconds since 1970."""
+    """One worker group of a run, as far as it was when it last wrote. Times are in seconds since
+    1970."""
 
     session: float
     """When its session began."""
@@ -107,7 +111,8 @@ class Diary:
         self._write()
 
     def add(self, step: int, *, seconds_stepping: float, seconds_saving: float, write: bool = False) -> None:
-        """After each step, and with `write` where it matters; otherwise it is written every few seconds."""
+        """After each step, and with `write` where it matters; otherwise it is written every few
+        seconds."""
         due = write or time.time() - self.now.seen >= EVERY_SECONDS
         seen = time.time() if due else self.now.seen
         self.now = replace(

@@ -1,7 +1,9 @@
-"""Patches: what a finetune changed, byte for byte. A patch holds the changed rows of each weight before and after, and can be undone exactly.
+"""Patches: what a finetune changed, byte for byte. A patch holds the changed rows of each weight
+before and after, and can be undone exactly.
 
-Applying and undoing write the rows' bytes into the checkpoint's own safetensors files and touch nothing else, so undoing gives
-back the very files; the cost follows the rows and the copy, never the memory.
+Applying and undoing write the rows' bytes into the checkpoint's own safetensors files and touch
+nothing else, so undoing gives back the very files; the cost follows the rows and the copy, never
+the memory.
 """
 
 import shutil
@@ -39,7 +41,8 @@ KIND = "patch"
 CHECKPOINT_KIND = "checkpoint"
 PATCH_FILE = "patch.safetensors"
 BASE_FILE = "base_manifest{}.json"
-"""In a patched checkpoint, the manifest of the checkpoint before; numbered from the second patch on, so that each can be undone."""
+"""In a patched checkpoint, the manifest of the checkpoint before; numbered from the second patch
+on, so that each can be undone."""
 
 
 def stored_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -48,7 +51,8 @@ def stored_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def changed_rows(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, ChangedRows]:
-    """Compares bits, so a NaN or a signed zero counts as what it is. Raises PatchError if the models' shapes differ."""
+    """Compares bits, so a NaN or a signed zero counts as what it is. Raises PatchError if the
+    models' shapes differ."""
     if before.keys() != after.keys():
         raise PatchError(
             f"the learned model has other weights than its base: {sorted(before.keys() ^ after.keys())[:3]}"
@@ -76,7 +80,8 @@ def save_patch(patch: Mapping[str, ChangedRows], path: Path) -> None:
 def apply_patch(checkpoint: str, patch: str, output: str) -> None:
     """Write the checkpoint with the patch's rows as they were after learning.
 
-    Refuses a checkpoint that the patch was not made from, and a patch that does not fit it, before anything is written.
+    Refuses a checkpoint that the patch was not made from, and a patch that does not fit it,
+    before anything is written.
     """
     manifest = storage.read_manifest(patch, KIND)
     base = storage.read_manifest(checkpoint, CHECKPOINT_KIND)
@@ -124,7 +129,8 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
 def _write_changed(
     source: Path, rows: Path, checkpoint: str, target: Path, names: list[str], *, found: str, written: str
 ) -> None:
-    """The files of a checkpoint, opened at `source`, in a new place, with the patch's rows written over those that it found."""
+    """The files of a checkpoint, opened at `source`, in a new place, with the patch's rows
+    written over those that it found."""
     weights = stored_weights_in(source, names)
     require_fitting(rows, weights, checkpoint)
     for name in names:
@@ -134,7 +140,8 @@ def _write_changed(
 
 
 def _copy_card(checkpoint: str, target: Path) -> None:
-    """The model card as it is now: no manifest names it, and people may have changed it or taken it away."""
+    """The model card as it is now: no manifest names it, and people may have changed it or taken
+    it away."""
     place = storage.address_of_file(checkpoint, storage.README)
     if storage.is_remote(place) or (Path(place).is_file() and not Path(place).is_symlink()):
         card = storage.read_bytes(place)

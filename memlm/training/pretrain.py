@@ -1,6 +1,8 @@
-"""One rank's pretraining: blocks in an order that is a pure function of (seed, step), so a resumed run goes on bit for bit.
+"""One rank's pretraining: blocks in an order that is a pure function of (seed, step), so a
+resumed run goes on bit for bit.
 
-The loop yields what happened and decides nothing about logging or storage; `jobs/pretrain.py` does.
+The loop yields what happened and decides nothing about logging or storage; `jobs/pretrain.py`
+does.
 """
 
 import math
@@ -52,7 +54,8 @@ def learning_rate_share(step: int, config: PretrainingConfig) -> float:
 def pretrain(
     engine: "Engine", blocks: Blocks, config: PretrainingConfig, *, first_step: int, eos_id: int, pad_id: int
 ) -> Iterator[PretrainingStep]:
-    """Train from first_step to the end, yielding after every step. Raises DivergedError when the loss or the gradient is not finite."""
+    """Train from first_step to the end, yielding after every step. Raises DivergedError when the
+    loss or the gradient is not finite."""
     since, tokens_since = time.monotonic(), 0
     for step in range(first_step, config.num_steps):
         began = time.monotonic()
@@ -95,7 +98,8 @@ def _train_batch(
             ).logits
         loss = next_token_loss(logits, tokens, is_token) / num_targets
         total += loss.detach()
-        # DeepSpeed takes the mean over micro-batches and ranks; the loss is already a share of the global batch's.
+        # DeepSpeed takes the mean over micro-batches and ranks; the loss is already a share of
+        # the global batch's.
         engine.backward(loss * engine.num_micro_batches * engine.world_size)
         engine.step()
     dist.all_reduce(total)
@@ -117,7 +121,8 @@ class _Usage:
         return on_accesses(self.model, receive)
 
     def summary(self) -> dict[str, float]:
-        """Share of slots read, entropy over slots in nats, and the share of reads that go to the top 1 % of slots."""
+        """Share of slots read, entropy over slots in nats, and the share of reads that go to the
+        top 1 % of slots."""
         dist.all_reduce(self.counts)
         shares = self.counts.sort(descending=True).values.double() / self.counts.sum()
         read = shares[shares > 0]

@@ -1,10 +1,14 @@
-"""How are value tables trained at the cost of the rows that a batch reads? Adam that is lazy: what has no gradient does not move.
+"""How are value tables trained at the cost of the rows that a batch reads? Adam that is lazy:
+what has no gradient does not move.
 
-    backward of each micro-batch -> pool.row_gradients -> merged over micro-batches -> merged over ranks -> Adam on these rows
+    backward of each micro-batch -> pool.row_gradients -> merged over micro-batches -> merged
+    over ranks -> Adam on these rows
 
-Each rank holds the tables and both moments whole and takes the same step on them, to the bit; or, of tables that are split, its columns
-of all three, and takes the same step as the ranks that hold the same columns, with whom alone it merges gradients. DeepSpeed must not see
-the tables, or it would keep a dense gradient and moments of its own and, in ZeRO-3, share out the table: so they stop being parameters here.
+Each rank holds the tables and both moments whole and takes the same step on them, to the bit;
+or, of tables that are split, its columns of all three, and takes the same step as the ranks that
+hold the same columns, with whom alone it merges gradients. DeepSpeed must not see the tables, or
+it would keep a dense gradient and moments of its own and, in ZeRO-3, share out the table: so
+they stop being parameters here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +29,8 @@ from memlm.model.memory import ValuePool
 
 SAVED = "value_pools"
 EXCHANGED_BYTES = 1 << 28
-"""What a rank receives at once of all ranks' rows. Whole, the rows of many ranks together could be many times the table."""
+"""What a rank receives at once of all ranks' rows. Whole, the rows of many ranks together could
+be many times the table."""
 
 
 class _Table(NamedTuple):
@@ -37,10 +42,12 @@ class _Table(NamedTuple):
 
 
 class LazyAdam:
-    """Adam on the rows that have a gradient; all others, and their moments, stay what they are to the bit.
+    """Adam on the rows that have a gradient; all others, and their moments, stay what they are
+    to the bit.
 
-    A row keeps its moments while it is not read, and one number of steps corrects the bias of all rows. There is no weight decay,
-    which would move every row. torch.distributed must be initialised, and every rank must call each method.
+    A row keeps its moments while it is not read, and one number of steps corrects the bias of
+    all rows. There is no weight decay, which would move every row. torch.distributed must be
+    initialised, and every rank must call each method.
     """
 
     def __init__(self, pools: Sequence[ValuePool], *, betas: tuple[float, float], epsilon: float) -> None:
@@ -55,23 +62,27 @@ class LazyAdam:
         self._tables = [_Table(pool.weight, *_moments_of(pool.weight)) for pool in self.pools]
 
     def compact(self) -> None:
-        """After each backward: keeps what several micro-batches left behind within about twice the rows that it is about."""
+        """After each backward: keeps what several micro-batches left behind within about twice
+        the rows that it is about."""
         for pool in self.pools:
             parts = _collected(pool)
-            # Only when the later parts outweigh the merged one: else the rows of the first would be added anew for each.
+            # Only when the later parts outweigh the merged one: else the rows of the first would
+            # be added anew for each.
             if len(parts) > 1 and sum(len(part.slots) for part in parts[1:]) >= len(parts[0].slots):
                 parts[:] = [kernels_for(pool.weight).merge_rows(parts)]
 
     def merge(self) -> Float[Tensor, ""]:
-        """Add up what all micro-batches and all ranks collected, for `step` to use; returns the norm over all pools."""
+        """Add up what all micro-batches and all ranks collected, for `step` to use; returns the
+        norm over all pools."""
         self._gradients, squares = [], torch.zeros((), dtype=torch.float64)
         for pool in self.pools:
             merged = _merge_over_ranks(_take_gradient(pool), pool.num_slots, _holders(pool))
             of_rows = merged.squared_norms
             if of_rows is None:
                 of_rows = kernels_for(pool.weight).squared_norms(merged.rows)
-            # What only pads or the last token of a block read has a gradient of nought: it was not trained on and must not move
-            # on its momentum. (A gradient that is not a number has a norm that is not nought.)
+            # What only pads or the last token of a block read has a gradient of nought: it was
+            # not trained on and must not move on its momentum. (A gradient that is not a number
+            # has a norm that is not nought.)
             trained = of_rows != 0
             if pool.split is not None:
                 trained = pool.split.any(trained)
@@ -96,7 +107,8 @@ class LazyAdam:
 
     @contextmanager
     def as_parameters(self) -> Iterator[None]:
-        """Within the context the pools are as they were built: their values are parameters, and their gradients dense. Not for split ones."""
+        """Within the context the pools are as they were built: their values are parameters, and
+        their gradients dense. Not for split ones."""
         assert not self.is_split, "the columns of one rank are not the pool"
         for pool in self.pools:
             values, pool.row_gradients = pool.weight, None
@@ -120,7 +132,8 @@ class LazyAdam:
         return any(pool.split is not None for pool in self.pools)
 
     def save(self, directory: Path) -> None:
-        """Values, moments and the number of steps. Of its columns each rank writes a share of the rows, so that together they write all once."""
+        """Values, moments and the number of steps. Of its columns each rank writes a share of
+        the rows, so that together they write all once."""
         if not self.pools:
             return
         tensors = {"num_steps": torch.tensor(self.num_steps)}
@@ -132,7 +145,8 @@ class LazyAdam:
         save_file(tensors, directory / f"{SAVED}_{dist.get_rank()}.safetensors")
 
     def load(self, directory: Path) -> None:
-        """From a directory that holds what every rank saved, however many they were and however the tables were split among them.
+        """From a directory that holds what every rank saved, however many they were and however
+        the tables were split among them.
 
         Raises ValueError if some of it is missing.
         """
@@ -155,7 +169,8 @@ class LazyAdam:
 def _read_into(
     matrix: Tensor, pool: ValuePool, saved: Any, first_row: int, end_row: int, first_column: int, end_column: int
 ) -> int:
-    """The columns that the pool holds of a saved part of its table, a chunk of rows at a time; returns how many numbers those are."""
+    """The columns that the pool holds of a saved part of its table, a chunk of rows at a time;
+    returns how many numbers those are."""
     start, stop = max(first_column, pool.columns.start), min(end_column, pool.columns.stop)
     if start >= stop or first_row >= end_row:
         return 0
@@ -202,7 +217,8 @@ def _take_gradient(pool: ValuePool) -> RowGradient:
 
 
 def _merge_over_ranks(mine: RowGradient, num_slots: int, group: dist.ProcessGroup | None) -> RowGradient:
-    """The sum over the group's ranks, added in their order on each of them, so all have the same bits. Exchanges the rows with their slots.
+    """The sum over the group's ranks, added in their order on each of them, so all have the same
+    bits. Exchanges the rows with their slots.
 
     In one range of slots after another where all ranks' rows are more than EXCHANGED_BYTES.
     """
@@ -226,7 +242,8 @@ def _merge_over_ranks(mine: RowGradient, num_slots: int, group: dist.ProcessGrou
 def _exchange(mine: RowGradient, lengths: list[int], group: dist.ProcessGroup | None) -> list[RowGradient]:
     """Every rank's part, of the given lengths, in the order of the ranks."""
     longest = max(lengths)
-    # Collectives take one length from all ranks; what fills up the shorter parts is cut off again, unread.
+    # Collectives take one length from all ranks; what fills up the shorter parts is cut off
+    # again, unread.
     slots = mine.slots.new_empty(longest)
     rows = mine.rows.new_empty(longest, mine.rows.shape[1])
     slots[: len(mine.slots)], rows[: len(mine.slots)] = mine.slots, mine.rows
@@ -245,6 +262,7 @@ def _all_gather(mine: Int[Tensor, "*n"] | Float[Tensor, "*n"], group: dist.Proce
 
 
 def _share_of_rows(pool: ValuePool) -> slice:
-    """The rows whose saving is this rank's share of the work, among those that hold the same columns."""
+    """The rows whose saving is this rank's share of the work, among those that hold the same
+    columns."""
     rank, num_ranks = dist.get_rank(_holders(pool)), dist.get_world_size(_holders(pool))
     return slice(rank * pool.num_slots // num_ranks, (rank + 1) * pool.num_slots // num_ranks)

@@ -1,7 +1,9 @@
-"""How many slots does a fact have, and how few suffice to learn it? The analysis of Lin et al. 2025, section 6.
+"""How many slots does a fact have, and how few suffice to learn it? The analysis of Lin et al.
+2025, section 6.
 
-The paper is silent on how it found the number that suffices. Here a fact counts as learned when all its questions, in wordings never
-trained on, are answered by exact match, within a number of steps that all of its wordings take part in.
+The paper is silent on how it found the number that suffices. Here a fact counts as learned when
+all its questions, in wordings never trained on, are answered by exact match, within a number of
+steps that all of its wordings take part in.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,7 +50,8 @@ class FactSlots:
 
 
 class LearnedWith(NamedTuple):
-    """How a fact was learned; both are None if none of the numbers tried sufficed, and 0 if it was known."""
+    """How a fact was learned; both are None if none of the numbers tried sufficed, and 0 if it
+    was known."""
 
     num_slots: int | None
     num_steps: int | None
@@ -97,7 +100,8 @@ def slots_of_fact(
 def _reads_of_answering(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str
 ) -> tuple[Int[Tensor, "seq reads"], int]:
-    """The accesses of question and answer, and the first position that predicts the answer. The answer's last token predicts the end."""
+    """The accesses of question and answer, and the first position that predicts the answer. The
+    answer's last token predicts the end."""
     window = model.config.max_position_embeddings  # type: ignore[union-attr]
     whole, start = encode(tokenizer, Continuation(prompt, continuation), window)  # type: ignore[arg-type]
     tokens = torch.tensor([whole], device=next(model.parameters()).device)
@@ -117,7 +121,8 @@ def minimum_slots_to_learn(
     evaluation: EvaluationConfig,
     seed: int = 0,
 ) -> LearnedWith:
-    """The fewest of `slot_counts` trainable slots with which the fact is learned within num_steps. The values are put back each time."""
+    """The fewest of `slot_counts` trainable slots with which the fact is learned within
+    num_steps. The values are put back each time."""
 
     def answers() -> bool:
         answered = answer_questions(
@@ -163,7 +168,8 @@ def text_reads(
     *,
     wordings: Sequence[str],
 ) -> list[TextReads]:
-    """The rows of a token page, as in the paper's Table 1: each question with its answer, then wordings; each ends with its eos."""
+    """The rows of a token page, as in the paper's Table 1: each question with its answer, then
+    wordings; each ends with its eos."""
     device = next(model.parameters()).device
     trainable = trainable.to(device)
     asked = [

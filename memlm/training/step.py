@@ -34,8 +34,9 @@ def num_predicted(is_token: Bool[Tensor, "batch seq"]) -> int:
 def finetune_step(method: Method, batches: list[FactBatch]) -> StepResult:
     """Learn one batch, given as this rank's micro-batches of it, of which there is at least one.
 
-    The method chooses what may move; the loss is the mean over the tokens of all ranks. A rank's share may hold no token
-    to predict; raises ValueError on every rank, before anything moves, if no share does.
+    The method chooses what may move; the loss is the mean over the tokens of all ranks. A rank's
+    share may hold no token to predict; raises ValueError on every rank, before anything moves,
+    if no share does.
     """
     device = batches[0].tokens.device
     num_targets = torch.tensor(sum(num_predicted(batch.is_token) for batch in batches), device=device)

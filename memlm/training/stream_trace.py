@@ -1,6 +1,8 @@
-"""What does a trial's stream do to each of its facts? Scores every fact while the trial learns; changes no result.
+"""What does a trial's stream do to each of its facts? Scores every fact while the trial learns;
+changes no result.
 
-The plan of the stream is known before it is learned, so a fact is scored exactly once in between: right after the last step that holds it.
+The plan of the stream is known before it is learned, so a fact is scored exactly once in
+between: right after the last step that holds it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,10 +43,12 @@ class StreamTracer(StreamObserver):
         num_points: int = 20,
         on_point: Callable[[CurvePoint], None] = lambda point: None,
     ) -> None:
-        """The curve has about num_points points after its first; each answers all questions of the facts and of `held_out`."""
+        """The curve has about num_points points after its first; each answers all questions of
+        the facts and of `held_out`."""
         self.trial, self.tokenizer = trial, materials.tokenizer
         self.plan = _plan_of(trial, materials)
-        # What is not asked about, such as a chunk of a document, is learned like the rest and has no score of its own.
+        # What is not asked about, such as a chunk of a document, is learned like the rest and
+        # has no score of its own.
         self.asked = {id: planned for id, planned in self.plan.items() if planned.fact.questions}
         self.facts = [planned.fact for planned in self.asked.values()]
         self.wordings = {id: planned.wordings for id, planned in self.plan.items()}

@@ -1,4 +1,5 @@
-"""What names one trial: its method, its stream, how it is scored and its seed. Known without torch, so that a plan of many is quick."""
+"""What names one trial: its method, its stream, how it is scored and its seed. Known without
+torch, so that a plan of many is quick."""
 
 import hashlib
 import json

@@ -1,4 +1,5 @@
-"""The micro-batches of a background count by number, and the units in which they are counted and committed. Known without torch."""
+"""The micro-batches of a background count by number, and the units in which they are counted and
+committed. Known without torch."""
 
 from memlm.training.config import CountingConfig
 

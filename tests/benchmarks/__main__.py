@@ -4,7 +4,8 @@
     python -m tests.benchmarks layer_1m counting     # these rows; bench.json then holds them alone
     python -m tests.benchmarks growth                # the picture
 
-Ends with status 0 if every row ran, whether or not it reached its bar; the table and `ok` say that.
+Ends with status 0 if every row ran, whether or not it reached its bar; the table and `ok` say
+that.
 """
 
 import argparse
@@ -73,7 +74,8 @@ def _options(names: Sequence[str]) -> argparse.Namespace:
 
 
 class _Progress:
-    """Lines with the time to go: the estimates of what is left, as fast or slow as what is done turned out."""
+    """Lines with the time to go: the estimates of what is left, as fast or slow as what is done
+    turned out."""
 
     def __init__(self, estimated: float) -> None:
         self.estimated, self.done = estimated, 0.0
@@ -93,7 +95,8 @@ class _Progress:
 
 
 def _measure(wanted: Sequence[tuple[str, Row]], folder: Path, path: Path, progress: _Progress) -> list[Record]:
-    """The rows one by one; what is measured is written after each, so that an interrupted run leaves it."""
+    """The rows one by one; what is measured is written after each, so that an interrupted run
+    leaves it."""
     records: list[Record] = []
     if wanted:
         progress.say(

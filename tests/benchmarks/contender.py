@@ -1,7 +1,9 @@
-"""One side of a row, alone in its process: built from its arguments, timed on request, asked what it computed.
+"""One side of a row, alone in its process: built from its arguments, timed on request, asked
+what it computed.
 
-Run as `python -m tests.benchmarks.contender MODULE:CLASS ARGUMENTS FOLDER`. The other end is `measure.py`: a request is a word on a
-line, an answer is JSON on a line, tensors go through safetensors files in FOLDER. What libraries print goes to stderr.
+Run as `python -m tests.benchmarks.contender MODULE:CLASS ARGUMENTS FOLDER`. The other end is
+`measure.py`: a request is a word on a line, an answer is JSON on a line, tensors go through
+safetensors files in FOLDER. What libraries print goes to stderr.
 """
 
 import importlib
@@ -25,8 +27,8 @@ from torch import Tensor
 class Clock:
     """What was spent inside `with clock:`, summed over the entries of one repeat.
 
-    On a CPU it is the time that the process computed, so that another process on the machine does not count; on a GPU, and where
-    `wall` is asked for, it is the time that passed.
+    On a CPU it is the time that the process computed, so that another process on the machine
+    does not count; on a GPU, and where `wall` is asked for, it is the time that passed.
     """
 
     def __init__(self, device: torch.device, *, wall: bool) -> None:
@@ -60,7 +62,8 @@ class Clock:
 
 
 class Contender(ABC):
-    """Built once, warm after its first repeats. A subclass takes `device` and keyword arguments that are plain JSON."""
+    """Built once, warm after its first repeats. A subclass takes `device` and keyword arguments
+    that are plain JSON."""
 
     wall = False
     """Whether what counts is the time that passed: where several processes do the work."""
@@ -70,7 +73,8 @@ class Contender(ABC):
         """The work once, with `with clock:` around what counts."""
 
     def outputs(self) -> dict[str, Tensor]:
-        """What it computes, to be compared with the other side's. Called before the first repeat, if at all."""
+        """What it computes, to be compared with the other side's. Called before the first
+        repeat, if at all."""
         return {}
 
     def close(self) -> None:  # noqa: B027 - most have nothing to give back
@@ -135,7 +139,8 @@ def serve(contender: Contender, memory: _Memory, device: torch.device, folder: P
 
 
 def main() -> None:
-    # Answers keep the real standard output to themselves; whatever a library prints must not end up among them.
+    # Answers keep the real standard output to themselves; whatever a library prints must not end
+    # up among them.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     name, arguments, folder = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])

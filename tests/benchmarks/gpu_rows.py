@@ -1,4 +1,5 @@
-"""The rows that are measured only where there is a GPU: bytes per second of the read, and a pretraining step of a large recipe."""
+"""The rows that are measured only where there is a GPU: bytes per second of the read, and a
+pretraining step of a large recipe."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,8 @@ def _traffic_row(name: str, direction: Literal["forward", "backward"], *, aim: f
 
 
 def _pretraining(folder: Path) -> Figures:
-    """Tokens per second and model FLOP utilisation. Raises ContenderError if not even the smallest recipe fits."""
+    """Tokens per second and model FLOP utilisation. Raises ContenderError if not even the
+    smallest recipe fits."""
     refused = []
     for recipe, blocks in TRIED:
         arguments: dict[str, Any] = {

@@ -1,4 +1,5 @@
-"""Rows that only a GPU has: how near the read comes to the speed of memory, and what is multiplied with beside it."""
+"""Rows that only a GPU has: how near the read comes to the speed of memory, and what is
+multiplied with beside it."""
 
 from typing import Literal
 
@@ -10,7 +11,8 @@ from tests.benchmarks.inputs import output_gradient, read_weights, uniform_reads
 
 NUM_SLOTS, VALUE_DIM = 1 << 20, 1024
 NUM_TOKENS, NUM_HEADS, TOP_K = 8192, 4, 32
-"""2 GiB of rows are read once a pass, far more than any cache holds; the output gradient, 32 MiB, is read for each of them."""
+"""2 GiB of rows are read once a pass, far more than any cache holds; the output gradient, 32
+MiB, is read for each of them."""
 
 BF16_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense peaks of NVIDIA's data sheets, by what the device's name contains; the first that fits."""
@@ -67,8 +69,9 @@ def copied_bytes() -> int:
 def read_bytes(direction: Literal["forward", "backward"]) -> int:
     """What one pass must move at the least, had the caches room for all but the table.
 
-    Forward: the rows and the slots with their weights in, the output out. Backward: those and the output gradient in; the
-    gradients of the weights and, in fp32, of each row that was read out.
+    Forward: the rows and the slots with their weights in, the output out. Backward: those and
+    the output gradient in; the gradients of the weights and, in fp32, of each row that was read
+    out.
     """
     reads = NUM_TOKENS * NUM_HEADS * TOP_K
     rows, lookups = reads * VALUE_DIM * 2, reads * (8 + 4)

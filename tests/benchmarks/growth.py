@@ -1,6 +1,8 @@
-"""How do the time and the memory of a step grow with the number of slots, of tokens, and of trainable slots t?
+"""How do the time and the memory of a step grow with the number of slots, of tokens, and of
+trainable slots t?
 
-Each point is one of our contenders alone in its process; the plain definition beside it shows what there is to save.
+Each point is one of our contenders alone in its process; the plain definition beside it shows
+what there is to save.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,8 +48,9 @@ class Point:
     step: str
     milliseconds: float
     working_mib: float
-    """The most that the steps added to what was there before the first one: the pool and the background counts. With lazy Adam that
-    includes the moments of the rows read so far, whose memory the system gives when they are first written."""
+    """The most that the steps added to what was there before the first one: the pool and the
+    background counts. With lazy Adam that includes the moments of the rows read so far, whose
+    memory the system gives when they are first written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,8 @@ class _Measured:
 
 
 def planned_points(device: str) -> list[_Measured]:
-    """Every process of the plot. A step of sparse memory finetuning reads the same number of distinct slots in each pool."""
+    """Every process of the plot. A step of sparse memory finetuning reads the same number of
+    distinct slots in each pool."""
     plan = []
     for num_half_keys in HALF_KEYS:
         shape = LayerShape(num_half_keys=num_half_keys)

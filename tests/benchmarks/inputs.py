@@ -1,4 +1,5 @@
-"""What contenders of one row have in common: shapes and tensors, drawn from seeds so that each process can make the same ones."""
+"""What contenders of one row have in common: shapes and tensors, drawn from seeds so that each
+process can make the same ones."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -9,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 BLOCK_ROWS = 1 << 14
-"""Rows of a table that are drawn; the rest repeats them, since drawing 4 GiB of numbers would take longer than the timing."""
+"""Rows of a table that are drawn; the rest repeats them, since drawing 4 GiB of numbers would
+take longer than the timing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,8 @@ def uniform_reads(
 def spread_reads(
     num_tokens: int, num_reads: int, num_slots: int, distinct: int, device: torch.device, *, seed: int = 4
 ) -> Int[Tensor, "tokens reads"]:
-    """Reads of `distinct` slots at most, the same ones in their order whatever the size of the pool, spread evenly over it."""
+    """Reads of `distinct` slots at most, the same ones in their order whatever the size of the
+    pool, spread evenly over it."""
     if not 1 <= distinct <= num_slots:
         raise ValueError(f"distinct is {distinct}, and the pool has {num_slots} slots; it must be from 1 to that many")
     return uniform_reads(num_tokens, num_reads, distinct, device, seed=seed) * (num_slots // distinct)
@@ -87,7 +90,8 @@ def read_weights(
 
 
 def layer_weights(shape: LayerShape, device: torch.device) -> dict[str, Tensor]:
-    """The weights of a layer but its table, under the names of `MemoryLayer`'s state; the scales of its own initialisation."""
+    """The weights of a layer but its table, under the names of `MemoryLayer`'s state; the scales
+    of its own initialisation."""
     generator = seeded(6)
 
     def normal(*size: int, std: float) -> Tensor:

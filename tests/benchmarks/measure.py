@@ -1,6 +1,8 @@
-"""How are two contenders measured so that the machine does not decide? Each in a process of its own, in turns, medians.
+"""How are two contenders measured so that the machine does not decide? Each in a process of its
+own, in turns, medians.
 
-A (warm-up) B (warm-up) A B A B ...: what slows the machine down for a while slows both. One thread each, the same allocator settings.
+A (warm-up) B (warm-up) A B A B ...: what slows the machine down for a while slows both. One
+thread each, the same allocator settings.
 """
 
 import json
@@ -29,7 +31,8 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 WARM_UP = 2
-"""Repeats that are thrown away: they fill caches, build what is built lazily and take memory from the system."""
+"""Repeats that are thrown away: they fill caches, build what is built lazily and take memory
+from the system."""
 RESERVE_BYTES = 1 << 30
 """Memory that stays free for the rest of the machine when a contender says how much it needs."""
 
@@ -55,7 +58,8 @@ class Spec:
 
 
 class Process:
-    """A contender in its process. Use as a context: it is ended on the way out, however that comes."""
+    """A contender in its process. Use as a context: it is ended on the way out, however that
+    comes."""
 
     def __init__(self, spec: Spec, folder: Path, *, timeout: float = 300) -> None:
         self.spec, self.folder, self.timeout = spec, folder, timeout
@@ -169,7 +173,8 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long a pair is timed: at least `fewest` repeats each, then until the seconds are over or there are `most`."""
+    """How long a pair is timed: at least `fewest` repeats each, then until the seconds are over
+    or there are `most`."""
 
     seconds: float = 8.0
     fewest: int = 3
@@ -215,7 +220,8 @@ Check = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], list[str]]
 
 
 def pair(ours: Spec, peers: Sequence[Spec], folder: Path, *, check: Check | None, budget: Budget) -> list[Pairing]:
-    """Ours beside each peer in turn. Raises ContenderError if ours fails; a peer that fails is a pairing with an error."""
+    """Ours beside each peer in turn. Raises ContenderError if ours fails; a peer that fails is a
+    pairing with an error."""
     pairings = []
     with Process(ours, folder) as our_process:
         our_outputs = our_process.outputs() if check else {}
@@ -245,7 +251,8 @@ def pair(ours: Spec, peers: Sequence[Spec], folder: Path, *, check: Check | None
 
 
 def far_apart(name: str, ours: Tensor, theirs: Tensor, *, tolerance: float = 1e-4, share: float = 0.0) -> list[str]:
-    """A sentence if more than a share of the elements are further apart than the tolerance times the peer's root mean square."""
+    """A sentence if more than a share of the elements are further apart than the tolerance times
+    the peer's root mean square."""
     if ours.shape != theirs.shape:
         return [f"{name} has shape {list(ours.shape)}, and the peer's {list(theirs.shape)}"]
     ours, theirs = ours.double(), theirs.double()

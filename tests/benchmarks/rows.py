@@ -1,6 +1,7 @@
 """The rows of the table: what is compared with what, in which shape, and the bar.
 
-A row is asked to run with a folder for what its contenders exchange, and gives its figures; what failed becomes part of them.
+A row is asked to run with a folder for what its contenders exchange, and gives its figures; what
+failed becomes part of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,8 +66,8 @@ def compared_row(
 ) -> Row:
     """Ours beside each peer; the best of them is the row's peer.
 
-    Times in milliseconds, or tokens per second where `tokens` says how many a repeat has. `min`: their time over ours; `max`: ours over
-    theirs.
+    Times in milliseconds, or tokens per second where `tokens` says how many a repeat has. `min`:
+    their time over ours; `max`: ours over theirs.
     """
 
     def run(folder: Path) -> Figures:
@@ -78,7 +79,8 @@ def compared_row(
 
 
 def figures_of(pairings: Sequence[Pairing], *, bound: Bound, shape: str, tokens: int = 0) -> Figures:
-    """The figures beside the fastest peer that may be one. Raises ContenderError if none of them ran."""
+    """The figures beside the fastest peer that may be one. Raises ContenderError if none of them
+    ran."""
     candidates = [pairing for pairing in pairings if not pairing.error and not pairing.peer.only_compared]
     if not candidates:
         raise ContenderError("; ".join(pairing.error for pairing in pairings if pairing.error))
@@ -223,7 +225,8 @@ def read_row(device: str) -> Row:
                 optimizer="EXACT_ROWWISE_ADAGRAD",
                 differs=DIFFERS["FBGEMM Adagrad"],
             ),
-            # FBGEMM's package for CPUs has no kernels for a GPU; there torch's own is the best peer at hand.
+            # FBGEMM's package for CPUs has no kernels for a GPU; there torch's own is the best
+            # peer at hand.
             peer("embedding_bag, SGD", "contenders.reads:EmbeddingBagRead", 2.5, only_compared=device == "cpu"),
         ],
         shape=f"{layer_shape_text(shape)}, slots uniform; forward, backward to rows and weights, optimizer",
@@ -338,7 +341,8 @@ def sweep_row(device: str) -> Row:
 
 
 def run_sweeps(folder: Path, device: str) -> Figures:
-    """Half of the bare loop, the sweep, the other half: what slows the machine down little by little slows both."""
+    """Half of the bare loop, the sweep, the other half: what slows the machine down little by
+    little slows both."""
     arguments = {"device": device, "folder": materials_folder(folder)}
 
     def process(name: str, kind: str) -> Process:

@@ -1,6 +1,8 @@
-"""What does Ray Tune add to a sweep? Twelve trials through `run_trials` with one worker, and the same twelve in a plain loop.
+"""What does Ray Tune add to a sweep? Twelve trials through `run_trials` with one worker, and the
+same twelve in a plain loop.
 
-Checkpoints have random weights, which cost as much as learned ones; the trials are the laptop's, of a shorter stream.
+Checkpoints have random weights, which cost as much as learned ones; the trials are the laptop's,
+of a shorter stream.
 """
 
 from contextlib import ExitStack
@@ -39,7 +41,8 @@ from tune_spaces import load_spaces
 ARCHITECTURES: tuple[Architecture, ...] = ("memory", "dense")
 NUM_TRIALS = 12
 NUM_FACTS, NUM_PASSES = 30, 8
-"""Of a trial; the laptop's has 100 facts, so what Ray adds to each weighs more here than in a sweep that is not for show."""
+"""Of a trial; the laptop's has 100 facts, so what Ray adds to each weighs more here than in a
+sweep that is not for show."""
 
 
 def config_of(folder: str, device: torch.device) -> Config:
@@ -71,7 +74,8 @@ class _Sweep(Contender):
 
 
 class Preparation(_Sweep):
-    """Not a contender: puts the corpus, two checkpoints of random weights and background counts in place."""
+    """Not a contender: puts the corpus, two checkpoints of random weights and background counts
+    in place."""
 
     def repeat(self, clock: Clock) -> None:
         with clock:
@@ -151,9 +155,11 @@ class RaySweep(_Sweep):
 
 
 class BareLoop(_Sweep):
-    """The loop that a sweep is without Ray: what its actors do, in one process and one trial after another.
+    """The loop that a sweep is without Ray: what its actors do, in one process and one trial
+    after another.
 
-    It shares between trials what a sweep shares. One repeat is half of the trials, so that a sweep can be put between two.
+    It shares between trials what a sweep shares. One repeat is half of the trials, so that a
+    sweep can be put between two.
     """
 
     def __init__(self, *, device: torch.device, folder: str) -> None:
@@ -198,7 +204,8 @@ class BareLoop(_Sweep):
             self.results[plan.key], _ = run_trial(plan.trial, model, materials, key=plan.key, start=start)
 
     def _start(self, plan: PlannedTrial) -> tuple[Scores, TrunkCache]:
-        """The base model's scores and its trunk's activations, computed for the first trial that starts there."""
+        """The base model's scores and its trunk's activations, computed for the first trial that
+        starts there."""
         parts: list[Part] = [(plan.architecture, plan.trial.seed), (plan.architecture, None)]
         for part in parts:
             if part not in self.parts:

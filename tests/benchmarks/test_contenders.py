@@ -1,4 +1,5 @@
-"""Both sides of a row compute the same at small sizes, and what compares them finds a defect. The packages of peers are not needed."""
+"""Both sides of a row compute the same at small sizes, and what compares them finds a defect.
+The packages of peers are not needed."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ def our_layer() -> Iterator[OurLayer]:
 
 @pytest.fixture(autouse=True)
 def leaves_no_rank_behind(monkeypatch):
-    """A contender that trains with DeepSpeed sets the variable for its process, which here is that of all tests."""
+    """A contender that trains with DeepSpeed sets the variable for its process, which here is
+    that of all tests."""
     monkeypatch.setenv("LOCAL_RANK", "0")
 
 

@@ -1,4 +1,5 @@
-"""Contenders in processes of their own: what is timed, what is compared, and what a failure leaves."""
+"""Contenders in processes of their own: what is timed, what is compared, and what a failure
+leaves."""
 
 import os
 import time

@@ -1,4 +1,5 @@
-"""The best peer, the direction of a ratio and what fails a row: computed from timings that are given."""
+"""The best peer, the direction of a ratio and what fails a row: computed from timings that are
+given."""
 
 import pytest
 import torch

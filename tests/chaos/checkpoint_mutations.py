@@ -1,4 +1,5 @@
-"""Files of training states that rot: every mutation is found, never loaded, and the newest whole state is gone on with, on both ranks."""
+"""Files of training states that rot: every mutation is found, never loaded, and the newest whole
+state is gone on with, on both ranks."""
 
 import json
 import logging
@@ -60,7 +61,8 @@ def zero(path: Path, step: int, choices: random.Random) -> None:
 
 
 def swap(path: Path, step: int, choices: random.Random) -> None:
-    """Two files, or two ranks' whole parts, manifest and all. Only the newer state may be spoiled, so the older keeps what it had."""
+    """Two files, or two ranks' whole parts, manifest and all. Only the newer state may be
+    spoiled, so the older keeps what it had."""
     if choices.random() < 0.5:
         path.write_bytes(of_another_state(path, step, choices).read_bytes())
         return
@@ -85,7 +87,8 @@ def contents(folder: Path, step: int) -> dict[str, bytes]:
 
 
 def mutate(folder: Path, choices: random.Random) -> tuple[int, str]:
-    """Spoil the newest state, in one of five cases the one before it too; returns the newest that is left, and what was done."""
+    """Spoil the newest state, in one of five cases the one before it too; returns the newest
+    that is left, and what was done."""
     victims = [3, 2] if choices.random() < 0.2 else [3]
     done = choices.choice(MUTATIONS)
     for step in victims:

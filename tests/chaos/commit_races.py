@@ -1,8 +1,9 @@
-"""Several processes commit to one place at the same moment: has each race one winner, whose bytes verify?
+"""Several processes commit to one place at the same moment: has each race one winner, whose
+bytes verify?
 
-Racers are processes with caches of their own, as nodes are. Five races in turn: an artifact and a bare object on S3, the
-same on a disk, a lease on S3. Racers of an artifact write different bytes with the same config, so any of them may win,
-but all must then see the same one, whole.
+Racers are processes with caches of their own, as nodes are. Five races in turn: an artifact and
+a bare object on S3, the same on a disk, a lease on S3. Racers of an artifact write different
+bytes with the same config, so any of them may win, but all must then see the same one, whole.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""Does what we promise hold when processes die, stores fail and bytes rot? What a row of `make chaos` is.
+"""Does what we promise hold when processes die, stores fail and bytes rot? What a row of `make
+chaos` is.
 
     frame.py       what a row is, how rows are found, what one run of a row comes to
     __main__.py    `python -m tests.chaos`: run rows, write runs/chaos/chaos.json
@@ -11,10 +12,12 @@ To add one, write a module in this folder that offers `ROWS`:
         ...                                      # real processes, real kills; everything random comes from `seed`
         return Outcome(tries=kills, survived=..., differences=...)
 
-    ROWS = [Row(name="count_workers", bar="30 kills, 0 differing counts", tries=30, run=lose_workers,
+    ROWS = [Row(name="count_workers", bar="30 kills, 0 differing counts", tries=30,
+    run=lose_workers,
                 seconds=400, small_seconds=10)]
 
-A row removes what it made and ends what it started, also when it fails. It may not rely on another row having run.
+A row removes what it made and ends what it started, also when it fails. It may not rely on
+another row having run.
 """
 
 import importlib

@@ -1,9 +1,11 @@
-"""Several pipelines one after another in one process, under one Ray: to import libraries and start Ray takes longer than a small run.
+"""Several pipelines one after another in one process, under one Ray: to import libraries and
+start Ray takes longer than a small run.
 
     python -m tests.chaos.in_turn COMMANDS.json
 
-COMMANDS.json is a list of command lines, each a list of words without `python pipelines/`. A word `@TEXT` stands for the words that follow
-TEXT in the last line that contains it, of all that was printed before. Prints `>>> STATUS COMMAND` after each.
+COMMANDS.json is a list of command lines, each a list of words without `python pipelines/`. A
+word `@TEXT` stands for the words that follow TEXT in the last line that contains it, of all that
+was printed before. Prints `>>> STATUS COMMAND` after each.
 """
 
 import io

@@ -1,4 +1,5 @@
-"""SIGKILL of those who count and pretrain: the results are those of an undisturbed run, to the bit."""
+"""SIGKILL of those who count and pretrain: the results are those of an undisturbed run, to the
+bit."""
 
 import json
 import random
@@ -117,7 +118,8 @@ def kill_driver(pipeline: str, config: Config, *, once: Callable[[], bool]) -> N
 
 
 def lose_pretraining_worker(seed: int, small: bool) -> Outcome:
-    """At random steps of one run, which must still come to the weights of the run that nobody disturbed."""
+    """At random steps of one run, which must still come to the weights of the run that nobody
+    disturbed."""
     choices, wanted, killed_at = random.Random(seed), 1 if small else 20, []
     with copy_of_run(without="checkpoint-memory") as config:
 
@@ -148,7 +150,8 @@ def lose_pretraining_worker(seed: int, small: bool) -> Outcome:
 
 
 def lose_pretraining_driver(seed: int, small: bool) -> Outcome:
-    """Its workers end when they find it gone, if they are not done by then. The next one waits for the lease that it held."""
+    """Its workers end when they find it gone, if they are not done by then. The next one waits
+    for the lease that it held."""
     choices, killed_at = random.Random(seed), []
     with copy_of_run(without="checkpoint-memory") as config:
         for number in range(1, (1 if small else 3) + 1):

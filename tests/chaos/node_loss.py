@@ -1,8 +1,11 @@
-"""Whole machines are lost while they count, pretrain and sweep: each job ends with the result of one that nobody disturbed.
+"""Whole machines are lost while they count, pretrain and sweep: each job ends with the result of
+one that nobody disturbed.
 
-The cluster is real: a Ray head and three workers with addresses of their own (tests/nodes), jobs submitted with a token, S3 that fails at
-one request in twenty, MLflow behind a password on PostgreSQL. A machine that is lost says nothing to anybody: its cable is cut, its
-processes die, and a new one joins in its place. Where the row says so, some losses are announced first, as spot instances' are.
+The cluster is real: a Ray head and three workers with addresses of their own (tests/nodes), jobs
+submitted with a token, S3 that fails at one request in twenty, MLflow behind a password on
+PostgreSQL. A machine that is lost says nothing to anybody: its cable is cut, its processes die,
+and a new one joins in its place. Where the row says so, some losses are announced first, as spot
+instances' are.
 """
 
 import json

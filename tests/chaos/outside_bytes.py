@@ -1,4 +1,5 @@
-"""Every reader of bytes that somebody else may have written: it reads them or refuses them in one line, in bounded time and memory.
+"""Every reader of bytes that somebody else may have written: it reads them or refuses them in
+one line, in bounded time and memory.
 
 python -m tests.chaos.outside_bytes SEED FIRST LAST    # these inputs, a line of JSON for each; what the row runs in a process of its own
 """
@@ -43,7 +44,8 @@ Reader = Callable[[random.Random, Path], None]
 
 
 def _sealed(rng: random.Random, manifest: dict[str, Any]) -> bytes:
-    """A changed manifest, half of the time with the digest that fits it: whoever crafts one computes it too."""
+    """A changed manifest, half of the time with the digest that fits it: whoever crafts one
+    computes it too."""
     from memlm.storage.manifests import Manifest
 
     written = changed(rng, manifest)

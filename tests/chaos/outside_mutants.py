@@ -1,4 +1,5 @@
-"""Bytes that somebody else wrote: whole documents of a kind, changed in one to three places, by structure or byte by byte."""
+"""Bytes that somebody else wrote: whole documents of a kind, changed in one to three places, by
+structure or byte by byte."""
 
 import copy
 import json

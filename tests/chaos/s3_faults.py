@@ -1,7 +1,8 @@
-"""S3 that fails at three requests of ten: is anything that was said to be stored another, lost or doubled?
+"""S3 that fails at three requests of ten: is anything that was said to be stored another, lost
+or doubled?
 
-Workers write, read, list, upload in parts and commit through the proxy, and know what each place must hold. At the end
-everything is compared once more past the proxy, byte by byte.
+Workers write, read, list, upload in parts and commit through the proxy, and know what each place
+must hold. At the end everything is compared once more past the proxy, byte by byte.
 """
 
 import hashlib
@@ -142,10 +143,11 @@ def _commit(watch: _Watch, generator: random.Random, mine: str, turn: int, folde
 
 
 def _count(watch: _Watch, generator: random.Random, mine: str, turn: int, folder: Path) -> None:
-    """All workers add to one number by conditional writes: an addition lost or doubled shows in the sum.
+    """All workers add to one number by conditional writes: an addition lost or doubled shows in
+    the sum.
 
-    The number carries the last turn that each worker added, so that one whose write was acknowledged by nobody, and
-    built upon by others since, finds it.
+    The number carries the last turn that each worker added, so that one whose write was
+    acknowledged by nobody, and built upon by others since, finds it.
     """
     uri = f"{watch.bucket}/sum"
     while True:
@@ -176,7 +178,8 @@ def _compare(watch: _Watch, proxy: FaultyProxy) -> None:
 
 @contextmanager
 def _settings(proxy: FaultyProxy) -> Iterator[None]:
-    """Parts of 64 KiB, so that small files have many; the server's address and a cache of its own."""
+    """Parts of 64 KiB, so that small files have many; the server's address and a cache of its
+    own."""
     with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as cache:
         before, part_bytes = dict(os.environ), transfer.PART_BYTES
         os.environ.update(client_environment(proxy), MEMLM_CACHE=cache)

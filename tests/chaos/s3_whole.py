@@ -1,7 +1,8 @@
-"""Every pipeline from nothing to its end on S3 that fails at one request in twenty: each ends with status 0, and with what a local run ends with.
+"""Every pipeline from nothing to its end on S3 that fails at one request in twenty: each ends
+with status 0, and with what a local run ends with.
 
-Local and remote, the same command lines run in a process each. Then everything in the local run's folder is looked up on the store, and
-compared to the bit but for what clocks say.
+Local and remote, the same command lines run in a process each. Then everything in the local
+run's folder is looked up on the store, and compared to the bit but for what clocks say.
 """
 
 import json
@@ -40,7 +41,8 @@ FEW_SLOTS = ("--analysis.num-facts", "1", "--analysis.slot-counts", "20", "--ana
 
 
 def commands(place: str, tracking: str, *, inputs: str, endpoint: str) -> list[list[str]]:
-    """One of each kind, each with what it needs before it. `inputs` is where documents and their questions lie."""
+    """One of each kind, each with what it needs before it. `inputs` is where documents and their
+    questions lie."""
     writer = ("--writer.model", "m", "--writer.endpoint.base-url", endpoint)
     documents = (
         *("--questions.documents.path", f"{inputs}/documents.jsonl"),
@@ -129,7 +131,8 @@ def _apply_and_undo(place: str) -> None:
 
 
 def _compare(local: Path, place: str) -> tuple[list[str], list[str]]:
-    """What was compared, and what of it is not the same: artifacts by what they hold, other files by what they say."""
+    """What was compared, and what of it is not the same: artifacts by what they hold, other
+    files by what they say."""
     compared, differing = [], []
     for path in sorted(local.rglob("*")):
         name = path.relative_to(local).as_posix()
@@ -177,7 +180,8 @@ def _said(body: bytes, name: str) -> Any:
 
 
 def _timeless(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and text with the place where it stands, but for what clocks say and where the run lies."""
+    """Every number and text with the place where it stands, but for what clocks say and where
+    the run lies."""
     if isinstance(value, dict):
         for name in sorted(value):
             of_clocks = name in CLOCKS or (name == "digest" and not at)  # a record's own covers how long it took

@@ -1,4 +1,5 @@
-"""A small run to disturb: corpus, checkpoint and counts as they come out when nothing happens. Made once for all rows of a process."""
+"""A small run to disturb: corpus, checkpoint and counts as they come out when nothing happens.
+Made once for all rows of a process."""
 
 import atexit
 import os
@@ -50,7 +51,8 @@ def undisturbed_run() -> Path:
 
 @contextmanager
 def copy_of_run(*, without: str) -> Iterator[Config]:
-    """A run of its own, to be disturbed, that lacks an artifact; with Ray for the jobs of this process."""
+    """A run of its own, to be disturbed, that lacks an artifact; with Ray for the jobs of this
+    process."""
     with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as root:
         source = undisturbed_run() / "smoke"
         shutil.copytree(source, Path(root) / "smoke", ignore=shutil.ignore_patterns("ray", without))

@@ -1,4 +1,5 @@
-"""The sweep's driver is killed at random moments: nothing finished is tried again or lost, and the frontier is the undisturbed one."""
+"""The sweep's driver is killed at random moments: nothing finished is tried again or lost, and
+the frontier is the undisturbed one."""
 
 import json
 import random
@@ -21,7 +22,8 @@ TIMES = ("seconds", "seconds_learning")
 
 
 def kill_drivers(seed: int, small: bool) -> Outcome:
-    """Kills at points of the ledger's growth, from before the first trial to after the last; then once to the end."""
+    """Kills at points of the ledger's growth, from before the first trial to after the last;
+    then once to the end."""
     kills, seeds = (1, 1) if small else (10, 5)
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as folder:
@@ -81,7 +83,8 @@ class _Sweep:
             driver.kill()
 
     def kill(self, after: int, *, pause: float) -> None:
-        """SIGKILL of the driver once the ledger holds so many trials, or when it has ended before that."""
+        """SIGKILL of the driver once the ledger holds so many trials, or when it has ended
+        before that."""
         driver, deadline = self.start(), time.monotonic() + SECONDS
         try:
             while driver.poll() is None and len(self.entries()) < after:

@@ -1,4 +1,5 @@
-"""Tokenizers of the kinds that others save, small: as T5's, as Llama 2's, and with what their folders hold wrong."""
+"""Tokenizers of the kinds that others save, small: as T5's, as Llama 2's, and with what their
+folders hold wrong."""
 
 import string
 from pathlib import Path
@@ -17,7 +18,8 @@ def saved(folder: Path, backend: Tokenizer, **names: str) -> PreTrainedTokenizer
 
 
 def like_t5(folder: Path, *words: str) -> PreTrainedTokenizerBase:
-    """A line break is read as a space, and the names of the special tokens are pieces of the vocabulary."""
+    """A line break is read as a space, and the names of the special tokens are pieces of the
+    vocabulary."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces = [*special, ("▁", -2.0), *((letter, -3.0) for letter in LETTERS), *((word, -1.0) for word in words)]
     backend = Tokenizer(models.Unigram(pieces, unk_id=2))
@@ -28,7 +30,8 @@ def like_t5(folder: Path, *words: str) -> PreTrainedTokenizerBase:
 
 
 def like_llama2(folder: Path, **names: str) -> PreTrainedTokenizerBase:
-    """Bytes that are no piece are tokens which the folder calls special; there is no pad unless `names` gives one."""
+    """Bytes that are no piece are tokens which the folder calls special; there is no pad unless
+    `names` gives one."""
     special = ["<unk>", "<s>", "</s>"]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.ascii_letters]
     vocabulary = {token: id for id, token in enumerate(tokens)}

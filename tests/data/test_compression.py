@@ -1,4 +1,5 @@
-"""Compressed files are read whole or refused; what would fill the memory is refused before it does."""
+"""Compressed files are read whole or refused; what would fill the memory is refused before it
+does."""
 
 import gzip
 import json

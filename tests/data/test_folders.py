@@ -1,4 +1,5 @@
-"""What of a folder is read as a corpus: each shard once, and every other name told with its reason."""
+"""What of a folder is read as a corpus: each shard once, and every other name told with its
+reason."""
 
 import os
 

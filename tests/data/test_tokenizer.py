@@ -152,7 +152,8 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(tmp_path, tokenizer):
 
 
 def test_a_name_on_no_hub_fails_soon(monkeypatch):
-    """Without a network, and without the minute of retries that the download itself would spend on it."""
+    """Without a network, and without the minute of retries that the download itself would spend
+    on it."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     started = time.monotonic()
     with pytest.raises(TokenizerError, match="'nobody/nothing' could not be loaded .*Give the folder"):
@@ -172,7 +173,8 @@ def test_trained_on_real_text_it_compresses_and_restores_it():
 
 
 def test_what_its_first_folder_kept_of_loading_does_not_go_along(tokenizer, tmp_path):
-    """A key, a path of somebody's machine, and the name of code that is not in the folder: a loader that trusts it would look for it."""
+    """A key, a path of somebody's machine, and the name of code that is not in the folder: a
+    loader that trusts it would look for it."""
     first, second = tmp_path / "first", tmp_path / "second"
     tokenizer.save_pretrained(first)
     config = json.loads((first / "tokenizer_config.json").read_text())

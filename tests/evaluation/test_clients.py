@@ -1,5 +1,5 @@
-"""Programs that are given a checkpoint's folder and know nothing of memlm: where it cannot be imported, they run the folder's modelling
-file; after `import memlm`, they run memlm."""
+"""Programs that are given a checkpoint's folder and know nothing of memlm: where it cannot be
+imported, they run the folder's modelling file; after `import memlm`, they run memlm."""
 
 import json
 import os

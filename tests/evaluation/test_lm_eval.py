@@ -1,4 +1,5 @@
-"""A checkpoint of ours in lm-evaluation-harness: it loads, and the two agree on every item of tasks that both score."""
+"""A checkpoint of ours in lm-evaluation-harness: it loads, and the two agree on every item of
+tasks that both score."""
 
 import json
 import os

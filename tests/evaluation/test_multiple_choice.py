@@ -32,7 +32,8 @@ def test_the_likeliest_choice_counts_and_by_length_the_likeliest_per_character(m
 
 
 def test_length_is_in_characters_without_the_space_before(monkeypatch):
-    # 4 characters, 8 bytes: 4 nats are 1 a character; the other's 3 characters at 2.9 nats are less.
+    # 4 characters, 8 bytes: 4 nats are 1 a character; the other's 3 characters at 2.9 nats are
+    # less.
     scores, _ = chosen(monkeypatch, [record("éééé", "abc", gold=1)], [4.0, 2.9])
     assert scores.accuracy_by_length == (1.0,)
     # 4/4 is less than 3.1/3; with the space counted, 4/5 would be more than 3.1/4.

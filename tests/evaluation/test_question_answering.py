@@ -31,7 +31,8 @@ def new_model(tokenizer, *, hidden_size=16):
 
 
 def model_that_says(tokenizer, *texts):
-    """A model whose next token depends on the last one alone: the layers add nothing, and the head is a table.
+    """A model whose next token depends on the last one alone: the layers add nothing, and the
+    head is a table.
 
     After "Answer:" it says the text, or anything else where the texts do not tell.
     """

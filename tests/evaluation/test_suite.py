@@ -1,4 +1,5 @@
-"""Every task at once: what each adds to the scores, and that what is known of the trunk changes none of them."""
+"""Every task at once: what each adds to the scores, and that what is known of the trunk changes
+none of them."""
 
 from dataclasses import replace
 

@@ -3,7 +3,8 @@
     python -m tests.infra                          # everything, at most 15 minutes on two cores
     python -m tests.infra --only iam checkov       # these rows; infra.json then holds them alone
 
-Ends with status 1 if a row misses its bar. A row that cannot run here is skipped, says why, and misses nothing.
+Ends with status 1 if a row misses its bar. A row that cannot run here is skipped, says why, and
+misses nothing.
 """
 
 import argparse

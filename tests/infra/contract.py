@@ -1,6 +1,8 @@
-"""What must hold of every applied environment, whatever its HCL looks like: one function a promise, each yields what breaks it.
+"""What must hold of every applied environment, whatever its HCL looks like: one function a
+promise, each yields what breaks it.
 
-The .tftest.hcl look at modules from inside, with values made for the test; this looks at whole environments from outside.
+The .tftest.hcl look at modules from inside, with values made for the test; this looks at whole
+environments from outside.
 """
 
 import base64
@@ -62,7 +64,8 @@ def descriptions_are_taken(stack: Stack) -> Iterator[str]:
 
 
 def endpoints_lead_home(stack: Stack) -> Iterator[str]:
-    """Through the endpoints only this account acts, and in S3 only on its own buckets: stolen data has no way out."""
+    """Through the endpoints only this account acts, and in S3 only on its own buckets: stolen
+    data has no way out."""
     for endpoint in stack.of("aws_vpc_endpoint"):
         policy, of_s3 = endpoint.values["policy"], endpoint.values["service_name"].endswith(".s3")
         for principal, resource, allowed in (
@@ -77,7 +80,8 @@ def endpoints_lead_home(stack: Stack) -> Iterator[str]:
 
 
 def machines_are_closed(stack: Stack) -> Iterator[str]:
-    """IMDSv2 one hop away, no key pair, no public address, encrypted disks, ended when they power off."""
+    """IMDSv2 one hop away, no key pair, no public address, encrypted disks, ended when they
+    power off."""
     for template in stack.of("aws_launch_template"):
         values, (metadata,) = template.values, template.values["metadata_options"] or ({},)
         if metadata.get("http_tokens") != "required" or metadata.get("http_put_response_hop_limit") != 1:
@@ -107,7 +111,8 @@ def disks_hold_the_image(stack: Stack) -> Iterator[str]:
 
 
 def efa_has_its_traffic(stack: Stack) -> Iterator[str]:
-    """Cards of one type in one subnet and placement group, and all traffic within the group both ways."""
+    """Cards of one type in one subnet and placement group, and all traffic within the group both
+    ways."""
     templates = [t for t in stack.of("aws_launch_template") if t.values["network_interfaces"]]
     groups = [g.values["id"] for g in stack.of("aws_security_group") if g.values["name"].endswith("-nodes")]
     for nodes, direction in ((nodes, direction) for nodes in groups for direction in ("ingress", "egress")):
@@ -135,7 +140,8 @@ def efa_has_its_traffic(stack: Stack) -> Iterator[str]:
 
 
 def data_is_kept(stack: Stack) -> Iterator[str]:
-    """Keys of ours that rotate, no public bucket, versions, TLS, and a database that is hard to lose."""
+    """Keys of ours that rotate, no public bucket, versions, TLS, and a database that is hard to
+    lose."""
     for key in stack.of("aws_kms_key"):
         for statement in json.loads(key.values["policy"])["Statement"]:
             if statement["Effect"] == "Allow" and statement["Principal"] in ("*", {"AWS": "*"}):
@@ -263,7 +269,8 @@ def boot_scripts_are_sound(stack: Stack) -> Iterator[str]:
 
 
 def ray_is_closed(stack: Stack) -> Iterator[str]:
-    """Token authentication, the dashboard on loopback, nothing on every address, metadata by token alone."""
+    """Token authentication, the dashboard on loopback, nothing on every address, metadata by
+    token alone."""
     for template in ray_templates(stack):
         script = user_data(template)
         where = f"{template.address}: its boot script"
@@ -304,7 +311,8 @@ def somebody_is_told(stack: Stack) -> Iterator[str]:
 
 
 def the_budget_counts_this_environment(stack: Stack) -> Iterator[str]:
-    """Environments share one bill, so each counts by a tag of its own, which all that is made for it or launched by it has."""
+    """Environments share one bill, so each counts by a tag of its own, which all that is made
+    for it or launched by it has."""
     tagged = [(r.address, r.values["tags_all"]) for r in stack.resources if "tags_all" in r.values]
     for group in stack.of("aws_autoscaling_group"):
         tagged.append((group.address, {tag["key"]: tag["value"] for tag in group.values["tag"]}))
@@ -320,7 +328,8 @@ def the_budget_counts_this_environment(stack: Stack) -> Iterator[str]:
 
 
 def machines_boot_when_their_ways_are_there(stack: Stack) -> Iterator[str]:
-    """A group launches as soon as it is made: after the endpoints, and after the rules of its own module and of the network's."""
+    """A group launches as soon as it is made: after the endpoints, and after the rules of its
+    own module and of the network's."""
     resources = json.loads(stack.state)["resources"]
     address = {
         id(r): ".".join([*re.findall(r"module\.\w+", r.get("module", "")), r["type"], r["name"]]) for r in resources

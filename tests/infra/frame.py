@@ -8,7 +8,8 @@
     test_*.py        the quick part of it, inside `make test`
     any other        rows, found by being here
 
-A row's module offers `ROWS`. A row that cannot run here raises Unavailable, with the reason and the remedy, and is skipped.
+A row's module offers `ROWS`. A row that cannot run here raises Unavailable, with the reason and
+the remedy, and is skipped.
 """
 
 import importlib

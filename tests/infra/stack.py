@@ -1,4 +1,5 @@
-"""An environment of infra/envs that is applied, offline: its resources with all their values, and its outputs."""
+"""An environment of infra/envs that is applied, offline: its resources with all their values,
+and its outputs."""
 
 import atexit
 import functools

@@ -36,7 +36,8 @@ def program(path: Path, *lines: str) -> None:
     path.chmod(0o755)
 
 
-# MLflow's server --------------------------------------------------------------------------------------------------------
+# MLflow's server
+# --------------------------------------------------------------------------------------------------------
 
 
 def server_script(folder: Path) -> str:
@@ -96,7 +97,8 @@ def test_mlflow_starts_with_the_passwords_that_are_kept_now_or_not_at_all(tmp_pa
     assert "\nadmin_password = password-of-SECRET_OF_admin\n" in (tmp_path / "etc/auth.ini").read_text()
 
 
-# A node's watch ---------------------------------------------------------------------------------------------------------
+# A node's watch
+# ---------------------------------------------------------------------------------------------------------
 
 
 def node_script(folder: Path, *, is_head: bool) -> str:

@@ -1,4 +1,5 @@
-"""The machine image's recipe: what it locks is what the project pins, and nothing else can come in."""
+"""The machine image's recipe: what it locks is what the project pins, and nothing else can come
+in."""
 
 import re
 import subprocess

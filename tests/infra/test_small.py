@@ -1,4 +1,5 @@
-"""The quick part of `make infra-test`, and its parts: what needs Terraform skips where it is missing."""
+"""The quick part of `make infra-test`, and its parts: what needs Terraform skips where it is
+missing."""
 
 import json
 import subprocess
@@ -27,7 +28,8 @@ from tests.infra.stack import SECRET, Resource, Stack
 NAMES = {"assertions", "checkov", "fake_ec2", "iam", "mutants_caught", "second_plan_empty"}
 
 
-# The frame --------------------------------------------------------------------------------------------------------------
+# The frame
+# --------------------------------------------------------------------------------------------------------------
 
 
 def row_of(outcome: Outcome | Exception, name: str = "iam") -> Row:
@@ -105,7 +107,8 @@ def test_the_make_target_runs_both_parts_and_fails_with_either(rows: int, tests:
     assert (tmp_path / "ran").read_text().split() == ["tests.infra", "pytest"]
 
 
-# What is written down ---------------------------------------------------------------------------------------------------
+# What is written down
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -161,7 +164,8 @@ def test_the_test_files_hold_what_the_issue_asks() -> None:
     assert sum(count_assertions(root) for root in roots(INFRA)) >= 60
 
 
-# The stub provider ------------------------------------------------------------------------------------------------------
+# The stub provider
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_ids_and_arns_are_in_aws_form() -> None:
@@ -241,7 +245,8 @@ def test_an_environment_is_valid_and_a_misspelt_argument_is_not(root: Path) -> N
     assert 'An argument named "bukcet" is not expected here. Did you mean "bucket"?' in " ".join(done.stderr.split())
 
 
-# Promises ---------------------------------------------------------------------------------------------------------------
+# Promises
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def stack_of(folder: Path, *resources: tuple[str, dict[str, Any]], **outputs: Any) -> Stack:
@@ -262,7 +267,8 @@ def test_promises_name_what_breaks_them(tmp_path: Path) -> None:
     assert len({promise.__name__ for promise in PROMISES}) == len(PROMISES)
 
 
-# The fake EC2 -----------------------------------------------------------------------------------------------------------
+# The fake EC2
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Two people who apply at once: the second is refused by the lock file that the environments' own backend block asks for."""
+"""Two people who apply at once: the second is refused by the lock file that the environments'
+own backend block asks for."""
 
 import os
 import re

@@ -1,4 +1,5 @@
-"""MLflow's server as its machine starts it: signed in to, over TLS, by its own name; and how it signs in to its database."""
+"""MLflow's server as its machine starts it: signed in to, over TLS, by its own name; and how it
+signs in to its database."""
 
 import base64
 import os

@@ -1,4 +1,5 @@
-"""What pipelines ask of S3, request by request, and whether a worker's role may: here no list of keys is kept by hand."""
+"""What pipelines ask of S3, request by request, and whether a worker's role may: here no list of
+keys is kept by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ SHORT = ("--tracking", "off", "--pretraining.num-steps", "4", "--pretraining.che
 
 
 def asked_of_s3(line: str) -> tuple[str, str, dict[str, str]]:
-    """The action, the resource's ARN and what a policy may look at, of "METHOD /bucket/key?query"."""
+    """The action, the resource's ARN and what a policy may look at, of "METHOD
+    /bucket/key?query"."""
     method, _, address = line.partition(" ")
     parts = urlsplit(address)
     query = parse_qs(parts.query, keep_blank_values=True)

@@ -1,4 +1,5 @@
-"""How the tests of the jobs call them: as a user does, or in this process where only the job itself is of interest."""
+"""How the tests of the jobs call them: as a user does, or in this process where only the job
+itself is of interest."""
 
 import os
 import subprocess
@@ -53,7 +54,8 @@ def smoke(root: Path | str, *arguments: str) -> Config:
 
 
 def the_error_line(code: object, out: str, err: str) -> str:
-    """What a user is told who can mend it: a status that is not 0 and one line, the last word, in nobody else's voice."""
+    """What a user is told who can mend it: a status that is not 0 and one line, the last word,
+    in nobody else's voice."""
     lines = err.strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert code == 1, f"ended with status {code}:\n{out}\n{err}"
@@ -71,7 +73,8 @@ def refused(capfd: pytest.CaptureFixture, job: Callable[[Config], Any], config: 
 
 
 def said_with(capfd: pytest.CaptureFixture, words: str, *, seconds: float = 10.0) -> str:
-    """What was printed, once these words are there: what workers say comes half a second after the job where the cluster goes on."""
+    """What was printed, once these words are there: what workers say comes half a second after
+    the job where the cluster goes on."""
     said, deadline = capfd.readouterr().out, time.monotonic() + seconds
     while words not in said and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -25,7 +25,8 @@ NAMES = ("Ada", "Bo", "Cy")
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Three documents of two paragraphs, and one that is empty; a question about each first paragraph, and one that nobody answers."""
+    """Three documents of two paragraphs, and one that is empty; a question about each first
+    paragraph, and one that nobody answers."""
     texts = {
         name: f"{name} was born in {name}ville in 190{i}.\n{name} kept bees for 3{i} years."
         for i, name in enumerate(NAMES)

@@ -1,4 +1,5 @@
-"""Keys, tokens and passwords of every kind that memlm reads, and where they must not be: anywhere that outlives a command or is seen by others."""
+"""Keys, tokens and passwords of every kind that memlm reads, and where they must not be:
+anywhere that outlives a command or is seen by others."""
 
 import base64
 import os
@@ -25,7 +26,8 @@ NOBODY = "127.0.0.1:9"  # where nothing listens
 
 @dataclass
 class Planted:
-    """Canaries by the place that they were planted in, and the folders in which nobody may find them again."""
+    """Canaries by the place that they were planted in, and the folders in which nobody may find
+    them again."""
 
     home: Path
     storage: Path
@@ -87,7 +89,8 @@ def plant(home: Path, storage: Path, ray: Path) -> Planted:
 
 
 def watched(planted: Planted, *command: str, timeout: float) -> int:
-    """Run a command, and look at it and at all its children meanwhile as other users of the machine can. Returns its status."""
+    """Run a command, and look at it and at all its children meanwhile as other users of the
+    machine can. Returns its status."""
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,

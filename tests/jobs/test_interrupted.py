@@ -225,7 +225,8 @@ def texts(number: int) -> list[dict[str, str]]:
 
 @contextmanager
 def killing_all_that_begin(attempts: Path, unit: str) -> Iterator[list[int]]:
-    """SIGKILL to each worker that writes down an attempt at the unit: as with one that takes all memory, but at once."""
+    """SIGKILL to each worker that writes down an attempt at the unit: as with one that takes all
+    memory, but at once."""
     killed: list[int] = []
     seen: set[Path] = set()
 

@@ -1,4 +1,5 @@
-"""The whole path at the smoke recipe's size, from nothing to a frontier, and what a user does with it afterwards."""
+"""The whole path at the smoke recipe's size, from nothing to a frontier, and what a user does
+with it afterwards."""
 
 import csv
 import filecmp
@@ -448,7 +449,8 @@ def test_a_finetune_that_is_done_is_reused(swept, learned, cluster, capsys):
 
 
 def test_sweep_and_finetune_agree_on_the_same_trial(swept, cluster):
-    """The actor that runs many trials, and shares weights and start scores among them, changes none of them."""
+    """The actor that runs many trials, and shares weights and start scores among them, changes
+    none of them."""
     entry = next(
         entry
         for entry in (json.loads(path.read_text())["result"] for path in swept.ledger().values())
@@ -480,14 +482,16 @@ def test_sweep_and_finetune_agree_on_the_same_trial(swept, cluster):
 
 @pytest.fixture
 def copied(swept, tmp_path) -> Path:
-    """A run of its own that may be spoiled: the world, the corpus and the checkpoints of the smoke run."""
+    """A run of its own that may be spoiled: the world, the corpus and the checkpoints of the
+    smoke run."""
     kept = shutil.ignore_patterns("trials", "ray", "learned", "scores", "frontier*", "report*")
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=kept)
     return tmp_path
 
 
 def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
-    """A partial that claims a thousand tokens more shows that it was added up and not counted again."""
+    """A partial that claims a thousand tokens more shows that it was added up and not counted
+    again."""
     run, config = copied / "smoke", smoke(copied)
     whole = BackgroundCounts.load(run / "counts" / "counts.safetensors")
     manifest = storage.read_manifest(str(run / "counts"))

@@ -1,4 +1,5 @@
-"""What users get wrong: each is one clear line with the remedy, before work is lost, and never a library's traceback."""
+"""What users get wrong: each is one clear line with the remedy, before work is lost, and never a
+library's traceback."""
 
 import json
 import os

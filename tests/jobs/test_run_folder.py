@@ -1,4 +1,5 @@
-"""A run writes reports and pictures by name into its folder, so that folder must be new or memlm's."""
+"""A run writes reports and pictures by name into its folder, so that folder must be new or
+memlm's."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Every pipeline, whole, on S3 that fails now and then: status 0, and what a local run ends with."""
+"""Every pipeline, whole, on S3 that fails now and then: status 0, and what a local run ends
+with."""
 
 import pytest
 

@@ -178,7 +178,8 @@ def test_a_token_that_the_cluster_does_not_accept_is_one_error(head, tmp_path):
 
 
 def test_what_is_uploaded_is_small():
-    """Ray refuses working directories above 512 MiB; data and environments do not belong in them."""
+    """Ray refuses working directories above 512 MiB; data and environments do not belong in
+    them."""
     assert sum((ROOT / name).stat().st_size for name in uploaded(ROOT)) < 10 * 2**20
 
 

@@ -1,4 +1,5 @@
-"""Invariant 3 over processes: two gloo ranks with unequal shares of a batch do what one process does with all of it."""
+"""Invariant 3 over processes: two gloo ranks with unequal shares of a batch do what one process
+does with all of it."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +36,8 @@ SEEDS = (0, 1)
 
 
 def steps(case, batches_of_step):
-    """The reports and the weights after a few steps; each step's batches are given as micro-batches."""
+    """The reports and the weights after a few steps; each step's batches are given as
+    micro-batches."""
     memory, kind = case
     if kind == "full":
         model = tiny_model(dense=True)

@@ -33,7 +33,8 @@ def learn(model, config, *batches, background=None):
 
 
 def pulled(model, batch):
-    """The slots that are read and whose values the loss depends on; those that only the last token reads do not count."""
+    """The slots that are read and whose values the loss depends on; those that only the last
+    token reads do not count."""
     read = accessed(model, batch)
     gradients = torch.cat(plain_gradients(model, [batch], read))
     return gradients.abs().sum(dim=1).nonzero().flatten().tolist()

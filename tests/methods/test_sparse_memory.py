@@ -1,4 +1,5 @@
-"""Invariants 1, 2, 3 and 5 of sparse memory finetuning, each with mutants that show that its check can fail."""
+"""Invariants 1, 2, 3 and 5 of sparse memory finetuning, each with mutants that show that its
+check can fail."""
 
 from dataclasses import replace
 
@@ -308,7 +309,8 @@ def test_mutant_that_selects_from_one_micro_batch_is_caught(memory):
 
 
 def check_pads_change_nothing(memory, method):
-    """Other pads give the same step to the bit; more pads give it to rounding, with the same rows."""
+    """Other pads give the same step to the bit; more pads give it to rounding, with the same
+    rows."""
     batch, longer = random_batch(0), random_batch(0, seq=13)
     others = batch._replace(tokens=batch.tokens.masked_fill(~batch.is_token, 3))
     models = [tiny_model(memory) for _ in range(3)]

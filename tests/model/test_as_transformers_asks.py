@@ -1,5 +1,6 @@
-"""What transformers asks of every model in its own tests of models and of generation, asked of ours in our own words: the memory model of
-memlm, the one that a checkpoint's modelling file defines, and the dense twin."""
+"""What transformers asks of every model in its own tests of models and of generation, asked of
+ours in our own words: the memory model of memlm, the one that a checkpoint's modelling file
+defines, and the dense twin."""
 
 import copy
 import importlib.util
@@ -259,7 +260,8 @@ def test_every_weight_has_a_gradient_and_checkpointing_changes_none(model, reent
 
 @pytest.mark.parametrize("adapters", [False, True])
 def test_a_trainer_overfits_a_batch_by_the_folder_and_what_it_saves_loads(folder, adapters, tmp_path, monkeypatch):
-    """What trainers do that are given a folder's name: TRL's look for the class by the configuration, then by the Auto class."""
+    """What trainers do that are given a folder's name: TRL's look for the class by the
+    configuration, then by the Auto class."""
     for name in LAUNCHED:  # else the trainer would wait for the other ranks
         monkeypatch.delenv(name, raising=False)
     assert AutoConfig.from_pretrained(folder).architectures[0].endswith("ForCausalLM")

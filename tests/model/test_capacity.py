@@ -99,7 +99,8 @@ def write_group(folder: Path, **files: str) -> None:
 
 
 def test_limits_of_all_control_groups_around_the_process(tmp_path):
-    """Version 2: the nearest is unlimited, the one around it is not, and its cache can be dropped."""
+    """Version 2: the nearest is unlimited, the one around it is not, and its cache can be
+    dropped."""
     (tmp_path / "membership").write_text("0::/pod/task\n")
     mount = tmp_path / "mount"
     write_group(

@@ -1,4 +1,5 @@
-"""A table split by columns over gloo ranks is read, and gets its gradient, as the whole table in one process; and is trained so."""
+"""A table split by columns over gloo ranks is read, and gets its gradient, as the whole table in
+one process; and is trained so."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,8 @@ def new_layer(split: ColumnSplit | None = None, *, seed: int = 0) -> MemoryLayer
 
 
 def gradients_of(layer: MemoryLayer, inputs: Inputs) -> dict[str, Tensor]:
-    """The output, and the gradients of all that is not the table; those of its rows are left in the pool's list."""
+    """The output, and the gradients of all that is not the table; those of its rows are left in
+    the pool's list."""
     layer.zero_grad()
     hidden = inputs.hidden.clone().requires_grad_(True)
     output = layer(hidden)
@@ -73,7 +75,8 @@ def gradients_of(layer: MemoryLayer, inputs: Inputs) -> dict[str, Tensor]:
 
 
 def lopsided(columns: slice) -> RowGradient:
-    """Of all rows: nought in all but the first columns of every second one, and in all of the last."""
+    """Of all rows: nought in all but the first columns of every second one, and in all of the
+    last."""
     rows = torch.ones(NUM_SLOTS, VALUE_DIM)
     rows[::2, 4:] = 0
     rows[-1] = 0
@@ -81,7 +84,8 @@ def lopsided(columns: slice) -> RowGradient:
 
 
 def trained(layer: MemoryLayer, ranks: range, own: int | None, states: Path, name: str) -> dict[str, object]:
-    """A few steps of the table alone, each on what these ranks have (or on this one's own share of it), and all that came of them.
+    """A few steps of the table alone, each on what these ranks have (or on this one's own share
+    of it), and all that came of them.
 
     The state after them is saved under its name.
     """

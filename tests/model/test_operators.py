@@ -1,4 +1,5 @@
-"""What compilers and exporters make of the model: one graph, with the results of the model itself."""
+"""What compilers and exporters make of the model: one graph, with the results of the model
+itself."""
 
 import subprocess
 import sys
@@ -161,7 +162,8 @@ def test_the_kernels_are_looked_up_when_the_program_runs(monkeypatch, kernels):
 
 
 def test_what_is_set_for_a_step_is_heeded_in_a_compiled_layer_too():
-    """Trainable rows and row gradients leave the graph; they are no part of a program that is exported."""
+    """Trainable rows and row gradients leave the graph; they are no part of a program that is
+    exported."""
     layer, hidden = new_layer()
     compiled = torch.compile(layer, backend="aot_eager")
     compiled(hidden)

@@ -37,7 +37,8 @@ def test_number_of_candidate_pairs(top_k, num_pairs):
 
 
 def test_every_candidate_pair_is_needed():
-    """For each pair there are sub-scores that put it among the top k, so fewer candidates would miss slots."""
+    """For each pair there are sub-scores that put it among the top k, so fewer candidates would
+    miss slots."""
     top_k = 8
     for i, j in zip(*(ranks.tolist() for ranks in candidate_pairs(top_k, torch.device("cpu"))), strict=True):
         left, right = [1.0] * (i + 1) + [0.0] * (top_k - 1 - i), [1.0] * (j + 1) + [0.0] * (top_k - 1 - j)

@@ -1,4 +1,5 @@
-"""After `import memlm`, Hugging Face's libraries know memlm's models, whichever of them was imported first."""
+"""After `import memlm`, Hugging Face's libraries know memlm's models, whichever of them was
+imported first."""
 
 import subprocess
 import sys

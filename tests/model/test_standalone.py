@@ -1,4 +1,5 @@
-"""The modelling file in a checkpoint: transformers loads the folder where memlm is not installed, and computes what memlm computes."""
+"""The modelling file in a checkpoint: transformers loads the folder where memlm is not
+installed, and computes what memlm computes."""
 
 import ast
 import importlib.util

@@ -1,4 +1,5 @@
-"""The pool is part of the layers that read it: whoever exchanges or trains it does so for all of them."""
+"""The pool is part of the layers that read it: whoever exchanges or trains it does so for all of
+them."""
 
 import copy
 import warnings
@@ -110,7 +111,8 @@ def test_a_copy_has_ties_of_its_own(memory):
 
 @every_memory
 def test_a_file_written_before_the_tie_gives_the_same_bits(memory, tmp_path):
-    """The names of its tensors are those that were in the file when the pool was no part of the layer."""
+    """The names of its tensors are those that were in the file when the pool was no part of the
+    layer."""
     model = tiny_model(memory)
     model.save_pretrained(tmp_path)
     (path,) = tmp_path.glob("*.safetensors")

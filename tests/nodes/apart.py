@@ -1,4 +1,5 @@
-"""The first process inside: `python -m tests.nodes.apart MODULE FOLDER` calls the module's `main`, between two JSON files."""
+"""The first process inside: `python -m tests.nodes.apart MODULE FOLDER` calls the module's
+`main`, between two JSON files."""
 
 import importlib
 import json

@@ -1,4 +1,5 @@
-"""A Ray cluster of several machines, with token authentication, as the pipelines meet it: jobs are submitted to its head."""
+"""A Ray cluster of several machines, with token authentication, as the pipelines meet it: jobs
+are submitted to its head."""
 
 import json
 import os
@@ -26,13 +27,15 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "4",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
-"""A node that is lost is known to be so sooner than by default. The last one is how long Ray waits for a machine that no
-longer acknowledges what it is sent: by default 120 s, in which, if it was asked for room for a trial, no trial is placed anywhere."""
+"""A node that is lost is known to be so sooner than by default. The last one is how long Ray
+waits for a machine that no longer acknowledges what it is sent: by default 120 s, in which, if
+it was asked for room for a trial, no trial is placed anywhere."""
 START_SECONDS = 180.0
 
 
 class Cluster:
-    """A head that offers no CPU, and workers. Its environment stands for an instance's role and secrets."""
+    """A head that offers no CPU, and workers. Its environment stands for an instance's role and
+    secrets."""
 
     def __init__(self, network: Network, folder: Path, variables: Mapping[str, str], *, worker_cpus: int) -> None:
         self.network, self.num_workers, self.worker_cpus = network, 0, worker_cpus
@@ -77,7 +80,8 @@ class Cluster:
         raise RuntimeError(f"not all of {sorted(wanted)} joined within {START_SECONDS:.0f} s:\n{logs}")
 
     def alive(self) -> dict[str, str]:
-        """Addresses of the nodes that the head believes to be there, and their ids; none while it does not answer."""
+        """Addresses of the nodes that the head believes to be there, and their ids; none while
+        it does not answer."""
         code, answer = self.ask("/api/v0/nodes?limit=1000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE")
         nodes = json.loads(answer)["data"]["result"]["result"] if code == 200 else []
         return {node["node_ip"]: node["node_id"] for node in nodes}

@@ -1,11 +1,12 @@
-"""Machines with own addresses on one: Linux network, process and mount namespaces, joined by a bridge.
+"""Machines with own addresses on one: Linux network, process and mount namespaces, joined by a
+bridge.
 
     host:     run_apart("tests.chaos.node_loss", ...)  starts the module in namespaces of its own and brings back its result
     inside:   Network() is the bridge, at 10.77.0.1; add_node() is a machine at 10.77.0.2 and on, with own processes, /dev/shm and /tmp/ray
     a loss:   node.kill(): its cable is cut, then every process of it is killed; nobody is told
 
-Nothing is left on the host whatever happens: the bridge, the machines and all processes end with the first process inside.
-Needs root, or a kernel that lets users make namespaces.
+Nothing is left on the host whatever happens: the bridge, the machines and all processes end with
+the first process inside. Needs root, or a kernel that lets users make namespaces.
 """
 
 import functools
@@ -48,7 +49,8 @@ def why_not() -> str:
 def run_apart(module: str, arguments: Mapping[str, Any], folder: Path, *, timeout: float) -> Any:
     """Run `main(arguments)` of the module in namespaces of its own; its JSON result.
 
-    Raises RuntimeError with the end of what it printed if it fails or takes longer than `timeout` seconds.
+    Raises RuntimeError with the end of what it printed if it fails or takes longer than
+    `timeout` seconds.
     """
     (folder / "arguments.json").write_text(json.dumps(dict(arguments)))
     log = folder / "log"

@@ -1,6 +1,8 @@
-"""What a cluster needs beside its machines: S3 that fails now and then, and MLflow with passwords on PostgreSQL.
+"""What a cluster needs beside its machines: S3 that fails now and then, and MLflow with
+passwords on PostgreSQL.
 
-PostgreSQL runs outside of the namespaces, since it refuses to run as their root, and is reached through its socket; the others inside.
+PostgreSQL runs outside of the namespaces, since it refuses to run as their root, and is reached
+through its socket; the others inside.
 """
 
 import os
@@ -34,7 +36,8 @@ def postgres_programs() -> Path | None:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """A server with one database; its URI for SQLAlchemy, with a password, through a socket below `folder`."""
+    """A server with one database; its URI for SQLAlchemy, with a password, through a socket
+    below `folder`."""
     programs = postgres_programs()
     assert programs is not None
     password, data = secrets.token_hex(16), folder / "data"

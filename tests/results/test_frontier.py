@@ -171,7 +171,8 @@ def test_interval_of_a_sample_without_variation_is_its_value() -> None:
 
 
 def test_interval_covers_seeds_when_items_do_not_vary() -> None:
-    """One in 27 resamples is one seed three times, so the interval runs from the worst of three seeds to the best."""
+    """One in 27 resamples is one seed three times, so the interval runs from the worst of three
+    seeds to the best."""
     known = {"known_facts": accuracy(1)}, {"known_facts": accuracy(1)}
     constant = [SetScore(task="new@1", measure="f1", chance=0, items=(value,) * 20) for value in (0.3, 0.5, 0.7)]
     trials = [trial("full", score, *known, seed=seed) for seed, score in enumerate(constant)]
@@ -181,7 +182,8 @@ def test_interval_covers_seeds_when_items_do_not_vary() -> None:
 
 
 def test_start_and_end_of_an_item_stay_paired() -> None:
-    """A set on which every answer stays as it was has lost nothing, whichever questions are drawn."""
+    """A set on which every answer stays as it was has lost nothing, whichever questions are
+    drawn."""
     known = {"known_facts": accuracy(0.6)}
     (point,) = build(trial("full", 0.5, known, known))["points"]
     assert point["forgetting_ci"] == [0.0, 0.0]

@@ -3,7 +3,8 @@ import pytest
 
 from memlm.results.pareto import forgetting_at, hypervolume, nondominated
 
-# Six points by hand: A is beaten by B (same forgetting, learns more), C by D (better on both), E by F (same learning).
+# Six points by hand: A is beaten by B (same forgetting, learns more), C by D (better on both), E
+# by F (same learning).
 LEARNING = np.array([[0.2, 0.4, 0.5, 0.6, 0.9, 0.9]])
 FORGETTING = np.array([[0.1, 0.1, 0.3, 0.2, 0.8, 0.7]])
 ON = np.array([[False, True, False, True, False, True]])

@@ -40,7 +40,8 @@ def trial(method: str, learning: float, forgetting: float, setting: str) -> Tria
 
 @pytest.fixture(scope="module")
 def frontier() -> dict[str, Any]:
-    """Two settings a method, at 40 % and 80 % learned: at 60 % each method forgets the mean of its pair."""
+    """Two settings a method, at 40 % and 80 % learned: at 60 % each method forgets the mean of
+    its pair."""
     trials = [
         trial(method, learning, forgetting, setting)
         for method, pair in CURVES.items()

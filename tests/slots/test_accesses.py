@@ -37,7 +37,8 @@ def modules_run(model, run):
 
 @every_memory
 def test_nothing_is_computed_beyond_the_last_search(memory):
-    """The last memory layer's values are not read; its gate and output, the layers above and the head not run."""
+    """The last memory layer's values are not read; its gate and output, the layers above and the
+    head not run."""
     model, tokens = tiny_model(memory), random_batch(0).tokens
     last = memory.layers[-1]
     names = modules_run(model, lambda: accesses_of(model, input_ids=tokens))

@@ -1,4 +1,5 @@
-"""Keys, tokens and rights as a store checks them that has users and policies: moto's server, with its IAM at work."""
+"""Keys, tokens and rights as a store checks them that has users and policies: moto's server,
+with its IAM at work."""
 
 import json
 import subprocess

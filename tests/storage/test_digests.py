@@ -1,4 +1,5 @@
-"""Every number that results rest on is covered by a digest, and runs made before that are read as they are."""
+"""Every number that results rest on is covered by a digest, and runs made before that are read
+as they are."""
 
 import json
 from pathlib import Path
@@ -79,7 +80,8 @@ def test_a_format_of_the_future_is_named(tmp_path: Path, format: object) -> None
 
 
 def test_artifacts_made_before_are_whole_and_keep_their_digest(tmp_path: Path) -> None:
-    """Not one byte of an old manifest is changed, and what names it as others' input is the same as then."""
+    """Not one byte of an old manifest is changed, and what names it as others' input is the same
+    as then."""
     written = json.loads(write(str(tmp_path / "corpus")).read_text())
     (tmp_path / "corpus" / storage.MANIFEST).write_bytes(OLD)
     manifest = storage.read_manifest(str(tmp_path / "corpus"))

@@ -1,4 +1,5 @@
-"""Nothing that memlm did not write is deleted or overwritten, whatever a path looks like and whatever state a folder is in."""
+"""Nothing that memlm did not write is deleted or overwritten, whatever a path looks like and
+whatever state a folder is in."""
 
 import json
 import logging
@@ -29,7 +30,8 @@ def sentinels_in(home: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file() and not path.is_symlink()}
 
 
-# --- paths ---------------------------------------------------------------------------------------------------------
+# --- paths
+# ---------------------------------------------------------------------------------------------------------
 
 OWNED = (
     "models",
@@ -46,7 +48,8 @@ ABSENT = ("patched", "neu\u00e9", "MODELS", ".hidden", "a.b", "...x")
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: files, empty folders, links to both, and places where nothing is. No path of the test leads out of tmp_path."""
+    """A user's folder: files, empty folders, links to both, and places where nothing is. No path
+    of the test leads out of tmp_path."""
     home = tmp_path.joinpath("1", "2", "3", "4", "5", "home")
     for name in OWNED:
         (home / name / "deep").mkdir(parents=True)
@@ -82,7 +85,8 @@ def random_path(choices: random.Random, home: Path) -> str:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_the_path_what_the_user_owns_survives(home: Path, tmp_path: Path, seed: int) -> None:
-    """Each write either refuses or leaves an artifact where the operating system finds that path, next to all that was there."""
+    """Each write either refuses or leaves an artifact where the operating system finds that
+    path, next to all that was there."""
     choices, owned = random.Random(seed), sentinels_in(tmp_path)
     written = 0
     for number in range(40):
@@ -128,7 +132,8 @@ def test_the_place_is_that_of_the_links_at_the_beginning(home: Path) -> None:
 
 @pytest.mark.parametrize("path", ["to_itself", "to_itself/", "to_itself//", "to_itself//model", "to_itself/a/../b"])
 def test_links_in_a_circle_lead_nowhere(home: Path, path: str) -> None:
-    """Not to the root folder either, where os.path.realpath finds the second and the third of these."""
+    """Not to the root folder either, where os.path.realpath finds the second and the third of
+    these."""
     with pytest.raises(StorageError, match="lead in a circle"):
         write(path)
 
@@ -157,7 +162,8 @@ def test_an_artifact_inside_another_is_refused(home: Path) -> None:
     assert sorted(os.listdir("patched.1")) == ["config.json", "manifest.json", "part"]
 
 
-# --- a folder whose manifest is damaged, or another program's --------------------------------------------------------
+# --- a folder whose manifest is damaged, or another program's
+# --------------------------------------------------------
 
 
 def damage(folder: Path, kind: str) -> None:
@@ -254,7 +260,8 @@ def test_a_folder_filled_while_the_artifact_was_made_is_not_taken(tmp_path: Path
     assert os.listdir(tmp_path) == ["model"]
 
 
-# --- names that memlm uses for itself ---------------------------------------------------------------------------------
+# --- names that memlm uses for itself
+# ---------------------------------------------------------------------------------
 
 
 def test_a_folder_that_only_looks_like_a_draft_is_not_cleared(tmp_path: Path) -> None:
@@ -343,7 +350,8 @@ def test_delete_leaves_a_link_and_what_it_points_to(tmp_path: Path) -> None:
     assert (tmp_path / "units" / "thesis.tex").read_bytes() == SENTINEL
 
 
-# --- readers see what the manifest names ------------------------------------------------------------------------------
+# --- readers see what the manifest names
+# ------------------------------------------------------------------------------
 
 
 def test_files_that_others_add_do_no_harm_and_are_not_read(tmp_path: Path) -> None:
@@ -405,11 +413,13 @@ def test_a_killed_writer_is_told_from_a_user_by_its_lock(tmp_path: Path) -> None
     assert os.listdir(tmp_path) == []
 
 
-# --- what memlm needs no longer ---------------------------------------------------------------------------------------
+# --- what memlm needs no longer
+# ---------------------------------------------------------------------------------------
 
 
 def made_tree(root: str) -> str:
-    """Artifacts at several depths, records, and next to all of them what somebody else put there."""
+    """Artifacts at several depths, records, and next to all of them what somebody else put
+    there."""
     tree = storage.join(root, "training")
     for name in ("step_1/rank_0", "step_1/rank_1", "step_2/rank_0"):
         write(storage.join(tree, name))

@@ -1,4 +1,5 @@
-"""Stores that speak S3 with an accent: proxies that leave out the size of a body, and servers that refuse S3's checksum headers."""
+"""Stores that speak S3 with an accent: proxies that leave out the size of a body, and servers
+that refuse S3's checksum headers."""
 
 import hashlib
 import os

@@ -1,4 +1,5 @@
-"""An S3 server that fails: moto behind a proxy that injects faults of real networks and stores, seeded.
+"""An S3 server that fails: moto behind a proxy that injects faults of real networks and stores,
+seeded.
 
     500, 503     an error instead of an answer; the request did not happen
     reset        the connection is reset; the request did not happen
@@ -8,9 +9,10 @@
     flip_down    one bit of the answer's body is another
     flip_up      one bit of the request's body is another
 
-In two points the proxy makes moto as S3 is. moto checks the condition of a write and writes in two steps, S3 in one: one
-conditional write passes at a time, so the race is among clients. And where moto breaks at an unknown id of an upload or
-a garbled list of parts (500), the answer becomes S3's.
+In two points the proxy makes moto as S3 is. moto checks the condition of a write and writes in
+two steps, S3 in one: one conditional write passes at a time, so the race is among clients. And
+where moto breaks at an unknown id of an upload or a garbled list of parts (500), the answer
+becomes S3's.
 """
 
 import base64
@@ -38,7 +40,8 @@ _NOT_PASSED_ON = ("transfer-encoding", "connection", "content-length", "server",
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to the S3 server at `port`. Faults at `share` of the requests, or the `planned` ones first."""
+    """Passes requests on to the S3 server at `port`. Faults at `share` of the requests, or the
+    `planned` ones first."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -72,8 +75,9 @@ class FaultyProxy(ThreadingHTTPServer):
         answer: tuple[int, str, dict[str, str]] | None = None,
         message: str = "injected",
     ) -> None:
-        """From now on: random faults of these kinds at this share; before them the planned ones, on requests whose
-        "METHOD path" contains `only`; `answer`: this status, S3 code and headers to every such request."""
+        """From now on: random faults of these kinds at this share; before them the planned ones,
+        on requests whose "METHOD path" contains `only`; `answer`: this status, S3 code and
+        headers to every such request."""
         with self._lock:
             self._random, self.share, self.faults = random.Random(seed), share, faults
             self.planned, self.only, self.answer, self.message = list(planned or []), only, answer, message
@@ -228,7 +232,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def faulty_s3(seed: int = 0, host: str = "127.0.0.1") -> Iterator[FaultyProxy]:
-    """moto and a proxy before it at `host`, in threads of this process. `client_environment` says how to reach them."""
+    """moto and a proxy before it at `host`, in threads of this process. `client_environment`
+    says how to reach them."""
     import moto.s3.models  # here, because a process of a race needs no moto
     from moto.server import ThreadedMotoServer
 

@@ -1,4 +1,5 @@
-"""A real server on this machine that does what it is told to: answers well, or badly in every way that we know."""
+"""A real server on this machine that does what it is told to: answers well, or badly in every
+way that we know."""
 
 import json
 import threading

@@ -47,7 +47,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A local Ray for all jobs that run in this process; each of them would start one of its own otherwise."""
+    """A local Ray for all jobs that run in this process; each of them would start one of its own
+    otherwise."""
     from memlm.jobs.on_ray.cluster import connect
 
     before = dict(os.environ)

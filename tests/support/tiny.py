@@ -1,4 +1,5 @@
-"""A model, batches and the plain definition of a sparse step: small enough to check everything against everything."""
+"""A model, batches and the plain definition of a sparse step: small enough to check everything
+against everything."""
 
 import copy
 from collections import Counter
@@ -90,7 +91,8 @@ def pool_rows(tensors: dict[str, Tensor]) -> Tensor:
 
 
 class LargestAllocation(TorchDispatchMode):
-    """The most elements of any tensor that torch makes within the context, views of what was there before aside."""
+    """The most elements of any tensor that torch makes within the context, views of what was
+    there before aside."""
 
     def __init__(self, *known: nn.Module | Tensor) -> None:
         super().__init__()
@@ -111,7 +113,8 @@ def changed_rows(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[in
 
 
 def read_slots(model: MemoryLlamaForCausalLM, tokens: Tensor) -> Tensor:
-    """The slots of every token, all layers and heads side by side, found by scoring every slot of every pool."""
+    """The slots of every token, all layers and heads side by side, found by scoring every slot
+    of every pool."""
     inputs: list[tuple[MemoryLayer, Tensor]] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, args: inputs.append((layer, args[0])))
@@ -169,7 +172,8 @@ def mean_loss(model: nn.Module, batches: Sequence[FactBatch]) -> Tensor:
 
 
 def plain_gradients(model: MemoryLlamaForCausalLM, batches: Sequence[FactBatch], selected: list[int]) -> list[Tensor]:
-    """The dense gradient of every pool with the rows outside the selection zeroed: what a sparse step is defined by."""
+    """The dense gradient of every pool with the rows outside the selection zeroed: what a sparse
+    step is defined by."""
     model = copy.deepcopy(model).requires_grad_(False)
     pools = [pool.weight.requires_grad_(True) for pool in model.model.value_pools]
     gradients = torch.cat(torch.autograd.grad(mean_loss(model, batches), pools))

@@ -10,7 +10,8 @@ LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "1
 
 @pytest.fixture(scope="package")
 def one_rank(tmp_path_factory) -> Iterator[None]:
-    """A group of one rank for all modules here that train in this process: DeepSpeed keeps the first group of a process for good."""
+    """A group of one rank for all modules here that train in this process: DeepSpeed keeps the
+    first group of a process for good."""
     store = tmp_path_factory.mktemp("one_rank") / "store"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in LAUNCHED.items():

@@ -57,7 +57,8 @@ def test_units_cover_every_micro_batch_once(num_blocks, wanted, batch_blocks, pe
 
 
 def plain_counts(model, blocks: Blocks, config: CountingConfig) -> BackgroundCounts:
-    """By the definition, one token at a time; every block is read once since there are fewer than asked for."""
+    """By the definition, one token at a time; every block is read once since there are fewer
+    than asked for."""
     total = [Counter(), Counter(), Counter()]
     num_tokens = 0
     for number in range(-(-NUM_BLOCKS // config.batch_blocks)):
@@ -123,7 +124,8 @@ def test_every_micro_batch_has_the_same_shape_the_last_one_padded(blocks):
 
 
 def test_what_pads_a_micro_batch_is_not_counted(blocks):
-    """Of the last micro-batch's two sequences one is there; what stands in for the other leaves no trace."""
+    """Of the last micro-batch's two sequences one is there; what stands in for the other leaves
+    no trace."""
     model = tiny_model()
     last = count(model, blocks, CONFIG, range(3, 4))
     assert (last.num_batches, last.num_sequences) == (1, 1)

@@ -1,4 +1,5 @@
-"""A whole trial, with and without what is known of the trunk: the same scores and the same rows to the bit."""
+"""A whole trial, with and without what is known of the trunk: the same scores and the same rows
+to the bit."""
 
 import math
 from dataclasses import replace
@@ -173,7 +174,8 @@ def test_a_given_start_is_not_computed_again(materials):
 
 @pytest.mark.parametrize("source", ["facts", "held_out"])
 def test_an_ablation_ranks_against_the_texts_it_names(materials, source, monkeypatch):
-    """Every token of the facts' statements, or of the held-out prompts, is in its background, and none of the run's own counts."""
+    """Every token of the facts' statements, or of the held-out prompts, is in its background,
+    and none of the run's own counts."""
     model = base_model(materials.tokenizer, MEMORY)
     own = random_background(model)
     given = []

@@ -1,4 +1,5 @@
-"""A run that meets a number that is not finite says so and ends: no weight is moved by it, and none is saved or exported with it."""
+"""A run that meets a number that is not finite says so and ends: no weight is moved by it, and
+none is saved or exported with it."""
 
 import math
 import os
@@ -142,7 +143,8 @@ def test_what_is_not_finite_is_neither_saved_nor_exported(folder, tmp_path, plac
 
 @every_engine
 def test_a_rate_that_throws_the_weights_out_of_range_saves_none_of_them(folder, tmp_path, zero_stage, pool_optimizer):
-    """Norm and loss are finite until the step that breaks the weights; the last step has no other after it that would tell."""
+    """Norm and loss are finite until the step that breaks the weights; the last step has no
+    other after it that would tell."""
     engine = new_engine(
         zero_stage=zero_stage, pool_optimizer=pool_optimizer, learning_rate=1e39, warmup_steps=0, num_steps=1
     )

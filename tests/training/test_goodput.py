@@ -23,7 +23,8 @@ def test_an_undisturbed_run_loses_its_start_and_its_saves():
 
 
 def test_steps_that_were_done_again_count_once():
-    """30 of the first start's 40 steps count, and all of the second's; the time between belongs to the session."""
+    """30 of the first start's 40 steps count, and all of the second's; the time between belongs
+    to the session."""
     goodput = goodput_of([start(0, 50, 0, 40, 40), start(0, 100, 30, 60, 30)])
     assert goodput == Goodput(share=0.6, seconds=100, steps_redone=10, restarts=1, seconds_saving=0)
 

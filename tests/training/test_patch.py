@@ -228,7 +228,8 @@ TINY = 2.0**-149
 
 
 def test_special_values_survive_apply_and_undo(tmp_path):
-    """Signed zeros, the smallest and the largest numbers, and a NaN that no row of the patch holds."""
+    """Signed zeros, the smallest and the largest numbers, and a NaN that no row of the patch
+    holds."""
     model = base_model("full")
     weight = model.model.norm.weight.data
     weight[:3] = torch.tensor([NAN, -0.0, 0.0])
@@ -311,7 +312,8 @@ def test_damage_is_found_before_anything_is_written(chain, tmp_path, damaged):
 
 
 def place_of(file: Path, name: str, row: int) -> int:
-    """First byte of a row, by the format's own definition: 8 bytes of length, a JSON header, the tensors."""
+    """First byte of a row, by the format's own definition: 8 bytes of length, a JSON header, the
+    tensors."""
     content = file.read_bytes()
     header_bytes = int.from_bytes(content[:8], "little")
     entry = json.loads(content[8 : 8 + header_bytes])[name]
@@ -380,13 +382,15 @@ def test_tied_weights_are_stored_once_and_patched_once(tmp_path):
     assert all(same_bits(value, learned[name]) for name, value in loaded.state_dict().items())
 
 
-# --- patches from elsewhere -------------------------------------------------------------------------------------------
+# --- patches from elsewhere
+# -------------------------------------------------------------------------------------------
 
 WEIGHT = "model.layers.0.self_attn.q_proj.weight"
 
 
 def crafted(folder: Path, checkpoint: str, tensors: dict[str, Tensor] | bytes) -> str:
-    """A patch artifact whose digests are right and whose content is what somebody liked it to be."""
+    """A patch artifact whose digests are right and whose content is what somebody liked it to
+    be."""
     inputs = {"checkpoint": storage.read_manifest(checkpoint).digest}
     with storage.write_artifact(str(folder / "crafted"), kind=KIND, config={}, inputs=inputs) as draft:
         if isinstance(tensors, bytes):
@@ -399,7 +403,8 @@ def crafted(folder: Path, checkpoint: str, tensors: dict[str, Tensor] | bytes) -
 def of_rows(
     numbers: list[int], value: float = 0.5, dtype: torch.dtype = torch.float32, width: int = 12, **changes: Tensor
 ):
-    """A patch of the weight; the rows as the checkpoint has them before, and filled with the value after."""
+    """A patch of the weight; the rows as the checkpoint has them before, and filled with the
+    value after."""
     old = base_model("full").state_dict()[WEIGHT]
     before = old[[row % len(old) for row in numbers]].to(dtype)[:, :width].contiguous()
     parts = {"rows": torch.tensor(numbers), "before": before, "after": torch.full_like(before, value)}
@@ -498,11 +503,13 @@ def test_a_finetune_that_diverged_leaves_no_patch(tmp_path):
     assert not (tmp_path / "p").exists()
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
+# --- folders
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_all_files_of_a_checkpoint_travel_and_no_others(tmp_path):
-    """Also one in a folder that is called like the manifest; but nothing that somebody put next to them. (The README is the model card.)"""
+    """Also one in a folder that is called like the manifest; but nothing that somebody put next
+    to them. (The README is the model card.)"""
     model = base_model("full")
     with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:
         model.save_pretrained(draft.path)
@@ -573,7 +580,8 @@ def test_undo_into_a_checkpoint_that_is_there_deletes_nothing(tmp_path):
 
 @pytest.mark.parametrize("format", [1, 2])
 def test_undo_gives_the_manifest_back_too_in_the_format_it_had(tmp_path, format):
-    """With the seconds that the base took and the lease's epoch; of a base made before details had a digest as well."""
+    """With the seconds that the base took and the lease's epoch; of a base made before details
+    had a digest as well."""
     with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:
         base_model("full").save_pretrained(draft.path)
         draft.details.update(seconds=12.3456789, epoch=3)

@@ -1,4 +1,5 @@
-"""Pretraining by DeepSpeed, and of the pools by LazyAdam, on one and on two gloo workers, against each other and against plain torch."""
+"""Pretraining by DeepSpeed, and of the pools by LazyAdam, on one and on two gloo workers,
+against each other and against plain torch."""
 
 import os
 import resource
@@ -45,7 +46,8 @@ CUT = 3
 STAGES = (0, 1, 2, 3)
 OPTIMIZERS = ("lazy_adam", "adamw")
 ONE_NORM_EPSILON = 0.1
-"""Adam's step does not depend on the gradient's scale, so a wrong clip coefficient would hardly show; with a large epsilon it does."""
+"""Adam's step does not depend on the gradient's scale, so a wrong clip coefficient would hardly
+show; with a large epsilon it does."""
 ONE_NORM_STEPS = 4
 ACTIVE, INACTIVE = 0.3, 1000.0
 ONE_NORM_CASES = [(stage, clip, "one layer") for stage in STAGES for clip in (ACTIVE, INACTIVE)] + [
@@ -109,7 +111,8 @@ def trained(folder: str, config: PretrainingConfig) -> dict:
 
 
 def one_norm(folder: str, case: tuple[int, float, str], scratch: str) -> dict:
-    """A few steps with two micro-batches each, at an epsilon that lets the clip coefficient show."""
+    """A few steps with two micro-batches each, at an epsilon that lets the clip coefficient
+    show."""
     from memlm.training import engine as module
 
     stage, clip, memory = case
@@ -157,7 +160,8 @@ class _LargestAllocation(TorchDispatchMode):
 
 
 def largest_allocation(folder: str, config: PretrainingConfig) -> tuple[int, int]:
-    """In the second of two steps with a pool of many slots, reported usage left out; and the pool's own size."""
+    """In the second of two steps with a pool of many slots, reported usage left out; and the
+    pool's own size."""
     from memlm.training.engine import Engine
 
     config = replace(config, log_every=100)
@@ -194,7 +198,8 @@ def poisoned(folder: str, stage: int) -> tuple[dict, dict]:
 
 
 def saved_model(folder: str, engine) -> dict:
-    """What save_pretrained writes of a trained model, and of one that was never trained, with the same weights."""
+    """What save_pretrained writes of a trained model, and of one that was never trained, with
+    the same weights."""
     with engine.whole_weights() as model:
         weights = state(model)
         model.save_pretrained(f"{folder}/trained")
@@ -209,7 +214,8 @@ def saved_model(folder: str, engine) -> dict:
 
 
 def resumed(folder: str, config: PretrainingConfig, states: str) -> dict:
-    """A run that ends after CUT steps, and another process's going on from what it saved, as far as one process can show."""
+    """A run that ends after CUT steps, and another process's going on from what it saved, as far
+    as one process can show."""
     from memlm.training.engine import Engine
 
     first = Engine(tiny_model().train(), config)
@@ -231,7 +237,8 @@ def gone_on_with(folder: str, config: PretrainingConfig, states: str) -> dict:
 
 
 def for_the_other(folder: str, config: PretrainingConfig, whose: str, stage: int) -> str:
-    """States that the workers of the other number go on with; the file beside them says that they are there."""
+    """States that the workers of the other number go on with; the file beside them says that
+    they are there."""
     return f"{folder}/states/of_{whose}_{config.pool_optimizer}_{stage}_for_the_other"
 
 
@@ -404,7 +411,8 @@ def results(tmp_path_factory) -> dict:
 
 
 class PlainLazyAdam:
-    """Adam (Kingma & Ba 2015, algorithm 1) on the rows of matrices that have a gradient, with one number of steps for all rows."""
+    """Adam (Kingma & Ba 2015, algorithm 1) on the rows of matrices that have a gradient, with
+    one number of steps for all rows."""
 
     def __init__(self, matrices: list[Tensor], *, epsilon: float) -> None:
         self.matrices, self.epsilon, self.number = matrices, epsilon, 0
@@ -431,7 +439,8 @@ def plain_training(
     epsilon: float = 1e-8,
     num_steps: int = CONFIG.num_steps,
 ) -> dict:
-    """The same run in plain torch: the mean loss over the global batch's tokens, clipped, AdamW with the groups' rates."""
+    """The same run in plain torch: the mean loss over the global batch's tokens, clipped, AdamW
+    with the groups' rates."""
     model = tiny_model(MEMORIES[memory]).train()
     named = dict(model.named_parameters())
     values = [parameter for name, parameter in named.items() if "value_pools" in name]
@@ -531,7 +540,8 @@ def test_mutant_that_clips_the_pools_by_a_norm_of_their_own_would_be_seen(result
 
 @pytest.mark.parametrize("number", range(len(ONE_NORM_CASES)), ids=map(str, ONE_NORM_CASES))
 def test_pools_are_saved_once_and_not_by_deepspeed(results, number):
-    """Each rank's file holds a share of the rows: joined they are the moments, whose shape the test above compares."""
+    """Each rank's file holds a share of the rows: joined they are the moments, whose shape the
+    test above compares."""
     assert results["one"]["one norm"][number]["num_files"] == 1
     for rank in (results["one"], *results["two"]):
         assert rank["one norm"][number]["pools in deepspeed's files"] == []

@@ -1,4 +1,5 @@
-"""Lazy Adam on the rows that were read, against Adam's formula row by row, in one process and on two gloo ranks."""
+"""Lazy Adam on the rows that were read, against Adam's formula row by row, in one process and on
+two gloo ranks."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +41,8 @@ def random_gradient(seed: int, size: tuple[int, int], num_rows: int) -> RowGradi
 
 
 def gradients_of(step: int, num_parts: int = 3) -> list[list[RowGradient]]:
-    """What each part (a micro-batch, or a rank) leaves in each pool at a step; the last one reads nothing of the second pool."""
+    """What each part (a micro-batch, or a rank) leaves in each pool at a step; the last one
+    reads nothing of the second pool."""
     return [
         [
             random_gradient(
@@ -79,7 +81,8 @@ def dense_gradient(step: int, number: int) -> Tensor:
 
 
 def run_plainly(steps: range, scale: float = 0.5) -> tuple[list[list[Tensor]], list[float], set[tuple[int, int]]]:
-    """Adam's formula (Kingma & Ba 2015, algorithm 1) in fp64, for the rows that have a gradient and no others."""
+    """Adam's formula (Kingma & Ba 2015, algorithm 1) in fp64, for the rows that have a gradient
+    and no others."""
     tables = [
         [pool.weight.detach().double(), *torch.zeros(2, *pool.weight.shape, dtype=torch.float64)]
         for pool in make_pools()

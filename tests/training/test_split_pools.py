@@ -1,4 +1,5 @@
-"""Pretraining on four gloo workers with the pools' columns split between all, between two and not at all: the same run, kept and exported."""
+"""Pretraining on four gloo workers with the pools' columns split between all, between two and
+not at all: the same run, kept and exported."""
 
 import json
 from dataclasses import replace
@@ -27,7 +28,8 @@ CASES = {
     "separate, ZeRO 0": ("two layers, separate values", 0),
     "shared, ZeRO 3": ("two layers, shared values", 3),
 }
-"""Memory and ZeRO stage. The unsplit run is one of stage 0 in both, as all stages come to the same but for rounding: stage 3 is slow to set up."""
+"""Memory and ZeRO stage. The unsplit run is one of stage 0 in both, as all stages come to the
+same but for rounding: stage 3 is slow to set up."""
 SPLITS = {"separate, ZeRO 0": (1, 2, 4), "shared, ZeRO 3": (1, 4)}
 KEPT = "separate, ZeRO 0"
 """The case whose states are kept in the middle."""
@@ -130,7 +132,8 @@ def ranks(folder) -> list[dict]:
 
 
 def whole(of_ranks: list[list[tuple[slice, list[Tensor]]]]) -> list[Tensor]:
-    """The pools' matrices put together from what the ranks hold; what several hold must be the same to the bit."""
+    """The pools' matrices put together from what the ranks hold; what several hold must be the
+    same to the bit."""
     matrices = []
     for pools in zip(*of_ranks, strict=True):
         for parts in zip(*[[(columns, matrix) for matrix in table] for columns, table in pools], strict=True):

@@ -1,4 +1,5 @@
-"""Ablation: the number of trainable slots t at one rate, with TF-IDF and with TF alone (Lin et al. 2025, figure 6)."""
+"""Ablation: the number of trainable slots t at one rate, with TF-IDF and with TF alone (Lin et
+al. 2025, figure 6)."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig

@@ -1,4 +1,5 @@
-"""Control: the same slots moved by AdamW, whose momentum leaks (Lin et al. 2025, section 5, "Optimizer")."""
+"""Control: the same slots moved by AdamW, whose momentum leaks (Lin et al. 2025, section 5,
+"Optimizer")."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import OptimizerConfig, SparseMemoryConfig

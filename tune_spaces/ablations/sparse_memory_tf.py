@@ -1,4 +1,5 @@
-"""Control: slots ranked by their share of the batch's accesses alone (Lin et al. 2025, figure 6, "no reranking")."""
+"""Control: slots ranked by their share of the batch's accesses alone (Lin et al. 2025, figure 6,
+"no reranking")."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import SparseMemoryConfig

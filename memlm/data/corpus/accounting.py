@@ -1,6 +1,8 @@
-"""What became of every line of a shard? In = kept + dropped by reason + malformed by reason, always.
+"""What became of every line of a shard? In = kept + dropped by reason + malformed by reason,
+always.
 
-Filled by the readers of `shards.py`, stored with the blocks of each shard, added up in the corpus artifact.
+Filled by the readers of `shards.py`, stored with the blocks of each shard, added up in the
+corpus artifact.
 """
 
 from collections import Counter
@@ -19,7 +21,8 @@ class AccountingError(ValueError):
 
 
 class TooManyMalformed(ValueError):
-    """More of a shard's lines are malformed than the limit allows. `samples` are the first of them, as file:line: reason."""
+    """More of a shard's lines are malformed than the limit allows. `samples` are the first of
+    them, as file:line: reason."""
 
     def __init__(self, message: str, samples: Sequence[str], share: float) -> None:
         super().__init__(message, list(samples), share)  # all three, so that it survives pickling between processes
@@ -71,7 +74,8 @@ class Accounting:
             )
 
     def require_few_malformed(self, name: str, limit: float) -> None:
-        """Raises TooManyMalformed above the limit, naming the shard, the counts and the first malformed line."""
+        """Raises TooManyMalformed above the limit, naming the shard, the counts and the first
+        malformed line."""
         if self.malformed_share > limit:
             raise TooManyMalformed(
                 f"{name}: {self.num_malformed} of {self.lines} lines ({self.malformed_share:.3%}) are malformed "

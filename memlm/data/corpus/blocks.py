@@ -1,7 +1,8 @@
 """How are token blocks stored, and which ones does step s train on?
 
-Written by `prepare_corpus`, read by `pretrain`, `count_accesses` and the likelihood score. The order of training is a
-pure function of (seed, step), so a resumed run sees what the undisturbed one would have seen.
+Written by `prepare_corpus`, read by `pretrain`, `count_accesses` and the likelihood score. The
+order of training is a pure function of (seed, step), so a resumed run sees what the undisturbed
+one would have seen.
 """
 
 import os
@@ -30,7 +31,8 @@ class BlocksError(ValueError):
 
 
 def write_blocks(path: str, blocks: Iterable[Int[np.ndarray, " block_size"]]) -> int:
-    """Write blocks of one size to a Parquet file and return how many; the file appears only when it is whole."""
+    """Write blocks of one size to a Parquet file and return how many; the file appears only when
+    it is whole."""
     blocks = iter(blocks)
     first = next(blocks, None)
     if first is None:
@@ -41,7 +43,8 @@ def write_blocks(path: str, blocks: Iterable[Int[np.ndarray, " block_size"]]) ->
     unfinished = Path(f"{path}.unfinished")
     num_blocks = 0
     try:
-        # Token ids are close to random: a dictionary or statistics would cost time and save nothing.
+        # Token ids are close to random: a dictionary or statistics would cost time and save
+        # nothing.
         with pq.ParquetWriter(
             unfinished, schema, compression="zstd", use_dictionary=False, write_statistics=False
         ) as writer:
@@ -137,7 +140,8 @@ class Blocks:
 
 
 def batch_ids(*, seed: int, step: int, batch_size: int, num_blocks: int) -> Int[np.ndarray, " batch_size"]:
-    """The blocks of one step: each epoch has its own order of all blocks, and batches run on from epoch to epoch."""
+    """The blocks of one step: each epoch has its own order of all blocks, and batches run on
+    from epoch to epoch."""
     for name, value, least in (
         ("seed", seed, 0),
         ("step", step, 0),
@@ -157,7 +161,8 @@ def batch_ids(*, seed: int, step: int, batch_size: int, num_blocks: int) -> Int[
 
 @lru_cache(maxsize=2)  # two epochs meet in a batch at most, unless the corpus is smaller than a batch
 def _epoch_order(seed: int, epoch: int, num_blocks: int) -> Int[np.ndarray, " num_blocks"]:
-    # Sorting the raw stream of a counter-based generator: numpy promises those bits for good, but not its shuffles.
+    # Sorting the raw stream of a counter-based generator: numpy promises those bits for good,
+    # but not its shuffles.
     return np.argsort(np.random.Philox(key=[seed, epoch]).random_raw(num_blocks), kind="stable")
 
 

@@ -1,11 +1,13 @@
 """What does `prepare_corpus` hand to pretraining and counting? A tokenizer and token blocks.
 
-The corpus artifact is small: blocks lie in parts of their own, one per shard, which it names by digest.
+The corpus artifact is small: blocks lie in parts of their own, one per shard, which it names by
+digest.
 
     corpus/   tokenizer/  parts.json  accounting.json
     blocks/<shard>/blocks.parquet
 
-`accounting.json` says what became of every line of every shard (accounting.py), and which shards could not be read.
+`accounting.json` says what became of every line of every shard (accounting.py), and which shards
+could not be read.
 """
 
 import json
@@ -53,10 +55,11 @@ def write_part(
     max_malformed_share: float,
     name: str = "",
 ) -> tuple[int, Accounting]:
-    """Tokenise and pack one shard; returns the number of blocks and what became of its lines. `name` stands for it in what is said.
+    """Tokenise and pack one shard; returns the number of blocks and what became of its lines.
+    `name` stands for it in what is said.
 
-    Streams: a document at a time is in memory, and a group of blocks. Raises TooManyMalformed, and ShardError if the shard cannot be
-    read or holds no document.
+    Streams: a document at a time is in memory, and a group of blocks. Raises TooManyMalformed,
+    and ShardError if the shard cannot be read or holds no document.
     """
     name, accounting = name or shard, Accounting()
 
@@ -118,7 +121,8 @@ class Corpus:
         run = self.uri.rstrip("/").rsplit("/", 1)[0]
         if not storage.is_remote(run):  # every part is looked at before work is done
             return Blocks([_bring(run, part) for part in parts])
-        # Part by part as they are wanted, since a count reads a few blocks of a corpus that may be of terabytes.
+        # Part by part as they are wanted, since a count reads a few blocks of a corpus that may
+        # be of terabytes.
         return Blocks([BlockFile(bring=partial(_bring, run, part), num_blocks=part.num_blocks) for part in parts])
 
 

@@ -4,8 +4,9 @@
     s3://bucket/prefix                          the objects below it, such as DCLM's copy on S3
     hf://datasets/owner/name@commit[/folder]    the files of a data set at one commit
 
-What lies in a store is listed once and kept as an artifact, so that every later run reads the same shards: a store is listed slowly,
-and may change. A shard is brought to the node that reads it, one at a time, and removed after.
+What lies in a store is listed once and kept as an artifact, so that every later run reads the
+same shards: a store is listed slowly, and may change. A shard is brought to the node that reads
+it, one at a time, and removed after.
 """
 
 import json
@@ -38,7 +39,8 @@ class Shard:
     """Below the root; the same wherever a copy of the corpus lies."""
     bytes: int
     version: str = ""
-    """What the store says of its content: an S3 etag, a digest on the hub; empty for a local file."""
+    """What the store says of its content: an S3 etag, a digest on the hub; empty for a local
+    file."""
 
     @property
     def uri(self) -> str:
@@ -46,7 +48,8 @@ class Shard:
 
     @property
     def identity(self) -> dict[str, str | int]:
-        """What names its content. A local file by its own name and size: its folder may be moved."""
+        """What names its content. A local file by its own name and size: its folder may be
+        moved."""
         if not self.version:
             return {"shard": os.path.basename(self.uri), "bytes": self.bytes}
         return {"shard": self.name, "bytes": self.bytes, "version": self.version}
@@ -62,7 +65,8 @@ def is_stored(path: str) -> bool:
 
 
 def list_corpus(path: str, *, report: Report = logger.warning) -> list[Shard]:
-    """All shards at an address, sorted by name. `report` is told what lies there and is left out, by reason and name.
+    """All shards at an address, sorted by name. `report` is told what lies there and is left
+    out, by reason and name.
 
     Raises ShardError, HubError or StorageError.
     """
@@ -83,7 +87,8 @@ def list_corpus(path: str, *, report: Report = logger.warning) -> list[Shard]:
 
 
 def sample_shards(shards: Sequence[Shard], *, fraction: float, seed: int) -> list[Shard]:
-    """About this fraction of the shards. Whether a shard is taken depends on seed and name alone, so more hold all that fewer held."""
+    """About this fraction of the shards. Whether a shard is taken depends on seed and name
+    alone, so more hold all that fewer held."""
     if fraction == 1:
         return list(shards)
     return [shard for shard in shards if _draw(seed, shard.name) < fraction]
@@ -106,7 +111,8 @@ def read_listing(folder: Path, root: str) -> list[Shard]:
 
 @contextmanager
 def open_shard(shard: Shard) -> Iterator[Path]:
-    """The shard on this node's disk, gone from it afterwards if it was fetched. Raises ChangedShard if it is not what was listed."""
+    """The shard on this node's disk, gone from it afterwards if it was fetched. Raises
+    ChangedShard if it is not what was listed."""
     if not is_stored(shard.root):
         _require_listed(shard, os.path.getsize(shard.uri) if os.path.isfile(shard.uri) else None)
         yield Path(shard.uri)

@@ -1,7 +1,8 @@
-"""How do known facts get into the training text? As short documents, a statement or a question with its answer each.
+"""How do known facts get into the training text? As short documents, a statement or a question
+with its answer each.
 
-Stating and asking the same facts is what makes a fact that is later only stated answerable: nothing in plain text shows a model
-that the two have to do with each other.
+Stating and asking the same facts is what makes a fact that is later only stated answerable:
+nothing in plain text shows a model that the two have to do with each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from memlm.data.stating.statements import wordings_of
 
 
 def mixture_documents(questions: Sequence[Question], config: MixtureConfig) -> Iterator[dict[str, object]]:
-    """Records in DCLM's form: every fact `exposures` times, in random order, its wordings in turn. The same for the same arguments."""
+    """Records in DCLM's form: every fact `exposures` times, in random order, its wordings in
+    turn. The same for the same arguments."""
     num_asked = round(config.exposures * config.question_share)
     order = np.argsort(np.random.Philox(key=[1, 0]).random_raw(len(questions) * config.exposures), kind="stable")
     texts = [_texts(question, index < config.num_reserved) for index, question in enumerate(questions)]

@@ -1,7 +1,7 @@
 """How do documents fill blocks of a fixed size, and where does each begin?
 
-Tokens -> blocks, the last step of `prepare_corpus`; the positions are computed again from the blocks wherever a model
-reads them.
+Tokens -> blocks, the last step of `prepare_corpus`; the positions are computed again from the
+blocks wherever a model reads them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,8 @@ class PackingError(ValueError):
 def pack(
     documents: Iterable[Sequence[int]], *, block_size: int, eos_id: int, pad_id: int
 ) -> Iterator[Int[np.ndarray, " block_size"]]:
-    """Lay the documents end to end, each followed by eos, and cut the row into blocks; only the last block has pads.
+    """Lay the documents end to end, each followed by eos, and cut the row into blocks; only the
+    last block has pads.
 
     A document longer than what is left of a block goes on in the next one, so no token is lost.
     """
@@ -53,10 +54,11 @@ def _pack(
 
 
 def is_text(tokens: Int[Tensor, "batch seq"], *, eos_id: int, pad_id: int) -> Bool[Tensor, "batch seq"]:
-    """False on the pads of packed blocks, which are the run of pad_id that ends a row; True on everything else.
+    """False on the pads of packed blocks, which are the run of pad_id that ends a row; True on
+    everything else.
 
-    An id alone does not say what a pad is: it may stand inside a text, and be the end of a text. Where the two ids are one, the first of
-    that run is an end of text.
+    An id alone does not say what a pad is: it may stand inside a text, and be the end of a text.
+    Where the two ids are one, the first of that run is an end of text.
     """
     is_pad = (tokens == pad_id).flip(1).cumprod(dim=1).flip(1).bool()
     if pad_id == eos_id:
@@ -68,8 +70,8 @@ def is_text(tokens: Int[Tensor, "batch seq"], *, eos_id: int, pad_id: int) -> Bo
 def document_positions(tokens: Int[Tensor, "batch seq"], *, eos_id: int) -> Int[Tensor, "batch seq"]:
     """Each token's position within its own document, from 0; the token after an eos begins anew.
 
-    Given as `position_ids`, they keep attention within documents. A document that began in an earlier block counts from
-    the block's start.
+    Given as `position_ids`, they keep attention within documents. A document that began in an
+    earlier block counts from the block's start.
     """
     index = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     starts = torch.zeros_like(tokens, dtype=torch.bool)

@@ -1,13 +1,15 @@
 """What does one line of a corpus shard hold? Its text, or the reason why it cannot be read.
 
-Strict where the readers of question files are not: a corpus is too large to look at, so what is doubtful is counted.
-The order of the checks is part of the accounting: each malformed line has one reason, on any machine.
+Strict where the readers of question files are not: a corpus is too large to look at, so what is
+doubtful is counted. The order of the checks is part of the accounting: each malformed line has
+one reason, on any machine.
 
-    too long > blank > not UTF-8 > byte order mark > too deep > too many brackets > not JSON > not an object > duplicate keys > not finite
-    > no text field > text is not a string > lone surrogate > NUL > empty text
+    too long > blank > not UTF-8 > byte order mark > too deep > too many brackets > not JSON >
+    not an object > duplicate keys > not finite > no text field > text is not a string > lone
+    surrogate > NUL > empty text
 
-Line ends are LF; a CR before one is white space to JSON, so CRLF is read alike. A byte order mark is skipped at the start
-of a file and is malformed anywhere else.
+Line ends are LF; a CR before one is white space to JSON, so CRLF is read alike. A byte order
+mark is skipped at the start of a file and is malformed anywhere else.
 """
 
 import json
@@ -46,14 +48,16 @@ MALFORMED = (
 
 MAX_DEPTH = 64  # DCLM's records are two deep; Python's parser gives up at a depth that hangs on its caller's
 MAX_BRACKETS = 2**20
-"""Lists and objects of a line: each takes 64 bytes in memory, for two of the line. Brackets within strings are text."""
+"""Lists and objects of a line: each takes 64 bytes in memory, for two of the line. Brackets
+within strings are text."""
 BOM = "\ufeff"
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 """Possessive, so that a string of many escapes is not kept in memory for a way back."""
 
 
 class MalformedLine(Exception):
-    """One line cannot be read. `phrase` says the reason with what is known of it, and never the text."""
+    """One line cannot be read. `phrase` says the reason with what is known of it, and never the
+    text."""
 
     def __init__(self, reason: str, phrase: str = "", remedy: str = "Repair or remove this line.") -> None:
         super().__init__(reason, phrase, remedy)
@@ -61,7 +65,8 @@ class MalformedLine(Exception):
 
 
 class TextParser:
-    """Lines of one shard -> texts. Numbers are not kept, so that one of a million digits costs nothing."""
+    """Lines of one shard -> texts. Numbers are not kept, so that one of a million digits costs
+    nothing."""
 
     def __init__(self, text_field: str) -> None:
         self.text_field = text_field
@@ -131,7 +136,8 @@ def _json_type(value: object) -> str:
 
 
 def no_text_field(text_field: str, there: Iterable[str]) -> MalformedLine:
-    """Names the fields that there are; a few and shortened, since in a damaged line they may hold the text."""
+    """Names the fields that there are; a few and shortened, since in a damaged line they may
+    hold the text."""
     names = sorted(there)
     shown = ", ".join(name[:40] for name in names[:8]).encode(errors="replace").decode() or "none"
     phrase = f"no field {text_field!r} (there are: {shown}{', ...' if len(names) > 8 else ''})"
@@ -144,7 +150,8 @@ def _no_number(digits: str) -> float:
 
 
 def bracket_flaw(content: str) -> str:
-    """How the brackets outside of strings are too many, or too deep in one another, whether or not this is JSON; empty if they are not."""
+    """How the brackets outside of strings are too many, or too deep in one another, whether or
+    not this is JSON; empty if they are not."""
     # Most lines have too few brackets; those of code and formulas are looked at.
     if content.count("{") + content.count("[") <= MAX_DEPTH:
         return ""

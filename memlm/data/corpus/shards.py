@@ -1,9 +1,12 @@
-"""How is a corpus read and written? Shard files -> documents, the first step of the flow (`prepare_corpus`).
+"""How is a corpus read and written? Shard files -> documents, the first step of the flow
+(`prepare_corpus`).
 
-A corpus is a folder of shards, at any depth: files of JSON lines, plain or compressed, or of Parquet (file_kinds.py); DCLM-baseline's
-layout (global-shard_*/local-shard_*/shard_*_processed.jsonl.zst, one JSON object per line) is one case. Reading streams in
-bounded memory and never loses a document in silence: a file that is cut off, damaged or a decompression bomb stops with
-place, reason and remedy; a line that cannot be read (records.py) stops too, or is counted where an accounting is given.
+A corpus is a folder of shards, at any depth: files of JSON lines, plain or compressed, or of
+Parquet (file_kinds.py); DCLM-baseline's layout
+(global-shard_*/local-shard_*/shard_*_processed.jsonl.zst, one JSON object per line) is one case.
+Reading streams in bounded memory and never loses a document in silence: a file that is cut off,
+damaged or a decompression bomb stops with place, reason and remedy; a line that cannot be read
+(records.py) stops too, or is counted where an accounting is given.
 """
 
 import json
@@ -34,15 +37,16 @@ from memlm.data.corpus.records import (
 )
 from memlm.data.file_kinds import SHARD_SUFFIXES, ShardError, is_shard, kind_of
 
-# DCLM's longest documents are a few MB. As characters outside the Basic Multilingual Plane a line takes four times its
-# bytes in memory, twice (the line and its text).
+# DCLM's longest documents are a few MB. As characters outside the Basic Multilingual Plane a
+# line takes four times its bytes in memory, twice (the line and its text).
 MAX_LINE_BYTES = 16 * 2**20
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text and where it stood: the line in a JSON-lines shard, the row in a Parquet one, both from 1."""
+    """One text and where it stood: the line in a JSON-lines shard, the row in a Parquet one,
+    both from 1."""
 
     line: int
     text: str
@@ -53,8 +57,9 @@ def read_documents(
 ) -> Iterator[Document]:
     """The documents of one shard, in file order, in bounded memory.
 
-    With an accounting, every line is entered there, and what is malformed or empty is left out; without one, the first
-    malformed line raises ShardError. `name` stands for the path in what is said.
+    With an accounting, every line is entered there, and what is malformed or empty is left out;
+    without one, the first malformed line raises ShardError. `name` stands for the path in what
+    is said.
     """
     name = name or path
     accounts = Accounting() if accounting is None else accounting
@@ -76,14 +81,16 @@ def read_documents(
 
 
 def read_records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The (line number, JSON object) pairs of one file of JSON lines; blank lines hold no record."""
+    """The (line number, JSON object) pairs of one file of JSON lines; blank lines hold no
+    record."""
     for number, line in read_lines(path):
         if line.strip():
             yield number, parse_record(path, number, line)
 
 
 def parse_record(path: str, number: int, line: bytes) -> dict[str, Any]:
-    """The JSON object that a line holds. Raises ShardError naming path, line number, reason and remedy."""
+    """The JSON object that a line holds. Raises ShardError naming path, line number, reason and
+    remedy."""
     try:
         content = line.decode()
     except UnicodeDecodeError as error:
@@ -104,7 +111,8 @@ def parse_record(path: str, number: int, line: bytes) -> dict[str, Any]:
 
 
 def read_lines(path: str, *, least: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The (number, bytes) pairs of all lines of a file, decompressed, in bounded memory, without a byte order mark at its start.
+    """The (number, bytes) pairs of all lines of a file, decompressed, in bounded memory, without
+    a byte order mark at its start.
 
     `least` as in most_bytes (compression.py).
     """
@@ -120,8 +128,8 @@ def read_lines(path: str, *, least: int = 0) -> Iterator[tuple[int, bytes]]:
 def write_shard(path: str, records: Iterable[dict[str, Any]]) -> None:
     """Write JSON-lines, zstd-compressed as the suffix says, in DCLM's form.
 
-    The frame carries a checksum and its content size. zstandard leaves the checksum out by default, and then most
-    flipped bits change the text without any error.
+    The frame carries a checksum and its content size. zstandard leaves the checksum out by
+    default, and then most flipped bits change the text without any error.
     """
     kind = kind_of(path)
     if kind is None or kind.content != "lines" or kind.compression == "gzip":

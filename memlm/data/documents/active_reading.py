@@ -1,6 +1,8 @@
-"""How does a language model study a chunk? Active Reading (Lin et al. 2025, arXiv 2508.09494), in its two stages.
+"""How does a language model study a chunk? Active Reading (Lin et al. 2025, arXiv 2508.09494),
+in its two stages.
 
-chunk --strategies.txt--> ways to study this very chunk --apply_strategy.txt, one each--> N augmentations
+chunk --strategies.txt--> ways to study this very chunk --apply_strategy.txt, one each--> N
+augmentations
 """
 
 import re
@@ -24,10 +26,11 @@ _START = "<start_strategies>"
 def augment_by_reading(
     writer: Writer, chunks: Sequence[Chunk], *, prompt_name: str, num_augmentations: int, max_rounds: int
 ) -> list[list[str]]:
-    """For each chunk up to num_augmentations different texts; fewer, or none, where the model gave no more.
+    """For each chunk up to num_augmentations different texts; fewer, or none, where the model
+    gave no more.
 
-    Each strategy is applied once before any is applied again with another seed. In each round, the chunks that are short of strategies or
-    texts are asked about again.
+    Each strategy is applied once before any is applied again with another seed. In each round,
+    the chunks that are short of strategies or texts are asked about again.
     """
     readings = [_Reading(chunk) for chunk in chunks]
     for number in range(max_rounds):

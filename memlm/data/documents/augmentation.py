@@ -1,7 +1,8 @@
-"""How is a chunk said in other ways with no model at hand? By rules, for tests and laptops; much less varied than Active Reading.
+"""How is a chunk said in other ways with no model at hand? By rules, for tests and laptops; much
+less varied than Active Reading.
 
-Each text is one exercise on the chunk's sentences (their order, gaps, questions, headlines, first letters, notes) in one of a few frames.
-A pure function of chunk, number and seed.
+Each text is one exercise on the chunk's sentences (their order, gaps, questions, headlines,
+first letters, notes) in one of a few frames. A pure function of chunk, number and seed.
 """
 
 import hashlib
@@ -28,7 +29,8 @@ Exercise = Callable[[str, list[str], Random], str]
 def augment_by_rules(
     chunk: Chunk, num_augmentations: int, *, seed: int, fits: Callable[[str], bool] = lambda text: True
 ) -> list[str]:
-    """Up to num_augmentations different texts that fit; a chunk of a few words allows fewer, one as long as a text may be itself alone."""
+    """Up to num_augmentations different texts that fit; a chunk of a few words allows fewer, one
+    as long as a text may be itself alone."""
     key = hashlib.sha256(f"{seed} {chunk.id} {chunk.titled}".encode()).digest()
     random = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
     title, sentences = _titled_sentences(chunk)
@@ -43,7 +45,8 @@ def augment_by_rules(
 
 
 def _titled_sentences(chunk: Chunk) -> tuple[str, list[str]]:
-    """What the chunk is about, and its sentences. A heading that stands on its first line is no sentence, and joins the title."""
+    """What the chunk is about, and its sentences. A heading that stands on its first line is no
+    sentence, and joins the title."""
     title, sentences = chunk.title or "this text", sentences_of(chunk.text)
     first, *others = sentences or [""]
     unfinished = len(first.split()) <= MAX_HEADING_WORDS and not STOPPED.search(first)

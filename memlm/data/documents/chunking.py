@@ -1,6 +1,8 @@
-"""Into what pieces is a document cut? Paragraphs; one that is too long at its sentences, and a sentence that is too long at its tokens.
+"""Into what pieces is a document cut? Paragraphs; one that is too long at its sentences, and a
+sentence that is too long at its tokens.
 
-A heading names the pieces below it; a short paragraph stands before the next one. Nothing of the text is lost, and nothing is said twice.
+A heading names the pieces below it; a short paragraph stands before the next one. Nothing of the
+text is lost, and nothing is said twice.
 """
 
 import re
@@ -12,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from memlm.data.documents.headings import sections_of
 from memlm.data.encoding import encode
 
-# A stop, then maybe a closing mark, then a space and what may begin a sentence; not after an initial or one of the usual abbreviations.
+# A stop, then maybe a closing mark, then a space and what may begin a sentence; not after an
+# initial or one of the usual abbreviations.
 _SENTENCE_END = re.compile(
     r"(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|vs|No)\.)(?<!\b(?:Mrs|etc)\.)(?<=[.!?])[\"')\]”’]?\s+(?=[\"'(\[“‘]?[A-Z0-9])"
 )
@@ -33,14 +36,16 @@ class Chunk:
 
     @property
     def titled(self) -> str:
-        """With the title of its document, without which a paragraph may not say what it is about."""
+        """With the title of its document, without which a paragraph may not say what it is
+        about."""
         return f"{self.title}\n\n{self.text}" if self.title else self.text
 
 
 def chunk_document(
     document_id: str, title: str, text: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, min_tokens: int = 0
 ) -> list[Chunk]:
-    """The document in chunks of at most max_tokens, each titled by the document and the headings that it stands under."""
+    """The document in chunks of at most max_tokens, each titled by the document and the headings
+    that it stands under."""
     pieces = [
         (": ".join(dict.fromkeys(filter(None, (title, *section.headings)))), piece)
         for section in sections_of(text)
@@ -117,7 +122,8 @@ def _at_tokens(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -
 
 
 def _longest_start(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> int:
-    """Where to cut, in characters: found by halves, since a character may be several tokens and a token several characters."""
+    """Where to cut, in characters: found by halves, since a character may be several tokens and
+    a token several characters."""
     words: Sequence[int] = [match.end() for match in re.finditer(r"\S+\s*", text)]
     for ends in (words, range(1, len(text))):  # within a word only if the first word alone is too long
         low, high = 0, len(ends)

@@ -1,9 +1,11 @@
-"""Which documents are learned, and what is asked about them? Document and question files -> titled texts, and facts of their chunks.
+"""Which documents are learned, and what is asked about them? Document and question files ->
+titled texts, and facts of their chunks.
 
     documents    .md and .txt, one a file or a folder of them; or a table of id, title and text
     questions    a table of question and answer, and where there are several documents the doc_ids that a question is about
 
-A chunk is a fact whose statements are its augmentations, so that the streams, trials and scores of facts serve documents too.
+A chunk is a fact whose statements are its augmentations, so that the streams, trials and scores
+of facts serve documents too.
 """
 
 import json
@@ -60,10 +62,11 @@ def documents_content(source: str) -> bytes:
 
 
 def read_titled_documents(path: str, *, report: Report = logger.warning) -> tuple[list[TitledDocument], list[str]]:
-    """The documents of a file, a folder, an object or a hub data set, and where empty ones stand, which are left out; `report` is told
-    of files of a folder that are.
+    """The documents of a file, a folder, an object or a hub data set, and where empty ones
+    stand, which are left out; `report` is told of files of a folder that are.
 
-    A file of plain text is one document, a table holds one in each record (`{"id", "title", "text"}`).
+    A file of plain text is one document, a table holds one in each record (`{"id", "title",
+    "text"}`).
     """
     if is_text_source(path):
         return _read_text_documents(path, report)
@@ -96,7 +99,8 @@ def read_titled_documents(path: str, *, report: Report = logger.warning) -> tupl
 
 
 def _read_text_documents(path: str, report: Report) -> tuple[list[TitledDocument], list[str]]:
-    """Its first heading is a document's title, else the file's name; its id is the file's name without the ending."""
+    """Its first heading is a document's title, else the file's name; its id is the file's name
+    without the ending."""
     documents, empty = [], []
     for name, text in read_text_files(path, report=report):
         id = PurePosixPath(name).with_suffix("").as_posix()
@@ -115,9 +119,11 @@ def _read_text_documents(path: str, report: Report) -> tuple[list[TitledDocument
 
 
 def read_document_questions(path: str) -> list[DocumentQuestion]:
-    """Questions about documents, a record each: `{"question", "answer"}`, with an `id` and `doc_ids` where there are some.
+    """Questions about documents, a record each: `{"question", "answer"}`, with an `id` and
+    `doc_ids` where there are some.
 
-    SimpleQA's have all four. A text in `doc_ids` is one id, or a JSON list as a CSV file holds it; several answers are a list.
+    SimpleQA's have all four. A text in `doc_ids` is one id, or a JSON list as a CSV file holds
+    it; several answers are a list.
     """
     questions, lines = [], dict[str, int]()
     for line, record in _records(path):
@@ -199,9 +205,11 @@ def check_augmented(
 def place_questions(
     chunks: Sequence[Chunk], questions: Sequence[DocumentQuestion], *, answered_only: bool
 ) -> dict[str, list[Question]]:
-    """The questions by the id of the chunk that states each one's answer, so that it can be asked right after that chunk was learned.
+    """The questions by the id of the chunk that states each one's answer, so that it can be
+    asked right after that chunk was learned.
 
-    One that no chunk answers goes to the last chunk of its first document, or is left out; so is one whose documents are not there.
+    One that no chunk answers goes to the last chunk of its first document, or is left out; so is
+    one whose documents are not there.
     """
     of_document = {id: list(group) for id, group in groupby(chunks, lambda chunk: chunk.document_id)}
     placed: dict[str, list[Question]] = {}
@@ -216,8 +224,8 @@ def place_questions(
 
 
 def _stating(chunks: Sequence[Chunk], question: Question) -> Chunk | None:
-    """The chunk that states an answer: among those that hold it, the one that says most of what is asked, best in the very sentence; the first
-    of equal ones.
+    """The chunk that states an answer: among those that hold it, the one that says most of what
+    is asked, best in the very sentence; the first of equal ones.
 
     A word counts for more the fewer chunks hold it. None if no chunk holds an answer.
     """

@@ -1,6 +1,8 @@
-"""The parts of a text by their headings. A heading says what a text is about and states no fact of its own.
+"""The parts of a text by their headings. A heading says what a text is about and states no fact
+of its own.
 
-Headings are those of Markdown: lines that begin with #, and lines underlined with === or ---. Where a text has none, it is one section.
+Headings are those of Markdown: lines that begin with #, and lines underlined with === or ---.
+Where a text has none, it is one section.
 """
 
 import re
@@ -21,7 +23,8 @@ class Section:
 
 
 def sections_of(text: str) -> list[Section]:
-    """The text by its headings, in order. Sections without a text of their own are left out, unless all are."""
+    """The text by its headings, in order. Sections without a text of their own are left out,
+    unless all are."""
     path: list[tuple[int, str]] = []
     sections: list[tuple[tuple[str, ...], list[str]]] = [((), [])]
     lines, fenced, place = text.split("\n"), False, 0

@@ -1,6 +1,8 @@
-"""The documents that files of plain text hold: Markdown and .txt, one document a file; a folder holds one for each.
+"""The documents that files of plain text hold: Markdown and .txt, one document a file; a folder
+holds one for each.
 
-Markdown's marks are taken out, but for its headings, which say what the text below them is about.
+Markdown's marks are taken out, but for its headings, which say what the text below them is
+about.
 """
 
 import hashlib
@@ -18,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 MAX_HEADING_WORDS = 8
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
-# Each part is bounded, or a line of a million marks that never close would be followed to its end from every one of them.
+# Each part is bounded, or a line of a million marks that never close would be followed to its
+# end from every one of them.
 _LINK = re.compile(r"!?\[([^\]]{0,500})\]\([^)\s]{0,2000}(?:\s{1,8}\"[^\"]{0,500}\")?\)")
 _STRESS = re.compile(r"(\*{1,3}|_{1,3}|~~|`{1,8})(?=\S)(.{1,1000}?)(?<=\S)\1(?!\w)")
 _ITEM = re.compile(r"^[ \t]*(?:>[ \t]*)*(?:[-*+•][ \t]+(?:\[[ xX]\][ \t]+)?|\d{1,3}[.)][ \t]+)?")
@@ -38,7 +41,8 @@ def is_text_source(source: str) -> bool:
 
 
 def read_text_files(source: str, *, report: Report = logger.warning) -> Iterator[tuple[str, str]]:
-    """The name and text of each file, in the order of their names; `report` is told of files that are left out of a folder.
+    """The name and text of each file, in the order of their names; `report` is told of files
+    that are left out of a folder.
 
     Raises TextFileError for a file or folder without text.
     """
@@ -84,12 +88,14 @@ def _silent(message: str) -> None:
 
 
 def _plain_headings(text: str) -> str:
-    """A short line that stands alone and ends in no stop is marked as a heading, as in Markdown, where more text follows it."""
+    """A short line that stands alone and ends in no stop is marked as a heading, as in Markdown,
+    where more text follows it."""
     lines = text.split("\n")
     filled = [place for place, line in enumerate(lines) if line.strip()]
     like = [_is_like_heading(lines, place) for place in filled]
     for number, place in enumerate(filled[:-1]):
-        # Of several in a row only the last has text below it. The others would be lost as headings, but for a title.
+        # Of several in a row only the last has text below it. The others would be lost as
+        # headings, but for a title.
         if like[number] and (number == 0 or not like[number + 1]):
             lines[place] = f"## {lines[place].strip()}"
     return "\n".join(lines)
@@ -104,7 +110,8 @@ def _is_like_heading(lines: list[str], place: int) -> bool:
 
 
 def _without_marks(text: str) -> str:
-    """Markdown as it reads. Headings stay marked; code is indented, so that no line of it is taken for one."""
+    """Markdown as it reads. Headings stay marked; code is indented, so that no line of it is
+    taken for one."""
     plain: list[str] = []
     columns: list[str] = []
     """The columns of the table that is being read."""

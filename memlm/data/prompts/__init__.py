@@ -1,7 +1,9 @@
-"""What are the models asked? Each prompt is a text file beside this one, with the places to fill in in braces.
+"""What are the models asked? Each prompt is a text file beside this one, with the places to fill
+in in braces.
 
-`strategies`, `strategies_trivia` and `apply_strategy` are those of Active Reading (Lin et al. 2025, arXiv 2508.09494); the paper gives the
-second half of `strategies_trivia` in part only, so that its wording here is ours.
+`strategies`, `strategies_trivia` and `apply_strategy` are those of Active Reading (Lin et al.
+2025, arXiv 2508.09494); the paper gives the second half of `strategies_trivia` in part only, so
+that its wording here is ours.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""How are questions stored? In the public sets' own layouts, which the readers of real files read, or whole, for our own artifacts."""
+"""How are questions stored? In the public sets' own layouts, which the readers of real files
+read, or whole, for our own artifacts."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -9,7 +10,8 @@ from memlm.data.questions.records import MultipleChoice, Question, Record
 
 
 def write_triviaqa(path: str, questions: Iterable[Question]) -> None:
-    """Write TriviaQA's layout (question_id, question, answer with value and aliases), plus the relation if set."""
+    """Write TriviaQA's layout (question_id, question, answer with value and aliases), plus the
+    relation if set."""
     write_shard(
         path,
         (
@@ -25,7 +27,8 @@ def write_triviaqa(path: str, questions: Iterable[Question]) -> None:
 
 
 def write_nq_open(path: str, questions: Iterable[Question]) -> None:
-    """Write NQ-open's layout (question, answer list), plus the id, which NQ-open lacks, and the relation if set."""
+    """Write NQ-open's layout (question, answer list), plus the id, which NQ-open lacks, and the
+    relation if set."""
     write_shard(
         path,
         (
@@ -46,7 +49,8 @@ def read_written(path: str) -> list[Record]:
 
 
 def record_of(values: Mapping[str, Any]) -> Record:
-    """One record from its fields as JSON holds them. Artifacts from before `fact` was written merged ids at their '#'."""
+    """One record from its fields as JSON holds them. Artifacts from before `fact` was written
+    merged ids at their '#'."""
     if "fact" not in values:
         values = {**values, "fact": values["id"].rsplit("#", 1)[0]}
     fields: dict[str, Any] = {

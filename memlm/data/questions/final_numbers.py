@@ -1,4 +1,5 @@
-"""The number that a worked solution ends in, by GSM8K's own definition, for its gold answers and for what a model writes alike.
+"""The number that a worked solution ends in, by GSM8K's own definition, for its gold answers and
+for what a model writes alike.
 
 Source: https://github.com/openai/grade-school-math, grade_school_math/dataset.py.
 """
@@ -16,7 +17,8 @@ def final_number(solution: str) -> str:
 
 
 def flaw_of(solution: str) -> str:
-    """Why no answer to this gold solution can be right by the number it ends in; empty if one can."""
+    """Why no answer to this gold solution can be right by the number it ends in; empty if one
+    can."""
     _, mark, after = solution.rpartition(MARK)
     number, written = final_number(solution), after.strip().replace(",", "")
     if not mark:

@@ -1,7 +1,8 @@
-"""How does each public set write a question down? One function a layout: the row as the set holds it -> a question, or choices.
+"""How does each public set write a question down? One function a layout: the row as the set
+holds it -> a question, or choices.
 
-A row that does not fit raises DoesNotFit with the reason, or KeyError and TypeError where a field is missing or of another
-kind; the reader adds the place.
+A row that does not fit raises DoesNotFit with the reason, or KeyError and TypeError where a
+field is missing or of another kind; the reader adds the place.
 """
 
 import ast
@@ -52,7 +53,8 @@ def _entityquestions(row: Row, fields: FieldsConfig) -> Record:
 
 
 def _gsm8k(row: Row, fields: FieldsConfig) -> Record:
-    # The worked solution ends in "#### 1,234"; the set's own scorer compares the number without its commas.
+    # The worked solution ends in "#### 1,234"; the set's own scorer compares the number without
+    # its commas.
     solution = row.values["answer"]
     if not isinstance(solution, str):
         raise DoesNotFit(f"the answer is {_shown(solution)}, not a worked solution. Repair or remove this line.")
@@ -64,7 +66,8 @@ def _gsm8k(row: Row, fields: FieldsConfig) -> Record:
 
 
 def _simpleqa(row: Row, fields: FieldsConfig) -> Record:
-    """The CSV of the set's authors (metadata, problem, answer), or rows that spell the same out (question, answer, answer_type)."""
+    """The CSV of the set's authors (metadata, problem, answer), or rows that spell the same out
+    (question, answer, answer_type)."""
     values = row.values
     if "problem" not in values:
         return _question(row, "simpleqa", [values["answer"]], relation=values.get("answer_type", ""))
@@ -76,11 +79,13 @@ def _simpleqa(row: Row, fields: FieldsConfig) -> Record:
 
 
 def _hellaswag(row: Row, fields: FieldsConfig) -> Record:
-    """Native rows are cleaned as lm-evaluation-harness's task defines it; those with a `query` are clean already."""
+    """Native rows are cleaned as lm-evaluation-harness's task defines it; those with a `query`
+    are clean already."""
     values = row.values
     if "query" in values:
         return _choices(row, "hellaswag", values["query"], values["choices"], values["gold"], id=values["ind"])
-    # The second half of a context is the start of a sentence. `capitalize` also puts the rest in lower case: the task's own quirk.
+    # The second half of a context is the start of a sentence. `capitalize` also puts the rest in
+    # lower case: the task's own quirk.
     query = f"{values['activity_label']}: {values['ctx_a']} {values['ctx_b'].capitalize()}"
     endings = [clean_hellaswag(ending) for ending in _texts(values["endings"], "endings")]
     return _choices(row, "hellaswag", clean_hellaswag(query), endings, values["label"], id=values["ind"])
@@ -99,9 +104,11 @@ def _fields(row: Row, fields: FieldsConfig) -> Record:
 
 
 def clean_hellaswag(text: str) -> str:
-    """WikiHow's marks out: a title ends the sentence before it, other marks in brackets go, and two spaces become one, once."""
+    """WikiHow's marks out: a title ends the sentence before it, other marks in brackets go, and
+    two spaces become one, once."""
     marked = text.strip().replace(" [title]", ". ")
-    # After the last bracket of a line that closes, each one that opens would be followed to the line's end, for nothing.
+    # After the last bracket of a line that closes, each one that opens would be followed to the
+    # line's end, for nothing.
     lines = (line.rpartition("]") for line in marked.split("\n"))
     return "\n".join(BRACKETS.sub("", head + closing) + tail for head, closing, tail in lines).replace("  ", " ")
 
@@ -153,7 +160,8 @@ def _choices(row: Row, layout: str, query: Any, choices: Any, gold: Any, *, id: 
 
 
 def _id(row: Row, layout: str, id: Any) -> str:
-    """Its own where the set gives one, else layout and line; a table has an empty cell, or NaN, where there is none."""
+    """Its own where the set gives one, else layout and line; a table has an empty cell, or NaN,
+    where there is none."""
     own = row.values.get("id") if id is None else id
     return f"{layout}:{row.line}" if own is None or own == "" or own != own else id_of(own)
 

@@ -1,9 +1,11 @@
-"""Which questions are asked, and which answers count? Question files -> questions, for the fact stream and the scores.
+"""Which questions are asked, and which answers count? Question files -> questions, for the fact
+stream and the scores.
 
     source (path, s3://, hf://) -> rows -> layout -> questions, checked -> selection
 
-The layouts are the public sets' own, so the generated world and the real files go through the same readers. A record that does
-not fit is named with file, line and reason, and is an error unless the config allows for some.
+The layouts are the public sets' own, so the generated world and the real files go through the
+same readers. A record that does not fit is named with file, line and reason, and is an error
+unless the config allows for some.
 """
 
 import logging
@@ -39,7 +41,8 @@ def read_questions(path: str, layout: str) -> list[Question]:
 def read_set(source: QuestionSetConfig, *, report: Callable[[str], object] = logger.warning) -> list[Record]:
     """All records of a source, in its order; ids are its own, or layout and line number.
 
-    `report` is told of the malformed records that were left out, where the config allows for them.
+    `report` is told of the malformed records that were left out, where the config allows for
+    them.
     """
     if source.layout not in LAYOUTS:
         nearest = get_close_matches(source.layout, LAYOUTS, n=1, cutoff=0.4)
@@ -83,9 +86,11 @@ T = TypeVar("T")
 def select(
     items: Sequence[T], source: QuestionSetConfig, *, report: Callable[[str], object] = lambda message: None
 ) -> list[T]:
-    """Those that a source asks for: shuffled first, if asked, in an order that depends on nothing but their number.
+    """Those that a source asks for: shuffled first, if asked, in an order that depends on
+    nothing but their number.
 
-    `report` is told where more are asked for than there are, and so all are taken. Raises QuestionError if none is left.
+    `report` is told where more are asked for than there are, and so all are taken. Raises
+    QuestionError if none is left.
     """
     order = np.arange(len(items))
     if source.shuffle:
@@ -153,7 +158,8 @@ def _fitted(row: Row, source: QuestionSetConfig, lines: dict[str, int]) -> Recor
 
 
 def _not_unicode(record: Record) -> str:
-    """Why no tokenizer can read the record's texts; empty if one can. JSON can spell half a surrogate pair."""
+    """Why no tokenizer can read the record's texts; empty if one can. JSON can spell half a
+    surrogate pair."""
     texts = (
         [record.query, *record.choices] if isinstance(record, MultipleChoice) else [record.question, *record.answers]
     )
@@ -179,7 +185,8 @@ def _judge(
     num_malformed: int,
     report: Callable[[str], object],
 ) -> None:
-    """Refuses a set that is empty or of which too much is malformed, and reports what was left out; `malformed` are the first of it."""
+    """Refuses a set that is empty or of which too much is malformed, and reports what was left
+    out; `malformed` are the first of it."""
     total = num_records + num_malformed
     listed = "; ".join(str(each).rstrip(".") for each in malformed)
     found = f"{source.path}: {num_malformed} of {total} records do not fit the layout {source.layout!r}"

@@ -1,4 +1,5 @@
-"""What is one question? A question with answers, or one with choices. What all readers, streams and scores pass on."""
+"""What is one question? A question with answers, or one with choices. What all readers, streams
+and scores pass on."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,17 @@ class Question:
     question: str
     answers: tuple[str, ...]
     relation: str = ""
-    """What kind of fact is asked for (a Wikidata property, an attribute of the world); empty where the set has none."""
+    """What kind of fact is asked for (a Wikidata property, an attribute of the world); empty
+    where the set has none."""
     solution: str = ""
-    """How the answer is worked out, step by step, as the set writes it; empty where the set has none."""
+    """How the answer is worked out, step by step, as the set writes it; empty where the set has
+    none."""
     context: str = ""
-    """What stands before the question when it is asked, such as a text that was looked up for it."""
+    """What stands before the question when it is asked, such as a text that was looked up for
+    it."""
     fact: str = ""
-    """What it asks for: questions with the same one are wordings of one question, and scored as one. Empty for a fact of its own."""
+    """What it asks for: questions with the same one are wordings of one question, and scored as
+    one. Empty for a fact of its own."""
 
     @property
     def fact_id(self) -> str:

@@ -1,4 +1,5 @@
-"""What does `prepare_corpus` hand to the trials? The facts to learn and the held-out questions, as an artifact of their own.
+"""What does `prepare_corpus` hand to the trials? The facts to learn and the held-out questions,
+as an artifact of their own.
 
 No checkpoint depends on it, so several streams can be learned from one pretrained model.
 

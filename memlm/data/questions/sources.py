@@ -1,10 +1,11 @@
-"""Where do questions lie, and in what kind of file? A path, an object on S3 or a data set on the hub -> rows, each with its place.
+"""Where do questions lie, and in what kind of file? A path, an object on S3 or a data set on the
+hub -> rows, each with its place.
 
     path, s3://bucket/key            lines of JSON or a list, plain or compressed; CSV; Parquet (file_kinds.py)
     hf://owner/name[/config][:split]@commit      through the datasets library
 
-A row that cannot be read is named and passed on, so that the reader of the set decides how many are too many; a file that is
-cut off or damaged stops at once.
+A row that cannot be read is named and passed on, so that the reader of the set decides how many
+are too many; a file that is cut off or damaged stops at once.
 """
 
 import csv
@@ -36,7 +37,8 @@ from memlm.data.questions.records import QuestionError
 from memlm.extras import needed_for
 
 BYTES_OF_A_RECORD, BYTES_OF_AN_OBJECT, BYTES_OF_AN_ELEMENT = 700, 72, 32
-"""What a question takes in memory with its id and place, a list or object of JSON, and what stands between two commas; at least."""
+"""What a question takes in memory with its id and place, a list or object of JSON, and what
+stands between two commas; at least."""
 RECORDS_BETWEEN_LOOKS = 4096
 HUB_FORM = "hf://owner/name[/config][:split]@commit"
 HUB_URI = re.compile(
@@ -83,7 +85,8 @@ def read_rows(source: str) -> Iterator[Row | Malformed]:
 
 
 def source_content(source: str) -> bytes:
-    """What names the content of a source: the bytes of a file, or the address of a hub data set, whose commit is pinned."""
+    """What names the content of a source: the bytes of a file, or the address of a hub data set,
+    whose commit is pinned."""
     if source.startswith(HUB):
         _parse_hub(source)
         return source.encode()
@@ -239,7 +242,8 @@ def _hub_rows(source: str) -> Iterator[Row]:
 
     try:
         if not constants.HF_HUB_OFFLINE:  # then the library answers from its cache or says that it has none
-            # One question first, answered at once: the download itself retries for most of a minute without a network.
+            # One question first, answered at once: the download itself retries for most of a
+            # minute without a network.
             HfApi().dataset_info(place["name"] or "", revision=place["commit"], timeout=HUB_TIMEOUT_SECONDS)
         loaded = load_dataset(
             place["name"],

@@ -1,7 +1,8 @@
-"""What does a trial learn, and in which batches? One answer for both kinds of stream: of facts, and of the chunks of documents.
+"""What does a trial learn, and in which batches? One answer for both kinds of stream: of facts,
+and of the chunks of documents.
 
-Facts come in an order of their own in every pass (Lin et al. 2025, section 5.1); chunks in the order of the text, one document after
-another, as one reads (section 5.2).
+Facts come in an order of their own in every pass (Lin et al. 2025, section 5.1); chunks in the
+order of the text, one document after another, as one reads (section 5.2).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,8 @@ def facts_of_stream(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -
 
 
 def require_asked(chosen: Sequence[Fact], *, seed: int) -> None:
-    """Raises FactError if nothing asks about what a trial of this seed learns, so that its learning could not be measured."""
+    """Raises FactError if nothing asks about what a trial of this seed learns, so that its
+    learning could not be measured."""
     if not any(fact.questions for fact in chosen):
         raise FactError(
             f"nothing asks about the {len(chosen)} facts or chunks that seed {seed} draws, so learning could not be measured; "
@@ -31,7 +33,8 @@ def require_asked(chosen: Sequence[Fact], *, seed: int) -> None:
 
 
 def shortfall(stream: StreamChoice, facts: Sequence[Fact]) -> str:
-    """What to say where a stream asks for more than there is, and so takes all; empty where it does not."""
+    """What to say where a stream asks for more than there is, and so takes all; empty where it
+    does not."""
     if isinstance(stream, DocumentStreamConfig):
         field, asked, there = "num_documents", stream.num_documents, len(_by_document(facts))
     else:
@@ -42,8 +45,8 @@ def shortfall(stream: StreamChoice, facts: Sequence[Fact]) -> str:
 
 
 def sample_documents(chunks: Sequence[Fact], num_documents: int, *, seed: int) -> list[Fact]:
-    """The chunks of a random subset of the documents, all for 0 or for more than there are, the documents in random order and the chunks
-    of each in theirs.
+    """The chunks of a random subset of the documents, all for 0 or for more than there are, the
+    documents in random order and the chunks of each in theirs.
 
     A chunk's id is its document's, a '#' and a number.
     """
@@ -63,7 +66,8 @@ def num_steps(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -> int:
 def batches_of_stream(
     stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> Iterator[FactBatch]:
-    """One a step, from what facts_of_stream gave. Raises FactError at once if a text is longer than the stream allows."""
+    """One a step, from what facts_of_stream gave. Raises FactError at once if a text is longer
+    than the stream allows."""
     return fact_stream(
         facts,
         tokenizer,

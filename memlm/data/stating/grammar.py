@@ -1,7 +1,9 @@
-"""What would the answer to this question say as a sentence? English questions, by their kind: who, what, which, where, when, how many.
+"""What would the answer to this question say as a sentence? English questions, by their kind:
+who, what, which, where, when, how many.
 
-`declare` moves the answer to where the question word asks for it. It knows some two hundred verbs and no grammar beyond that, so a
-question that it cannot take apart is declared around the question word alone, or not at all.
+`declare` moves the answer to where the question word asks for it. It knows some two hundred
+verbs and no grammar beyond that, so a question that it cannot take apart is declared around the
+question word alone, or not at all.
 """
 
 import re
@@ -223,7 +225,8 @@ def _how_many(rest: list[str], answer: str, many: str) -> Declared | None:
 
 
 def _in_place(question: str, answer: str) -> Declared | None:
-    """The question word stands inside: "X is the capital of which country" -> "X is the capital of the answer"."""
+    """The question word stands inside: "X is the capital of which country" -> "X is the capital
+    of the answer"."""
     words = _words(question)
     cut = next((i for i, word in enumerate(words) if i and word.lower() in QUESTION_WORDS), None)
     if cut is None:

@@ -1,6 +1,8 @@
-"""Whether templates can put a question and its answer into an English sentence. They know questions for a name, a place, a time or a number.
+"""Whether templates can put a question and its answer into an English sentence. They know
+questions for a name, a place, a time or a number.
 
-A yes or no makes no sentence without moving the verb, and a question in another language none at all: both would be stated as nonsense.
+A yes or no makes no sentence without moving the verb, and a question in another language none at
+all: both would be stated as nonsense.
 """
 
 import re
@@ -118,7 +120,8 @@ def why_no_sentence(question: Question) -> str:
 
 
 def _language_of(text: str, words: list[str]) -> str:
-    """The language of a text that is not English, as far as its small words and its letters tell; empty if they do not."""
+    """The language of a text that is not English, as far as its small words and its letters
+    tell; empty if they do not."""
     letters = [letter for letter in text if letter.isalpha()]
     latin = sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
     if latin < len(letters) / 2:

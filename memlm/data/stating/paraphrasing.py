@@ -1,6 +1,8 @@
-"""How does a language model put a question and its answer into statements? One statement first, then other wordings of it.
+"""How does a language model put a question and its answer into statements? One statement first,
+then other wordings of it.
 
-question + answer --statement.txt--> a statement --wordings.txt--> N wordings, each checked; what fails is asked for again
+question + answer --statement.txt--> a statement --wordings.txt--> N wordings, each checked; what
+fails is asked for again
 """
 
 import re
@@ -45,7 +47,8 @@ def questions_by_fact(questions: Sequence[Question]) -> dict[str, list[Question]
 
 
 def state_facts(writer: Writer, facts: Sequence[Sequence[Question]], config: WordingsConfig) -> list[Stated]:
-    """Each fact, given as the questions about it, in up to num_wordings statements; fewer where the model gave no more that pass."""
+    """Each fact, given as the questions about it, in up to num_wordings statements; fewer where
+    the model gave no more that pass."""
     drafts = [_Draft(questions) for questions in facts]
     _write(writer, drafts, _statement_prompt, wanted=1, rounds=config.max_rounds)
     stated = [draft for draft in drafts if draft.statements]
@@ -84,7 +87,8 @@ def objection_to(wording: str, questions: Sequence[Question]) -> str | None:
 
 
 def _is_about(wording: str, question: Question) -> bool:
-    """Whether it shares a longer word, up to its ending, with the question: a small model may say no more than `The answer is Lima`."""
+    """Whether it shares a longer word, up to its ending, with the question: a small model may
+    say no more than `The answer is Lima`."""
     answered = {word for answer in question.answers for word in words_of(answer)}
     telling = [word for word in words_of(question.question) if len(word) > 3 and not _ASKING.fullmatch(word)]
     asked = {word[:4] for word in telling if word not in answered}

@@ -1,7 +1,9 @@
-"""How are the facts of a relation said and asked? Wordings for the 24 relations of EntityQuestions (Sciavolino et al. 2021).
+"""How are the facts of a relation said and asked? Wordings for the 24 relations of
+EntityQuestions (Sciavolino et al. 2021).
 
-Each relation is known by the question that the data set asks for it (https://github.com/princeton-nlp/EntityQuestions); the other
-wordings are ours. {s} is the subject, {a} the answer.
+Each relation is known by the question that the data set asks for it
+(https://github.com/princeton-nlp/EntityQuestions); the other wordings are ours. {s} is the
+subject, {a} the answer.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""How the facts of a set are stated, which of its questions templates cannot state, and where it contradicts itself."""
+"""How the facts of a set are stated, which of its questions templates cannot state, and where it
+contradicts itself."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -21,7 +22,8 @@ KINDS: dict[StatedBy, str] = {
 def statable(
     questions: Sequence[Question], source: QuestionSetConfig, *, report: Callable[[str], object]
 ) -> list[Question]:
-    """Those that templates can state. Raises QuestionError if more cannot be stated than max_malformed_share allows to leave out."""
+    """Those that templates can state. Raises QuestionError if more cannot be stated than
+    max_malformed_share allows to leave out."""
     reasons = [(question, why_no_sentence(question)) for question in questions]
     # A question whose relation is known has wordings of its own.
     refused = [(question, why) for question, why in reasons if why and wordings_of(question).kind != "relation"]
@@ -51,7 +53,8 @@ def kinds_told(questions: Sequence[Question]) -> Iterator[str]:
 
 
 def conflicts_told(questions: Sequence[Question]) -> Iterator[str]:
-    """The questions that are asked more than once with answers that have nothing in common; only one of them can ever be right."""
+    """The questions that are asked more than once with answers that have nothing in common; only
+    one of them can ever be right."""
     asked: dict[str, dict[frozenset[str], Question]] = {}
     """The first record with these answers, per question."""
     conflicts: list[tuple[Question, Question]] = []
@@ -78,6 +81,7 @@ def _answers(question: Question) -> frozenset[str]:
 
 
 def _without_marks(text: str) -> str:
-    """As texts are compared when answers are scored: without stops, commas, quotes and articles, unless nothing else is there."""
+    """As texts are compared when answers are scored: without stops, commas, quotes and articles,
+    unless nothing else is there."""
     words = plain(text).translate(MARKS).split()
     return " ".join(word for word in words if word not in ("a", "an", "the")) or plain(text)

@@ -1,6 +1,8 @@
-"""How is a question with its answer put into statements? By templates: the relation's where it is known, else by the kind of question.
+"""How is a question with its answer put into statements? By templates: the relation's where it
+is known, else by the kind of question.
 
-A statement holds the answer and never the question as it is asked: that wording is kept for evaluation.
+A statement holds the answer and never the question as it is asked: that wording is kept for
+evaluation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,8 @@ from memlm.data.stating.relations import RELATIONS
 from memlm.data.stating.verbs import BE, DO, MODALS
 
 StatedBy = Literal["relation", "question", "topic"]
-"""Which templates state a fact: those of its relation, those of its kind of question, or for any other those of topic and answer."""
+"""Which templates state a fact: those of its relation, those of its kind of question, or for any
+other those of topic and answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
-"""Which words are verbs, and what is their past? As much English as putting questions into statements takes."""
+"""Which words are verbs, and what is their past? As much English as putting questions into
+statements takes."""
 
 IRREGULAR_PASTS = dict(
     pair.split("/")

@@ -1,11 +1,13 @@
-"""The vocabulary of the generated world: attributes, frames and word lists from which a seed draws."""
+"""The vocabulary of the generated world: attributes, frames and word lists from which a seed
+draws."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """One thing that is true of every entity of a kind. Invented values fill value_frame; the others come from a list of words."""
+    """One thing that is true of every entity of a kind. Invented values fill value_frame; the
+    others come from a list of words."""
 
     name: str
     kind: str

@@ -1,7 +1,8 @@
-"""The generated world: a small benchmark of learning against forgetting that fits a laptop, and the default input.
+"""The generated world: a small benchmark of learning against forgetting that fits a laptop, and
+the default input.
 
-People, places and works with five attributes each, drawn from `seed`: every name, value, choice of wordings and question. What
-plays whose role in Lin et al. 2025, section 5:
+People, places and works with five attributes each, drawn from `seed`: every name, value, choice
+of wordings and question. What plays whose role in Lin et al. 2025, section 5:
 
 | here | in the paper |
 |---|---|
@@ -12,10 +13,12 @@ plays whose role in Lin et al. 2025, section 5:
 | `arithmetic` (NQ's format): sums whose operand pairs the corpus leaves out: a skill, not a memory | GSM8K, held out |
 | the validation shard: fresh documents from the same source | likelihood of held-out text |
 
-The methods separate here for the paper's reason: new entities share the value vocabulary, the syntax and the digits with what the
-model knows, so a dense update that writes a fact also moves what known facts and sums run through; a slot update need not.
-A wording is a frame filled with one attribute. Those kept for evaluation occur nowhere in the corpus or the statements;
-their words do, and their frame does with other attributes, so understanding them is generalisation and not a foreign language.
+The methods separate here for the paper's reason: new entities share the value vocabulary, the
+syntax and the digits with what the model knows, so a dense update that writes a fact also moves
+what known facts and sums run through; a slot update need not. A wording is a frame filled with
+one attribute. Those kept for evaluation occur nowhere in the corpus or the statements; their
+words do, and their frame does with other attributes, so understanding them is generalisation and
+not a foreign language.
 """
 
 import json
@@ -128,7 +131,8 @@ class World:
 
     def _draw_wordings(self, attribute: Attribute) -> Wordings:
         random = self._random(f"wordings of {attribute.name}")
-        # The attribute's own verbs are always trained on, so that every word of an evaluation wording has been learned.
+        # The attribute's own verbs are always trained on, so that every word of an evaluation
+        # wording has been learned.
         statement_frames = random.sample(STATEMENT_FRAMES, NUM_STATEMENTS - len(attribute.statements))
         question_frames = random.sample(QUESTION_FRAMES, NUM_QUESTIONS - len(attribute.questions) + NUM_EVALUATION)
         filled = [frame.replace("{noun}", attribute.noun) for frame in question_frames]
@@ -152,7 +156,8 @@ class World:
         return [wording.format(entity=entity.name, value=value) for wording in self.wordings[attribute].statements]
 
     def questions(self, entities: list[Entity]) -> list[Question]:
-        """Every fact of the entities in every evaluation wording. The fact's id stands before the '#'."""
+        """Every fact of the entities in every evaluation wording. The fact's id stands before
+        the '#'."""
         return [
             Question(
                 id=f"{entity.name}/{attribute}#{number}",
@@ -181,7 +186,8 @@ class World:
         ]
 
     def documents(self, count: int, purpose: str) -> Iterator[dict[str, object]]:
-        """Records in DCLM's form: all facts of one entity in random order and wordings, or a page of sums."""
+        """Records in DCLM's form: all facts of one entity in random order and wordings, or a
+        page of sums."""
         random = self._random(purpose)
         for number in range(count):
             is_sums = random.random() < self.config.arithmetic_share
@@ -250,7 +256,8 @@ class _Names:
 
 
 def write_world(config: WorldConfig, directory: Path) -> dict[str, int]:
-    """Write the corpus, the question files and the statements under the directory; returns what was written, by number."""
+    """Write the corpus, the question files and the statements under the directory; returns what
+    was written, by number."""
     world = World(config)
     corpus = directory / "corpus" / "global-shard_01_of_01" / "local-shard_0_of_1"
     corpus.mkdir(parents=True)

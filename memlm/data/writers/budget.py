@@ -1,4 +1,5 @@
-"""May one more request be sent? Counts what a run has asked of an endpoint, and refuses what goes beyond."""
+"""May one more request be sent? Counts what a run has asked of an endpoint, and refuses what
+goes beyond."""
 
 import threading
 

@@ -15,22 +15,26 @@ class EndpointConfig:
     base_url: str = ""
     """Such as http://localhost:8000/v1; empty to run the model here."""
     api_key_variable: str = "OPENAI_API_KEY"
-    """The environment variable with the key, on every node; unset for a server that needs none. The key is stored and printed nowhere."""
+    """The environment variable with the key, on every node; unset for a server that needs none.
+    The key is stored and printed nowhere."""
     num_connections: int = 8
     """Requests of one worker that wait for an answer at a time."""
     timeout_seconds: float = 120.0
     """For one whole answer."""
     num_attempts: int = 4
-    """Of one request: after a timeout, a broken connection, status 429 or 5xx, or an answer that is none."""
+    """Of one request: after a timeout, a broken connection, status 429 or 5xx, or an answer that
+    is none."""
     backoff_seconds: float = 1.0
-    """The first pause is at most so long, each later one up to twice the one before; drawn at random below that."""
+    """The first pause is at most so long, each later one up to twice the one before; drawn at
+    random below that."""
     max_wait_seconds: float = 120.0
-    """The longest pause. A server that asks for a longer one (Retry-After) ends the run; the same command continues from there later."""
+    """The longest pause. A server that asks for a longer one (Retry-After) ends the run; the
+    same command continues from there later."""
     max_requests: int = 0
     """Budget of one run of the command, every attempt counted; 0 for none."""
     max_tokens: int = 0
-    """Budget of one run of the command, of prompts and answers as the server counts them; 0 for none. Answers that are under way when
-    it is spent still come in."""
+    """Budget of one run of the command, of prompts and answers as the server counts them; 0 for
+    none. Answers that are under way when it is spent still come in."""
 
     def __post_init__(self) -> None:
         if self.base_url and not _is_web_address(self.base_url):
@@ -73,9 +77,11 @@ class WriterConfig:
     """The language model that writes wordings and augmentations."""
 
     model: str = ""
-    """A Hugging Face causal model by folder or hub id, or the name that the endpoint knows it by."""
+    """A Hugging Face causal model by folder or hub id, or the name that the endpoint knows it
+    by."""
     revision: str = ""
-    """Of the model on the hub: a commit, tag or branch; empty for the newest. The commit is stored with what it wrote."""
+    """Of the model on the hub: a commit, tag or branch; empty for the newest. The commit is
+    stored with what it wrote."""
     temperature: float = 0.8
     """0 takes the likeliest word each time."""
     top_p: float = 0.95
@@ -85,7 +91,8 @@ class WriterConfig:
     batch_size: int = 8
     """Prompts at a time, of a model that runs here."""
     items_per_unit: int = 16
-    """Facts or chunks that a worker finishes and stores together. A run that was cut off continues from the units that are stored."""
+    """Facts or chunks that a worker finishes and stores together. A run that was cut off
+    continues from the units that are stored."""
     endpoint: EndpointConfig = EndpointConfig()
 
     def __post_init__(self) -> None:
@@ -99,7 +106,8 @@ class WriterConfig:
                 raise ValueError(f"writer.{name} is {getattr(self, name)}; it must be at least 1")
 
     def provenance(self, revision: str) -> dict[str, Any]:
-        """What names a text of this writer, with the revision that was found: not how long it may take or what it may cost."""
+        """What names a text of this writer, with the revision that was found: not how long it
+        may take or what it may cost."""
         named = {
             name: value
             for name, value in asdict(self).items()

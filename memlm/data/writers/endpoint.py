@@ -1,7 +1,9 @@
-"""How is a model asked that runs elsewhere? Any OpenAI-compatible endpoint, by chat completions over HTTP.
+"""How is a model asked that runs elsewhere? Any OpenAI-compatible endpoint, by chat completions
+over HTTP.
 
-What may pass (a timeout, a broken connection, status 429 or 5xx, an answer that is none) is tried again a bounded number of times, with
-pauses drawn at random so that many workers do not come back at once; what will not pass is an error that names its remedy.
+What may pass (a timeout, a broken connection, status 429 or 5xx, an answer that is none) is
+tried again a bounded number of times, with pauses drawn at random so that many workers do not
+come back at once; what will not pass is an error that names its remedy.
 """
 
 import json
@@ -38,7 +40,8 @@ class _Passing(Exception):
 
 
 class EndpointWriter(Writer):
-    """Asks num_connections requests at a time; any one that fails for good ends the others that have not begun."""
+    """Asks num_connections requests at a time; any one that fails for good ends the others that
+    have not begun."""
 
     def __init__(self, config: WriterConfig, budget: Budget) -> None:
         self.config, self.settings, self.budget = config, config.endpoint, budget
@@ -135,7 +138,8 @@ class EndpointWriter(Writer):
             ) from error
 
     def _read(self, response: requests.Response, ends: float) -> bytes:
-        """The body. requests' own timeout runs anew with every byte; ours bounds the whole, against a server that drips."""
+        """The body. requests' own timeout runs anew with every byte; ours bounds the whole,
+        against a server that drips."""
         body = bytearray()
         for piece in response.iter_content(chunk_size=1):  # a larger piece would be waited for
             body += piece
@@ -148,7 +152,8 @@ class EndpointWriter(Writer):
         return bytes(body)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # Given even without a key: else requests would send what it finds for this host in ~/.netrc.
+        # Given even without a key: else requests would send what it finds for this host in
+        # ~/.netrc.
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
@@ -196,7 +201,8 @@ class EndpointWriter(Writer):
         return min(asked or 0.0, self.settings.max_wait_seconds) + random.uniform(0, longest)
 
     def _shown(self, body: bytes) -> str:
-        """What a server says, short, on one line, and without keys and passwords, which some repeat."""
+        """What a server says, short, on one line, and without keys and passwords, which some
+        repeat."""
         text = " ".join(body.decode(errors="replace").split())
         text = (text.replace(self._key, HIDDEN) if self._key else text)[:SEARCHED_CHARACTERS]
         return repr(without_secrets(text)[:SHOWN_CHARACTERS])

@@ -1,4 +1,5 @@
-"""How does a model write that runs here? Any Hugging Face causal model, in batches, by folder or hub id."""
+"""How does a model write that runs here? Any Hugging Face causal model, in batches, by folder or
+hub id."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from memlm.outside import reading, reason_of
 
 
 def find_revision(model: str, revision: str) -> str:
-    """What names the very weights: the commit on the hub, also from the cache without a network, or a digest of a folder's files."""
+    """What names the very weights: the commit on the hub, also from the cache without a network,
+    or a digest of a folder's files."""
     if Path(model).is_dir():
         digest = hashlib.sha256()
         for path in sorted(path for path in Path(model).iterdir() if path.is_file()):
@@ -44,7 +46,8 @@ PLACE = "\ue000"
 
 
 class HuggingFaceWriter(Writer):
-    """A prompt is given as a chat where the model has a chat template, and as a text to continue where it has none."""
+    """A prompt is given as a chat where the model has a chat template, and as a text to continue
+    where it has none."""
 
     def __init__(self, config: WriterConfig, *, revision: str, device: torch.device) -> None:
         source: dict[str, Any] = {} if Path(config.model).is_dir() else {"revision": revision}
@@ -59,7 +62,8 @@ class HuggingFaceWriter(Writer):
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.config = config
-        # All of it is given: a model's own defaults would sample in ways that the manifest does not name.
+        # All of it is given: a model's own defaults would sample in ways that the manifest does
+        # not name.
         sampled = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
         self.generation = GenerationConfig(
             max_new_tokens=config.max_new_tokens,
@@ -87,7 +91,8 @@ class HuggingFaceWriter(Writer):
         return tokens
 
     def _chat_tokens(self, prompt: str) -> list[int]:
-        """A prompt that spells out the chat's own marks, as a document may, stays what the user said."""
+        """A prompt that spells out the chat's own marks, as a document may, stays what the user
+        said."""
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         spelled = any(token in prompt for token in special)
         messages = [{"role": "user", "content": PLACE if spelled else prompt}]

@@ -1,4 +1,5 @@
-"""What is a writer asked, and what does it give back? One text per request, in the order of the requests."""
+"""What is a writer asked, and what does it give back? One text per request, in the order of the
+requests."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ class WriterError(PublicError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt. The same prompt with another seed is another request: a sampled text differs, a greedy one does not."""
+    """One prompt. The same prompt with another seed is another request: a sampled text differs,
+    a greedy one does not."""
 
     prompt: str
     seed: int = 0
@@ -24,4 +26,5 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, requests: Sequence[Request]) -> list[str]:
-        """The texts, stripped; an empty one where the model had nothing to say. Raises WriterError where it could not be asked."""
+        """The texts, stripped; an empty one where the model had nothing to say. Raises
+        WriterError where it could not be asked."""

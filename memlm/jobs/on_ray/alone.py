@@ -1,4 +1,5 @@
-"""One driver at a time: two commands on one run would do its work twice, and spoil each other's states."""
+"""One driver at a time: two commands on one run would do its work twice, and spoil each other's
+states."""
 
 import os
 import socket
@@ -10,15 +11,17 @@ from memlm import storage
 from memlm.jobs.on_ray.cluster import say
 
 LEASE_SECONDS = 10.0
-"""How long a driver may be silent before another one may take its place: less than Ray takes to start."""
+"""How long a driver may be silent before another one may take its place: less than Ray takes to
+start."""
 
 
 @contextmanager
 def alone(uri: str, *, ttl_seconds: float | None = None) -> Iterator[storage.Lease]:
-    """The lease at `uri` for the block. A driver that died without a word is waited for, until its lease is over.
+    """The lease at `uri` for the block. A driver that died without a word is waited for, until
+    its lease is over.
 
-    Raises LeaseHeld, naming the other driver, where that one lives. Workers are given the lease's holder, and ask it
-    before they write.
+    Raises LeaseHeld, naming the other driver, where that one lives. Workers are given the
+    lease's holder, and ask it before they write.
     """
     taking = partial(
         storage.lease,

@@ -1,9 +1,10 @@
 """Which units of work were begun, and which of them kill whoever begins them?
 
-Ray starts a worker that died again, and gives it its work again, without limit: a unit that takes all memory would do so for ever. So an
-attempt is written down before the work. One that is followed by another in the same session killed its worker; the last one of a session
-may have died with its driver, which says nothing of the unit, and one whose node is gone with the node. After too many the unit is in
-quarantine, and stays there.
+Ray starts a worker that died again, and gives it its work again, without limit: a unit that
+takes all memory would do so for ever. So an attempt is written down before the work. One that is
+followed by another in the same session killed its worker; the last one of a session may have
+died with its driver, which says nothing of the unit, and one whose node is gone with the node.
+After too many the unit is in quarantine, and stays there.
 """
 
 import os
@@ -39,7 +40,8 @@ class Attempts:
     """This one."""
 
     def begin(self, unit: str) -> bool:
-        """Write down an attempt; False, and none, if the unit is in quarantine or has to go there now."""
+        """Write down an attempt; False, and none, if the unit is in quarantine or has to go
+        there now."""
         names = storage.list_names(storage.join(self.uri, unit))
         if QUARANTINED in names:
             return False
@@ -65,7 +67,8 @@ class Attempts:
         return sum(storage.read_json(storage.join(self.uri, unit, name))["node"] not in alive for name in names)
 
     def on_this_node(self) -> "Attempts":
-        """In a worker: says where an attempt is made, and asks the cluster which nodes it still has."""
+        """In a worker: says where an attempt is made, and asks the cluster which nodes it still
+        has."""
         return replace(self, nodes=_alive, node=ray.get_runtime_context().get_node_id())
 
 

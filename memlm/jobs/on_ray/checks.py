@@ -1,4 +1,5 @@
-"""Can work run here? One question to each check, each answered in one line: `memlm doctor` asks them all, a pipeline those that it needs."""
+"""Can work run here? One question to each check, each answered in one line: `memlm doctor` asks
+them all, a pipeline those that it needs."""
 
 import functools
 import importlib.metadata
@@ -49,9 +50,11 @@ def require(checks: Iterable[Check]) -> None:
 
 
 def require_ready(config: Config) -> None:
-    """What every pipeline needs before it begins, asked once per process: versions, and a storage that keeps what it is given.
+    """What every pipeline needs before it begins, asked once per process: versions, and a
+    storage that keeps what it is given.
 
-    On one machine a folder does. That of a cluster's nodes is on a file system that they share, whose locks may not hold.
+    On one machine a folder does. That of a cluster's nodes is on a file system that they share,
+    whose locks may not hold.
     """
     require([*_versions_once(), credentials(config)])
     if storage.is_remote(config.storage) or os.environ.get(IN_JOB):
@@ -60,7 +63,8 @@ def require_ready(config: Config) -> None:
 
 
 def run_folder(config: Config) -> Check:
-    """A run's folder is new or one of memlm's: in another, a report or a picture of the same name would be written over."""
+    """A run's folder is new or one of memlm's: in another, a report or a picture of the same
+    name would be written over."""
     uri = run_of(config).uri
     names = [name for name in storage.list_names(uri) if name.strip(".")]  # a key on S3 may have empty parts, or dots
     if not any(_is_made(uri, name) for name in names):  # of a run what has a manifest comes first
@@ -100,7 +104,8 @@ def python() -> Check:
 
 
 def packages() -> list[Check]:
-    """One for each that is missing or of another version than memlm takes; one for all if none is."""
+    """One for each that is missing or of another version than memlm takes; one for all if none
+    is."""
     pins = _pinned()
     checks = [
         *(check for each in pins.packages if (check := _package(each)) is not None),
@@ -153,7 +158,8 @@ def _pinned() -> _Pins:
 
 
 def credentials(config: Config) -> Check:
-    """Whether what is set can be keys, tokens and passwords, so that no client prints one when it refuses it."""
+    """Whether what is set can be keys, tokens and passwords, so that no client prints one when
+    it refuses it."""
     name, known = "credentials", dict.fromkeys([*VARIABLES, config.writer.endpoint.api_key_variable])
     try:
         given = [variable for variable in known if read_credential(variable)]
@@ -180,7 +186,8 @@ def ray_authentication() -> Check:
 
 
 def _token_of_a_local_ray(name: str) -> Check:
-    """What a run would find, and would put right by itself. No other cluster was named (RAY_ADDRESS)."""
+    """What a run would find, and would put right by itself. No other cluster was named
+    (RAY_ADDRESS)."""
     try:
         local_ray.require_known_mode()
     except RunError as error:

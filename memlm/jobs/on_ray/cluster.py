@@ -23,7 +23,8 @@ from memlm.run import RunError
 
 NAMESPACE = "memlm"
 
-# glibc returns large freed blocks to the system at once and faults them in again; on a CPU that costs training up to a third.
+# glibc returns large freed blocks to the system at once and faults them in again; on a CPU that
+# costs training up to a third.
 WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
@@ -54,7 +55,8 @@ def connect(config: Config) -> Iterator[None]:
     environment = {**WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(config.cluster.threads_per_worker)}
     started = time.monotonic()
     say("starting Ray" if not os.environ.get(IN_JOB) else "joining the cluster")
-    # What workers print stays in Ray's logs, most of it libraries' chatter; what they say comes through the console.
+    # What workers print stays in Ray's logs, most of it libraries' chatter; what they say comes
+    # through the console.
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     with ExitStack() as until_the_end:
         if os.environ.get(IN_JOB):
@@ -74,7 +76,8 @@ def connect(config: Config) -> Iterator[None]:
 def _start_local(config: Config, environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
         os.environ.setdefault(name, value)
-    # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small machine declares a few more.
+    # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small
+    # machine declares a few more.
     num_cpus = logical_cpus(config)
     # Weights, materials and background counts, and what else trials share.
     store = (1 << 29) + config.sweep.trunk_cache_bytes
@@ -84,7 +87,8 @@ def _start_local(config: Config, environment: Mapping[str, str], settings: Mappi
 
 @contextmanager
 def joining() -> Iterator[None]:
-    """Raises RunError, with the remedy, where the cluster is not to be joined: Ray's own errors fill a page."""
+    """Raises RunError, with the remedy, where the cluster is not to be joined: Ray's own errors
+    fill a page."""
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
@@ -108,7 +112,8 @@ def no_answer(error: Exception) -> RunError:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Raises RunError, with the remedy, where Ray's temporary folder has a path too long for the sockets in it."""
+    """Raises RunError, with the remedy, where Ray's temporary folder has a path too long for the
+    sockets in it."""
     try:
         yield
     except OSError as error:
@@ -168,7 +173,8 @@ def _console() -> Iterator[None]:
 
 
 def beside_driver(actor: type, name: str) -> Any:
-    """What makes the actor on the driver's own node: other nodes may be lost, and the job must not end with them."""
+    """What makes the actor on the driver's own node: other nodes may be lost, and the job must
+    not end with them."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(actor).options(name=name, num_cpus=0, scheduling_strategy=here)
 
@@ -178,7 +184,8 @@ def _console_name() -> str:
 
 
 def num_processors(config: Config) -> int:
-    """Tasks side by side: what the config says, or one a GPU, or one per so many CPUs as a task has threads.
+    """Tasks side by side: what the config says, or one a GPU, or one per so many CPUs as a task
+    has threads.
 
     On one machine its real CPUs count, not the logical ones that Ray was told of.
     """
@@ -231,7 +238,8 @@ class Progress:
 
 
 class WorkerError(Exception):
-    """An error on its way from a worker to the driver, behind which Ray Data finds no message to write advice of its own into."""
+    """An error on its way from a worker to the driver, behind which Ray Data finds no message to
+    write advice of its own into."""
 
     def __init__(self, cause: Exception, *notes: str) -> None:
         super().__init__(cause, *notes)
@@ -240,7 +248,8 @@ class WorkerError(Exception):
 
 @contextmanager
 def handing_on_errors() -> Iterator[None]:
-    """Around what Ray Data calls in a worker: the driver is told what the user can mend as it was raised."""
+    """Around what Ray Data calls in a worker: the driver is told what the user can mend as it
+    was raised."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -248,8 +257,9 @@ def handing_on_errors() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Libraries' notices that a user can do nothing about. Imports none of them: what is imported later reads the environment, but for
-    Ray Data, after which this is to be called again."""
+    """Libraries' notices that a user can do nothing about. Imports none of them: what is
+    imported later reads the environment, but for Ray Data, after which this is to be called
+    again."""
     warnings.filterwarnings("ignore")
     ours = logging.getLogger("memlm")
     if not any(isinstance(handler, SaidWarnings) for handler in ours.handlers):

@@ -1,4 +1,5 @@
-"""A local Ray that only its user can use: its token and its folder are open to nobody else, and it listens on loopback alone.
+"""A local Ray that only its user can use: its token and its folder are open to nobody else, and
+it listens on loopback alone.
 
 Whoever reaches Ray's ports and knows its token runs code as the user who started it.
 """
@@ -22,20 +23,23 @@ TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 TMPDIR = "RAY_TMPDIR"
 UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""On every system, Ray takes 127.0.0.1 for the address of its node where this is 0, and then listens there alone."""
+"""On every system, Ray takes 127.0.0.1 for the address of its node where this is 0, and then
+listens there alone."""
 WITHOUT_TOKEN = "every user of this machine can run code as you while a local Ray runs"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFile:
-    """Where Ray's token lies: in the user's home, where memlm makes it, or where RAY_AUTH_TOKEN_PATH says."""
+    """Where Ray's token lies: in the user's home, where memlm makes it, or where
+    RAY_AUTH_TOKEN_PATH says."""
 
     path: Path
     is_named: bool
 
     def problem(self) -> str:
-        """Why others may know the token, or why it is none; "" if all is well or the file is still to be made. Raises OSError."""
+        """Why others may know the token, or why it is none; "" if all is well or the file is
+        still to be made. Raises OSError."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -49,7 +53,8 @@ class TokenFile:
         return "" if self.path.read_bytes().strip() else "is empty"
 
     def make_private(self) -> None:
-        """The file of the user's home is made if it is missing, with mode 0600, which one that Ray made gets too. Raises OSError."""
+        """The file of the user's home is made if it is missing, with mode 0600, which one that
+        Ray made gets too. Raises OSError."""
         if self.is_named:
             return
         folder = self.path.parent
@@ -70,9 +75,11 @@ def asks_for_token() -> bool:
 
 
 def require_known_mode() -> None:
-    """Raises RunError for a mode that is neither token nor disabled: Ray would ask for no token then, without a word.
+    """Raises RunError for a mode that is neither token nor disabled: Ray would ask for no token
+    then, without a word.
 
-    One that is empty or has white space around it, as files of variables leave it, means what it says.
+    One that is empty or has white space around it, as files of variables leave it, means what it
+    says.
     """
     mode = os.environ.get(MODE, "")
     if mode.strip().lower() not in ("", "token", "disabled"):
@@ -129,10 +136,11 @@ def remedy(file: TokenFile) -> str:
 
 
 def private_folder() -> Path:
-    """Where Ray's sessions lie, with their sockets and logs, which Ray itself opens to every user of the machine.
+    """Where Ray's sessions lie, with their sockets and logs, which Ray itself opens to every
+    user of the machine.
 
-    The folder that RAY_TMPDIR names, or the system's for temporary files; below it one of this user's, unless it is that already. Raises
-    RunError where others may enter that too.
+    The folder that RAY_TMPDIR names, or the system's for temporary files; below it one of this
+    user's, unless it is that already. Raises RunError where others may enter that too.
     """
     above = Path(os.environ.get(TMPDIR) or ("/tmp" if sys.platform == "darwin" else tempfile.gettempdir()))
     folder = above if _is_private(above) else above / f"memlm-{os.geteuid()}"
@@ -162,7 +170,8 @@ def _is_private(folder: Path) -> bool:
 
 @contextmanager
 def only_for_this_user(say: Callable[[str], None]) -> Iterator[None]:
-    """Around a local Ray, from before it starts until after it is shut down. `say` warns of a token that was turned off."""
+    """Around a local Ray, from before it starts until after it is shut down. `say` warns of a
+    token that was turned off."""
     require_known_mode()
     require_private_token()
     if not asks_for_token():
@@ -183,7 +192,8 @@ def only_for_this_user(say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _settings_of_imported_ray() -> Iterator[None]:
-    """Ray reads both from the environment when it is imported, which may have been before memlm was."""
+    """Ray reads both from the environment when it is imported, which may have been before memlm
+    was."""
     from ray._private import ray_constants
 
     before = ray_constants.ENABLE_RAY_CLUSTER
@@ -196,7 +206,8 @@ def _settings_of_imported_ray() -> Iterator[None]:
 
 
 def turn_off_uv_hook() -> None:
-    """As memlm/jobs/__init__.py does, also where Ray was imported before it. Who sets the variable to 1 keeps the hook."""
+    """As memlm/jobs/__init__.py does, also where Ray was imported before it. Who sets the
+    variable to 1 keeps the hook."""
     from ray._private import ray_constants
 
     if os.environ.get(UV_HOOK, "0").lower() not in ("1", "true"):
@@ -204,7 +215,8 @@ def turn_off_uv_hook() -> None:
 
 
 def _loopback_interface() -> dict[str, str]:
-    """For gloo and NCCL, which else listen on the interface that the host's name leads to. What the user has set stays."""
+    """For gloo and NCCL, which else listen on the interface that the host's name leads to. What
+    the user has set stays."""
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     wanted = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     return {variable: names[0] for variable in wanted if names and variable not in os.environ}

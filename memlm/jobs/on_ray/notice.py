@@ -1,10 +1,13 @@
-"""How does a notice of the end reach training, so that it can save what it has? All ranks learn of it at the same step.
+"""How does a notice of the end reach training, so that it can save what it has? All ranks learn
+of it at the same step.
 
-    SIGTERM to the driver -> Notice, an actor that workers know by name -> rank 0 asks it once a second
-    a node about to go (a spot notice, `ray drain-node`) -> Ray Train, which any rank may ask
+    SIGTERM to the driver -> Notice, an actor that workers know by name -> rank 0 asks it once a
+    second a node about to go (a spot notice, `ray drain-node`) -> Ray Train, which any rank may
+    ask
 
-A driver that is told to stop has its workers save, and ends; a node that goes takes its workers along, and the run goes on without it from
-what was saved. SIGTERM must reach the driver alone (systemd: KillMode=mixed): a Ray that gets it too is gone before anything is saved.
+A driver that is told to stop has its workers save, and ends; a node that goes takes its workers
+along, and the run goes on without it from what was saved. SIGTERM must reach the driver alone
+(systemd: KillMode=mixed): a Ray that gets it too is gone before anything is saved.
 """
 
 import os
@@ -41,8 +44,8 @@ _waiting: set[threading.Event] = set()
 
 @contextmanager
 def sigterm_passed_on() -> Iterator[None]:
-    """In the main thread, which alone may heed signals, around pretrainings that other threads wait for. Raises KeyboardInterrupt after a
-    SIGTERM that came while there was none to tell."""
+    """In the main thread, which alone may heed signals, around pretrainings that other threads
+    wait for. Raises KeyboardInterrupt after a SIGTERM that came while there was none to tell."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -75,9 +78,11 @@ class _Notice:
 
 @contextmanager
 def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
-    """Around the driver's wait for its workers: SIGTERM asks them to save and end; after so many seconds they are ended anyway.
+    """Around the driver's wait for its workers: SIGTERM asks them to save and end; after so many
+    seconds they are ended anyway.
 
-    `name` is what a worker's Watch asks for. In another thread than the main one it hears from `sigterm_passed_on`.
+    `name` is what a worker's Watch asks for. In another thread than the main one it hears from
+    `sigterm_passed_on`.
     """
     notice = beside_driver(_Notice, name).remote()
     told, over = threading.Event(), threading.Event()
@@ -94,7 +99,8 @@ def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
 
     threading.Thread(target=pass_on, name="notice", daemon=True).start()
     heeding = threading.current_thread() is threading.main_thread()
-    # A signal comes between two instructions of the main thread, where a call to Ray could wait for itself.
+    # A signal comes between two instructions of the main thread, where a call to Ray could wait
+    # for itself.
     before = signal.signal(signal.SIGTERM, lambda *_: told.set()) if heeding else None
     _waiting.add(told)
     try:

@@ -1,7 +1,9 @@
-"""Where does Ray keep what it writes for itself? On a disk as it likes; on S3 through our storage room.
+"""Where does Ray keep what it writes for itself? On a disk as it likes; on S3 through our
+storage room.
 
-Ray Train and Tune mirror their own state, which no stage reads, to a place that all nodes see. pyarrow, with which they would, gives up
-after three tries, and with it a sweep whose trials are all done; ours tries as long for Ray's files as for any other.
+Ray Train and Tune mirror their own state, which no stage reads, to a place that all nodes see.
+pyarrow, with which they would, gives up after three tries, and with it a sweep whose trials are
+all done; ours tries as long for Ray's files as for any other.
 """
 
 import io
@@ -21,7 +23,8 @@ def ray_storage(uri: str) -> dict[str, Any]:
 
 
 class RayFiles(FileSystemHandler):
-    """pyarrow's view of a folder on S3: small files, written whole. It has no folders of their own and appends to nothing."""
+    """pyarrow's view of a folder on S3: small files, written whole. It has no folders of their
+    own and appends to nothing."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri

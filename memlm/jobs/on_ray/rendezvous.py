@@ -1,6 +1,7 @@
 """Where the workers of a pretraining find each other on one machine: in a file of this user's.
 
-By default torch opens a store for them that listens on every interface and asks nobody for a token.
+By default torch opens a store for them that listens on every interface and asks nobody for a
+token.
 """
 
 import shutil
@@ -24,7 +25,8 @@ def torch_config() -> TorchConfig:
 
 
 class FileTorchConfig(TorchConfig):
-    """Ray Train's configuration of torch's process group, which is formed through a file in place of a server."""
+    """Ray Train's configuration of torch's process group, which is formed through a file in
+    place of a server."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:

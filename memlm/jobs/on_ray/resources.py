@@ -1,6 +1,8 @@
-"""Can the cluster ever give the workers that are asked for? Answered by arithmetic before work, where Ray would wait without a word.
+"""Can the cluster ever give the workers that are asked for? Answered by arithmetic before work,
+where Ray would wait without a word.
 
-A worker needs a node that has all of its CPUs and GPUs together, so what counts is how many workers each node takes, not the sums.
+A worker needs a node that has all of its CPUs and GPUs together, so what counts is how many
+workers each node takes, not the sums.
 """
 
 import math
@@ -20,7 +22,8 @@ from memlm.run import RunError
 START_SECONDS = 900
 """Waited for nodes that the autoscaler says it can start."""
 REQUEST_SECONDS = 3
-"""The request is made again so often: Ray Data's coordinator, which outlives its job, overwrites everybody's with its own."""
+"""The request is made again so often: Ray Data's coordinator, which outlives its job, overwrites
+everybody's with its own."""
 Resources = Mapping[str, float]
 
 
@@ -51,7 +54,8 @@ class NodeKind:
 
 
 def asked_of(config: Config) -> list[Asked]:
-    """What the config asks by number. Work with no number given takes what there is, but at least one worker."""
+    """What the config asks by number. Work with no number given takes what there is, but at
+    least one worker."""
     cluster = config.cluster
     at_once: Resources = {"GPU": 1.0} if cluster.use_gpu else {"CPU": 1.0}
     asked = [
@@ -112,9 +116,11 @@ def saying_shortage(config: Config, say: Callable[[str], None], *, every_seconds
 
 
 def require_resources(config: Config, say: Callable[[str], None]) -> None:
-    """Raises RunError with the arithmetic and the remedy if the cluster has too little, and will not grow enough.
+    """Raises RunError with the arithmetic and the remedy if the cluster has too little, and will
+    not grow enough.
 
-    Waits, and says so, only for nodes that the autoscaler may start, or as long as cluster.wait_seconds says.
+    Waits, and says so, only for nodes that the autoscaler may start, or as long as
+    cluster.wait_seconds says.
     """
     require_nodes(asked_of(config), wait_seconds=config.cluster.wait_seconds, say=say)
 
@@ -164,7 +170,8 @@ def nodes_now() -> list[Resources]:
 
 
 def kinds_that_may_start() -> list[NodeKind]:
-    """As the autoscaler tells them to Ray; none where there is no autoscaler, or one that does not tell."""
+    """As the autoscaler tells them to Ray; none where there is no autoscaler, or one that does
+    not tell."""
     told = ray._private.state.state.get_cluster_config()
     groups = told.node_group_configs if told else ()
     return [

@@ -1,4 +1,5 @@
-"""Which shards does a corpus take, for training and for validation? Listed, sampled, and kept where a store was listed."""
+"""Which shards does a corpus take, for training and for validation? Listed, sampled, and kept
+where a store was listed."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 def choose_shards(config: Config, world: Path | None, *, keep: bool = True) -> tuple[list[Shard], list[Shard]]:
-    """The shards to train on and those to validate on. `keep` stores the listing of a store, if there is none yet.
+    """The shards to train on and those to validate on. `keep` stores the listing of a store, if
+    there is none yet.
 
-    Raises ShardError if none is left for either, RunError if the listing that is kept is one of another address or revision.
+    Raises ShardError if none is left for either, RunError if the listing that is kept is one of
+    another address or revision.
     """
     corpus = config.corpus
     train = _list(config, TRAIN, corpus.path, world, keep=keep)
@@ -45,7 +48,8 @@ def name_shards(shards: Sequence[Shard]) -> bytes:
 
 
 def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
-    """Names what was read: shards by name and size, and version where a store tells it; the mixture's questions by content."""
+    """Names what was read: shards by name and size, and version where a store tells it; the
+    mixture's questions by content."""
     digest = hashlib.sha256(name_shards(shards))
     if config.corpus.mixture:
         digest.update(source_content(expand(config.corpus.mixture.path, "corpus.mixture.path", world)))
@@ -53,7 +57,8 @@ def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) 
 
 
 def unit_of(shard: Shard) -> str:
-    """Its name among the attempts: no other shard's, and another once it was repaired, so that it is tried again."""
+    """Its name among the attempts: no other shard's, and another once it was repaired, so that
+    it is tried again."""
     return f"shard_{hashlib.sha256(f'{shard.uri} {shard.bytes} {shard.version}'.encode()).hexdigest()[:16]}"
 
 

@@ -1,4 +1,5 @@
-"""What came of packing the shards of a corpus: their parts, what became of their lines, and those that are left out."""
+"""What came of packing the shards of a corpus: their parts, what became of their lines, and
+those that are left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from memlm.jobs.on_ray.cluster import say
 from memlm.run import RunError
 
 MALFORMED_SHARE, QUARANTINED_SHARE = "malformed_share", "quarantined_share"
-"""Details of a corpus artifact; their limits are the settings of the same names with max_ before."""
+"""Details of a corpus artifact; their limits are the settings of the same names with max_
+before."""
 MALFORMED_LEFT_OUT = "malformed_share_left_out"
 """Detail: the least malformed share for which a shard was left out, if one was."""
 
@@ -30,7 +32,8 @@ class PackedShards:
     """In the order of the shards, whatever order they were packed in."""
 
     def __init__(self, shards: Sequence[Shard], *, limits: Mapping[str, float]) -> None:
-        """`limits` by MALFORMED_SHARE (of each shard's lines) and QUARANTINED_SHARE (of the shards)."""
+        """`limits` by MALFORMED_SHARE (of each shard's lines) and QUARANTINED_SHARE (of the
+        shards)."""
         self.shards, self.limits = list(shards), dict(limits)
         self.num_documents = 0
         self._parts: dict[Shard, Part] = {}
@@ -38,7 +41,8 @@ class PackedShards:
         self._poison: dict[Shard, Poison] = {}
 
     def add(self, shard: Shard, name: str, digest: str, details: Mapping[str, Any]) -> None:
-        """The part of one shard; left out if it was packed when more malformed lines were allowed."""
+        """The part of one shard; left out if it was packed when more malformed lines were
+        allowed."""
         accounting = Accounting.from_json(details["accounting"])
         accounting.check(shard.uri)
         try:
@@ -76,11 +80,13 @@ class PackedShards:
         return parts
 
     def accounts(self) -> dict[str, Accounting]:
-        """By shard, under the names that they have below the corpus's address, where those are not twice."""
+        """By shard, under the names that they have below the corpus's address, where those are
+        not twice."""
         return {name: self._accounts[shard] for name, shard in self._named().items() if shard in self._accounts}
 
     def quarantined(self) -> dict[str, str]:
-        """Why each was left out. The address that is named there is not part of what makes a corpus."""
+        """Why each was left out. The address that is named there is not part of what makes a
+        corpus."""
         return {
             name: self._poison[shard].reason.replace(shard.uri, shard.name or shard.uri.rpartition("/")[2])
             for name, shard in self._named().items()
@@ -114,8 +120,8 @@ class PackedShards:
 
 
 def require_within_limits(uri: str, details: Mapping[str, Any], limits: Mapping[str, float]) -> None:
-    """A corpus that was made when more was put up with is not the one that is asked for, nor one without shards that are allowed now.
-    Raises RunError."""
+    """A corpus that was made when more was put up with is not the one that is asked for, nor one
+    without shards that are allowed now. Raises RunError."""
     for share, limit in limits.items():
         found = details.get(share, 0.0)
         if found > limit:

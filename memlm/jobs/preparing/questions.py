@@ -1,4 +1,5 @@
-"""Question files -> the facts to learn, put into statements, and the held-out questions. Checked before anything is trained."""
+"""Question files -> the facts to learn, put into statements, and the held-out questions. Checked
+before anything is trained."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +38,8 @@ class Sources:
 
 
 def run(config: Config, sources: Sources | None = None) -> str:
-    """Make the questions artifact, or find it made; returns its uri. The world, where the recipe has one, is there.
+    """Make the questions artifact, or find it made; returns its uri. The world, where the recipe
+    has one, is there.
 
     `sources` are what read_sources gave, where they have been read.
     """
@@ -71,7 +73,8 @@ def run(config: Config, sources: Sources | None = None) -> str:
 
 
 def say_unanswerable(config: Config) -> None:
-    """Names each question of the questions artifact that can never be answered right by this config, once there is a tokenizer."""
+    """Names each question of the questions artifact that can never be answered right by this
+    config, once there is a tokenizer."""
     run = run_of(config)
     if not storage.has_artifact(run.corpus):
         return
@@ -86,7 +89,8 @@ def say_unanswerable(config: Config) -> None:
 
 
 def read_sources(config: Config, world: Path | None) -> Sources:
-    """Read every question file, so that everything that can be wrong with one is found before work is done."""
+    """Read every question file, so that everything that can be wrong with one is found before
+    work is done."""
     if config.questions.documents:
         augment_documents.read_sources(config, world)
     mixture = config.corpus.mixture

@@ -1,6 +1,8 @@
-"""Which texts is a tokenizer trained on? The first documents of the first shard that can be read, and as many of the mixture.
+"""Which texts is a tokenizer trained on? The first documents of the first shard that can be
+read, and as many of the mixture.
 
-Read in a worker, as shards are packed: one that cannot be read, or kills its workers, is passed over within the limit for quarantine.
+Read in a worker, as shards are packed: one that cannot be read, or kills its workers, is passed
+over within the limit for quarantine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +44,8 @@ def train_on_first_readable(
 ) -> tuple[PreTrainedTokenizerBase, Shard]:
     """The tokenizer, and the shard that it was trained on.
 
-    Raises ShardError once more than `most_passed_over` shards cannot be read, or one of the mixture's cannot.
+    Raises ShardError once more than `most_passed_over` shards cannot be read, or one of the
+    mixture's cannot.
     """
     for passed_over, shard in enumerate(shards, start=1):
         try:
@@ -72,7 +75,8 @@ def _first_texts(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: A
         if row["unreadable"]:
             raise _Unreadable(shard, row["unreadable"])
         yield row["text"]
-    # Ray keeps what an attempt gave before it died, and drops what a later one gives in its place: the row that says so may be lost.
+    # Ray keeps what an attempt gave before it died, and drops what a later one gives in its
+    # place: the row that says so may be lost.
     if attempts.has_given_up(unit_of(shard)):
         raise _Unreadable(shard, f"{shard.uri}: {KILLS}")
 

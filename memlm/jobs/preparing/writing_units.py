@@ -1,7 +1,9 @@
-"""How do many facts or chunks get written about side by side? Units of them go to a pool of actors, each with a writer of its own.
+"""How do many facts or chunks get written about side by side? Units of them go to a pool of
+actors, each with a writer of its own.
 
-Ray Data runs a task at least once, so nothing is written as a side effect: a unit's records are keyed by the unit and committed once, and
-the driver reads exactly the units of the plan. A run that was cut off, or whose budget was spent, goes on from the units there are.
+Ray Data runs a task at least once, so nothing is written as a side effect: a unit's records are
+keyed by the unit and committed once, and the driver reads exactly the units of the plan. A run
+that was cut off, or whose budget was spent, goes on from the units there are.
 """
 
 import hashlib
@@ -34,7 +36,8 @@ Work = Callable[[Any, Sequence[Record]], list[Record]]
 def write_in_units(
     config: Config, work: Work, items: Sequence[Record], *, folder: str, wanted: Mapping[str, Any], revision: str | None
 ) -> list[Record]:
-    """One record per item, in their order. `wanted` names what decides a record beside the item itself.
+    """One record per item, in their order. `wanted` names what decides a record beside the item
+    itself.
 
     `revision` is the writer's; with none, the work needs no writer and is given none.
     """
@@ -105,7 +108,8 @@ class _WriteUnits:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         with handing_on_errors():
-            # The writer is built here and not in the constructor, whose errors Ray would report in its own words, after tries of its own.
+            # The writer is built here and not in the constructor, whose errors Ray would report
+            # in its own words, after tries of its own.
             if self.revision is not None and self.writer is None:
                 self.writer = self.build(self.revision)
             for uri, items in zip(batch["uri"], batch["items"], strict=True):

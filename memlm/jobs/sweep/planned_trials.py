@@ -1,4 +1,5 @@
-"""The trials that a sweep plans, and what became of them. The ledger holds one JSON per trial, keyed by everything that names its result."""
+"""The trials that a sweep plans, and what became of them. The ledger holds one JSON per trial,
+keyed by everything that names its result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ class PlannedTrial:
 def plan_trials(
     config: Config, spaces: Sequence[MethodSpace]
 ) -> tuple[list[PlannedTrial], dict[Architecture, dict[str, str]]]:
-    """Every setting of every method with every seed, and the digests of what they read. Seeds go first, so all methods fill evenly."""
+    """Every setting of every method with every seed, and the digests of what they read. Seeds go
+    first, so all methods fill evenly."""
     inputs = {space.base.base: trial_inputs(config, space.base.base) for space in spaces}
     planned: dict[str, PlannedTrial] = {}
     for seed in config.sweep.seeds:
@@ -48,7 +50,8 @@ def unfinished(run: Run, planned: Sequence[PlannedTrial]) -> list[PlannedTrial]:
 
 
 def read_entries(run: Run, planned: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, dict[str, Any]]]:
-    """The finished trials and their entries. Raises StorageError at one that is not what was written."""
+    """The finished trials and their entries. Raises StorageError at one that is not what was
+    written."""
     ledgers = _ledgers(run)
     return [(plan, _entry_at(ledgers[plan.key])) for plan in planned if plan.key in ledgers]
 
@@ -80,7 +83,8 @@ def _entry_at(uri: str) -> dict[str, Any]:
 def read_results(
     run: Run, planned: Sequence[PlannedTrial]
 ) -> tuple[list[tuple[PlannedTrial, TrialResult]], list[FailedSetting]]:
-    """The finished trials, and the settings that diverged: left out with all their seeds, so that no mean hides it."""
+    """The finished trials, and the settings that diverged: left out with all their seeds, so
+    that no mean hides it."""
     for plan in unfinished(run, planned):
         raise storage.StorageError("trial", ledger_entry(run, plan), "nothing is there", "Run the sweep again.")
     entries = read_entries(run, planned)

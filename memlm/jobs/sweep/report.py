@@ -1,4 +1,5 @@
-"""What does a sweep leave behind? The frontier's files, and its runs on the tracking server: one parent, a child per trial."""
+"""What does a sweep leave behind? The frontier's files, and its runs on the tracking server: one
+parent, a child per trial."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,8 @@ class SweepTracker:
         )
 
     def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
-        """What a server that does not answer misses, the sweep's end logs again, or the same command later."""
+        """What a server that does not answer misses, the sweep's end logs again, or the same
+        command later."""
         with self.child(plan) as child:
             log_config(child, replace(self.config, method=plan.trial.method, seed=plan.trial.seed))
             child.log_inputs(self._sets())
@@ -125,7 +127,8 @@ def _others(config: Config) -> list[dict[str, Any]]:
 
 
 def _draw_joint(config: Config, frontier: dict[str, Any], path: Path) -> bool:
-    """Whether it was drawn: another run's frontier that cannot be read costs this picture and not the sweep."""
+    """Whether it was drawn: another run's frontier that cannot be read costs this picture and
+    not the sweep."""
 
     def refuse(reason: str) -> RunError:
         others = ", ".join(config.sweep.drawn_beside)
@@ -152,7 +155,8 @@ def write_frontier(
     tracker: SweepTracker,
     trials: Sequence[tuple[PlannedTrial, TrialResult]],
 ) -> None:
-    """The picture, the report and the tables, in the run's folder and on the tracking server; the table is printed too."""
+    """The picture, the report and the tables, in the run's folder and on the tracking server;
+    the table is printed too."""
     with TemporaryDirectory() as scratch:
         files = [Path(scratch) / name for name in FRONTIER_FILES]
         storage.write_record(str(files[0]), frontier)

@@ -1,4 +1,5 @@
-"""Which settings of a method are swept. Kept apart from what runs them, because a plan counts them and should not wait for torch or Ray."""
+"""Which settings of a method are swept. Kept apart from what runs them, because a plan counts
+them and should not wait for torch or Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ class MethodSpace:
     """Each maps dotted fields of the base to a value or a `grid`; their settings are joined."""
 
     def settings(self) -> list[MethodConfig]:
-        """Every setting once, in order: of a space's fields the first by name changes fastest. Raises ValueError for a value that is neither
-        plain nor a grid."""
+        """Every setting once, in order: of a space's fields the first by name changes fastest.
+        Raises ValueError for a value that is neither plain nor a grid."""
         found: dict[MethodConfig, None] = {}
         for space in self.spaces:
             fields = sorted(space, reverse=True)

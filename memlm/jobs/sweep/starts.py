@@ -1,7 +1,9 @@
-"""What do many trials of a sweep compute alike? The base model's scores, and what the trunk makes of the sets and streams.
+"""What do many trials of a sweep compute alike? The base model's scores, and what the trunk
+makes of the sets and streams.
 
-Both are computed once, in tasks that end before the first trial begins, one per checkpoint for the held-out sets and one per
-checkpoint and seed for the stream and its new facts; trials read the results in the object store, one copy a node.
+Both are computed once, in tasks that end before the first trial begins, one per checkpoint for
+the held-out sets and one per checkpoint and seed for the stream and its new facts; trials read
+the results in the object store, one copy a node.
 """
 
 from collections.abc import Sequence
@@ -39,12 +41,14 @@ class Shared:
 
 
 Part = tuple[Architecture, int | None]
-"""A checkpoint with a seed, for the stream and its new facts, or with None for the held-out sets."""
+"""A checkpoint with a seed, for the stream and its new facts, or with None for the held-out
+sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Starts:
-    """Where every trial starts from. The activations lie in the object store; each process opens those of a seed once."""
+    """Where every trial starts from. The activations lie in the object store; each process opens
+    those of a seed once."""
 
     scores: dict[Part, Scores]
     trunks: "dict[Part, ObjectRef[PackedTrunks]]"

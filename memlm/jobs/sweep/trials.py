@@ -1,7 +1,8 @@
 """A sweep's trials are run by Ray Tune. Each writes its result into the ledger (planned_trials.py).
 
-Ray Tune runs the trials on a few actors that live through the sweep. Through the object store they share one copy of the weights
-(trial_weights.py) and what no trial changes (trial_starts.py).
+Ray Tune runs the trials on a few actors that live through the sweep. Through the object store
+they share one copy of the weights (trial_weights.py) and what no trial changes
+(trial_starts.py).
 """
 
 import time
@@ -31,8 +32,8 @@ from memlm.run import Run, RunError
 from memlm.training.finetune import DivergedError, run_trial
 from memlm.training.step import StepResult
 
-# Ray Tune copies these into each trial's runtime_env, which Ray's agent logs in full. Trials need no copy: they have the environment of
-# their node, as the workers of every other stage do.
+# Ray Tune copies these into each trial's runtime_env, which Ray's agent logs in full. Trials
+# need no copy: they have the environment of their node, as the workers of every other stage do.
 class_cache.ENV_VARS_TO_PROPAGATE.difference_update(credentials.AWS)
 
 
@@ -45,8 +46,8 @@ def run_trials(
     holder: storage.Holder,
     on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
 ) -> None:
-    """`inputs` are the digests of what the trials were planned for, which is what they read. While `holder` has the sweep's
-    lease: LeaseLost if another took over."""
+    """`inputs` are the digests of what the trials were planned for, which is what they read.
+    While `holder` has the sweep's lease: LeaseLost if another took over."""
     architectures = sorted({plan.architecture for plan in pending})
     checkpoints = {name: (run.checkpoint(name), inputs[name]["checkpoint"]) for name in architectures}
     read = {name: digest for architecture in architectures for name, digest in inputs[architecture].items()}
@@ -97,8 +98,8 @@ def _tuner(
     *,
     name: str,
 ) -> tune.Tuner:
-    """Tries each trial once. Tune's own new tries would not do: one death of a worker can count as two failures, and what dies between two
-    trials of its worker is given up at once."""
+    """Tries each trial once. Tune's own new tries would not do: one death of a worker can count
+    as two failures, and what dies between two trials of its worker is given up at once."""
     return tune.Tuner(
         tune.with_resources(runner, {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}),
         param_space={"plan": tune.grid_search(list(pending))},
@@ -183,7 +184,8 @@ class TrialRunner(tune.Trainable):
 
 
 class _Told(tune.Callback):
-    """What Tune says of trials, in the driver: of one that ended a line of progress, and its child run on the tracking server."""
+    """What Tune says of trials, in the driver: of one that ended a line of progress, and its
+    child run on the tracking server."""
 
     def __init__(
         self, run: Run, pending: Sequence[PlannedTrial], on_finished: Callable[[PlannedTrial, dict[str, Any]], None]

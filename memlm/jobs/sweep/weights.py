@@ -1,6 +1,8 @@
-"""Which of a trial's weights are its own? Trials on a node read one copy of a checkpoint, in the object store, and own what they write to.
+"""Which of a trial's weights are its own? Trials on a node read one copy of a checkpoint, in the
+object store, and own what they write to.
 
-What a method writes to says its config: only the rows of the value pools, nothing, or everything.
+What a method writes to says its config: only the rows of the value pools, nothing, or
+everything.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +26,8 @@ class TrialWeights:
         self.config, self.device = config, device
         self.base = {name: read_only_tensor(array) for name, array in arrays.items()}
         self.pools: dict[str, Tensor] = {}
-        """This actor's own value pools, by the name of their weight; between trials they equal the base's."""
+        """This actor's own value pools, by the name of their weight; between trials they equal
+        the base's."""
         self.placed: dict[str, Tensor] = {}
         """The base where trials run; on a CPU the shared arrays themselves."""
 
@@ -34,7 +37,8 @@ class TrialWeights:
 
     @contextmanager
     def model_for(self, method: MethodConfig) -> Iterator[nn.Module]:
-        """The base model for one trial, which may write to what its method moves. No trace of the trial is left on leaving."""
+        """The base model for one trial, which may write to what its method moves. No trace of
+        the trial is left on leaving."""
         if method.moves == "values":
             with self._model_with_own_pools() as model:
                 yield model

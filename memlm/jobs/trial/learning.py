@@ -1,4 +1,5 @@
-"""The worker's side of `finetune`: it loads the model, learns the stream, scores, and writes the patch."""
+"""The worker's side of `finetune`: it loads the model, learns the stream, scores, and writes the
+patch."""
 
 from tempfile import TemporaryDirectory
 

@@ -1,4 +1,5 @@
-"""What every trial and every evaluation of a run reads: the base model, the corpus's questions, the background counts."""
+"""What every trial and every evaluation of a run reads: the base model, the corpus's questions,
+the background counts."""
 
 from collections.abc import Mapping
 
@@ -27,8 +28,9 @@ REHEARSED_BLOCKS = 1024
 
 
 def load_materials(run: Run, num_text_blocks: int, inputs: Mapping[str, str]) -> Materials:
-    """`inputs` are the digests of corpus and questions, and of the counts for methods that need them: as the driver found
-    them, which may be replaced before a worker opens them. Raises StorageError if one was."""
+    """`inputs` are the digests of corpus and questions, and of the counts for methods that need
+    them: as the driver found them, which may be replaced before a worker opens them. Raises
+    StorageError if one was."""
     corpus = open_corpus(run.corpus, digest=inputs["corpus"])
     sets = open_question_sets(run.questions, digest=inputs["questions"])
     text = corpus.validation_blocks()
@@ -71,13 +73,15 @@ def read_model_config(checkpoint: str, *, digest: str | None = None) -> PreTrain
 
 
 def model_of_weights(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A model over these very tensors, which are all on one device; reads no file and copies nothing."""
+    """A model over these very tensors, which are all on one device; reads no file and copies
+    nothing."""
     device = next(iter(weights.values())).device
     with torch.device("meta"):
         attention = attention_on(device)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, trust_remote_code=False)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
-    # The rotary frequencies are no weights but are computed from the configuration, which the meta device cannot do.
+    # The rotary frequencies are no weights but are computed from the configuration, which the
+    # meta device cannot do.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
     return model.eval()

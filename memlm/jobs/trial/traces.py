@@ -1,4 +1,5 @@
-"""What a traced finetune leaves behind: stream_metrics.json and .png, the page of coloured tokens, and curves on the tracking server."""
+"""What a traced finetune leaves behind: stream_metrics.json and .png, the page of coloured
+tokens, and curves on the tracking server."""
 
 from collections.abc import Mapping
 from typing import Any

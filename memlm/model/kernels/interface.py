@@ -1,4 +1,5 @@
-"""What a set of kernels computes: the one signature that the plain torch, C++ and Triton versions have in common."""
+"""What a set of kernels computes: the one signature that the plain torch, C++ and Triton
+versions have in common."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -21,7 +22,8 @@ class AdamStep(NamedTuple):
     """The numbers of one step of Adam."""
 
     number: int
-    """From 1, counted over all steps whether or not a row was read in them: one bias correction for all rows."""
+    """From 1, counted over all steps whether or not a row was read in them: one bias correction
+    for all rows."""
     learning_rate: float
     beta1: float
     beta2: float
@@ -32,11 +34,11 @@ class AdamStep(NamedTuple):
 
 @runtime_checkable
 class Kernels(Protocol):
-    """Deterministic for given inputs, however many threads run: each output row has one owner that adds in a fixed order (plain torch
-    on a GPU excepted, whose scatter_add_ is not).
+    """Deterministic for given inputs, however many threads run: each output row has one owner
+    that adds in a fixed order (plain torch on a GPU excepted, whose scatter_add_ is not).
 
-    Tensors may be strided any way, but for tables that are written to. Scores, weights and output gradients are fp32; tables fp32,
-    bf16 or fp16, accumulated in fp32.
+    Tensors may be strided any way, but for tables that are written to. Scores, weights and
+    output gradients are fp32; tables fp32, bf16 or fp16, accumulated in fp32.
     """
 
     def search(
@@ -44,8 +46,8 @@ class Kernels(Protocol):
     ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
         """The top_k slots of the product of two halves with their scores, best first.
 
-        Of equal half-keys the lower one is the better; of pairs with equal sums, the one with the better first half, then
-        the better second half.
+        Of equal half-keys the lower one is the better; of pairs with equal sums, the one with
+        the better first half, then the better second half.
         """
 
     def search_backward(
@@ -55,7 +57,8 @@ class Kernels(Protocol):
         queries: Float[Tensor, "tokens heads key_dim"],
         half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
     ) -> tuple[Float[Tensor, "tokens heads key_dim"], Float[Tensor, "heads 2 num_half_keys key_dim//2"]]:
-        """Gradients of the queries and the half-keys from those of the scores of the slots found."""
+        """Gradients of the queries and the half-keys from those of the scores of the slots
+        found."""
 
     def read(
         self,
@@ -75,7 +78,8 @@ class Kernels(Protocol):
         rows: bool,
         weight_gradient: bool,
     ) -> tuple[RowGradient | None, Float[Tensor, "tokens reads"] | None]:
-        """The gradients that are asked for: of the rows that were read, and of the weights; in one pass over the rows."""
+        """The gradients that are asked for: of the rows that were read, and of the weights; in
+        one pass over the rows."""
 
     def read_backward_of_rows(
         self,
@@ -84,16 +88,19 @@ class Kernels(Protocol):
         weights: Float[Tensor, "tokens reads"],
         row_slots: Int[Tensor, " rows"],
     ) -> Float[Tensor, "rows value_dim"]:
-        """The gradient of these rows alone (ascending, no slot twice); zero for a row that was not read. Touches no table."""
+        """The gradient of these rows alone (ascending, no slot twice); zero for a row that was
+        not read. Touches no table."""
 
     def merge_rows(self, parts: list[RowGradient]) -> RowGradient:
-        """The sum of several gradients, of micro-batches or ranks, added in their order. At least one part."""
+        """The sum of several gradients, of micro-batches or ranks, added in their order. At
+        least one part."""
 
     def squared_norms(self, rows: Float[Tensor, "rows value_dim"]) -> Float[Tensor, " rows"]:
         """Of each row, in fp64, so that none but a row of zeros has 0."""
 
     def count(self, slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
-        """Each slot once, ascending, and how often it occurs. Cost follows the accesses, not the pool."""
+        """Each slot once, ascending, and how often it occurs. Cost follows the accesses, not the
+        pool."""
 
     def lazy_adam_step(
         self,
@@ -103,4 +110,5 @@ class Kernels(Protocol):
         gradient: RowGradient,
         step: AdamStep,
     ) -> None:
-        """Adam on the gradient's rows, in place; no other row and no other moment changes. No weight decay."""
+        """Adam on the gradient's rows, in place; no other row and no other moment changes. No
+        weight decay."""

@@ -1,7 +1,9 @@
-"""The C++ kernels: compiled once per machine and version of torch, then loaded. Where that is not possible, plain torch runs instead.
+"""The C++ kernels: compiled once per machine and version of torch, then loaded. Where that is
+not possible, plain torch runs instead.
 
-The compiler writes into a folder of its own, under a lock that ends with the process that holds it, and the finished library is put
-in place in one move with its digest beside it; one that is not what was built is built again.
+The compiler writes into a folder of its own, under a lock that ends with the process that holds
+it, and the finished library is put in place in one move with its digest beside it; one that is
+not what was built is built again.
 """
 
 import fcntl
@@ -38,7 +40,8 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def is_available() -> bool:
-    """Whether the kernels are loaded, compiling them if this machine has not yet: ten seconds, once."""
+    """Whether the kernels are loaded, compiling them if this machine has not yet: ten seconds,
+    once."""
     library = _library()
     try:
         _require_own_folder(library.parent)
@@ -58,7 +61,8 @@ def is_available() -> bool:
 
 
 def _library() -> Path:
-    """Named by all that decides what is in it, the processor's abilities included: home folders are shared between machines."""
+    """Named by all that decides what is in it, the processor's abilities included: home folders
+    are shared between machines."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -119,7 +123,8 @@ def _build(library: Path) -> None:
 
 @contextmanager
 def _own_scripts_on_path() -> Iterator[None]:
-    """The builder calls ninja by name; the one installed beside this Python is not on the path of who has not activated it."""
+    """The builder calls ninja by name; the one installed beside this Python is not on the path
+    of who has not activated it."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), before])
     try:

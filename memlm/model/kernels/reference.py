@@ -1,4 +1,5 @@
-"""The kernels in plain torch, on any device: what runs where nothing faster does, and what the faster ones are tested against."""
+"""The kernels in plain torch, on any device: what runs where nothing faster does, and what the
+faster ones are tested against."""
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +9,20 @@ from torch import Tensor
 from memlm.model.kernels.interface import AdamStep, RowGradient
 
 GATHERED_BYTES = 1 << 26
-"""Rows that are gathered at once where they must be, so that memory does not follow the number of tokens."""
+"""Rows that are gathered at once where they must be, so that memory does not follow the number
+of tokens."""
 
 
 def candidate_pairs(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The ranks (i, j) that can be among the top k, in lexicographic order: 119 of 1,024 for k = 32."""
+    """The ranks (i, j) that can be among the top k, in lexicographic order: 119 of 1,024 for k =
+    32."""
     first, second = candidate_ranks(top_k, device, torch.int64)
     return first, second
 
 
 def candidate_ranks(top_k: int, device: torch.device, dtype: torch.dtype) -> Int[Tensor, "2 candidates"]:
-    """The same as one tensor, kept for the next call unless it belongs to a trace, in which alone it has a meaning."""
+    """The same as one tensor, kept for the next call unless it belongs to a trace, in which
+    alone it has a meaning."""
     known = _candidate_ranks.get((top_k, device, dtype))
     if known is not None:
         return known
@@ -47,7 +51,8 @@ def search(
 def _largest(scores: Float[Tensor, "*batch n"], k: int) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
     """The k largest, best first, and of equal ones the earlier: torch.topk leaves open which.
 
-    So it is given integers of which no two are equal: the score's bits in their order above, the place from behind below.
+    So it is given integers of which no two are equal: the score's bits in their order above, the
+    place from behind below.
     """
     scores = scores + 0.0  # -0.0 and 0.0 are equal and have different bits
     bits = scores.view(torch.int32).long()
@@ -123,7 +128,8 @@ def read_backward_of_rows(
     weights: Float[Tensor, "tokens reads"],
     row_slots: Int[Tensor, " rows"],
 ) -> Float[Tensor, "rows value_dim"]:
-    # The gradient of a row is the sum of weight * grad over its lookups: itself a weighted bag, over tokens.
+    # The gradient of a row is the sum of weight * grad over its lookups: itself a weighted bag,
+    # over tokens.
     flat = slots.reshape(-1)
     if not len(flat) or not len(row_slots):
         return grad_output.new_zeros(len(row_slots), grad_output.shape[1])

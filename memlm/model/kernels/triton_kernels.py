@@ -2,15 +2,17 @@
 
 - `triton_search.py`: which slots a token reads, and the gradients of queries and half-keys;
 - `triton_read.py`: what it reads there, and the gradients of rows and weights;
-- `triton_lookup_sums.py`: the sum over each row's lookups, which is the gradient of a row of any table;
+  - `triton_lookup_sums.py`: the sum over each row's lookups, which is the gradient of a row of
+  any table;
 - `triton_rows.py`: the gradients of rows merged, and applied by Adam;
 - `triton_launch.py`: how a row is cut into the blocks of columns that programs work on.
 
-Bytes moved decide everything here, so each row of a table crosses the memory bus once per pass. Every sum has one owner and a fixed
-order: no float atomics, same bits each time.
+Bytes moved decide everything here, so each row of a table crosses the memory bus once per pass.
+Every sum has one owner and a fixed order: no float atomics, same bits each time.
 
-Kernels get tensors as pointers, each followed by its strides unless they are fixed; a shape is in elements. Offsets that grow with a
-table or a batch are int64: 1,048,576 slots of 1,024 columns have 2**30 elements, and more slots more.
+Kernels get tensors as pointers, each followed by its strides unless they are fixed; a shape is
+in elements. Offsets that grow with a table or a batch are int64: 1,048,576 slots of 1,024
+columns have 2**30 elements, and more slots more.
 """
 
 from memlm.model.kernels.reference import count, squared_norms

@@ -1,4 +1,5 @@
-"""How a row is cut into blocks of columns, one to a program of a Triton kernel, and how many warps a program gets."""
+"""How a row is cut into blocks of columns, one to a program of a Triton kernel, and how many
+warps a program gets."""
 
 import triton
 

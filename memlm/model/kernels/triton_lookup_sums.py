@@ -1,9 +1,10 @@
 """What the lookups of each row add up to: weight * grad_output, the gradient of a row of a table.
 
-The lookups come sorted by row. The sum over a row's lookups is cut where they cross a multiple of CHUNK. The piece at a row's start is
-written by the row's own program; each later piece fills a chunk from its left edge, so a chunk has at most one, kept as a partial row
-and added in order by a second kernel. A row that everything reads is thus worked on by many programs, and one that is read once costs
-one program.
+The lookups come sorted by row. The sum over a row's lookups is cut where they cross a multiple
+of CHUNK. The piece at a row's start is written by the row's own program; each later piece fills
+a chunk from its left edge, so a chunk has at most one, kept as a partial row and added in order
+by a second kernel. A row that everything reads is thus worked on by many programs, and one that
+is read once costs one program.
 """
 
 from typing import NamedTuple
@@ -17,10 +18,11 @@ from torch import Tensor
 from memlm.model.kernels.triton_launch import columns_per_block, num_warps
 
 CHUNK = 128
-"""Sorted lookups in a chunk: the most that one program adds up, 64 trips to memory one after the other."""
+"""Sorted lookups in a chunk: the most that one program adds up, 64 trips to memory one after the
+other."""
 LOOKUPS_IN_FLIGHT = 2
-"""Lookups that a program has under way at once. Most rows of a large table have one or two: wider tiles would stand empty and take
-registers that more programs could use."""
+"""Lookups that a program has under way at once. Most rows of a large table have one or two:
+wider tiles would stand empty and take registers that more programs could use."""
 PARTIAL_ROWS_IN_FLIGHT = 32
 COLUMNS_OF_PARTIAL_ROWS = 64
 """Narrow blocks: a row that everything reads has many partial rows, and few rows are like that."""
@@ -34,11 +36,13 @@ class Runs(NamedTuple):
     lookups: Int[Tensor, " lookups"]
     """token * reads + read of each."""
     starts: Int[Tensor, " rows+1"]
-    """Where each row's lookups start, int32; the last entry ends the last row's. What comes after it belongs to no row."""
+    """Where each row's lookups start, int32; the last entry ends the last row's. What comes
+    after it belongs to no row."""
 
 
 def runs_of_accessed_rows(slots: Int[Tensor, "tokens reads"], num_slots: int) -> tuple[Int[Tensor, " rows"], Runs]:
-    """The slots that occur, ascending, and the runs of their rows. A slot outside the table belongs to no row.
+    """The slots that occur, ascending, and the runs of their rows. A slot outside the table
+    belongs to no row.
 
     The device is waited for once, to learn how many rows there are.
     """
@@ -54,7 +58,8 @@ def runs_of_accessed_rows(slots: Int[Tensor, "tokens reads"], num_slots: int) ->
 
 
 def runs_of_all_rows(row_of_lookup: Int[Tensor, " lookups"], num_rows: int) -> Runs:
-    """The runs of rows 0 to num_rows - 1, of which some may be empty; lookups with a higher number belong to no row."""
+    """The runs of rows 0 to num_rows - 1, of which some may be empty; lookups with a higher
+    number belong to no row."""
     rows, lookups = row_of_lookup.sort(stable=True)
     bounds = torch.arange(num_rows + 1, dtype=rows.dtype, device=rows.device)
     return Runs(lookups, torch.searchsorted(rows, bounds, out_int32=True))
@@ -78,7 +83,8 @@ def sum_lookups(
 ) -> tuple[Float[Tensor, "rows value_dim"], Float[Tensor, "tokens reads"] | None]:
     """The sum of weight * grad_output over the lookups of each row, in fp32.
 
-    With the table the rows are of, and the slot of each row in it, also the gradients of the weights; NaN where a lookup belongs to no row.
+    With the table the rows are of, and the slot of each row in it, also the gradients of the
+    weights; NaN where a lookup belongs to no row.
     """
     value_dim, num_lookups, num_rows = grad_output.shape[1], len(runs.lookups), len(runs.starts) - 1
     columns = columns_per_block(value_dim)
@@ -133,7 +139,8 @@ def sum_lookups(
 
 
 def _rows_entering_chunks(runs: Runs) -> Int[Tensor, " chunks"]:
-    """For each chunk the row whose lookups began in an earlier one and go on in it; -1 where there is none."""
+    """For each chunk the row whose lookups began in an earlier one and go on in it; -1 where
+    there is none."""
     edges = torch.arange(0, len(runs.lookups), CHUNK, dtype=torch.int32, device=runs.starts.device)
     rows = torch.searchsorted(runs.starts, edges, right=True, out_int32=True) - 1
     enters = (rows < len(runs.starts) - 1) & (runs.starts[rows] < edges)
@@ -167,7 +174,8 @@ def _sum_lookups_kernel(
     LOOKUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one piece of one row's lookups, one block of columns. The first num_rows programs own the rows' first pieces."""
+    """One program: one piece of one row's lookups, one block of columns. The first num_rows
+    programs own the rows' first pieces."""
     program = tl.program_id(0)
     columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     in_row = columns < value_dim
@@ -222,7 +230,8 @@ def _add_partial_rows_kernel(
     PARTS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one block of columns of a row that has partial rows, if the first of them is this program's chunk."""
+    """One program: one block of columns of a row that has partial rows, if the first of them is
+    this program's chunk."""
     chunk = tl.program_id(0)
     columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     in_row = columns < value_dim

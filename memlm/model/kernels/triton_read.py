@@ -1,10 +1,11 @@
 """The read in Triton, and its gradients.
 
-A read loads each row and adds it up. The backward pass sorts the lookups by row, loads each row once and serves the gradients of the row
-and of all its weights from it (`triton_lookup_sums.py`); where the rows' gradient is not wanted, there is nothing to sort for.
+A read loads each row and adds it up. The backward pass sorts the lookups by row, loads each row
+once and serves the gradients of the row and of all its weights from it
+(`triton_lookup_sums.py`); where the rows' gradient is not wanted, there is nothing to sort for.
 
-A slot outside the table is never followed. Its contribution is NaN, to the output and to the gradient of its weight, so that it is
-seen in the loss; the gradient of the rows leaves it out.
+A slot outside the table is never followed. Its contribution is NaN, to the output and to the
+gradient of its weight, so that it is seen in the loss; the gradient of the rows leaves it out.
 """
 
 import torch
@@ -65,7 +66,8 @@ def read_backward(
     rows: bool,
     weight_gradient: bool,
 ) -> tuple[RowGradient | None, Float[Tensor, "tokens reads"] | None]:
-    """The device is waited for once, to learn how many rows were read, and only if their gradient is wanted.
+    """The device is waited for once, to learn how many rows were read, and only if their
+    gradient is wanted.
 
     Raises ValueError for more than MAX_LOOKUPS lookups, if the rows' gradient is wanted.
     """
@@ -85,7 +87,8 @@ def read_backward_of_rows(
     weights: Float[Tensor, "tokens reads"],
     row_slots: Int[Tensor, " rows"],
 ) -> Float[Tensor, "rows value_dim"]:
-    """Sorts all lookups, those of other rows to the end: picking the few first would make the host wait for their number.
+    """Sorts all lookups, those of other rows to the end: picking the few first would make the
+    host wait for their number.
 
     Raises ValueError for more than MAX_LOOKUPS lookups.
     """

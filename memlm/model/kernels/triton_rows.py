@@ -1,4 +1,5 @@
-"""What is done in Triton with the gradient of rows once it is there: merged with others, and applied by Adam."""
+"""What is done in Triton with the gradient of rows once it is there: merged with others, and
+applied by Adam."""
 
 import torch
 import triton
@@ -11,7 +12,8 @@ from memlm.model.kernels.triton_launch import columns_per_block, num_warps
 
 
 def merge_rows(parts: list[RowGradient]) -> RowGradient:
-    """Rows are added where they lie, by address: joining the parts first would move each of them twice more."""
+    """Rows are added where they lie, by address: joining the parts first would move each of them
+    twice more."""
     if len(parts) == 1:
         return parts[0]
     slots, order = torch.cat([part.slots for part in parts]).sort(stable=True)
@@ -86,7 +88,8 @@ def _merge_kernel(
     ALIGNMENT: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one merged row, one block of columns. Addresses are of fp32 rows, in bytes, and divisible by ALIGNMENT."""
+    """One program: one merged row, one block of columns. Addresses are of fp32 rows, in bytes,
+    and divisible by ALIGNMENT."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     in_row = columns < value_dim
@@ -124,7 +127,8 @@ def _adam_kernel(
     epsilon: tl.tensor,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one row, one block of columns. Rates are 1 - beta; the corrections for the start are in the last numbers."""
+    """One program: one row, one block of columns. Rates are 1 - beta; the corrections for the
+    start are in the last numbers."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     slot = tl.load(slots + row * slots_stride)

@@ -11,7 +11,8 @@ from memlm.model.kernels.triton_lookup_sums import check_number_of_lookups, runs
 from memlm.model.kernels.triton_read import read
 
 MAX_HALF_KEYS = 4096
-"""Sub-scores of one half that fit the registers of a program of the search, for 16,777,216 slots."""
+"""Sub-scores of one half that fit the registers of a program of the search, for 16,777,216
+slots."""
 MAX_TOP_K = 128
 """Sorted scores that do: of each half, and of the pairs."""
 LOWEST = tl.constexpr(-(2**31))
@@ -23,8 +24,9 @@ def search(
 ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
     """One program per token and head, which reads its sub-scores once and writes top_k slots.
 
-    Between the two nothing leaves the registers, where torch.topk over unique integers would take several passes over twice
-    the bytes of the sub-scores. Beyond what registers hold it is the reference's, with the same result to the bit.
+    Between the two nothing leaves the registers, where torch.topk over unique integers would
+    take several passes over twice the bytes of the sub-scores. Beyond what registers hold it is
+    the reference's, with the same result to the bit.
     """
     num_heads, _, num_tokens, num_half_keys = sub_scores.shape
     if num_half_keys > MAX_HALF_KEYS or top_k > MAX_TOP_K:
@@ -61,11 +63,14 @@ def search_backward(
     queries: Float[Tensor, "tokens heads key_dim"],
     half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
 ) -> tuple[Float[Tensor, "tokens heads key_dim"], Float[Tensor, "heads 2 num_half_keys key_dim//2"]]:
-    """The search seen as a weighted read of half-keys: a half-query reads top_k of them, weighted by the gradients of the scores.
+    """The search seen as a weighted read of half-keys: a half-query reads top_k of them,
+    weighted by the gradients of the scores.
 
-    A dense gradient of the sub-scores would have to be scattered with float atomics, since the pairs found share half-keys, and then be
-    multiplied twice by matrices of which all but top_k of num_half_keys columns are zero: at 1,024 half-keys and k 32 that
-    is 32 times the arithmetic. The rows read here are few enough to stay in the L2 cache (8 MB of half-keys in the paper's model).
+    A dense gradient of the sub-scores would have to be scattered with float atomics, since the
+    pairs found share half-keys, and then be multiplied twice by matrices of which all but top_k
+    of num_half_keys columns are zero: at 1,024 half-keys and k 32 that is 32 times the
+    arithmetic. The rows read here are few enough to stay in the L2 cache (8 MB of half-keys in
+    the paper's model).
     """
     _, num_heads, top_k = slots.shape
     num_half_keys, half_dim = half_keys.shape[2:]
@@ -99,7 +104,8 @@ def _search_kernel(
     HALF_KEYS: tl.constexpr,
     CANDIDATES: tl.constexpr,
 ) -> None:
-    """One program: one token, one head. Ranks, half-keys and candidates are padded to powers of two."""
+    """One program: one token, one head. Ranks, half-keys and candidates are padded to powers of
+    two."""
     program = tl.program_id(0)
     token, head = (program // num_heads).to(tl.int64), (program % num_heads).to(tl.int64)
     half_keys = tl.arange(0, HALF_KEYS)
@@ -122,7 +128,8 @@ def _search_kernel(
 
 @triton.jit
 def _sortable(scores: tl.tensor, is_score: tl.tensor, SIZE: tl.constexpr) -> tl.tensor:
-    """Integers of which no two are equal: the score's bits in the scores' order above, the place from behind below."""
+    """Integers of which no two are equal: the score's bits in the scores' order above, the place
+    from behind below."""
     bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)  # -0.0 and 0.0 are equal, their bits are not
     ordered = tl.where(is_score, tl.where(bits < 0, bits ^ ALL_BUT_SIGN, bits), LOWEST)
     return (ordered.to(tl.int64) << 32) | (SIZE - 1 - tl.arange(0, SIZE)).to(tl.int64)

@@ -1,1 +1,2 @@
-"""How a model is read: its decoding, and what the trunk below the first memory layer makes of a text, computed once."""
+"""How a model is read: its decoding, and what the trunk below the first memory layer makes of a
+text, computed once."""

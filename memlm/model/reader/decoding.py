@@ -1,7 +1,9 @@
-"""How does a model write on from prompts of one length? Greedily, with a key-value cache, and no more than the layers' own work a token.
+"""How does a model write on from prompts of one length? Greedily, with a key-value cache, and no
+more than the layers' own work a token.
 
-Tokens are those of Hugging Face's `generate(do_sample=False)`; its preparations for all that it can do, and a mask that masks nothing
-where one token looks back on all others, cost a small model a sixth of its time and are left out.
+Tokens are those of Hugging Face's `generate(do_sample=False)`; its preparations for all that it
+can do, and a mask that masks nothing where one token looks back on all others, cost a small
+model a sixth of its time and are left out.
 """
 
 from collections.abc import Sequence
@@ -26,8 +28,9 @@ def continue_greedily(
 ) -> Int[Tensor, "batch new"]:
     """The most likely next token, again and again; pads after a row's first end.
 
-    Stops when all rows have ended. Rows that have ended go on until then: dropping them would change the shape, and with it
-    the last bits, of those that remain. `trunk` is the prompts' own where it is known, with keys and values.
+    Stops when all rows have ended. Rows that have ended go on until then: dropping them would
+    change the shape, and with it the last bits, of those that remain. `trunk` is the prompts'
+    own where it is known, with keys and values.
     """
     cache = DynamicCache(config=model.config)
     if trunk is None:
@@ -47,7 +50,8 @@ def continue_greedily(
 
 
 def _decode(model: nn.Module, tokens: Int[Tensor, "batch 1"], cache: DynamicCache) -> Float[Tensor, "batch 1 vocab"]:
-    """One token a row through all layers; it may look at everything before it, so there is no mask."""
+    """One token a row through all layers; it may look at everything before it, so there is no
+    mask."""
     decoder = model.model
     hidden = decoder.embed_tokens(tokens)  # type: ignore[union-attr,operator]
     positions = torch.full((1, 1), cache.get_seq_length(), device=tokens.device)

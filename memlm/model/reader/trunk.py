@@ -1,10 +1,13 @@
-"""What does a model compute before anything can move? In sparse memory finetuning only the values of the pool move, so all below the
-first memory layer's read is the same in every trial of a checkpoint, that layer's own search included.
+"""What does a model compute before anything can move? In sparse memory finetuning only the
+values of the pool move, so all below the first memory layer's read is the same in every trial of
+a checkpoint, that layer's own search included.
 
-tokens -> embedding -> lower layers -> the memory layer's attention -> norm -> its search | -> read -> later layers -> logits
+tokens -> embedding -> lower layers -> the memory layer's attention -> norm -> its search | ->
+read -> later layers -> logits
           run_trunk: once per checkpoint and text                                         | continue_from: in every trial
 
-Both halves run Hugging Face's own layers in the order of its own forward pass, so together they give its logits to the bit.
+Both halves run Hugging Face's own layers in the order of its own forward pass, so together they
+give its logits to the bit.
 """
 
 from collections.abc import Sequence
@@ -31,7 +34,8 @@ class TrunkActivations(NamedTuple):
     position_ids: Int[Tensor, "rows seq"] | None
     """As they were given."""
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
-    """Keys and values of the layers up to that one, [batch, heads, seq, head_dim] each, where decoding is to go on from here."""
+    """Keys and values of the layers up to that one, [batch, heads, seq, head_dim] each, where
+    decoding is to go on from here."""
 
     def to(self, device: torch.device) -> "TrunkActivations":
         return TrunkActivations(
@@ -48,7 +52,8 @@ class _TrunkDone(Exception):
 
 
 def first_memory_layer(model: nn.Module) -> int:
-    """Its number among the decoder's layers. Raises ValueError for a dense model, which has no trunk in this sense."""
+    """Its number among the decoder's layers. Raises ValueError for a dense model, which has no
+    trunk in this sense."""
     for number, layer in enumerate(model.model.layers):  # type: ignore[union-attr,arg-type]
         if isinstance(layer.mlp, MemoryLayer):
             return number
@@ -93,7 +98,8 @@ def continue_from(
     cache: DynamicCache | None = None,
     last_only: bool = False,
 ) -> Float[Tensor, "batch predicted vocab"]:
-    """The logits of the plain forward pass, of the last position alone if asked; the layers' on_access sees every access.
+    """The logits of the plain forward pass, of the last position alone if asked; the layers'
+    on_access sees every access.
 
     An empty cache is filled as a plain forward pass over the same tokens fills it.
     """

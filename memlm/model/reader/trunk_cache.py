@@ -1,7 +1,9 @@
-"""Whose trunk activations are known already? Found by the tokens and positions they were computed from, so nobody counts batches;
-what is not known is computed as it would be without. The model that asks must compute in the precision of the one it was built with.
+"""Whose trunk activations are known already? Found by the tokens and positions they were
+computed from, so nobody counts batches; what is not known is computed as it would be without.
+The model that asks must compute in the precision of the one it was built with.
 
-Built once per checkpoint, packed into one flat array that processes on a node share, and read in place by all of them.
+Built once per checkpoint, packed into one flat array that processes on a node share, and read in
+place by all of them.
 """
 
 import hashlib
@@ -50,14 +52,16 @@ class PackedTrunks(NamedTuple):
 
 
 class TrunkCache:
-    """Trunk activations by their input. Knows of no checkpoint: whoever builds one gives it to models of that checkpoint only."""
+    """Trunk activations by their input. Knows of no checkpoint: whoever builds one gives it to
+    models of that checkpoint only."""
 
     def __init__(self, known: Mapping[bytes, TrunkActivations] = MappingProxyType({})) -> None:
         self._known = known
 
     @staticmethod
     def build(model: nn.Module, inputs: Iterable[TrunkInput], *, max_bytes: int) -> "TrunkCache":
-        """Compute inputs in their order until the next would exceed max_bytes of activations; the rest stays unknown."""
+        """Compute inputs in their order until the next would exceed max_bytes of activations;
+        the rest stays unknown."""
         known: dict[bytes, TrunkActivations] = {}
         for tokens, position_ids, keep in inputs:
             key = _key(tokens, position_ids)
@@ -92,7 +96,8 @@ class TrunkCache:
         *,
         keys_values: bool = False,
     ) -> TrunkActivations | None:
-        """The activations of exactly this input, on its device; None if they are not known, or not with keys and values."""
+        """The activations of exactly this input, on its device; None if they are not known, or
+        not with keys and values."""
         if not self._known:
             return None
         trunk = self._known.get(_key(tokens, position_ids))
@@ -129,7 +134,8 @@ NO_TRUNKS = TrunkCache()
 
 
 def read_only_tensor(array: np.ndarray) -> Tensor:
-    """A tensor over an array that others read too. Nothing may write to it: torch knows no read-only memory and does not stop it."""
+    """A tensor over an array that others read too. Nothing may write to it: torch knows no
+    read-only memory and does not stop it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return torch.from_numpy(array)

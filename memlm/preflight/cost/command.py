@@ -36,7 +36,8 @@ class PlanOptions:
 
 
 def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
-    """The plan's own options, and the rest: recipe and overrides. Exits with status 2 on a value that is no number."""
+    """The plan's own options, and the rest: recipe and overrides. Exits with status 2 on a value
+    that is no number."""
     parser = argparse.ArgumentParser(
         prog="memlm plan",
         usage="memlm plan [RECIPE] [--gpus N ...] [--gpu-type TYPE] [options] [--FIELD VALUE ...]",

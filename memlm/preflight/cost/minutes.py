@@ -1,4 +1,5 @@
-"""How long each stage of a recipe takes: the arithmetic of `memlm plan` on this machine's cores, or on the recipe's GPUs."""
+"""How long each stage of a recipe takes: the arithmetic of `memlm plan` on this machine's cores,
+or on the recipe's GPUs."""
 
 import os
 
@@ -20,7 +21,8 @@ def machine_told(config: Config) -> str:
 
 
 def fit_side_by_side(config: Config, num_models: int) -> bool:
-    """Whether a machine's cores hold the workers of that many models at once, as a sweep pretrains them."""
+    """Whether a machine's cores hold the workers of that many models at once, as a sweep
+    pretrains them."""
     return not config.cluster.use_gpu and num_models * config.cluster.num_workers <= (os.cpu_count() or 1)
 
 

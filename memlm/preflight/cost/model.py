@@ -1,4 +1,5 @@
-"""How many parameters has a model, and how many multiplications is a token worth? By part, from the config."""
+"""How many parameters has a model, and how many multiplications is a token worth? By part, from
+the config."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -89,13 +90,15 @@ def reads_per_token(model: ModelConfig, num_layers: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Floating-point operations of one token in one part; a multiplication with its addition counts as two."""
+    """Floating-point operations of one token in one part; a multiplication with its addition
+    counts as two."""
 
     forward: float
     backward: float = 0.0
     unit: Literal["product", "fp32 product", "rows"] = "product"
-    """What it runs on: products of matrices in the precision of the run, or in fp32 whatever that is; or kernels of our own, which
-    follow rows through memory and whose time is that of their bytes."""
+    """What it runs on: products of matrices in the precision of the run, or in fp32 whatever
+    that is; or kernels of our own, which follow rows through memory and whose time is that of
+    their bytes."""
 
     @property
     def step(self) -> float:
@@ -103,7 +106,8 @@ class Work:
 
 
 def work_of(model: ModelConfig, vocab_size: int, sequence: int, architecture: Architecture) -> dict[str, Work]:
-    """Of a training step, by part. Attention is counted over the whole square, as kernels without a causal mask compute it."""
+    """Of a training step, by part. Attention is counted over the whole square, as kernels
+    without a causal mask compute it."""
     memory, hidden = model.memory, model.hidden_size
     layers = len(memory.layers) if architecture == "memory" else 0
     parts = {
@@ -119,7 +123,8 @@ def work_of(model: ModelConfig, vocab_size: int, sequence: int, architecture: Ar
     pairs = sum(memory.top_k // (rank + 1) for rank in range(memory.top_k))
     return parts | {
         "query, gate, output": _product(layers * 2 * hidden * (width + 2 * memory.value_dim)),
-        # Each half of a query against all half-keys of its head; backward follows the slots that were found.
+        # Each half of a query against all half-keys of its head; backward follows the slots that
+        # were found.
         "half-key scores": Work(forward=2.0 * layers * memory.num_half_keys * width, unit="fp32 product"),
         "half-key gradient": Work(forward=0.0, backward=4.0 * layers * memory.top_k * width, unit="rows"),
         "pairs of half-keys": Work(forward=float(layers * memory.num_heads * pairs), unit="rows"),

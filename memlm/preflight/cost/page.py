@@ -1,4 +1,5 @@
-"""A plan as a page to read: lines of quantities, a column for each layout, and how each line grows."""
+"""A plan as a page to read: lines of quantities, a column for each layout, and how each line
+grows."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ FITS, SHARES = "fits", ("goodput", "utilisation over the whole step")
 
 
 def as_page(recipe: str, plans: Sequence[Plan]) -> str:
-    """Lines that are nought in every column are left out; how lines grow is that of the first column."""
+    """Lines that are nought in every column are left out; how lines grow is that of the first
+    column."""
     grows = growth(plans[0])
     columns = [{(line.section, line.name): line for line in plan.quantities()} for plan in plans]
     lines: list[list[str]] = []

@@ -1,4 +1,5 @@
-"""What does each stage of a recipe come to, on so many devices: work, memory, exchange, time, storage and trials?"""
+"""What does each stage of a recipe come to, on so many devices: work, memory, exchange, time,
+storage and trials?"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,17 +13,23 @@ from memlm.preflight.cost.model import PlanError, vocabulary_of, work_of
 from memlm.preflight.cost.training import BANDWIDTH_REACHED, Pretraining, lay_out, splits
 
 GPU_HOURS_PER_FAILURE = 50_700.0
-"""Llama 3: 419 unexpected interruptions in 54 days on 16,384 GPUs, one in 3.1 hours (arXiv 2407.21783, section 3.3.4)."""
+"""Llama 3: 419 unexpected interruptions in 54 days on 16,384 GPUs, one in 3.1 hours (arXiv
+2407.21783, section 3.3.4)."""
 DCLM_TOKENS, DCLM_SHARDS, DCLM_SHARD_BYTES = 4e12, 27_840, 200e6
-"""mlfoundations/dclm-baseline-1.0 as published: about 4 T tokens in 27,840 files of 141 to 240 MB (arXiv 2406.11794)."""
+"""mlfoundations/dclm-baseline-1.0 as published: about 4 T tokens in 27,840 files of 141 to 240
+MB (arXiv 2406.11794)."""
 TOKENS_OF_WORLD_DOCUMENT = 83
-"""Of the generated world, with its own vocabulary: 23,474 blocks of 128 tokens for 36,000 documents, measured."""
+"""Of the generated world, with its own vocabulary: 23,474 blocks of 128 tokens for 36,000
+documents, measured."""
 PACKED_PER_CORE = 120e3
-"""Tokens per second that one core decompresses, tokenises and packs: `wiki` in 114 s, of which one shard of 10.6 M tokens takes most."""
+"""Tokens per second that one core decompresses, tokenises and packs: `wiki` in 114 s, of which
+one shard of 10.6 M tokens takes most."""
 CHECKPOINT_RATE = 1e9
-"""Bytes per second that one device writes of a training state to storage, its own share, or reads and verifies, which is all of it."""
+"""Bytes per second that one device writes of a training state to storage, its own share, or
+reads and verifies, which is all of it."""
 RESTART_SECONDS = 300.0
-"""Until a run that lost a device trains again, beside reading its state: the loss found, processes started."""
+"""Until a run that lost a device trains again, beside reading its state: the loss found,
+processes started."""
 KEPT_STATES = 3
 """Two training states, and one being written."""
 LEDGER_BYTES = 15e3
@@ -39,7 +46,8 @@ SET_SIZES = {
 }
 """Of the evaluation sets as published, for a recipe that takes all of one."""
 CHUNKS = 1_824
-"""Of the documents that the paper streams (Lin et al. 2025, section 5.2); how many a file of documents has, it alone could tell."""
+"""Of the documents that the paper streams (Lin et al. 2025, section 5.2); how many a file of
+documents has, it alone could tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +58,11 @@ class Assumptions:
     vocab_size: int = 0
     """0 for what is known of the recipe's tokenizer."""
     split: int = 0
-    """Devices over which a pool's columns are split; 0 for the recipe's pretraining.pool_split, and where that is 1 the fewest that hold
-    them."""
+    """Devices over which a pool's columns are split; 0 for the recipe's pretraining.pool_split,
+    and where that is 1 the fewest that hold them."""
     corpus_tokens: float = 0.0
-    """0 for the recipe's own corpus and number of steps; else the corpus has so many, and pretraining goes through it once."""
+    """0 for the recipe's own corpus and number of steps; else the corpus has so many, and
+    pretraining goes through it once."""
 
     def __post_init__(self) -> None:
         if not 0 < self.utilisation <= 1:
@@ -278,7 +287,8 @@ class Plan:
         return self._device_hours(tokens * forward * (3 if setting.moves == "everything" else 2))
 
     def _scoring_hours(self) -> float:
-        """Of one pass over all sets: prompts read, and answers written token by token, each at the price of reading all weights."""
+        """Of one pass over all sets: prompts read, and answers written token by token, each at
+        the price of reading all weights."""
         evaluation, machine = self.config.evaluation, self.memory.machine
         work = work_of(self.config.model, self.memory.vocab_size, PROMPT_TOKENS, "memory")
         forward = sum(part.forward for part in work.values())
@@ -300,8 +310,8 @@ class Goodput:
 
 
 def goodput(*, devices: int, save_seconds: float, load_seconds: float, failures_per_device_hour: float) -> Goodput:
-    """With a state every sqrt(2 * time to save * time between failures) (Young 1974; Daly 2006): what saving, training again what was
-    lost since the last state, and starting again leave."""
+    """With a state every sqrt(2 * time to save * time between failures) (Young 1974; Daly 2006):
+    what saving, training again what was lost since the last state, and starting again leave."""
     if not failures_per_device_hour:
         return Goodput(share=1.0, interval_seconds=math.inf, hours_between_failures=math.inf)
     between = 3600 / (failures_per_device_hour * devices)
@@ -327,8 +337,9 @@ def is_dclm(config: Config) -> bool:
 
 
 def bytes_of_token(config: Config, vocab_size: int) -> float:
-    """In a Parquet file of blocks, compressed: 0.92 in the generated world, which repeats itself; in text it follows the vocabulary's
-    bits, 1.86 at 4,096 tokens of Wikipedia. Both measured."""
+    """In a Parquet file of blocks, compressed: 0.92 in the generated world, which repeats
+    itself; in text it follows the vocabulary's bits, 1.86 at 4,096 tokens of Wikipedia. Both
+    measured."""
     return 0.92 if config.world is not None else 0.155 * math.log2(vocab_size)
 
 
@@ -415,7 +426,8 @@ VARIABLES = ("slots", "tokens", "gpus", "trials")
 
 
 def growth(plan: Plan) -> dict[tuple[str, str], str]:
-    """By what power of each variable a line grows at this plan, the layout kept: measured on the plan itself, one variable changed."""
+    """By what power of each variable a line grows at this plan, the layout kept: measured on the
+    plan itself, one variable changed."""
     here = {(line.section, line.name): line.value for line in plan.quantities()}
     powers: dict[tuple[str, str], list[str]] = {key: [] for key in here}
     for name in VARIABLES:

@@ -15,16 +15,20 @@ BANDWIDTH_REACHED = 0.7
 MEMORY_USED = 0.9
 """Of a device's memory, what a plan fills; the rest is the allocator's and the libraries'."""
 BUCKET_ELEMENTS = 500_000_000
-"""Gradients that DeepSpeed's ZeRO collects in one buffer: its reduce_bucket_size, which is left at its default."""
+"""Gradients that DeepSpeed's ZeRO collects in one buffer: its reduce_bucket_size, which is left
+at its default."""
 KEPT_ELEMENTS = 1_000_000_000
-"""Weights that ZeRO-3 keeps gathered between two uses: its max_reuse_distance and max_live_parameters, left at their defaults."""
+"""Weights that ZeRO-3 keeps gathered between two uses: its max_reuse_distance and
+max_live_parameters, left at their defaults."""
 PERSISTENT_ELEMENTS = 100_000
-"""Weights of at most so many elements are never let go by ZeRO-3: its param_persistence_threshold, left at its default."""
+"""Weights of at most so many elements are never let go by ZeRO-3: its
+param_persistence_threshold, left at its default."""
 EXCHANGED_BYTES = 1 << 28
 """Of row gradients, received at once (training/row_sparse.py)."""
 SPREAD_OF_READS = 1.7
-"""How unevenly trained models read their slots: the standard deviation of the logarithm of a slot's share of the reads, taken log-normal.
-Measured as sqrt(2 (ln slots - entropy)): 1.77 at the end of `laptop`, 1.64 at the end of `wiki`."""
+"""How unevenly trained models read their slots: the standard deviation of the logarithm of a
+slot's share of the reads, taken log-normal. Measured as sqrt(2 (ln slots - entropy)): 1.77 at
+the end of `laptop`, 1.64 at the end of `wiki`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,8 @@ class _Kept:
     value: int
     """Of one output of a linear layer."""
     hidden: int
-    """Of each hidden unit in one decoder layer: two norms with their input, queries, keys, values and the attention's output."""
+    """Of each hidden unit in one decoder layer: two norms with their input, queries, keys,
+    values and the attention's output."""
     square: int
     """Of each position attended to, in each head."""
     last: int
@@ -56,7 +61,8 @@ class Layout:
     batch_blocks: int
     micro_blocks: int
     split: int = 1
-    """Devices over which the columns of the pools are split; the tables are whole in each such group."""
+    """Devices over which the columns of the pools are split; the tables are whole in each such
+    group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +178,8 @@ class Pretraining:
         )
 
     def logits(self) -> float:
-        """Of a micro-batch, while the loss goes backward: the logits, their copy, log-probabilities and two gradients."""
+        """Of a micro-batch, while the loss goes backward: the logits, their copy,
+        log-probabilities and two gradients."""
         value = KEPT_OF_A_TOKEN[self.config.pretraining.precision].value
         return self.micro_tokens * self.vocab_size * (value + 12)
 
@@ -188,15 +195,16 @@ class Pretraining:
         n, stage = self.layout.devices, self.config.pretraining.zero_stage
         others = (n - 1) / n
         engine = 4.0 * (self.sizes.base + (0 if self.is_lazy else self.sizes.pool))
-        # DeepSpeed all-reduces its buckets up to ZeRO-2, which does so after each micro-batch; ZeRO-3 reduces each share to its device.
+        # DeepSpeed all-reduces its buckets up to ZeRO-2, which does so after each micro-batch;
+        # ZeRO-3 reduces each share to its device.
         gradients = (2.0, 2.0, 2 * self.num_micro_batches, self.num_micro_batches)[stage]
         weights = (0.0, 1.0, 1.0, self.gathers())[stage]
         exchanged = {"gradients": gradients * others * engine, "weights": weights * others * engine}
         return exchanged | ({"pool row gradients": self.gathered_rows(), **self.split_reads()} if self.is_lazy else {})
 
     def gathers(self) -> float:
-        """Times that ZeRO-3 gathers the mean weight in a step: small ones once, others in each micro-batch, and again for its backward
-        pass where the next use is not near."""
+        """Times that ZeRO-3 gathers the mean weight in a step: small ones once, others in each
+        micro-batch, and again for its backward pass where the next use is not near."""
         model, memory, sizes = self.config.model, self.config.model.memory, self.sizes
         width = memory.num_heads * memory.key_dim
         matrices = {
@@ -219,7 +227,8 @@ class Pretraining:
         return (holders - 1) * self.rows_read(self.rank_tokens * self.layout.split) * (8 + 4 * columns)
 
     def split_reads(self) -> dict[str, float]:
-        """Lookups of the group's other devices come in, their outputs go out; and the same way back."""
+        """Lookups of the group's other devices come in, their outputs go out; and the same way
+        back."""
         others, memory = self.layout.split - 1, self.config.model.memory
         layers = len(memory.layers)
         lookups = others * self.rank_tokens * self.reads
@@ -296,10 +305,11 @@ def lay_out(
     vocab_size: int = 0,
     split: int = 0,
 ) -> tuple[Pretraining, list[str]]:
-    """The recipe's batch on so many devices, with the largest micro-batch that fits; and what was changed.
+    """The recipe's batch on so many devices, with the largest micro-batch that fits; and what
+    was changed.
 
-    The columns of the pools are split over `split` devices; for 0 as the recipe splits them, and where it does not over the fewest that
-    hold them.
+    The columns of the pools are split over `split` devices; for 0 as the recipe splits them, and
+    where it does not over the fewest that hold them.
     """
     settings, notes = config.pretraining, []
     wanted = 1 if architecture == "dense" else settings.pool_split

@@ -1,10 +1,11 @@
 """Single objects on S3, read and written so that no fault on the way changes, loses or doubles one.
 
 up    every body carries its MD5 (Content-MD5), which stores check: all of them know it, and some refuse S3's newer
-      checksum headers. Without TLS, before a store that ignores it, the ETag tells: it is the MD5 of what was stored,
-      or else the object is read back and compared.
+      checksum headers. Without TLS, before a store that ignores it, the ETag tells: it is the
+      MD5 of what was stored, or else the object is read back and compared.
 down  a body is believed if its MD5 is the ETag, or if it came over TLS and in full, or if two reads agree. Listings,
-      which carry no sum, are read until two agree where there is no TLS. Its size need not be told in advance.
+      which carry no sum, are read until two agree where there is no TLS. Its size need not be
+      told in advance.
 once  a conditional write whose acknowledgement was lost meets itself when it is tried again: after "precondition
       failed" the object is read back, and if it holds our body, it is ours.
 """
@@ -79,7 +80,8 @@ class Spoiled(Exception):
 
 
 def read(uri: str, *, with_age: bool = False) -> Found | None:
-    """What is there. A damaged object is given up on only after its writer had time to put it right."""
+    """What is there. A damaged object is given up on only after its writer had time to put it
+    right."""
     seen: list[bytes] = []
     damaged: list[Found] = []
 
@@ -122,8 +124,9 @@ def create(uri: str, body: bytes) -> bool:
 def replace(uri: str, body: bytes, version: str) -> bool:
     """Write over exactly this version; whether `body` is there by this call, or by an equal one.
 
-    False says that something else is there now. After a lost acknowledgement ours may have been there before it, so
-    whoever builds on what others wrote must be able to find in it what is their own.
+    False says that something else is there now. After a lost acknowledgement ours may have been
+    there before it, so whoever builds on what others wrote must be able to find in it what is
+    their own.
     """
     return _write_if(uri, body, {"IfMatch": version})
 
@@ -133,8 +136,8 @@ def list_names(uri: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """One object or all below a prefix, and unfinished uploads of them. Keys are deleted one by one: a request that
-    lists them is a body that may change on the way."""
+    """One object or all below a prefix, and unfinished uploads of them. Keys are deleted one by
+    one: a request that lists them is a body that may change on the way."""
     bucket, key = split(uri)
     if not key:
         raise StorageError("uri", uri, "is a whole bucket", "Name a prefix in it.")
@@ -169,7 +172,8 @@ def pages(uri: str, **arguments: str) -> Iterator[dict[str, Any]]:
 
 
 def request(uri: str, call: Callable[[Any, str, str], T]) -> T:
-    """Call with client, bucket and key, again after what may pass. FileNotFoundError, PreconditionFailed, StorageError."""
+    """Call with client, bucket and key, again after what may pass. FileNotFoundError,
+    PreconditionFailed, StorageError."""
     bucket, key = split(uri)
     limit = retries.patience()
     try:
@@ -229,7 +233,8 @@ def explained(error: Exception, uri: str) -> StorageError:
 
 
 def drain(response: dict[str, Any], size: int | None = None) -> bytes:
-    """The body, at a bearable rate and in full. The raw stream, because only it gives what has come so far."""
+    """The body, at a bearable rate and in full. The raw stream, because only it gives what has
+    come so far."""
     limit, began = retries.patience(), time.monotonic()
     stream, chunks, have = response["Body"]._raw_stream, [], 0
     told = response.get("ContentLength", size)  # a proxy on the way may leave it out
@@ -258,7 +263,8 @@ def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
 
 
 def _size(client: Any, bucket: str, key: str, etag: str) -> int:
-    """As the answer to a request for the first byte tells it; that of the whole body where a store or proxy ignores ranges."""
+    """As the answer to a request for the first byte tells it; that of the whole body where a
+    store or proxy ignores ranges."""
     try:
         first = client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
     except aws.ClientError as error:
@@ -330,7 +336,8 @@ def _client(endpoint_url: str | None, process: int, limit: retries.Patience) -> 
         read_timeout=limit.silence_seconds,
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=4 * WORKERS,
-        # Not every store takes S3's checksum headers and trailers. Who wants the SDK's besides ours sets its variables.
+        # Not every store takes S3's checksum headers and trailers. Who wants the SDK's besides
+        # ours sets its variables.
         request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
         response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
     )
@@ -405,7 +412,8 @@ def _believed(uri: str, operation: str, arguments: dict[str, str]) -> dict[str, 
 
 
 def _age(response: dict[str, Any]) -> float:
-    """Both times are the store's, so no node's clock matters. Where they are not told, it may be new."""
+    """Both times are the store's, so no node's clock matters. Where they are not told, it may be
+    new."""
     now = response["ResponseMetadata"]["HTTPHeaders"].get("date")
     if now is None or "LastModified" not in response:
         return 0.0
@@ -413,7 +421,8 @@ def _age(response: dict[str, Any]) -> float:
 
 
 def _is_missing(error: Exception) -> bool:
-    """Only a HEAD may say so by its status alone: elsewhere that is what the SDK makes of a body it can't read."""
+    """Only a HEAD may say so by its status alone: elsewhere that is what the SDK makes of a body
+    it can't read."""
     code = code_of(error)
     by_status = code in ("404", "NotFound") and getattr(error, "operation_name", "") == "HeadObject"
     return code == "NoSuchKey" or by_status

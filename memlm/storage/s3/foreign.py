@@ -1,6 +1,7 @@
 """Which objects of other people lie below a prefix on S3, and which bytes are they?
 
-Not ours, so they have no manifest and may change: what the store itself says of them, name, size and etag, has to do.
+Not ours, so they have no manifest and may change: what the store itself says of them, name, size
+and etag, has to do.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ class StoredObject:
 
 
 def list_objects(uri: str) -> list[StoredObject]:
-    """All objects at or below `s3://bucket/prefix`, at any depth, in the order of their keys. Raises StorageError."""
+    """All objects at or below `s3://bucket/prefix`, at any depth, in the order of their keys.
+    Raises StorageError."""
     from memlm.storage.s3 import client as s3  # imports boto3, which only S3 needs
 
     _, key = s3.split(uri)

@@ -1,9 +1,11 @@
-"""How do large files go to S3 and come back, in parts side by side, and what tells that each arrived as it left?
+"""How do large files go to S3 and come back, in parts side by side, and what tells that each
+arrived as it left?
 
-Each part is tried again by itself. Up: a part's ETag is its MD5 and the object's is the MD5 of those, so equality proves
-that what was written is stored; where a store's ETags are no MD5s, the object is read back. Down: parts of one version
-only (If-Match); if the whole has another sha256 than it should, each part is read until two reads of it agree, and what
-is wrong then was wrong on the store.
+Each part is tried again by itself. Up: a part's ETag is its MD5 and the object's is the MD5 of
+those, so equality proves that what was written is stored; where a store's ETags are no MD5s, the
+object is read back. Down: parts of one version only (If-Match); if the whole has another sha256
+than it should, each part is read until two reads of it agree, and what is wrong then was wrong
+on the store.
 """
 
 import functools
@@ -34,14 +36,17 @@ from memlm.storage.s3.client import (
 )
 
 PART_BYTES = 16 << 20
-"""At least 5 MiB, at most 10,000 parts (S3's limits); times `s3.WORKERS` is what a transfer holds in memory."""
+"""At least 5 MiB, at most 10,000 parts (S3's limits); times `s3.WORKERS` is what a transfer
+holds in memory."""
 MOST_PARTS = 10_000
 SENT_AGAIN = 3
-"""How often a part goes up again because its ETag is not its MD5. After that the store's ETags are taken to be none."""
+"""How often a part goes up again because its ETag is not its MD5. After that the store's ETags
+are taken to be none."""
 
 
 def upload(files: Mapping[str, Path]) -> None:
-    """Files by uri. After it each object holds what its file does; StorageError if that can't be had."""
+    """Files by uri. After it each object holds what its file does; StorageError if that can't be
+    had."""
     left = dict(files)
     for _ in range(retries.patience().attempts):
         left = _send(left)
@@ -52,8 +57,8 @@ def upload(files: Mapping[str, Path]) -> None:
 
 
 def download(uri: str, path: Path, sha256: str | None = None) -> bool:
-    """One object into a file, and whether it has this sha256, or the one it was sent with. Where neither is known, the
-    ETag, TLS or two equal reads have to do."""
+    """One object into a file, and whether it has this sha256, or the one it was sent with. Where
+    neither is known, the ETag, TLS or two equal reads have to do."""
     return download_all([Download(uri, path, sha256)])[0]
 
 
@@ -148,7 +153,8 @@ def _part(uri: str, etag: str, start: int, size: int, whole: int) -> bytes:
 
 @dataclass
 class _Upload:
-    """A file on its way. Small ones are sent whole; of large ones each part, and then the list of parts."""
+    """A file on its way. Small ones are sent whole; of large ones each part, and then the list
+    of parts."""
 
     uri: str
     path: Path

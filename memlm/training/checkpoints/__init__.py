@@ -1,1 +1,2 @@
-"""Models on storage: training states, exported and adopted checkpoints, their model card, and the rows in their files."""
+"""Models on storage: training states, exported and adopted checkpoints, their model card, and
+the rows in their files."""

@@ -1,7 +1,8 @@
-"""A model that somebody else saved, as `save_pretrained` does in a notebook, becomes a checkpoint where it lies: it gets a manifest.
+"""A model that somebody else saved, as `save_pretrained` does in a notebook, becomes a
+checkpoint where it lies: it gets a manifest.
 
-The manifest names what a model is read from and nothing else, so a README.md, optimizer states and hidden files may change
-later. Nothing in the folder is changed, and none of its code runs.
+The manifest names what a model is read from and nothing else, so a README.md, optimizer states
+and hidden files may change later. Nothing in the folder is changed, and none of its code runs.
 """
 
 import json
@@ -24,7 +25,8 @@ class AdoptionError(ValueError):
 
 
 def adopt(folder: str) -> storage.Manifest:
-    """The manifest that the folder has now; one that was adopted before is verified and stays. Raises AdoptionError, StorageError."""
+    """The manifest that the folder has now; one that was adopted before is verified and stays.
+    Raises AdoptionError, StorageError."""
     if storage.is_remote(folder):
         raise AdoptionError(
             f"{folder} is on S3, where files lie apart from their names; copy it to a disk and adopt the copy"

@@ -1,15 +1,17 @@
 """What does an interrupted pretraining need to go on, and where is the newest whole copy of it?
 
-A training state is a folder `step_########_start_####/` with one artifact per rank: its share of the weights and moments, in safetensors
-under the names of the parameters, so that any number of workers can read it. The number of the start, one higher for each worker group of
-a run, keeps apart what two starts saved at one step: parts of two lives never make one state.
+A training state is a folder `step_########_start_####/` with one artifact per rank: its share of
+the weights and moments, in safetensors under the names of the parameters, so that any number of
+workers can read it. The number of the start, one higher for each worker group of a run, keeps
+apart what two starts saved at one step: parts of two lives never make one state.
 
     save:    fill drafts on this node -> training goes on -> in the background: hash, upload, commit -> ranks agree that it is whole
              -> only then are older ones deleted
     load:    newest first: all ranks' parts there, each what its name says, every byte verified, on every rank; else the one before it
 
-A state that cannot be written, to a full disk or a storage that is away, is given up with a warning: training goes on and tries again at
-the next one, since to stop would lose the work that going on puts at risk. The newest whole state is never touched by it.
+A state that cannot be written, to a full disk or a storage that is away, is given up with a
+warning: training goes on and tries again at the next one, since to stop would lose the work that
+going on puts at risk. The newest whole state is never touched by it.
 """
 
 import logging
@@ -40,10 +42,12 @@ log = logging.getLogger(__name__)
 
 
 class TrainingStates:
-    """The states of one run, as one start of it reads and writes them. Every rank must call every method, in the same order."""
+    """The states of one run, as one start of it reads and writes them. Every rank must call
+    every method, in the same order."""
 
     def __init__(self, engine: "Engine", uri: str, *, inputs: dict[str, str], start: int = 1, keep: int = 2) -> None:
-        """`start` must be higher than that of any start before; the newest `keep` whole states are kept."""
+        """`start` must be higher than that of any start before; the newest `keep` whole states
+        are kept."""
         self.engine, self.uri, self.inputs, self.start, self.keep = engine, uri, inputs, start, keep
         self.seconds_waiting = 0.0
         """What saving has cost in time: this rank stood still for it."""
@@ -53,7 +57,8 @@ class TrainingStates:
         self._pending: tuple[str, Future[None]] | None = None
 
     def save(self, step: int) -> None:
-        """Begin a state; at most one is under way, so this may wait for the one before. See `settle` for its end.
+        """Begin a state; at most one is under way, so this may wait for the one before. See
+        `settle` for its end.
 
         Raises DivergedError if what is to be saved is not finite.
         """
@@ -67,7 +72,8 @@ class TrainingStates:
         self.seconds_waiting += time.monotonic() - began
 
     def _begin(self, name: str, step: int) -> Future[None]:
-        """Write this rank's share to this node's disk, and hand it to a thread that brings it to where it belongs."""
+        """Write this rank's share to this node's disk, and hand it to a thread that brings it to
+        where it belongs."""
         done: Future[None] = Future()
         rank, num_ranks = dist.get_rank(), dist.get_world_size()
         part = f"rank_{rank}_of_{num_ranks}"
@@ -99,7 +105,8 @@ class TrainingStates:
         return done
 
     def settle(self, *, wait: bool = False) -> None:
-        """Finish the state under way if all ranks are done with it, or, with `wait`, once they are. Cheap where none is.
+        """Finish the state under way if all ranks are done with it, or, with `wait`, once they
+        are. Cheap where none is.
 
         Raises what a rank met that is no fault of the disk or the storage.
         """
@@ -158,7 +165,8 @@ class TrainingStates:
     def load_newest(self) -> int:
         """Load the newest whole state and return its step; 0 when there is none.
 
-        Raises StorageError if it is another configuration's or corpus's, and what the storage raises that does not answer.
+        Raises StorageError if it is another configuration's or corpus's, and what the storage
+        raises that does not answer.
         """
         for name in _from_first_rank(list(reversed(_states_in(self.uri)))):
             with ExitStack() as copies:  # gone once all ranks are done with them
@@ -189,7 +197,8 @@ class TrainingStates:
             dist.barrier()
 
     def _parts_of(self, name: str, copies: ExitStack) -> list[Path | None] | None:
-        """The verified folders of all ranks' parts, with None for one that is damaged; None if not all are there."""
+        """The verified folders of all ranks' parts, with None for one that is damaged; None if
+        not all are there."""
         folder = storage.join(self.uri, name)
         found = [match for part in storage.list_names(folder) if (match := PART.fullmatch(part))]
         if not found:

@@ -1,12 +1,15 @@
-"""How is a model written whole when no rank holds its tables whole? The rest as ever, and the tables row by row from the ranks that hold
-their columns.
+"""How is a model written whole when no rank holds its tables whole? The rest as ever, and the
+tables row by row from the ranks that hold their columns.
 
-A table becomes one tensor in one safetensors file of its own, so whoever reads the checkpoint, and Hugging Face's loader first of all,
-finds what an unsplit pretraining would have written. (Files by columns would be written by all ranks at once, but read by nobody who
-does not know of the split: a loader joins tensors, never parts of one.) The first rank holds one chunk of rows at a time.
+A table becomes one tensor in one safetensors file of its own, so whoever reads the checkpoint,
+and Hugging Face's loader first of all, finds what an unsplit pretraining would have written.
+(Files by columns would be written by all ranks at once, but read by nobody who does not know of
+the split: a loader joins tensors, never parts of one.) The first rank holds one chunk of rows at
+a time.
 
-Counting and finetuning read it unsplit: at 64 M slots of 1,024 values that is 256 GiB in fp32, in each worker, in its host's memory; a
-finetune or an evaluation on a GPU needs them there. Counting computes nothing with values, yet loads them with the rest.
+Counting and finetuning read it unsplit: at 64 M slots of 1,024 values that is 256 GiB in fp32,
+in each worker, in its host's memory; a finetune or an evaluation on a GPU needs them there.
+Counting computes nothing with values, yet loads them with the rest.
 """
 
 import json
@@ -22,14 +25,17 @@ from memlm.model.column_split import row_chunks
 from memlm.model.memory import ValuePool
 
 BASE_FILE = "model-00001-of-00001.safetensors"
-"""What the one file of the rest is called beside those of tables: under its usual name, a loader would look for no other."""
+"""What the one file of the rest is called beside those of tables: under its usual name, a loader
+would look for no other."""
 POOL_FILE = "value_pools_{}.safetensors"
 
 
 def export_with_split_pools(model: nn.Module, directory: Path | None) -> None:
-    """Write a model whose pools are split, and no parameters, as a Hugging Face checkpoint. Every rank must call it.
+    """Write a model whose pools are split, and no parameters, as a Hugging Face checkpoint.
+    Every rank must call it.
 
-    The first rank writes, into the directory that it gives; the other ranks that hold its tables' other columns send theirs.
+    The first rank writes, into the directory that it gives; the other ranks that hold its
+    tables' other columns send theirs.
     """
     assert (directory is not None) == (dist.get_rank() == 0), "the first rank writes, and no other"
     pools = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, ValuePool)}

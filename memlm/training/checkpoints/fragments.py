@@ -1,8 +1,10 @@
-"""What of weights and of Adam's moments does this rank hold, by the names of the parameters? So that another number of workers can take it over.
+"""What of weights and of Adam's moments does this rank hold, by the names of the parameters? So
+that another number of workers can take it over.
 
-DeepSpeed lays parameters out in flat buffers of its own, each ZeRO stage in another way, and shares those out over the ranks. Here a
-parameter is a flat range of numbers under its name, and a rank's share of it is a fragment: saved as safetensors, fitted together
-again on any number of ranks and at any stage. At the same number and stage the bits are those that were saved.
+DeepSpeed lays parameters out in flat buffers of its own, each ZeRO stage in another way, and
+shares those out over the ranks. Here a parameter is a flat range of numbers under its name, and
+a rank's share of it is a fragment: saved as safetensors, fitted together again on any number of
+ranks and at any stage. At the same number and stage the bits are those that were saved.
 """
 
 import json
@@ -25,13 +27,15 @@ PARTS = {"weight": None, "first_moment": "exp_avg", "second_moment": "exp_avg_sq
 
 @dataclass(frozen=True, kw_only=True)
 class Fragment:
-    """A rank's share of one parameter: views of what the optimizer works on, so copying into them is loading."""
+    """A rank's share of one parameter: views of what the optimizer works on, so copying into
+    them is loading."""
 
     start: int
     """Where it begins in the flattened parameter."""
     weight: Tensor
     state: dict[str, Any]
-    """Adam's, of the tensor that holds this share: its step, and moments as long as that tensor. Empty before the first step."""
+    """Adam's, of the tensor that holds this share: its step, and moments as long as that tensor.
+    Empty before the first step."""
     offset: int
     """Where the share begins in that tensor."""
 
@@ -68,7 +72,8 @@ def _whole(parameter: nn.Parameter, optimizer: Any) -> Fragment:
 
 
 def _of_flat_groups(parameter: Any, optimizer: Any) -> Fragment | None:
-    """ZeRO 1 and 2 flatten each group of parameters and cut it into as many parts as there are ranks, wherever the cuts fall."""
+    """ZeRO 1 and 2 flatten each group of parameters and cut it into as many parts as there are
+    ranks, wherever the cuts fall."""
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
@@ -144,7 +149,8 @@ def _begin_states(module: nn.Module, optimizer: Any, zero_stage: int, saved: "_S
 
 
 def _stepped_tensors(module: nn.Module, optimizer: Any, zero_stage: int) -> Iterator[tuple[Tensor, list[str]]]:
-    """What Adam knows as its parameters, with the names of those of the model that have a share in each."""
+    """What Adam knows as its parameters, with the names of those of the model that have a share
+    in each."""
     named = dict(module.named_parameters())
     if zero_stage == 0:
         yield from ((parameter, [name]) for name, parameter in named.items())

@@ -1,7 +1,8 @@
-"""The rows of weights as they lie in a checkpoint's safetensors files: where each is, and writing over exactly those that a patch names.
+"""The rows of weights as they lie in a checkpoint's safetensors files: where each is, and
+writing over exactly those that a patch names.
 
-Everything about a patch is checked before the first byte is written: a row of another weight's range would reach into its neighbour,
-or into the file's own header.
+Everything about a patch is checked before the first byte is written: a row of another weight's
+range would reach into its neighbour, or into the file's own header.
 """
 
 import json
@@ -68,7 +69,8 @@ def _weights_of(keys: list[str], path: Path) -> list[str]:
 
 
 def stored_weights_in(checkpoint: Path, files: list[str]) -> dict[str, StoredWeight]:
-    """The weights in a checkpoint's safetensors files (https://huggingface.co/docs/safetensors, "Format"). Raises PatchError."""
+    """The weights in a checkpoint's safetensors files (https://huggingface.co/docs/safetensors,
+    "Format"). Raises PatchError."""
     found: dict[str, StoredWeight] = {}
     for name in files:
         if not name.endswith(".safetensors"):
@@ -95,7 +97,8 @@ def stored_weights_in(checkpoint: Path, files: list[str]) -> dict[str, StoredWei
 
 
 def require_fitting(patch: Path, weights: Mapping[str, StoredWeight], checkpoint: Path | str) -> None:
-    """Raise PatchError unless every row of the patch is a row of a weight that there is, once, with finite numbers of its type and width."""
+    """Raise PatchError unless every row of the patch is a row of a weight that there is, once,
+    with finite numbers of its type and width."""
     with _reading(patch), safe_open(patch, framework="pt") as file:
         dtypes = {key: str(file.get_slice(key).get_dtype()) for key in file.keys()}
     for name, change in read_patch(patch):
@@ -137,7 +140,8 @@ def require_finite(values: Tensor, where: str) -> None:
 
 
 def write_rows(checkpoint: Path, patch: Path, weights: Mapping[str, StoredWeight], *, found: str, written: str) -> None:
-    """Write a patch that fits (`require_fitting`). Raises PatchError at a row that is not what the patch found there."""
+    """Write a patch that fits (`require_fitting`). Raises PatchError at a row that is not what
+    the patch found there."""
     for name, change in read_patch(patch):
         stored = weights[name]
         expected, new = bytes_of_rows(getattr(change, found)), bytes_of_rows(getattr(change, written))

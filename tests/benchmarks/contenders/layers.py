@@ -1,4 +1,5 @@
-"""A whole memory layer in training: forward, backward and optimizer. Ours, and our formula written with torch's own pieces."""
+"""A whole memory layer in training: forward, backward and optimizer. Ours, and our formula
+written with torch's own pieces."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -26,11 +27,13 @@ from tests.benchmarks.measure import far_apart
 
 LEARNING_RATE = 1e-3
 BETAS, EPSILON = (0.9, 0.95), 1e-8
-# Pretraining decays no values, and the same work is compared; on the other weights it costs nothing to speak of.
+# Pretraining decays no values, and the same work is compared; on the other weights it costs
+# nothing to speak of.
 adamw = partial(torch.optim.AdamW, lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
 
 TIED = 2e-3
-"""Share of elements that may differ: where a sum is rounded otherwise, another slot can come in at the k-th place."""
+"""Share of elements that may differ: where a sum is rounded otherwise, another slot can come in
+at the k-th place."""
 
 
 class TrainingStep(Contender):
@@ -61,7 +64,8 @@ class TrainingStep(Contender):
 
 
 class _SameFormula(TrainingStep):
-    """A layer whose first step is compared: output, gradients, and the rows of the table after it."""
+    """A layer whose first step is compared: output, gradients, and the rows of the table after
+    it."""
 
     table: Tensor
 
@@ -134,7 +138,8 @@ class OurLayer(_SameFormula):
 
 
 class _PlainModule(nn.Module):
-    """Our layer's formula as one writes it with torch: k * k search, softmax, embedding_bag, gate, projection."""
+    """Our layer's formula as one writes it with torch: k * k search, softmax, embedding_bag,
+    gate, projection."""
 
     def __init__(self, shape: LayerShape, device: torch.device, *, sparse: bool) -> None:
         super().__init__()
@@ -184,7 +189,8 @@ class EmbeddingBagLayer(_SameFormula):
 
 
 def same_step(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
-    """Outputs and gradients to tolerance, and the step of the rows where Adam does not divide one rounding error by another."""
+    """Outputs and gradients to tolerance, and the step of the rows where Adam does not divide
+    one rounding error by another."""
     wrong = []
     for name in theirs:
         if name != "step of the rows":

@@ -1,4 +1,5 @@
-"""Whole models: the counting pass against the full forward pass, and a pretraining step of either architecture."""
+"""Whole models: the counting pass against the full forward pass, and a pretraining step of
+either architecture."""
 
 import tempfile
 from abc import abstractmethod
@@ -30,7 +31,8 @@ COUNTED_MODEL = replace(
     intermediate_size=768,
     memory=replace(LAPTOP_MODEL.memory, layers=(4,), value_dim=256),
 )
-"""The laptop's model with twice its width and about twice its layers, memory in the middle: four layers below it, four above."""
+"""The laptop's model with twice its width and about twice its layers, memory in the middle: four
+layers below it, four above."""
 COUNTED_BLOCKS, BLOCK_SIZE, VOCAB_SIZE = 16, 128, 1024
 """The laptop recipe's micro-batch of counting."""
 NUM_BLOCKS = 512
@@ -38,7 +40,8 @@ LLAMA_2_VOCABULARY = 32_000
 
 
 def text_like(num_blocks: int, block_size: int, vocab_size: int) -> Int[Tensor, "blocks block_size"]:
-    """Tokens as frequent as words are (Zipf). The last two of the vocabulary are eos, about one in 64, and pad, which does not occur."""
+    """Tokens as frequent as words are (Zipf). The last two of the vocabulary are eos, about one
+    in 64, and pad, which does not occur."""
     frequency = 1 / torch.arange(1, vocab_size - 1, dtype=torch.float64)
     tokens = torch.multinomial(frequency, num_blocks * block_size, replacement=True, generator=seeded(9))
     tokens[::64] = vocab_size - 2
@@ -95,7 +98,8 @@ def same_counts(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> lis
 
 
 class Pretraining(Contender):
-    """Steps of a recipe's pretraining with the engine that pretraining uses, as one rank, from fresh weights."""
+    """Steps of a recipe's pretraining with the engine that pretraining uses, as one rank, from
+    fresh weights."""
 
     def __init__(
         self, *, device: torch.device, recipe: str, architecture: Architecture, micro_batch_blocks: int = 0
@@ -142,9 +146,11 @@ def tokens_of_step(recipe: str, micro_batch_blocks: int = 0) -> int:
 
 
 def flops_per_token(model: ModelConfig, *, vocab_size: int, block_size: int) -> float:
-    """Of a training step: six for each weight that a token is multiplied with, and attention over the block (Chowdhery et al. 2022, appendix B).
+    """Of a training step: six for each weight that a token is multiplied with, and attention
+    over the block (Chowdhery et al. 2022, appendix B).
 
-    The input embedding is looked up; of the pool a token uses the rows that it reads, and of the half-keys all.
+    The input embedding is looked up; of the pool a token uses the rows that it reads, and of the
+    half-keys all.
     """
     with torch.device("meta"):
         built = build_model(model_config(model, dense=False, vocab_size=vocab_size), seed=0)

@@ -1,6 +1,8 @@
-"""The memory layers and kernels of other packages, as they are meant to be used, behind the interface of a contender.
+"""The memory layers and kernels of other packages, as they are meant to be used, behind the
+interface of a contender.
 
-Each is built as near to our layer as its options allow; `DIFFERS` says what remains. Packages come from the extra `bench`.
+Each is built as near to our layer as its options allow; `DIFFERS` says what remains. Packages
+come from the extra `bench`.
 """
 
 from abc import abstractmethod
@@ -47,7 +49,8 @@ class _PackageLayer(TrainingStep):
 
 
 class ProductKeyMemory(_PackageLayer):
-    """product-key-memory 0.3.0, with the gate and the output projection of Memory+ around it, or `alone`."""
+    """product-key-memory 0.3.0, with the gate and the output projection of Memory+ around it, or
+    `alone`."""
 
     def __init__(self, *, device: torch.device, alone: bool = False, **shape: int) -> None:
         self.alone = alone
@@ -73,7 +76,8 @@ class _Gated(nn.Module):
 
 
 class PEER(_PackageLayer):
-    """PEER-pytorch 0.2.2, with competing scores: its default reads one expert per head, whatever is asked for."""
+    """PEER-pytorch 0.2.2, with competing scores: its default reads one expert per head, whatever
+    is asked for."""
 
     def build(self) -> nn.Module:
         from PEER_pytorch import PEER
@@ -112,7 +116,8 @@ class UltraMem(_PackageLayer):
 
 
 class FusedEmbeddingBags(Contender):
-    """FBGEMM's SplitTableBatchedEmbeddingBags: backward applies the optimizer to the rows that were read."""
+    """FBGEMM's SplitTableBatchedEmbeddingBags: backward applies the optimizer to the rows that
+    were read."""
 
     def __init__(
         self,

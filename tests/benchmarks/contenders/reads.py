@@ -1,4 +1,5 @@
-"""The weighted read alone, in training: forward, backward to rows and weights, and SGD on the rows that were read."""
+"""The weighted read alone, in training: forward, backward to rows and weights, and SGD on the
+rows that were read."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

@@ -1,6 +1,8 @@
-"""The step of sparse memory finetuning on the pool: rank, gradient, update. Ours, and the plain definition.
+"""The step of sparse memory finetuning on the pool: rank, gradient, update. Ours, and the plain
+definition.
 
-The forward pass between ranking and gradient is run and not timed: both sides read the pool alike.
+The forward pass between ranking and gradient is run and not timed: both sides read the pool
+alike.
 """
 
 from abc import abstractmethod
@@ -34,14 +36,16 @@ LEARNING_RATE = 2.0
 SEQUENCES = 16
 """The tokens of a batch are this many sequences of equal length, none of them padded."""
 NUM_BATCHES = 3
-"""Different batches that take turns, so that a step does not find its rows where the last one left them."""
+"""Different batches that take turns, so that a step does not find its rows where the last one
+left them."""
 
 
 class _PoolStep(Contender):
     def __init__(
         self, *, device: torch.device, num_trainable_slots: int, distinct: int = 0, layer: Mapping[str, int]
     ) -> None:
-        """`distinct` slots, spread over the pool, are read; 0 for uniform reads of the whole pool."""
+        """`distinct` slots, spread over the pool, are read; 0 for uniform reads of the whole
+        pool."""
         self.shape, self.device = LayerShape(**layer), device
         self.num_trainable_slots = num_trainable_slots
         s = self.shape
@@ -80,7 +84,8 @@ class _PoolStep(Contender):
 
 
 def background_of(num_slots: int, device: torch.device) -> BackgroundCounts:
-    """Every slot has a document frequency of its own, so that no two scores tie and the choice is one and the same."""
+    """Every slot has a document frequency of its own, so that no two scores tie and the choice
+    is one and the same."""
     frequency = torch.randperm(num_slots, generator=seeded(8)).to(device)
     return BackgroundCounts(
         batch_frequency=frequency,
@@ -155,7 +160,8 @@ class OurPoolStep(_PoolStep):
 
 
 class PlainPoolStep(_PoolStep):
-    """The definition as one writes it: counts of all slots, a dense gradient, rows outside the selection zeroed, SGD over all rows."""
+    """The definition as one writes it: counts of all slots, a dense gradient, rows outside the
+    selection zeroed, SGD over all rows."""
 
     def __init__(
         self, *, device: torch.device, num_trainable_slots: int, distinct: int = 0, layer: Mapping[str, int]
@@ -163,7 +169,8 @@ class PlainPoolStep(_PoolStep):
         super().__init__(device=device, num_trainable_slots=num_trainable_slots, distinct=distinct, layer=layer)
         self.values = nn.Parameter(value_table(self.shape.num_slots, self.shape.value_dim, device))
         background = background_of(self.shape.num_slots, device)
-        # Known before the first step, so it is computed once; ours computes it for the slots that a batch reads.
+        # Known before the first step, so it is computed once; ours computes it for the slots
+        # that a batch reads.
         self.idf = torch.log((background.num_batches + 1) / (background.batch_frequency.double() + 1))
         self.optimizer = torch.optim.SGD([self.values], lr=LEARNING_RATE, fused=True)
 

@@ -1,9 +1,11 @@
-"""Mutated shards and lines, seeded, and what the reader makes of them: no crash, no hang, bounded memory, every line accounted for.
+"""Mutated shards and lines, seeded, and what the reader makes of them: no crash, no hang,
+bounded memory, every line accounted for.
 
     python -m tests.data.corpus.shard_mutants reader    SEED FIRST LAST    what memlm's reader makes of each, a line of JSON each
     python -m tests.data.corpus.shard_mutants reference SEED FIRST LAST    and the plain one of shard_reference.py
 
-Two processes, so that the memory of one is not the other's and a crash is seen; `compare` runs both.
+Two processes, so that the memory of one is not the other's and a crash is seen; `compare` runs
+both.
 """
 
 import hashlib
@@ -32,7 +34,8 @@ ROOT = Path(__file__).parents[3]
 HANG_SECONDS = 60  # of computing, for one input
 STALL_SECONDS = 900  # of waiting without an end, on a machine that does much else
 GROWTH_BYTES = 256 * 2**20
-# Lowered, so that most over-long lines and bombs are small; every REAL_EVERYth input meets the real caps with a real bomb.
+# Lowered, so that most over-long lines and bombs are small; every REAL_EVERYth input meets the
+# real caps with a real bomb.
 CAPS = {"MAX_LINE_BYTES": 20_000, "MAX_BRACKETS": 100, "MAX_RATIO_FROM_BYTES": 200_000, "MAX_RATIO": 128}
 HOMES = {
     "MAX_LINE_BYTES": shards,
@@ -272,7 +275,8 @@ def skippable(rng: random.Random) -> bytes:
 
 
 def real_bomb(rng: random.Random) -> bytes:
-    """1 GiB from some 30 to 100 KB: one line, lines beyond the cap, or lines of characters that take four bytes each."""
+    """1 GiB from some 30 to 100 KB: one line, lines beyond the cap, or lines of characters that
+    take four bytes each."""
     unit = rng.choice([b" ", b"x" * (20 * 2**20) + b"\n", '{"text": "🙂'.encode() + b"x" * (15 * 2**20) + b'"}\n'])
     compressor, whole = zstandard.ZstdCompressor().compressobj(), unit * (1 if len(unit) > 1 else 2**20)
     pieces = [compressor.compress(whole) for _ in range(2**30 // len(whole))]

@@ -1,7 +1,9 @@
-"""A slow, plain reader of JSON-lines shards, for the fast one to be compared with: whole files in memory, one byte after another.
+"""A slow, plain reader of JSON-lines shards, for the fast one to be compared with: whole files
+in memory, one byte after another.
 
-It shares with the fast one the names of the reasons and the caps, and no code: zstandard's objects instead of Arrow's stream, a
-state machine for the depth, pairs kept as they stand for keys and constants.
+It shares with the fast one the names of the reasons and the caps, and no code: zstandard's
+objects instead of Arrow's stream, a state machine for the depth, pairs kept as they stand for
+keys and constants.
 """
 
 import json

@@ -78,7 +78,8 @@ def test_a_block_outside_is_refused(two_files, outside):
 
 
 def test_a_failed_write_leaves_no_file(tmp_path):
-    """Closing a Parquet writer makes a file that looks whole, so it must not stand under the final name."""
+    """Closing a Parquet writer makes a file that looks whole, so it must not stand under the
+    final name."""
 
     def failing():
         yield from numbered(0, 100)

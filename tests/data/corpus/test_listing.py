@@ -169,7 +169,8 @@ class Hub(BaseHTTPRequestHandler):
 
     served: dict[str, bytes]
     faults: list[str]
-    """Done to the next requests, one each: a status, `reset`, `cut` (half of the body) or `flip` (of its last bit)."""
+    """Done to the next requests, one each: a status, `reset`, `cut` (half of the body) or `flip`
+    (of its last bit)."""
 
     def do_GET(self) -> None:
         fault = self.faults.pop(0) if self.faults else ""

@@ -57,7 +57,8 @@ def test_other_text_field_blank_lines_and_windows_line_ends(tmp_path):
 
 
 def test_a_cut_off_frame_is_refused_wherever_it_is_cut(tmp_path):
-    """The trap: zstandard's own stream reader ends such a file like a whole one, with part of the documents lost."""
+    """The trap: zstandard's own stream reader ends such a file like a whole one, with part of
+    the documents lost."""
     whole = tmp_path / "whole.jsonl.zst"
     write_shard(str(whole), ({"text": f"document {i} {os.urandom(16).hex()}"} for i in range(300)))
     content = whole.read_bytes()

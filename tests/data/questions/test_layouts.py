@@ -1,4 +1,5 @@
-"""Rows as the public sets write them. The native ones are of the sets' own form with contents of ours."""
+"""Rows as the public sets write them. The native ones are of the sets' own form with contents of
+ours."""
 
 import json
 import os
@@ -70,7 +71,8 @@ def test_gsm8k_keeps_the_solution():
 
 
 def test_hellaswag_native_rows_are_cleaned_as_the_harness_does():
-    # Worked out by hand from the task's definition; the second half of the context loses its capitals there.
+    # Worked out by hand from the task's definition; the second half of the context loses its
+    # capitals there.
     assert fitted("hellaswag", HELLASWAG) == MultipleChoice(
         id="24",
         query="Roof shingle removal: A man is sitting on a roof. He waits. Then anna",

@@ -337,7 +337,8 @@ def test_a_short_number_of_parquet_is_read_by_its_own_digits(tmp_path, kind):
     ],
 )
 def test_a_small_file_of_millions_of_small_records_is_refused(tmp_path, name, start, part, count):
-    """They take twenty times their bytes in memory: less than the limit on bytes comes out of the file."""
+    """They take twenty times their bytes in memory: less than the limit on bytes comes out of
+    the file."""
     with gzip.open(tmp_path / name, "wb", compresslevel=1) as file:
         file.write(start + part * count)
     with pytest.raises(ShardError, match="a decompression bomb"):

@@ -107,7 +107,8 @@ def names_of(world, kind):
 
 @pytest.mark.parametrize("other_seed", [1, 7])
 def test_another_seed_is_another_world(other_seed):
-    """Persons and places are others; titles of works are drawn from few words, so some recur, with other facts."""
+    """Persons and places are others; titles of works are drawn from few words, so some recur,
+    with other facts."""
     world, other = World(WorldConfig()), World(WorldConfig(seed=other_seed))
     assert not names_of(world, "person") & names_of(other, "person")
     assert not names_of(world, "place") & names_of(other, "place")

@@ -1,7 +1,9 @@
-"""EC2's other half: for each instance that moto says is running, a machine of Linux namespaces that boots its user-data.
+"""EC2's other half: for each instance that moto says is running, a machine of Linux namespaces
+that boots its user-data.
 
-A machine that is ended in moto is switched off; one that dies, or switches itself off, is ended in moto, as a spot instance
-that is taken or a machine whose instance_initiated_shutdown_behavior is terminate.
+A machine that is ended in moto is switched off; one that dies, or switches itself off, is ended
+in moto, as a spot instance that is taken or a machine whose instance_initiated_shutdown_behavior
+is terminate.
 """
 
 import json
@@ -144,8 +146,8 @@ class Hypervisor:
 
 
 def lay_out(node: Node) -> None:
-    """What machine image and VPC have and this machine hasn't: a user of its own, /run, and a Python that
-    others may run."""
+    """What machine image and VPC have and this machine hasn't: a user of its own, /run, and a
+    Python that others may run."""
     lines = {"passwd": f"{USER}:x:{UID}:{UID}::{HOME}:/bin/bash", "group": f"{USER}:x:{UID}:"}
     for name, line in lines.items():
         (node.folder / name).write_text(Path(f"/etc/{name}").read_text().rstrip("\n") + f"\n{line}\n")

@@ -1,6 +1,8 @@
-"""What happens in the fake region, within namespaces of its own: the head boots, work comes, machines go, and strangers knock.
+"""What happens in the fake region, within namespaces of its own: the head boots, work comes,
+machines go, and strangers knock.
 
-`main` is called by tests/nodes/apart.py. Times are seconds; what differs from the undisturbed run is counted, not explained.
+`main` is called by tests/nodes/apart.py. Times are seconds; what differs from the undisturbed
+run is counted, not explained.
 """
 
 import json
@@ -130,8 +132,8 @@ def _answers(site: Site) -> bool:
 
 
 def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str, *, noticed: bool) -> dict[str, Any]:
-    """A job that asks for more than one machine has; one of them is lost while it works, out of the blue or after a spot notice.
-    What the job says goes to its log."""
+    """A job that asks for more than one machine has; one of them is lost while it works, out of
+    the blue or after a spot notice. What the job says goes to its log."""
     log, began = site.folder / f"{pipeline}.log", time.monotonic()
     config = smoke(site.storage, *options)
     before = len(site.hypervisor.machines)
@@ -201,7 +203,8 @@ def _upload(artifact: Path, uri: str) -> None:
     assert storage.read_manifest(uri).digest == made.digest
 
 
-# Who must not come in ---------------------------------------------------------------------------------------------------
+# Who must not come in
+# ---------------------------------------------------------------------------------------------------
 
 
 def routes() -> Iterator[tuple[str, str]]:
@@ -265,7 +268,8 @@ def _connects(address: str) -> str:
 
 
 def _listeners(site: Site) -> dict[str, Any]:
-    """Sockets that others can reach, and what they tell another machine that they don't know: metrics, at most."""
+    """Sockets that others can reach, and what they tell another machine that they don't know:
+    metrics, at most."""
     found: dict[str, list[int]] = {"reachable": [], "metrics": [], "talkative": []}
     for machine in site.hypervisor.up:
         for port in sorted(_open_ports(machine)):

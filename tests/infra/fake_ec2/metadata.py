@@ -1,7 +1,9 @@
-"""What a machine learns of itself at 169.254.169.254: EC2's instance metadata service, version 2 alone.
+"""What a machine learns of itself at 169.254.169.254: EC2's instance metadata service, version 2
+alone.
 
-One server answers all machines and knows them by their address, as EC2's does. Without a token from a PUT it says 401; its
-answers have the hop limit of the machine's launch template, so nothing behind the machine gets one.
+One server answers all machines and knows them by their address, as EC2's does. Without a token
+from a PUT it says 401; its answers have the hop limit of the machine's launch template, so
+nothing behind the machine gets one.
 """
 
 import json

@@ -1,6 +1,7 @@
 """A region of AWS as far as a cluster needs one: moto, filled with what Terraform applied.
 
-The stub provider's ids mean nothing to moto, so what is made here has moto's, and boot scripts are given these in their place.
+The stub provider's ids mean nothing to moto, so what is made here has moto's, and boot scripts
+are given these in their place.
 """
 
 import base64
@@ -18,7 +19,8 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Applied:
-    """Of a stack's resources, what is made again in moto. JSON, since it goes into other namespaces."""
+    """Of a stack's resources, what is made again in moto. JSON, since it goes into other
+    namespaces."""
 
     by_type: dict[str, list[Values]]
 
@@ -125,7 +127,8 @@ class Region:
         return base64.b64decode(answer["UserData"]["Value"]).decode()
 
     def template_of(self, instance: Values) -> Values:
-        """Of Terraform's, the launch template that this machine is from, known by its boot script's node type."""
+        """Of Terraform's, the launch template that this machine is from, known by its boot
+        script's node type."""
         script = self.boot_script(instance)
         for template in self.applied.of("aws_launch_template"):
             if self._named(base64.b64decode(template["user_data"]).decode()) == script:

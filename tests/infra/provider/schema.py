@@ -1,13 +1,16 @@
-"""The AWS provider's schema, read out of the bindings that HashiCorp generated from it for TypeScript.
+"""The AWS provider's schema, read out of the bindings that HashiCorp generated from it for
+TypeScript.
 
     python -m tests.infra.provider.schema provider-aws.tgz schema.pb
 
-Each file of the package carries its TypeScript in a source map; there every attribute has a line like
-`// secret_id - computed: false, optional: false, required: true`, a getter that gives its type and, where it is nested,
-the class that describes what is in it. Out comes the answer to GetProviderSchema, as Terraform's protocol 6 wants it.
+Each file of the package carries its TypeScript in a source map; there every attribute has a line
+like `// secret_id - computed: false, optional: false, required: true`, a getter that gives its
+type and, where it is nested, the class that describes what is in it. Out comes the answer to
+GetProviderSchema, as Terraform's protocol 6 wants it.
 
-What the bindings don't say: defaults, validators, which change replaces a resource, what is sensitive. An optional nested
-attribute that isn't computed cannot be told from a block and is served as a block.
+What the bindings don't say: defaults, validators, which change replaces a resource, what is
+sensitive. An optional nested attribute that isn't computed cannot be told from a block and is
+served as a block.
 """
 
 import base64

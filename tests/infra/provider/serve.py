@@ -1,7 +1,9 @@
-"""An AWS provider that has the real one's schema and no AWS: Terraform starts it like any provider, by the mirror's wrapper.
+"""An AWS provider that has the real one's schema and no AWS: Terraform starts it like any
+provider, by the mirror's wrapper.
 
-Plans say that computed attributes are not known yet; applies make them up (values.py); reads believe the state. So `init`,
-`validate`, `plan`, `apply` and `test` run as they do with the real provider, without its validators, defaults and drift.
+Plans say that computed attributes are not known yet; applies make them up (values.py); reads
+believe the state. So `init`, `validate`, `plan`, `apply` and `test` run as they do with the real
+provider, without its validators, defaults and drift.
 """
 
 import json

@@ -1,7 +1,8 @@
 """What AWS would answer: ids, ARNs and data sources, made up in AWS's own form.
 
-Policies are judged on ARNs, so those of the types that policies name are exact; the rest are plausible. Zones, instance types
-and where they are offered come from the tables in moto, which are copies of EC2's own answers.
+Policies are judged on ARNs, so those of the types that policies name are exact; the rest are
+plausible. Zones, instance types and where they are offered come from the tables in moto, which
+are copies of EC2's own answers.
 """
 
 import fnmatch
@@ -19,7 +20,8 @@ from typing import Any
 ACCOUNT = "123456789012"
 Values = dict[str, Any]
 
-# Of a resource: its id, from its arguments. `{new}` is 17 hex digits, `{uuid}` a UUID, anything else an argument.
+# Of a resource: its id, from its arguments. `{new}` is 17 hex digits, `{uuid}` a UUID, anything
+# else an argument.
 IDS = {
     "aws_autoscaling_group": "{name}",
     "aws_cloudwatch_log_group": "{name}",
@@ -154,7 +156,8 @@ def _new() -> str:
     return uuid.uuid4().hex[:17]
 
 
-# Data sources -----------------------------------------------------------------------------------------------------------
+# Data sources
+# -----------------------------------------------------------------------------------------------------------
 
 
 class NotFound(Exception):
@@ -162,7 +165,8 @@ class NotFound(Exception):
 
 
 def read_data(type_name: str, config: Values, region: str) -> Values:
-    """What a data source answers; what it leaves out is made up like a resource's computed attributes."""
+    """What a data source answers; what it leaves out is made up like a resource's computed
+    attributes."""
     return DATA[type_name](config, region) if type_name in DATA else {}
 
 

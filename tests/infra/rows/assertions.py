@@ -1,4 +1,5 @@
-"""`terraform fmt`, `validate` and `test` of infra/: the stub provider's schema, and every assertion of the .tftest.hcl files."""
+"""`terraform fmt`, `validate` and `test` of infra/: the stub provider's schema, and every
+assertion of the .tftest.hcl files."""
 
 import re
 import subprocess
@@ -63,7 +64,8 @@ def unformatted() -> list[str]:
 
 
 def _misspelt(folder: Path) -> Iterator[str]:
-    """Arguments that the real provider refuses, and this one must: what a stub without its schema would let pass."""
+    """Arguments that the real provider refuses, and this one must: what a stub without its
+    schema would let pass."""
     for resource, argument in (
         ("aws_s3_bucket", 'bukcet = "a"'),
         ("aws_launch_template", 'metadata_optoins {\n    http_tokens = "required"\n  }'),

@@ -1,8 +1,10 @@
-"""Do the rendered boot scripts and the cluster's configuration make a cluster? Booted on a fake EC2 (fake_ec2/), with real work on it.
+"""Do the rendered boot scripts and the cluster's configuration make a cluster? Booted on a fake
+EC2 (fake_ec2/), with real work on it.
 
-Terraform applies the modules; moto holds what it made; each instance is a machine of namespaces that runs its user-data as
-cloud-init does. Then a count and a tiny pretraining run on it, each loses a machine (the count's without a word, the other's after a spot
-notice), and each must end as if it hadn't.
+Terraform applies the modules; moto holds what it made; each instance is a machine of namespaces
+that runs its user-data as cloud-init does. Then a count and a tiny pretraining run on it, each
+loses a machine (the count's without a word, the other's after a spot notice), and each must end
+as if it hadn't.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""What checkov finds in infra/, and which of its findings we waive, each with its reason (waivers.toml)."""
+"""What checkov finds in infra/, and which of its findings we waive, each with its reason
+(waivers.toml)."""
 
 import json
 import re

@@ -1,6 +1,8 @@
-"""Who may do what in an applied environment? IAM's decisions on its policies, for requests that must and must not pass.
+"""Who may do what in an applied environment? IAM's decisions on its policies, for requests that
+must and must not pass.
 
-What pipelines touch is named by memlm itself (memlm/run.py), so a key that moves there and not in the policies is found.
+What pipelines touch is named by memlm itself (memlm/run.py), so a key that moves there and not
+in the policies is found.
 """
 
 import json

@@ -1,8 +1,9 @@
-"""Do the tests of infra/ find what is wrong? Each mutant is one mistake in the HCL or a boot script that somebody could make.
+"""Do the tests of infra/ find what is wrong? Each mutant is one mistake in the HCL or a boot
+script that somebody could make.
 
-A mutant is applied to a copy. The module's .tftest.hcl look at it, then the promises (contract.py) and the roles
-(least_privilege.py) of an environment that has it, then checkov, until one objects. All must be caught; which caught which
-is in infra.json.
+A mutant is applied to a copy. The module's .tftest.hcl look at it, then the promises
+(contract.py) and the roles (least_privilege.py) of an environment that has it, then checkov,
+until one objects. All must be caught; which caught which is in infra.json.
 """
 
 import queue
@@ -36,7 +37,8 @@ OPEN_RULE = """resource "aws_vpc_security_group_ingress_rule" "mutant" {{
 
 
 class Unchanged(Exception):
-    """The mutant's place is no longer there, or is there twice: it would test nothing, or something else."""
+    """The mutant's place is no longer there, or is there twice: it would test nothing, or
+    something else."""
 
 
 @dataclass(frozen=True)

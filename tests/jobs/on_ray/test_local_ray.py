@@ -1,4 +1,5 @@
-"""Nobody else on the machine learns the token of a local Ray, and nobody elsewhere reaches its ports."""
+"""Nobody else on the machine learns the token of a local Ray, and nobody elsewhere reaches its
+ports."""
 
 import json
 import os

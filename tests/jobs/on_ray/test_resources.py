@@ -1,4 +1,5 @@
-"""More workers than the cluster can give: the arithmetic, at once; and waiting only for nodes that can come."""
+"""More workers than the cluster can give: the arithmetic, at once; and waiting only for nodes
+that can come."""
 
 import math
 import re
@@ -186,7 +187,8 @@ cluster.shutdown()
 
 @pytest.mark.ray
 def test_a_drivers_helpers_are_on_its_node():
-    """Ray would put actors that ask for no CPU anywhere, and a lost node would take the job with it."""
+    """Ray would put actors that ask for no CPU anywhere, and a lost node would take the job with
+    it."""
     ended = run_command("python", "-c", BESIDE_THE_DRIVER)
     assert "BESIDE True" in ended.out, ended.err
 

@@ -1,4 +1,5 @@
-"""Trials whose workers die are tried again as often as the config allows, whenever they die; and no two drivers try the same."""
+"""Trials whose workers die are tried again as often as the config allows, whenever they die; and
+no two drivers try the same."""
 
 import os
 from pathlib import Path

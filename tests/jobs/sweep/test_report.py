@@ -1,4 +1,5 @@
-"""What lies in a run's folder may have been changed by hand: a sweep says so in a line, and loses nothing for it."""
+"""What lies in a run's folder may have been changed by hand: a sweep says so in a line, and
+loses nothing for it."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""Trials that share weights: none sees anything of another, and none writes to what it does not own."""
+"""Trials that share weights: none sees anything of another, and none writes to what it does not
+own."""
 
 import math
 from contextlib import suppress

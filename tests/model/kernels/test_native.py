@@ -1,4 +1,5 @@
-"""The C++ kernels against the plain definition in fp64, and against plain torch to the bit where the order of sums is the same."""
+"""The C++ kernels against the plain definition in fp64, and against plain torch to the bit where
+the order of sums is the same."""
 
 import itertools
 import os
@@ -39,7 +40,8 @@ def plain_gradients(values, slots, weights, grad_output):
 
 
 def plain_search(sub_scores, top_k):
-    """All pairs, sorted by their sum; of equal sums the pair with the better first half, then the better second one."""
+    """All pairs, sorted by their sum; of equal sums the pair with the better first half, then
+    the better second one."""
     heads, _, tokens, n = sub_scores.shape
     slots = torch.empty(tokens, heads, top_k, dtype=torch.int64)
     scores = torch.empty(tokens, heads, top_k)

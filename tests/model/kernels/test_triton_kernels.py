@@ -1,4 +1,5 @@
-"""The Triton kernels compute what they must (`triton_cases.py`), and compile for GPUs to what they are meant to be there."""
+"""The Triton kernels compute what they must (`triton_cases.py`), and compile for GPUs to what
+they are meant to be there."""
 
 import importlib
 import os
@@ -27,7 +28,8 @@ TYPES = {
     **dict.fromkeys(("gradient_scale", "first_rate", "second_decay", "second_rate"), "fp32"),
     **dict.fromkeys(("step_size", "root_correction", "epsilon"), "fp32"),
 }
-"""Of the kernels' arguments, which have the same names in all of them; what is not listed is an int32."""
+"""Of the kernels' arguments, which have the same names in all of them; what is not listed is an
+int32."""
 KERNELS = {
     "_read_kernel": {"ROWS": 8, "COLUMNS": 1024},
     "_sum_lookups_kernel": {"WEIGHT_GRADIENT": True, "CHUNK": 128, "LOOKUPS": 2, "COLUMNS": 1024},
@@ -50,7 +52,8 @@ SMALLEST = {
         **dict.fromkeys(("num_heads", "num_half_keys", "top_k", "num_candidates"), 1),
     },
 }
-"""Triton makes a size of 1 a constant of the kernel, to which not everything applies that does to a number."""
+"""Triton makes a size of 1 a constant of the kernel, to which not everything applies that does
+to a number."""
 NOT_INTERPRETED = pytest.mark.skipif(
     bool(os.environ.get("TRITON_INTERPRET")), reason="TRITON_INTERPRET is set, and nothing is compiled"
 )
@@ -58,7 +61,8 @@ NOT_INTERPRETED = pytest.mark.skipif(
 
 @pytest.mark.parametrize("name", ["triton_launch", "triton_lookup_sums", "triton_read", "triton_rows", "triton_search"])
 def test_no_constant_of_a_kernel_is_unequal_to_itself(name):
-    """A GPU's launcher compares what a kernel was compiled with to what is there now, and refuses a NaN for ever; the interpreter does not."""
+    """A GPU's launcher compares what a kernel was compiled with to what is there now, and
+    refuses a NaN for ever; the interpreter does not."""
     constants = [
         value.value
         for value in vars(importlib.import_module(f"memlm.model.kernels.{name}")).values()
@@ -98,7 +102,8 @@ def all_kernels():
 
 
 def compiled(name, constants, capability, table_type="bf16"):
-    """The kernel as the wrappers launch it on contiguous tensors whose sizes are divisible by 16, without a GPU."""
+    """The kernel as the wrappers launch it on contiguous tensors whose sizes are divisible by
+    16, without a GPU."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

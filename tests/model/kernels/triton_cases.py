@@ -1,6 +1,8 @@
-"""What the Triton kernels must compute, at odd sizes, against fp64; on a GPU or, without one, in Triton's interpreter.
+"""What the Triton kernels must compute, at odd sizes, against fp64; on a GPU or, without one, in
+Triton's interpreter.
 
-`test_triton_kernels.py` runs this file in a process of its own, since Triton decides when it is imported whether it interprets.
+`test_triton_kernels.py` runs this file in a process of its own, since Triton decides when it is
+imported whether it interprets.
 """
 
 import itertools
@@ -17,7 +19,8 @@ from memlm.model.kernels.interface import AdamStep, RowGradient
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2**-7 if INTERPRETED else 2**-8, torch.float16: 2**-11}
-"""Relative error of a result: half a unit in the last place, rounded to nearest; the interpreter truncates bf16."""
+"""Relative error of a result: half a unit in the last place, rounded to nearest; the interpreter
+truncates bf16."""
 DTYPES = list(ROUNDING)
 SHAPES = [
     # value_dim, tokens, reads
@@ -43,7 +46,8 @@ def case(value_dim, tokens, reads, dtype=torch.float32, seed=0):
 
 
 def lookups_of_runs(lengths, reads=4, value_dim=33):
-    """A case in which slot i is read lengths[i] times, in any order; reads divides the sum of the lengths."""
+    """A case in which slot i is read lengths[i] times, in any order; reads divides the sum of
+    the lengths."""
     generator = torch.Generator().manual_seed(sum(lengths))
     slots = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     slots = slots[torch.randperm(len(slots), generator=generator)].view(-1, reads).to(DEVICE)
@@ -179,7 +183,8 @@ def strided(tensor):
 
 
 def assert_same(found, expected):
-    """To the bit, but for the order of sums: on a GPU, how a tensor lies decides how a tile is laid out, and that how it is added up."""
+    """To the bit, but for the order of sums: on a GPU, how a tensor lies decides how a tile is
+    laid out, and that how it is added up."""
     if INTERPRETED:
         assert torch.equal(found, expected)
     else:
@@ -256,7 +261,8 @@ def results_of_all_sums():
 
 
 def test_the_same_bits_whatever_program_runs_first(monkeypatch, small_chunks):
-    """Each sum has one owner: in the interpreter the programs are run in the opposite order, on a GPU in any."""
+    """Each sum has one owner: in the interpreter the programs are run in the opposite order, on
+    a GPU in any."""
     once = results_of_all_sums()
     if INTERPRETED:
         reversed_grids = []
@@ -347,7 +353,8 @@ def test_lazy_adam_passes_over_slots_outside_the_table_and_empty_gradients():
 
 
 def best_pairs(halves, top_k):
-    """All pairs of one token and head in the order that `Kernels.search` promises, by sorting tuples."""
+    """All pairs of one token and head in the order that `Kernels.search` promises, by sorting
+    tuples."""
     num_half_keys = len(halves[0])
     ranked = [sorted(range(num_half_keys), key=lambda key, half=half: (-half[key], key)) for half in halves]
     scores = [[half[key] for key in order] for half, order in zip(halves, ranked, strict=True)]

@@ -1,4 +1,5 @@
-"""What a plan says, measured: parameters, FLOPs, kept activations, and what each of two gloo ranks holds, receives and saves."""
+"""What a plan says, measured: parameters, FLOPs, kept activations, and what each of two gloo
+ranks holds, receives and saves."""
 
 import gc
 import inspect
@@ -122,7 +123,8 @@ def counted_flops(config: Config, *, dense: bool = False) -> int:
 
 
 def kept_activations(config: Config, *, dense: bool = False, attention: str = "eager") -> int:
-    """Bytes that autograd keeps of a forward pass, each memory once, without the weights and what follows the vocabulary."""
+    """Bytes that autograd keeps of a forward pass, each memory once, without the weights and
+    what follows the vocabulary."""
     model, tokens = model_of(config, dense=dense, attention=attention), tokens_of_micro_batch(config)
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     shapes = {tuple(parameter.shape) for parameter in model.parameters()}
@@ -224,7 +226,8 @@ def start(rank: int, world_size: int, folder: str) -> None:
 
 
 def measure_rank(rank: int, folder: str) -> None:
-    """One of two: what it holds when gradients are whole, what it receives in a step and what it saves, for each ZeRO stage, and last with split columns."""
+    """One of two: what it holds when gradients are whole, what it receives in a step and what it
+    saves, for each ZeRO stage, and last with split columns."""
     start(rank, 2, folder)
     received = Received()
     count_collectives(received)
@@ -273,7 +276,8 @@ def measure_stage(folder: str, stage: int, received: Received, *, pool_split: in
 
 @torch.no_grad()
 def usage_of(engine: Any, config: Config, folder: str) -> dict[str, float]:
-    """How unevenly the model reads now, and how many rows a rank's share of a step and the whole step read."""
+    """How unevenly the model reads now, and how many rows a rank's share of a step and the whole
+    step read."""
     from memlm.slots.accesses import on_accesses
 
     slots: list[Tensor] = []
@@ -293,7 +297,8 @@ def usage_of(engine: Any, config: Config, folder: str) -> dict[str, float]:
 
 
 def measure_steps(rank: int, folder: str) -> None:
-    """Processor seconds of a step of two shapes, in turns, so that what else runs on the machine meets both alike."""
+    """Processor seconds of a step of two shapes, in turns, so that what else runs on the machine
+    meets both alike."""
     from memlm.training.engine import Engine
     from memlm.training.pretrain import pretrain
 

@@ -23,7 +23,8 @@ def plan(devices=8, config=PAPER, machine=H100, **assumed):
 
 
 def test_the_papers_model_has_the_sizes_that_it_gives():
-    """1.3 B with a pool of a billion, of which a token reads 128 rows (Lin et al. 2025, section 4)."""
+    """1.3 B with a pool of a billion, of which a token reads 128 rows (Lin et al. 2025, section
+    4)."""
     sizes = plan().memory.sizes
     assert sizes.pool == 1024**2 * 1024
     assert sizes.active - sizes.base == 4 * 32 * 1024
@@ -147,7 +148,8 @@ def zero(stage, **settings):
 
 
 def test_bytes_over_the_network_by_hand():
-    """A ring gives each of 8 devices 7/8 of what is reduced and gathered; row gradients come from 7, each a slot and 1,024 values."""
+    """A ring gives each of 8 devices 7/8 of what is reduced and gathered; row gradients come
+    from 7, each a slot and 1,024 values."""
     found, share = plan(config=zero(1)).memory, 7 / 8
     engine, rows = 4 * found.sizes.base, found.rows_read(256 // 8 * 2048)
     assert rows == pytest.approx(0.72 * 2**20, rel=0.05)
@@ -171,7 +173,8 @@ def test_bytes_over_the_network_by_hand():
 
 
 def test_bytes_of_split_columns_by_hand():
-    """Over 2 of 8: lookups of 128 reads from one other, half of each row both ways, and row gradients from the 3 others with these columns."""
+    """Over 2 of 8: lookups of 128 reads from one other, half of each row both ways, and row
+    gradients from the 3 others with these columns."""
     config = replace(PAPER, cluster=replace(PAPER.cluster, num_workers=8))
     found = plan(config=replace(config, pretraining=replace(config.pretraining, pool_split=2))).memory
     tokens = 256 // 8 * 2048
@@ -227,7 +230,8 @@ def test_the_corpus_is_the_sample_that_the_recipe_takes(sample, shards):
 
 
 def test_goodput_by_hand():
-    """Llama 3's rate on 16,384 GPUs, a state in 30 s: one every 818 s between failures 3.1 hours apart (Daly 2006)."""
+    """Llama 3's rate on 16,384 GPUs, a state in 30 s: one every 818 s between failures 3.1 hours
+    apart (Daly 2006)."""
     found = goodput(devices=16_384, save_seconds=30, load_seconds=0, failures_per_device_hour=1 / 50_700)
     assert found.hours_between_failures == pytest.approx(3.09, abs=0.01)
     assert found.interval_seconds == pytest.approx(818, abs=2)

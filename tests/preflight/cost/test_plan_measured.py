@@ -104,7 +104,8 @@ def ranks(tmp_path_factory):
 
 
 def mean(ranks, stage, what):
-    """Over both: where DeepSpeed deals out whole parameters, one rank may have more than its half."""
+    """Over both: where DeepSpeed deals out whole parameters, one rank may have more than its
+    half."""
     return sum(rank[stage][what] for rank in ranks) / len(ranks)
 
 
@@ -115,7 +116,8 @@ def plan_of_rank(ranks, stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_rank_holds(ranks, stage):
-    """When gradients are whole: of the pools exactly, and of the engine's part within a quarter, the logits of the last micro-batch aside."""
+    """When gradients are whole: of the pools exactly, and of the engine's part within a quarter,
+    the logits of the last micro-batch aside."""
     plan, _ = plan_of_rank(ranks, stage)
     parts = plan.memory()
     columns, pool = SMALL.model.memory.value_dim, parts["pool values"] + parts["pool moments"]
@@ -143,7 +145,8 @@ def test_what_a_rank_receives_in_a_step(ranks, stage):
 
 
 def test_what_a_rank_receives_of_split_columns(ranks):
-    """Lookups are gathered forward; outputs and the lookups' gradient are exchanged. What else is gathered are single numbers."""
+    """Lookups are gathered forward; outputs and the lookups' gradient are exchanged. What else
+    is gathered are single numbers."""
     alone, _ = plan_of_rank(ranks, 0)
     plan = replace(alone, layout=replace(alone.layout, split=2))
     lookups, outputs = plan.split_reads().values()

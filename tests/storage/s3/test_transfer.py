@@ -37,7 +37,8 @@ def unfinished(proxy: FaultyProxy, bucket: str) -> list[str]:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("on", ["?uploads", "partNumber=2", "POST /", "HEAD"])
 def test_a_large_file_arrives_as_it_left(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str, on: str) -> None:
-    """`on` is the request that fails: the begin of an upload, a part, its end (and begin), a check."""
+    """`on` is the request that fails: the begin of an upload, a part, its end (and begin), a
+    check."""
     if on == "HEAD" and fault in ("flip_up", "flip_down"):
         return  # has no bodies
     (tmp_path / "file").write_bytes(body := os.urandom(3 * PART + 17))
@@ -149,7 +150,8 @@ def test_a_garbled_answer_about_an_upload_that_is_gone(bucket: str, proxy: Fault
 
 
 def test_what_changed_on_the_way_is_known_to_all(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
-    """Also where the sum of the object's own content is right, because the store never saw another."""
+    """Also where the sum of the object's own content is right, because the store never saw
+    another."""
     place = {"Bucket": s3.split(bucket)[0], "Key": "x.json"}
     storage.write_json(f"{bucket}/x.json", {"a": 1})
     sent = plain_client(proxy).head_object(**place)["Metadata"]

@@ -1,4 +1,5 @@
-"""A folder that save_pretrained wrote becomes a checkpoint, and stays one whatever people put next to its files."""
+"""A folder that save_pretrained wrote becomes a checkpoint, and stays one whatever people put
+next to its files."""
 
 import json
 import os
@@ -167,7 +168,8 @@ def test_weights_alone_are_not_a_model(tmp_path: Path) -> None:
 
 
 def test_a_model_that_changed_since_is_never_replaced(tmp_path: Path) -> None:
-    """Its owner may have trained it further: undo into it would write the model over that it was."""
+    """Its owner may have trained it further: undo into it would write the model over that it
+    was."""
     before = {name: value.clone() for name, value in tiny_model().named_parameters()}
     name, weight = next(iter(before.items()))
     inputs = {"checkpoint": adopt(str(saved(tmp_path / "model"))).digest}

@@ -203,7 +203,8 @@ def test_other_files_beside_the_states_are_left_alone(trained, caplog):
 
 
 def two_workers_on_s3(rank: int, folder: str, uri: str, variables: dict[str, str]) -> None:
-    """Both on one node, whose cache they share. The newest state is damaged on S3 before it is loaded."""
+    """Both on one node, whose cache they share. The newest state is damaged on S3 before it is
+    loaded."""
     from memlm.training.engine import Engine
 
     os.environ |= variables

@@ -1,4 +1,5 @@
-"""Every new connection to the database gets a password of its own, valid for 15 minutes, signed by the machine's role.
+"""Every new connection to the database gets a password of its own, valid for 15 minutes, signed
+by the machine's role.
 
 Python imports a module of this name as it starts, so that MLflow's worker processes have it too.
 """

@@ -1,6 +1,7 @@
 """Before the server starts: its users, with the passwords that are in Secrets Manager now.
 
-The server itself leaves an administrator that it finds as it is, and nobody could sign in to change the password after it was replaced.
+The server itself leaves an administrator that it finds as it is, and nobody could sign in to
+change the password after it was replaced.
 """
 
 import os
