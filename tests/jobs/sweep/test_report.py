@@ -13,7 +13,7 @@ from memlm.jobs.sweep.report import _draw_joint
 from memlm.recipes import RECIPES
 from memlm.run import run_of
 
-RECORDED = json.loads((Path(__file__).parents[3] / "docs" / "laptop-frontier.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[3] / "docs" / "recorded" / "laptop-frontier.json").read_text())
 
 
 def config_at(folder: Path):
