@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ CODE = (
     *("memlm/cli.py", "memlm/credentials.py", "memlm/model/kernels/native.py", "pipelines/pretrain.py"),
     *("tune_spaces/lora.py", "infra/jobs/nccl_smoke.py", "infra/jobs/runtime_env.yaml", "pyproject.toml"),
 )
+DATA = tuple(
+    str(file.relative_to(ROOT))
+    for file in sorted((ROOT / "memlm").rglob("*"))
+    if file.is_file() and file.suffix not in (".py", ".pyc")
+)
+"""What the package reads from its own folders: prompts, word lists, C++."""
 SECRET = (
     *(".env", ".env.production", "memlm/.env", "infra/jobs/.env.local", ".netrc", "_netrc", ".aws/credentials"),
     *("memlm/.aws/config", "id_rsa", "pipelines/id_ed25519", "mine.pem", "memlm/data/server.key", "key.json"),
@@ -28,6 +35,7 @@ SECRET = (
     *("tokenizer/credentials.json", "tokenizer/.env", "tokenizer/token", "infra/jobs/config.toml", "memlm/key.json"),
     *(
         "memlm/data/prompts/.env.txt",
+        "memlm/data/stating/.secrets.toml",
         "infra/secrets.py",
         "id_rsa.py",
         "pipelines/secrets/openai.txt",
@@ -55,7 +63,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     """This project's code, as git would have it, in a checkout full of what must stay there."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for name in (*CODE, ".gitignore", ".rayignore"):
+    for name in (*CODE, *DATA, ".gitignore", ".rayignore"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "-q")
@@ -74,14 +82,25 @@ def git(folder: Path, *command: str) -> None:
 
 
 def test_a_plain_submission_uploads_the_code_alone(checkout):
-    assert uploaded(checkout) == set(CODE)
+    assert uploaded(checkout) == {*CODE, *DATA}
+
+
+def test_what_is_installed_has_the_data_that_is_uploaded():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    installed = {
+        str(file.relative_to(ROOT))
+        for package, names in patterns.items()
+        for name in names
+        for file in (ROOT / package.replace(".", "/")).glob(name)
+    }
+    assert {"memlm/data/stating/verbs.toml", "memlm/data/world/words.toml"} < installed == set(DATA)
 
 
 def test_our_own_submission_uploads_what_git_tracks_alone(checkout):
     (checkout / "memlm" / "mine.py").write_text("not tracked")
     (checkout / "memlm" / "cli.py").write_text("changed since the commit")
     with submit.upload() as folder:
-        assert uploaded(folder) == set(CODE)
+        assert uploaded(folder) == {*CODE, *DATA}
         assert (folder / "memlm" / "cli.py").read_text() == "changed since the commit"
     assert not folder.exists()
 
@@ -107,7 +126,7 @@ def test_links_lead_nowhere_else(checkout, tmp_path, capsys):
     (checkout / "memlm" / "inside.py").symlink_to("cli.py")
     git(checkout, "add", "memlm/outside.txt", "memlm/untracked.txt", "memlm/inside.py")
     with submit.upload() as folder:
-        assert uploaded(folder) == {*CODE, "memlm/inside.py"}
+        assert uploaded(folder) == {*CODE, *DATA, "memlm/inside.py"}
     said = capsys.readouterr().err
     assert "not uploaded: memlm/outside.txt is a link" in said and "memlm/untracked.txt" in said
 
