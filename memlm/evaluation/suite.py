@@ -19,8 +19,7 @@ from memlm.evaluation.likelihood import num_bytes_of, score_text, text_trunks
 from memlm.evaluation.question_answering import answer_nats
 from memlm.evaluation.tasks import TEXT_VERSION, Exam, Examinee, exam_of
 from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
-from memlm.results.frontier import LEARNING_SET, SetScore
-from memlm.results.scores import Answered, Scores, join
+from memlm.results.scores import LEARNING_SET, Answered, Scores, SetScore, join
 
 TEXT_SET = "background_text"
 

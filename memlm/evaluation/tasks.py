@@ -29,7 +29,7 @@ from memlm.evaluation.multiple_choice import choice_chance, choice_trunks, choos
 from memlm.evaluation.question_answering import answer_questions, question_trunks
 from memlm.evaluation.solutions import score_solutions, solution_continuations
 from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
-from memlm.results.frontier import Measure
+from memlm.results.scores import Measure
 
 TEXT_VERSION = 1
 """Of the likelihood of held-out text, which is no set of records."""

@@ -13,7 +13,7 @@ from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect, say
 from memlm.jobs.tracked import ui_line
-from memlm.results.frontier import LEARNING_SET, TrialResult
+from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
 from memlm.stages import require_traceable
 from memlm.tracking import Tracker

@@ -1,10 +1,111 @@
-"""The scores of one model on every set, as plain numbers."""
+"""The scores of a model on the evaluation sets, and of a finished trial before and after it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Self, get_args
 
-from memlm.results.frontier import SetScore
+import numpy as np
+
+LEARNING_SET = "new_facts"
+Measure = Literal["exact_match", "f1", "accuracy", "nats_per_token"]
+EPSILON = 1e-9
+"""Numbers that differ by less are equal but for rounding."""
+
+
+class ScoreError(ValueError):
+    """Scores that cannot be read or compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetScore:
+    """One evaluation set, one model: a score per question (exact match, F1, accuracy, nats per
+    token of a solution) or per block (nats per token)."""
+
+    task: str
+    measure: Measure
+    chance: float
+    items: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.measure not in get_args(Measure):
+            raise ScoreError(f"{self.task}: measure {self.measure!r} is not one of {', '.join(get_args(Measure))}")
+        if not self.items or not np.isfinite(self.items).all():
+            raise ScoreError(f"{self.task}: needs one or more items, all finite; check the model and the set")
+        if not self.is_loss and not all(0 <= value <= 1 for value in (*self.items, self.chance)):
+            raise ScoreError(f"{self.task}: {self.measure} and chance lie in 0..1; divide percentages by 100")
+
+    @property
+    def is_loss(self) -> bool:
+        return self.measure == "nats_per_token"
+
+    @property
+    def value(self) -> float:
+        return float(np.mean(self.items))
+
+    @property
+    def standard_errors_above_chance(self) -> float:
+        """How far the mean lies above chance, in standard errors of the mean; infinite for a
+        loss, and where all items are alike."""
+        error = float(np.std(self.items)) / len(self.items) ** 0.5
+        return (self.value - self.chance) / error if error > EPSILON and not self.is_loss else float("inf")
+
+    def drop_to(self, end: "SetScore") -> float:
+        """The relative drop, unclipped: of accuracy above chance, or the rise of a loss; nan
+        where the start leaves no room."""
+        lost, room = (
+            (end.value - self.value, self.value) if self.is_loss else (self.value - end.value, self.value - self.chance)
+        )
+        return lost / room if room > EPSILON else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """One finetuning run, finished: what it was, and every set's scores before and after."""
+
+    key: str
+    method: str
+    hyperparameters: dict[str, float | int | str]
+    seed: int
+    start: dict[str, SetScore]
+    end: dict[str, SetScore]
+    extra: dict[str, float]
+    answers: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict, repr=False)
+    """By set, each question with what counts as right and the answers before and after. Kept
+    with a finetune, and not in a sweep."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the answers."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "answers"}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """What to_json wrote. Raises ScoreError, KeyError or TypeError for anything else."""
+
+        def scores(side: Mapping[str, Any]) -> dict[str, SetScore]:
+            return {name: SetScore(**{**score, "items": tuple(score["items"])}) for name, score in side.items()}
+
+        read = cls(**{**value, "start": scores(value["start"]), "end": scores(value["end"])})
+        kinds = {"key": str, "method": str, "seed": int, "hyperparameters": Mapping, "extra": Mapping}
+        wrong = [name for name, kind in kinds.items() if not isinstance(getattr(read, name), kind)]
+        numbers = (*read.extra.values(), *read.hyperparameters.values()) if not wrong else ()
+        if wrong or not all(isinstance(each, int | float | str) for each in numbers):
+            raise ScoreError(
+                f"trial {str(read.key)[:80]!r}: {', '.join(wrong) or 'a number'} is of the wrong type; run the trial again"
+            )
+        return read
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedSetting:
+    """A setting that learning diverged under with one seed or more: it has no mean, and is no
+    point of a frontier."""
+
+    method: str
+    hyperparameters: dict[str, float | int | str]
+    seeds: tuple[int, ...]
+    """Those it diverged with."""
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

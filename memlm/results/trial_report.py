@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from memlm.results.frontier import LEARNING_SET, TrialResult
+from memlm.results.scores import LEARNING_SET, TrialResult
 
 SHOWN_ANSWERS = 200
 """How many answers of each set are on the page; scores.json has all."""

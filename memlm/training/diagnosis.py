@@ -13,7 +13,7 @@ from memlm.data.stating.statements import wordings_of
 from memlm.evaluation.fact_scores import score_facts
 from memlm.evaluation.suite import TEXT_SET
 from memlm.evaluation.tasks import exam_of, tell_unanswerable
-from memlm.results.frontier import LEARNING_SET, TrialResult
+from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.training.finetune import ANSWER_GAIN, Materials
 from memlm.training.trial import Trial
 

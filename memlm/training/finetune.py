@@ -19,8 +19,7 @@ from memlm.methods.build import build_method
 from memlm.methods.method import Method
 from memlm.methods.rehearsal import BackgroundText
 from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
-from memlm.results.frontier import LEARNING_SET, TrialResult
-from memlm.results.scores import Scores, before_and_after, join
+from memlm.results.scores import LEARNING_SET, Scores, TrialResult, before_and_after, join
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_batches
 from memlm.training.finite import DivergedError, first_not_finite

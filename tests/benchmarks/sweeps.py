@@ -28,8 +28,7 @@ from memlm.model.config import Architecture
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader.trunk_cache import PackedTrunks, TrunkCache
 from memlm.recipes import laptop
-from memlm.results.frontier import TrialResult
-from memlm.results.scores import Scores, join
+from memlm.results.scores import Scores, TrialResult, join
 from memlm.run import COUNTS_KIND, checkpoint_config, counts_config, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import run_trial

@@ -143,7 +143,8 @@ def ledgers(rng: random.Random, folder: Path) -> None:
     from memlm.evaluation.config import EvaluationConfig
     from memlm.jobs.sweep.planned_trials import PlannedTrial, read_results
     from memlm.methods.config import FullConfig
-    from memlm.results.frontier import SetScore, TrialResult, build_frontier
+    from memlm.results.frontier import build_frontier
+    from memlm.results.scores import SetScore, TrialResult
     from memlm.run import Run
     from memlm.training.trial import Trial
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from memlm.jobs import finetune
-from memlm.results.frontier import LEARNING_SET, SetScore, TrialResult
+from memlm.results.scores import LEARNING_SET, SetScore, TrialResult
 from tests.jobs.running import said_with, smoke
 
 

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from memlm.results.frontier import FrontierError, SetScore, TrialResult, build_frontier, write_csv
+from memlm.results.frontier import build_frontier
+from memlm.results.frontier_csv import write_csv
+from memlm.results.scores import ScoreError, SetScore, TrialResult
 
 Measure = Literal["exact_match", "f1", "accuracy", "nats_per_token"]
 
@@ -127,7 +129,7 @@ def test_a_margin_counts_that_is_neither_small_nor_luck() -> None:
 
 
 def test_no_set_left_to_measure_forgetting_on() -> None:
-    with pytest.raises(FrontierError, match="pretrain for longer or add a likelihood set"):
+    with pytest.raises(ScoreError, match="pretrain for longer or add a likelihood set"):
         build(trial("full", 0.5, {"known_facts": accuracy(0)}, {"known_facts": accuracy(0)}))
 
 
@@ -285,7 +287,7 @@ def test_csv_has_a_row_per_point_with_the_hyperparameters_of_all_methods(tmp_pat
     ],
 )
 def test_set_score_refuses(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(FrontierError, match=message):
+    with pytest.raises(ScoreError, match=message):
         SetScore(**{"task": "known_facts@1", "measure": "exact_match", "chance": 0.0, "items": (1.0,)} | fields)
 
 
@@ -303,5 +305,5 @@ def test_trials_that_cannot_be_compared_are_refused() -> None:
         ((good, good), "appears twice"),
         ((good, clash), "names of sets"),
     ]:
-        with pytest.raises(FrontierError, match=message):
+        with pytest.raises(ScoreError, match=message):
             build(*trials)

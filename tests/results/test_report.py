@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import memlm.results.report
-from memlm.results.frontier import FailedSetting, SetScore, TrialResult, build_frontier
+from memlm.results.frontier import build_frontier
 from memlm.results.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
+from memlm.results.scores import FailedSetting, SetScore, TrialResult
 
 STAGES = {
     "prepare_corpus": {"seconds": 8.26, "command": "python pipelines/prepare_corpus.py"},

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from memlm.results.frontier import SetScore, TrialResult
+from memlm.results.scores import SetScore, TrialResult
 from memlm.results.trial_report import SHOWN_ANSWERS, draw_scores, write_trial_report
 
 

@@ -11,7 +11,7 @@ from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.outside import reading
-from memlm.results.frontier import FailedSetting, TrialResult
+from memlm.results.scores import FailedSetting, TrialResult
 from memlm.run import Run, trial_inputs, trial_of
 from memlm.training.trial import Trial
 

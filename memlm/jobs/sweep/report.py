@@ -25,8 +25,9 @@ from memlm.jobs.tracked import (
 )
 from memlm.model.config import Architecture
 from memlm.outside import reading
-from memlm.results.frontier import LEARNING_SET, TrialResult, write_csv
+from memlm.results.frontier_csv import write_csv
 from memlm.results.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
+from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError, run_of, tracking_uri
 from memlm.tracking import DataSet, Tracker
 from memlm.tracking import Run as TrackedRun

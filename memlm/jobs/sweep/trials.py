@@ -27,7 +27,7 @@ from memlm.jobs.sweep.starts import Shared, Starts, compute_starts
 from memlm.jobs.sweep.weights import TrialWeights
 from memlm.jobs.trial.materials import device_of, load_materials, load_model, read_model_config
 from memlm.model.config import Architecture
-from memlm.results.frontier import LEARNING_SET, TrialResult
+from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError
 from memlm.training.finetune import DivergedError, run_trial
 from memlm.training.step import StepResult

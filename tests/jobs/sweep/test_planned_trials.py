@@ -8,7 +8,7 @@ import pytest
 from memlm import storage
 from memlm.cli import parse
 from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, read_entries, read_results, unfinished
-from memlm.results.frontier import SetScore, TrialResult
+from memlm.results.scores import SetScore, TrialResult
 from memlm.run import Run, trial_of
 
 
