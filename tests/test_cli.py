@@ -224,8 +224,9 @@ def test_a_plan_waits_for_no_torch():
 
 def test_what_waits_for_workers_imports_nothing_that_only_they_need():
     """A stage that finds its product made, a plan of one and the doctor answer without torch."""
-    jobs = ("finetune", "evaluate", "analyze_slots", "count_accesses", "dry_run", "doctor", "planned_trials")
-    program = f"import sys, {', '.join(f'memlm.jobs.{job}' for job in jobs)}; print(*sys.modules)"
+    jobs = [f"memlm.jobs.{job}" for job in ("finetune", "evaluate", "analyze_slots", "count_accesses")]
+    plans = ["memlm.preflight.dry_run", "memlm.preflight.doctor", "memlm.jobs.sweep.planned_trials"]
+    program = f"import sys, {', '.join([*jobs, *plans])}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "mlflow", "deepspeed", "boto3", "peft", "matplotlib", "ray.data", "ray.tune"}
     assert not heavy & set(done.stdout.splitlines()[-1].split())

@@ -1,5 +1,6 @@
 """A plan names what would be done, and does none of it."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -90,8 +91,10 @@ def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("pipeline", ["prepare_corpus", "pareto_sweep"])
 def test_every_recipe_has_a_plan(capsys, no_hub, tmp_path, recipe, pipeline):
-    plan = plan_of(capsys, pipeline, recipe, "--storage", str(tmp_path))
+    lacks_data = "$MEMLM_DATA" in repr(RECIPES[recipe]()) and "MEMLM_DATA" not in os.environ
+    plan = (refused_plan_of if lacks_data else plan_of)(capsys, pipeline, recipe, "--storage", str(tmp_path))
     assert f"{pipeline}, recipe {recipe}: what would be done. Nothing is made." in plan
+    assert ("MEMLM_DATA" in plan and "variable is not set" in plan) == lacks_data
     assert list(tmp_path.iterdir()) == []
 
 
