@@ -24,7 +24,8 @@ import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from memlm import storage
-from memlm.jobs.on_ray.cluster import joining, say
+from memlm.jobs.on_ray.cluster import joining
+from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.local_ray import turn_off_uv_hook
 from memlm.jobs.on_ray.ray_files import ray_storage
 from memlm.jobs.on_ray.resources import Asked, require_nodes

@@ -10,7 +10,8 @@ import ray
 from memlm import storage
 from memlm.config import Config, identity
 from memlm.jobs.on_ray.checks import require_ready
-from memlm.jobs.on_ray.cluster import connect, say
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.on_ray.console import say
 from memlm.methods.config import SparseMemoryConfig
 from memlm.run import run_of, trial_inputs
 from memlm.stages import require_slots_to_analyze

@@ -40,7 +40,8 @@ from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
-from memlm.jobs.on_ray.cluster import connect, say
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.on_ray.console import say
 from memlm.jobs.preparing.writing_units import Record, write_in_units
 from memlm.jobs.sources import open_world
 from memlm.run import is_made, require_corpus, run_of

@@ -18,7 +18,8 @@ from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
-from memlm.jobs.on_ray.cluster import Progress, connect, num_processors, quiet, say
+from memlm.jobs.on_ray.cluster import connect, num_processors
+from memlm.jobs.on_ray.console import Progress, quiet, say
 from memlm.jobs.tracked import corpus_read, log_config
 from memlm.run import (
     RunError,

@@ -12,7 +12,8 @@ from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs.on_ray.attempts import Attempts
-from memlm.jobs.on_ray.cluster import handing_on_errors, quiet, say
+from memlm.jobs.on_ray.console import quiet, say
+from memlm.jobs.on_ray.workers import handing_on_errors
 from memlm.model.language_model import load_checkpoint
 from memlm.run import RunError, counts_config, is_made, run_of
 from memlm.slots.accesses import memory_layers, value_pools

@@ -11,7 +11,8 @@ from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config, identity
 from memlm.jobs.on_ray.checks import require_ready
-from memlm.jobs.on_ray.cluster import connect, quiet, say
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.on_ray.console import quiet, say
 from memlm.jobs.tracked import log_config, log_model, sets_read
 from memlm.results.scores import Scores
 from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri, trial_of

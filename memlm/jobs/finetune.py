@@ -11,7 +11,8 @@ from memlm.artifacts import PATCH_KIND
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
-from memlm.jobs.on_ray.cluster import connect, say
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.on_ray.console import say
 from memlm.jobs.tracked import ui_line
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of

@@ -20,7 +20,8 @@ from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.jobs.finetune import GUIDE
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
-from memlm.jobs.on_ray.cluster import connect, say
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.notice import sigterm_passed_on
 from memlm.jobs.on_ray.resources import asked_of, nodes_now, shortage
 from memlm.jobs.sweep.planned_trials import plan_trials, read_entries, read_results, unfinished

@@ -37,7 +37,9 @@ from memlm.data.world.world import write_world
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES, Attempts
 from memlm.jobs.on_ray.checks import require_ready
-from memlm.jobs.on_ray.cluster import Progress, connect, handing_on_errors, num_processors, say
+from memlm.jobs.on_ray.cluster import connect, num_processors
+from memlm.jobs.on_ray.console import Progress, say
+from memlm.jobs.on_ray.workers import handing_on_errors
 from memlm.jobs.preparing import questions as prepare_questions
 from memlm.jobs.preparing.corpus_shards import choose_shards, name_shards, sources_digest, unit_of
 from memlm.jobs.preparing.packed_shards import (

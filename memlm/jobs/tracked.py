@@ -10,7 +10,7 @@ from typing import Any
 
 from memlm import storage
 from memlm.config import Config, identity
-from memlm.jobs.on_ray.cluster import say
+from memlm.jobs.on_ray.console import say
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, command, tracking_uri
 from memlm.tracking import DataSet, TrackingError

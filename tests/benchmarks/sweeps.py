@@ -18,7 +18,8 @@ from memlm.data.config import StreamConfig
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs import prepare_corpus
 from memlm.jobs.counting_units import COUNTS_FILE
-from memlm.jobs.on_ray.cluster import connect, quiet
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.on_ray.console import quiet
 from memlm.jobs.sweep.planned_trials import PlannedTrial, plan_trials, read_results, unfinished
 from memlm.jobs.sweep.starts import Part, Shared, start_of
 from memlm.jobs.sweep.trials import run_trials

@@ -17,7 +17,7 @@ import pytest
 from memlm import storage
 from memlm.data.corpus.listing import list_corpus
 from memlm.data.corpus.shards import ShardError, write_shard
-from memlm.jobs import count_accesses, counting_units, pareto_sweep, prepare_corpus, pretrain
+from memlm.jobs import count_accesses, counting_units, pareto_sweep, prepare_corpus, pretrain, pretrain_worker
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.preparing.corpus_shards import unit_of
 from memlm.run import RunError, run_of
@@ -152,7 +152,7 @@ def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypa
             logged.append(step)
 
     server, config = Server(), smoke("runs", "--pretraining.num-steps", "9")
-    run = pretrain._Pretraining(
+    run = pretrain_worker._Pretraining(
         task=SimpleNamespace(config=config), engine=None, states=None, corpus=None, tracked=server, diary=None
     )
     for step in (1, 2):
@@ -169,13 +169,13 @@ def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypa
 def test_where_the_lease_cannot_be_read_training_goes_on_and_where_it_is_anothers_it_ends(tmp_path, caplog):
     (tmp_path / "file").touch()
     unreadable = storage.Holder(uri=str(tmp_path / "file" / "lease.json"), owner="we", epoch=1, id="ours")
-    assert pretrain._holds_lease(unreadable) and "the lease could not be read" in caplog.text
+    assert pretrain_worker._holds_lease(unreadable) and "the lease could not be read" in caplog.text
     ours = storage.acquire(str(tmp_path / "lease.json"), owner="we").holder
-    assert pretrain._holds_lease(ours)
+    assert pretrain_worker._holds_lease(ours)
     (tmp_path / "lease.json").unlink()
-    assert not pretrain._holds_lease(ours)
+    assert not pretrain_worker._holds_lease(ours)
     storage.acquire(ours.uri, owner="we")  # epoch 1 again
-    assert not pretrain._holds_lease(ours)
+    assert not pretrain_worker._holds_lease(ours)
 
 
 def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from memlm import storage
-from memlm.jobs.on_ray.cluster import say
+from memlm.jobs.on_ray.console import say
 
 LEASE_SECONDS = 10.0
 """How long a driver may be silent before another one may take its place: less than Ray takes to

@@ -2,26 +2,21 @@
 
 import logging
 import os
-import sys
-import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from memlm.config import IN_JOB, Config
 from memlm.credentials import without_secrets
+from memlm.jobs.on_ray.actors import NAMESPACE
+from memlm.jobs.on_ray.console import console, quiet, say
 from memlm.jobs.on_ray.local_ray import only_for_this_user, turn_off_uv_hook
 from memlm.jobs.on_ray.resources import require_resources
-from memlm.outside import visible
 from memlm.run import RunError
-
-NAMESPACE = "memlm"
 
 # glibc returns large freed blocks to the system at once and faults them in again; on a CPU that
 # costs training up to a third.
@@ -68,7 +63,7 @@ def connect(config: Config) -> Iterator[None]:
             _start_local(config, environment, settings)
         until_the_end.callback(ray.shutdown)
         require_resources(config, say)
-        with _console():
+        with console():
             say(f"Ray {version('ray')} is up after {time.monotonic() - started:.0f} s")
             yield
 
@@ -136,53 +131,6 @@ def num_cpus_here() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class _Console:
-    """Collects what workers say until the driver prints it."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def drain(self) -> list[str]:
-        lines, self.lines = self.lines, []
-        return lines
-
-
-@contextmanager
-def _console() -> Iterator[None]:
-    # One per driver, found by workers through the job id that they share with it.
-    console = beside_driver(_Console, _console_name()).remote()
-    done = threading.Event()
-
-    def pump() -> None:
-        while not done.wait(0.5):
-            for line in ray.get(console.drain.remote()):
-                print(line, flush=True)
-
-    pumping = threading.Thread(target=pump, daemon=True)
-    pumping.start()
-    try:
-        yield
-    finally:
-        done.set()
-        pumping.join(timeout=5)
-        for line in ray.get(console.drain.remote()):
-            print(line, flush=True)
-
-
-def beside_driver(actor: type, name: str) -> Any:
-    """What makes the actor on the driver's own node: other nodes may be lost, and the job must
-    not end with them."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(actor).options(name=name, num_cpus=0, scheduling_strategy=here)
-
-
-def _console_name() -> str:
-    return f"console-{ray.get_runtime_context().get_job_id()}"
-
-
 def num_processors(config: Config) -> int:
     """Tasks side by side: what the config says, or one a GPU, or one per so many CPUs as a task
     has threads.
@@ -196,81 +144,3 @@ def num_processors(config: Config) -> int:
     one_node = sum(1 for node in ray.nodes() if node["Alive"]) == 1
     cpus = num_cpus_here() if one_node else int(ray.cluster_resources()["CPU"])
     return max(1, cpus // config.cluster.threads_per_worker)
-
-
-def say(text: str) -> None:
-    """A line of progress, from the driver or from any worker."""
-    line = f"[{time.strftime('%H:%M:%S')}] {visible(without_secrets(text))}"
-    if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
-        ray.get_actor(_console_name(), namespace=NAMESPACE).say.remote(line)
-    else:
-        print(line, flush=True)
-
-
-class SaidWarnings(logging.Handler):
-    """Warnings of our own, such as of a disk that is full, said to whoever waits for the job."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(f"warning: {record.getMessage()}")
-
-
-class Progress:
-    """Says how far a stage is and how long the rest will take."""
-
-    def __init__(self, what: str, total: int, *, done: int = 0, every_seconds: float = 5.0) -> None:
-        """`done` was done before, in no time."""
-        self.what, self.total, self.every_seconds = what, total, every_seconds
-        self.done = self.first = done
-        self.began = self.said = time.monotonic()
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        self.done += count
-        now = time.monotonic()
-        if self.done < self.total and now - self.said < self.every_seconds:
-            return
-        self.said = now
-        elapsed = now - self.began
-        rest = elapsed / (self.done - self.first) * (self.total - self.done)
-        say(f"{self.what}: {self.done}/{self.total} in {elapsed:.0f} s, about {rest:.0f} s to go{note and '; ' + note}")
-
-
-class WorkerError(Exception):
-    """An error on its way from a worker to the driver, behind which Ray Data finds no message to
-    write advice of its own into."""
-
-    def __init__(self, cause: Exception, *notes: str) -> None:
-        super().__init__(cause, *notes)
-        self.cause = cause
-
-
-@contextmanager
-def handing_on_errors() -> Iterator[None]:
-    """Around what Ray Data calls in a worker: the driver is told what the user can mend as it
-    was raised."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise WorkerError(error) from error
-
-
-def quiet() -> None:
-    """Libraries' notices that a user can do nothing about. Imports none of them: what is
-    imported later reads the environment, but for Ray Data, after which this is to be called
-    again."""
-    warnings.filterwarnings("ignore")
-    ours = logging.getLogger("memlm")
-    if not any(isinstance(handler, SaidWarnings) for handler in ours.handlers):
-        ours.addHandler(SaidWarnings())
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if (transformers := sys.modules.get("transformers")) is not None:
-        transformers.utils.logging.disable_progress_bar()
-    for name in ("ray", "ray.train", "ray.tune", "deepspeed", "DeepSpeed", "mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # logs with its own frames what it raises anyway
-    if "ray.data" in sys.modules:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.raise_original_map_exception = True

@@ -23,7 +23,8 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from memlm.jobs.on_ray.cluster import NAMESPACE, beside_driver, say
+from memlm.jobs.on_ray.actors import NAMESPACE, beside_driver
+from memlm.jobs.on_ray.console import say
 
 ASK_NOTICE_SECONDS = 1.0
 ASK_NODES_SECONDS = 5.0

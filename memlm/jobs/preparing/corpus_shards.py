@@ -11,7 +11,7 @@ from memlm.data.corpus.listing import KIND, Shard, is_stored, list_corpus, read_
 from memlm.data.corpus.shards import ShardError
 from memlm.data.paths import expand
 from memlm.data.questions.sources import source_content
-from memlm.jobs.on_ray.cluster import say
+from memlm.jobs.on_ray.console import say
 from memlm.run import is_made, run_of
 
 TRAIN, VALIDATION = "train", "validation"

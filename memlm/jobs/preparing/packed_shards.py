@@ -9,7 +9,7 @@ from memlm.data.corpus.accounting import Accounting, TooManyMalformed, total
 from memlm.data.corpus.corpus import Part
 from memlm.data.corpus.listing import Shard
 from memlm.data.corpus.shards import ShardError
-from memlm.jobs.on_ray.cluster import say
+from memlm.jobs.on_ray.console import say
 from memlm.run import RunError
 
 MALFORMED_SHARE, QUARANTINED_SHARE = "malformed_share", "quarantined_share"

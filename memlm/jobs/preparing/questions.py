@@ -22,7 +22,7 @@ from memlm.data.stating.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
 from memlm.evaluation.tasks import default_task, exam_of, tell_unanswerable
 from memlm.jobs import augment_documents
-from memlm.jobs.on_ray.cluster import say
+from memlm.jobs.on_ray.console import say
 from memlm.results.scores import LEARNING_SET
 from memlm.run import WORLD_KIND, is_made, questions_config, run_of
 

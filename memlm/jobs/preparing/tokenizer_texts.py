@@ -20,7 +20,8 @@ from memlm.data.corpus.listing import ChangedShard, Shard
 from memlm.data.corpus.shards import ShardError, read_documents
 from memlm.data.tokenizer import train_tokenizer
 from memlm.jobs.on_ray.attempts import Attempts
-from memlm.jobs.on_ray.cluster import handing_on_errors, say
+from memlm.jobs.on_ray.console import say
+from memlm.jobs.on_ray.workers import handing_on_errors
 from memlm.jobs.preparing.corpus_shards import unit_of
 
 TEXTS_PER_BATCH = 1000

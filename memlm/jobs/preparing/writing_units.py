@@ -22,7 +22,9 @@ from memlm.data.corpus.shards import read_records, write_shard
 from memlm.data.writers.budget import Budget
 from memlm.data.writers.build import build_writer
 from memlm.data.writers.interface import Writer
-from memlm.jobs.on_ray.cluster import Progress, handing_on_errors, num_processors, quiet
+from memlm.jobs.on_ray.cluster import num_processors
+from memlm.jobs.on_ray.console import Progress, quiet
+from memlm.jobs.on_ray.workers import handing_on_errors
 from memlm.run import is_made
 
 UNIT_KIND = "written_unit"

@@ -11,7 +11,7 @@ from typing import Any
 from memlm import storage
 from memlm.config import Config
 from memlm.jobs.finetune import trial_tags
-from memlm.jobs.on_ray.cluster import say
+from memlm.jobs.on_ray.console import say
 from memlm.jobs.sweep.planned_trials import PlannedTrial
 from memlm.jobs.tracked import (
     final_metrics,

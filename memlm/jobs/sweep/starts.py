@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig
 
 from memlm.config import Config
 from memlm.evaluation.suite import held_out_trunks
-from memlm.jobs.on_ray.cluster import num_processors, quiet
+from memlm.jobs.on_ray.cluster import num_processors
+from memlm.jobs.on_ray.console import quiet
 from memlm.jobs.sweep.weights import TrialWeights
 from memlm.jobs.trial.materials import device_of
 from memlm.model.config import Architecture

@@ -20,7 +20,8 @@ from torch import nn
 from memlm import credentials, storage
 from memlm.config import Config
 from memlm.data.questions.streams import num_steps
-from memlm.jobs.on_ray.cluster import Progress, num_processors, quiet, say
+from memlm.jobs.on_ray.cluster import num_processors
+from memlm.jobs.on_ray.console import Progress, quiet, say
 from memlm.jobs.on_ray.ray_files import ray_storage
 from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, unfinished
 from memlm.jobs.sweep.starts import Shared, Starts, compute_starts

@@ -11,7 +11,7 @@ from torch import nn
 from memlm.config import Config
 from memlm.data.questions.facts import Fact
 from memlm.jobs.analyze_slots import PAGE_FILE
-from memlm.jobs.on_ray.cluster import Progress, quiet
+from memlm.jobs.on_ray.console import Progress, quiet
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.methods.config import SparseMemoryConfig

@@ -10,7 +10,7 @@ from memlm.artifacts import PATCH_KIND
 from memlm.config import Config, identity
 from memlm.data.questions.streams import num_steps, shortfall
 from memlm.jobs.finetune import ADVICE, EXPERIMENT, PICTURE_FILE, REPORT_FILE, SCORES_FILE, trial_tags
-from memlm.jobs.on_ray.cluster import Progress, quiet, say
+from memlm.jobs.on_ray.console import Progress, quiet, say
 from memlm.jobs.tracked import final_metrics, log_config, log_model, sets_read, start_metrics, trial_name, trial_params
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.traces import tracer_of, write_trace

@@ -11,7 +11,7 @@ from memlm import storage
 from memlm.config import Config, identity
 from memlm.data.questions.records import Question
 from memlm.evaluation.stream_metrics import CurvePoint
-from memlm.jobs.on_ray.cluster import say
+from memlm.jobs.on_ray.console import say
 from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.results.stream_report import draw_stream, format_stream
 from memlm.tracking import Run as TrackedRun

@@ -165,7 +165,7 @@ def test_on_a_cluster_of_two_nodes_the_placement_counts():
 BESIDE_THE_DRIVER = """
 import ray
 from ray.cluster_utils import Cluster
-from memlm.jobs.on_ray.cluster import beside_driver
+from memlm.jobs.on_ray.actors import beside_driver
 
 
 class Helper:

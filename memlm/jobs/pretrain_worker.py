@@ -1,0 +1,348 @@
+"""How does a worker pretrain its share: one rank of the DeepSpeed engine?
+
+Progress, logging and storage are decided here; the loop itself is `training/pretrain.py`.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import ray.train
+import torch
+import torch.distributed as dist
+
+from memlm import storage
+from memlm.artifacts import CHECKPOINT_KIND
+from memlm.config import Config
+from memlm.data.corpus.corpus import Corpus, open_corpus
+from memlm.data.tokenizer import save_tokenizer
+from memlm.jobs.on_ray.console import Progress, quiet, say
+from memlm.jobs.on_ray.notice import Told, Watch
+from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
+from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
+from memlm.model.column_split import split_over_ranks
+from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
+from memlm.run import checkpoint_config, run_of
+from memlm.tracking import Run, Tracker, TrackingError
+from memlm.training.checkpoints.checkpoint import TrainingStates
+from memlm.training.checkpoints.model_card import model_card
+from memlm.training.finite import DivergedError
+from memlm.training.goodput import FOLDER, Diary
+from memlm.training.pretrain import PretrainingStep, learning_rate_share, pretrain
+
+if TYPE_CHECKING:
+    from memlm.training.engine import Engine
+
+EXPERIMENT = "memlm pretraining"
+TRACKING_PAUSE_SECONDS = 300.0
+"""Without a try after the tracking server did not answer, since each try holds up training."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTask:
+    """What a worker needs, and all it reads."""
+
+    config: Config
+    corpus: str
+    corpus_digest: str
+    checkpoint: str
+    training_states: str
+    tracking: str
+    session: float
+    """When the command was given, in seconds since 1970."""
+    holder: storage.Holder
+    """The holder of the lease: the driver."""
+
+    @property
+    def notice(self) -> str:
+        return f"notice-{self.session}"
+
+
+def require_room(config: Config, *, workers_here: int, device: torch.device | None = None) -> None:
+    """Raises ValueError if the pools with what trains them do not fit, in the workers on this
+    machine or in one device's own memory."""
+    memory, settings = config.model.memory, config.pretraining
+    if config.architecture == "dense" or not memory.layers:
+        return
+    tables, tables_are = settings.value_tables(config.cluster.num_workers)
+    on_device = device is not None and device.type != "cpu"
+    workers = 1 if on_device else workers_here
+    require_room_for_values(
+        num_half_keys=memory.num_half_keys,
+        value_dim=memory.value_dim,
+        num_pools=memory.num_pools,
+        copies=tables * workers,
+        copies_are=tables_are if workers == 1 else f"{tables_are}, in each of {workers} workers",
+        pool_split=settings.pool_split,
+        device=device,
+    )
+
+
+def _pool_bytes(config: Config) -> PoolBytes:
+    settings, block = config.pretraining, config.corpus.block_size
+    return pool_bytes(
+        config.model.memory,
+        pool_split=settings.pool_split,
+        batch_tokens=settings.batch_blocks * block,
+        micro_batch_tokens=settings.micro_batch_blocks * block,
+    )
+
+
+def _holds_lease(holder: storage.Holder) -> bool:
+    """Whether our driver may still write; taken to be so where the storage does not answer,
+    which a state that is to be saved will find too."""
+    try:
+        return holder.holds()
+    except storage.StorageError as error:
+        log.warning("the lease could not be read: %s", error)
+        return True
+
+
+def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
+    """Returns why a run that diverged has ended, on all workers at one step. Raised, it would
+    have Ray start the same again."""
+    from memlm.training.engine import Engine  # imports DeepSpeed, which only a worker should pay for
+
+    quiet()
+    logging.getLogger("memlm").setLevel(logging.INFO)
+    task = loop_config["task"]
+    config, settings = task.config, task.config.pretraining
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    corpus = open_corpus(task.corpus, digest=task.corpus_digest)
+    device = ray.train.torch.get_device()
+    require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
+    dist.barrier()  # what one worker takes must not be missing where another still asks
+    split = split_over_ranks(settings.pool_split) if config.architecture == "memory" else None
+    model = build_model(
+        model_config(
+            config.model,
+            dense=config.architecture == "dense",
+            vocab_size=len(corpus.tokenizer),
+            eos_id=corpus.tokenizer.eos_token_id,
+            pad_id=corpus.tokenizer.pad_token_id,
+        ),
+        seed=settings.seed,
+        attention=attention_on(device),
+        split=split,
+    )
+    sizes = count_parameters(model)
+    rank = dist.get_rank()
+    if rank == 0 and split is not None:
+        say(
+            f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, beside its share of the rest"
+        )
+    diary, start = None, torch.zeros(1, dtype=torch.int64, device=device)
+    if rank == 0 and not storage.has_artifact(task.checkpoint) and _holds_lease(task.holder):
+        diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session)
+        start.fill_(diary.number)
+    dist.broadcast(start, src=0)
+    if not start:  # a worker died after the checkpoint was made, or another driver took over
+        return None
+    engine = Engine(model.to(device), settings)
+    inputs = {"corpus": task.corpus_digest, "config": _config_digest(config)}
+    states = TrainingStates(engine, task.training_states, inputs=inputs, start=int(start))
+    first_step = states.load_newest()
+    try:
+        tracked = _tracked(task, inputs, sizes, to=task.tracking if rank == 0 else "")
+    except TrackingError as error:  # the driver found it well when it began; a restart goes on without
+        say(f"warning: {error}; this start is not tracked")
+        tracked = _tracked(task, inputs, sizes, to="")
+    run = _Pretraining(task=task, engine=engine, states=states, corpus=corpus, tracked=tracked, diary=diary)
+    try:
+        with tracked, tracked.measuring():
+            if rank == 0:
+                run.log_provenance()
+                say(
+                    f"pretrain {config.architecture}: {sizes.base / 1e6:.2f} M base, {sizes.pool / 1e6:.2f} M pool, {sizes.active / 1e6:.2f} M active parameters; "
+                    f"step {first_step} of {settings.num_steps}"
+                )
+            run.train(first_step)
+            run.write_checkpoint(sizes)
+    except _Stopped:
+        return None
+    except DivergedError as error:
+        states.settle(wait=True)
+        return str(error)
+    return None
+
+
+def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, to: str) -> Run:
+    config, settings = task.config, task.config.pretraining
+    return Tracker(to, EXPERIMENT).run(
+        f"pretrain/{inputs['corpus'][:16]}/{inputs['config'][:16]}",
+        name=f"pretrain-{config.architecture}-{config.run_name}-{inputs['config'][:6]}",
+        params={
+            "seed": settings.seed,
+            "batch": settings.batch_blocks,
+            **model_sizes(config),
+            "num_steps": settings.num_steps,
+            "learning_rate": settings.learning_rate,
+            "value_learning_rate": settings.value_learning_rate,
+            **({"pool_optimizer": settings.pool_optimizer} if sizes.pool else {}),
+            "parameters_base": sizes.base,
+            "parameters_pool": sizes.pool,
+            "parameters_active": sizes.active,
+        },
+        tags={
+            "stage": "pretrain",
+            "architecture": config.architecture,
+            "data": task.corpus_digest[:16],
+            "seed": str(settings.seed),
+        },
+    )
+
+
+class _Stopped(KeyboardInterrupt):
+    """A notice came, and what could be saved is saved. The tracked run ends as one that was
+    killed."""
+
+
+@dataclass(kw_only=True)
+class _Pretraining:
+    """One worker's part in one start of the run."""
+
+    task: WorkerTask
+    engine: "Engine"
+    states: TrainingStates
+    corpus: Corpus
+    tracked: Run
+    diary: Diary | None
+    """Kept by rank 0 alone."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    unlogged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    silent_until: float = 0.0
+
+    def log_provenance(self) -> None:
+        try:
+            log_config(self.tracked, self.task.config)
+            self.tracked.log_inputs([corpus_read(run_of(self.task.config), self.task.corpus_digest)])
+        except TrackingError as error:
+            say(f"warning: {error}; the config is not logged by this start")
+
+    def train(self, first_step: int) -> None:
+        """To the end, or to a notice, which raises _Stopped once a state is saved."""
+        config, settings = self.task.config, self.task.config.pretraining
+        tokenizer = self.corpus.tokenizer
+        watch = Watch(self.task.notice, self.engine.device)
+        progress = Progress(f"pretrain {config.architecture}", settings.num_steps, done=first_step, every_seconds=15)
+        seconds_stepping = 0.0
+        if self.diary:
+            self.diary.begin(first_step)
+        for done in pretrain(
+            self.engine,
+            self.corpus.train_blocks(),
+            settings,
+            first_step=first_step,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+        ):
+            seconds_stepping += done.seconds
+            last = done.step == settings.num_steps
+            told = watch.after_step()
+            self.states.settle()
+            if (done.step % settings.checkpoint_every == 0 or told) and not last:
+                if self.diary and not _holds_lease(self.task.holder):
+                    self.task.holder.require()
+                self.states.save(done.step)
+            reported = last or done.step % settings.log_every == 0
+            if self.diary:
+                progress.advance(note=f"loss {done.loss:.3f}")
+                self.diary.add(
+                    done.step,
+                    seconds_stepping=seconds_stepping,
+                    seconds_saving=self.states.seconds_waiting,
+                    write=reported or bool(told),
+                )
+            if reported:
+                self._report(done)
+            if told and not last:
+                self._heed(told, done.step)
+        self.states.settle(wait=True)
+        if self.diary:
+            self.task.holder.require()
+
+    def _heed(self, told: Told, step: int) -> None:
+        """What a notice gives no time for later must be whole now."""
+        failed = self.states.num_failed
+        self.states.settle(wait=True)
+        if self.diary and self.states.num_failed == failed:
+            where = "a node is about to go; training continues until then" if told == Told.NODE_GOES else "stopping"
+            say(f"pretrain {self.task.config.architecture}: saved a state at step {step}: {where}")
+        if told == Told.STOP:
+            raise _Stopped
+
+    def _report(self, done: PretrainingStep) -> None:
+        settings = self.task.config.pretraining
+        metrics = {
+            "train/loss": done.loss,
+            "train/tokens_per_second": done.tokens_per_second,
+            "train/learning_rate": settings.learning_rate * learning_rate_share(done.step - 1, settings),
+            **{f"slots/{name}": value for name, value in done.usage.items()},
+        }
+        self.history.append({"step": done.step, **metrics})
+        goodput = self.diary.goodput().metrics() if self.diary else {}
+        self.unlogged.append((done.step, {**metrics, **goodput}))
+        self._log(last=done.step == self.task.config.pretraining.num_steps)
+
+    def _log(self, *, last: bool) -> None:
+        """What was reported and is not logged yet. A server that does not answer costs the log
+        its order, and training nothing more."""
+        if time.monotonic() < self.silent_until and not last:
+            return
+        try:
+            while self.unlogged:
+                step, metrics = self.unlogged[0]
+                self.tracked.log_metrics(metrics, step=step)
+                del self.unlogged[0]
+        except TrackingError as error:
+            self.silent_until = time.monotonic() + TRACKING_PAUSE_SECONDS
+            say(f"warning: {error}; {len(self.unlogged)} reports are logged later")
+
+    def write_checkpoint(self, sizes: NumParameters) -> None:
+        config = self.task.config
+        if self.diary:
+            with storage.write_artifact(
+                self.task.checkpoint,
+                kind=CHECKPOINT_KIND,
+                config=checkpoint_config(config, config.architecture),
+                inputs={"corpus": self.task.corpus_digest},
+            ) as draft:
+                self.engine.export(draft.path)
+                save_tokenizer(self.corpus.tokenizer, draft.path, max_length=config.model.max_positions)
+                card = model_card(
+                    config.model, config.corpus, config.architecture, sizes, num_tokens=_num_tokens(config)
+                )
+                (draft.path / storage.README).write_text(card, encoding="utf-8")
+                goodput = self.diary.goodput()
+                draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
+            say(f"pretrain {config.architecture}: {goodput}")
+            self._log_checkpoint()
+        else:
+            self.engine.export(None)
+
+    def _log_checkpoint(self) -> None:
+        """On the run that made it, so that it is found from there, and by its digest from the
+        runs that use it."""
+        digest = storage.read_manifest(self.task.checkpoint).digest
+        tags = {"checkpoint": digest[:16], "checkpoint.digest": digest, "checkpoint.uri": self.task.checkpoint}
+        try:
+            self.tracked.set_tags(tags)
+        except TrackingError as error:
+            say(f"warning: {error}; the checkpoint's digest is {digest}")
+        log_model(self.tracked, storage.open_artifact(self.task.checkpoint), self.task.config)
+
+
+def _num_tokens(config: Config) -> int:
+    """That the whole pretraining reads, pads included."""
+    return config.pretraining.num_steps * config.pretraining.batch_blocks * config.corpus.block_size
+
+
+def _config_digest(config: Config) -> str:
+    """Names the training states of one configuration; those of another are not gone on with."""
+    return hashlib.sha256(
+        json.dumps(checkpoint_config(config, config.architecture), sort_keys=True).encode()
+    ).hexdigest()
