@@ -79,8 +79,8 @@ def list_files(uri: str) -> list[HubFile]:
         return [entry for entry in entries if isinstance(entry, RepoFile)]
 
     try:
-        usual = retries.patience()
-        with retries.patient(replace(usual, attempts=min(usual.attempts, ATTEMPTS_TO_REACH))):
+        usual = retries.current_policy()
+        with retries.using_policy(replace(usual, attempts=min(usual.attempts, ATTEMPTS_TO_REACH))):
             retries.call(
                 lambda: api.dataset_info(place.name, revision=place.commit, timeout=HUB_TIMEOUT_SECONDS),
                 lambda error: _is_transient(error) and "Timeout" not in type(error).__name__,

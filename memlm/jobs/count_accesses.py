@@ -181,7 +181,7 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
     total: BackgroundCounts | None = None
     for task in tasks:
         if [task["first"], task["last"]] not in quarantined:
-            with storage.artifact_for_a_while(task["uri"], kind=PARTIAL_KIND) as path:
+            with storage.open_artifact_temporarily(task["uri"], kind=PARTIAL_KIND) as path:
                 part = BackgroundCounts.load(path / COUNTS_FILE)
             total = part if total is None else total + part
     if total is None:

@@ -1,20 +1,20 @@
-"""What the stages hand to each other, on a disk or on S3: nothing half-written is read, nothing
-of others is deleted.
+"""What the stages hand to each other, on a disk or on S3. No reader sees half-written files, and
+nothing that memlm did not write is deleted.
 
-    artifacts   a directory of files and its manifest: write, verify, open          what the stages use
-    replacing   a new artifact in the place of a damaged one, around other people's files
-    views       what a reader sees of a folder in which other people's files lie too
-    deleting    of a tree what memlm made
+    artifacts   a directory of files and its manifest: write, verify, open          used by the stages
+    replacing   a new artifact in the place of a damaged one, keeping other people's files
+    views       an artifact's own files in a folder that holds other files too
+    deleting    removal of what memlm made from a tree
     foreign     other people's objects below a prefix on S3: names, sizes, etags
     objects     one small file: read, write, create, replace, list, delete          the same on both kinds of place
     records     one small JSON object with a digest of its own
-    leases      the right to write alone, and since which epoch
-    probing     does this store do what all of the above relies on?
+    leases      the exclusive right to write, numbered by epochs
+    probing     a test that a store does what all of the above relies on
     transfer    files to and from S3 in parallel parts, each checked                |
     s3, local   objects on S3, files on a disk                                      | the two kinds of place
-    copies      what is needed on this node's disk for a while, and gone after, even if its owner was killed
-    retries     what is tried again, how often, how long                            |
-    manifests, places, errors                                                       what everything above speaks in
+    copies      temporary copies on this node's disk, removed even if their owner was killed
+    retries     which requests are retried, how often, how long                     |
+    manifests, places, errors                                                       shared vocabulary
 
 Imports go down this list only. Any store that speaks S3 will do if `probe` says so;
 AWS_ENDPOINT_URL_S3 names it, and credentials come from the SDK's standard chain alone.
@@ -24,10 +24,10 @@ from memlm.storage.artifacts import (
     Draft,
     add_manifest,
     address_of_file,
-    artifact_for_a_while,
     has_artifact,
     has_own_manifest,
     open_artifact,
+    open_artifact_temporarily,
     read_manifest,
     write_artifact,
 )
@@ -62,7 +62,6 @@ __all__ = [
     "acquire",
     "add_manifest",
     "address_of_file",
-    "artifact_for_a_while",
     "delete",
     "delete_made",
     "folder_for_copies",
@@ -75,6 +74,7 @@ __all__ = [
     "list_objects",
     "local_file",
     "open_artifact",
+    "open_artifact_temporarily",
     "parse_manifest",
     "probe",
     "read_bytes",

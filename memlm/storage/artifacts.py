@@ -1,24 +1,24 @@
-"""Artifacts: a directory of files that is there whole or not at all, and is checked whenever it
-is read.
+"""Artifacts: directories of files that are either complete or absent, and are checked whenever
+they are read.
 
-The manifest says what made it and gives every file's size and sha256. It is written last, so a
-directory without one was never finished:
+The manifest says how the artifact was made and gives every file's size and sha256. It is written
+last, so a directory without one was never finished:
 
     write_artifact: fill a draft -> hash, fsync -> manifest -> rename to its name (disk)
                                                 -> upload to content-<digest>/, then create
-                                                manifest.json if none is (S3)
+                                                manifest.json if there is none (S3)
     open_artifact:  manifest -> (S3: download into this node's cache) -> check sizes and sha256 -> local directory
 
-Copies in the cache stay, for the next process that opens them, but for those of
-`artifact_for_a_while`.
+Copies in the cache stay for the next process that opens them, except those made by
+`open_artifact_temporarily`.
 
-Work is executed at least once, so a second writer may finish the same artifact: the first whole
-one stays, a damaged one is replaced, and what memlm did not write in its folder stays there
+Work is executed at least once, so a second writer may finish the same artifact: the first complete
+one stays, a damaged one is replaced, and other people's files in its folder stay there
 (`replacing`). A folder that holds anything but an artifact is never written to. On S3 the files
-lie in a folder named after what they and their manifest hold, and only one manifest can be
-created; so two that commit different bytes at the same moment never mix, and the one that lost
-finds the winner's, whole. What a loser or a killed writer uploaded is never read, and goes with
-`delete`.
+lie in a folder named after the digest of their content and manifest, and only one manifest can be
+created. Two writers that commit different bytes at the same moment therefore never mix, and the
+loser finds the winner's complete artifact. Uploads of a loser or a killed writer are never read;
+`delete` removes them.
 """
 
 import fcntl
@@ -44,8 +44,8 @@ from memlm.storage.replacing import replace_damaged
 from memlm.storage.views import view_of
 
 log = logging.getLogger(__name__)
-COMMITS = 20
-"""How often a writer that met others comes back to see who won."""
+MAX_COMMIT_ATTEMPTS = 20
+"""How often a writer that met a competing commit tries again."""
 
 
 @dataclass(kw_only=True)
@@ -53,22 +53,22 @@ class Draft:
     path: Path  # the local directory to fill
     details: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
-    """The format of the manifest; another one only where an older artifact is written again,
+    """Format of the manifest. Differs from the default only where an older artifact is rewritten
     byte for byte."""
 
     def measure(self) -> dict[str, dict[str, Any]]:
-        """Size and sha256 of each file that is there so far, as the manifest will hold them."""
+        """Size and sha256 of each file written so far, as the manifest will hold them."""
         return _measure_all(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Vacancy:
-    """A new artifact may go there: over the damaged one with the manifest of this version, or
-    where none is."""
+    """Permission to write an artifact: over the damaged one with the manifest of version
+    `damaged`, or into an empty place."""
 
     damaged: str | None = None
     old: Manifest | None = None
-    """What the damaged one says of itself, where that can be believed."""
+    """Manifest of the damaged artifact, where it can be trusted."""
 
 
 def has_artifact(uri: str) -> bool:
@@ -76,14 +76,14 @@ def has_artifact(uri: str) -> bool:
 
 
 def has_own_manifest(uri: str) -> bool:
-    """Whether memlm wrote the manifest there; it may be damaged."""
+    """Whether memlm wrote the manifest there, even if it is damaged."""
     found = _find(uri)
     return found is not None and _is_own(found)
 
 
 def read_manifest(uri: str, kind: str | None = None, *, digest: str | None = None) -> Manifest:
-    """What is there says of itself. With a digest, it must be that very artifact, as it was when
-    its digest was read."""
+    """The manifest of the artifact at `uri`. With a digest, it must be the very artifact that had
+    this digest, and not one that replaced it."""
     found = _find(uri)
     if found is None:
         remedy = (
@@ -94,7 +94,7 @@ def read_manifest(uri: str, kind: str | None = None, *, digest: str | None = Non
     if kind is not None and manifest.kind != kind:
         raise StorageError("artifact", uri, f"is of kind {manifest.kind!r}, not {kind!r}", "Name another artifact.")
     if digest is not None and manifest.digest != digest:
-        rule = f"was replaced: its digest is {manifest.digest[:16]} now, and {digest[:16]} is the one to be read"
+        rule = f"was replaced: its digest is {manifest.digest[:16]} now, but {digest[:16]} was expected"
         raise StorageError("artifact", uri, rule, "Find out who writes there, then run the command again.")
     return manifest
 
@@ -109,16 +109,15 @@ def write_artifact(
     lease: Lease | None = None,
 ) -> Iterator[Draft]:
     """Give a draft directory to fill; on a clean exit it becomes the artifact `uri`, on an
-    exception nothing does.
+    exception nothing changes.
 
-    With a lease, it must still be ours when the work begins and when it is committed: LeaseLost
-    otherwise.
+    With a lease, raises LeaseLost unless the lease is still ours both when the work begins and
+    when it is committed.
     """
     wanted = Manifest(kind=kind, config=plain("config", config), inputs=plain("inputs", inputs or {}), files={})
     if not is_remote(uri):
-        uri = str(
-            local.resolved(uri)
-        )  # links may change while the work is done; what was inspected is what is replaced
+        # Links may change during the work; the resolved path is both inspected and replaced.
+        uri = str(local.resolved(uri))
     _vacancy(uri, wanted)  # raises before work is done
     if lease is not None:
         lease.renew()
@@ -138,8 +137,8 @@ def write_artifact(
 
 
 def add_manifest(folder: str, *, kind: str, config: Mapping[str, Any], names: Sequence[str]) -> Manifest:
-    """Make an artifact of a folder on a disk as it is: of these files in it. Raises StorageError
-    if it is one already."""
+    """Make an artifact of the named files of a folder on a disk, as they are. Raises StorageError
+    if the folder is an artifact already."""
     uri = str(local.resolved(folder))
     files = {}
     for name in names:
@@ -156,26 +155,25 @@ def add_manifest(folder: str, *, kind: str, config: Mapping[str, Any], names: Se
 
 
 def open_artifact(uri: str, *, kind: str | None = None, digest: str | None = None) -> Path:
-    """A local directory that shows the files of the manifest, each checked against it just now,
-    and no others.
+    """A local directory with exactly the files of the manifest, each just checked against it.
 
-    With a digest, as `read_manifest`: for who opens what another process chose.
+    A digest is checked as in `read_manifest`, for artifacts that another process chose.
     """
     manifest = read_manifest(uri, kind, digest=digest)
     return view_of(_download(uri, manifest) if is_remote(uri) else _verified(local.resolved(uri), manifest), manifest)
 
 
 def address_of_file(uri: str, name: str) -> str:
-    """Where one file of a finished artifact lies, for readers that know nothing of artifacts."""
+    """Address of one file of a finished artifact, for readers that know nothing of artifacts."""
     return _key(uri, read_manifest(uri), name) if is_remote(uri) else join(uri, name)
 
 
 @contextmanager
-def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]:
-    """As `open_artifact`, for what is read once: a copy that was made on this node goes with the
-    last block that reads it.
+def open_artifact_temporarily(uri: str, *, kind: str | None = None) -> Iterator[Path]:
+    """Like `open_artifact`, for artifacts that are read only once: a copy made on this node is
+    deleted when its last reader leaves the block.
 
-    No process may have it open in the other way meanwhile.
+    No process may hold it open through `open_artifact` meanwhile.
     """
     manifest = read_manifest(uri, kind)
     if not is_remote(uri):
@@ -186,7 +184,7 @@ def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]
             yield path
         finally:
             try:
-                with local.locked(local.scratch_of(path)):  # nobody brings or checks it
+                with local.locked(local.scratch_of(path)):  # nobody is downloading or checking it
                     fcntl.flock(readers, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(path, ignore_errors=True)
             except BlockingIOError:  # others still read it
@@ -197,12 +195,13 @@ def artifact_for_a_while(uri: str, *, kind: str | None = None) -> Iterator[Path]
 
 @contextmanager
 def _shared_copy(uri: str, manifest: Manifest) -> Iterator[tuple[Path, int]]:
-    """A copy with a lock on its folder, of which each reader has a share."""
+    """A copy in the cache, and the open handle of its folder, on which each reader holds a shared
+    lock."""
     while True:
         path = _download(uri, manifest)
         try:
             readers = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:  # its last reader went at that moment
+        except FileNotFoundError:  # its last reader deleted it at that moment
             continue
         try:
             fcntl.flock(readers, fcntl.LOCK_SH)
@@ -224,13 +223,13 @@ def _find(uri: str) -> Found | None:
 
 def _parsed(found: Found, uri: str) -> Manifest:
     if found.is_damaged:
-        raise DamagedArtifact("artifact", uri, f"{MANIFEST} is not what was written", REMAKE)
+        raise DamagedArtifact("artifact", uri, f"{MANIFEST} differs from what was written", REMAKE)
     return parse(found.body, uri)
 
 
 def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
-    """None if a whole artifact made the same way is there; one made another way, and anything
-    else, is refused."""
+    """None if a complete artifact made the same way is there. One made differently is refused, and
+    so is anything else."""
     found = _find(uri)
     if found is None:
         if not is_remote(uri):
@@ -268,7 +267,8 @@ def _require_empty(place: Path) -> None:
 
 
 def _commit_to_disk(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
-    """The scratch directory's lock is held: nobody else on this file system is here."""
+    """Commit while holding the scratch directory's lock: no other writer on this file system is
+    here."""
     for inner in [*path.rglob("*"), path]:
         local.sync(inner)
     if lease is not None:
@@ -284,8 +284,8 @@ def _commit_to_disk(path: Path, uri: str, manifest: Manifest, lease: Lease | Non
 
 
 def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
-    """One manifest wins. That a writer lost it learns from what stands there: the same, another
-    whole one, or a refusal."""
+    """Commit the one manifest that wins. A loser learns it from what is there now: the same
+    artifact, another complete one, or one that must not be replaced."""
     if not _vacancy(uri, manifest):
         return
     from memlm.storage.s3 import transfer
@@ -293,7 +293,7 @@ def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None)
     readme = [README] if (path / README).is_file() else []
     transfer.upload({_key(uri, manifest, name): path / name for name in (*manifest.files, *readme)})
     store, place, body = store_of(uri), join(uri, MANIFEST), manifest.to_json()
-    for _ in range(COMMITS):
+    for _ in range(MAX_COMMIT_ATTEMPTS):
         if lease is not None:
             lease.renew()
         vacancy = _vacancy(uri, manifest)
@@ -306,8 +306,8 @@ def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None)
 
 
 def _key(uri: str, manifest: Manifest, name: str) -> str:
-    """Where a file of an artifact lies on S3. The folder is, below, the very directory that was
-    written."""
+    """Address of an artifact's file on S3. Below `content-...`, the folder is the directory that
+    was written."""
     return join(uri, f"content-{manifest.digest[:16]}", name)
 
 
@@ -315,7 +315,7 @@ def _download(uri: str, manifest: Manifest) -> Path:
     """Bring an artifact to this node once; the copy is checked each time like any other
     directory."""
     target = _cache() / manifest.digest
-    with _scratch(target) as path:  # a lock too: of several processes on a node one downloads
+    with _scratch(target) as path:  # also a lock: only one of several processes on a node downloads
         if target.exists():
             try:
                 return _verified(target, manifest)
@@ -337,7 +337,7 @@ def _fetch(uri: str, manifest: Manifest, folder: Path) -> None:
     try:
         whole = transfer.download_all(wanted)
     except FileNotFoundError as error:
-        raise DamagedArtifact("file", error, "is in the manifest but not there", REMAKE) from error
+        raise DamagedArtifact("file", error, "is in the manifest but missing", REMAKE) from error
     damaged = [each.uri for each, good in zip(wanted, whole, strict=True) if not good]
     if damaged:
         rule = "its size or sha256 is not the one in the manifest"
@@ -350,8 +350,8 @@ def _measure(path: Path) -> dict[str, Any]:
 
 
 def _measure_all(directory: Path) -> dict[str, dict[str, Any]]:
-    """Every file but the manifest and the README. Links are refused: what they point to may
-    change."""
+    """Size and sha256 of every file except the manifest and the README. Links are refused, because
+    their targets may change."""
     left_out = (directory / MANIFEST, directory / README)
     paths = [path for path in sorted(directory.rglob("*")) if path not in left_out]
     for path in paths:
@@ -361,7 +361,7 @@ def _measure_all(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def _verified(directory: Path, manifest: Manifest) -> Path:
-    """The directory, if all that the manifest names is there and as it says."""
+    """The directory, if every file in the manifest is there and unchanged."""
     wrong = sorted(name for name, expected in manifest.files.items() if _measured(directory, name) != expected)
     if wrong:
         rule, remedy = f"missing or changed: {', '.join(wrong)}", REMAKE
@@ -376,14 +376,14 @@ def _measured(directory: Path, name: str) -> dict[str, Any] | None:
 
 
 def _cache() -> Path:
-    """Where this node keeps its copies of what is on S3."""
+    """Folder of this node's copies of artifacts on S3."""
     return Path(os.environ.get("MEMLM_CACHE") or Path.home() / ".cache" / "memlm").expanduser().absolute()
 
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """The temporary directory next to `target`: one writer at a time, and what a killed one left
-    is cleared."""
+    """A temporary directory next to `target`, for one writer at a time. Removes what a killed
+    writer left there."""
     path = local.scratch_of(target)
     with local.on_disk(path):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -393,4 +393,4 @@ def _scratch(target: Path) -> Iterator[Path]:
                 path.mkdir()
                 yield path
             finally:
-                shutil.rmtree(path, ignore_errors=True)  # it has been renamed when all went well
+                shutil.rmtree(path, ignore_errors=True)  # after a success it has been renamed already

@@ -1,9 +1,8 @@
-"""Where does a copy lie that is needed for a while, and who takes it away when its owner was
-killed?
+"""Temporary copies on this node's disk, removed even if their owner was killed.
 
-In a folder `memlm-<pid>-<random>` for temporary files, whose lock the owner holds for as long as
-it lives. The lock of a killed process is nobody's, whatever its pid means by then or in another
-container, so who next needs a folder removes it.
+They lie in a folder `memlm-<pid>-<random>` among the temporary files, whose lock the owner holds
+for as long as it lives. A killed process no longer holds its lock, even if its pid has been reused
+or belongs to another container, so the next process that needs a folder removes that one.
 """
 
 import os
@@ -22,8 +21,8 @@ _LOCK = re.compile(rf"\.(memlm-\d+-[0-9a-f]{{32}}){re.escape(local.LOCK)}")
 
 @contextmanager
 def folder_for_copies() -> Iterator[Path]:
-    """A folder on this node's disk, gone after the block. Those of processes that were killed go
-    before it."""
+    """A folder on this node's disk that is removed after the block. First removes the folders of
+    processes that were killed."""
     parent = Path(tempfile.gettempdir())
     _sweep(parent)
     path = parent / f"memlm-{os.getpid()}-{uuid.uuid4().hex}"
@@ -38,5 +37,6 @@ def folder_for_copies() -> Iterator[Path]:
 def _sweep(parent: Path) -> None:
     for found in map(_LOCK.fullmatch, os.listdir(parent)):
         if found:
-            with suppress(OSError), local.locked(parent / found[1], wait=False):  # else its owner lives, or is not us
+            # Raises BlockingIOError if the owner is alive, PermissionError if it is another user.
+            with suppress(OSError), local.locked(parent / found[1], wait=False):
                 shutil.rmtree(parent / found[1], ignore_errors=True)

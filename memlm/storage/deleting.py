@@ -1,8 +1,8 @@
-"""What memlm made and needs no longer goes; what others put there stays.
+"""Delete what memlm made and no longer needs, and keep what others put there.
 
-A folder of a run is open to everybody who may write there, so of a tree only that is removed
-which memlm is known to have written: what a manifest names, the drafts of killed writers, and
-single files whose names only memlm gives.
+Everybody with access may write to a run's folder, so only files that memlm is known to have
+written are removed from a tree: files that a manifest names, drafts of killed writers, and single
+files whose names only memlm gives.
 """
 
 import os
@@ -21,9 +21,10 @@ _DRAFT = re.compile(rf"\.(.+?)(\.[0-9a-f]{{32}}\.tmp)?{re.escape(PARTIAL)}(\.par
 
 def delete_made(uri: str, *, loose: str = "") -> None:
     """Remove the artifacts at and below `uri`, single files below it whose names match `loose`,
-    and folders that are empty then.
+    and folders that are empty afterwards.
 
-    An artifact whose manifest cannot be read stays: nothing says what in it is memlm's.
+    An artifact whose manifest cannot be read stays, because nothing says which of its files are
+    memlm's.
     """
     names = re.compile(loose) if loose else None
     if is_remote(uri):
@@ -36,7 +37,7 @@ def delete_made(uri: str, *, loose: str = "") -> None:
         for folder, _, files in os.walk(root, topdown=False):
             here = Path(folder)
             if MANIFEST in files:
-                remove_named(here, _believed(here))
+                remove_named(here, _readable_manifest(here))
             for name in files:
                 if names is not None and names.fullmatch(name) and local.is_plain_file(here, name):
                     (here / name).unlink(missing_ok=True)
@@ -46,7 +47,7 @@ def delete_made(uri: str, *, loose: str = "") -> None:
         local.clear_remains(root)
 
 
-def _believed(folder: Path) -> Manifest | None:
+def _readable_manifest(folder: Path) -> Manifest | None:
     found = local.read(str(folder / MANIFEST))
     try:
         return parse(found.body, str(folder)) if found is not None else None
@@ -62,7 +63,7 @@ def _clear_drafts(folder: Path) -> None:
 
 
 def _delete_from_s3(uri: str, loose: re.Pattern[str] | None) -> None:
-    """Manifests first, so that what goes is no artifact any more from the first step on."""
+    """Delete manifests first, so that from then on nothing there counts as an artifact."""
     from memlm.storage.s3 import client as s3
 
     names = s3.all_names(uri)

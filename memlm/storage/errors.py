@@ -6,7 +6,8 @@ REMAKE = "Move it away and run its stage again."
 
 
 class StorageError(ValueError):
-    """What storage refuses or cannot do: which field, its value, the rule, the remedy."""
+    """A request that storage refuses or cannot fulfil: the field, its value, the rule, the
+    remedy."""
 
     def __init__(self, field: str, value: object, rule: str, remedy: str) -> None:
         value, rule = without_secrets(redacted(str(value))), without_secrets(rule)
@@ -18,12 +19,13 @@ class StorageError(ValueError):
 
 
 class DamagedArtifact(StorageError):
-    """The bytes are not those that were written. An older artifact may still be whole."""
+    """Bytes that differ from those that were written. An older artifact may still be intact."""
 
 
 class LeaseHeld(StorageError):
-    """Somebody else may write there now."""
+    """Somebody else may be writing there now."""
 
 
 class LeaseLost(StorageError):
-    """We no longer may: the lease ran out and another has taken over, with a higher epoch."""
+    """We may no longer write: the lease expired and another holder took over, with a higher
+    epoch."""

@@ -1,14 +1,14 @@
-"""Single files on a disk, read and written so that a crash or a rival leaves the old one or the
-new one.
+"""Single files on a disk, read and written so that a crash or a competing writer leaves either the
+old file or the new one.
 
-A file is written next to its name, forced to the disk and renamed. Conditional writes hold a
-lock of the name meanwhile, so on a file system of several nodes its locks must work over nodes
-(`probe` tries them on one).
+A file is written next to its name, forced to the disk and renamed. Conditional writes hold a lock
+on the name meanwhile, so the locks of a file system shared by several nodes must work across
+nodes (`probe` tests them on one).
 
-What is checked and what is changed must be one and the same place, so a path is resolved once
-(`resolved`, `entry`) and only the result is used: `made/../models` is refused or means one
-folder, never two. Small files and locks are plain files; a link, a pipe or a device at such a
-name is nobody's that memlm knows, and is refused.
+The place that is checked must be the place that is changed. A path is therefore resolved once
+(`resolved`, `entry`) and only the result is used: `made/../models` is either refused or means one
+folder, never two. Small files and locks are plain files; links, pipes and devices at their names
+are not memlm's, and are refused.
 """
 
 import errno
@@ -29,8 +29,8 @@ from memlm.storage.errors import StorageError
 from memlm.storage.places import PARTIAL
 
 log = logging.getLogger(__name__)
-BESIDE = f".tmp{PARTIAL}"  # ends the names of what is written beside its place
-LOCK = f"{PARTIAL}.lock"  # and of locks
+TEMPORARY = f".tmp{PARTIAL}"  # suffix of temporary files next to their final names
+LOCK = f"{PARTIAL}.lock"  # suffix of locks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,12 @@ class Found:
 
     body: bytes
     version: str  # changes whenever the body does
-    age_seconds: float = 0  # since it was written, by the store's own clock; where it was asked for
-    sha256: str = ""  # of what the writer sent, where that is recorded
+    age_seconds: float = 0  # time since it was written, by the store's clock; 0 unless requested
+    sha256: str = ""  # digest of the bytes that the writer sent, if recorded
 
     @property
     def is_damaged(self) -> bool:
-        """Whether this is not what the writer sent."""
+        """Whether the body differs from what the writer sent."""
         return bool(self.sha256) and self.sha256 != hashlib.sha256(self.body).hexdigest()
 
 
@@ -67,7 +67,7 @@ def write(uri: str, body: bytes) -> None:
 
 
 def create(uri: str, body: bytes) -> bool:
-    """Write where nothing is; whether this call did."""
+    """Write only if nothing is there. Returns whether this call wrote it."""
     path = entry(uri)
     with _written(path, body) as partial, locked(path):
         try:
@@ -78,7 +78,7 @@ def create(uri: str, body: bytes) -> bool:
 
 
 def replace(uri: str, body: bytes, version: str) -> bool:
-    """Write over exactly this version; whether this call did."""
+    """Write only over exactly this version. Returns whether this call wrote it."""
     path = entry(uri)
     with _written(path, body) as partial, locked(path):
         found = read(str(path))
@@ -96,8 +96,8 @@ def list_names(uri: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """A tree or a file, and what killed writers of it left next to it. A link is left alone, and
-    so is what it points to."""
+    """Delete a tree or a file, and what killed writers left next to it. A link is left alone, and
+    so is its target."""
     path = entry(uri)
     if not path.parent.exists():
         return
@@ -105,13 +105,13 @@ def delete(uri: str) -> None:
         log.warning("%s is a link and was left as it is", path)
         return
     with on_disk(path):
-        _bury(path)
+        _remove_atomically(path)
         clear_remains(path)
 
 
 def clear_remains(path: Path) -> None:
-    """Remove what killed writers of `path` left next to it, unless somebody is at work there."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}{re.escape(BESIDE)}")
+    """Remove what killed writers of `path` left next to it, unless a writer is active there."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}{re.escape(TEMPORARY)}")
     with on_disk(path):
         for left in [path.with_name(name) for name in os.listdir(path.parent) if ours.fullmatch(name)]:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
@@ -120,47 +120,46 @@ def clear_remains(path: Path) -> None:
 
 
 def clear_scratch(path: Path, *, left_behind: bool) -> None:
-    """Remove what a killed writer left at `path`. A writer's folder and its lock go together:
-    without one it is another's."""
+    """Remove what a killed writer left at `path`. memlm's writers always leave a lock together
+    with the folder: a folder without a lock belongs to somebody else."""
     if not os.path.lexists(path):
         return
     if left_behind:
         shutil.rmtree(path)
     elif path.is_symlink() or not path.is_dir() or os.listdir(path):
-        rule = "is where the artifact would be put together, and memlm did not make it"
+        rule = "would be the artifact's temporary folder, but memlm did not make it"
         raise StorageError("folder", path, rule, "Rename it, or give the artifact another name.")
     else:
         path.rmdir()
 
 
-def _bury(path: Path) -> None:
-    """Take a tree or a file away at one stroke, then remove it."""
-    grave = _beside(path)
+def _remove_atomically(path: Path) -> None:
+    """Remove a tree or a file, renaming it first so that it vanishes in one step."""
+    doomed = _temporary_name(path)
     if path.exists():
-        os.rename(path, grave)
-        shutil.rmtree(grave) if grave.is_dir() else grave.unlink()
+        os.rename(path, doomed)
+        shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
 
 
 @contextmanager
 def no_new_folders(path: Path) -> Iterator[None]:
-    """Folders at and above `path` that the block makes are gone after it, where nobody else uses
-    them by then."""
+    """Remove folders at and above `path` that the block made, unless they are in use by then."""
     with on_disk(path):
         new = [each for each in (path, *path.parents) if not each.exists()]
     try:
         yield
     finally:
         for folder in new:
-            with suppress(OSError):  # in use, or never made
+            with suppress(OSError):  # in use, or never created
                 folder.rmdir()
 
 
 def resolved(uri: str | Path) -> Path:
-    """A folder as the operating system finds it: all links followed, no `..` left.
+    """The real path of a folder: all links followed, no `..` left.
 
-    Raises StorageError for the root folder and where links lead in a circle.
+    Raises StorageError for the root folder and for links that lead in a circle.
     """
-    path = Path(os.path.realpath(Path(uri)))  # a double slash behind a circle of links would lead to the root folder
+    path = Path(os.path.realpath(Path(uri)))  # a double slash after a circle of links would lead to the root folder
     if not path.name:
         raise StorageError("uri", uri, "is the root folder", "Name a folder in it.")
     if any(each.is_symlink() for each in (path, *path.parents)):
@@ -171,7 +170,7 @@ def resolved(uri: str | Path) -> Path:
 
 
 def entry(uri: str | Path) -> Path:
-    """A name in a folder: the folder resolved, the name as it is, so that a link is seen as one."""
+    """A path whose folder is resolved but whose name is kept, so that a link is seen as one."""
     path = Path(uri)
     if path.name in ("", ".."):
         return resolved(path)
@@ -179,23 +178,23 @@ def entry(uri: str | Path) -> Path:
 
 
 def is_plain_file(folder: Path, name: str) -> bool:
-    """Whether `name` below the folder is a regular file, reached through no link."""
+    """Whether `name` below the folder is a regular file, and no part of `name` is a link."""
     path = folder / name
     return path.is_file() and os.path.realpath(path) == os.path.join(os.path.realpath(folder), name)
 
 
 def scratch_of(target: Path) -> Path:
-    """Where the artifact `target` is put together."""
+    """The temporary folder in which the artifact `target` is assembled."""
     return target.with_name(f".{target.name}{PARTIAL}")
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Alone with `path`, among processes and threads; gives whether the lock's file was left by
-    a holder that was killed.
+    """Hold the lock of `path` against other processes and threads. Yields whether the lock's file
+    was left by a holder that was killed.
 
-    The lock's file goes with its holder. Raises BlockingIOError where others hold it and `wait`
-    is False, StorageError where the lock's name belongs to something else.
+    The lock's file is removed afterwards. Raises BlockingIOError if others hold the lock and
+    `wait` is False, StorageError if the lock's name belongs to something else.
     """
     lock = path.with_name(f".{path.name.removeprefix('.')}{LOCK}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +202,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         handle, is_new = _open_lock(lock)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if not is_at(handle, lock):  # the holder before us removed what we waited on
+            if not is_at(handle, lock):  # the previous holder removed the file that we waited for
                 continue
             try:
                 yield not is_new
@@ -215,8 +214,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _open_lock(lock: Path) -> tuple[int, bool]:
-    """The lock's file, and whether it is new. A lock's file is empty: one that holds something
-    is not ours to remove."""
+    """The lock's file, and whether it is new. A lock's file is empty: a file with content is not
+    ours to remove."""
     while True:
         try:
             return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
@@ -224,18 +223,16 @@ def _open_lock(lock: Path) -> tuple[int, bool]:
             pass
         try:
             handle = _open_plain(lock, os.O_RDWR)
-        except FileNotFoundError:  # its holder went at that moment
+        except FileNotFoundError:  # its holder removed it at that moment
             continue
         if os.fstat(handle).st_size:
             os.close(handle)
-            raise StorageError(
-                "lock", lock, "holds something, so it is not memlm's", "Rename it, or use another folder."
-            )
+            raise StorageError("lock", lock, "is not empty, so it is not memlm's", "Rename it, or use another folder.")
         return handle, False
 
 
 def _open_plain(path: Path, flags: int) -> int:
-    """A file's handle, without following a link and without waiting at a pipe."""
+    """A handle of a plain file, opened without following a link or waiting at a pipe."""
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -254,8 +251,8 @@ def _not_plain(path: Path) -> StorageError:
 
 @contextmanager
 def on_disk(path: Path) -> Iterator[None]:
-    """Name the place and the remedy when a disk is full or closed to us, also when a library's
-    own error says so."""
+    """Name the place and the remedy when a disk is full or not accessible, even if a library wraps
+    the system's error in its own."""
     try:
         yield
     except Exception as error:
@@ -278,8 +275,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _written(path: Path, body: bytes) -> Iterator[Path]:
-    """The body in a file next to `path`, on the disk for good; the block puts it into place."""
-    partial = _beside(path)
+    """The body in a temporary file next to `path`, already on the disk; the block moves it into
+    place."""
+    partial = _temporary_name(path)
     with on_disk(path):
         if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
             raise _not_plain(path)
@@ -293,12 +291,12 @@ def _written(path: Path, body: bytes) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{BESIDE}")
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
 
 
 def is_at(handle: int, path: Path) -> bool:
-    """Whether the open file is still what has this name."""
+    """Whether the open file still has this name."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -306,8 +304,8 @@ def is_at(handle: int, path: Path) -> bool:
 
 
 def _now(path: Path) -> float:
-    """By the file system's clock, which may be another machine's."""
-    touched = _beside(path)
+    """The time by the file system's clock, which may be another machine's."""
+    touched = _temporary_name(path)
     try:
         touched.touch()
         return touched.stat().st_mtime

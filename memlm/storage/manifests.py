@@ -1,4 +1,4 @@
-"""The manifest of an artifact: what made it, from what, and every file's size and sha256."""
+"""Manifests of artifacts: how each was made, from which inputs, and every file's size and sha256."""
 
 import hashlib
 import json
@@ -12,17 +12,17 @@ from memlm.storage.places import join
 
 MANIFEST = "manifest.json"
 README = "README.md"
-"""What a folder says to people, who may change it: no manifest names it, and no reader takes it
-for a part of the artifact."""
+"""A note for people in an artifact's folder. They may change it, so no manifest lists it and no
+reader treats it as part of the artifact."""
 FORMAT = 2
-"""What is written. Format 1 is read as well: its details are taken as they are."""
+"""The format that is written. Format 1 can still be read, but has no digest of the details."""
 ADOPTED = "adopted"
-"""In the config of a folder that got its manifest where it lay: what kind of model somebody else
-wrote there."""
+"""Config key of a folder that was adopted in place: the kind of model that somebody else wrote
+there."""
 _FIELDS = ("kind", "config", "inputs", "files")
 _BEGINNING = b'{\n "config": '
-"""How every manifest begins that memlm writes, so that one that was cut or changed is still told
-from another program's."""
+"""Beginning of every manifest that memlm writes, so that a truncated or changed one can still be
+told from another program's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +32,20 @@ class Manifest:
     inputs: dict[str, str]
     files: dict[str, dict[str, Any]]  # name below the artifact -> bytes, sha256
     details: dict[str, Any] = field(default_factory=dict)
-    """Timings, counts: they have a digest of their own, because what an artifact is does not
+    """Timings and counts. They have their own digest, because the artifact's identity does not
     depend on them."""
     format: int = FORMAT
-    """The format of the file. Format 1, which does not name itself, has no digest of the
-    details."""
+    """Format of the file. Format 1 does not name itself and has no digest of the details."""
 
     @property
     def digest(self) -> str:
-        """What names the artifact: the same in every format."""
+        """Digest that identifies the artifact, the same in every format."""
         return digest_of({name: getattr(self, name) for name in _FIELDS})
 
     @property
     def is_adopted(self) -> bool:
-        """Whether memlm found the files and did not write them, so that it must neither replace
-        nor remove one."""
+        """Whether memlm found the files instead of writing them, so that it must neither replace
+        nor remove any."""
         return ADOPTED in self.config and not self.inputs
 
     def to_json(self) -> bytes:
@@ -57,26 +56,26 @@ class Manifest:
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of plain JSON, whatever the order of its fields."""
+    """SHA-256 of plain JSON, independent of the order of its fields."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def is_ours(body: bytes) -> bool:
-    """Whether memlm wrote this manifest, as far as can be told of one that is damaged."""
+    """Whether memlm wrote this manifest, as far as one can tell if it is damaged."""
     if body.startswith(_BEGINNING) or _BEGINNING.startswith(body):
         return True
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         return False
-    if not content:  # says nothing, so nothing is lost with it
+    if not content:  # it is empty, so nothing is lost with it
         return True
     return isinstance(content, dict) and content.keys() >= {*_FIELDS, "digest"}
 
 
 def parse(body: bytes, uri: str) -> Manifest:
-    """The manifest of the artifact `uri`; DamagedArtifact if it is none, or not the one that was
-    written."""
+    """The manifest of the artifact `uri`. Raises DamagedArtifact if it is no manifest, or not as it
+    was written."""
 
     def refuse(reason: str) -> DamagedArtifact:
         return DamagedArtifact("artifact", uri, f"{MANIFEST} is not a manifest ({reason})", REMAKE)
@@ -91,9 +90,9 @@ def parse(body: bytes, uri: str) -> Manifest:
             raise refuse(str(error)) from error
         fields = (manifest.config, manifest.inputs, manifest.files, manifest.details, *manifest.files.values())
         if not isinstance(manifest.kind, str) or not all(isinstance(field, dict) for field in fields):
-            raise refuse("its fields are not what they should be")
+            raise refuse("its fields have wrong types")
         if manifest.format not in range(1, FORMAT + 1):
-            rule = f"{MANIFEST} is of format {manifest.format!r}, and this memlm reads 1 to {FORMAT}"
+            rule = f"{MANIFEST} has format {manifest.format!r}, and this memlm reads 1 to {FORMAT}"
             raise DamagedArtifact("artifact", uri, rule, "Use the memlm that wrote it, or a newer one.")
         expected, expected_details = manifest.digest, digest_of(manifest.details)
     if digest != expected:
@@ -113,5 +112,5 @@ def encode(field: str, value: Any) -> bytes:
 
 
 def plain(field: str, value: Any) -> Any:
-    """The value as it will be read back: tuples become lists."""
+    """The value as JSON would return it: tuples become lists."""
     return json.loads(encode(field, value))

@@ -1,4 +1,4 @@
-"""How is one small file read and written, wherever it is?"""
+"""Read and write one small file, on either kind of place."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from memlm.storage.places import is_remote, join
 
 
 class Store(Protocol):
-    """What both kinds of place can do with a small file. `s3` and `local` are two."""
+    """Operations on small files that both kinds of place support. `s3` and `local` implement it."""
 
     def read(self, uri: str, *, with_age: bool = False) -> Found | None: ...
 
@@ -40,34 +40,34 @@ def store_of(uri: str) -> Store:
 
 
 def write_json(uri: str, value: Any) -> None:
-    """One small object. A reader sees the old one or the new one."""
+    """Write one small object. A reader sees the old one or the new one."""
     write_bytes(uri, encode("value", value))
 
 
 def write_bytes(uri: str, body: bytes) -> None:
-    """One small file. A reader sees the old one or the new one."""
+    """Write one small file. A reader sees the old one or the new one."""
     store_of(uri).write(uri, body)
 
 
 def read_bytes(uri: str) -> bytes | None:
-    """One small file; None if there is none. Raises DamagedArtifact."""
+    """Content of one small file; None if it does not exist. Raises DamagedArtifact."""
     found = store_of(uri).read(uri)
     if found is not None and found.is_damaged:
-        raise DamagedArtifact("uri", uri, "is not what was written", REMAKE)
+        raise DamagedArtifact("uri", uri, "differs from what was written", REMAKE)
     return found.body if found is not None else None
 
 
 def read_json(uri: str) -> Any:
     body = read_bytes(uri)
     if body is None:
-        raise StorageError("uri", uri, "nothing is there", "Check the name, or run the stage that writes it.")
+        raise StorageError("uri", uri, "does not exist", "Check the name, or run the stage that writes it.")
     with reading(lambda reason: StorageError("uri", uri, f"is not JSON ({reason})", REMAKE)):
         return json.loads(body)
 
 
 @contextmanager
 def local_file(uri: str) -> Iterator[Path]:
-    """One file to read: a path itself, or an object on S3 as a temporary copy of the same name."""
+    """One file to read: a path itself, or a temporary copy, with the same name, of an object on S3."""
     if not is_remote(uri):
         yield Path(uri)
         return
@@ -77,20 +77,20 @@ def local_file(uri: str) -> Iterator[Path]:
         path = folder / uri.rpartition("/")[2]
         try:
             if not transfer.download(uri, path):
-                raise DamagedArtifact("uri", uri, "is not what was written", REMAKE)
+                raise DamagedArtifact("uri", uri, "differs from what was written", REMAKE)
         except FileNotFoundError as error:
-            raise StorageError("uri", uri, "nothing is there", "Check the bucket and the name.") from error
+            raise StorageError("uri", uri, "does not exist", "Check the bucket and the name.") from error
         yield path
 
 
 def list_names(uri: str) -> list[str]:
-    """Sorted names directly under `uri`, without what is not finished."""
+    """Sorted names directly under `uri`, without unfinished files."""
     return store_of(uri).list_names(uri)
 
 
 def delete(uri: str) -> None:
-    """Remove a tree or one object, if it is there, and what unfinished writers of it left. What
-    goes is no artifact any more from the first step on."""
+    """Remove a tree or one object, if it exists, together with remains of its unfinished writers.
+    From the first step on it no longer counts as an artifact."""
     if is_remote(uri):
         from memlm.storage.s3 import client as s3
 

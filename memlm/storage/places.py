@@ -4,11 +4,11 @@ import os
 
 from memlm.storage.errors import StorageError
 
-PARTIAL = ".partial"  # in the (hidden) names of what is not finished; never listed
+PARTIAL = ".partial"  # part of the hidden names of unfinished files; never listed
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` is on S3. Every function asks here first, so an unknown scheme never becomes
+    """Whether `uri` is on S3. Every function calls this first, so an unknown scheme never becomes
     a directory."""
     if not uri or ("://" in uri and not uri.startswith("s3://")) or uri.startswith("s3:///"):
         raise StorageError("uri", repr(uri), "must be a local path or s3://bucket/prefix", "Correct it.")

@@ -1,8 +1,8 @@
-"""Does a store do what storage relies on? Asked once, before a week's work is put on it.
+"""Test whether a store does what storage relies on, before a week's work depends on it.
 
-Not every store that speaks S3 keeps its promise of conditional writes: some ignore the
-condition, and Ceph's gateway 16 keeps it for one writer and lets sixteen at a time win. On such
-a store leases and commits would be worth nothing.
+Not every store that speaks S3 honours conditional writes: some ignore the condition, and Ceph's
+gateway 16 honours it for one writer but lets sixteen simultaneous ones win. On such a store leases
+and commits would be worth nothing.
 """
 
 import functools
@@ -20,63 +20,63 @@ from memlm.storage.objects import Store, store_of
 from memlm.storage.places import is_remote, join
 
 RACERS = 16
-FIRST_PATIENCE = retries.Patience(attempts=4, connect_seconds=2, silence_seconds=2.5, deadline_seconds=5)
-"""For the first requests, so that a wrong address, region or credential is one error within ten
-seconds."""
+FIRST_POLICY = retries.RetryPolicy(attempts=4, connect_seconds=2, silence_seconds=2.5, deadline_seconds=5)
+"""Retry policy of the first requests, so that a wrong address, region or credential is reported
+within ten seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a store was seen to do."""
+    """The observed behaviour of a store."""
 
     uri: str
     seconds: float
-    reads_what_was_written: bool
-    lists_what_was_written: bool
-    winners: int  # of RACERS that create one object at the same moment
-    replaces_what_it_names: bool  # a write over the version that is there succeeds,
-    spares_what_it_does_not: bool  # and one over another version fails
+    reads_back: bool
+    lists_new_objects: bool
+    winners: int  # number of RACERS that succeed when all create one object at the same moment
+    replaces_named_version: bool  # a write over the current version succeeds,
+    refuses_other_version: bool  # and one over another version fails
     deletes: bool
 
     @property
     def faults(self) -> list[str]:
-        """What does not hold, in words; empty if the store can be relied on."""
-        said = {
-            "what was written is not what is read": self.reads_what_was_written,
-            "what was written is not listed": self.lists_what_was_written,
-            f"of {RACERS} writers that create one object at once {self.winners} win": self.winners == 1,
-            "a write over the version that is there is refused": self.replaces_what_it_names,
-            "a write over a version that is gone succeeds": self.spares_what_it_does_not,
-            "what was deleted is still there": self.deletes,
+        """Failed expectations in words; empty if the store can be relied on."""
+        checks = {
+            "an object read back differs from what was written": self.reads_back,
+            "a new object is not listed": self.lists_new_objects,
+            f"{self.winners} of {RACERS} writers that create one object at once succeed": self.winners == 1,
+            "a write over the current version is refused": self.replaces_named_version,
+            "a write over an outdated version succeeds": self.refuses_other_version,
+            "a deleted object is still there": self.deletes,
         }
-        return [fault for fault, holds in said.items() if not holds]
+        return [fault for fault, holds in checks.items() if not holds]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "faults": self.faults}
 
 
 def probe(uri: str) -> Probe:
-    """Try the store below `uri` for a second or two, and leave nothing. StorageError when it
-    can't be used at all."""
+    """Test the store below `uri` for a second or two, and leave nothing behind. Raises
+    StorageError if it cannot be used at all."""
     with nullcontext() if is_remote(uri) else local.no_new_folders(local.resolved(uri)):
         return _tried(uri)
 
 
 def require_conditional_writes(uri: str) -> Probe:
-    """The probe of a store that can be relied on; StorageError for one that can't, or can't be
-    used."""
+    """The probe of a store that can be relied on. Raises StorageError for a store that cannot, or
+    cannot be used."""
     result = probe(uri)
     if result.faults:
-        rule = f"this store can't keep writers apart: {'; '.join(result.faults)}"
+        rule = f"this store cannot keep writers apart: {'; '.join(result.faults)}"
         raise StorageError(
-            "storage", uri, rule, "Use one whose conditional writes hold: AWS S3, or a current MinIO or Ceph."
+            "storage", uri, rule, "Use one that honours conditional writes: AWS S3, or a current MinIO or Ceph."
         )
     return result
 
 
 def _tried(uri: str) -> Probe:
     place, store, began = join(uri, f"probe-{uuid.uuid4().hex}"), store_of(uri), time.monotonic()
-    with retries.patient(FIRST_PATIENCE):
+    with retries.using_policy(FIRST_POLICY):
         _require_access(uri, store, join(place, "written"))
     try:
         created, written = join(place, "created"), store.read(join(place, "written"))
@@ -89,18 +89,18 @@ def _tried(uri: str) -> Probe:
         store.delete(place)
     return Probe(
         uri=uri,
-        reads_what_was_written=written is not None and written.body == b"written",
-        lists_what_was_written=listed == ["created", "written"],
+        reads_back=written is not None and written.body == b"written",
+        lists_new_objects=listed == ["created", "written"],
         winners=winners,
-        replaces_what_it_names=replaced,
-        spares_what_it_does_not=spared,
+        replaces_named_version=replaced,
+        refuses_other_version=spared,
         deletes=store.list_names(place) == [],
         seconds=round(time.monotonic() - began, 2),
     )
 
 
 def _require_access(uri: str, store: Store, place: str) -> None:
-    """Read, then write: a place that may only be read is told from one that may not be used."""
+    """Read, then write, so that a read-only place is told from one that cannot be used at all."""
     store.read(place)
     try:
         store.write(place, b"written")
@@ -113,7 +113,7 @@ def _require_access(uri: str, store: Store, place: str) -> None:
 
 
 def _race(uri: str, store: Store) -> int:
-    """How many of RACERS succeed."""
+    """Number of RACERS that succeed in creating the same object."""
     with ThreadPoolExecutor(max_workers=RACERS) as pool:
         racing = [
             pool.submit(copy_context().run, functools.partial(store.create, uri, f"racer {number}".encode()))

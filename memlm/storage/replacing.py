@@ -1,13 +1,12 @@
-"""A new artifact takes the place of a damaged one on a disk, and nothing that memlm did not
-write is lost.
+"""Replace a damaged artifact on a disk without losing anything that memlm did not write.
 
-    set the damaged folder aside -> rename the new one to its name -> remove what the old
-    manifest names
-                                 -> move back what it does not name, unless the new one has a
-                                 file of that name
+    set the damaged folder aside -> rename the new one to its name
+                                 -> remove the files that the old manifest lists
+                                 -> move back the others, unless the new artifact has a file of
+                                    that name
 
-What is left then, because nothing says who wrote it, stays aside in NAME.replaced-1 and is named
-in the log. A crash in between loses nothing either: what was there is there or aside.
+Files that then remain, because nothing says who wrote them, stay aside in NAME.replaced-1, which
+the log names. A crash in between loses nothing: the old files are in one place or the other.
 """
 
 import logging
@@ -21,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def replace_damaged(target: Path, new: Path, old: Manifest | None) -> None:
-    """Rename the folder `new` to `target`, which holds a damaged artifact; `old` is its
-    manifest, if that can be believed."""
+    """Rename the folder `new` to `target`, which holds a damaged artifact; `old` is its manifest,
+    if that can be trusted."""
     aside = _free_name(target)
     with local.on_disk(target):
         os.rename(target, aside)
@@ -30,12 +29,14 @@ def replace_damaged(target: Path, new: Path, old: Manifest | None) -> None:
         remove_named(aside, old)
         _move_back(aside, target)
     if aside.exists():
-        log.warning("%s was damaged and is made again; what may not be memlm's is kept in %s", target, aside)
+        log.warning(
+            "%s was damaged and has been remade; files that memlm may not have written are in %s", target, aside
+        )
 
 
 def remove_named(folder: Path, manifest: Manifest | None) -> None:
-    """Remove the files that an artifact's manifest names, the manifest, and the folders that are
-    empty then; nothing of a model that was adopted, which somebody else wrote."""
+    """Remove the files that an artifact's manifest lists, the manifest, and folders that are empty
+    then. Keep everything of an adopted model, which somebody else wrote."""
     if manifest is None or manifest.is_adopted:
         return
     for name in (*manifest.files, MANIFEST):
@@ -46,7 +47,7 @@ def remove_named(folder: Path, manifest: Manifest | None) -> None:
 
 
 def _move_back(aside: Path, target: Path) -> None:
-    """Each entry to its old place, where that is free."""
+    """Move each entry back to its old place, if that is free."""
     for folder, folders, files in os.walk(aside, topdown=False):
         for here in (Path(folder, name) for name in (*files, *folders)):
             there = target / here.relative_to(aside)
@@ -65,7 +66,7 @@ def _make_folders(path: Path) -> bool:
 
 
 def remove_if_empty(path: Path) -> None:
-    """A folder; anything else stays."""
+    """Remove an empty folder; anything else stays."""
     if path.is_dir() and not path.is_symlink() and not os.listdir(path):
         path.rmdir()
 

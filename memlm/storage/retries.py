@@ -1,7 +1,8 @@
-"""What is tried again, how often, and for how long?
+"""The retry policy: which requests are retried, how often, and for how long.
 
-One place decides: the SDK's own retries are off, because they end where a body begins. Pauses
-have full jitter, so that a thousand workers that failed together don't come back together.
+It is decided here alone. The SDK's own retries are off, because they do not cover the transfer of
+a body. Pauses have full jitter, so that a thousand workers that failed together do not retry
+together.
 """
 
 import itertools
@@ -15,55 +16,55 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-"""Seconds; the bound of the pause doubles from the one to the other."""
+FIRST_PAUSE, MAX_PAUSE = 0.1, 10.0
+"""Seconds; the upper bound of the pause doubles from the first to the second."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_jitter = random.SystemRandom()  # nobody's seeded stream is touched
+_jitter = random.SystemRandom()  # independent of every seeded generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long one request, or one part of a large file, is held on to."""
+class RetryPolicy:
+    """How long one request, or one part of a large file, is retried."""
 
     attempts: int = field(default_factory=lambda: int(os.environ.get("AWS_MAX_ATTEMPTS") or 12))
     connect_seconds: float = 5
     silence_seconds: float = 30
-    """Without a byte."""
-    least_bytes_per_second: float = 100_000
-    """What a body must come at once `silence_seconds` are over; a trickle counts as a stall."""
+    """Longest time without a byte."""
+    min_bytes_per_second: float = 100_000
+    """Lowest average rate of a body after `silence_seconds`; a slower one counts as stalled."""
     deadline_seconds: float = 600
-    """After that no attempt begins."""
+    """Time after which no further attempt begins."""
 
 
-_patience: ContextVar[Patience | None] = ContextVar("patience", default=None)
+_policy: ContextVar[RetryPolicy | None] = ContextVar("retry_policy", default=None)
 
 
-def patience() -> Patience:
-    return _patience.get() or Patience()
+def current_policy() -> RetryPolicy:
+    return _policy.get() or RetryPolicy()
 
 
 @contextmanager
-def patient(changed: Patience) -> Iterator[None]:
-    """Within the block (and tasks that run in copies of its context) requests are held on to for
-    as long as said."""
-    token = _patience.set(changed)
+def using_policy(policy: RetryPolicy) -> Iterator[None]:
+    """Apply `policy` to requests within the block, and within tasks that run in copies of its
+    context."""
+    token = _policy.set(policy)
     try:
         yield
     finally:
-        _patience.reset(token)
+        _policy.reset(token)
 
 
 def call(action: Callable[[], T], is_transient: Callable[[Exception], bool]) -> T:
-    """The first result of `action`; its error when that is not transient or patience has run
-    out."""
-    limit, began = patience(), time.monotonic()
+    """The first result of `action`. Raises its error if that is not transient, or if the retry
+    policy's limits are reached."""
+    limit, began = current_policy(), time.monotonic()
     for attempt in itertools.count(1):
         try:
             return action()
         except Exception as error:
-            pause = _jitter.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)))
+            pause = _jitter.uniform(0, min(MAX_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)))
             out_of_time = time.monotonic() + pause - began > limit.deadline_seconds
             if attempt >= limit.attempts or out_of_time or not is_transient(error):
                 raise

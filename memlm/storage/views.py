@@ -1,9 +1,9 @@
-"""What a reader sees of an artifact's folder in which other files lie too: links to the files
-that its manifest names.
+"""Views of an artifact whose folder holds other files too: folders of links to the files that its
+manifest lists.
 
-People and programs add a README.md, .gitattributes or a notebook's checkpoints to a folder of a
-model, and may. Readers that list a folder, or look for files of known names as transformers
-does, would take such files for a part of it.
+People and programs may add a README.md, .gitattributes or a notebook's checkpoints to a model's
+folder. Readers that list a folder, or look for files of known names as transformers does, would
+take such files for a part of the model.
 """
 
 import atexit
@@ -19,8 +19,8 @@ _views: dict[tuple[int, Path, str], Path] = {}
 
 
 def view_of(directory: Path, manifest: Manifest) -> Path:
-    """The directory, if all its files are the manifest's; else a folder of links, which stays
-    for this process's life."""
+    """The directory itself if it holds only the manifest's files; else a folder of links, which
+    exists until this process ends."""
     if not _has_others(directory, manifest):
         return directory
     key = os.getpid(), directory, manifest.digest
@@ -36,7 +36,7 @@ def view_of(directory: Path, manifest: Manifest) -> Path:
 
 
 def _close(owner: int) -> None:
-    if os.getpid() == owner:  # a forked child would take its parent's views
+    if os.getpid() == owner:  # a forked child must not remove its parent's views
         _kept.close()
 
 

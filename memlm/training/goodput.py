@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 
 from memlm import storage
-from memlm.storage.retries import Patience, patient
+from memlm.storage.retries import RetryPolicy, using_policy
 
 FOLDER = "starts"
 START_NAMES = r"\d{4,}\.json"
 """The names of the files in it."""
 EVERY_SECONDS = 5.0
-PATIENCE = Patience(attempts=2, connect_seconds=1, silence_seconds=2, deadline_seconds=2)
+RETRY_POLICY = RetryPolicy(attempts=2, connect_seconds=1, silence_seconds=2, deadline_seconds=2)
 """Training stands still while it is written, and it is soon written anew."""
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Diary:
 
     def _write(self) -> None:
         try:
-            with patient(PATIENCE):
+            with using_policy(RETRY_POLICY):
                 storage.write_record(self._file(self.number), asdict(self.now))
         except (OSError, storage.StorageError) as error:
             log.warning("%s", error)

@@ -28,7 +28,7 @@ from tests.support.faults import FaultyProxy, client_environment, faulty_s3, mak
 SHARE = 0.3
 REQUESTS, SMALL_REQUESTS = 5_000, 150
 WORKERS = 6
-PATIENCE = retries.Patience(attempts=16, connect_seconds=5, silence_seconds=2, least_bytes_per_second=50_000)
+RETRY_POLICY = retries.RetryPolicy(attempts=16, connect_seconds=5, silence_seconds=2, min_bytes_per_second=50_000)
 STALL_SECONDS = 2.5  # more than a client's patience with silence
 
 
@@ -85,7 +85,7 @@ def _work(watch: _Watch, proxy: FaultyProxy, wanted: int, seed: int, number: int
     generator = random.Random(f"{seed}/{number}")
     turns: list[Callable[..., None]] = [_write_and_read, _list, _large_file, _artifact, _commit, _count]
     turn = 0
-    with retries.patient(PATIENCE):
+    with retries.using_policy(RETRY_POLICY):
         while (proxy.requests < wanted or turn < len(turns)) and not watch.ended.is_set():
             action = turns[turn % len(turns)]
             try:

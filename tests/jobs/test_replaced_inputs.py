@@ -45,5 +45,5 @@ WORKERS = {
 def test_a_worker_does_not_read_what_was_replaced(swept, tmp_path, worker, changed):
     config = smoke(swept.storage, "--tracking", "off")
     inputs = {**trial_inputs(config, "memory"), changed: OTHER}
-    with pytest.raises(StorageError, match=f"was replaced: its digest is .*, and {OTHER[:16]} is the one to be read"):
+    with pytest.raises(StorageError, match=f"was replaced: its digest is .*, but {OTHER[:16]} was expected"):
         WORKERS[worker](config, inputs)

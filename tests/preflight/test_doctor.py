@@ -156,14 +156,14 @@ def test_a_store_that_cannot_keep_writers_apart_stops_a_pipeline_that_asks_it_on
     for _ in range(2):
         line = refused(capfd, prepare_corpus.run, smoke(f"{uri}/runs", "--tracking", "off"))
         assert f"storage: {uri}/runs: this store can't keep writers apart: of 16 writers" in line
-        assert "Use one whose conditional writes hold" in line
+        assert "Use one that honours conditional writes" in line
         asked, proxy.requests = proxy.requests, 0
     assert asked == 0 and storage.list_names(uri) == []
 
 
 def test_a_store_that_does_not_answer_stops_a_pipeline(proxy, capfd):
     line = refused(capfd, prepare_corpus.run, smoke("s3://nowhere/runs", "--tracking", "off"))
-    assert "storage: s3://nowhere/runs/probe-" in line and "bucket nowhere is not there" in line
+    assert "storage: s3://nowhere/runs/probe-" in line and "bucket nowhere does not exist" in line
     assert "Create it, or correct the name" in line
 
 

@@ -87,7 +87,7 @@ def log_in(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> Iterator:
 def test_who_may_write_finds_the_store_usable(guarded: Guarded, log_in) -> None:
     log_in(guarded.writer)
     seen = storage.probe(f"{BUCKET}/mine")
-    assert seen.reads_what_was_written and seen.lists_what_was_written and seen.deletes
+    assert seen.reads_back and seen.lists_new_objects and seen.deletes
 
 
 def test_who_may_only_read_is_told_so(guarded: Guarded, log_in) -> None:

@@ -44,7 +44,7 @@ def test_what_was_replaced_is_not_opened_by_the_old_digest(root: str) -> None:
     write(uri, "other weights")
     for read in (storage.open_artifact, storage.read_manifest):
         with pytest.raises(
-            StorageError, match=rf"checkpoint: was replaced: its digest is .*, and {digest[:16]} is the"
+            StorageError, match=rf"checkpoint: was replaced: its digest is .*, but {digest[:16]} was expected"
         ):
             read(uri, kind="blocks", digest=digest)
     assert (storage.open_artifact(uri) / "part" / "0.bin").read_text() == "other weights"
@@ -74,11 +74,11 @@ def test_what_is_read_once_leaves_no_copy(root: str, tmp_path: Path) -> None:
     write(kept, text="other")
     copy = storage.open_artifact(kept)
     for _ in range(2):
-        with storage.artifact_for_a_while(uri, kind="blocks") as path:
+        with storage.open_artifact_temporarily(uri, kind="blocks") as path:
             assert files_under(path) == {"part/0.bin", "vocabulary.txt", "manifest.json"}
         assert path.exists() == (not storage.is_remote(uri))
     assert files_under(copy) == files_under(storage.open_artifact(uri))
-    with pytest.raises(RuntimeError), storage.artifact_for_a_while(uri) as path:
+    with pytest.raises(RuntimeError), storage.open_artifact_temporarily(uri) as path:
         raise RuntimeError
     assert path.exists() == (not storage.is_remote(uri)) and copy.exists()
     assert [name for name in os.listdir(path.parent) if name.startswith(".")] == []
@@ -87,18 +87,18 @@ def test_what_is_read_once_leaves_no_copy(root: str, tmp_path: Path) -> None:
 def test_a_copy_goes_with_its_last_reader_and_one_half_deleted_is_brought_again(bucket: str) -> None:
     uri = f"{bucket}/state"
     write(uri)
-    with storage.artifact_for_a_while(uri) as first:
-        with storage.artifact_for_a_while(uri) as second:
+    with storage.open_artifact_temporarily(uri) as first:
+        with storage.open_artifact_temporarily(uri) as second:
             assert second == first
         assert files_under(first) == {"part/0.bin", "vocabulary.txt", "manifest.json"}
         (first / "manifest.json").unlink()  # as by a reader that was killed while it deleted
-        with storage.artifact_for_a_while(uri) as again:
+        with storage.open_artifact_temporarily(uri) as again:
             assert (again / "vocabulary.txt").read_text() == "words"
     assert not first.exists()
 
 
 def test_a_file_on_s3_that_is_not_there(bucket: str) -> None:
-    with pytest.raises(StorageError, match="none.jsonl: nothing is there"):
+    with pytest.raises(StorageError, match="none.jsonl: does not exist"):
         with storage.local_file(f"{bucket}/none.jsonl"):
             raise AssertionError("not reached")
 
@@ -278,7 +278,7 @@ def test_json_round_trip_and_replacement(root: str) -> None:
         storage.write_json(uri, value)
         assert storage.read_json(uri) == value
     assert storage.list_names(storage.join(root, "ledger")) == ["trial.json"]
-    with pytest.raises(StorageError, match="nothing is there"):
+    with pytest.raises(StorageError, match="does not exist"):
         storage.read_json(storage.join(root, "other.json"))
     with pytest.raises(StorageError, match="is not JSON"):
         storage.write_json(uri, float("inf"))
@@ -358,7 +358,7 @@ def test_a_node_downloads_once_and_repairs_its_copy(bucket: str, proxy: FaultyPr
 
 
 def test_a_server_that_is_not_there_or_a_bucket_that_is_not(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StorageError, match="no-such-bucket is not there.*NoSuchBucket"):
+    with pytest.raises(StorageError, match="no-such-bucket does not exist.*NoSuchBucket"):
         write("s3://no-such-bucket/x")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")

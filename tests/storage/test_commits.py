@@ -94,7 +94,7 @@ def test_what_lies_on_s3_is_the_directory_that_was_written(bucket: str, proxy: F
 
 def test_what_killed_writers_left_on_a_disk_goes_with_delete_and_nothing_else(tmp_path: Path) -> None:
     write(str(tmp_path / "a"), "x")
-    left = f".a.{'0' * 32}{local.BESIDE}"
+    left = f".a.{'0' * 32}{local.TEMPORARY}"
     for name in (left, ".a.partial", ".a.b.partial", ".ab.partial"):
         (tmp_path / name).mkdir()
     storage.delete(str(tmp_path / "a"))

@@ -75,7 +75,7 @@ def test_changed_details_are_noticed(tmp_path: Path, changes: dict) -> None:
 @pytest.mark.parametrize("format", [FORMAT + 1, 0, "2", 1.5, None, [1]])
 def test_a_format_of_the_future_is_named(tmp_path: Path, format: object) -> None:
     edit(write(str(tmp_path / "corpus")), format=format)
-    with pytest.raises(DamagedArtifact, match="is of format"):
+    with pytest.raises(DamagedArtifact, match="has format"):
         storage.open_artifact(str(tmp_path / "corpus"))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from memlm import storage
 from memlm.storage import DamagedArtifact, LeaseHeld, LeaseLost, StorageError
-from memlm.storage.retries import Patience, patient
+from memlm.storage.retries import RetryPolicy, using_policy
 from tests.support.faults import FaultyProxy
 
 
@@ -202,7 +202,7 @@ def test_a_renewal_that_was_written_and_of_which_nothing_was_heard_is_ours(bucke
     uri = f"{bucket}/lease.json"
     held = storage.acquire(uri, owner="a")
     proxy.plan(only="lease.json", planned=["", "lost"])  # read; written, and nothing was heard of it
-    with patient(Patience(attempts=1)), pytest.raises(StorageError, match=r"lease\.json"):
+    with using_policy(RetryPolicy(attempts=1)), pytest.raises(StorageError, match=r"lease\.json"):
         held.renew()
     assert proxy.injected == {"lost": 1}
     proxy.plan()
@@ -248,7 +248,7 @@ def test_what_is_no_lease_is_refused(tmp_path: Path, body: bytes) -> None:
     with pytest.raises(DamagedArtifact, match="is not a lease"):
         storage.acquire(uri, owner="b")
     assert not held.holder.holds()
-    with pytest.raises(LeaseLost, match="now something that is no lease"):
+    with pytest.raises(LeaseLost, match="now something that is not a lease"):
         held.renew()
 
 

@@ -75,7 +75,7 @@ def test_faults_on_the_way_change_nothing(store: str, proxy: FaultyProxy, tmp_pa
     proxy.stall_seconds = 0.3
     (tmp_path / "file").write_bytes(body := os.urandom(2 * PART))
     proxy.plan(planned=[fault] * 2)
-    with retries.patient(retries.Patience(silence_seconds=2)):
+    with retries.using_policy(retries.RetryPolicy(silence_seconds=2)):
         storage.write_bytes(f"{store}/x", b"small")
         proxy.plan(only="GET", planned=[fault] * 2)
         assert storage.read_bytes(f"{store}/x") == b"small"

@@ -15,7 +15,7 @@ from tests.support.faults import FaultyProxy, plain_client
 def test_a_store_that_holds(root: str) -> None:
     result = storage.require_conditional_writes(root)
     assert result.faults == []
-    assert (result.winners, result.replaces_what_it_names, result.spares_what_it_does_not) == (1, True, True)
+    assert (result.winners, result.replaces_named_version, result.refuses_other_version) == (1, True, True)
     assert storage.list_names(root) == []
 
 
@@ -29,8 +29,8 @@ def test_a_store_whose_conditions_do_not_hold_is_refused(bucket: str, proxy: Fau
     proxy.drops = ("If-None-Match", "If-Match")  # as stores do that know no conditions
     result = storage.probe(bucket)
     assert result.winners == 16
-    assert not result.spares_what_it_does_not
-    with pytest.raises(StorageError, match="of 16 writers that create one object at once 16 win.*AWS S3"):
+    assert not result.refuses_other_version
+    with pytest.raises(StorageError, match="16 of 16 writers that create one object at once succeed.*AWS S3"):
         storage.require_conditional_writes(bucket)
     proxy.drops = ()
     assert storage.list_names(bucket) == []
@@ -66,7 +66,7 @@ def test_a_bucket_that_may_only_be_read(bucket: str, proxy: FaultyProxy) -> None
 
 
 def test_a_bucket_that_is_not_there(bucket: str) -> None:
-    with pytest.raises(StorageError, match="bucket nowhere is not there"):
+    with pytest.raises(StorageError, match="bucket nowhere does not exist"):
         storage.probe("s3://nowhere/runs")
 
 
@@ -95,8 +95,8 @@ def test_an_endpoint_that_does_not_answer_is_known_within_ten_seconds(
 ) -> None:
     proxy.stall_seconds = 60
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint if address == "silent" else address)
-    with retries.patient(probing.FIRST_PATIENCE):
-        s3.is_safe_on_the_way(bucket)  # makes the client, which takes a busy machine seconds by itself
+    with retries.using_policy(probing.FIRST_POLICY):
+        s3.is_sent_over_tls(bucket)  # makes the client, which takes a busy machine seconds by itself
     proxy.plan(share=1, faults=("slow",))
     began = time.monotonic()
     with pytest.raises(StorageError, match="nothing answers|S3: "):

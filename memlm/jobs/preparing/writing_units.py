@@ -59,7 +59,7 @@ def write_in_units(
         progress.advance(len(json.loads(row["items"])))
     records: list[Record] = []
     for task in tasks:
-        with storage.artifact_for_a_while(task["uri"], kind=UNIT_KIND) as path:
+        with storage.open_artifact_temporarily(task["uri"], kind=UNIT_KIND) as path:
             records += [record for _, record in read_records(str(path / UNIT_FILE))]
     return records
 

@@ -1,13 +1,13 @@
-"""Single objects on S3, read and written so that no fault on the way changes, loses or doubles one.
+"""Single objects on S3, read and written so that no transfer fault corrupts, loses or duplicates one.
 
-up    every body carries its MD5 (Content-MD5), which stores check: all of them know it, and some refuse S3's newer
-      checksum headers. Without TLS, before a store that ignores it, the ETag tells: it is the
-      MD5 of what was stored, or else the object is read back and compared.
-down  a body is believed if its MD5 is the ETag, or if it came over TLS and in full, or if two reads agree. Listings,
-      which carry no sum, are read until two agree where there is no TLS. Its size need not be
-      told in advance.
-once  a conditional write whose acknowledgement was lost meets itself when it is tried again: after "precondition
-      failed" the object is read back, and if it holds our body, it is ours.
+up    Every body carries its MD5 (Content-MD5), which stores check: all of them know it, while some refuse S3's newer
+      checksum headers. Without TLS a store might ignore it, so the ETag decides: it must be the MD5
+      of the stored bytes, or else the object is read back and compared.
+down  A body is trusted if its MD5 is the ETag, if it came over TLS and in full, or if two reads agree. Listings
+      carry no checksum; without TLS they are read until two agree. Sizes need not be declared in
+      advance.
+once  A conditional write whose acknowledgement was lost meets its own result when it is retried: after "precondition
+      failed" the object is read back, and if it holds our body, the write succeeded.
 """
 
 import base64
@@ -38,33 +38,33 @@ with needed_for("an s3:// address"):
     from botocore.parsers import ResponseParserError
 
 WORKERS = 8
-"""Requests at once of one process."""
+"""Maximum number of simultaneous requests of one process."""
 
 SENT = "sha256"
-"""Metadata of every small object: the SHA-256 of what its writer sent."""
-DAMAGED_AGAIN = 3
-"""How often a damaged object is read again."""
+"""Metadata key of every small object: the SHA-256 of the bytes that its writer sent."""
+MAX_REREADS = 3
+"""Maximum number of times a damaged object is read again."""
 
 T = TypeVar("T")
 NO_UPLOAD = "NoSuchUpload"
 NOT_IMPLEMENTED = 501
-_LOST_ON_THE_WAY = (  # answers to a request that was garbled, throttled or met another of its kind
+_LOST_ON_THE_WAY = (  # answers to requests that were garbled, throttled or in conflict with another one
     *("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"),
     *("MalformedXML", "RequestTimeout", "RequestTimeTooSkewed", "InvalidPart", "InvalidPartOrder", "OperationAborted"),
     *("ConditionalRequestConflict", "SlowDown", "Throttling", "ThrottlingException"),
 )
-_GARBLED = (ResponseParserError, ValueError, LookupError)  # what the SDK makes of an answer that it can't read
+_GARBLED = (ResponseParserError, ValueError, LookupError)  # raised by the SDK for an answer that it cannot parse
 _NO_RIGHTS = ("AccessDenied", "AllAccessDisabled", "403", "Forbidden")
 _EXPLAINED = {
-    "NoSuchBucket": ("bucket {bucket} is not there", "Create it, or correct the name."),
+    "NoSuchBucket": ("bucket {bucket} does not exist", "Create it, or correct the name."),
     "ExpiredToken": ("the session's token has expired", "Get new credentials and start again: nothing done is lost."),
     "InvalidAccessKeyId": ("the store does not know these credentials", "Check the profile, or the environment."),
     "SignatureDoesNotMatch": ("the secret key is wrong", "Check the profile, or the environment."),
     "AuthorizationHeaderMalformed": ("bucket {bucket} is in another region{region}", "Set AWS_REGION to it."),
     "AccessDenied": ("these credentials have no right to do this", "Grant it, or use other credentials."),
     "NotImplemented": (
-        "the store lacks a part of S3 that is needed here",
-        "Use one whose conditional writes hold: AWS S3, or a current MinIO or Ceph.",
+        "the store lacks a part of S3 that memlm needs",
+        "Use one that honours conditional writes: AWS S3, or a current MinIO or Ceph.",
     ),
 }
 _SAME = {
@@ -75,13 +75,13 @@ _SAME = {
 }
 
 
-class Spoiled(Exception):
-    """What came is not what was asked for. Asking again may help."""
+class CorruptTransfer(Exception):
+    """A transfer that was cut, too slow or not the expected content. A retry may help."""
 
 
 def read(uri: str, *, with_age: bool = False) -> Found | None:
-    """What is there. A damaged object is given up on only after its writer had time to put it
-    right."""
+    """The object at `uri`, or None. A damaged object is reread a few times first, so that its
+    writer has time to repair it."""
     seen: list[bytes] = []
     damaged: list[Found] = []
 
@@ -90,13 +90,13 @@ def read(uri: str, *, with_age: bool = False) -> Found | None:
         sent = response.get("Metadata", {}).get(SENT, "")
         age = _age(response) if with_age else 0
         found = Found(body=drain(response), version=response["ETag"], age_seconds=age, sha256=sent)
-        safe = is_protected(client) and _says_where_it_ends(response)
+        safe = uses_tls(client) and _declares_its_end(response)
         if not (is_md5(response["ETag"], found.body) or safe or found.body in seen):
             seen.append(found.body)
-            raise Spoiled(uri)
-        if found.is_damaged and len(damaged) < DAMAGED_AGAIN:
+            raise CorruptTransfer(uri)
+        if found.is_damaged and len(damaged) < MAX_REREADS:
             damaged.append(found)
-            raise Spoiled(uri)
+            raise CorruptTransfer(uri)
         return found
 
     try:
@@ -108,25 +108,27 @@ def read(uri: str, *, with_age: bool = False) -> Found | None:
 def write(uri: str, body: bytes) -> None:
     def once(client: Any, bucket: str, key: str) -> None:
         stored = _put(client, bucket, key, body)
-        if not (is_md5(stored, body) or is_protected(client)):
+        if not (is_md5(stored, body) or uses_tls(client)):
             found = read(uri)
             if found is not None and found.version == stored and found.body != body:
-                raise Spoiled(uri)  # else it is ours, or another has written since
+                raise CorruptTransfer(uri)  # otherwise it is ours, or another writer has replaced it since
 
     request(uri, once)
 
 
 def create(uri: str, body: bytes) -> bool:
-    """Write where nothing is; whether `body` is there by this call, or by an equal one."""
+    """Write only if nothing is there. Returns whether `body` is there now, by this call or an
+    equal one."""
     return _write_if(uri, body, {"IfNoneMatch": "*"})
 
 
 def replace(uri: str, body: bytes, version: str) -> bool:
-    """Write over exactly this version; whether `body` is there by this call, or by an equal one.
+    """Write only over exactly this version. Returns whether `body` is there now, by this call or
+    an equal one.
 
-    False says that something else is there now. After a lost acknowledgement ours may have been
-    there before it, so whoever builds on what others wrote must be able to find in it what is
-    their own.
+    False means that something else is there. After a lost acknowledgement our body may have been
+    there for a moment, so writers that build on each other's content must be able to recognise
+    their own part in it.
     """
     return _write_if(uri, body, {"IfMatch": version})
 
@@ -136,8 +138,8 @@ def list_names(uri: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """One object or all below a prefix, and unfinished uploads of them. Keys are deleted one by
-    one: a request that lists them is a body that may change on the way."""
+    """Delete one object, or all objects below a prefix, and their unfinished uploads. Keys are
+    deleted one by one, because a request that lists keys is a body that may be corrupted."""
     bucket, key = split(uri)
     if not key:
         raise StorageError("uri", uri, "is a whole bucket", "Name a prefix in it.")
@@ -150,7 +152,7 @@ def delete_objects(uris: list[str]) -> None:
 
 
 def abort_uploads(uri: str) -> None:
-    """Those that are unfinished, of one object or of all below a prefix."""
+    """Abort the unfinished uploads of one object, or of all objects below a prefix."""
     while uploads := _unfinished_uploads(uri):  # a page of them at a time
         for upload in uploads:
             request(uri, functools.partial(_abort, upload=upload))
@@ -164,7 +166,7 @@ def pages(uri: str, **arguments: str) -> Iterator[dict[str, Any]]:
     """A listing of the bucket, a page at a time."""
     token: dict[str, str] = {}
     while True:
-        page = _believed(uri, "list_objects_v2", {**arguments, **token})
+        page = _trusted_page(uri, "list_objects_v2", {**arguments, **token})
         yield page
         if not page.get("IsTruncated"):
             return
@@ -172,31 +174,31 @@ def pages(uri: str, **arguments: str) -> Iterator[dict[str, Any]]:
 
 
 def request(uri: str, call: Callable[[Any, str, str], T]) -> T:
-    """Call with client, bucket and key, again after what may pass. FileNotFoundError,
-    PreconditionFailed, StorageError."""
+    """Call with client, bucket and key, retrying after transient errors. Raises FileNotFoundError,
+    PreconditionFailed, UploadGone or StorageError."""
     bucket, key = split(uri)
-    limit = retries.patience()
+    limit = retries.current_policy()
     try:
         client = _client(os.environ.get("AWS_ENDPOINT_URL_S3"), os.getpid(), limit)
         return retries.call(lambda: call(client, bucket, key), is_transient)
     except StorageError:
         raise
-    except (aws.ClientError, aws.BotoCoreError, *_GARBLED, urllib3.exceptions.HTTPError, Spoiled) as error:
+    except (aws.ClientError, aws.BotoCoreError, *_GARBLED, urllib3.exceptions.HTTPError, CorruptTransfer) as error:
         if _is_missing(error):
             raise FileNotFoundError(uri) from None
         if code_of(error) == NO_UPLOAD:
             raise UploadGone(uri) from None
         if _status(error) == 412:
             raise PreconditionFailed(uri) from None
-        raise explained(error, uri) from None  # the SDK's own error may carry what must not be logged
+        raise explained(error, uri) from None  # the SDK's own error may contain what must not be logged
 
 
 class PreconditionFailed(Exception):
-    """Another version is there than the one that was named."""
+    """The object is not at the version that the request named."""
 
 
 class UploadGone(Exception):
-    """The store knows no upload of this id, any more or at all."""
+    """The store does not know an upload of this id, or no longer does."""
 
 
 def is_transient(error: Exception) -> bool:
@@ -208,11 +210,11 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, _GARBLED):
         return not isinstance(error, StorageError)
     passing = (aws.ConnectionError, aws.HTTPClientError, aws.IncompleteReadError, aws.FlexibleChecksumError)
-    return isinstance(error, (*passing, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError, Spoiled))
+    return isinstance(error, (*passing, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError, CorruptTransfer))
 
 
 def explained(error: Exception, uri: str) -> StorageError:
-    """One line for people, without keys, tokens or signatures."""
+    """The error on one line for people, without keys, tokens or signatures."""
     bucket, code = split(uri)[0], code_of(error)
     if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)):
         rule = "no credentials were found in the SDK's standard chain (environment, ~/.aws, the machine's role)"
@@ -228,34 +230,34 @@ def explained(error: Exception, uri: str) -> StorageError:
             "uri", uri, f"{known[0].format(bucket=bucket, region=region and f', {region}')} (S3: {code})", known[1]
         )
     remedy = "Check the bucket, your rights on it, AWS_ENDPOINT_URL_S3 and the credentials."
-    told = f"its answer has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-    return StorageError("uri", uri, f"S3: {without_secrets(told).rstrip('.')}", remedy)
+    reason = f"its answer has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return StorageError("uri", uri, f"S3: {without_secrets(reason).rstrip('.')}", remedy)
 
 
 def drain(response: dict[str, Any], size: int | None = None) -> bytes:
-    """The body, at a bearable rate and in full. The raw stream, because only it gives what has
-    come so far."""
-    limit, began = retries.patience(), time.monotonic()
+    """The complete body, received at an acceptable rate. Uses the raw stream, because only that
+    returns the bytes received so far."""
+    limit, began = retries.current_policy(), time.monotonic()
     stream, chunks, have = response["Body"]._raw_stream, [], 0
-    told = response.get("ContentLength", size)  # a proxy on the way may leave it out
+    declared = response.get("ContentLength", size)  # a proxy on the way may leave it out
     try:
         while chunk := stream.read1(1 << 20):
             chunks.append(chunk)
             have += len(chunk)
             spent = time.monotonic() - began
-            if spent > limit.silence_seconds and have < limit.least_bytes_per_second * spent:
-                raise Spoiled(f"a body came at {have / spent:.0f} bytes per second")
+            if spent > limit.silence_seconds and have < limit.min_bytes_per_second * spent:
+                raise CorruptTransfer(f"a body came at {have / spent:.0f} bytes per second")
     except (http.client.HTTPException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise Spoiled(f"a body broke off ({type(error).__name__})") from error
+        raise CorruptTransfer(f"a body broke off ({type(error).__name__})") from error
     finally:
         stream.close()  # a connection whose body was not read to the end can't serve another request
-    if any(wanted is not None and have != int(wanted) for wanted in (told, size)):
-        raise Spoiled(f"a body of {told} bytes ended after {have}")
+    if any(wanted is not None and have != int(wanted) for wanted in (declared, size)):
+        raise CorruptTransfer(f"a body of {declared} bytes ended after {have}")
     return b"".join(chunks)
 
 
 def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
-    """ETag, metadata and, also where the store's answer lacks it, the size of an object."""
+    """ETag, metadata and size of an object. Adds the size where the store's answer lacks it."""
     found: dict[str, Any] = client.head_object(Bucket=bucket, Key=key)
     if "ContentLength" not in found:
         found["ContentLength"] = _size(client, bucket, key, found["ETag"])
@@ -263,8 +265,8 @@ def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
 
 
 def _size(client: Any, bucket: str, key: str, etag: str) -> int:
-    """As the answer to a request for the first byte tells it; that of the whole body where a
-    store or proxy ignores ranges."""
+    """Size from the answer to a request for the first byte, or the length of the body if a store
+    or proxy ignores ranges and sends it whole."""
     try:
         first = client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
     except aws.ClientError as error:
@@ -273,12 +275,13 @@ def _size(client: Any, bucket: str, key: str, etag: str) -> int:
         raise
     body = drain(first)
     if first["ETag"] != etag:
-        raise Spoiled(f"{key} was written over")
+        raise CorruptTransfer(f"{key} was overwritten")
     return int(first["ContentRange"].rpartition("/")[2]) if "ContentRange" in first else len(body)
 
 
-def _says_where_it_ends(response: dict[str, Any]) -> bool:
-    """Else the end of the connection is the end of the body, and a cut looks like it."""
+def _declares_its_end(response: dict[str, Any]) -> bool:
+    """Whether the response says how long its body is. Otherwise the end of the connection ends the
+    body, and a truncated body looks complete."""
     coding = response["ResponseMetadata"]["HTTPHeaders"].get("transfer-encoding", "")
     return "ContentLength" in response or coding.lower() == "chunked"
 
@@ -287,22 +290,23 @@ def is_md5(etag: str, body: bytes) -> bool:
     return etag.strip('"') == hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
-def is_protected(client: Any) -> bool:
-    """Whether what travels can't change unnoticed."""
+def uses_tls(client: Any) -> bool:
+    """Whether data in transit cannot be changed unnoticed."""
     return bool(client.meta.endpoint_url.startswith("https://"))
 
 
-def is_safe_on_the_way(uri: str) -> bool:
-    return request(uri, lambda client, bucket, key: is_protected(client))
+def is_sent_over_tls(uri: str) -> bool:
+    return request(uri, lambda client, bucket, key: uses_tls(client))
 
 
 def sum_of(body: bytes) -> str:
-    """As S3 wants it in ContentMD5."""
+    """MD5 in the form of S3's ContentMD5."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def in_parallel(tasks: list[Callable[[], T]]) -> list[T]:
-    """Results in order. The first error ends it; what has not begun by then never does."""
+    """Results in the order of the tasks. The first error ends it, and tasks that have not begun by
+    then never do."""
     if len(tasks) < 2:
         return [task() for task in tasks]
     with ThreadPoolExecutor(max_workers=min(WORKERS, len(tasks))) as pool:
@@ -328,16 +332,16 @@ def code_of(error: Exception) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _client(endpoint_url: str | None, process: int, limit: retries.Patience) -> Any:
-    """One per process, which threads share, as boto3 allows of clients."""
+def _client(endpoint_url: str | None, process: int, limit: retries.RetryPolicy) -> Any:
+    """One client per process, shared by its threads, as boto3 permits."""
     tidy(*AWS)
     settings = Config(
         connect_timeout=limit.connect_seconds,
         read_timeout=limit.silence_seconds,
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=4 * WORKERS,
-        # Not every store takes S3's checksum headers and trailers. Who wants the SDK's besides
-        # ours sets its variables.
+        # Not every store accepts S3's checksum headers and trailers. To add the SDK's checksums to
+        # ours, set its variables.
         request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
         response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
     )
@@ -345,7 +349,7 @@ def _client(endpoint_url: str | None, process: int, limit: retries.Patience) -> 
 
 
 def _put(client: Any, bucket: str, key: str, body: bytes, **condition: str) -> str:
-    """The ETag of what was stored."""
+    """Store an object and return its ETag."""
     sent = {SENT: hashlib.sha256(body).hexdigest()}
     answer = client.put_object(Bucket=bucket, Key=key, Body=body, ContentMD5=sum_of(body), Metadata=sent, **condition)
     return str(answer.get("ETag", ""))
@@ -353,22 +357,22 @@ def _put(client: Any, bucket: str, key: str, body: bytes, **condition: str) -> s
 
 def _write_if(uri: str, body: bytes, condition: dict[str, str]) -> bool:
     ours = hashlib.sha256(body).hexdigest()
-    for _ in range(retries.patience().attempts):
-        with suppress(PreconditionFailed, FileNotFoundError):  # which an earlier attempt of our own may have caused
+    for _ in range(retries.current_policy().attempts):
+        with suppress(PreconditionFailed, FileNotFoundError):  # an earlier attempt of our own may have caused these
             stored = request(uri, functools.partial(_put, body=body, **condition))
-            if is_md5(stored, body) or is_safe_on_the_way(uri):
+            if is_md5(stored, body) or is_sent_over_tls(uri):
                 return True
         found = read(uri)
         if found is not None and found.body == body:
             return True
         if found is None or found.sha256 != ours:
             return False
-        condition = {"IfMatch": found.version}  # ours; it changed on the way, and holds the name: put it right
+        condition = {"IfMatch": found.version}  # our write, corrupted in transit, occupies the name: overwrite it
     raise StorageError("uri", uri, "what is stored keeps differing from what was sent", "Check the network and store.")
 
 
 def _names_below(uri: str, delimiter: str) -> Iterator[str]:
-    """Keys, and with a delimiter the prefixes that it makes."""
+    """Keys and, with a delimiter, the common prefixes."""
     _, key = split(uri)
     for page in pages(uri, Prefix=key and f"{key}/", Delimiter=delimiter):
         yield from (item["Key"] for item in page.get("Contents", []))
@@ -376,14 +380,14 @@ def _names_below(uri: str, delimiter: str) -> Iterator[str]:
 
 
 def all_names(uri: str) -> list[str]:
-    """The names of the objects below a prefix, at any depth; relative to it."""
+    """Names of the objects below a prefix, at any depth, relative to it."""
     _, key = split(uri)
     return [name[len(key) + 1 if key else 0 :] for name in _names_below(uri, "")]
 
 
 def _unfinished_uploads(uri: str) -> list[dict[str, str]]:
     _, key = split(uri)
-    page = _believed(uri, "list_multipart_uploads", {"Prefix": key})
+    page = _trusted_page(uri, "list_multipart_uploads", {"Prefix": key})
     uploads = [{"Key": item["Key"], "UploadId": item["UploadId"]} for item in page.get("Uploads", [])]
     return [upload for upload in uploads if upload["Key"] == key or upload["Key"].startswith(f"{key}/")]
 
@@ -396,24 +400,24 @@ def _abort(client: Any, bucket: str, key: str, *, upload: dict[str, str]) -> Non
             raise
 
 
-def _believed(uri: str, operation: str, arguments: dict[str, str]) -> dict[str, Any]:
-    """One page of a listing. Where no TLS protects it, the first that two reads agree on."""
+def _trusted_page(uri: str, operation: str, arguments: dict[str, str]) -> dict[str, Any]:
+    """One page of a listing. Without TLS, the first content that two reads agree on."""
     seen: list[list[Any]] = []
 
     def once(client: Any, bucket: str, key: str) -> dict[str, Any]:
         page: dict[str, Any] = getattr(client, operation)(Bucket=bucket, **arguments)
         content = [page.get(part) for part in ("Contents", "CommonPrefixes", "Uploads", "IsTruncated")]
-        if not is_protected(client) and content not in seen:
+        if not uses_tls(client) and content not in seen:
             seen.append(content)
-            raise Spoiled(uri)
+            raise CorruptTransfer(uri)
         return page
 
     return request(uri, once)
 
 
 def _age(response: dict[str, Any]) -> float:
-    """Both times are the store's, so no node's clock matters. Where they are not told, it may be
-    new."""
+    """Age in seconds. Both times come from the store, so no node's clock matters. 0 if the store
+    gives no times: the object may be new."""
     now = response["ResponseMetadata"]["HTTPHeaders"].get("date")
     if now is None or "LastModified" not in response:
         return 0.0
@@ -421,8 +425,8 @@ def _age(response: dict[str, Any]) -> float:
 
 
 def _is_missing(error: Exception) -> bool:
-    """Only a HEAD may say so by its status alone: elsewhere that is what the SDK makes of a body
-    it can't read."""
+    """Whether the object does not exist. Only the status of a HEAD proves that; for other requests
+    the SDK also reports it when it cannot parse the body."""
     code = code_of(error)
     by_status = code in ("404", "NotFound") and getattr(error, "operation_name", "") == "HeadObject"
     return code == "NoSuchKey" or by_status

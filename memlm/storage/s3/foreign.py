@@ -1,7 +1,7 @@
-"""Which objects of other people lie below a prefix on S3, and which bytes are they?
+"""List other people's objects below a prefix on S3, and identify their content.
 
-Not ours, so they have no manifest and may change: what the store itself says of them, name, size
-and etag, has to do.
+They are not memlm's, so they have no manifest and may change. The store's own name, size and etag
+have to suffice.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class StoredObject:
     name: str
-    """Below the prefix that was listed."""
+    """Relative to the prefix that was listed."""
     bytes: int
     etag: str
-    """Another one means other content."""
+    """Changes whenever the content does."""
 
 
 def list_objects(uri: str) -> list[StoredObject]:
@@ -32,7 +32,7 @@ def list_objects(uri: str) -> list[StoredObject]:
 
 
 def stat_object(uri: str) -> StoredObject | None:
-    """What lies at `uri` now. Raises StorageError where the store cannot be asked."""
+    """The object at `uri` now, or None. Raises StorageError if the store cannot be asked."""
     from memlm.storage.s3 import client as s3
 
     try:

@@ -1,11 +1,10 @@
-"""How do large files go to S3 and come back, in parts side by side, and what tells that each
-arrived as it left?
+"""Move large files to and from S3 in parallel parts, and check that each part arrived intact.
 
-Each part is tried again by itself. Up: a part's ETag is its MD5 and the object's is the MD5 of
-those, so equality proves that what was written is stored; where a store's ETags are no MD5s, the
-object is read back. Down: parts of one version only (If-Match); if the whole has another sha256
-than it should, each part is read until two reads of it agree, and what is wrong then was wrong
-on the store.
+Each part is retried by itself. Uploads: a part's ETag is its MD5 and the object's is the MD5 of
+those, so equality proves that the stored bytes are right; where a store's ETags are not MD5s, the
+object is read back. Downloads: all parts are of one version (If-Match); if the whole file does not
+have the expected sha256, each part is read until two reads of it agree, and a remaining error is
+then on the store itself.
 """
 
 import functools
@@ -21,8 +20,8 @@ from memlm.storage.errors import StorageError
 from memlm.storage.s3.client import (
     NO_UPLOAD,
     SENT,
+    CorruptTransfer,
     PreconditionFailed,
-    Spoiled,
     UploadGone,
     aws,
     code_of,
@@ -30,25 +29,25 @@ from memlm.storage.s3.client import (
     head,
     in_parallel,
     is_md5,
-    is_safe_on_the_way,
+    is_sent_over_tls,
     request,
     sum_of,
 )
 
 PART_BYTES = 16 << 20
-"""At least 5 MiB, at most 10,000 parts (S3's limits); times `s3.WORKERS` is what a transfer
-holds in memory."""
-MOST_PARTS = 10_000
-SENT_AGAIN = 3
-"""How often a part goes up again because its ETag is not its MD5. After that the store's ETags
-are taken to be none."""
+"""Size of a part: at least 5 MiB (S3's limit). Times `s3.WORKERS`, it is the memory that a
+transfer uses."""
+MAX_PARTS = 10_000
+MAX_RESENDS = 3
+"""How often a part is sent again because its ETag is not its MD5. After that memlm assumes that
+this store's ETags are not MD5s."""
 
 
 def upload(files: Mapping[str, Path]) -> None:
-    """Files by uri. After it each object holds what its file does; StorageError if that can't be
-    had."""
+    """Upload files, given by uri. Afterwards each object is equal to its file; raises StorageError
+    if that cannot be achieved."""
     left = dict(files)
-    for _ in range(retries.patience().attempts):
+    for _ in range(retries.current_policy().attempts):
         left = _send(left)
         if not left:
             return
@@ -57,24 +56,24 @@ def upload(files: Mapping[str, Path]) -> None:
 
 
 def download(uri: str, path: Path, sha256: str | None = None) -> bool:
-    """One object into a file, and whether it has this sha256, or the one it was sent with. Where
-    neither is known, the ETag, TLS or two equal reads have to do."""
+    """Download one object into a file. Returns whether it has this sha256, or else the one that
+    its writer recorded. If neither is known, the ETag, TLS or two equal reads must suffice."""
     return download_all([Download(uri, path, sha256)])[0]
 
 
 @dataclass
 class Download:
-    """An object and the file it goes to. FileNotFoundError when it is not there."""
+    """An object and the file it goes to. Raises FileNotFoundError if the object does not exist."""
 
     uri: str
     path: Path
     sha256: str | None = None
     size: int = 0
     etag: str = ""
-    digests: dict[int, bytes] = field(default_factory=dict)  # start of a part -> MD5 of what was written there
+    digests: dict[int, bytes] = field(default_factory=dict)  # start of a part -> MD5 of the bytes written there
 
     def begin(self) -> None:
-        """What is there, and of which version."""
+        """Look up the object's size and version, and make an empty file of that size."""
         found = request(self.uri, head)
         self.size, self.etag, self.digests = int(found["ContentLength"]), found["ETag"], {}
         self.sha256 = self.sha256 or found.get("Metadata", {}).get(SENT)
@@ -89,7 +88,7 @@ class Download:
             if not until_two_agree or digest in seen or digest == self.digests[start]:
                 break
             seen.add(digest)
-            if len(seen) > retries.patience().attempts:
+            if len(seen) > retries.current_policy().attempts:
                 raise StorageError("uri", self.uri, "no two reads of it agree", "Check the network and the store.")
         with self.path.open("r+b") as file:
             file.seek(start)
@@ -101,30 +100,30 @@ class Download:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
         parts = [self.digests[start] for start in sorted(self.digests)]
-        return self.etag.strip('"') == _etag(parts) or is_safe_on_the_way(self.uri)
+        return self.etag.strip('"') == _etag(parts) or is_sent_over_tls(self.uri)
 
 
 def download_all(downloads: Sequence[Download]) -> list[bool]:
-    """Which of them are as they were written; of the others two reads of every part agreed."""
-    for _ in range(retries.patience().attempts):
+    """Whether each is as it was written; two reads of every part of the others agreed."""
+    for _ in range(retries.current_policy().attempts):
         try:
             in_parallel([each.begin for each in downloads])
             _fetch(downloads)
             doubtful = [each for each in downloads if not each.is_as_written()]
             _fetch(doubtful, until_two_agree=True)
             return [each not in doubtful or each.sha256 is None or each.is_as_written() for each in downloads]
-        except PreconditionFailed:  # one was written over meanwhile
+        except PreconditionFailed:  # one of them was overwritten meanwhile
             continue
     uris = ", ".join(each.uri for each in downloads)
-    raise StorageError("uri", uris, "keeps being written over while it is read", "Find out who writes there.")
+    raise StorageError("uri", uris, "keeps being overwritten while it is read", "Find out who writes there.")
 
 
 def part_bytes(size: int) -> int:
-    return max(PART_BYTES, -(-size // MOST_PARTS))
+    return max(PART_BYTES, -(-size // MAX_PARTS))
 
 
 def _etag(parts: Sequence[bytes]) -> str:
-    """Of an object made of parts with these MD5s."""
+    """ETag of an object made of parts with these MD5s."""
     if len(parts) == 1:
         return parts[0].hex()
     return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"
@@ -140,7 +139,7 @@ def _fetch(downloads: Sequence[Download], *, until_two_agree: bool = False) -> N
 
 
 def _part(uri: str, etag: str, start: int, size: int, whole: int) -> bytes:
-    wanted = {"Range": f"bytes={start}-{start + size - 1}"} if size < whole else {}  # none has a range if it is empty
+    wanted = {"Range": f"bytes={start}-{start + size - 1}"} if size < whole else {}  # an empty object has no range
 
     def once(client: Any, bucket: str, key: str) -> bytes:
         response = client.get_object(Bucket=bucket, Key=key, IfMatch=etag, **wanted)
@@ -153,16 +152,16 @@ def _part(uri: str, etag: str, start: int, size: int, whole: int) -> bytes:
 
 @dataclass
 class _Upload:
-    """A file on its way. Small ones are sent whole; of large ones each part, and then the list
+    """A file being uploaded. Small files are sent whole, large ones in parts followed by the list
     of parts."""
 
     uri: str
     path: Path
     size: int
     id: str = ""
-    is_gone: bool = False  # the store knows no such upload: its id changed on the way, or somebody aborted it
-    etags: dict[int, str] = field(default_factory=dict)  # start of a part -> what the store says
-    digests: dict[int, bytes] = field(default_factory=dict)  # and its MD5
+    is_gone: bool = False  # the store knows no such upload: its id was corrupted, or somebody aborted it
+    etags: dict[int, str] = field(default_factory=dict)  # start of a part -> ETag given by the store
+    digests: dict[int, bytes] = field(default_factory=dict)  # start of a part -> its MD5
 
     def begin(self) -> None:
         if self.size > part_bytes(self.size):
@@ -186,9 +185,9 @@ class _Upload:
                 answer = client.put_object(**sent)
             etag = str(answer["ETag"])
             by_md5 = answer.get("ServerSideEncryption", "AES256") == "AES256"
-            if by_md5 and not is_md5(etag, body) and len(strange) < SENT_AGAIN:
+            if by_md5 and not is_md5(etag, body) and len(strange) < MAX_RESENDS:
                 strange.append(etag)
-                raise Spoiled(self.uri)
+                raise CorruptTransfer(self.uri)
             return etag
 
         try:
@@ -198,18 +197,18 @@ class _Upload:
         self.digests[start] = hashlib.md5(body, usedforsecurity=False).digest()
 
     def finish(self) -> bool:
-        """Whether the object holds what the file does."""
+        """Complete the upload. Returns whether the object is equal to the file."""
         if self.is_gone:
             return False
         try:
             stored = self._complete() if self.id else self.etags[0]
             proved = stored.strip('"') == _etag([self.digests[start] for start in _starts(self.size)])
-            return proved or is_safe_on_the_way(self.uri) or self._reads_back()
-        except (FileNotFoundError, PreconditionFailed):  # somebody else deleted it or wrote over it
+            return proved or is_sent_over_tls(self.uri) or self._matches_when_read_back()
+        except (FileNotFoundError, PreconditionFailed):  # somebody else deleted or overwrote it
             return False
 
     def abort(self) -> None:
-        """What could not be finished must not go on to cost."""
+        """Abort an unfinished upload, so that its parts stop costing money."""
         if self.id:
             with suppress(StorageError, UploadGone):
                 request(
@@ -225,13 +224,13 @@ class _Upload:
             try:
                 client.complete_multipart_upload(**named, UploadId=self.id, MultipartUpload={"Parts": parts})
             except aws.ClientError as error:
-                if code_of(error) != NO_UPLOAD:  # which it is after an acknowledgement that was lost
+                if code_of(error) != NO_UPLOAD:  # the code after an acknowledgement was lost
                     raise
-            return str(client.head_object(**named)["ETag"])  # a header, where the answer above is a body
+            return str(client.head_object(**named)["ETag"])  # a header, while the answer above is a body
 
         return request(self.uri, once)
 
-    def _reads_back(self) -> bool:
+    def _matches_when_read_back(self) -> bool:
         for start in _starts(self.size):
             with self.path.open("rb") as file:
                 file.seek(start)
@@ -249,7 +248,7 @@ class _Upload:
 
 
 def _send(files: Mapping[str, Path]) -> dict[str, Path]:
-    """Send all; what has to be sent again comes back."""
+    """Send all files. Returns those that must be sent again."""
     uploads = [_Upload(uri, path, path.stat().st_size) for uri, path in files.items()]
     finished: list[bool] = []
     try:

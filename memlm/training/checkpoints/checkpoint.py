@@ -228,7 +228,7 @@ class TrainingStates:
                     "belongs to another configuration or corpus",
                     "Give another --run-name, or move it away.",
                 )
-            return copies.enter_context(storage.artifact_for_a_while(uri, kind=KIND))
+            return copies.enter_context(storage.open_artifact_temporarily(uri, kind=KIND))
         except storage.DamagedArtifact as error:
             self._warn("%s", error)
             return None

@@ -140,11 +140,11 @@ def test_an_object_is_brought_here_and_gone_after_and_a_changed_one_is_refused(b
         ):
             pass
     bucket.delete_object(Bucket="sets", Key="few/a.jsonl")
-    with pytest.raises(StorageError, match=r"a\.jsonl: nothing is there"), open_shard(shard):
+    with pytest.raises(StorageError, match=r"a\.jsonl: does not exist"), open_shard(shard):
         pass
     with pytest.raises(ShardError, match="s3://sets/few: no shard found"):
         list_corpus("s3://sets/few")
-    with pytest.raises(StorageError, match="s3://none/dclm: bucket none is not there.*correct the name"):
+    with pytest.raises(StorageError, match="s3://none/dclm: bucket none does not exist.*correct the name"):
         list_corpus("s3://none/dclm")
     with pytest.raises(StorageError, match="must be a local path or s3://"):
         list_corpus("gs://sets/dclm")

@@ -159,7 +159,7 @@ def test_sets_are_read_from_object_storage(tmp_path, bucket):
     bucket.put_object(Bucket="sets", Key="cut.parquet", Body=b"PAR1")
     with pytest.raises(ShardError, match=r"^s3://sets/cut\.parquet:1: not Parquet"):
         list(read_rows("s3://sets/cut.parquet"))
-    with pytest.raises(StorageError, match=r"s3://sets/none\.jsonl: nothing is there"):
+    with pytest.raises(StorageError, match=r"s3://sets/none\.jsonl: does not exist"):
         list(read_rows("s3://sets/none.jsonl"))
     with pytest.raises(StorageError, match="must be a local path or s3://"):
         list(read_rows("gs://sets/q.jsonl"))

@@ -19,8 +19,8 @@ PART = 64 << 10
 @pytest.fixture(autouse=True)
 def small_parts_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(transfer, "PART_BYTES", PART)
-    changed = retries.Patience(attempts=12, silence_seconds=0.8, least_bytes_per_second=50_000)
-    with retries.patient(changed):
+    changed = retries.RetryPolicy(attempts=12, silence_seconds=0.8, min_bytes_per_second=50_000)
+    with retries.using_policy(changed):
         yield
 
 
@@ -157,7 +157,7 @@ def test_what_changed_on_the_way_is_known_to_all(bucket: str, proxy: FaultyProxy
     sent = plain_client(proxy).head_object(**place)["Metadata"]
     plain_client(proxy).put_object(**place, Body=b'{"a": 2}', Metadata=sent)
     for use in (storage.read_json, lambda uri: storage.local_file(uri).__enter__()):
-        with pytest.raises(storage.DamagedArtifact, match="x.json: is not what was written"):
+        with pytest.raises(storage.DamagedArtifact, match="x.json: differs from what was written"):
             use(f"{bucket}/x.json")
 
 
@@ -206,18 +206,18 @@ def test_a_body_that_keeps_changing_on_the_way_up_is_found_at_the_end(
 ) -> None:
     """After so many tries the ETag is taken to be no MD5, and the object is read back."""
     (tmp_path / "file").write_bytes(body := os.urandom(1000))
-    proxy.plan(only="PUT", planned=["flip_up"] * (transfer.SENT_AGAIN + 1))
+    proxy.plan(only="PUT", planned=["flip_up"] * (transfer.MAX_RESENDS + 1))
     transfer.upload({f"{bucket}/file": tmp_path / "file"})
     assert stored(proxy, f"{bucket}/file") == body
-    assert proxy.injected == {"flip_up": transfer.SENT_AGAIN + 1}
+    assert proxy.injected == {"flip_up": transfer.MAX_RESENDS + 1}
 
 
 def test_patience_ends(bucket: str, proxy: FaultyProxy) -> None:
     proxy.plan(share=1, faults=("503",))
-    with retries.patient(retries.Patience(attempts=3)), pytest.raises(StorageError, match="SlowDown"):
+    with retries.using_policy(retries.RetryPolicy(attempts=3)), pytest.raises(StorageError, match="SlowDown"):
         storage.list_names(bucket)
     assert proxy.requests == 3
     proxy.plan(share=1, faults=("503",))
-    with retries.patient(retries.Patience(deadline_seconds=0)), pytest.raises(StorageError, match="SlowDown"):
+    with retries.using_policy(retries.RetryPolicy(deadline_seconds=0)), pytest.raises(StorageError, match="SlowDown"):
         storage.list_names(bucket)
     assert proxy.requests == 1
