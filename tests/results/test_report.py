@@ -8,9 +8,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-import memlm.results.report
 from memlm.results.frontier import build_frontier
-from memlm.results.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
+from memlm.results.frontier_picture import draw_frontier, draw_frontiers
+from memlm.results.frontier_tables import PAPER_FORGETTING, format_table
+from memlm.results.looks import look_of
+from memlm.results.report import write_report
 from memlm.results.scores import FailedSetting, SetScore, TrialResult
 
 STAGES = {
@@ -181,7 +183,7 @@ def test_many_methods_each_have_a_look_of_their_own(tmp_path: Path) -> None:
     names = [f"control_{number}" for number in range(14)]
     trials = [trial(name, 0.4, 0.1, "low") for name in [*CURVES, *names]]
     drawn = build_frontier("laptop", trials, samples=20)
-    looks = {memlm.results.report._look(drawn, name)[1:] for name in drawn["start"]}
+    looks = {look_of(drawn, name)[1:] for name in drawn["start"]}
     assert len(looks) == len(drawn["start"])
     draw_frontier(drawn, tmp_path / "many.png")
 

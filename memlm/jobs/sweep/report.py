@@ -26,7 +26,9 @@ from memlm.jobs.tracked import (
 from memlm.model.config import Architecture
 from memlm.outside import reading
 from memlm.results.frontier_csv import write_csv
-from memlm.results.report import PAPER_FORGETTING, draw_frontier, draw_frontiers, format_table, write_report
+from memlm.results.frontier_picture import draw_frontier, draw_frontiers
+from memlm.results.frontier_tables import PAPER_FORGETTING, format_table
+from memlm.results.report import write_report
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError, run_of, tracking_uri
 from memlm.tracking import DataSet, Tracker
