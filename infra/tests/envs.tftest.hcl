@@ -26,7 +26,7 @@ run "dev" {
 
   assert {
     condition     = output.usd_per_hour.without_work == 0.55 && output.usd_per_hour.at_most == 15.23
-    error_message = "The README's table says what dev costs."
+    error_message = "The table in docs/aws.md says what dev costs."
   }
 }
 
@@ -42,7 +42,7 @@ run "prod" {
 
   assert {
     condition     = output.usd_per_hour.without_work == 1.64 && output.usd_per_hour.at_most == 663.83
-    error_message = "The README's table says what prod costs."
+    error_message = "The table in docs/aws.md says what prod costs."
   }
 }
 

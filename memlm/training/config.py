@@ -23,8 +23,8 @@ class PretrainingConfig:
     pool_optimizer: Literal["lazy_adam", "adamw"] = "lazy_adam"
     """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a
     step costs what it touches; adamw moves all rows by their momentum, at a cost that follows
-    the size of the pool. Over three seeds adamw is better by a hundredth on known facts (README,
-    "How fast"), and a step at a million slots takes it three times as long."""
+    the size of the pool. Over three seeds adamw is better by a hundredth on known facts
+    (docs/speed.md), and a step at a million slots takes it three times as long."""
     pool_split: int = 1
     """Workers between whom the pools' columns are split, neighbours that read for each other; 1
     for none. It takes lazy_adam, and changes no result beyond rounding. A pool is split when its

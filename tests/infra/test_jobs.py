@@ -147,14 +147,14 @@ def test_the_kubernetes_job_is_the_same_job():
     assert job["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
-def calls_of_the_readme() -> list[list[str]]:
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+def documented_calls() -> list[list[str]]:
+    text = (ROOT / "docs" / "aws.md").read_text().replace("\\\n", " ")
     found = re.findall(r"python infra/jobs/submit\.py ([a-z][^\n`]*)", text)
     return [shlex.split(each, comments=True) for each in found]
 
 
-def test_the_calls_of_the_readme_are_calls_of_pipelines():
-    calls = calls_of_the_readme()
+def test_documented_calls_are_calls_of_pipelines():
+    calls = documented_calls()
     gated = [call[0] for call in calls if submit.smoke_command(submit.entrypoint(call[0], call[1:], CLUSTER))]
     assert [call[0] for call in calls] == ["pareto_sweep", "prepare_corpus", "pretrain"] and gated == ["pretrain"]
 

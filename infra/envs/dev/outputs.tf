@@ -1,5 +1,5 @@
 output "commands" {
-  description = "What to type, by cluster: see README, On a cluster."
+  description = "What to type, by cluster: see docs/aws.md."
   value       = module.platform.commands
 }
 
