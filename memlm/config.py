@@ -7,7 +7,7 @@ tracking server does not.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import tyro
@@ -24,6 +24,7 @@ from memlm.data.config import (
 from memlm.data.world.world import WorldConfig
 from memlm.data.writers.config import WriterConfig
 from memlm.evaluation.config import EvaluationConfig
+from memlm.identity import EXECUTION_ONLY, execution_only, names_result
 from memlm.methods.config import MethodConfig, SparseMemoryConfig
 from memlm.model.config import Architecture, ModelConfig
 from memlm.names import require_distinct, require_name
@@ -45,20 +46,20 @@ BESIDE_RUNS = ("mlflow", "mlflow_artifacts")
 class SweepConfig:
     """What pareto_sweep compares."""
 
-    scale: str = "laptop"
+    scale: str = names_result("laptop")
     """Which of a method's search spaces in tune_spaces/ is swept: laptop, smoke, wiki, triviaqa,
     documents or paper."""
-    methods: tuple[str, ...] = ("sparse_memory", "lora", "full")
-    seeds: tuple[int, ...] = (0, 1, 2)
+    methods: tuple[str, ...] = names_result(("sparse_memory", "lora", "full"))
+    seeds: tuple[int, ...] = names_result((0, 1, 2))
     """Each varies the facts, their order, their wordings and the initialisation of what is
     trained; never the checkpoint."""
-    max_failures: int = 2
+    max_failures: int = execution_only(2)
     """New tries of a trial that failed or whose worker or node was lost, before the sweep ends
     with its error. Divergence is a result: it is not tried again, and stands beside the
     frontier."""
-    drawn_beside: tuple[str, ...] = ()
+    drawn_beside: tuple[str, ...] = execution_only(())
     """Other runs whose frontiers stand beside this one's in joint.png."""
-    trunk_cache_bytes: int = 384 * 2**20
+    trunk_cache_bytes: int = execution_only(384 * 2**20)
     """Of each node's object store, for what the layers below the first memory layer's read make
     of the sets and streams: computed once for all trials that move values alone. Shared out
     evenly over the held-out sets and the seeds; what does not fit is computed in each trial.
@@ -84,22 +85,22 @@ class SweepConfig:
 class ClusterConfig:
     """Where it runs. Changes no result beyond rounding."""
 
-    num_workers: int = 1
+    num_workers: int = execution_only(1)
     """Pretraining workers."""
-    num_trials_at_once: int = 0
+    num_trials_at_once: int = execution_only(0)
     """Trials, or counting workers, side by side; 0 for one per CPU or GPU."""
-    threads_per_worker: int = 1
+    threads_per_worker: int = execution_only(1)
     """CPU threads of each. Two workers of two threads on two cores run several times slower than
     two of one."""
-    use_gpu: bool = False
-    max_failures: int = 2
+    use_gpu: bool = execution_only(False)
+    max_failures: int = execution_only(2)
     """Restarts of a worker group before a run gives up. A node that went after a notice does not
     count."""
-    notice_seconds: int = 90
+    notice_seconds: int = execution_only(90)
     """How long a pretraining that gets SIGTERM may take to save a state; then it ends all the
     same, with status 130. Spot machines are given 120 s. A submitted job is given 3 s by Ray, or
     RAY_JOB_STOP_WAIT_TIME_S of the head's environment: set it higher than this."""
-    wait_seconds: int = 0
+    wait_seconds: int = execution_only(0)
     """How long to wait for nodes that are still to join before a cluster is refused as too
     small. For nodes that the autoscaler says it can start, at least 15 minutes."""
 
@@ -116,54 +117,54 @@ class ClusterConfig:
 class Config:
     """Everything that a run can be told. `--run-name` names its folder under `--storage`."""
 
-    recipe: tyro.conf.Suppress[str]
+    recipe: tyro.conf.Suppress[str] = field(metadata=EXECUTION_ONLY)
     """Where the defaults come from."""
-    arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
+    arguments: tyro.conf.Suppress[tuple[str, ...]] = execution_only(())
     """The overrides as they were given, for messages that name another command of the same run."""
-    dry_run: tyro.conf.Suppress[bool] = False
+    dry_run: tyro.conf.Suppress[bool] = execution_only(False)
     """Print what each stage would read, make and reuse, and do none of it."""
-    run_name: str = ""
+    run_name: str = execution_only("")
     """Folder of the results; the recipe's name if empty."""
-    base_run: str = ""
+    base_run: str = execution_only("")
     """Another run whose corpus, checkpoints and counts are used, or made there first; empty for
     the run's own."""
-    storage: str = "runs"
+    storage: str = execution_only("runs")
     """Folder or s3://bucket/prefix of all runs. In a submitted job it must be absolute."""
-    tracking: str = ""
+    tracking: str = execution_only("")
     """MLflow tracking URI; empty for a sqlite file in the storage folder, 'off' for none."""
-    architecture: Architecture = "memory"
+    architecture: Architecture = names_result("memory")
     """pretrain and evaluate: the memory model or its dense twin."""
-    checkpoint: str = ""
+    checkpoint: str = names_result("")
     """evaluate: another checkpoint than the run's own, such as one that a patch was applied to."""
-    trace: bool = False
+    trace: bool = execution_only(False)
     """finetune: also write what the stream does to each fact, as numbers, a picture and a page
     of coloured tokens. Changes no result."""
-    log_model: bool = False
+    log_model: bool = execution_only(False)
     """pretrain, finetune and evaluate: also keep the model in MLflow, where
     mlflow.transformers.load_model finds it. Changes no result."""
-    register_model: str = ""
+    register_model: str = execution_only("")
     """As log_model, and as a new version of the model of this name in MLflow's registry."""
-    seed: int = 0
+    seed: int = names_result(0)
     """finetune: which facts, in which order and wordings, and the initialisation of what is
     trained."""
-    world: WorldConfig | None = WorldConfig()
+    world: WorldConfig | None = names_result(WorldConfig())
     """The generated world; recipes on real files have none."""
-    corpus: CorpusConfig = CorpusConfig()
-    questions: QuestionsConfig = QuestionsConfig()
-    writer: WriterConfig = WriterConfig()
-    wordings: WordingsConfig = WordingsConfig()
-    model: ModelConfig = ModelConfig()
-    pretraining: PretrainingConfig = PretrainingConfig()
-    counting: CountingConfig = CountingConfig()
-    stream: StreamChoice = StreamConfig()
+    corpus: CorpusConfig = names_result(CorpusConfig())
+    questions: QuestionsConfig = names_result(QuestionsConfig())
+    writer: WriterConfig = names_result(WriterConfig())
+    wordings: WordingsConfig = names_result(WordingsConfig())
+    model: ModelConfig = names_result(ModelConfig())
+    pretraining: PretrainingConfig = names_result(PretrainingConfig())
+    counting: CountingConfig = names_result(CountingConfig())
+    stream: StreamChoice = names_result(StreamConfig())
     """Of facts, or of documents where questions.documents names some."""
-    method: MethodConfig = SparseMemoryConfig()
+    method: MethodConfig = names_result(SparseMemoryConfig())
     """finetune: choose another by --method NAME; its own settings are --method.FIELD."""
-    evaluation: EvaluationConfig = EvaluationConfig()
-    analysis: AnalysisConfig = AnalysisConfig()
+    evaluation: EvaluationConfig = names_result(EvaluationConfig())
+    analysis: AnalysisConfig = names_result(AnalysisConfig())
     """analyze_slots, and the token page of a traced finetune."""
-    sweep: SweepConfig = SweepConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    sweep: SweepConfig = names_result(SweepConfig())
+    cluster: ClusterConfig = execution_only(ClusterConfig())
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -218,11 +219,11 @@ def _check_numbers(config: Config) -> None:
 def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every value in a tree of configs, with its dotted path."""
     if is_dataclass(part):
-        for field in fields(part):
-            yield from _leaves(getattr(part, field.name), f"{path}.{field.name}" if path else field.name)
+        for each in fields(part):
+            yield from _leaves(getattr(part, each.name), f"{path}.{each.name}" if path else each.name)
     elif isinstance(part, tuple):
-        for index, each in enumerate(part):
-            yield from _leaves(each, f"{path}[{index}]")
+        for index, value in enumerate(part):
+            yield from _leaves(value, f"{path}[{index}]")
     else:
         yield path, part
 
@@ -262,26 +263,11 @@ def _check_documents(config: Config) -> None:
         )
 
 
-UNNAMED = {"merge_numbered": False}
-"""Fields that came late: with these values they name nothing, so that what was made before they
-came is still found."""
-
-
-def identity(part: Any) -> dict[str, Any]:
-    """A config as the JSON that names a result."""
-
-    def named(values: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in values if name not in UNNAMED or value != UNNAMED[name]}
-
-    values = asdict(part, dict_factory=named)
-    return {"name": part.name, **values} if hasattr(part, "label") else values
-
-
 def replace_field(config: Any, path: str, value: Any) -> Any:
     """A copy with the field at a dotted path replaced. Raises ValueError naming the fields that
     there are."""
     head, _, rest = path.partition(".")
-    names = [field.name for field in fields(config)]
+    names = [each.name for each in fields(config)]
     if head not in names:
         raise ValueError(f"{type(config).__name__} has no field {head!r}; it has {', '.join(names)}")
     return replace(config, **{head: replace_field(getattr(config, head), rest, value) if rest else value})

@@ -11,7 +11,8 @@ from typing import Any
 
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
-from memlm.config import Config, identity
+from memlm.config import Config
+from memlm.identity import first_difference, identity
 from memlm.model.config import Architecture
 from memlm.stages import RunError, options_for, require_tracking
 from memlm.tracking import sqlite_uri
@@ -242,24 +243,16 @@ def trial_of(config: Config) -> Trial:
 
 
 def corpus_config(config: Config) -> dict[str, Any]:
-    """What names a corpus: not how much that cannot be read is put up with, nor how a sample of
-    all would be drawn."""
-    unnamed = ["max_malformed_share", "max_quarantined_share", "max_attempts"]
-    if config.corpus.fraction == 1:
-        unnamed += ["fraction", "sample_seed"]
-    return {name: value for name, value in identity(config.corpus).items() if name not in unnamed}
+    return identity(config.corpus, of=CORPUS_KIND)
 
 
 def checkpoint_config(config: Config, architecture: Architecture) -> dict[str, Any]:
-    """What names a checkpoint: not how often it was saved, nor how its batches were split, nor
-    what it has no use for."""
-    unnamed = ["checkpoint_every", "log_every", "zero_stage", "micro_batch_blocks", "pool_split"]
-    model = identity(config.model)
-    if architecture == "dense":  # there is no pool
-        unnamed += ["pool_optimizer", "value_learning_rate"]
-        del model["memory"]
-    pretraining = {name: value for name, value in identity(config.pretraining).items() if name not in unnamed}
-    return {"architecture": architecture, "model": model, "pretraining": pretraining}
+    """The settings that name a checkpoint; the dense model's have none of the pool."""
+    return {
+        "architecture": architecture,
+        "model": identity(config.model, of=architecture),
+        "pretraining": identity(config.pretraining, of=architecture),
+    }
 
 
 def questions_config(config: Config) -> dict[str, Any]:
@@ -269,17 +262,14 @@ def questions_config(config: Config) -> dict[str, Any]:
     documents = config.questions.documents
     written = documents is not None and documents.augmenter != "rules"
     return {
-        **identity(config.questions),
+        **identity(config.questions, of=QUESTIONS_KIND),
         **({"mixture": identity(mixture)} if mixture else {}),
         **({"writer": config.writer.provenance(config.writer.revision)} if written else {}),
     }
 
 
 def counts_config(config: Config) -> dict[str, Any]:
-    """What names background counts: not in which units they were counted, nor how often one may
-    fail."""
-    unnamed = ("batches_per_unit", "max_attempts", "max_quarantined")
-    return {name: value for name, value in identity(config.counting).items() if name not in unnamed}
+    return identity(config.counting)
 
 
 def _found(made: bool, uri: str, made_by: str, config: Config) -> storage.Manifest:
@@ -294,23 +284,3 @@ def command(pipeline: str, config: Config) -> str:
     file, *options = pipeline.split()
     arguments = options_for(file.removesuffix(".py"), config.arguments)
     return " ".join(["python", f"pipelines/{file}", config.recipe, *map(shlex.quote, arguments), *options])
-
-
-def first_difference(made: Any, wanted: Any, field: str = "") -> tuple[str, Any, Any] | None:
-    """The first field in which two configs differ, with both values. Tuples equal lists, as in
-    JSON."""
-    if isinstance(made, Mapping) and isinstance(wanted, Mapping):
-        for key in dict.fromkeys([*wanted, *made]):
-            found = first_difference(made.get(key), wanted.get(key), f"{field}.{key}" if field else key)
-            if found is not None:
-                return found
-        return None
-    if isinstance(made, list | tuple) and isinstance(wanted, list | tuple) and len(made) == len(wanted):
-        for index, (one, other) in enumerate(zip(made, wanted, strict=True)):
-            found = first_difference(one, other, f"{field}[{index}]")
-            if found is not None:
-                return found
-        return None
-    if isinstance(made, tuple | list) and isinstance(wanted, tuple | list):
-        return field, made, wanted
-    return None if made == wanted else (field, made, wanted)

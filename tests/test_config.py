@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from memlm.config import ClusterConfig, Config, SweepConfig, identity, replace_field
+from memlm.config import ClusterConfig, Config, SweepConfig, replace_field
 from memlm.data.config import (
     CorpusConfig,
     FactsConfig,
@@ -16,6 +16,7 @@ from memlm.data.config import (
 )
 from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
+from memlm.identity import identity
 from memlm.methods.config import (
     METHOD_CONFIGS,
     FullConfig,

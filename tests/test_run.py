@@ -8,7 +8,8 @@ import pytest
 
 from memlm import storage
 from memlm.cli import parse
-from memlm.config import Config, identity
+from memlm.config import Config
+from memlm.identity import identity
 from memlm.recipes import RECIPES
 from memlm.run import (
     CHECKPOINT_KIND,

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass
 
+from memlm.identity import execution_only, names_result
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    max_new_tokens: int = 10
+    max_new_tokens: int = names_result(10)
     """Longest answer, in tokens."""
-    max_solution_tokens: int = 256
+    max_solution_tokens: int = names_result(256)
     """Longest worked solution of GSM8K's problems; 0 scores the likelihood of the set's
     solutions alone and writes none."""
-    batch_size: int = 128
+    batch_size: int = execution_only(128)
     """Prompts answered, or blocks scored, at once."""
-    num_text_blocks: int = 64
+    num_text_blocks: int = names_result(64)
     """Blocks of held-out text whose likelihood is measured."""
 
     def __post_init__(self) -> None:

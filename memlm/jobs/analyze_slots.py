@@ -8,7 +8,8 @@ from typing import Any
 import ray
 
 from memlm import storage
-from memlm.config import Config, identity
+from memlm.config import Config
+from memlm.identity import settings
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
@@ -30,8 +31,8 @@ def run(config: Config) -> str:
         task = ray.remote(_analyze).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
         facts, page = ray.get(task.remote(config, method, inputs))
     output = storage.join(run.uri, SLOTS_FILE)
-    settings = {"method": identity(method), "stream": identity(config.stream), "analysis": identity(config.analysis)}
-    report = {"inputs": inputs, "seed": config.seed, **settings, "summary": summary(facts, config), "facts": facts}
+    asked = {"method": settings(method), "stream": settings(config.stream), "analysis": settings(config.analysis)}
+    report = {"inputs": inputs, "seed": config.seed, **asked, "summary": summary(facts, config), "facts": facts}
     storage.write_json(output, report)
     if page:
         storage.write_bytes(storage.join(run.uri, PAGE_FILE), page)

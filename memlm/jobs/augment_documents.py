@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memlm import storage
-from memlm.config import Config, identity
+from memlm.config import Config
 from memlm.data.config import DocumentsConfig
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS, augment_by_reading
@@ -38,6 +38,7 @@ from memlm.data.questions.sources import source_content
 from memlm.data.stating.sets import conflicts_told
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
+from memlm.identity import identity
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect

@@ -9,7 +9,8 @@ import ray
 
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND
-from memlm.config import Config, identity
+from memlm.config import Config
+from memlm.identity import settings
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import quiet, say
@@ -37,10 +38,10 @@ def run(config: Config) -> str:
     with connect(config):
         task = ray.remote(_score).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
         scores: Scores = ray.get(task.remote(config, uri, checkpoint.digest, inputs))
-    settings = {"stream": identity(config.stream), "evaluation": identity(config.evaluation), "seed": config.seed}
-    named = hashlib.sha256(json.dumps([checkpoint.digest, settings], sort_keys=True).encode()).hexdigest()[:16]
+    asked = {"stream": settings(config.stream), "evaluation": settings(config.evaluation), "seed": config.seed}
+    named = hashlib.sha256(json.dumps([checkpoint.digest, asked], sort_keys=True).encode()).hexdigest()[:16]
     output = storage.join(run.uri, "scores", f"{named}.json")
-    report: dict[str, Any] = {"checkpoint": uri, "digest": checkpoint.digest, "settings": settings, **asdict(scores)}
+    report: dict[str, Any] = {"checkpoint": uri, "digest": checkpoint.digest, "settings": asked, **asdict(scores)}
     storage.write_json(output, report)
     tags = {"stage": "evaluate", "checkpoint": checkpoint.digest[:16], "data": inputs["corpus"][:16]}
     with tracker.run(

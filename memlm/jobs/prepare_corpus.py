@@ -22,7 +22,7 @@ import ray.data
 from ray.data import TaskPoolStrategy
 
 from memlm import storage
-from memlm.config import Config, identity
+from memlm.config import Config
 from memlm.data.corpus import corpus as corpora
 from memlm.data.corpus.accounting import TooManyMalformed
 from memlm.data.corpus.corpus import BLOCKS_KIND, write_corpus, write_part
@@ -34,6 +34,7 @@ from memlm.data.questions.records import Question
 from memlm.data.questions.sources import source_content
 from memlm.data.tokenizer import load_tokenizer, save_tokenizer
 from memlm.data.world.world import write_world
+from memlm.identity import identity
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES, Attempts
 from memlm.jobs.on_ray.checks import require_ready
@@ -202,9 +203,7 @@ def _make_tokenizer(
 ) -> str:
     corpus = config.corpus
     uri = run.tokenizer
-    wanted = {
-        name: getattr(corpus, name) for name in ("path", "text_field", "tokenizer", "vocab_size", "tokenizer_documents")
-    }
+    wanted = identity(corpus, of=TOKENIZER_KIND)
     if not is_made(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs, part="corpus"):
         trained_on = None
         if corpus.tokenizer:
@@ -226,7 +225,7 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shar
     inputs = {"tokenizer": storage.read_manifest(tokenizer).digest}
     corpus = config.corpus
     attempts = _attempts(config, run)
-    settings: dict[str, Any] = {"text_field": corpus.text_field, "block_size": corpus.block_size}
+    settings = identity(corpus, of=BLOCKS_KIND)
     tasks = [
         {"part": f"{corpora.BLOCKS_FOLDER}/part_{index:05d}", "index": index, "shard": json.dumps(asdict(shard))}
         for index, shard in enumerate(shards)

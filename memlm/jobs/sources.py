@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from memlm import storage
-from memlm.config import Config, identity
+from memlm.config import Config
+from memlm.identity import identity
 from memlm.run import WORLD_KIND, RunError, command, is_made, run_of
 
 

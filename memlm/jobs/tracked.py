@@ -4,12 +4,12 @@ are compared by, the data that was read."""
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from memlm import storage
-from memlm.config import Config, identity
+from memlm.config import Config
+from memlm.identity import settings
 from memlm.jobs.on_ray.console import say
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, command, tracking_uri
@@ -22,7 +22,7 @@ CONFIG_FILE = "config.json"
 
 def log_config(tracked: TrackedRun, config: Config) -> None:
     """Whole, so that a run can be made again from its page alone."""
-    tracked.log_json({**asdict(config), "method": identity(config.method)}, CONFIG_FILE)
+    tracked.log_json({**settings(config), "method": settings(config.method)}, CONFIG_FILE)
 
 
 def model_sizes(config: Config) -> dict[str, int]:

@@ -13,7 +13,7 @@ from shlex import quote
 from typing import Any
 
 from memlm import storage
-from memlm.config import Config, identity
+from memlm.config import Config
 from memlm.data.config import WordingsConfig
 from memlm.data.corpus.shards import write_shard
 from memlm.data.paths import expand
@@ -24,12 +24,13 @@ from memlm.data.questions.sources import source_content
 from memlm.data.stating.paraphrasing import PROMPTS, Stated, check_stated, questions_by_fact, state_facts
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
+from memlm.identity import identity
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.preparing.questions import fact_questions
-from memlm.jobs.preparing.writing_units import Record, write_in_units
+from memlm.jobs.preparing.writing_units import UNIT_KIND, Record, write_in_units
 from memlm.jobs.sources import open_world
 from memlm.run import is_made, run_of
 
@@ -76,7 +77,7 @@ def _state_all(
             partial(_state, config=config.wordings),
             [{"questions": [asdict(question) for question in asked]} for asked in facts.values()],
             folder=units,
-            wanted={name: value for name, value in wanted.items() if name != "max_failed_share"},
+            wanted=_named(config, revision, of=UNIT_KIND),
             revision=revision,
         )
     stated = [Stated(**{**record, "statements": tuple(record["statements"])}) for record in records]
@@ -88,13 +89,12 @@ def _state_all(
     _report(uri, stated, short)
 
 
-def _named(config: Config, revision: str) -> dict[str, Any]:
+def _named(config: Config, revision: str, *, of: str = KIND) -> dict[str, Any]:
     """What decides the statements: the questions that were taken, the model, and how it was
     asked."""
-    source = identity(config.questions.facts)
-    del source["statements"]
+    source = identity(config.questions.facts, of=KIND)
     writing = {"writer": config.writer.provenance(revision), "prompts": digest_of(PROMPTS)}
-    return {"facts": source, **writing, **identity(config.wordings)}
+    return {"facts": source, **writing, **identity(config.wordings, of=of)}
 
 
 def _state(writer: Writer, items: Sequence[Record], *, config: WordingsConfig) -> list[Record]:

@@ -4,9 +4,10 @@ moment.
 A new method is one file beside this one, its config here, one file in tune_spaces/ and one test.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from memlm.identity import names_result
 from memlm.model.config import Architecture
 
 Moves = Literal["values", "adapters", "everything", "nothing"]
@@ -20,9 +21,9 @@ Background = Literal["corpus", "facts", "held_out"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    kind: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float = 2e-5
-    weight_decay: float = 0.0
+    kind: Literal["sgd", "adamw"] = names_result("adamw")
+    learning_rate: float = names_result(2e-5)
+    weight_decay: float = names_result(0.0)
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -39,31 +40,31 @@ class SparseMemoryConfig:
     name: ClassVar[str] = "sparse_memory"
     base: ClassVar[Architecture] = "memory"
 
-    num_trainable_slots: int = 500
+    num_trainable_slots: int = names_result(500)
     """The paper's t; 0 for all slots that the batch reads, a control."""
-    ranking: Ranking = "tfidf"
+    ranking: Ranking = names_result("tfidf")
     """What makes a slot specific to a batch. kl: the batch's accesses against the background's
     (arXiv 2605.03229); gradient: the norm of a slot's gradient times its inverse document
     frequency, ours; tf and random are controls."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="sgd", learning_rate=2.0))
+    optimizer: OptimizerConfig = names_result(OptimizerConfig(kind="sgd", learning_rate=2.0))
     """Plain SGD moves exactly the selected rows. AdamW's momentum goes on moving rows that have
     left the selection, and its weight decay moves every row of the pool."""
-    max_document_frequency: float = 1.0
+    max_document_frequency: float = names_result(1.0)
     """Slots that a larger share of the background batches reads never move, unless the batch
     reads no others."""
-    living_background: int = 0
+    living_background: int = names_result(0)
     """How many background batches a fact counts as once it has been learned, so that later facts
     spare the slots that it reads."""
-    protection: float = 0.0
+    protection: float = names_result(0.0)
     """A slot's learning rate is divided by 1 + protection * its background accesses per thousand
     tokens: the step that lowers the loss most for a given squared change of what background text
     reads."""
-    background: Background = "corpus"
+    background: Background = names_result("corpus")
     """What slots are ranked against: pretraining text, or as ablations the facts to learn or the
     held-out questions (figure 7)."""
-    trains_also: Literal["", "keys", "gates"] = ""
+    trains_also: Literal["", "keys", "gates"] = names_result("")
     """Ablation: half-keys, or the gate's projection, moved by AdamW beside the values."""
-    also_learning_rate: float = 1e-4
+    also_learning_rate: float = names_result(1e-4)
     """Of what is trained beside the values."""
 
     def __post_init__(self) -> None:
@@ -110,12 +111,12 @@ class SparseMemoryConfig:
 class RehearsalConfig:
     """Background text in every step, so that a model keeps what it knew."""
 
-    kind: Literal["none", "replay", "distillation"] = "none"
+    kind: Literal["none", "replay", "distillation"] = names_result("none")
     """replay: the likelihood of background text joins the loss. distillation: the divergence
     from the original model on it does."""
-    weight: float = 1.0
+    weight: float = names_result(1.0)
     """Of its loss, in nats per token, beside that of the facts."""
-    blocks_per_step: int = 2
+    blocks_per_step: int = names_result(2)
     """Blocks of pretraining text, drawn anew in each step."""
 
     def __post_init__(self) -> None:
@@ -133,12 +134,12 @@ class LoRAConfig:
     base: ClassVar[Architecture] = "dense"
     moves: ClassVar[Moves] = "adapters"
 
-    rank: int = 16
-    alpha: float = 16.0
-    target: Literal["attention", "all"] = "all"
+    rank: int = names_result(16)
+    alpha: float = names_result(16.0)
+    target: Literal["attention", "all"] = names_result("all")
     """Matrices that get an adapter: those of attention, or of the feed-forward networks too."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-4, weight_decay=0.1))
-    rehearsal: RehearsalConfig = RehearsalConfig()
+    optimizer: OptimizerConfig = names_result(OptimizerConfig(learning_rate=2e-4, weight_decay=0.1))
+    rehearsal: RehearsalConfig = names_result(RehearsalConfig())
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -159,8 +160,8 @@ class FullConfig:
     base: ClassVar[Architecture] = "dense"
     moves: ClassVar[Moves] = "everything"
 
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-5, weight_decay=0.1))
-    rehearsal: RehearsalConfig = RehearsalConfig()
+    optimizer: OptimizerConfig = names_result(OptimizerConfig(learning_rate=2e-5, weight_decay=0.1))
+    rehearsal: RehearsalConfig = names_result(RehearsalConfig())
 
     @property
     def label(self) -> str:
@@ -184,7 +185,7 @@ class FrozenConfig:
     base: ClassVar[Architecture] = "dense"
     moves: ClassVar[Moves] = "nothing"
 
-    num_statements: int = 1
+    num_statements: int = names_result(1)
     """Statements before a question; fewer where there are fewer that fit."""
 
     def __post_init__(self) -> None:

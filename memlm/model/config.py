@@ -4,6 +4,8 @@ checked in a moment."""
 from dataclasses import dataclass
 from typing import Literal
 
+from memlm.identity import names_result
+
 Architecture = Literal["memory", "dense"]
 """The memory model, or its dense twin: the same with a feed-forward network in every layer."""
 
@@ -12,19 +14,19 @@ Architecture = Literal["memory", "dense"]
 class MemoryConfig:
     """The memory layer (Lin et al. 2025, section 3; Berges et al. 2024, section 3)."""
 
-    layers: tuple[int, ...] = (12,)
+    layers: tuple[int, ...] = names_result((12,))
     """Decoder layers, counted from 0, whose feed-forward network is replaced by a memory layer."""
-    num_half_keys: int = 1024
+    num_half_keys: int = names_result(1024)
     """Half-keys per head and half; the pool has num_half_keys ** 2 slots."""
-    top_k: int = 32
+    top_k: int = names_result(32)
     """Slots read per head and token."""
-    num_heads: int = 4
-    key_dim: int = 512
+    num_heads: int = names_result(4)
+    key_dim: int = names_result(512)
     """Width of a query; each half-key has half of it."""
-    value_dim: int = 1024
-    share_values: bool = True
+    value_dim: int = names_result(1024)
+    share_values: bool = names_result(True)
     """With several memory layers: one pool for all of them, or one each."""
-    query_norm: bool = False
+    query_norm: bool = names_result(False)
     """RMS-normalise queries; small pools collapse onto few slots without it."""
 
     def __post_init__(self) -> None:
@@ -57,15 +59,15 @@ class ModelConfig:
     """A Llama-shaped decoder. The dense twin is the same with no memory layer: every layer keeps
     its feed-forward network."""
 
-    num_layers: int = 22
-    hidden_size: int = 2048
-    num_attention_heads: int = 16
-    intermediate_size: int = 5632
-    max_positions: int = 2048
-    rope_theta: float = 500_000.0
-    initializer_range: float = 0.02
-    tie_embeddings: bool = False
-    memory: MemoryConfig = MemoryConfig()
+    num_layers: int = names_result(22)
+    hidden_size: int = names_result(2048)
+    num_attention_heads: int = names_result(16)
+    intermediate_size: int = names_result(5632)
+    max_positions: int = names_result(2048)
+    rope_theta: float = names_result(500_000.0)
+    initializer_range: float = names_result(0.02)
+    tie_embeddings: bool = names_result(False)
+    memory: MemoryConfig = names_result(MemoryConfig(), only=("memory",))
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_positions"):

@@ -13,12 +13,13 @@ from typing import Any
 
 from memlm import storage
 from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
-from memlm.config import Config, identity
+from memlm.config import Config
 from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
 from memlm.data.corpus.listing import Shard
 from memlm.data.file_kinds import kind_of
 from memlm.data.hub import HUB, HubUnreachable
 from memlm.data.paths import PathError, expand
+from memlm.identity import identity
 from memlm.jobs.preparing.corpus_shards import choose_shards, sources_digest
 from memlm.jobs.sweep.planned_trials import plan_trials, unfinished
 from memlm.jobs.sweep.spaces import MethodSpace

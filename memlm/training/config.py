@@ -3,41 +3,43 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from memlm.identity import execution_only, names_result
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
     """AdamW with warm-up and cosine, and for the pools its lazy kind. DeepSpeed's own settings
     are derived from this."""
 
-    num_steps: int = 1000
-    batch_blocks: int = 32
+    num_steps: int = names_result(1000)
+    batch_blocks: int = names_result(32)
     """Blocks of one optimizer step, over all workers and micro-batches."""
-    micro_batch_blocks: int = 32
+    micro_batch_blocks: int = execution_only(32)
     """Blocks that one worker runs at once."""
-    learning_rate: float = 2e-3
-    value_learning_rate: float = 5e-3
+    learning_rate: float = names_result(2e-3)
+    value_learning_rate: float = names_result(5e-3, only=("memory",))
     """Of the value pools, whose rows get a gradient in few steps (Berges et al. 2024 train them
     apart as well)."""
-    final_learning_rate: float = 0.1
+    final_learning_rate: float = names_result(0.1)
     """Where the cosine ends, as a share of the learning rate."""
-    pool_optimizer: Literal["lazy_adam", "adamw"] = "lazy_adam"
+    pool_optimizer: Literal["lazy_adam", "adamw"] = names_result("lazy_adam", only=("memory",))
     """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a
     step costs what it touches; adamw moves all rows by their momentum, at a cost that follows
     the size of the pool. Over three seeds adamw is better by a hundredth on known facts
     (docs/speed.md), and a step at a million slots takes it three times as long."""
-    pool_split: int = 1
+    pool_split: int = execution_only(1)
     """Workers between whom the pools' columns are split, neighbours that read for each other; 1
     for none. It takes lazy_adam, and changes no result beyond rounding. A pool is split when its
     values and two moments do not fit a worker: each then holds 12 bytes x slots x
     model.memory.value_dim / pool_split, and sends a row of values per token, forward and
     backward, whatever its reads."""
-    warmup_steps: int = 50
-    weight_decay: float = 0.1
+    warmup_steps: int = names_result(50)
+    weight_decay: float = names_result(0.1)
     """Of matrices; values, norms and biases have none."""
-    clip_norm: float = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    clip_norm: float = names_result(1.0)
+    precision: Literal["fp32", "bf16"] = names_result("fp32")
     """bf16 is autocast over fp32 weights."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Literal[0, 1, 2, 3] = execution_only(0)
     """DeepSpeed ZeRO: what of the base each worker holds a share of, and not the whole. 0:
     nothing, the fastest where all fits (16 bytes a parameter: weight, gradient and two moments
     in fp32; the paper's 1.3 B base takes 21 GB). 1: moments (8 bytes and 8 over the workers),
@@ -47,12 +49,12 @@ class PretrainingConfig:
     pass: half as much again on the network, for bases that fit no other way. Pools trained by
     lazy_adam are no part of this. All four give the same curve to rounding
     (tests/training/test_pretrain.py, on two workers), and a run may continue at another stage."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = execution_only(500)
     """Steps between two training states. Twice the time of a save times the mean time between
     failures, and its square root, is the interval that loses least (Young 1974); a save costs
     what `seconds_saving` of the goodput says, as the upload runs while training continues."""
-    log_every: int = 50
-    seed: int = 0
+    log_every: int = execution_only(50)
+    seed: int = names_result(0)
     """Of the initial weights and of the order of the blocks."""
 
     @property
@@ -128,19 +130,19 @@ class CountingConfig:
     """The background that slots are ranked against (Lin et al. 2025, section 4: 1,000 random
     batches of DCLM)."""
 
-    num_batches: int = 1000
+    num_batches: int = names_result(1000)
     """Micro-batches counted, drawn at random from the corpus; fewer if the corpus ends first."""
-    batch_blocks: int = 2
+    batch_blocks: int = names_result(2)
     """Blocks of a micro-batch, on whose size the paper is silent. Larger ones protect common
     slots more: a slot that each of them reads is worth nothing to TF-IDF."""
-    batches_per_unit: int = 50
+    batches_per_unit: int = execution_only(50)
     """Micro-batches that one task counts and commits together."""
-    max_attempts: int = 3
+    max_attempts: int = execution_only(3)
     """Workers that a unit may kill before it is put in quarantine and not tried again. A driver
     that dies counts for none."""
-    max_quarantined: int = 0
+    max_quarantined: int = execution_only(0)
     """Units that may end in quarantine, uncounted and named in the counts, before the job fails."""
-    seed: int = 0
+    seed: int = names_result(0)
 
     def __post_init__(self) -> None:
         for name in ("num_batches", "batch_blocks", "batches_per_unit", "max_attempts"):
@@ -154,13 +156,13 @@ class CountingConfig:
 class AnalysisConfig:
     """How analyze_slots finds out how many slots a fact needs (Lin et al. 2025, section 6)."""
 
-    num_facts: int = 20
+    num_facts: int = names_result(20)
     """How many facts, the first ones of the seed's stream."""
-    slot_counts: tuple[int, ...] = (25, 50, 100, 200, 500)
+    slot_counts: tuple[int, ...] = names_result((25, 50, 100, 200, 500))
     """Numbers of trainable slots that learning is tried with, from the fewest on."""
-    num_steps: int = 100
+    num_steps: int = names_result(100)
     """Steps on one fact within which it must be learned."""
-    num_page_facts: int = 8
+    num_page_facts: int = names_result(8)
     """How many of the first facts have their texts on the token page, here and in a traced
     finetune; 0 for no page."""
 

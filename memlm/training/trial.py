@@ -9,6 +9,7 @@ from typing import Any
 
 from memlm.data.config import StreamChoice
 from memlm.evaluation.config import EvaluationConfig
+from memlm.identity import identity
 from memlm.methods.config import MethodConfig
 
 
@@ -33,9 +34,7 @@ class Trial:
 
     def key(self, inputs: dict[str, str]) -> str:
         """Names the result: the same trial on the same artifacts has the same key."""
-        trial = asdict(self)
-        del trial["evaluation"]["batch_size"], trial["stream"]["max_length"]  # how it is run, not what comes out
-        content = {"trial": trial, "method": self.method.name, "inputs": inputs}
+        content = {"trial": identity(self), "method": self.method.name, "inputs": inputs}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

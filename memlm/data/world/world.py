@@ -31,6 +31,7 @@ from memlm.data.corpus.shards import write_shard
 from memlm.data.questions.files import write_nq_open, write_triviaqa
 from memlm.data.questions.records import Question
 from memlm.data.world.words import ATTRIBUTES, KINDS, QUESTION_FRAMES, STATEMENT_FRAMES, WORDS, Attribute
+from memlm.identity import names_result
 
 HELD_OUT_SHARE = 5
 """One pair of operands in so many is kept for evaluation."""
@@ -41,21 +42,21 @@ NUM_ATTRIBUTES = len(ATTRIBUTES) // len(KINDS)
 class WorldConfig:
     """How large the generated world is. The defaults are the laptop recipe's."""
 
-    seed: int = 0
+    seed: int = names_result(0)
     """Another seed is another world of the same difficulty."""
-    num_known: int = 1000
+    num_known: int = names_result(1000)
     """Entities that the corpus describes."""
-    num_new: int = 200
+    num_new: int = names_result(200)
     """Entities that only the facts to learn name."""
-    num_documents: int = 36_000
-    num_shards: int = 4
+    num_documents: int = names_result(36_000)
+    num_shards: int = names_result(4)
     """Training shards; one more holds the validation documents."""
-    num_validation_documents: int = 400
-    arithmetic_share: float = 0.25
+    num_validation_documents: int = names_result(400)
+    arithmetic_share: float = names_result(0.25)
     """Share of documents that are worked sums."""
-    max_operand: int = 24
+    max_operand: int = names_result(24)
     """Sums add two numbers from 0 to this; a fifth of the pairs is kept for evaluation."""
-    num_questions: int = 300
+    num_questions: int = names_result(300)
     """Questions about known facts kept for evaluation, one per fact."""
 
     def __post_init__(self) -> None:

@@ -1,38 +1,39 @@
 """Which model writes, how it chooses its words, and what it may cost. Imports no torch."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from memlm.credentials import has_password, redacted
+from memlm.identity import execution_only, identity, names_result
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
     """An OpenAI-compatible server that is asked over HTTP (POST base_url/chat/completions)."""
 
-    base_url: str = ""
+    base_url: str = names_result("")
     """Such as http://localhost:8000/v1; empty to run the model here."""
-    api_key_variable: str = "OPENAI_API_KEY"
+    api_key_variable: str = execution_only("OPENAI_API_KEY")
     """The environment variable with the key, on every node; unset for a server that needs none.
     The key is stored and printed nowhere."""
-    num_connections: int = 8
+    num_connections: int = execution_only(8)
     """Requests of one worker that wait for an answer at a time."""
-    timeout_seconds: float = 120.0
+    timeout_seconds: float = execution_only(120.0)
     """For one whole answer."""
-    num_attempts: int = 4
+    num_attempts: int = execution_only(4)
     """Of one request: after a timeout, a broken connection, status 429 or 5xx, or an answer that
     is none."""
-    backoff_seconds: float = 1.0
+    backoff_seconds: float = execution_only(1.0)
     """The first pause is at most so long, each later one up to twice the one before; drawn at
     random below that."""
-    max_wait_seconds: float = 120.0
+    max_wait_seconds: float = execution_only(120.0)
     """The longest pause. A server that asks for a longer one (Retry-After) ends the run; the
     same command continues from there later."""
-    max_requests: int = 0
+    max_requests: int = execution_only(0)
     """Budget of one run of the command, every attempt counted; 0 for none."""
-    max_tokens: int = 0
+    max_tokens: int = execution_only(0)
     """Budget of one run of the command, of prompts and answers as the server counts them; 0 for
     none. Answers that are under way when it is spent still come in."""
 
@@ -76,24 +77,24 @@ def _is_web_address(address: str) -> bool:
 class WriterConfig:
     """The language model that writes wordings and augmentations."""
 
-    model: str = ""
+    model: str = names_result("")
     """A Hugging Face causal model by folder or hub id, or the name that the endpoint knows it
     by."""
-    revision: str = ""
+    revision: str = names_result("")
     """Of the model on the hub: a commit, tag or branch; empty for the newest. The commit is
     stored with what it wrote."""
-    temperature: float = 0.8
+    temperature: float = names_result(0.8)
     """0 takes the likeliest word each time."""
-    top_p: float = 0.95
-    max_new_tokens: int = 512
+    top_p: float = names_result(0.95)
+    max_new_tokens: int = names_result(512)
     """Of one answer, in the writer's own tokens."""
-    seed: int = 0
-    batch_size: int = 8
+    seed: int = names_result(0)
+    batch_size: int = execution_only(8)
     """Prompts at a time, of a model that runs here."""
-    items_per_unit: int = 16
+    items_per_unit: int = execution_only(16)
     """Facts or chunks that a worker finishes and stores together. A run that was cut off
     continues from the units that are stored."""
-    endpoint: EndpointConfig = EndpointConfig()
+    endpoint: EndpointConfig = names_result(EndpointConfig())
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -106,11 +107,8 @@ class WriterConfig:
                 raise ValueError(f"writer.{name} is {getattr(self, name)}; it must be at least 1")
 
     def provenance(self, revision: str) -> dict[str, Any]:
-        """What names a text of this writer, with the revision that was found: not how long it
-        may take or what it may cost."""
-        named = {
-            name: value
-            for name, value in asdict(self).items()
-            if name in ("model", "temperature", "top_p", "max_new_tokens", "seed")
-        }
-        return {**named, "revision": revision, "base_url": self.endpoint.base_url}
+        """The settings that decide what this writer says, with the revision that was found."""
+        named = identity(self)
+        del named["revision"]  # what was asked for: a branch, or nothing
+        endpoint = named.pop("endpoint")
+        return {**named, "revision": revision, **endpoint}

@@ -7,8 +7,9 @@ import torch
 
 from memlm import storage
 from memlm.artifacts import PATCH_KIND
-from memlm.config import Config, identity
+from memlm.config import Config
 from memlm.data.questions.streams import num_steps, shortfall
+from memlm.identity import identity
 from memlm.jobs.finetune import ADVICE, EXPERIMENT, PICTURE_FILE, REPORT_FILE, SCORES_FILE, trial_tags
 from memlm.jobs.on_ray.console import Progress, quiet, say
 from memlm.jobs.tracked import final_metrics, log_config, log_model, sets_read, start_metrics, trial_name, trial_params

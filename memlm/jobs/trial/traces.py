@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from memlm import storage
-from memlm.config import Config, identity
+from memlm.config import Config
 from memlm.data.questions.records import Question
 from memlm.evaluation.stream_metrics import CurvePoint
+from memlm.identity import identity
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.results.stream_report import draw_stream, format_stream

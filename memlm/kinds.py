@@ -1,0 +1,58 @@
+"""The kinds of artifact that stages hand to each other, and the names of the files in them. Apart
+from what makes them, so that asking what is there imports nothing heavy."""
+
+WORLD_KIND = "world"
+
+LISTING_KIND = "listing"
+LISTING_FILE = "shards.jsonl"
+
+MIXTURE_KIND = "mixture"
+MIXTURE_SHARD = "shard_00000000_mixture.jsonl.zst"
+
+TOKENIZER_KIND = "tokenizer"
+
+BLOCKS_KIND = "blocks"
+BLOCKS_FILE = "blocks.parquet"
+
+CORPUS_KIND = "corpus"
+TOKENIZER_FOLDER = "tokenizer"
+PARTS_FILE = "parts.json"
+ACCOUNTING_FILE = "accounting.json"
+
+QUESTIONS_KIND = "questions"
+FACTS_FILE = "facts.jsonl"
+HELD_OUT_FOLDER = "held_out"
+TASKS_FILE = "tasks.json"
+
+DOCUMENTS_KIND = "documents"
+"""Its file is FACTS_FILE, too: a chunk is a fact whose statements are the chunk's texts."""
+
+STATEMENTS_KIND = "statements"
+STATEMENTS_FILE = "statements.jsonl"
+STATED_QUESTIONS_FILE = "questions.jsonl"
+SHORT_FILE = "short.jsonl"
+
+WRITTEN_UNIT_KIND = "written_unit"
+WRITTEN_UNIT_FILE = "records.jsonl"
+
+CHECKPOINT_KIND = "checkpoint"
+BASE_MANIFEST_FILE = "base_manifest{}.json"
+"""In a patched checkpoint, the manifest of the checkpoint before; numbered from the second patch
+on, so that each can be undone."""
+
+TRAINING_STATE_KIND = "training_state"
+
+COUNTS_KIND = "background_counts"
+PARTIAL_COUNTS_KIND = "partial_counts"
+COUNTS_FILE = "counts.safetensors"
+
+PATCH_KIND = "patch"
+PATCH_FILE = "patch.safetensors"
+SCORES_FILE = "scores.json"
+SCORES_PICTURE_FILE = "scores.png"
+REPORT_FILE = "report.html"
+
+TRACE_KIND = "stream_trace"
+METRICS_FILE = "stream_metrics.json"
+METRICS_PICTURE_FILE = "stream_metrics.png"
+TOKEN_PAGE_FILE = "tokens.html"
