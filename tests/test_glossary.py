@@ -37,9 +37,3 @@ def test_the_words_that_nobody_can_guess_are_there():
         ),
     ):
         assert word in WORDS
-
-
-def test_the_pages_that_are_named_exist():
-    for page in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
-        for link in re.findall(r"\]\(([\w./-]+\.md)\)", page.read_text()):
-            assert (page.parent / link).is_file(), f"{page.name} names {link}"
