@@ -4,17 +4,25 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: pareto test test-all test-ends bench chaos infra-test lint clean
+.PHONY: pareto test test-all test-ends bench chaos infra-test lint reading clean
 
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
 
-# What takes minutes alone is marked `slow` and left to `make test-all`.
+# Two processes side by side: one runs all tests with Ray, the other the rest, module by module (tests/conftest.py).
+PROCESSES ?= 2
+PYTEST = .venv/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+
+# What takes long, or repeats what a quicker test catches, is marked `slow` and left to `make test-all`.
 test: .venv/installed
-	.venv/bin/python -m pytest -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
 
 test-all: .venv/installed
-	.venv/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# How the code reads: prose, line lengths, files per folder.
+reading: .venv/installed
+	.venv/bin/python -m tests.reading
 
 # What `pip install memlm` brings, without the extras: its tests at the lowest and at the newest versions that pyproject.toml allows.
 CORE_TESTS = tests/model tests/slots tests/methods tests/evaluation tests/training/test_patch.py tests/training/test_step.py tests/test_extras.py

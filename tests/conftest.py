@@ -1,5 +1,25 @@
+import pytest
 import torch
 
 pytest_plugins = ["tests.support.swept"]  # fixtures that tests in several folders share
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Groups for `pytest --dist loadgroup`: all tests with Ray share one worker process, and start
+    first because they take longest; other tests share one with their module."""
+    if config.getoption("dist", "no") != "loadgroup":
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: _group(item) != "ray")
+
+
+def _group(item: pytest.Item) -> str:
+    if item.get_closest_marker("ray"):
+        return "ray"
+    # DeepSpeed keeps the first process group of a process for good.
+    return "one_rank" if "one_rank" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
