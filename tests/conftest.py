@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-pytest_plugins = ["tests.support.swept"]  # fixtures that tests in several folders share
+pytest_plugins = ["tests.support.swept", "tests.support.one_rank"]  # fixtures that tests in several folders share
 
 torch.set_num_threads(1)
 
@@ -19,7 +19,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("ray"):
-        return "ray"
-    # DeepSpeed keeps the first process group of a process for good.
-    return "one_rank" if "one_rank" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+    return "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -81,11 +81,14 @@ class Contender(ABC):
         """Give back what would outlive the process."""
 
 
-def begin_group_of_one(device: torch.device) -> None:
-    """torch.distributed for what adds up over ranks and here finds one."""
+def begin_group_of_one(device: torch.device) -> Callable[[], None]:
+    """Begin a process group of one rank, unless the process has one. Returns what ends it again."""
+    if dist.is_initialized():
+        return lambda: None
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for what a launcher would have set
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return dist.destroy_process_group
 
 
 def resident_bytes(field: str) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from memlm.model.config import MemoryConfig, ModelConfig
 from tests.benchmarks.contender import Clock, Contender
@@ -33,18 +32,10 @@ READ: dict[str, Any] = {
 
 
 @pytest.fixture
-def our_layer() -> Iterator[OurLayer]:
+def our_layer(one_rank: None) -> Iterator[OurLayer]:
     layer = OurLayer(device=CPU, **SHAPE.json())
     yield layer
     layer.close()
-    assert not dist.is_initialized()
-
-
-@pytest.fixture(autouse=True)
-def leaves_no_rank_behind(monkeypatch):
-    """A contender that trains with DeepSpeed sets the variable for its process, which here is
-    that of all tests."""
-    monkeypatch.setenv("LOCAL_RANK", "0")
 
 
 @pytest.mark.parametrize("gradient", ["dense", "sparse"])

@@ -1,8 +1,6 @@
 """A table split by columns over gloo ranks is read, and gets its gradient, as the whole table in
 one process; and is trained so."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -165,21 +163,12 @@ def ranks(states, whole) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole(states) -> dict[int, dict]:
+def whole(states, one_rank) -> dict[int, dict]:
     """One process with the tokens of 2 and of 4 ranks."""
-    with alone(states):
-        return {
-            world_size: trained(new_layer(), range(world_size), None, states, f"whole, {world_size}")
-            for world_size in (2, 4)
-        }
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/alone", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    (folder / "alone").unlink(missing_ok=True)
+    return {
+        world_size: trained(new_layer(), range(world_size), None, states, f"whole, {world_size}")
+        for world_size in (2, 4)
+    }
 
 
 def rows_of(rank: int) -> slice:
@@ -312,8 +301,7 @@ def test_a_state_is_read_at_another_split_to_the_bit(ranks, states, split, name)
 @pytest.mark.parametrize("name", ["2 on 2", "4 on 4", "2 on 4"])
 def test_a_state_of_split_tables_is_read_whole(ranks, states, monkeypatch, name):
     monkeypatch.setattr(column_split, "CHUNK_BYTES", 4 * VALUE_DIM * 20)  # several chunks of 16 rows
-    with alone(states):
-        *tables, num_steps = loaded(None, states / name)
+    *tables, num_steps = loaded(None, states / name)
     assert num_steps == NUM_STEPS
     assert all(torch.equal(*pair) for pair in zip(tables, saved_tables(states, name), strict=True))
 
@@ -322,7 +310,7 @@ def test_a_state_of_which_a_ranks_file_is_missing_is_refused(ranks, states, tmp_
     for path in (states / "4 on 4").iterdir():
         if not path.stem.endswith("_3"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with alone(states), pytest.raises(ValueError, match=r"numbers of value pool 0, .* must hold what every rank saved"):
+    with pytest.raises(ValueError, match=r"numbers of value pool 0, .* must hold what every rank saved"):
         loaded(None, tmp_path)
 
 

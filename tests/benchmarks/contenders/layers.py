@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -115,7 +114,7 @@ class OurLayer(_SameFormula):
         values = value_table(s.num_slots, s.value_dim, device)
         layer.load_state_dict({**layer_weights(s, device), "pool.weight": values}, assign=True)
         # LazyAdam adds up over ranks, of which there is one.
-        begin_group_of_one(device)
+        self._end_group = begin_group_of_one(device)
         self.values_optimizer = LazyAdam([pool], betas=BETAS, epsilon=EPSILON)
         self.pool, self.module, self.table = pool, layer.requires_grad_(True), pool.weight
         self.optimizer = adamw(layer.parameters())
@@ -134,7 +133,7 @@ class OurLayer(_SameFormula):
         self.optimizer.zero_grad()
 
     def close(self) -> None:
-        dist.destroy_process_group()
+        self._end_group()
 
 
 class _PlainModule(nn.Module):

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
 
@@ -120,7 +119,7 @@ class Pretraining(Contender):
         shape = model_config(
             config.model, dense=architecture == "dense", vocab_size=vocab_size, eos_id=eos_id, pad_id=pad_id
         )
-        begin_group_of_one(device)
+        self._end_group = begin_group_of_one(device)
         model = build_model(shape, seed=0, attention=attention_on(device))
         engine = Engine(model.to(device), replace(settings, num_steps=10**6))
         blocks = Blocks([str(path)])
@@ -131,7 +130,7 @@ class Pretraining(Contender):
             next(self.steps)
 
     def close(self) -> None:
-        dist.destroy_process_group()
+        self._end_group()
         self.folder.cleanup()
 
 

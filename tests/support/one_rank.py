@@ -8,9 +8,9 @@ import torch.distributed as dist
 LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def one_rank(tmp_path_factory) -> Iterator[None]:
-    """A group of one rank for all modules here that train in this process: DeepSpeed keeps the
+    """A process group of one rank for all tests that train in this process: DeepSpeed keeps the
     first group of a process for good."""
     store = tmp_path_factory.mktemp("one_rank") / "store"
     with pytest.MonkeyPatch.context() as patch:
