@@ -21,7 +21,7 @@ DATA = tuple(
     for file in sorted((ROOT / "memlm").rglob("*"))
     if file.is_file() and file.suffix not in (".py", ".pyc")
 )
-"""What the package reads from its own folders: prompts, word lists, C++."""
+"""What the package reads from its own folders: prompts, word lists, templates of pages, C++."""
 SECRET = (
     *(".env", ".env.production", "memlm/.env", "infra/jobs/.env.local", ".netrc", "_netrc", ".aws/credentials"),
     *("memlm/.aws/config", "id_rsa", "pipelines/id_ed25519", "mine.pem", "memlm/data/server.key", "key.json"),

@@ -11,7 +11,7 @@ def page(tmp_path, *tokens: PageToken, note: str = "note", title: str = "Tokens"
 
 def shown(source: str) -> list[tuple[str, str, str]]:
     """Share of the colour, numbers on hover, text; of the tokens, not of the legend."""
-    return re.findall(r"<span class=token style='--share:(\d+)%[^']*' title='([^']*)'>([^<]*)</span>", source)
+    return re.findall(r'<span class="token" style="--share:(\d+)%[^"]*" title="([^"]*)">([^<]*)</span>', source)
 
 
 def test_a_token_is_as_strong_as_its_share_of_the_strongest(tmp_path):
@@ -26,7 +26,7 @@ def test_a_token_is_as_strong_as_its_share_of_the_strongest(tmp_path):
         ("0", "0 trainable of 64 slots read", " is"),
         ("25", "10 trainable of 64 slots read", " in"),
     ]
-    legend = source[source.index("class=legend") : source.index("<section>")]
+    legend = source[source.index('class="legend"') : source.index("<section>")]
     assert re.findall(r">(\d+)</span>", legend) == ["0", "10", "20", "30", "40"]
 
 
@@ -41,7 +41,7 @@ def test_what_texts_hold_is_text_on_the_page(tmp_path):
     )
     assert "<script" not in source and "<img" not in source and "<b>" not in source
     assert [text for _, _, text in shown(source)] == [
-        "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;",
+        "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;",
         "a &amp; b↵",
         "∅",
     ]
@@ -58,7 +58,7 @@ def test_characters_that_hide_or_turn_text_are_shown_by_their_numbers(tmp_path):
 def test_the_page_needs_nothing_else_and_reads_on_dark_screens(tmp_path):
     source = page(tmp_path, PageToken(text="x", num_read=1, num_trainable=1))
     assert not re.search(r"(src|href)=|url\(|@import|https?:", source)
-    assert "prefers-color-scheme:dark" in source
+    assert "prefers-color-scheme: dark" in source
 
 
 def test_a_page_on_which_nothing_may_move(tmp_path):
