@@ -13,6 +13,7 @@ from memlm.identity import settings
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
+from memlm.jobs.on_ray.workers import task_resources
 from memlm.methods.config import SparseMemoryConfig
 from memlm.run import run_of, trial_inputs
 from memlm.stages import require_slots_to_analyze
@@ -28,7 +29,7 @@ def run(config: Config) -> str:
     method = require_slots_to_analyze(config)
     inputs = trial_inputs(config, "memory")
     with connect(config):
-        task = ray.remote(_analyze).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
+        task = ray.remote(_analyze).options(**task_resources(config.cluster))
         facts, page = ray.get(task.remote(config, method, inputs))
     output = storage.join(run.uri, SLOTS_FILE)
     asked = {"method": settings(method), "stream": settings(config.stream), "analysis": settings(config.analysis)}

@@ -20,6 +20,7 @@ from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect, num_processors
 from memlm.jobs.on_ray.console import Progress, quiet, say
+from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import corpus_read, log_config
 from memlm.run import (
     RunError,
@@ -203,7 +204,6 @@ def _rows(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -
         fn_constructor_args=(config, inputs, session),
         batch_size=1,
         compute=ActorPoolStrategy(size=min(len(tasks), num_processors(config))),
-        num_cpus=0 if config.cluster.use_gpu else 1,
-        num_gpus=1 if config.cluster.use_gpu else 0,
+        **task_resources(config.cluster),
     )
     yield from counted.iter_rows()

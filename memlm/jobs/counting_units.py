@@ -12,8 +12,8 @@ from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs.on_ray.attempts import Attempts
-from memlm.jobs.on_ray.console import quiet, say
-from memlm.jobs.on_ray.workers import handing_on_errors
+from memlm.jobs.on_ray.console import say
+from memlm.jobs.on_ray.workers import enter_worker, handing_on_errors
 from memlm.model.language_model import load_checkpoint
 from memlm.run import RunError, counts_config, is_made, run_of
 from memlm.slots.accesses import memory_layers, value_pools
@@ -43,8 +43,7 @@ class CountUnits:
     """An actor that holds the model and counts one unit after another."""
 
     def __init__(self, config: Config, inputs: dict[str, str], session: str) -> None:
-        quiet()
-        torch.set_num_threads(config.cluster.threads_per_worker)
+        enter_worker(config.cluster)
         self.config, self.inputs = config, inputs
         attempts = Attempts(uri=run_of(config).counting_attempts, session=session, limit=config.counting.max_attempts)
         self.attempts = attempts.on_this_node()

@@ -13,7 +13,8 @@ from memlm.config import Config
 from memlm.identity import settings
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
-from memlm.jobs.on_ray.console import quiet, say
+from memlm.jobs.on_ray.console import say
+from memlm.jobs.on_ray.workers import enter_worker, task_resources
 from memlm.jobs.tracked import log_config, log_model, sets_read
 from memlm.results.scores import Scores
 from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri, trial_of
@@ -36,7 +37,7 @@ def run(config: Config) -> str:
         checkpoint = require_checkpoint(config, config.architecture)
     tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
     with connect(config):
-        task = ray.remote(_score).options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
+        task = ray.remote(_score).options(**task_resources(config.cluster))
         scores: Scores = ray.get(task.remote(config, uri, checkpoint.digest, inputs))
     asked = {"stream": settings(config.stream), "evaluation": settings(config.evaluation), "seed": config.seed}
     named = hashlib.sha256(json.dumps([checkpoint.digest, asked], sort_keys=True).encode()).hexdigest()[:16]
@@ -68,15 +69,12 @@ def run(config: Config) -> str:
 
 
 def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str]) -> Scores:
-    import torch  # only a worker should wait for this and for what uses it
-
-    from memlm.data.questions.streams import shortfall
+    from memlm.data.questions.streams import shortfall  # these import torch, which only a worker should wait for
     from memlm.jobs.preparing.questions import say_unanswerable
     from memlm.jobs.trial.materials import device_of, load_materials, load_model
     from memlm.training.finetune import score
 
-    quiet()
-    torch.set_num_threads(config.cluster.threads_per_worker)
+    enter_worker(config.cluster)
     materials = load_materials(run_of(config), config.evaluation.num_text_blocks, inputs)
     if told := shortfall(config.stream, materials.facts):
         say(told)

@@ -13,6 +13,7 @@ from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
+from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import ui_line
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
@@ -49,9 +50,7 @@ def run(config: Config) -> str:
         with connect(config), alone(run.learning_lease(name)):
             if not is_there():  # another driver made it meanwhile
                 ray.get(
-                    ray.remote(_learn)
-                    .options(num_cpus=1, num_gpus=int(config.cluster.use_gpu))
-                    .remote(config, key, uri, trace, inputs)
+                    ray.remote(_learn).options(**task_resources(config.cluster)).remote(config, key, uri, trace, inputs)
                 )
     result = TrialResult.from_json(storage.read_json(str(storage.open_artifact(uri, kind=PATCH_KIND) / SCORES_FILE)))
     for name, score in result.end.items():

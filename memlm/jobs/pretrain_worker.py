@@ -19,8 +19,9 @@ from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.tokenizer import save_tokenizer
-from memlm.jobs.on_ray.console import Progress, quiet, say
+from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.notice import Told, Watch
+from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
 from memlm.model.column_split import split_over_ranks
@@ -107,11 +108,10 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
     have Ray start the same again."""
     from memlm.training.engine import Engine  # imports DeepSpeed, which only a worker should pay for
 
-    quiet()
+    enter_worker(loop_config["task"].config.cluster)
     logging.getLogger("memlm").setLevel(logging.INFO)
     task = loop_config["task"]
     config, settings = task.config, task.config.pretraining
-    torch.set_num_threads(config.cluster.threads_per_worker)
     corpus = open_corpus(task.corpus, digest=task.corpus_digest)
     device = ray.train.torch.get_device()
     require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)

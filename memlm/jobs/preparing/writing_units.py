@@ -9,6 +9,7 @@ that was cut off, or whose budget was spent, goes on from the units there are.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -23,8 +24,8 @@ from memlm.data.writers.budget import Budget
 from memlm.data.writers.build import build_writer
 from memlm.data.writers.interface import Writer
 from memlm.jobs.on_ray.cluster import num_processors
-from memlm.jobs.on_ray.console import Progress, quiet
-from memlm.jobs.on_ray.workers import handing_on_errors
+from memlm.jobs.on_ray.console import Progress
+from memlm.jobs.on_ray.workers import enter_worker, handing_on_errors, task_resources
 from memlm.run import is_made
 
 UNIT_KIND = "written_unit"
@@ -44,15 +45,13 @@ def write_in_units(
     `revision` is the writer's; with none, the work needs no writer and is given none.
     """
     tasks = _tasks(items, folder, size=config.writer.items_per_unit)
-    local = not config.writer.endpoint.base_url
-    use_gpu = local and config.cluster.use_gpu
+    cluster = replace(config.cluster, use_gpu=config.cluster.use_gpu and not config.writer.endpoint.base_url)
     written = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         _WriteUnits,
         fn_constructor_args=(config, work, dict(wanted), revision, _shared_budget(config)),
         batch_size=1,
         compute=ActorPoolStrategy(size=min(len(tasks), num_processors(config))),
-        num_cpus=0 if use_gpu else 1,
-        num_gpus=1 if use_gpu else 0,
+        **task_resources(cluster),
     )
     progress = Progress("writing", len(items))
     for row in written.iter_rows():
@@ -100,8 +99,7 @@ class _WriteUnits:
     """An actor that holds a writer and finishes one unit after another."""
 
     def __init__(self, config: Config, work: Work, wanted: dict[str, Any], revision: str | None, budget: Any) -> None:
-        quiet()
-        torch.set_num_threads(config.cluster.threads_per_worker)
+        enter_worker(config.cluster)
         self.work, self.wanted, self.revision = work, wanted, revision
         device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
         shared = _SharedBudget(budget)

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray import ObjectRef
 from transformers import PreTrainedConfig
 
 from memlm.config import Config
 from memlm.evaluation.suite import held_out_trunks
 from memlm.jobs.on_ray.cluster import num_processors
-from memlm.jobs.on_ray.console import quiet
+from memlm.jobs.on_ray.workers import enter_worker, task_resources
 from memlm.jobs.sweep.weights import TrialWeights
 from memlm.jobs.trial.materials import device_of
 from memlm.model.config import Architecture
@@ -75,8 +74,7 @@ def compute_starts(config: Config, shared: "ObjectRef[Shared]", trials: Sequence
                 trial_of_part[part] = trial
     sharing = [part for part, trial in trial_of_part.items() if trial.method.moves == "values"]
     max_bytes = config.sweep.trunk_cache_bytes // max(1, len(sharing))
-    resources = {"num_cpus": 0, "num_gpus": 1} if config.cluster.use_gpu else {"num_cpus": 1}
-    task = ray.remote(start_of).options(num_returns=2, **resources)
+    task = ray.remote(start_of).options(num_returns=2, **task_resources(config.cluster))
     scores: dict[Part, Any] = {}
     trunks: dict[Part, ObjectRef[PackedTrunks]] = {}
     running: list[ObjectRef[Scores]] = []
@@ -92,8 +90,7 @@ def compute_starts(config: Config, shared: "ObjectRef[Shared]", trials: Sequence
 
 
 def start_of(shared: Shared, part: Part, trial: Trial, max_bytes: int) -> tuple[Scores, PackedTrunks]:
-    quiet()
-    torch.set_num_threads(shared.config.cluster.threads_per_worker)
+    enter_worker(shared.config.cluster)
     architecture, seed = part
     model = TrialWeights(
         shared.model_configs[architecture], shared.weights[architecture], device_of(shared.config)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray import tune
 from ray.tune.execution import class_cache
 from torch import nn
@@ -21,8 +20,9 @@ from memlm import credentials, storage
 from memlm.config import Config
 from memlm.data.questions.streams import num_steps
 from memlm.jobs.on_ray.cluster import num_processors
-from memlm.jobs.on_ray.console import Progress, quiet, say
+from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.ray_files import ray_storage
+from memlm.jobs.on_ray.workers import enter_worker, task_resources
 from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, unfinished
 from memlm.jobs.sweep.starts import Shared, Starts, compute_starts
 from memlm.jobs.sweep.weights import TrialWeights
@@ -101,8 +101,9 @@ def _tuner(
 ) -> tune.Tuner:
     """Tries each trial once. Tune's own new tries would not do: one death of a worker can count
     as two failures, and what dies between two trials of its worker is given up at once."""
+    needed = task_resources(config.cluster)
     return tune.Tuner(
-        tune.with_resources(runner, {"gpu": 1, "cpu": 0} if config.cluster.use_gpu else {"cpu": 1}),
+        tune.with_resources(runner, {"cpu": needed["num_cpus"], "gpu": needed["num_gpus"]}),
         param_space={"plan": tune.grid_search(list(pending))},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=num_processors(config)),
         run_config=tune.RunConfig(
@@ -131,8 +132,7 @@ class TrialRunner(tune.Trainable):
     ) -> None:
         assert shared is not None and starts is not None and holder is not None, "given by tune.with_parameters"
         self.shared, self.starts, self.holder = shared, starts, holder
-        quiet()
-        torch.set_num_threads(self.shared.config.cluster.threads_per_worker)
+        enter_worker(shared.config.cluster)
         self.plan: PlannedTrial = config["plan"]
         device = device_of(self.shared.config)
         self.weights = {

@@ -11,7 +11,8 @@ from torch import nn
 from memlm.config import Config
 from memlm.data.questions.facts import Fact
 from memlm.jobs.analyze_slots import PAGE_FILE
-from memlm.jobs.on_ray.console import Progress, quiet
+from memlm.jobs.on_ray.console import Progress
+from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.methods.config import SparseMemoryConfig
@@ -22,8 +23,7 @@ from memlm.training.slot_analysis import FactSlots, LearnedWith, minimum_slots_t
 
 def analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
     """The entries of slots.json, and the page; empty for none."""
-    quiet()
-    torch.set_num_threads(config.cluster.threads_per_worker)
+    enter_worker(config.cluster)
     run, trial = run_of(config), trial_of(config)
     materials = load_materials(run, config.evaluation.num_text_blocks, inputs)
     model = load_model(run.checkpoint("memory"), device_of(config), digest=inputs["checkpoint"])

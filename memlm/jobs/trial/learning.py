@@ -3,15 +3,14 @@ patch."""
 
 from tempfile import TemporaryDirectory
 
-import torch
-
 from memlm import storage
 from memlm.artifacts import PATCH_KIND
 from memlm.config import Config
 from memlm.data.questions.streams import num_steps, shortfall
 from memlm.identity import identity
 from memlm.jobs.finetune import ADVICE, EXPERIMENT, PICTURE_FILE, REPORT_FILE, SCORES_FILE, trial_tags
-from memlm.jobs.on_ray.console import Progress, quiet, say
+from memlm.jobs.on_ray.console import Progress, say
+from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.tracked import final_metrics, log_config, log_model, sets_read, start_metrics, trial_name, trial_params
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.traces import tracer_of, write_trace
@@ -25,8 +24,7 @@ from memlm.training.step import StepResult
 
 
 def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]) -> None:
-    quiet()
-    torch.set_num_threads(config.cluster.threads_per_worker)
+    enter_worker(config.cluster)
     run, trial = run_of(config), trial_of(config)
     materials = load_materials(run, config.evaluation.num_text_blocks, inputs)
     if told := shortfall(trial.stream, materials.facts):
