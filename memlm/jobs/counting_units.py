@@ -13,7 +13,7 @@ from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs.on_ray.attempts import Attempts
 from memlm.jobs.on_ray.console import say
-from memlm.jobs.on_ray.workers import enter_worker, handing_on_errors
+from memlm.jobs.on_ray.workers import enter_worker, user_errors_as_raised
 from memlm.model.language_model import load_checkpoint
 from memlm.run import RunError, counts_config, is_made, run_of
 from memlm.slots.accesses import memory_layers, value_pools
@@ -47,13 +47,13 @@ class CountUnits:
         self.config, self.inputs = config, inputs
         attempts = Attempts(uri=run_of(config).counting_attempts, session=session, limit=config.counting.max_attempts)
         self.attempts = attempts.on_this_node()
-        self.unready: Exception | None = None
+        self.load_error: Exception | None = None
         try:
             self._load()
         except torch.OutOfMemoryError as error:
-            self.unready = RunError(f"{error}. Give a worker a GPU of its own with more memory, or a smaller model")
+            self.load_error = RunError(f"{error}. Give a worker a GPU of its own with more memory, or a smaller model")
         except (ValueError, OSError) as error:  # raised here, it would reach the driver as a page of text
-            self.unready = error
+            self.load_error = error
 
     def _load(self) -> None:
         """Ray starts an actor that died here again, under its old name, without limit and
@@ -74,9 +74,9 @@ class CountUnits:
         self.attempts.forget(loading)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with handing_on_errors():
-            if self.unready:
-                raise self.unready
+        with user_errors_as_raised():
+            if self.load_error:
+                raise self.load_error
             (task,) = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             if is_counted(self.config, task, self.inputs):  # a worker died between its commit and its answer
                 return self._answer(batch, tokens=0)

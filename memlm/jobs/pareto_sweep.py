@@ -22,7 +22,7 @@ from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
-from memlm.jobs.on_ray.notice import sigterm_passed_on
+from memlm.jobs.on_ray.notice import forward_sigterm_to_threads
 from memlm.jobs.on_ray.resources import asked_of, nodes_now, shortage
 from memlm.jobs.sweep.planned_trials import plan_trials, read_entries, read_results, unfinished
 from memlm.jobs.sweep.report import EXPERIMENT, SweepTracker, write_frontier
@@ -90,13 +90,13 @@ def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
     (asked, *_) = asked_of(configs[0])
     both = replace(asked, workers=asked.workers * len(configs))
     drivers = ThreadPoolExecutor(max_workers=1 if shortage(both, nodes_now()) else len(configs))
-    with sigterm_passed_on():
+    with forward_sigterm_to_threads():
         running = [drivers.submit(pretrain.run, config) for config in configs]
         try:
             for finished in running:
                 try:
                     finished.result()
-                except pretrain.Saved:
+                except pretrain.Interrupted:
                     drivers.shutdown(cancel_futures=True)  # the other one saves what it has too
                     raise
         finally:

@@ -40,7 +40,7 @@ from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES, Attempts
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect, num_processors
 from memlm.jobs.on_ray.console import Progress, say
-from memlm.jobs.on_ray.workers import handing_on_errors
+from memlm.jobs.on_ray.workers import user_errors_as_raised
 from memlm.jobs.preparing import questions as prepare_questions
 from memlm.jobs.preparing.corpus_shards import choose_shards, name_shards, sources_digest, unit_of
 from memlm.jobs.preparing.packed_shards import (
@@ -233,7 +233,7 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shar
 
     def pack_shard(task: dict[str, Any]) -> dict[str, Any]:
         shard, uri = Shard(**json.loads(task["shard"])), storage.join(run.base, task["part"])
-        with handing_on_errors():
+        with user_errors_as_raised():
             poison = _pack_shard(shard, uri, tokenizer, inputs, settings, corpus.max_malformed_share, opener, attempts)
             manifest = None if poison else storage.read_manifest(uri)
         return {

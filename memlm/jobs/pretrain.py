@@ -1,7 +1,5 @@
-"""Token blocks -> checkpoint: Ray Train workers, each a rank of one DeepSpeed engine.
-
-Progress, logging and storage are decided here; the loop itself is `training/pretrain.py`.
-"""
+"""Pretraining, the driver's side: it holds the lease, starts the Ray Train workers
+(`pretrain_worker.py`) and reports their errors."""
 
 import os
 import time
@@ -16,25 +14,25 @@ from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
-from memlm.jobs.on_ray.notice import heeding_sigterm
+from memlm.jobs.on_ray.notice import forward_sigterm
 from memlm.jobs.on_ray.ray_files import ray_storage
 from memlm.jobs.on_ray.rendezvous import torch_config
-from memlm.jobs.on_ray.resources import saying_shortage
+from memlm.jobs.on_ray.resources import report_shortage
 from memlm.jobs.pretrain_worker import EXPERIMENT, WorkerTask, require_room, train_worker
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.goodput import START_NAMES
 
 LEASE_SECONDS = 30.0
-"""How long a driver may be silent before another one may take its place."""
-MOST_STARTS_IN_VAIN = 12
-"""Of a worker group that finds no room, five minutes each: an hour for lost nodes to be
-replaced."""
+"""Silence after which another driver may take this one's place."""
+MAX_FAILED_STARTS = 12
+"""Starts of a worker group that may fail for lack of room, five minutes each: lost nodes have an
+hour to be replaced."""
 
 
 def run(config: Config) -> str:
-    """Pretrain the architecture, or find it pretrained, or go on where it was; returns the
-    checkpoint's uri."""
+    """Pretrain the architecture, resume it, or reuse its checkpoint; return the checkpoint's
+    uri."""
     run, architecture = run_of(config), config.architecture
     require_ready(config)
     corpus = require_corpus(config)
@@ -49,9 +47,9 @@ def run(config: Config) -> str:
 
     if is_there():
         return checkpoint
-    if not os.environ.get(IN_JOB) and not config.cluster.use_gpu:  # then this machine's memory is what trains
+    if not os.environ.get(IN_JOB) and not config.cluster.use_gpu:  # then the workers run on this machine
         require_room(config, workers_here=config.cluster.num_workers)
-    Tracker(tracking_uri(config), EXPERIMENT)  # a tracking server that is not there is found before work is done
+    Tracker(tracking_uri(config), EXPERIMENT)  # fails early if the tracking server does not answer
     with connect(config), alone(run.pretraining_lease(architecture), ttl_seconds=LEASE_SECONDS) as lease:
         if is_there():  # another driver made it meanwhile
             return checkpoint
@@ -67,28 +65,28 @@ def run(config: Config) -> str:
         )
         folder, name = storage.join(run.uri, "ray"), f"{config.run_name}-{architecture}-{time.time_ns()}"
         try:
-            with heeding_sigterm(task.notice, config.cluster.notice_seconds), saying_shortage(config, say):
+            with forward_sigterm(task.notice, config.cluster.notice_seconds), report_shortage(config, say):
                 diverged = _trainer(task, name=name, folder=folder).fit().return_value
         except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
             first = next(iter(error.worker_failures.values())) if hasattr(error, "worker_failures") else error
             raise RunError(
-                f"pretraining the {architecture} model failed: {_root(first)}; what is saved in {task.training_states} is kept"
+                f"pretraining the {architecture} model failed: {_root(first)}; the states saved in {task.training_states} are kept"
             ) from error
-        storage.delete(storage.join(folder, name))  # Ray's own, which nobody reads
+        storage.delete(storage.join(folder, name))  # Ray's own records, which nothing reads
         if diverged:
             raise RunError(
-                f"pretraining the {architecture} model diverged: {diverged}; no checkpoint is made of it, and what was saved before is kept "
-                f"in {task.training_states}"
+                f"pretraining the {architecture} model diverged: {diverged}; no checkpoint is made of it, and the states saved before "
+                f"are kept in {task.training_states}"
             )
         if not storage.has_artifact(checkpoint):
             task.holder.require()
-            raise Saved  # heeded by the workers, or by Ray, which returns as if all were well
+            raise Interrupted  # the workers or Ray handled the signal, and fit() returned as after success
         storage.delete_made(task.training_states, loose=START_NAMES)
     return checkpoint
 
 
-class Saved(KeyboardInterrupt):
-    """Told to stop; what could be saved is."""
+class Interrupted(KeyboardInterrupt):
+    """Raised after a stop signal, once the newest state is saved."""
 
 
 def _trainer(task: WorkerTask, *, name: str, folder: str) -> TorchTrainer:
@@ -106,7 +104,7 @@ def _trainer(task: WorkerTask, *, name: str, folder: str) -> TorchTrainer:
             name=name,
             **ray_storage(folder),
             failure_config=ray.train.FailureConfig(
-                max_failures=config.cluster.max_failures, controller_failure_limit=MOST_STARTS_IN_VAIN
+                max_failures=config.cluster.max_failures, controller_failure_limit=MAX_FAILED_STARTS
             ),
         ),
     )

@@ -1,7 +1,5 @@
-"""How does a worker pretrain its share: one rank of the DeepSpeed engine?
-
-Progress, logging and storage are decided here; the loop itself is `training/pretrain.py`.
-"""
+"""Worker's side of `pretrain`: one rank of the DeepSpeed engine, with its progress, log and
+checkpoint. The training loop itself is `training/pretrain.py`."""
 
 import hashlib
 import json
@@ -20,7 +18,7 @@ from memlm.config import Config
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.tokenizer import save_tokenizer
 from memlm.jobs.on_ray.console import Progress, say
-from memlm.jobs.on_ray.notice import Told, Watch
+from memlm.jobs.on_ray.notice import Notice, Watch
 from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
@@ -39,13 +37,14 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "memlm pretraining"
 TRACKING_PAUSE_SECONDS = 300.0
-"""Without a try after the tracking server did not answer, since each try holds up training."""
+"""Time without a new attempt after the tracking server did not answer: each attempt delays
+training."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """What a worker needs, and all it reads."""
+    """Everything that a worker needs to know."""
 
     config: Config
     corpus: str
@@ -54,9 +53,9 @@ class WorkerTask:
     training_states: str
     tracking: str
     session: float
-    """When the command was given, in seconds since 1970."""
+    """Start of the command, in seconds since 1970."""
     holder: storage.Holder
-    """The holder of the lease: the driver."""
+    """Holder of the lease: the driver."""
 
     @property
     def notice(self) -> str:
@@ -64,8 +63,8 @@ class WorkerTask:
 
 
 def require_room(config: Config, *, workers_here: int, device: torch.device | None = None) -> None:
-    """Raises ValueError if the pools with what trains them do not fit, in the workers on this
-    machine or in one device's own memory."""
+    """Raise ValueError if the pools and their optimizer states do not fit into this machine's
+    memory, shared by its workers, or into one device's own memory."""
     memory, settings = config.model.memory, config.pretraining
     if config.architecture == "dense" or not memory.layers:
         return
@@ -94,8 +93,8 @@ def _pool_bytes(config: Config) -> PoolBytes:
 
 
 def _holds_lease(holder: storage.Holder) -> bool:
-    """Whether our driver may still write; taken to be so where the storage does not answer,
-    which a state that is to be saved will find too."""
+    """Whether our driver may still write. True if the storage does not answer: saving a state will
+    report that too."""
     try:
         return holder.holds()
     except storage.StorageError as error:
@@ -104,9 +103,9 @@ def _holds_lease(holder: storage.Holder) -> bool:
 
 
 def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
-    """Returns why a run that diverged has ended, on all workers at one step. Raised, it would
-    have Ray start the same again."""
-    from memlm.training.engine import Engine  # imports DeepSpeed, which only a worker should pay for
+    """Train to the end, or until a notice. Returns the reason if the loss diverged, on all workers
+    at the same step; an exception would make Ray start the same training again."""
+    from memlm.training.engine import Engine  # imports DeepSpeed, which takes time: only in workers
 
     enter_worker(loop_config["task"].config.cluster)
     logging.getLogger("memlm").setLevel(logging.INFO)
@@ -115,7 +114,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
     corpus = open_corpus(task.corpus, digest=task.corpus_digest)
     device = ray.train.torch.get_device()
     require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
-    dist.barrier()  # what one worker takes must not be missing where another still asks
+    dist.barrier()  # no worker takes memory while another still measures what is free
     split = split_over_ranks(settings.pool_split) if config.architecture == "memory" else None
     model = build_model(
         model_config(
@@ -133,7 +132,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
     rank = dist.get_rank()
     if rank == 0 and split is not None:
         say(
-            f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, beside its share of the rest"
+            f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, in addition to its share of the rest"
         )
     diary, start = None, torch.zeros(1, dtype=torch.int64, device=device)
     if rank == 0 and not storage.has_artifact(task.checkpoint) and _holds_lease(task.holder):
@@ -148,7 +147,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
     first_step = states.load_newest()
     try:
         tracked = _tracked(task, inputs, sizes, to=task.tracking if rank == 0 else "")
-    except TrackingError as error:  # the driver found it well when it began; a restart goes on without
+    except TrackingError as error:  # the server answered when the command began; a restart continues without it
         say(f"warning: {error}; this start is not tracked")
         tracked = _tracked(task, inputs, sizes, to="")
     run = _Pretraining(task=task, engine=engine, states=states, corpus=corpus, tracked=tracked, diary=diary)
@@ -197,13 +196,12 @@ def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, 
 
 
 class _Stopped(KeyboardInterrupt):
-    """A notice came, and what could be saved is saved. The tracked run ends as one that was
-    killed."""
+    """Raised once the state that a notice asked for is saved. The tracked run ends as killed."""
 
 
 @dataclass(kw_only=True)
 class _Pretraining:
-    """One worker's part in one start of the run."""
+    """One worker's part in one attempt of the run."""
 
     task: WorkerTask
     engine: "Engine"
@@ -211,7 +209,7 @@ class _Pretraining:
     corpus: Corpus
     tracked: Run
     diary: Diary | None
-    """Kept by rank 0 alone."""
+    """Only on rank 0."""
     history: list[dict[str, float]] = field(default_factory=list)
     unlogged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     silent_until: float = 0.0
@@ -224,7 +222,7 @@ class _Pretraining:
             say(f"warning: {error}; the config is not logged by this start")
 
     def train(self, first_step: int) -> None:
-        """To the end, or to a notice, which raises _Stopped once a state is saved."""
+        """Train to the last step. Raises _Stopped if a notice came and the state is saved."""
         config, settings = self.task.config, self.task.config.pretraining
         tokenizer = self.corpus.tokenizer
         watch = Watch(self.task.notice, self.engine.device)
@@ -242,9 +240,9 @@ class _Pretraining:
         ):
             seconds_stepping += done.seconds
             last = done.step == settings.num_steps
-            told = watch.after_step()
+            notice = watch.after_step()
             self.states.settle()
-            if (done.step % settings.checkpoint_every == 0 or told) and not last:
+            if (done.step % settings.checkpoint_every == 0 or notice) and not last:
                 if self.diary and not _holds_lease(self.task.holder):
                     self.task.holder.require()
                 self.states.save(done.step)
@@ -255,24 +253,27 @@ class _Pretraining:
                     done.step,
                     seconds_stepping=seconds_stepping,
                     seconds_saving=self.states.seconds_waiting,
-                    write=reported or bool(told),
+                    write=reported or bool(notice),
                 )
             if reported:
                 self._report(done)
-            if told and not last:
-                self._heed(told, done.step)
+            if notice and not last:
+                self._handle(notice, done.step)
         self.states.settle(wait=True)
         if self.diary:
             self.task.holder.require()
 
-    def _heed(self, told: Told, step: int) -> None:
-        """What a notice gives no time for later must be whole now."""
+    def _handle(self, notice: Notice, step: int) -> None:
+        """Finish saving at once, since a notice may leave no time later; raise _Stopped if it says
+        so."""
         failed = self.states.num_failed
         self.states.settle(wait=True)
         if self.diary and self.states.num_failed == failed:
-            where = "a node is about to go; training continues until then" if told == Told.NODE_GOES else "stopping"
-            say(f"pretrain {self.task.config.architecture}: saved a state at step {step}: {where}")
-        if told == Told.STOP:
+            what_next = "a node is about to leave; training continues until then"
+            if notice == Notice.STOP:
+                what_next = "stopping"
+            say(f"pretrain {self.task.config.architecture}: saved a state at step {step}: {what_next}")
+        if notice == Notice.STOP:
             raise _Stopped
 
     def _report(self, done: PretrainingStep) -> None:
@@ -289,8 +290,8 @@ class _Pretraining:
         self._log(last=done.step == self.task.config.pretraining.num_steps)
 
     def _log(self, *, last: bool) -> None:
-        """What was reported and is not logged yet. A server that does not answer costs the log
-        its order, and training nothing more."""
+        """Log all reports not logged yet. If the server does not answer, try again later, without
+        delaying training."""
         if time.monotonic() < self.silent_until and not last:
             return
         try:
@@ -300,7 +301,7 @@ class _Pretraining:
                 del self.unlogged[0]
         except TrackingError as error:
             self.silent_until = time.monotonic() + TRACKING_PAUSE_SECONDS
-            say(f"warning: {error}; {len(self.unlogged)} reports are logged later")
+            say(f"warning: {error}; {len(self.unlogged)} reports will be logged later")
 
     def write_checkpoint(self, sizes: NumParameters) -> None:
         config = self.task.config
@@ -325,8 +326,8 @@ class _Pretraining:
             self.engine.export(None)
 
     def _log_checkpoint(self) -> None:
-        """On the run that made it, so that it is found from there, and by its digest from the
-        runs that use it."""
+        """Tag the run with the checkpoint's address and digest, by which the runs that use it find
+        this one."""
         digest = storage.read_manifest(self.task.checkpoint).digest
         tags = {"checkpoint": digest[:16], "checkpoint.digest": digest, "checkpoint.uri": self.task.checkpoint}
         try:
@@ -337,12 +338,13 @@ class _Pretraining:
 
 
 def _num_tokens(config: Config) -> int:
-    """That the whole pretraining reads, pads included."""
+    """Tokens that the whole pretraining reads, pads included."""
     return config.pretraining.num_steps * config.pretraining.batch_blocks * config.corpus.block_size
 
 
 def _config_digest(config: Config) -> str:
-    """Names the training states of one configuration; those of another are not gone on with."""
+    """Digest that identifies the training states of this configuration; training does not resume
+    from states of another."""
     return hashlib.sha256(
         json.dumps(checkpoint_config(config, config.architecture), sort_keys=True).encode()
     ).hexdigest()

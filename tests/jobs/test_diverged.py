@@ -28,7 +28,7 @@ def test_it_names_the_rates_is_not_started_again_and_saves_no_weights(cluster, t
     assert re.fullmatch(
         r"error: pretraining the memory model diverged: .* (not finite|is (nan|inf)) .*step \d+; "
         r"lower pretraining.learning_rate \(1e\+30\) or pretraining.value_learning_rate \(1e\+30\); "
-        r"no checkpoint is made of it, and what was saved before is kept in \S+",
+        r"no checkpoint is made of it, and the states saved before are kept in \S+",
         line,
     )
     (run,) = tmp_path.iterdir()

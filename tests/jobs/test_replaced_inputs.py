@@ -17,9 +17,9 @@ OTHER = "0" * 64
 
 
 def _count(config: Config, inputs: dict[str, str]) -> None:
-    unready = CountUnits(config, inputs, "session").unready
-    if unready:
-        raise unready
+    load_error = CountUnits(config, inputs, "session").load_error
+    if load_error:
+        raise load_error
 
 
 WORKERS = {

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import ray
 
 from memlm.credentials import without_secrets
-from memlm.jobs.on_ray.actors import NAMESPACE, beside_driver
+from memlm.jobs.on_ray.actors import find_actor, on_driver_node
 from memlm.outside import visible
 
 
@@ -20,7 +20,7 @@ def say(text: str) -> None:
     """A line of progress, from the driver or from any worker."""
     line = f"[{time.strftime('%H:%M:%S')}] {visible(without_secrets(text))}"
     if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
-        ray.get_actor(_console_name(), namespace=NAMESPACE).say.remote(line)
+        find_actor(_console_name()).say.remote(line)
     else:
         print(line, flush=True)
 
@@ -78,7 +78,7 @@ def quiet() -> None:
 @contextmanager
 def console() -> Iterator[None]:
     # One per driver, found by workers through the job id that they share with it.
-    console = beside_driver(_Console, _console_name()).remote()
+    console = on_driver_node(_Console, _console_name()).remote()
     done = threading.Event()
 
     def pump() -> None:

@@ -1,13 +1,13 @@
-"""How does a notice of the end reach training, so that it can save what it has? All ranks learn
-of it at the same step.
+"""Advance notice of a stop, so that pretraining can save its state. All ranks learn of it after the
+same step.
 
-    SIGTERM to the driver -> Notice, an actor that workers know by name -> rank 0 asks it once a
-    second a node about to go (a spot notice, `ray drain-node`) -> Ray Train, which any rank may
-    ask
+    SIGTERM to the driver -> an actor that workers find by name -> rank 0 asks it once a second
+    a node about to be removed (a spot notice, `ray drain-node`) -> Ray Train, which any rank may ask
 
-A driver that is told to stop has its workers save, and ends; a node that goes takes its workers
-along, and the run goes on without it from what was saved. SIGTERM must reach the driver alone
-(systemd: KillMode=mixed): a Ray that gets it too is gone before anything is saved.
+After SIGTERM the workers save a state and the driver ends. A node that is removed takes its workers
+with it, and the run continues without that node from the saved state. SIGTERM must reach the driver
+alone (systemd: KillMode=mixed): if Ray's own processes receive it too, they end before anything is
+saved.
 """
 
 import os
@@ -23,130 +23,135 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from memlm.jobs.on_ray.actors import NAMESPACE, beside_driver
+from memlm.jobs.on_ray.actors import find_actor, on_driver_node
 from memlm.jobs.on_ray.console import say
 
-ASK_NOTICE_SECONDS = 1.0
-ASK_NODES_SECONDS = 5.0
-"""As often as Ray Train itself looks which nodes are about to go."""
+STOP_POLL_SECONDS = 1.0
+NODES_POLL_SECONDS = 5.0
+"""Ray Train itself looks for nodes about to be removed at this interval."""
 
 
-class Told(IntEnum):
-    """What all ranks know after a step."""
+class Notice(IntEnum):
+    """Notice that all ranks have after a step."""
 
-    NOTHING = 0
-    NODE_GOES = 1
+    NONE = 0
+    NODE_LEAVING = 1
     STOP = 2
 
 
 _waiting: set[threading.Event] = set()
-"""Set by SIGTERM: one for each pretraining that this process waits for."""
+"""One event for each pretraining that this process waits for; SIGTERM sets them all."""
 
 
 @contextmanager
-def sigterm_passed_on() -> Iterator[None]:
-    """In the main thread, which alone may heed signals, around pretrainings that other threads
-    wait for. Raises KeyboardInterrupt after a SIGTERM that came while there was none to tell."""
+def forward_sigterm_to_threads() -> Iterator[None]:
+    """Forward SIGTERM to pretrainings that other threads wait for, while the block runs in the main
+    thread, the only one that receives signals.
+
+    Raises KeyboardInterrupt after the block if SIGTERM came, even if no pretraining was running.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told = threading.Event()
+    stop = threading.Event()
 
-    def tell(*_: object) -> None:
-        told.set()
+    def set_all(*_: object) -> None:
+        stop.set()
         for event in list(_waiting):
             event.set()
 
-    before = signal.signal(signal.SIGTERM, tell)
+    before = signal.signal(signal.SIGTERM, set_all)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-    if told.is_set():
+    if stop.is_set():
         raise KeyboardInterrupt
 
 
-class _Notice:
+class _StopFlag:
+    """Actor on the driver's node that tells workers whether to stop."""
+
     def __init__(self) -> None:
-        self.given = False
+        self.stop = False
 
-    def give(self) -> None:
-        self.given = True
+    def set(self) -> None:
+        self.stop = True
 
-    def is_given(self) -> bool:
-        return self.given
+    def is_set(self) -> bool:
+        return self.stop
 
 
 @contextmanager
-def heeding_sigterm(name: str, seconds: float) -> Iterator[None]:
-    """Around the driver's wait for its workers: SIGTERM asks them to save and end; after so many
-    seconds they are ended anyway.
+def forward_sigterm(name: str, seconds: float) -> Iterator[None]:
+    """Forward SIGTERM to the workers while the driver waits for them: they save a state and end.
+    After `seconds` the driver ends them anyway.
 
-    `name` is what a worker's Watch asks for. In another thread than the main one it hears from
-    `sigterm_passed_on`.
+    Each worker has a Watch of the same `name`. Outside the main thread the signal comes through
+    `forward_sigterm_to_threads`.
     """
-    notice = beside_driver(_Notice, name).remote()
-    told, over = threading.Event(), threading.Event()
+    flag = on_driver_node(_StopFlag, name).remote()
+    stop, over = threading.Event(), threading.Event()
 
-    def pass_on() -> None:
-        told.wait()
+    def forward() -> None:
+        stop.wait()
         if over.is_set():
             return
         say(f"told to stop: saving a state, for {seconds:.0f} s at most")
-        notice.give.remote()
+        flag.set.remote()
         if not over.wait(seconds):
-            say(f"no state was saved within {seconds:.0f} s; stopping with the one before")
-            os.kill(os.getpid(), signal.SIGINT)  # which Ray Train knows how to end for
+            say(f"no state was saved within {seconds:.0f} s; stopping with the previous one")
+            os.kill(os.getpid(), signal.SIGINT)  # Ray Train ends its workers on this signal
 
-    threading.Thread(target=pass_on, name="notice", daemon=True).start()
-    heeding = threading.current_thread() is threading.main_thread()
-    # A signal comes between two instructions of the main thread, where a call to Ray could wait
-    # for itself.
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set()) if heeding else None
-    _waiting.add(told)
+    threading.Thread(target=forward, name="notice", daemon=True).start()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # The handler only sets an event: it runs between two instructions of the main thread, where a
+    # call to Ray could deadlock.
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set()) if in_main_thread else None
+    _waiting.add(stop)
     try:
         yield
     finally:
-        _waiting.discard(told)
-        if heeding:
+        _waiting.discard(stop)
+        if in_main_thread:
             signal.signal(signal.SIGTERM, before)
         over.set()
-        told.set()
-        ray.kill(notice)
+        stop.set()
+        ray.kill(flag)
 
 
 class Watch:
-    """A worker's side. Every rank must call `after_step` after each step."""
+    """A worker's view of the notices. Every rank must call `after_step` after each step."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._name, self._device = name, device
         self._stop = threading.Event()
         self._asked = time.monotonic()
-        self._known_to_go: set[str] = set()
+        self._known_leaving: set[str] = set()
         if dist.get_rank() == 0:
-            threading.Thread(target=self._ask, name="notice", daemon=True).start()
+            threading.Thread(target=self._poll, name="notice", daemon=True).start()
 
-    def _ask(self) -> None:
-        notice = ray.get_actor(self._name, namespace=NAMESPACE)
+    def _poll(self) -> None:
+        flag = find_actor(self._name)
         try:
-            while not ray.get(notice.is_given.remote()):
-                time.sleep(ASK_NOTICE_SECONDS)
-        except ray.exceptions.RayActorError:  # the driver's wait is over, or the driver is gone
+            while not ray.get(flag.is_set.remote()):
+                time.sleep(STOP_POLL_SECONDS)
+        except ray.exceptions.RayActorError:  # the driver no longer waits, or is gone
             return
         self._stop.set()
 
-    def after_step(self) -> Told:
-        """The same on every rank."""
-        due = dist.get_rank() == 0 and time.monotonic() - self._asked > ASK_NODES_SECONDS
+    def after_step(self) -> Notice:
+        """The notice, the same on every rank."""
+        due = dist.get_rank() == 0 and time.monotonic() - self._asked > NODES_POLL_SECONDS
         flags = torch.tensor([float(self._stop.is_set()), float(due)], device=self._device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         stop, ask_nodes = flags.tolist()
         if stop:
-            return Told.STOP
+            return Notice.STOP
         if ask_nodes:
             self._asked = time.monotonic()
-            going = ray.train.get_preemption_info()  # waits for all ranks
-            if going is not None and not set(going.preempted_node_ids) <= self._known_to_go:
-                self._known_to_go |= set(going.preempted_node_ids)
-                return Told.NODE_GOES
-        return Told.NOTHING
+            leaving = ray.train.get_preemption_info()  # waits for all ranks
+            if leaving is not None and not set(leaving.preempted_node_ids) <= self._known_leaving:
+                self._known_leaving |= set(leaving.preempted_node_ids)
+                return Notice.NODE_LEAVING
+        return Notice.NONE

@@ -98,7 +98,7 @@ def _is_of(node: Resources, kind: NodeKind) -> bool:
 
 
 @contextmanager
-def saying_shortage(config: Config, say: Callable[[str], None], *, every_seconds: float = 60.0) -> Iterator[None]:
+def report_shortage(config: Config, say: Callable[[str], None], *, every_seconds: float = 60.0) -> Iterator[None]:
     """Says, as long as it lasts, that the cluster has too few nodes left for what runs within."""
     over = threading.Event()
 

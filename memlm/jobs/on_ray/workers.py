@@ -42,7 +42,7 @@ class WorkerError(Exception):
 
 
 @contextmanager
-def handing_on_errors() -> Iterator[None]:
+def user_errors_as_raised() -> Iterator[None]:
     """Around what Ray Data calls in a worker: the driver is told what the user can mend as it
     was raised."""
     try:

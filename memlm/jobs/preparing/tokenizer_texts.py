@@ -21,7 +21,7 @@ from memlm.data.corpus.shards import ShardError, read_documents
 from memlm.data.tokenizer import train_tokenizer
 from memlm.jobs.on_ray.attempts import Attempts
 from memlm.jobs.on_ray.console import say
-from memlm.jobs.on_ray.workers import handing_on_errors
+from memlm.jobs.on_ray.workers import user_errors_as_raised
 from memlm.jobs.preparing.corpus_shards import unit_of
 
 TEXTS_PER_BATCH = 1000
@@ -69,7 +69,7 @@ class _Unreadable(Exception):
 
 def _first_texts(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: Attempts) -> Iterator[str]:
     def read(_: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        with handing_on_errors():
+        with user_errors_as_raised():
             yield from _read(shard, corpus, opener, attempts.on_this_node())
 
     for row in ray.data.range(1).map_batches(read).iter_rows():

@@ -25,7 +25,7 @@ from memlm.data.writers.build import build_writer
 from memlm.data.writers.interface import Writer
 from memlm.jobs.on_ray.cluster import num_processors
 from memlm.jobs.on_ray.console import Progress
-from memlm.jobs.on_ray.workers import enter_worker, handing_on_errors, task_resources
+from memlm.jobs.on_ray.workers import enter_worker, task_resources, user_errors_as_raised
 from memlm.run import is_made
 
 UNIT_KIND = "written_unit"
@@ -107,7 +107,7 @@ class _WriteUnits:
         self.writer: Writer | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with handing_on_errors():
+        with user_errors_as_raised():
             # The writer is built here and not in the constructor, whose errors Ray would report
             # in its own words, after tries of its own.
             if self.revision is not None and self.writer is None:

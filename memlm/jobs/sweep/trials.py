@@ -66,20 +66,20 @@ def run_trials(
     say(f"sweep: computed what the trials share in {time.monotonic() - began:.0f} s")
     runner = tune.with_parameters(TrialRunner, shared=shared, starts=starts, holder=holder)
     for tries_left in reversed(range(config.sweep.max_failures + 1)):
-        told, name = _Told(run, pending, on_finished), f"sweep-{time.time_ns()}"
-        _tuner(config, run, runner, pending, told, name=name).fit()
+        events, name = _TrialEvents(run, pending, on_finished), f"sweep-{time.time_ns()}"
+        _tuner(config, run, runner, pending, events, name=name).fit()
         storage.delete(
             storage.join(run.uri, "ray", name)
         )  # Ray's own, which nobody reads: the ledger is the sweep's memory
         pending = unfinished(run, pending)
-        if any(plan.key not in told.given_up for plan in pending):
+        if any(plan.key not in events.given_up for plan in pending):
             # Tune takes the first Ctrl-C for itself and returns as if all were well.
             raise KeyboardInterrupt
         if not pending:
             return
         holder.require()
         failed = "\n".join(
-            f"  {plan.trial.title} seed {plan.trial.seed}: {told.given_up[plan.key]}" for plan in pending
+            f"  {plan.trial.title} seed {plan.trial.seed}: {events.given_up[plan.key]}" for plan in pending
         )
         if tries_left:
             say(f"sweep: {len(pending)} trials failed or lost their workers, and are tried again:\n{failed}")
@@ -95,7 +95,7 @@ def _tuner(
     run: Run,
     runner: type[tune.Trainable],
     pending: Sequence[PlannedTrial],
-    told: "_Told",
+    events: "_TrialEvents",
     *,
     name: str,
 ) -> tune.Tuner:
@@ -110,7 +110,7 @@ def _tuner(
             name=name,
             **ray_storage(storage.join(run.uri, "ray")),
             verbose=0,
-            callbacks=[told],
+            callbacks=[events],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
@@ -184,7 +184,7 @@ class TrialRunner(tune.Trainable):
         """Nothing: a trial that was cut off starts again."""
 
 
-class _Told(tune.Callback):
+class _TrialEvents(tune.Callback):
     """What Tune says of trials, in the driver: of one that ended a line of progress, and its
     child run on the tracking server."""
 

@@ -36,7 +36,7 @@ DASHBOARD = "http://127.0.0.1:8265"
 START_SECONDS, JOB_SECONDS, IDLE_SECONDS = 240.0, 600.0, 180.0
 PUBLIC = {"/", "/favicon.ico", "/api/authentication_mode", "/api/authenticate", "/api/gcs_healthz"}
 """Of the dashboard: what a browser needs before it has a token, and whether it is alive."""
-AT_NOTICE = "a node is about to go"
+AT_NOTICE = "a node is about to leave"
 """What a pretraining says when it has saved a state because of a notice."""
 OF_AGENTS = ("/api/job_agent/", "/api/healthz", "/api/local_raylet_healthz")
 

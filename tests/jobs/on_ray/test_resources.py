@@ -165,7 +165,7 @@ def test_on_a_cluster_of_two_nodes_the_placement_counts():
 BESIDE_THE_DRIVER = """
 import ray
 from ray.cluster_utils import Cluster
-from memlm.jobs.on_ray.actors import beside_driver
+from memlm.jobs.on_ray.actors import on_driver_node
 
 
 class Helper:
@@ -177,7 +177,7 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_
 for _ in range(2):
     cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
-helpers = [beside_driver(Helper, f"helper{number}").remote() for number in range(4)]
+helpers = [on_driver_node(Helper, f"helper{number}").remote() for number in range(4)]
 nodes = set(ray.get([helper.where.remote() for helper in helpers]))
 print("BESIDE", nodes == {ray.get_runtime_context().get_node_id()})
 ray.shutdown()
