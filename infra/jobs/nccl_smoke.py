@@ -28,7 +28,7 @@ from memlm.jobs.on_ray.cluster import joining
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.local_ray import turn_off_uv_hook
 from memlm.jobs.on_ray.ray_files import ray_storage
-from memlm.jobs.on_ray.resources import Asked, require_nodes
+from memlm.jobs.on_ray.resources import Request, require_nodes
 from memlm.preflight.cost.machines import GPUS_PER_NODE, MACHINES
 from memlm.run import RunError
 
@@ -144,7 +144,7 @@ def start(num_workers: int, each: dict[str, float]) -> None:
     turn_off_uv_hook()
     with joining():
         ray.init(runtime_env={"env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_SECONDS)}})
-    require_nodes([Asked(field="--num-workers", workers=num_workers, each=each)], wait_seconds=0, say=say)
+    require_nodes([Request(field="--num-workers", workers=num_workers, each=each)], wait_seconds=0, say=say)
 
 
 def main(arguments: list[str] | None = None) -> int:

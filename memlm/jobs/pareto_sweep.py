@@ -23,7 +23,7 @@ from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.notice import forward_sigterm_to_threads
-from memlm.jobs.on_ray.resources import asked_of, nodes_now, shortage
+from memlm.jobs.on_ray.resources import nodes_now, requests_of, shortage
 from memlm.jobs.sweep.planned_trials import plan_trials, read_entries, read_results, unfinished
 from memlm.jobs.sweep.report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.sweep.spaces import MethodSpace
@@ -87,7 +87,7 @@ def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
     """A worker each: two cores do more for two models of one thread than for one of two. One
     after the other where the cluster has no room for both: the second would wait for its workers
     until it gives up."""
-    (asked, *_) = asked_of(configs[0])
+    (asked, *_) = requests_of(configs[0])
     both = replace(asked, workers=asked.workers * len(configs))
     drivers = ThreadPoolExecutor(max_workers=1 if shortage(both, nodes_now()) else len(configs))
     with forward_sigterm_to_threads():

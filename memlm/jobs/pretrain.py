@@ -18,6 +18,7 @@ from memlm.jobs.on_ray.notice import forward_sigterm
 from memlm.jobs.on_ray.ray_files import ray_storage
 from memlm.jobs.on_ray.rendezvous import torch_config
 from memlm.jobs.on_ray.resources import report_shortage
+from memlm.jobs.on_ray.workers import worker_resources
 from memlm.jobs.pretrain_worker import EXPERIMENT, WorkerTask, require_room, train_worker
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Tracker
@@ -98,7 +99,7 @@ def _trainer(task: WorkerTask, *, name: str, folder: str) -> TorchTrainer:
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.cluster.num_workers,
             use_gpu=config.cluster.use_gpu,
-            resources_per_worker={"CPU": 1, "GPU": 1} if config.cluster.use_gpu else {"CPU": 1},
+            resources_per_worker=worker_resources(config.cluster),
         ),
         run_config=ray.train.RunConfig(
             name=name,

@@ -99,7 +99,7 @@ def gpus(config: Config) -> Check:
 def resources(config: Config) -> Iterator[Check]:
     """What the cluster can give, and what is asked of it."""
     from memlm.jobs.on_ray.cluster import logical_cpus
-    from memlm.jobs.on_ray.resources import asked_of, most_workers, shortage
+    from memlm.jobs.on_ray.resources import most_workers, requests_of, shortage
 
     of_jobs = (os.environ.get("RAY_ADDRESS") or "").lower().startswith(("http://", "https://"))
     if _on_a_cluster():
@@ -113,7 +113,7 @@ def resources(config: Config) -> Iterator[Check]:
         import torch
 
         nodes, kinds = [{"CPU": float(logical_cpus(config)), "GPU": float(torch.cuda.device_count())}], []
-    for asked in asked_of(config):
+    for asked in requests_of(config):
         lacking = shortage(asked, nodes)
         if not lacking:
             most = sum(asked.fitting(node) for node in nodes)

@@ -211,7 +211,7 @@ def _while_pretraining(here: Site, folder: Path, choices: random.Random, losses:
         if not job.wait_until(lambda target=target: last_step() >= target):
             break
         announce = lost % 2 == 1
-        words = "a node is about to go" if announce else ""
+        words = "a node is about to leave" if announce else ""
         if job.wait_until(lambda words=words: job.lose_a_worker_of("RayTrainWorker", first_say=words)):
             lost, announced = lost + 1, announced + announce
     job.to_the_end()

@@ -266,5 +266,7 @@ def test_the_gate_says_which_nodes_it_lacks_and_ends(head):  # noqa: F811
     options = ["--num-workers", "64", "--backend", "gloo", "--min-gigabytes-per-second", "0.01"]
     ended = head.submit("infra/jobs/nccl_smoke.py", *options)
     said = ended.out + ended.err
-    assert ended.code != 0 and "error: --num-workers = 64 needs 64 x (1 CPU), and the cluster takes 4" in said, said
+    assert ended.code != 0 and "error: --num-workers = 64 needs 64 x (1 CPU), and the cluster has room for 4" in said, (
+        said
+    )
     assert "Traceback" not in said

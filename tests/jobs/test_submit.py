@@ -202,7 +202,7 @@ def test_doctor_asks_the_dashboard_that_jobs_are_submitted_to(head, spelled, tmp
     assert "ok    resources: cluster.num_workers = 1 needs 1 x (1 CPU), and 1 node(s) take 4" in fits.out, fits.err
     workers = ["--cluster.num-workers", "16", "--pretraining.micro-batch-blocks", "1"]
     large = run_command(str(BIN / "memlm"), "doctor", *options, *workers, **told)
-    assert "warn  resources: cluster.num_workers = 16 needs 16 x (1 CPU), and the cluster takes 4" in large.out
+    assert "warn  resources: cluster.num_workers = 16 needs 16 x (1 CPU), and the cluster has room for 4" in large.out
     wrong = run_command(str(BIN / "memlm"), "doctor", *options, **told | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
     assert (
         wrong.code == 1 and "fail  resources: the cluster does not answer, or does not accept this token" in wrong.out

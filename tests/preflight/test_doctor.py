@@ -216,7 +216,7 @@ def test_gpus_that_are_not_there(tmp_path):
     assert doctor.gpus(smoke(tmp_path)).state == "ok"
     assert doctor.gpus(smoke(tmp_path, "--cluster.use-gpu", "True")).state == "fail"
     (found,) = doctor.resources(smoke(tmp_path, "--cluster.use-gpu", "True"))
-    assert found.state == "fail" and "needs 1 x (1 CPU and 1 GPU), and the cluster takes 0" in found.found
+    assert found.state == "fail" and "needs 1 x (1 CPU and 1 GPU), and the cluster has room for 0" in found.found
 
 
 def test_the_command_says_a_line_for_each_and_fails_if_one_does(tmp_path, capsys, no_ray_settings):

@@ -1,4 +1,4 @@
-"""Tasks and workers on Ray: what each asks for, does first, and reports when it fails."""
+"""Tasks and workers on Ray: the resources that each asks for, its first calls, and its errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +23,11 @@ def task_resources(cluster: ClusterConfig) -> TaskResources:
     return {"num_cpus": 0, "num_gpus": 1} if cluster.use_gpu else {"num_cpus": 1, "num_gpus": 0}
 
 
+def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
+    """Resources of a pretraining worker, by Ray's names."""
+    return {"CPU": 1.0, "GPU": 1.0} if cluster.use_gpu else {"CPU": 1.0}
+
+
 def enter_worker(cluster: ClusterConfig) -> None:
     """Quiet the libraries and set the number of threads: the first call in every task and worker
     that runs a model."""
@@ -33,8 +38,8 @@ def enter_worker(cluster: ClusterConfig) -> None:
 
 
 class WorkerError(Exception):
-    """An error on its way from a worker to the driver, behind which Ray Data finds no message to
-    write advice of its own into."""
+    """Error that travels from a worker to the driver: Ray Data would add advice of its own to the
+    message of another exception."""
 
     def __init__(self, cause: Exception, *notes: str) -> None:
         super().__init__(cause, *notes)
@@ -43,8 +48,8 @@ class WorkerError(Exception):
 
 @contextmanager
 def user_errors_as_raised() -> Iterator[None]:
-    """Around what Ray Data calls in a worker: the driver is told what the user can mend as it
-    was raised."""
+    """Report errors that the user can mend to the driver as they were raised; goes around code that
+    Ray Data calls in a worker."""
     try:
         yield
     except (ValueError, OSError) as error:

@@ -9,12 +9,12 @@ import pytest
 
 from memlm.config import ClusterConfig, Config
 from memlm.jobs.on_ray import resources
-from memlm.jobs.on_ray.resources import Asked, NodeKind, asked_of, most_workers, require_resources, shortage
+from memlm.jobs.on_ray.resources import NodeKind, Request, most_workers, requests_of, require_resources, shortage
 from memlm.run import RunError
 from memlm.training.config import PretrainingConfig
 from tests.jobs.running import refused, run_command, smoke
 
-GPU_WORKERS = Asked(field="cluster.num_workers", workers=12, each={"CPU": 1.0, "GPU": 1.0})
+GPU_WORKERS = Request(field="cluster.num_workers", workers=12, each={"CPU": 1.0, "GPU": 1.0})
 FULL, NO_CPUS, NO_GPUS = {"CPU": 96.0, "GPU": 8.0}, {"CPU": 2.0, "GPU": 8.0}, {"CPU": 96.0, "memory": 1e9}
 
 
@@ -27,11 +27,11 @@ def config(**cluster) -> Config:
 
 
 def test_what_is_asked():
-    assert asked_of(config()) == [Asked(field="cluster.num_workers", workers=1, each={"CPU": 1.0})]
+    assert requests_of(config()) == [Request(field="cluster.num_workers", workers=1, each={"CPU": 1.0})]
     gpus = config(num_workers=4, use_gpu=True, num_trials_at_once=3)
-    assert asked_of(gpus) == [
-        Asked(field="cluster.num_workers", workers=4, each={"CPU": 1.0, "GPU": 1.0}),
-        Asked(field="cluster.num_trials_at_once", workers=3, each={"GPU": 1.0}),
+    assert requests_of(gpus) == [
+        Request(field="cluster.num_workers", workers=4, each={"CPU": 1.0, "GPU": 1.0}),
+        Request(field="cluster.num_trials_at_once", workers=3, each={"GPU": 1.0}),
     ]
 
 
@@ -45,18 +45,20 @@ def test_a_worker_needs_all_it_has_on_one_node(nodes, taken):
     if taken is None:
         assert said == ""
     else:
-        assert f"cluster.num_workers = 12 needs 12 x (1 CPU and 1 GPU), and the cluster takes {taken}: " in said
+        assert f"cluster.num_workers = 12 needs 12 x (1 CPU and 1 GPU), and the cluster has room for {taken}: " in said
 
 
 def test_the_arithmetic_names_nodes_of_a_kind_once():
     said = shortage(GPU_WORKERS, [NO_CPUS, NO_CPUS, NO_GPUS])
-    assert said.endswith("2 nodes with 2 CPU and 8 GPU take 2 each, 1 node with 96 CPU and 0 GPU takes 0")
+    assert said.endswith(
+        "2 nodes with 2 CPU and 8 GPU have room for 2 each, 1 node with 96 CPU and 0 GPU has room for 0"
+    )
 
 
 def test_limits_of_the_autoscaler():
-    kinds = [NodeKind(resources=FULL, most=2), NodeKind(resources=NO_GPUS, most=math.inf)]
+    kinds = [NodeKind(resources=FULL, max_nodes=2), NodeKind(resources=NO_GPUS, max_nodes=math.inf)]
     assert most_workers(GPU_WORKERS, kinds) == 16
-    assert most_workers(GPU_WORKERS, [NodeKind(resources=NO_CPUS, most=math.inf)]) == math.inf
+    assert most_workers(GPU_WORKERS, [NodeKind(resources=NO_CPUS, max_nodes=math.inf)]) == math.inf
     joined = {"CPU": 7.0, "GPU": 8.0}  # by hand, beside what the autoscaler starts
     assert most_workers(GPU_WORKERS, kinds, [dict(kind.resources) for kind in kinds]) == 16
     assert most_workers(GPU_WORKERS, kinds, [joined]) == 16 + GPU_WORKERS.fitting(joined)
@@ -84,21 +86,24 @@ def test_a_cluster_that_is_too_small_is_refused_at_once(monkeypatch):
     cluster = Cluster(monkeypatch, nodes=[TWO, TWO])
     began = time.monotonic()
     with pytest.raises(
-        RunError, match=r"needs 5 x \(1 CPU\), and the cluster takes 4: 2 nodes with 2 CPU take 2 each; lower"
+        RunError,
+        match=r"needs 5 x \(1 CPU\), and the cluster has room for 4: 2 nodes with 2 CPU have room for 2 each; lower",
     ):
         require_resources(config(num_workers=5), cluster.said.append)
     assert time.monotonic() - began < 1 and not cluster.said and not cluster.requests
 
 
 def test_more_than_the_autoscaler_may_start_is_refused_at_once(monkeypatch):
-    cluster = Cluster(monkeypatch, nodes=[TWO], kinds=[NodeKind(resources=TWO, most=2)])
-    with pytest.raises(RunError, match="with all nodes that the autoscaler may start it takes 4; .* max_workers"):
+    cluster = Cluster(monkeypatch, nodes=[TWO], kinds=[NodeKind(resources=TWO, max_nodes=2)])
+    with pytest.raises(
+        RunError, match="with all nodes that the autoscaler may start it has room for 4; .* max_workers"
+    ):
         require_resources(config(num_workers=5), cluster.said.append)
     assert not cluster.requests
 
 
 def test_nodes_that_the_autoscaler_may_start_are_asked_for_and_waited_for(monkeypatch):
-    cluster = Cluster(monkeypatch, nodes=[TWO], joining=[TWO, TWO], kinds=[NodeKind(resources=TWO, most=3)])
+    cluster = Cluster(monkeypatch, nodes=[TWO], joining=[TWO, TWO], kinds=[NodeKind(resources=TWO, max_nodes=3)])
     require_resources(config(num_workers=4), cluster.said.append)
     assert cluster.requests == [[{"CPU": 1.0}] * 4, []]
     assert "waiting up to 900 s for nodes that the autoscaler starts" in cluster.said[0]
@@ -107,7 +112,7 @@ def test_nodes_that_the_autoscaler_may_start_are_asked_for_and_waited_for(monkey
 def test_nodes_are_asked_for_again_and_again_while_one_waits(monkeypatch):
     """The cluster keeps one request, and others overwrite it."""
     monkeypatch.setattr(resources, "REQUEST_SECONDS", 0.5)
-    cluster = Cluster(monkeypatch, nodes=[TWO], joining=[{}, {}, {}, TWO], kinds=[NodeKind(resources=TWO, most=3)])
+    cluster = Cluster(monkeypatch, nodes=[TWO], joining=[{}, {}, {}, TWO], kinds=[NodeKind(resources=TWO, max_nodes=3)])
     require_resources(config(num_workers=4), cluster.said.append)
     assert cluster.requests[:-1] == [[{"CPU": 1.0}] * 4] * (len(cluster.requests) - 1)
     assert len(cluster.requests) >= 3 and cluster.requests[-1] == []
@@ -116,7 +121,9 @@ def test_nodes_are_asked_for_again_and_again_while_one_waits(monkeypatch):
 def test_waiting_as_long_as_one_is_told_ends_with_the_arithmetic(monkeypatch):
     cluster = Cluster(monkeypatch, nodes=[TWO])
     began = time.monotonic()
-    with pytest.raises(RunError, match="the cluster takes 2: 1 node with 2 CPU takes 2, after 1 s of waiting"):
+    with pytest.raises(
+        RunError, match="the cluster has room for 2: 1 node with 2 CPU has room for 2, after 1 s of waiting"
+    ):
         require_resources(config(num_workers=4, wait_seconds=1), cluster.said.append)
     assert 1 <= time.monotonic() - began < 5 and len(cluster.said) == 1
 
@@ -158,8 +165,8 @@ def test_on_a_cluster_of_two_nodes_the_placement_counts():
     assert ended.code == 0, ended.err
     (seconds, said) = re.search(r"REFUSED (\S+) (.*)", ended.out).groups()
     assert float(seconds) < 10
-    assert "needs 3 x (1 CPU and 1 GPU), and the cluster takes 2" in said
-    assert "1 node with 1 CPU and 2 GPU takes 1" in said and "1 node with 2 CPU and 1 GPU takes 1" in said
+    assert "needs 3 x (1 CPU and 1 GPU), and the cluster has room for 2" in said
+    assert "1 node with 1 CPU and 2 GPU has room for 1" in said and "1 node with 2 CPU and 1 GPU has room for 1" in said
 
 
 BESIDE_THE_DRIVER = """
@@ -200,7 +207,10 @@ def test_a_pipeline_is_refused_with_the_arithmetic(tmp_path, capfd, cluster):
 
     options = ["--cluster.use-gpu", "True", "--tracking", "off"]
     line = refused(capfd, _connects_anew(prepare_corpus.run), smoke(tmp_path, *options))
-    assert "cluster.num_workers = 1 needs 1 x (1 CPU and 1 GPU), and the cluster takes 0" in line and "lower" in line
+    assert (
+        "cluster.num_workers = 1 needs 1 x (1 CPU and 1 GPU), and the cluster has room for 0" in line
+        and "lower" in line
+    )
 
 
 def _connects_anew(job):
