@@ -155,7 +155,7 @@ def test_a_store_that_cannot_keep_writers_apart_stops_a_pipeline_that_asks_it_on
     proxy.drops = ("If-None-Match", "If-Match")  # as stores do that know no conditions
     for _ in range(2):
         line = refused(capfd, prepare_corpus.run, smoke(f"{uri}/runs", "--tracking", "off"))
-        assert f"storage: {uri}/runs: this store can't keep writers apart: of 16 writers" in line
+        assert f"storage: {uri}/runs: this store cannot keep writers apart: 16 of 16 writers" in line
         assert "Use one that honours conditional writes" in line
         asked, proxy.requests = proxy.requests, 0
     assert asked == 0 and storage.list_names(uri) == []

@@ -101,7 +101,7 @@ def test_every_body_carries_a_sum_that_all_stores_know(bucket: str, proxy: Fault
 
 def test_a_store_that_knows_no_conditional_writes_says_so_at_once(bucket: str, proxy: FaultyProxy) -> None:
     proxy.plan(answer=(501, "NotImplemented", {}), only="PUT")
-    with pytest.raises(StorageError, match="lacks a part of S3 that is needed here.*conditional writes"):
+    with pytest.raises(StorageError, match="lacks a part of S3 that memlm needs.*conditional writes"):
         storage.probe(bucket)
     assert proxy.requests <= 3
 
