@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from memlm import storage
-from memlm.cli import parse
+from memlm.cli import parse, run_plan
 from memlm.config import Config
 from memlm.data.tokenizer import train_tokenizer
 from memlm.methods.config import METHOD_CONFIGS
@@ -195,6 +195,18 @@ def test_every_recipe_and_pipeline_is_explained():
     assert [each.name for each in (ROOT / "pipelines").glob("*.py") if f"pipelines/{each.name}" not in page] == []
 
 
+def test_messages_that_are_explained_are_those_of_the_code():
+    code = "\n".join(file.read_text() for file in (ROOT / "memlm").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # a message over several lines
+    (table,) = re.findall(r"^## What the messages mean$(.*)", PAGES["docs/your-own-facts.md"].read_text(), re.M | re.S)
+    messages = [
+        message for row in re.findall(r"^\| (`.*?`) \|", table, re.M) for message in row.strip("`").split("`, `")
+    ]
+    assert len(messages) == 10
+    for message in messages:
+        assert all(part in code for part in re.split(r" \.\.\. |\d+", message)), f"no message says {message!r}"
+
+
 # --- Figures ---
 
 
@@ -223,6 +235,17 @@ def test_the_table_of_chaos_is_the_recorded_one():
     page = PAGES["docs/faults.md"].read_text()
     for row in recorded:
         assert f"| `{row['what']}` | {row['survived']:,} of {row['tries']:,} | {row['seconds']:.0f} |" in page
+
+
+def test_the_plan_of_the_papers_recipe_is_what_the_command_prints(capsys):
+    shown = [
+        block.removeprefix("$ memlm plan ").partition("\n")
+        for _, block in FENCED.findall(PAGES["docs/plan-paper.md"].read_text())
+    ]
+    assert len(shown) == 3
+    for arguments, _, printed in shown:
+        run_plan(shlex.split(arguments))
+        assert capsys.readouterr().out.strip() == printed.strip()
 
 
 # --- Python ---
