@@ -14,13 +14,13 @@ from memlm.methods.config import (
     RetrievalConfig,
     SparseMemoryConfig,
 )
-from memlm.methods.distillation import Distillation
 from memlm.methods.full import FullFinetuning
 from memlm.methods.in_context import InContext
 from memlm.methods.lora import LoRA
 from memlm.methods.method import FixedParametersMethod, Method
-from memlm.methods.rehearsal import BackgroundText, Rehearsal
-from memlm.methods.replay import Replay
+from memlm.methods.parts.distillation import Distillation
+from memlm.methods.parts.rehearsal import BackgroundText, Rehearsal
+from memlm.methods.parts.replay import Replay
 from memlm.methods.retrieval import Retrieval
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from memlm.data.questions.facts import FactBatch
 from memlm.data.questions.records import Question
 from memlm.methods.config import OptimizerConfig
-from memlm.methods.rehearsal import Rehearsal
+from memlm.methods.parts.rehearsal import Rehearsal
 
 
 class Method(ABC):

@@ -17,7 +17,7 @@ from memlm.evaluation.question_answering import answer_trunks, prompts_of, quest
 from memlm.evaluation.suite import HeldOut, evaluate_held_out, evaluate_questions
 from memlm.methods.build import build_method
 from memlm.methods.method import Method
-from memlm.methods.rehearsal import BackgroundText
+from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
 from memlm.results.scores import LEARNING_SET, Scores, TrialResult, before_and_after, join
 from memlm.slots.counts import BackgroundCounts

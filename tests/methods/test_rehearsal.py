@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from memlm.methods.build import build_method
 from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig, RehearsalConfig
-from memlm.methods.distillation import Distillation
-from memlm.methods.rehearsal import BackgroundText
-from memlm.methods.replay import Replay
+from memlm.methods.parts.distillation import Distillation
+from memlm.methods.parts.rehearsal import BackgroundText
+from memlm.methods.parts.replay import Replay
 from memlm.training.step import finetune_step
 from tests.support.tiny import EOS, PAD, mean_loss, random_batch, state, tiny_model
 

@@ -16,7 +16,7 @@ from memlm.data.encoding import filler_id
 from memlm.data.questions.sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
 from memlm.jobs.counting_units import COUNTS_FILE
-from memlm.methods.rehearsal import BackgroundText
+from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.language_model import attention_on, load_checkpoint, load_model_config
 from memlm.run import Run
 from memlm.slots.counts import BackgroundCounts

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memlm.methods.rehearsal import Rehearsal
+from memlm.methods.parts.rehearsal import Rehearsal
 
 
 class Replay(Rehearsal):

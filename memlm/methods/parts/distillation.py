@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from memlm.methods.config import RehearsalConfig
-from memlm.methods.rehearsal import BackgroundText, Rehearsal
+from memlm.methods.parts.rehearsal import BackgroundText, Rehearsal
 
 
 class Distillation(Rehearsal):
