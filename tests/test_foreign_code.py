@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import pytest
+
 from tests.jobs.running import ROOT
 
 LOADERS = ("from_pretrained", "from_config", "load_dataset")
@@ -42,6 +44,7 @@ LOADS = (
 )
 
 
+@pytest.mark.slow
 def test_within_lm_eval_no_code_of_a_folder_runs_though_it_is_trusted(tmp_path):
     folder, marker = tmp_path / "model", tmp_path / "ran"
     (folder / "custom_generate").mkdir(parents=True)

@@ -251,6 +251,7 @@ def test_what_mlflow_shows_of_where_a_run_came_from(uri: str, query: Callable) -
     assert json.loads(config.read_text())["seed"] == 3 and "secret" not in config.read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_registered_is_loaded_by_a_process_that_has_no_memlm(uri: str, tmp_path: Path) -> None:
     from memlm.data.tokenizer import train_tokenizer
     from memlm.model.language_model import build_model, model_config
@@ -407,6 +408,7 @@ def log_in(monkeypatch: pytest.MonkeyPatch, name: str, password: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
 
 
+@pytest.mark.slow
 def test_credentials_that_the_server_does_not_accept_are_one_error(
     guarded: MLflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +423,7 @@ def test_credentials_that_the_server_does_not_accept_are_one_error(
     )
 
 
+@pytest.mark.slow
 def test_who_has_no_right_to_write_is_told_so(guarded: MLflow, monkeypatch: pytest.MonkeyPatch) -> None:
     log_in(monkeypatch, guarded.username, guarded.password)
     Tracker(guarded.uri, "of the first user")

@@ -51,6 +51,7 @@ def test_a_wall_clock_counts_what_passes() -> None:
     assert clock.seconds >= 0.1
 
 
+@pytest.mark.slow
 def test_contenders_are_timed_alone_on_one_thread_and_compared(tmp_path: Path) -> None:
     peers = [spec("contenders.search:SquareSearch"), spec("contenders.search:NoSuchSearch")]
     right, broken = pair(spec("contenders.search:PrunedSearch"), peers, tmp_path, check=same_up_to_ties, budget=FEW)
@@ -62,6 +63,7 @@ def test_contenders_are_timed_alone_on_one_thread_and_compared(tmp_path: Path) -
     assert list(tmp_path.glob("*.safetensors")) == []
 
 
+@pytest.mark.slow
 def test_a_difference_is_found_and_a_peer_that_computes_something_else_is_not_compared(tmp_path: Path) -> None:
     other = spec("contenders.search:SquareSearch", num_tokens=6)
     assert pair(spec("contenders.search:PrunedSearch"), [other], tmp_path, check=_shapes, budget=FEW)[

@@ -2,7 +2,7 @@
 
     python -m tests.chaos                                    # everything, about 70 minutes on two cores
     python -m tests.chaos --only s3_faults commit_races      # these rows; chaos.json then holds them alone
-    python -m tests.chaos --small --seed 7                   # the tier that is part of `make test`, another seed
+    python -m tests.chaos --small --seed 7                   # the tier that is part of `make test-all`, another seed
 
     python -m tests.chaos --require-all                      # where all must run: a row that cannot is a failure
 

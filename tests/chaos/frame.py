@@ -3,7 +3,7 @@ chaos` is.
 
     frame.py       what a row is, how rows are found, what one run of a row comes to
     __main__.py    `python -m tests.chaos`: run rows, write runs/chaos/chaos.json
-    test_small.py  the small tier of every row, inside `make test`
+    test_small.py  the small tier of every row, inside `make test-all`
     any other      rows, found by being here
 
 To add one, write a module in this folder that offers `ROWS`:
@@ -31,7 +31,10 @@ from typing import Any
 import tests.chaos
 
 SMALL_SECONDS = 180
-"""What the small tiers of all rows together may take inside `make test`."""
+"""Limit for the small tiers of all rows together."""
+EVERYDAY_SECONDS = 10
+"""Limit for a row whose small tier is part of `make test`; those of the others are part of
+`make test-all`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,7 @@ class Row:
     tries: int  # how many a full run must make; a small one must make one
     seconds: float  # estimate of a full run on two cores
     small_seconds: float  # 0: the row has no small tier
+    starts_ray: bool = False  # in this process: its small tier shares one with other tests
     cannot_run: Callable[[], str] = lambda: ""  # what this machine lacks for it; empty if nothing
 
 

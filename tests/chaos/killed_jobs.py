@@ -25,13 +25,12 @@ from tests.chaos.smoke_run import (
     copy_of_run,
     counts_of_one_process,
     differing,
-    kill,
     meanwhile,
     undisturbed_checkpoint,
     wait_until,
-    workers_of_this_process,
 )
 from tests.jobs.running import ROOT, environment
+from tests.support.workers import kill, workers_of_this_process
 
 UNITS_BETWEEN = 8
 """At most so many units are counted between two kills."""
@@ -194,6 +193,7 @@ ROWS = [
         run=lose_counting_workers,
         seconds=170,
         small_seconds=20,
+        starts_ray=True,
     ),
     Row(
         name="count_driver",
@@ -202,6 +202,7 @@ ROWS = [
         run=lose_counting_driver,
         seconds=310,
         small_seconds=25,
+        starts_ray=True,
     ),
     Row(
         name="pretrain_worker",
@@ -210,6 +211,7 @@ ROWS = [
         run=lose_pretraining_worker,
         seconds=250,
         small_seconds=25,
+        starts_ray=True,
     ),
     Row(
         name="pretrain_driver",

@@ -2,9 +2,7 @@
 Made once for all rows of a process."""
 
 import atexit
-import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -14,7 +12,6 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
-import psutil
 import torch
 
 from memlm import storage
@@ -84,30 +81,6 @@ def differing(one: BackgroundCounts, other: BackgroundCounts) -> int:
     """In how many of their fields two counts differ."""
     pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(BackgroundCounts)]
     return sum(not torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs)) for mine, theirs in pairs)
-
-
-def workers_of_this_process(name: str) -> list[psutil.Process]:
-    """Ray's workers of a class, below this driver."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::") and name in process.cmdline()[0]:
-                found.append(process)
-        except psutil.Error:  # it ended meanwhile
-            continue
-    return found
-
-
-def kill(processes: list[psutil.Process]) -> int:
-    """SIGKILL; returns how many of them were still there to be killed."""
-    killed = 0
-    for process in processes:
-        try:
-            os.kill(process.pid, signal.SIGKILL)
-            killed += 1
-        except ProcessLookupError:
-            continue
-    return killed
 
 
 @contextmanager

@@ -4,23 +4,33 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.chaos import __main__ as command
 from tests.chaos import frame
-from tests.chaos.frame import SMALL_SECONDS, Outcome, Row, find_rows, measure, with_small_tier
+from tests.chaos.frame import EVERYDAY_SECONDS, SMALL_SECONDS, Outcome, Row, find_rows, measure, with_small_tier
 
 
-@pytest.mark.parametrize("row", with_small_tier(find_rows()), ids=lambda row: row.name)
-def test_small_tier(row: Row) -> None:
+def marked(row: Row) -> Any:
+    """With the marks of its small tier, of which most wait for `make test-all`."""
+    slow = row.starts_ray or row.small_seconds > EVERYDAY_SECONDS
+    marks = [*([pytest.mark.ray] if row.starts_ray else []), *([pytest.mark.slow] if slow else [])]
+    return pytest.param(row, id=row.name, marks=marks)
+
+
+@pytest.mark.parametrize("row", [marked(row) for row in with_small_tier(find_rows())])
+def test_small_tier(row: Row, request: pytest.FixtureRequest) -> None:
+    if row.starts_ray:
+        request.getfixturevalue("cluster")
     record = measure(row, seed=0, small=True)
     if record.skipped:
         pytest.skip(record.skipped)
     assert record.ok, record
 
 
-def test_small_tiers_fit_into_the_everyday_suite() -> None:
+def test_small_tiers_fit_into_the_whole_suite() -> None:
     rows = find_rows()
     assert sum(row.small_seconds for row in rows) <= SMALL_SECONDS
     assert len({row.name for row in rows}) == len(rows)

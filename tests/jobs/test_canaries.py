@@ -166,13 +166,22 @@ REFUSALS: dict[str, Callable[[Planted], list[str]]] = {
     "a session token with a line break": lambda planted: _broken(planted, "AWS_SESSION_TOKEN"),
 }  # fmt: skip
 
+PATIENT = [
+    "a store that does not answer",
+    "a hub that does not answer",
+    "a session token with a line break",
+]
+"""The cases in which memlm asks again for half a minute."""
+
 
 def _broken(planted: Planted, variable: str) -> list[str]:
     planted.variables[variable] = f"{planted.new('first half')}\n{planted.new('second half')}"
     return ["prepare_corpus", "--tracking", "off"]
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in PATIENT else []) for case in REFUSALS]
+)
 def test_an_error_names_no_credential(case, tmp_path):
     planted = plant(tmp_path / "home", tmp_path / "storage", tmp_path / "ray")
     for folder in (planted.storage, planted.ray):

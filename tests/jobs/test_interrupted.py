@@ -23,9 +23,9 @@ from memlm.jobs.preparing.corpus_shards import unit_of
 from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.tracking import TrackingError
-from tests.chaos.smoke_run import kill, workers_of_this_process
 from tests.jobs.running import refused, smoke
 from tests.support.swept import LEARNED
+from tests.support.workers import kill, workers_of_this_process
 
 pytestmark = pytest.mark.ray
 LONG = (
@@ -107,6 +107,7 @@ def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd)
     assert not (run / "training-memory").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_reaches_pretrainings_side_by_side(runs, capfd):
     """As a sweep runs them: in threads, which hear no signals."""
     memory = smoke(runs, *LONG, "--run-name", "both")
@@ -178,6 +179,7 @@ def test_where_the_lease_cannot_be_read_training_goes_on_and_where_it_is_another
     assert not pretrain_worker._holds_lease(ours)
 
 
+@pytest.mark.slow
 def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
     if not storage.has_artifact(str(runs / "smoke" / "checkpoint-memory")):
         pretrain.run(smoke(runs, *LONG))
@@ -206,6 +208,7 @@ def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
         count_accesses.run(smoke(runs, *options))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_whenever_it_loads_the_model_ends_the_job_with_the_reason(runs, capfd):
     if not storage.has_artifact(str(runs / "smoke" / "checkpoint-memory")):
         pretrain.run(smoke(runs, *LONG))
@@ -241,6 +244,7 @@ def killing_all_that_begin(attempts: Path, unit: str) -> Iterator[list[int]]:
         yield killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heavy, killers", [("heavy", "packed it"), ("_heavy", "read it for the tokenizer")])
 def test_a_shard_that_kills_its_workers_is_given_up_and_named(tmp_path, cluster, capfd, heavy, killers):
     """The second of the corpus, and the first."""

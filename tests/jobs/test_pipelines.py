@@ -34,6 +34,7 @@ from tune_spaces import load_spaces
 pytestmark = pytest.mark.ray
 
 METHODS = ["sparse_memory", "lora", "full"]
+ONE_EVERY_TIME = [METHODS[0], *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS[1:])]
 HELD_OUT = {"arithmetic", "background_text", "known_facts"}
 SEEDS = [0, 1]
 
@@ -116,7 +117,7 @@ def test_trials_of_one_seed_start_from_the_same_scores_and_seeds_have_other_fact
             assert len(set(starts)) == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONE_EVERY_TIME)
 def test_a_trial_of_the_sweep_is_the_trial_alone_to_the_bit(swept, method):
     """What the sweep's trials share, of weights and of activations, changes no score."""
     config = smoke(swept.storage)
@@ -388,7 +389,7 @@ def test_a_run_is_drawn_beside_the_others_that_it_names(swept, cluster, capsys):
 # One method, its patch, and its scores.
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=ONE_EVERY_TIME)
 def learned(request, swept, cluster) -> tuple[str, Path, Path]:
     """A method, what it learned, and the checkpoint that it learned from."""
     config = smoke(swept.storage, "--method", request.param, "--method.optimizer.learning-rate", "0.01")

@@ -23,7 +23,7 @@ from memlm import storage
 from memlm.training.patch import CHECKPOINT_KIND
 from tests.jobs.running import BIN, ROOT, Ended, environment, run_command, the_error_line, uploaded
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from memlm.model.standalone import FILE, standalone_source
+from tests.support.one_rank import LAUNCHED
 from tests.support.tiny import EOS, PAD, TWO_SEPARATE, TWO_SHARED, random_batch, state, tiny_model
-from tests.training.conftest import LAUNCHED
 
 pytestmark = pytest.mark.slow
 KINDS = {

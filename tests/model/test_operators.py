@@ -218,6 +218,7 @@ def test_an_exported_layer_is_loaded_from_a_file(tmp_path):
         assert torch.equal(loaded.module()(hidden), layer(hidden))
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_leaves_nothing_behind():
     """In a process of its own, in which the model runs for the first time within the export."""
     code = """

@@ -15,9 +15,9 @@ ORDERS = {
         "import memlm, sys; from transformers import AutoTokenizer, LlamaConfig\n"
         "assert 'memlm.model.language_model' not in sys.modules"
     ),
-    "memlm last": f"{TRANSFORMERS}; import peft; import memlm",
 }
 SLOW_ORDERS = {
+    "memlm last": f"{TRANSFORMERS}; import peft; import memlm",
     "memlm alone": "import memlm",
     "memlm and the tables": f"import memlm; {TRANSFORMERS}; import peft",
     "memlm between": f"from transformers import AutoConfig; import memlm; {TRANSFORMERS}",

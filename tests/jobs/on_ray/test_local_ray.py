@@ -205,7 +205,7 @@ with connect(parse("", ["smoke", "--storage", sys.argv[2]])):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("order", ["ray first", "memlm first"])
+@pytest.mark.parametrize("order", [pytest.param("ray first", marks=pytest.mark.slow), "memlm first"])
 def test_a_local_ray_listens_on_loopback_alone(tmp_path, order):
     done = subprocess.run(
         [sys.executable, "-c", LISTENING, order, str(tmp_path / "runs")],

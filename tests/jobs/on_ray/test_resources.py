@@ -158,6 +158,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_on_a_cluster_of_two_nodes_the_placement_counts():
     """Three CPUs and three GPUs, and room for two workers that need one of each."""
@@ -192,6 +193,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_drivers_helpers_are_on_its_node():
     """Ray would put actors that ask for no CPU anywhere, and a lost node would take the job with

@@ -370,6 +370,7 @@ def test_a_build_that_fails_leaves_plain_torch_and_says_why(tmp_path):
     assert not list(tmp_path.rglob("*.so"))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_what_a_build_that_was_killed_leaves_behind_is_in_nobodys_way(tmp_path):
     folder = tmp_path / "memlm"
@@ -415,6 +416,7 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
     assert "can be written to by others" in done.stderr
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_builder_finds_the_ninja_of_its_own_environment(tmp_path):
     """As for a user who calls .venv/bin/python and has no ninja on the machine."""

@@ -161,6 +161,7 @@ def test_what_a_training_state_takes(ranks, stage):
     assert plan.state_bytes() == pytest.approx(ranks[0][stage]["state"], rel=QUARTER)
 
 
+@pytest.mark.slow
 def test_a_step_of_another_shape_takes_the_time_that_the_utilisation_of_one_foretells(tmp_path):
     mp.start_processes(measure_steps, args=(str(tmp_path),), nprocs=1, start_method="spawn")
     small, larger = torch.load(tmp_path / "seconds")
