@@ -3,7 +3,7 @@ chaos` is.
 
     frame.py       what a row is, how rows are found, what one run of a row comes to
     __main__.py    `python -m tests.chaos`: run rows, write runs/chaos/chaos.json
-    test_small.py  the small tier of every row, inside `make test-all`
+    test_small_tiers.py  the small tier of every row, inside `make test-all`
     any other      rows, found by being here
 
 To add one, write a module in this folder that offers `ROWS`:

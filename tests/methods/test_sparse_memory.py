@@ -274,7 +274,7 @@ def test_mutants_that_move_more_change_other_prompts(mutant):
         check_other_prompts_keep_their_logits(MEMORY, mutant)
 
 
-# Invariant 3 (over ranks: test_methods_on_two_ranks.py)
+# Invariant 3 (over ranks: test_two_ranks.py)
 
 
 def check_split_does_not_matter(memory, method, chunks, ranking="tfidf"):
