@@ -131,6 +131,7 @@ def require_real(command: list[str]) -> None:
             parse("", re.sub(r"--gpus \d+|--json", "", shlex.join(rest)).split())
     elif first == "-m":
         assert importlib.util.find_spec(rest[0]), f"there is no module {rest[0]}"
+        assert all((ROOT / word).exists() for word in rest[1:] if "/" in word), f"{rest} names a file that is not there"
     else:
         assert (ROOT / first).is_file(), f"there is no {first}"
         if first.startswith("pipelines/"):
