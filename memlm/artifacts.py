@@ -1,9 +1,344 @@
-"""The kinds of artifact that stages hand to each other, by name. Kept apart from what makes
-them, so that asking what is there imports nothing heavy."""
+"""The products of a run, each as one `Artifact`: where it lies, what kind it is, the settings that
+name it, and what it is made from.
 
-WORLD_KIND = "world"
-CORPUS_KIND = "corpus"
-QUESTIONS_KIND = "questions"
-CHECKPOINT_KIND = "checkpoint"
-COUNTS_KIND = "background_counts"
-PATCH_KIND = "patch"
+    world, listing                    corpus <- world, sources (tokenizer, mixture, blocks on the way)
+    questions <- sources, documents   documents <- sources, corpus       statements <- questions
+    checkpoint <- corpus              counts <- checkpoint, corpus (partial counts on the way)
+    learned, trace <- corpus, questions, checkpoint, counts
+
+Folders for leases, attempts and unfinished work are no artifacts; they stand in run.py. Asking
+what is there imports no torch.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memlm import storage
+from memlm.config import Config
+from memlm.data.prompts import digest_of
+from memlm.identity import first_difference, identity
+from memlm.kinds import (
+    BLOCKS_KIND,
+    CHECKPOINT_KIND,
+    CORPUS_KIND,
+    COUNTS_KIND,
+    DOCUMENTS_KIND,
+    LISTING_KIND,
+    MIXTURE_KIND,
+    PARTIAL_COUNTS_KIND,
+    PATCH_KIND,
+    QUESTIONS_KIND,
+    STATEMENTS_KIND,
+    TOKENIZER_KIND,
+    TRACE_KIND,
+    WORLD_KIND,
+    WRITTEN_UNIT_KIND,
+)
+from memlm.model.config import Architecture
+from memlm.run import command, run_of
+from memlm.stages import RunError, require_documents
+from memlm.training.trial import Trial
+
+if TYPE_CHECKING:
+    from memlm.data.corpus.listing import Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A product of a stage, as a config asks for it; whether it is there is another question."""
+
+    uri: str
+    kind: str
+    identity: Mapping[str, Any]
+    """The settings that name it, as JSON."""
+    inputs: "Mapping[str, str | Artifact]" = field(default_factory=dict)
+    """What it is made from: digests, or artifacts of the same run."""
+    part: str = ""
+    """Where the identity's fields stand in the config, so that errors name them as they are set."""
+    made_by: str = ""
+    """The command line that makes it."""
+    is_spent: bool = False
+    """Whether it may be gone once what is made from it is there."""
+
+    @property
+    def units(self) -> str:
+        """The folder of the units that it is put together from."""
+        return f"{self.uri}-partial"
+
+    @property
+    def digest(self) -> str:
+        return self.manifest().digest
+
+    def is_there(self) -> bool:
+        """Whether an artifact lies there, made in whatever way."""
+        return storage.has_artifact(self.uri)
+
+    def is_made(self) -> bool:
+        """Whether it is there, made from these settings and inputs. Raises RunError if from
+        others, and as `require` does for an input that is another artifact."""
+        inputs = self.digests()
+        if not self.is_there():
+            return False
+        manifest = self.manifest()
+        for name, wanted in inputs.items():
+            if manifest.inputs.get(name) != wanted:
+                raise RunError(
+                    f"{self.uri} was made from another {name} than the one in this run now; give another --run-name, or move {self.uri} away to make it again"
+                )
+        difference = first_difference(manifest.config, self.identity, self.part)
+        if difference is not None:
+            changed, made, wanted = difference
+            raise RunError(
+                f"{self.uri} was made with {changed} = {made!r}, and now {changed} = {wanted!r} is asked for; "
+                f"give another --run-name, or set {changed} back, or move {self.uri} away to make it again"
+            )
+        return True
+
+    def require(self) -> storage.Manifest:
+        """Its manifest. Raises RunError naming the command that makes it, or the field in which it
+        differs."""
+        if not self.is_made():
+            raise RunError(f"{self.uri} is missing; make it with: {self.made_by}")
+        return self.manifest()
+
+    def manifest(self) -> storage.Manifest:
+        """What lies there says of itself. Raises StorageError where nothing does."""
+        return storage.read_manifest(self.uri, self.kind)
+
+    def digests(self) -> dict[str, str]:
+        """The digests of its inputs as they are now. Raises as `require` does."""
+        return {
+            name: each if isinstance(each, str) else each.require().digest
+            for name, each in self.inputs.items()
+            if isinstance(each, str) or not each.is_spent or each.is_made()
+        }
+
+    def made_from(self, **inputs: str) -> "Artifact":
+        """The same, made from the inputs of these digests alone."""
+        return replace(self, inputs=inputs)
+
+    def pinned(self) -> "Artifact":
+        """The same, made from its inputs as they are now, whatever becomes of them. Raises as
+        `require` does."""
+        return self.made_from(**self.digests())
+
+    def write(self) -> AbstractContextManager[storage.Draft]:
+        """Give a draft to fill; on a clean exit it becomes the artifact."""
+        return storage.write_artifact(self.uri, kind=self.kind, config=self.identity, inputs=self.digests())
+
+    def open(self, *, digest: str | None = None) -> Path:
+        """Its verified files on this machine; with a digest, those of that very artifact."""
+        return storage.open_artifact(self.uri, kind=self.kind, digest=digest)
+
+    def open_temporarily(self) -> AbstractContextManager[Path]:
+        """Like `open`, for what is read only once: a copy made on this machine is removed afterwards."""
+        return storage.open_artifact_temporarily(self.uri, kind=self.kind)
+
+
+def world(config: Config) -> Artifact:
+    """The generated world, for a recipe that has one."""
+    assert config.world is not None
+    return Artifact(
+        uri=storage.join(run_of(config).base, "world"),
+        kind=WORLD_KIND,
+        identity=identity(config.world),
+        part="world",
+        made_by=command("prepare_corpus.py", config),
+        is_spent=True,
+    )
+
+
+def listing(config: Config, split: str, root: str, part: str) -> Artifact:
+    """The shards of a store that a split of the corpus is taken from, as they were listed."""
+    uri = storage.join(run_of(config).base, f"listing-{split}")
+    return Artifact(uri=uri, kind=LISTING_KIND, identity={"path": root}, part=part)
+
+
+def mixture(config: Config, *, questions: str) -> Artifact:
+    """Facts put into documents, in addition to the corpus's own shards; made from question files
+    of that digest."""
+    assert config.corpus.mixture is not None
+    return Artifact(
+        uri=storage.join(run_of(config).base, "mixture"),
+        kind=MIXTURE_KIND,
+        identity=identity(config.corpus.mixture),
+        inputs={"questions": questions},
+        part="corpus.mixture",
+    )
+
+
+def tokenizer(config: Config) -> Artifact:
+    return Artifact(
+        uri=storage.join(run_of(config).base, "tokenizer"),
+        kind=TOKENIZER_KIND,
+        identity=identity(config.corpus, of=TOKENIZER_KIND),
+        part="corpus",
+    )
+
+
+def blocks(config: Config, index: int, shard: "Shard", *, tokenizer: str) -> Artifact:
+    """The token blocks of one shard, made with the tokenizer of that digest."""
+    return Artifact(
+        uri=storage.join(run_of(config).base, blocks_name(index)),
+        kind=BLOCKS_KIND,
+        identity={**shard.identity, **identity(config.corpus, of=BLOCKS_KIND)},
+        inputs={"tokenizer": tokenizer},
+    )
+
+
+def blocks_name(index: int) -> str:
+    """Where the blocks of a shard lie, seen from the run's folder."""
+    return f"{BLOCKS_KIND}/part_{index:05d}"
+
+
+def corpus(config: Config) -> Artifact:
+    return Artifact(
+        uri=storage.join(run_of(config).base, "corpus"),
+        kind=CORPUS_KIND,
+        identity=identity(config.corpus, of=CORPUS_KIND),
+        inputs={"world": world(config)} if config.world is not None else {},
+        part="corpus",
+        made_by=command("prepare_corpus.py", config),
+    )
+
+
+def questions(config: Config) -> Artifact:
+    """The facts to learn and the held-out questions. With overlaps removed, the training mixture
+    names them too; with documents that a model augments, the writer."""
+    mixture = config.corpus.mixture if config.questions.remove_overlap else None
+    documents = config.questions.documents
+    written = documents is not None and documents.augmenter != "rules"
+    return Artifact(
+        uri=storage.join(run_of(config).uri, "questions"),
+        kind=QUESTIONS_KIND,
+        identity={
+            **identity(config.questions, of=QUESTIONS_KIND),
+            **({"mixture": identity(mixture)} if mixture else {}),
+            **({"writer": config.writer.provenance(config.writer.revision)} if written else {}),
+        },
+        part="questions",
+        made_by=command("prepare_corpus.py", config),
+    )
+
+
+def documents(config: Config, *, revision: str | None, prompts: Sequence[str]) -> Artifact:
+    """The chunks of the documents to learn, augmented by the writer of that revision with these
+    prompts; by rules without one."""
+    named: dict[str, Any] = {"documents": identity(require_documents(config))}
+    if revision is not None:
+        named |= {"writer": config.writer.provenance(revision), "prompts": {"digest": digest_of(prompts)}}
+    return Artifact(
+        uri=storage.join(run_of(config).uri, "documents"),
+        kind=DOCUMENTS_KIND,
+        identity=named,
+        inputs={"corpus": corpus(config)},
+        made_by=command("augment_documents.py", config),
+    )
+
+
+def statements(config: Config, *, revision: str, prompts: Sequence[str]) -> Artifact:
+    """The facts to learn in the words of a model of that revision, asked with these prompts."""
+    return Artifact(
+        uri=storage.join(run_of(config).uri, "statements"),
+        kind=STATEMENTS_KIND,
+        identity=_statements_identity(config, revision, prompts, of=STATEMENTS_KIND),
+        made_by=command("write_statements.py", config),
+    )
+
+
+def unit_of_statements(config: Config, *, revision: str, prompts: Sequence[str]) -> dict[str, Any]:
+    """What decides the statements of a unit, next to its facts."""
+    return _statements_identity(config, revision, prompts, of=WRITTEN_UNIT_KIND)
+
+
+def _statements_identity(config: Config, revision: str, prompts: Sequence[str], *, of: str) -> dict[str, Any]:
+    return {
+        "facts": identity(config.questions.facts, of=STATEMENTS_KIND),
+        "writer": config.writer.provenance(revision),
+        "prompts": digest_of(prompts),
+        **identity(config.wordings, of=of),
+    }
+
+
+def written_unit(uri: str, items: str, decided_by: Mapping[str, Any]) -> Artifact:
+    """What was written about a few items, given as JSON; `decided_by` is all else that decides it."""
+    digest = hashlib.sha256(items.encode()).hexdigest()
+    return Artifact(uri=uri, kind=WRITTEN_UNIT_KIND, identity={**decided_by, "items": digest})
+
+
+def checkpoint(config: Config, architecture: Architecture) -> Artifact:
+    """The pretrained model; the dense one's name has no settings of the pool."""
+    return Artifact(
+        uri=storage.join(run_of(config).base, f"checkpoint-{architecture}"),
+        kind=CHECKPOINT_KIND,
+        identity={
+            "architecture": architecture,
+            "model": identity(config.model, of=architecture),
+            "pretraining": identity(config.pretraining, of=architecture),
+        },
+        inputs={"corpus": corpus(config)},
+        made_by=command(f"pretrain.py --architecture {architecture}", config),
+    )
+
+
+def counts(config: Config) -> Artifact:
+    """The background counts of the memory model."""
+    return Artifact(
+        uri=storage.join(run_of(config).base, "counts"),
+        kind=COUNTS_KIND,
+        identity=identity(config.counting),
+        inputs={"checkpoint": checkpoint(config, "memory"), "corpus": corpus(config)},
+        part="counting",
+        made_by=command("count_accesses.py", config),
+    )
+
+
+def partial_counts(config: Config, unit: range) -> Artifact:
+    """The counts of one unit of micro-batches."""
+    whole = counts(config)
+    return replace(
+        whole,
+        uri=storage.join(whole.units, f"unit_{unit.start:07d}_{unit.stop:07d}"),
+        kind=PARTIAL_COUNTS_KIND,
+        identity={**whole.identity, "first": unit.start, "last": unit.stop},
+        part="",
+    )
+
+
+def trial_of(config: Config) -> Trial:
+    return Trial(method=config.method, stream=config.stream, evaluation=config.evaluation, seed=config.seed)
+
+
+def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
+    """The digests of all that a trial reads. Raises RunError naming the command that makes what
+    is missing or does not fit."""
+    read = {"corpus": corpus(config), "questions": questions(config), "checkpoint": checkpoint(config, architecture)}
+    if architecture == "memory":
+        read["counts"] = counts(config)
+    return {name: each.require().digest for name, each in read.items()}
+
+
+def learned(config: Config, inputs: Mapping[str, str]) -> Artifact:
+    """What the config's trial learns from inputs of these digests: a patch, and its scores."""
+    return Artifact(
+        uri=storage.join(run_of(config).uri, "learned", learned_name(config, inputs)),
+        kind=PATCH_KIND,
+        identity={"method": identity(config.method), "seed": config.seed},
+        inputs=inputs,
+        made_by=command("finetune.py", config),
+    )
+
+
+def learned_name(config: Config, inputs: Mapping[str, str]) -> str:
+    return f"{config.method.label}-{trial_of(config).key(dict(inputs))}"
+
+
+def trace(config: Config, inputs: Mapping[str, str]) -> Artifact:
+    """What that trial's stream does to each fact. Apart from what is learned, which patched
+    checkpoints name by its digest."""
+    patch = learned(config, inputs)
+    return replace(patch, uri=f"{patch.uri}-trace", kind=TRACE_KIND)

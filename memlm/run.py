@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from memlm import storage
-from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
 from memlm.config import Config
 from memlm.identity import first_difference, identity
+from memlm.kinds import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
 from memlm.model.config import Architecture
 from memlm.stages import RunError, options_for, require_tracking
 from memlm.tracking import sqlite_uri

@@ -36,7 +36,8 @@ from memlm.evaluation.suite import evaluate_questions
 from memlm.methods.build import build_method
 from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig, SparseMemoryConfig
 from memlm.training.counting import count_batches
-from memlm.training.patch import KIND, CHECKPOINT_KIND, PATCH_FILE, apply_patch, changed_rows, save_patch, stored_weights, undo_patch
+from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
+from memlm.training.patch import apply_patch, changed_rows, save_patch, stored_weights, undo_patch
 from memlm.training.step import finetune_step
 from memlm.model.language_model import build_model, load_checkpoint, model_config
 from memlm.recipes import smoke
@@ -67,7 +68,7 @@ for config in (SparseMemoryConfig(num_trainable_slots=8, optimizer=OptimizerConf
         patch = changed_rows(before, stored_weights(learned))
         assert patch
         inputs = {"checkpoint": storage.read_manifest(f"{folder}/base").digest}
-        with storage.write_artifact(f"{folder}/patch", kind=KIND, config={}, inputs=inputs) as draft:
+        with storage.write_artifact(f"{folder}/patch", kind=PATCH_KIND, config={}, inputs=inputs) as draft:
             save_patch(patch, draft.path / PATCH_FILE)
 apply_patch(f"{folder}/base", f"{folder}/patch", f"{folder}/patched")
 undo_patch(f"{folder}/patched", f"{folder}/patch", f"{folder}/undone")

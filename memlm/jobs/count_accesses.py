@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memlm import storage
-from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
@@ -22,6 +21,7 @@ from memlm.jobs.on_ray.cluster import connect, num_processors
 from memlm.jobs.on_ray.console import Progress, quiet, say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import corpus_read, log_config
+from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.run import (
     RunError,
     counts_config,

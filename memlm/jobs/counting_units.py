@@ -8,12 +8,12 @@ import ray
 import torch
 
 from memlm import storage
-from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs.on_ray.attempts import Attempts
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import enter_worker, user_errors_as_raised
+from memlm.kinds import CHECKPOINT_KIND
 from memlm.model.language_model import load_checkpoint
 from memlm.run import RunError, counts_config, is_made, run_of
 from memlm.slots.accesses import memory_layers, value_pools

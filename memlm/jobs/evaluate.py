@@ -8,7 +8,6 @@ from typing import Any
 import ray
 
 from memlm import storage
-from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config
 from memlm.identity import settings
 from memlm.jobs.on_ray.checks import require_ready
@@ -16,6 +15,7 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import enter_worker, task_resources
 from memlm.jobs.tracked import log_config, log_model, sets_read
+from memlm.kinds import CHECKPOINT_KIND
 from memlm.results.scores import Scores
 from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri, trial_of
 from memlm.tracking import Tracker

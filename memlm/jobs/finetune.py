@@ -7,7 +7,6 @@ from typing import Any
 import ray
 
 from memlm import storage
-from memlm.artifacts import PATCH_KIND
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
@@ -15,6 +14,7 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import ui_line
+from memlm.kinds import PATCH_KIND
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
 from memlm.stages import require_traceable

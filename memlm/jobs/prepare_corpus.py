@@ -21,11 +21,11 @@ from typing import Any
 import ray.data
 from ray.data import TaskPoolStrategy
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
-from memlm.data.corpus import corpus as corpora
 from memlm.data.corpus.accounting import TooManyMalformed
-from memlm.data.corpus.corpus import BLOCKS_KIND, write_corpus, write_part
+from memlm.data.corpus.corpus import write_corpus, write_part
 from memlm.data.corpus.listing import ChangedShard, Shard, list_corpus, open_shard
 from memlm.data.corpus.mixture import mixture_documents
 from memlm.data.corpus.shards import ShardError, write_shard
@@ -34,7 +34,6 @@ from memlm.data.questions.records import Question
 from memlm.data.questions.sources import source_content
 from memlm.data.tokenizer import load_tokenizer, save_tokenizer
 from memlm.data.world.world import write_world
-from memlm.identity import identity
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES, Attempts
 from memlm.jobs.on_ray.checks import require_ready
@@ -51,11 +50,9 @@ from memlm.jobs.preparing.packed_shards import (
     require_within_limits,
 )
 from memlm.jobs.preparing.tokenizer_texts import Opener, train_on_first_readable
-from memlm.run import WORLD_KIND, Run, corpus_config, is_made, run_of
+from memlm.kinds import BLOCKS_FILE, MIXTURE_SHARD
+from memlm.run import run_of
 
-TOKENIZER_KIND = "tokenizer"
-MIXTURE_KIND = "mixture"
-MIXTURE_SHARD = "shard_00000000_mixture.jsonl.zst"
 KILLS = (
     "each worker that packed it died, as many as corpus.max_attempts says, most likely because memory ran out. "
     "See Ray's logs for why, and move blocks-attempts out of the run's folder to try it again."
@@ -64,72 +61,66 @@ KILLS = (
 
 def run(config: Config) -> str:
     """Make the corpus and questions artifacts, or find them made; returns the corpus's uri."""
-    run = run_of(config)
     require_ready(config)
-    world = _make_world(config, run)
+    world = _make_world(config)
     # Everything that can be wrong with the input is found before work is done.
     train, validation = choose_shards(config, world)
     sources = prepare_questions.read_sources(config, world)
-    uri = _make_corpus(config, run, world, train, validation, sources.mixture)
+    corpus = _make_corpus(config, world, train, validation, sources.mixture)
     prepare_questions.run(config, sources)
-    return uri
+    return corpus.uri
 
 
 def _make_corpus(
-    config: Config,
-    run: Run,
-    world: Path | None,
-    train: list[Shard],
-    validation: list[Shard],
-    known: list[Question],
-) -> str:
-    inputs = {"world": storage.read_manifest(run.world).digest} if world else {}
-    wanted = corpus_config(config)
-    inputs["sources"] = sources_digest(config, world, [*train, *validation])
+    config: Config, world: Path | None, train: list[Shard], validation: list[Shard], known: list[Question]
+) -> Artifact:
+    sources = sources_digest(config, world, [*train, *validation])
+    corpus = artifacts.corpus(config)
+    corpus = corpus.made_from(**corpus.digests(), sources=sources)
 
     def is_there() -> bool:
-        made = is_made(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs, part="corpus")
+        made = corpus.is_made()
         if made:
-            require_within_limits(run.corpus, storage.read_manifest(run.corpus).details, _limits(config))
-            say(f"corpus: reusing {run.corpus}")
+            require_within_limits(corpus.uri, corpus.manifest().details, _limits(config))
+            say(f"corpus: reusing {corpus.uri}")
         return made
 
     if not is_there():
-        with alone(run.corpus_lease):
+        with alone(run_of(config).corpus_lease):
             if not is_there():  # another driver made it meanwhile
-                _pack_all(config, run, world, train, validation, known, wanted, inputs)
-    return run.corpus
+                _pack_all(config, corpus, world, train, validation, known)
+    return corpus
 
 
 def _pack_all(
     config: Config,
-    run: Run,
+    corpus: Artifact,
     world: Path | None,
     train: list[Shard],
     validation: list[Shard],
     known: list[Question],
-    wanted: dict[str, Any],
-    inputs: dict[str, str],
 ) -> None:
     """From what was packed before to the artifact."""
     with connect(config):
-        mixture = [_make_mixture(config, run, world, known)] if config.corpus.mixture else []
-        opener = partial(
-            _open_here, made={str(world or ""): run.world, **{shard.uri: run.mixture for shard in mixture}}
-        )
+        made = {str(world): artifacts.world(config)} if world else {}
+        mixture = []
+        if config.corpus.mixture:
+            facts, shard = _make_mixture(config, world, known)
+            made[shard.uri], mixture = facts, [shard]
+        opener = partial(_open_here, made=made)
         # The tokenizer is trained on the first shard and the mixture alone, so repairing another
         # keeps it. Where the first cannot be read it is the next one's, and stays that until the
         # first is repaired.
-        learned_from = {**inputs, "sources": hashlib.sha256(name_shards([*train[:1], *mixture])).hexdigest()}
+        learned_from = {**corpus.digests(), "sources": hashlib.sha256(name_shards([*train[:1], *mixture])).hexdigest()}
         most = config.corpus.max_quarantined_share * len([*train, *mixture, *validation])
-        tokenizer = _make_tokenizer(config, run, train, mixture, learned_from, opener, most_passed_over=most)
+        tokenizer = _make_tokenizer(config, train, mixture, learned_from, opener, most_passed_over=most)
         train = [*train, *mixture]
-        packed = _pack_shards(config, run, tokenizer, [*train, *validation], opener)
+        packed = _pack_shards(config, tokenizer, [*train, *validation], opener)
         of_train, of_validation = packed.parts_of(train), packed.parts_of(validation)
-        with storage.write_artifact(run.corpus, kind=corpora.KIND, config=wanted, inputs=inputs) as draft:
+        with corpus.write() as draft:
             write_corpus(
                 draft.path,
-                load_tokenizer(str(storage.open_artifact(tokenizer))),
+                load_tokenizer(str(tokenizer.open())),
                 train=of_train,
                 validation=of_validation,
                 accounts=packed.accounts(),
@@ -138,73 +129,71 @@ def _pack_all(
             draft.details["num_blocks"] = sum(part.num_blocks for part in of_train)
             draft.details["num_documents"] = sum(part.num_documents for part in of_train)
             draft.details.update(packed.shares())
-    storage.delete_made(run.packing_attempts, loose=ATTEMPT_NAMES)
+    storage.delete_made(run_of(config).packing_attempts, loose=ATTEMPT_NAMES)
     packed.say_accounts()
     blocks = sum(part.num_blocks for part in [*of_train, *of_validation])
-    say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens in {run.corpus}")
+    say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens in {corpus.uri}")
 
 
 def _limits(config: Config) -> dict[str, float]:
     return {share: getattr(config.corpus, f"max_{share}") for share in (MALFORMED_SHARE, QUARANTINED_SHARE)}
 
 
-def _make_world(config: Config, run: Run) -> Path | None:
+def _make_world(config: Config) -> Path | None:
     if config.world is None:
         return None
-    wanted = identity(config.world)
-    if not is_made(run.world, kind=WORLD_KIND, config=wanted, inputs={}, part="world"):
+    world = artifacts.world(config)
+    if not world.is_made():
         say(f"world: generating seed {config.world.seed}")
-        with storage.write_artifact(run.world, kind=WORLD_KIND, config=wanted) as draft:
+        with world.write() as draft:
             draft.details.update(write_world(config.world, draft.path))
-    return storage.open_artifact(run.world, kind=WORLD_KIND)
+    return world.open()
 
 
-def _make_mixture(config: Config, run: Run, world: Path | None, questions: list[Question]) -> Shard:
-    """The shard of documents that state and ask the mixture's facts."""
+def _make_mixture(config: Config, world: Path | None, questions: list[Question]) -> tuple[Artifact, Shard]:
+    """The documents that state and ask the mixture's facts, and the shard that holds them."""
     mixture = config.corpus.mixture
     assert mixture is not None
-    wanted = identity(mixture)
     content = source_content(expand(mixture.path, "corpus.mixture.path", world))
-    inputs = {"questions": hashlib.sha256(content).hexdigest()}
-    if not is_made(run.mixture, kind=MIXTURE_KIND, config=wanted, inputs=inputs, part="corpus.mixture"):
+    facts = artifacts.mixture(config, questions=hashlib.sha256(content).hexdigest())
+    if not facts.is_made():
         say(f"mixture: {len(questions)} facts in {mixture.exposures} documents each")
-        with storage.write_artifact(run.mixture, kind=MIXTURE_KIND, config=wanted, inputs=inputs) as draft:
+        with facts.write() as draft:
             write_shard(str(draft.path / MIXTURE_SHARD), mixture_documents(questions, mixture))
-    (shard,) = list_corpus(str(storage.open_artifact(run.mixture, kind=MIXTURE_KIND) / MIXTURE_SHARD))
-    return shard
+    (shard,) = list_corpus(str(facts.open() / MIXTURE_SHARD))
+    return facts, shard
 
 
 @contextmanager
-def _open_here(shard: Shard, *, made: Mapping[str, str]) -> Iterator[Path]:
+def _open_here(shard: Shard, *, made: Mapping[str, Artifact]) -> Iterator[Path]:
     """A shard's path on the node that reads it: what this run made, if it lies on S3, is brought
     to each node and kept."""
-    for here, uri in made.items():
-        if here and shard.uri.startswith(here):
-            yield Path(str(storage.open_artifact(uri)) + (shard.uri.removeprefix(here) or f"/{MIXTURE_SHARD}"))
+    for here, artifact in made.items():
+        if shard.uri.startswith(here):
+            yield Path(str(artifact.open()) + (shard.uri.removeprefix(here) or f"/{MIXTURE_SHARD}"))
             return
     with open_shard(shard) as path:
         yield path
 
 
-def _attempts(config: Config, run: Run) -> Attempts:
+def _attempts(config: Config) -> Attempts:
     """At shards, of one pass over them."""
-    return Attempts(uri=run.packing_attempts, session=f"{time.time_ns():x}", limit=config.corpus.max_attempts)
+    return Attempts(
+        uri=run_of(config).packing_attempts, session=f"{time.time_ns():x}", limit=config.corpus.max_attempts
+    )
 
 
 def _make_tokenizer(
     config: Config,
-    run: Run,
     shards: list[Shard],
     mixture: list[Shard],
     inputs: dict[str, str],
     opener: Opener,
     *,
     most_passed_over: float,
-) -> str:
-    corpus = config.corpus
-    uri = run.tokenizer
-    wanted = identity(corpus, of=TOKENIZER_KIND)
-    if not is_made(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs, part="corpus"):
+) -> Artifact:
+    corpus, made = config.corpus, artifacts.tokenizer(config).made_from(**inputs)
+    if not made.is_made():
         trained_on = None
         if corpus.tokenizer:
             tokenizer = load_tokenizer(corpus.tokenizer)
@@ -213,29 +202,24 @@ def _make_tokenizer(
                 f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard{', and of the mixture' if mixture else ''}"
             )
             tokenizer, trained_on = train_on_first_readable(
-                corpus, shards, mixture, opener, _attempts(config, run), most_passed_over=most_passed_over
+                corpus, shards, mixture, opener, _attempts(config), most_passed_over=most_passed_over
             )
-        with storage.write_artifact(uri, kind=TOKENIZER_KIND, config=wanted, inputs=inputs) as draft:
+        with made.write() as draft:
             save_tokenizer(tokenizer, draft.path)
             draft.details.update({"trained_on": trained_on.identity} if trained_on else {})
-    return uri
+    return made
 
 
-def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shard], opener: Opener) -> PackedShards:
-    inputs = {"tokenizer": storage.read_manifest(tokenizer).digest}
-    corpus = config.corpus
-    attempts = _attempts(config, run)
-    settings = identity(corpus, of=BLOCKS_KIND)
-    tasks = [
-        {"part": f"{corpora.BLOCKS_FOLDER}/part_{index:05d}", "index": index, "shard": json.dumps(asdict(shard))}
-        for index, shard in enumerate(shards)
-    ]
+def _pack_shards(config: Config, tokenizer: Artifact, shards: Sequence[Shard], opener: Opener) -> PackedShards:
+    attempts, digest = _attempts(config), tokenizer.digest
+    tasks = [{"index": index, "shard": json.dumps(asdict(shard))} for index, shard in enumerate(shards)]
 
     def pack_shard(task: dict[str, Any]) -> dict[str, Any]:
-        shard, uri = Shard(**json.loads(task["shard"])), storage.join(run.base, task["part"])
+        shard = Shard(**json.loads(task["shard"]))
+        blocks = artifacts.blocks(config, task["index"], shard, tokenizer=digest)
         with user_errors_as_raised():
-            poison = _pack_shard(shard, uri, tokenizer, inputs, settings, corpus.max_malformed_share, opener, attempts)
-            manifest = None if poison else storage.read_manifest(uri)
+            poison = _pack_shard(config, shard, blocks, tokenizer, opener, attempts)
+            manifest = None if poison else blocks.manifest()
         return {
             "index": task["index"],
             "poison": json.dumps(asdict(poison) if poison else None),
@@ -254,42 +238,32 @@ def _pack_shards(config: Config, run: Run, tokenizer: str, shards: Sequence[Shar
         if poison := json.loads(row["poison"]):
             packed.leave_out(shard, Poison(**poison))
         else:
-            packed.add(shard, tasks[row["index"]]["part"], row["digest"], json.loads(row["details"]))
+            packed.add(shard, artifacts.blocks_name(row["index"]), row["digest"], json.loads(row["details"]))
         progress.advance(note=f"{packed.num_documents} documents")
     return packed
 
 
 def _pack_shard(
-    shard: Shard,
-    uri: str,
-    tokenizer: str,
-    inputs: Mapping[str, str],
-    settings: Mapping[str, Any],
-    max_malformed_share: float,
-    opener: Opener,
-    attempts: Attempts,
+    config: Config, shard: Shard, blocks: Artifact, tokenizer: Artifact, opener: Opener, attempts: Attempts
 ) -> Poison | None:
     """In a worker: the part of one shard is made, or found made. Returns why the shard is left
     out, or None."""
-    wanted = {**shard.identity, **settings}
-    if is_made(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs):
-        if "accounting" in storage.read_manifest(uri).details:
+    if blocks.is_made():
+        if "accounting" in blocks.manifest().details:
             return None
-        storage.delete_made(uri)  # packed before lines were accounted for
+        storage.delete_made(blocks.uri)  # packed before lines were accounted for
     if not attempts.on_this_node().begin(unit_of(shard)):
         return Poison(reason=f"{shard.uri}: {KILLS}")
-    loaded = load_tokenizer(str(storage.open_artifact(tokenizer, digest=inputs["tokenizer"])))
+    loaded = load_tokenizer(str(tokenizer.open(digest=blocks.digests()["tokenizer"])))
     try:
-        with (
-            storage.write_artifact(uri, kind=BLOCKS_KIND, config=wanted, inputs=inputs) as draft,
-            opener(shard) as path,
-        ):
+        with blocks.write() as draft, opener(shard) as path:
             num_blocks, accounting = write_part(
                 str(path),
-                draft.path / corpora.BLOCKS_FILE,
+                draft.path / BLOCKS_FILE,
                 loaded,
-                **settings,
-                max_malformed_share=max_malformed_share,
+                text_field=config.corpus.text_field,
+                block_size=config.corpus.block_size,
+                max_malformed_share=config.corpus.max_malformed_share,
                 name=shard.uri,
             )
             draft.details.update(num_blocks=num_blocks, accounting=accounting.to_json())

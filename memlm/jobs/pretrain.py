@@ -8,7 +8,6 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from memlm import storage
-from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import IN_JOB, Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
@@ -20,6 +19,7 @@ from memlm.jobs.on_ray.rendezvous import torch_config
 from memlm.jobs.on_ray.resources import report_shortage
 from memlm.jobs.on_ray.workers import worker_resources
 from memlm.jobs.pretrain_worker import EXPERIMENT, WorkerTask, require_room, train_worker
+from memlm.kinds import CHECKPOINT_KIND
 from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.goodput import START_NAMES

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from memlm import storage
-from memlm.artifacts import CHECKPOINT_KIND
 from memlm.config import Config
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.tokenizer import save_tokenizer
@@ -21,6 +20,7 @@ from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.notice import Notice, Watch
 from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
+from memlm.kinds import CHECKPOINT_KIND
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
 from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config

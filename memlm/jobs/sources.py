@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from memlm import storage
+from memlm import artifacts
 from memlm.config import Config
-from memlm.identity import identity
-from memlm.run import WORLD_KIND, RunError, command, is_made, run_of
 
 
 def open_world(config: Config) -> Path | None:
@@ -13,7 +11,6 @@ def open_world(config: Config) -> Path | None:
     the command that makes it."""
     if config.world is None:
         return None
-    uri = run_of(config).world
-    if not is_made(uri, kind=WORLD_KIND, config=identity(config.world), inputs={}, part="world"):
-        raise RunError(f"{uri} is missing; make it with: {command('prepare_corpus.py', config)}")
-    return storage.open_artifact(uri, kind=WORLD_KIND)
+    world = artifacts.world(config)
+    world.require()
+    return world.open()

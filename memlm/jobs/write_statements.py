@@ -30,14 +30,10 @@ from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.preparing.questions import fact_questions
-from memlm.jobs.preparing.writing_units import UNIT_KIND, Record, write_in_units
+from memlm.jobs.preparing.writing_units import Record, write_in_units
 from memlm.jobs.sources import open_world
+from memlm.kinds import SHORT_FILE, STATED_QUESTIONS_FILE, STATEMENTS_FILE, STATEMENTS_KIND, WRITTEN_UNIT_KIND
 from memlm.run import is_made, run_of
-
-KIND = "statements"
-STATEMENTS_FILE = "statements.jsonl"
-QUESTIONS_FILE = "questions.jsonl"
-SHORT_FILE = "short.jsonl"
 
 
 def run(config: Config) -> str:
@@ -53,7 +49,7 @@ def run(config: Config) -> str:
     wanted = _named(config, revision)
 
     def is_there() -> bool:
-        made = is_made(uri, kind=KIND, config=wanted, inputs=inputs)
+        made = is_made(uri, kind=STATEMENTS_KIND, config=wanted, inputs=inputs)
         if made:
             say(f"statements: reusing {uri}")
         return made
@@ -77,22 +73,22 @@ def _state_all(
             partial(_state, config=config.wordings),
             [{"questions": [asdict(question) for question in asked]} for asked in facts.values()],
             folder=units,
-            wanted=_named(config, revision, of=UNIT_KIND),
+            wanted=_named(config, revision, of=WRITTEN_UNIT_KIND),
             revision=revision,
         )
     stated = [Stated(**{**record, "statements": tuple(record["statements"])}) for record in records]
     short = check_stated(stated, config.wordings)
-    with storage.write_artifact(uri, kind=KIND, config=wanted, inputs=inputs) as draft:
+    with storage.write_artifact(uri, kind=STATEMENTS_KIND, config=wanted, inputs=inputs) as draft:
         _write(draft.path, facts, stated, short)
         draft.details.update(num_facts=len(stated), num_short=len(short))
     storage.delete_made(units)
     _report(uri, stated, short)
 
 
-def _named(config: Config, revision: str, *, of: str = KIND) -> dict[str, Any]:
+def _named(config: Config, revision: str, *, of: str = STATEMENTS_KIND) -> dict[str, Any]:
     """What decides the statements: the questions that were taken, the model, and how it was
     asked."""
-    source = identity(config.questions.facts, of=KIND)
+    source = identity(config.questions.facts, of=STATEMENTS_KIND)
     writing = {"writer": config.writer.provenance(revision), "prompts": digest_of(PROMPTS)}
     return {"facts": source, **writing, **identity(config.wordings, of=of)}
 
@@ -108,7 +104,7 @@ def _state(writer: Writer, items: Sequence[Record], *, config: WordingsConfig) -
 def _write(folder: Path, facts: dict[str, list[Question]], stated: Sequence[Stated], short: Sequence[Stated]) -> None:
     kept = [fact for fact in stated if fact.statements]
     write_shard(str(folder / STATEMENTS_FILE), ({"id": fact.id, "statements": list(fact.statements)} for fact in kept))
-    write_nq_open(str(folder / QUESTIONS_FILE), (question for fact in kept for question in facts[fact.id]))
+    write_nq_open(str(folder / STATED_QUESTIONS_FILE), (question for fact in kept for question in facts[fact.id]))
     write_shard(
         str(folder / SHORT_FILE),
         ({"id": fact.id, "num_statements": len(fact.statements), "rejected": fact.rejected} for fact in short),
@@ -127,7 +123,9 @@ def _report(uri: str, stated: Sequence[Stated], short: Sequence[Stated]) -> None
         say(
             f"  {len(short)} facts have fewer statements than asked for; they are named in {storage.address_of_file(uri, SHORT_FILE)}"
         )
-    questions, statements = (quote(storage.address_of_file(uri, name)) for name in (QUESTIONS_FILE, STATEMENTS_FILE))
+    questions, statements = (
+        quote(storage.address_of_file(uri, name)) for name in (STATED_QUESTIONS_FILE, STATEMENTS_FILE)
+    )
     say(
         f"learn them with: --questions.facts.path {questions} --questions.facts.layout nq_open "
         f"--questions.facts.statements {statements} --questions.facts.skip 0 --questions.facts.num-questions 0"

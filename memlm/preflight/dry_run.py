@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from memlm import storage
-from memlm.artifacts import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
 from memlm.config import Config
 from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
 from memlm.data.corpus.listing import Shard
@@ -23,6 +22,7 @@ from memlm.identity import identity
 from memlm.jobs.preparing.corpus_shards import choose_shards, sources_digest
 from memlm.jobs.sweep.planned_trials import plan_trials, unfinished
 from memlm.jobs.sweep.spaces import MethodSpace
+from memlm.kinds import CHECKPOINT_KIND, CORPUS_KIND, COUNTS_KIND, QUESTIONS_KIND, WORLD_KIND
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.outside import visible

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from memlm import storage
+from memlm.kinds import BASE_MANIFEST_FILE, CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
 from memlm.training.checkpoints.stored_rows import (
     ChangedRows,
     PatchError,
@@ -36,13 +37,6 @@ __all__ = [
     "stored_weights",
     "undo_patch",
 ]
-
-KIND = "patch"
-CHECKPOINT_KIND = "checkpoint"
-PATCH_FILE = "patch.safetensors"
-BASE_FILE = "base_manifest{}.json"
-"""In a patched checkpoint, the manifest of the checkpoint before; numbered from the second patch
-on, so that each can be undone."""
 
 
 def stored_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -83,7 +77,7 @@ def apply_patch(checkpoint: str, patch: str, output: str) -> None:
     Refuses a checkpoint that the patch was not made from, and a patch that does not fit it,
     before anything is written.
     """
-    manifest = storage.read_manifest(patch, KIND)
+    manifest = storage.read_manifest(patch, PATCH_KIND)
     base = storage.read_manifest(checkpoint, CHECKPOINT_KIND)
     wanted = manifest.inputs.get("checkpoint")
     if base.digest != wanted:
@@ -97,12 +91,12 @@ def apply_patch(checkpoint: str, patch: str, output: str) -> None:
         rows = storage.open_artifact(patch, digest=manifest.digest) / PATCH_FILE
         _write_changed(source, rows, checkpoint, draft.path, list(base.files), found="before", written="after")
         _copy_card(checkpoint, draft.path)
-        (draft.path / BASE_FILE.format(_number(_base_files(base)))).write_bytes(base.to_json())
+        (draft.path / BASE_MANIFEST_FILE.format(_number(_base_files(base)))).write_bytes(base.to_json())
 
 
 def undo_patch(checkpoint: str, patch: str, output: str) -> None:
     """Write the base back, byte for byte, from a checkpoint that the patch was applied to."""
-    manifest = storage.read_manifest(patch, KIND)
+    manifest = storage.read_manifest(patch, PATCH_KIND)
     patched = storage.read_manifest(checkpoint, CHECKPOINT_KIND)
     base_files = _base_files(patched)
     if patched.inputs.get("patch") != manifest.digest or not base_files:
@@ -110,7 +104,7 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
             f"the patch {patch} was not applied to {checkpoint}, so it cannot be undone there; name the patched checkpoint"
         )
     _require_apart(output, checkpoint, patch)
-    newest = BASE_FILE.format(_number(base_files[1:]))
+    newest = BASE_MANIFEST_FILE.format(_number(base_files[1:]))
     source = storage.open_artifact(checkpoint, digest=patched.digest)
     base = storage.parse_manifest((source / newest).read_bytes(), f"{checkpoint}/{newest}")
     with storage.write_artifact(output, kind=CHECKPOINT_KIND, config=base.config, inputs=base.inputs) as draft:
@@ -152,7 +146,7 @@ def _copy_card(checkpoint: str, target: Path) -> None:
 def _base_files(manifest: storage.Manifest) -> list[str]:
     """One for each patch that is in a checkpoint."""
     names: list[str] = []
-    while (name := BASE_FILE.format(_number(names))) in manifest.files:
+    while (name := BASE_MANIFEST_FILE.format(_number(names))) in manifest.files:
         names.append(name)
     return names
 

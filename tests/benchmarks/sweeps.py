@@ -25,15 +25,15 @@ from memlm.jobs.sweep.starts import Part, Shared, start_of
 from memlm.jobs.sweep.trials import run_trials
 from memlm.jobs.sweep.weights import TrialWeights
 from memlm.jobs.trial.materials import load_materials, load_model, read_model_config
+from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.model.config import Architecture
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader.trunk_cache import PackedTrunks, TrunkCache
 from memlm.recipes import laptop
 from memlm.results.scores import Scores, TrialResult, join
-from memlm.run import COUNTS_KIND, checkpoint_config, counts_config, run_of
+from memlm.run import checkpoint_config, counts_config, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import run_trial
-from memlm.training.patch import CHECKPOINT_KIND
 from tests.benchmarks.contender import Clock, Contender
 from tests.benchmarks.inputs import seeded
 from tune_spaces import load_spaces

@@ -75,7 +75,7 @@ def manifests(rng: random.Random, folder: Path) -> None:
 
 def _checkpoint(folder: Path, weights: bytes) -> str:
     from memlm import storage
-    from memlm.training.patch import CHECKPOINT_KIND
+    from memlm.kinds import CHECKPOINT_KIND
 
     uri = f"{folder}/checkpoint"
     with storage.write_artifact(uri, kind=CHECKPOINT_KIND, config={}) as draft:
@@ -93,7 +93,8 @@ def _rows(rng: random.Random) -> torch.Tensor:
 
 def patches(rng: random.Random, folder: Path) -> None:
     from memlm import storage
-    from memlm.training.patch import KIND, PATCH_FILE, apply_patch, undo_patch
+    from memlm.kinds import PATCH_FILE, PATCH_KIND
+    from memlm.training.patch import apply_patch, undo_patch
 
     table = torch.arange(64, dtype=torch.float32).reshape(16, 4)
     weights = save({"w": table, "v": torch.ones(8, 4)})
@@ -119,7 +120,7 @@ def patches(rng: random.Random, folder: Path) -> None:
         content = safetensors(changed_json(rng, json.loads(content[8 : 8 + length])), content[8 + length :])
     digest = storage.read_manifest(checkpoint).digest
     inputs = {"checkpoint": digest} if rng.random() < 0.95 else rng.choice([{}, {"checkpoint": "0"}])
-    with storage.write_artifact(f"{folder}/patch", kind=KIND, config={}, inputs=inputs) as draft:
+    with storage.write_artifact(f"{folder}/patch", kind=PATCH_KIND, config={}, inputs=inputs) as draft:
         (draft.path / (PATCH_FILE if rng.random() < 0.97 else "other")).write_bytes(content)
     try:
         apply_patch(checkpoint, f"{folder}/patch", f"{folder}/patched")
@@ -279,7 +280,7 @@ def tokenizers(rng: random.Random, folder: Path) -> None:
 def configs(rng: random.Random, folder: Path) -> None:
     from memlm import storage
     from memlm.jobs.trial.materials import load_model
-    from memlm.training.patch import CHECKPOINT_KIND
+    from memlm.kinds import CHECKPOINT_KIND
     from tests.support.tiny import tiny_model
 
     with storage.write_artifact(f"{folder}/checkpoint", kind=CHECKPOINT_KIND, config={}) as draft:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from memlm import storage
-from memlm.training.patch import CHECKPOINT_KIND
+from memlm.kinds import CHECKPOINT_KIND
 from tests.jobs.running import BIN, ROOT, Ended, environment, run_command, the_error_line, uploaded
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

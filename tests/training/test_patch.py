@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from memlm import storage
+from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
 from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
 from memlm.methods.full import FullFinetuning
 from memlm.methods.lora import LoRA
@@ -19,9 +20,6 @@ from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import build_model, model_config
 from memlm.storage import DamagedArtifact
 from memlm.training.patch import (
-    CHECKPOINT_KIND,
-    KIND,
-    PATCH_FILE,
     PatchError,
     apply_patch,
     changed_rows,
@@ -73,7 +71,7 @@ def write_checkpoint(uri: Path, model: nn.Module, *, shard: str = ONE_FILE, conf
 
 def write_patch(uri: Path, checkpoint: str, before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
     inputs = {"checkpoint": storage.read_manifest(checkpoint).digest}
-    with storage.write_artifact(str(uri), kind=KIND, config={"method": uri.name}, inputs=inputs) as draft:
+    with storage.write_artifact(str(uri), kind=PATCH_KIND, config={"method": uri.name}, inputs=inputs) as draft:
         save_patch(changed_rows(before, after), draft.path / PATCH_FILE)
     return str(uri)
 
@@ -392,7 +390,7 @@ def crafted(folder: Path, checkpoint: str, tensors: dict[str, Tensor] | bytes) -
     """A patch artifact whose digests are right and whose content is what somebody liked it to
     be."""
     inputs = {"checkpoint": storage.read_manifest(checkpoint).digest}
-    with storage.write_artifact(str(folder / "crafted"), kind=KIND, config={}, inputs=inputs) as draft:
+    with storage.write_artifact(str(folder / "crafted"), kind=PATCH_KIND, config={}, inputs=inputs) as draft:
         if isinstance(tensors, bytes):
             (draft.path / PATCH_FILE).write_bytes(tensors)
         else:

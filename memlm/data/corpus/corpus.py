@@ -19,19 +19,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from memlm import storage
-from memlm.artifacts import CORPUS_KIND as KIND
 from memlm.data.corpus.accounting import Accounting, total
 from memlm.data.corpus.blocks import BlockFile, Blocks, write_blocks
 from memlm.data.corpus.packing import pack
 from memlm.data.corpus.shards import ShardError, read_documents
 from memlm.data.encoding import encode
 from memlm.data.tokenizer import load_tokenizer, save_tokenizer
-
-BLOCKS_KIND = "blocks"
-BLOCKS_FOLDER = "blocks"
-BLOCKS_FILE = "blocks.parquet"
-PARTS_FILE = "parts.json"
-ACCOUNTING_FILE = "accounting.json"
+from memlm.kinds import ACCOUNTING_FILE, BLOCKS_FILE, BLOCKS_KIND, CORPUS_KIND, PARTS_FILE, TOKENIZER_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +81,7 @@ def write_corpus(
     quarantined: Mapping[str, str],
 ) -> None:
     """`accounts` by shard; `quarantined` says of each shard that was left out why."""
-    save_tokenizer(tokenizer, folder / "tokenizer")
+    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
     parts = {"train": [asdict(part) for part in train], "validation": [asdict(part) for part in validation]}
     (folder / PARTS_FILE).write_text(json.dumps(parts, indent=1))
     shards = {
@@ -108,7 +102,7 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(str(self.folder / "tokenizer"))
+        return load_tokenizer(str(self.folder / TOKENIZER_FOLDER))
 
     def train_blocks(self) -> Blocks:
         return self._blocks("train")
@@ -138,5 +132,5 @@ def _bring(run: str, part: Part) -> str:
 
 def open_corpus(uri: str, *, digest: str | None = None) -> Corpus:
     """With a digest, that very corpus. Raises StorageError if it is not there."""
-    found = storage.read_manifest(uri, KIND, digest=digest).digest
-    return Corpus(uri, storage.open_artifact(uri, kind=KIND, digest=found), found)
+    found = storage.read_manifest(uri, CORPUS_KIND, digest=digest).digest
+    return Corpus(uri, storage.open_artifact(uri, kind=CORPUS_KIND, digest=found), found)

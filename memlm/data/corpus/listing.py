@@ -22,9 +22,7 @@ from memlm import storage
 from memlm.data import hub
 from memlm.data.file_kinds import ShardError
 from memlm.data.folders import Report, list_shards, require_shards, split_names
-
-KIND = "listing"
-LISTING_FILE = "shards.jsonl"
+from memlm.kinds import LISTING_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from memlm import storage
-from memlm.artifacts import QUESTIONS_KIND as KIND
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.files import read_written, record_of, write_set
 from memlm.data.questions.records import Question, Record, TaskChoice
-
-TASKS_FILE = "tasks.json"
+from memlm.kinds import FACTS_FILE, HELD_OUT_FOLDER, QUESTIONS_KIND, TASKS_FILE
 
 
 def write_question_sets(
@@ -28,9 +26,9 @@ def write_question_sets(
     held_out: Mapping[str, Sequence[Record]],
     tasks: Mapping[str, TaskChoice] = MappingProxyType({}),
 ) -> None:
-    write_fact_lines(folder / "facts.jsonl", facts)
+    write_fact_lines(folder / FACTS_FILE, facts)
     for name, questions in held_out.items():
-        write_set(str(folder / "held_out" / f"{name}.jsonl"), questions)
+        write_set(str(folder / HELD_OUT_FOLDER / f"{name}.jsonl"), questions)
     (folder / TASKS_FILE).write_text(json.dumps({name: asdict(task) for name, task in tasks.items()}))
 
 
@@ -62,10 +60,10 @@ class QuestionSets:
     digest: str
 
     def facts(self) -> list[Fact]:
-        return read_fact_lines(self.folder / "facts.jsonl")
+        return read_fact_lines(self.folder / FACTS_FILE)
 
     def held_out(self) -> dict[str, list[Record]]:
-        files = sorted((self.folder / "held_out").glob("*.jsonl"))
+        files = sorted((self.folder / HELD_OUT_FOLDER).glob("*.jsonl"))
         return {file.stem: read_written(str(file)) for file in files}
 
     def tasks(self) -> dict[str, TaskChoice]:
@@ -82,5 +80,5 @@ def _question_of(values: Mapping[str, Any]) -> Question:
 
 def open_question_sets(uri: str, *, digest: str | None = None) -> QuestionSets:
     """With a digest, those very sets. Raises StorageError if they are not there."""
-    found = storage.read_manifest(uri, KIND, digest=digest).digest
-    return QuestionSets(storage.open_artifact(uri, kind=KIND, digest=found), found)
+    found = storage.read_manifest(uri, QUESTIONS_KIND, digest=digest).digest
+    return QuestionSets(storage.open_artifact(uri, kind=QUESTIONS_KIND, digest=found), found)

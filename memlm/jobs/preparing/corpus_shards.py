@@ -5,14 +5,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from memlm import storage
+from memlm import artifacts
 from memlm.config import Config
-from memlm.data.corpus.listing import KIND, Shard, is_stored, list_corpus, read_listing, sample_shards, write_listing
+from memlm.data.corpus.listing import Shard, is_stored, list_corpus, read_listing, sample_shards, write_listing
 from memlm.data.corpus.shards import ShardError
 from memlm.data.paths import expand
 from memlm.data.questions.sources import source_content
 from memlm.jobs.on_ray.console import say
-from memlm.run import is_made, run_of
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -71,14 +70,15 @@ def _list(config: Config, split: str, path: str, world: Path | None, *, keep: bo
 
     if not is_stored(root):
         return list_corpus(root, report=report)
-    uri, wanted = run_of(config).listing(split), {"path": root}
-    if is_made(uri, kind=KIND, config=wanted, inputs={}, part="corpus" if split == TRAIN else "corpus, for validation"):
-        return read_listing(storage.open_artifact(uri, kind=KIND), root)
+    part = "corpus" if split == TRAIN else "corpus, for validation"
+    listing = artifacts.listing(config, split, root, part)
+    if listing.is_made():
+        return read_listing(listing.open(), root)
     shards = list_corpus(root, report=report)
     if keep:
-        with storage.write_artifact(uri, kind=KIND, config=wanted) as draft:
+        with listing.write() as draft:
             write_listing(draft.path, shards)
             draft.details.update(num_shards=len(shards), bytes=sum(shard.bytes for shard in shards))
         digest = hashlib.sha256(name_shards(shards)).hexdigest()[:16]
-        say(f"listing: {len(shards)} shards in {root}, kept in {uri} ({digest})")
+        say(f"listing: {len(shards)} shards in {root}, kept in {listing.uri} ({digest})")
     return shards

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.config import QuestionSetConfig
 from memlm.data.corpus.corpus import open_corpus
@@ -15,7 +15,7 @@ from memlm.data.paths import expand
 from memlm.data.questions.facts import Fact, FactError, read_facts
 from memlm.data.questions.questions import read_set, require_questions, select
 from memlm.data.questions.records import MultipleChoice, Question, Record, TaskChoice, numbered_fact
-from memlm.data.questions.sets import KIND, open_question_sets, write_question_sets
+from memlm.data.questions.sets import open_question_sets, write_question_sets
 from memlm.data.questions.sources import source_content
 from memlm.data.stating.sets import conflicts_told, kinds_told, statable
 from memlm.data.stating.statements import facts_of_questions
@@ -24,7 +24,6 @@ from memlm.evaluation.tasks import default_task, exam_of, tell_unanswerable
 from memlm.jobs import augment_documents
 from memlm.jobs.on_ray.console import say
 from memlm.results.scores import LEARNING_SET
-from memlm.run import WORLD_KIND, is_made, questions_config, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +42,15 @@ def run(config: Config, sources: Sources | None = None) -> str:
 
     `sources` are what read_sources gave, where they have been read.
     """
-    run = run_of(config)
-    world = storage.open_artifact(run.world, kind=WORLD_KIND) if config.world is not None else None
+    world = artifacts.world(config).open() if config.world is not None else None
     inputs = {"sources": _sources_digest(config, world)}
     if config.questions.documents:
         inputs["documents"] = storage.read_manifest(augment_documents.run(config)).digest
-    wanted = questions_config(config)
-    if is_made(run.questions, kind=KIND, config=wanted, inputs=inputs, part="questions"):
-        say(f"questions: reusing {run.questions}")
+    made = artifacts.questions(config).made_from(**inputs)
+    if made.is_made():
+        say(f"questions: reusing {made.uri}")
         say_unanswerable(config)
-        return run.questions
+        return made.uri
     sources = sources or read_sources(config, world)
     held_out = sources.held_out
     facts = (
@@ -63,22 +61,22 @@ def run(config: Config, sources: Sources | None = None) -> str:
     _say_merged("questions.facts", [question for fact in facts for question in fact.questions])
     for name, records in held_out.items():
         _say_merged(f"questions.held_out {name}", records)
-    with storage.write_artifact(run.questions, kind=KIND, config=wanted, inputs=inputs) as draft:
+    with made.write() as draft:
         write_question_sets(draft.path, facts, held_out, _tasks(config, held_out))
         draft.details["num_facts"] = len(facts)
     sets = ", ".join(f"{len(questions)} {name}" for name, questions in held_out.items())
-    say(f"questions: {len(facts)} facts to learn; held out: {sets}; in {run.questions}")
+    say(f"questions: {len(facts)} facts to learn; held out: {sets}; in {made.uri}")
     say_unanswerable(config)
-    return run.questions
+    return made.uri
 
 
 def say_unanswerable(config: Config) -> None:
     """Names each question of the questions artifact that can never be answered right by this
     config, once there is a tokenizer."""
-    run = run_of(config)
-    if not storage.has_artifact(run.corpus):
+    corpus = artifacts.corpus(config)
+    if not corpus.is_there():
         return
-    tokenizer, sets = open_corpus(run.corpus).tokenizer, open_question_sets(run.questions)
+    tokenizer, sets = open_corpus(corpus.uri).tokenizer, open_question_sets(artifacts.questions(config).uri)
     asked = [question for fact in sets.facts() for question in fact.questions]
     exams = {"questions.facts": exam_of(LEARNING_SET, asked, TaskChoice())} if asked else {}
     for name, records in sets.held_out().items():

@@ -4,7 +4,6 @@ patch."""
 from tempfile import TemporaryDirectory
 
 from memlm import storage
-from memlm.artifacts import PATCH_KIND
 from memlm.config import Config
 from memlm.data.questions.streams import num_steps, shortfall
 from memlm.identity import identity
@@ -14,6 +13,7 @@ from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.tracked import final_metrics, log_config, log_model, sets_read, start_metrics, trial_name, trial_params
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.traces import tracer_of, write_trace
+from memlm.kinds import PATCH_KIND
 from memlm.results.trial_report import draw_scores, write_trial_report
 from memlm.run import run_of, tracking_uri, trial_of
 from memlm.tracking import Tracker

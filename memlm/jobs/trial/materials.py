@@ -8,7 +8,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from memlm import storage
-from memlm.artifacts import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.config import Config
 from memlm.data.corpus.blocks import batch_ids
 from memlm.data.corpus.corpus import Corpus, open_corpus
@@ -16,6 +15,7 @@ from memlm.data.encoding import filler_id
 from memlm.data.questions.sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
 from memlm.jobs.counting_units import COUNTS_FILE
+from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.language_model import attention_on, load_checkpoint, load_model_config
 from memlm.run import Run

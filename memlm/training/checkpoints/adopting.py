@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 from memlm import storage
+from memlm.kinds import CHECKPOINT_KIND
 from memlm.outside import reading
-from memlm.training.patch import CHECKPOINT_KIND
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"

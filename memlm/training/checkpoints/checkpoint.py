@@ -29,11 +29,11 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from memlm import storage
+from memlm.kinds import TRAINING_STATE_KIND
 
 if TYPE_CHECKING:
     from memlm.training.engine import Engine  # imports DeepSpeed
 
-KIND = "training_state"
 STATE = re.compile(r"step_(\d{8})_start_(\d{4})")
 PART = re.compile(r"rank_(\d+)_of_(\d+)")
 FAULTS = (OSError, SafetensorError, storage.StorageError)
@@ -82,7 +82,7 @@ class TrainingStates:
                 draft = stack.enter_context(
                     storage.write_artifact(
                         storage.join(self.uri, name, part),
-                        kind=KIND,
+                        kind=TRAINING_STATE_KIND,
                         config=_claim(step, rank, num_ranks),
                         inputs=self.inputs,
                     )
@@ -217,7 +217,7 @@ class TrainingStates:
     def _verified(self, uri: str, claim: dict[str, Any], copies: ExitStack) -> Path | None:
         try:
             manifest = storage.read_manifest(uri)
-            if (manifest.kind, manifest.config) != (KIND, claim):
+            if (manifest.kind, manifest.config) != (TRAINING_STATE_KIND, claim):
                 raise storage.DamagedArtifact(
                     "training state", uri, f"is not what its name says, but {manifest.config}", "Move it away."
                 )
@@ -228,7 +228,7 @@ class TrainingStates:
                     "belongs to another configuration or corpus",
                     "Give another --run-name, or move it away.",
                 )
-            return copies.enter_context(storage.open_artifact_temporarily(uri, kind=KIND))
+            return copies.enter_context(storage.open_artifact_temporarily(uri, kind=TRAINING_STATE_KIND))
         except storage.DamagedArtifact as error:
             self._warn("%s", error)
             return None

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from memlm import storage
-from memlm.artifacts import CORPUS_KIND
 from memlm.config import Config
 from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionsConfig
 from memlm.data.corpus.corpus import write_corpus
 from memlm.data.questions.records import MultipleChoice, Question, QuestionError, TaskChoice
 from memlm.data.questions.sets import open_question_sets
 from memlm.jobs.preparing import questions as prepare_questions
+from memlm.kinds import CORPUS_KIND
 from memlm.run import questions_config, run_of
 from tests.evaluation.asking import new_tokenizer
 

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from memlm import storage
+from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
 from memlm.training.checkpoints.adopting import AdoptionError, adopt
-from memlm.training.patch import CHECKPOINT_KIND, KIND, PATCH_FILE, apply_patch, changed_rows, save_patch, undo_patch
+from memlm.training.patch import apply_patch, changed_rows, save_patch, undo_patch
 from tests.support.tiny import tiny_model
 
 
@@ -66,7 +67,7 @@ def test_a_patch_goes_in_and_out_of_an_adopted_model(tmp_path: Path) -> None:
     name, weight = next(iter(before.items()))
     after = before | {name: weight + torch.eye(*weight.shape)}
     inputs = {"checkpoint": adopt(str(folder)).digest}
-    with storage.write_artifact(str(tmp_path / "patch"), kind=KIND, config={}, inputs=inputs) as draft:
+    with storage.write_artifact(str(tmp_path / "patch"), kind=PATCH_KIND, config={}, inputs=inputs) as draft:
         save_patch(changed_rows(before, after), draft.path / PATCH_FILE)
     apply_patch(str(folder), str(tmp_path / "patch"), str(tmp_path / "patched"))
     undo_patch(str(tmp_path / "patched"), str(tmp_path / "patch"), str(tmp_path / "undone"))
@@ -173,7 +174,7 @@ def test_a_model_that_changed_since_is_never_replaced(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in tiny_model().named_parameters()}
     name, weight = next(iter(before.items()))
     inputs = {"checkpoint": adopt(str(saved(tmp_path / "model"))).digest}
-    with storage.write_artifact(str(tmp_path / "patch"), kind=KIND, config={}, inputs=inputs) as draft:
+    with storage.write_artifact(str(tmp_path / "patch"), kind=PATCH_KIND, config={}, inputs=inputs) as draft:
         save_patch(changed_rows(before, before | {name: weight + 1}), draft.path / PATCH_FILE)
     apply_patch(str(tmp_path / "model"), str(tmp_path / "patch"), str(tmp_path / "patched"))
     mine = saved(tmp_path / "mine")

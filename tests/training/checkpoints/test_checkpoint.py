@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 from memlm import storage
-from memlm.training.checkpoints.checkpoint import KIND, TrainingStates
+from memlm.kinds import TRAINING_STATE_KIND
+from memlm.training.checkpoints.checkpoint import TrainingStates
 from memlm.training.config import PretrainingConfig
 from tests.support.faults import client_environment, faulty_s3, make_bucket
 from tests.support.ranks import run_ranks
@@ -190,7 +191,7 @@ def test_an_artifact_of_another_kind_is_not_taken_for_a_state(trained):
     claim = {"step": 3, "rank": 0, "num_ranks": 1}
     with storage.write_artifact(str(newest), kind="checkpoint", config=claim, inputs=INPUTS) as draft:
         shutil.copy(file_of(trained, 2), draft.path)
-    assert loaded(trained)[0] == 2 and KIND != "checkpoint"
+    assert loaded(trained)[0] == 2 and TRAINING_STATE_KIND != "checkpoint"
 
 
 def test_other_files_beside_the_states_are_left_alone(trained, caplog):
