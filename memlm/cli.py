@@ -22,7 +22,7 @@ from memlm.config import IN_JOB, Config
 from memlm.credentials import OLD_NAMES, VARIABLES, has_password, redacted, without_secrets
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
 from memlm.extras import MissingExtra, missing_extra, needed_for
-from memlm.methods.config import METHOD_CONFIGS
+from memlm.methods.registry import METHOD_CONFIGS
 from memlm.outside import visible
 from memlm.parser_errors import errors_on_one_line
 from memlm.preflight.cost.command import answer, take_options

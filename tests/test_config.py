@@ -17,16 +17,12 @@ from memlm.data.config import (
 from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.identity import identity
-from memlm.methods.config import (
-    METHOD_CONFIGS,
-    FullConfig,
-    InContextConfig,
-    LoRAConfig,
-    OptimizerConfig,
-    RehearsalConfig,
-    RetrievalConfig,
-    SparseMemoryConfig,
-)
+from memlm.methods.config import OptimizerConfig, RehearsalConfig, SparseMemoryConfig
+from memlm.methods.full import FullConfig
+from memlm.methods.in_context import InContextConfig
+from memlm.methods.lora import LoRAConfig
+from memlm.methods.registry import METHOD_CONFIGS
+from memlm.methods.retrieval import RetrievalConfig
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.recipes import RECIPES
 from memlm.run import first_difference

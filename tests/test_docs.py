@@ -16,7 +16,7 @@ from memlm import storage
 from memlm.cli import parse, run_plan
 from memlm.config import Config
 from memlm.data.tokenizer import train_tokenizer
-from memlm.methods.config import METHOD_CONFIGS
+from memlm.methods.registry import METHOD_CONFIGS
 from memlm.model.language_model import build_model, model_config
 from memlm.preflight.cost.command import take_options
 from memlm.recipes import RECIPES, smoke

@@ -34,7 +34,9 @@ from memlm.data.questions.records import Question
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.suite import evaluate_questions
 from memlm.methods.build import build_method
-from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.full import FullConfig
+from memlm.methods.lora import LoRAConfig
 from memlm.training.counting import count_batches
 from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
 from memlm.training.patch import apply_patch, changed_rows, save_patch, stored_weights, undo_patch

@@ -8,7 +8,7 @@ import pytest
 
 from memlm.config import Config
 from memlm.identity import NAMES_RESULT, execution_only, identity, names_result, role_of, settings
-from memlm.methods.config import METHOD_CONFIGS
+from memlm.methods.registry import METHOD_CONFIGS
 
 
 def configs_in(kind: object) -> Iterator[type]:

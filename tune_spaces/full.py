@@ -1,7 +1,7 @@
 """Full finetuning of the dense model: learning rate (Lin et al. 2025, figure 5)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import FullConfig
+from memlm.methods.full import FullConfig
 
 BASE = FullConfig()
 

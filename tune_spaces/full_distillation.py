@@ -2,7 +2,8 @@
 loss (Li and Hoiem 2016)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import FullConfig, RehearsalConfig
+from memlm.methods.config import RehearsalConfig
+from memlm.methods.full import FullConfig
 
 BASE = FullConfig(rehearsal=RehearsalConfig(kind="distillation"))
 

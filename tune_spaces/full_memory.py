@@ -1,7 +1,7 @@
 """Control: full finetuning of the memory model (Lin et al. 2025, figure 6)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import FullMemoryConfig
+from memlm.methods.full import FullMemoryConfig
 
 BASE = FullMemoryConfig()
 

@@ -1,7 +1,8 @@
 """Rival: full finetuning with background text replayed in every step (Robins 1995)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import FullConfig, RehearsalConfig
+from memlm.methods.config import RehearsalConfig
+from memlm.methods.full import FullConfig
 
 BASE = FullConfig(rehearsal=RehearsalConfig(kind="replay"))
 

@@ -1,7 +1,7 @@
 """Ceiling: the frozen model with the fact before its question."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import InContextConfig
+from memlm.methods.in_context import InContextConfig
 
 BASE = InContextConfig()
 

@@ -1,7 +1,7 @@
 """LoRA on the dense model: rank, alpha and learning rate (Lin et al. 2025, section 5)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import LoRAConfig
+from memlm.methods.lora import LoRAConfig
 
 BASE = LoRAConfig()
 

@@ -2,7 +2,8 @@
 Hoiem 2016)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import LoRAConfig, RehearsalConfig
+from memlm.methods.config import RehearsalConfig
+from memlm.methods.lora import LoRAConfig
 
 BASE = LoRAConfig(rehearsal=RehearsalConfig(kind="distillation"))
 

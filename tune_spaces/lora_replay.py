@@ -1,7 +1,8 @@
 """Rival: LoRA with background text replayed in every step (Robins 1995)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import LoRAConfig, RehearsalConfig
+from memlm.methods.config import RehearsalConfig
+from memlm.methods.lora import LoRAConfig
 
 BASE = LoRAConfig(rehearsal=RehearsalConfig(kind="replay"))
 

@@ -2,7 +2,7 @@
 question."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import RetrievalConfig
+from memlm.methods.retrieval import RetrievalConfig
 
 BASE = RetrievalConfig()
 

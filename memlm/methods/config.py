@@ -1,22 +1,50 @@
-"""What each method lets you set. Imports no torch, so that a command line can be checked in a
-moment.
+"""The settings that methods share. Imports no torch, so that a command line can be checked in a
+moment."""
 
-A new method is one file beside this one, its config here, one file in tune_spaces/ and one test.
-"""
+from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from memlm.identity import names_result
 from memlm.model.config import Architecture
 
-Moves = Literal["values", "adapters", "everything", "nothing"]
-"""Which of a base model's weights learning writes to: the rows of its value pools, none before
-it is finished, all, or none ever. Trials share what is not written to, and with values also what
-the layers below the first memory layer's read compute."""
+if TYPE_CHECKING:
+    from torch import nn
 
-Ranking = Literal["tfidf", "tf", "random", "kl", "gradient"]
-Background = Literal["corpus", "facts", "held_out"]
+    from memlm.methods.method import LearningInputs, Method
+
+Moves = Literal["values", "adapters", "everything", "nothing"]
+"""The weights of a base model that learning writes to: the rows of its value pools, none before
+learning is finished, all, or none ever. Trials share the weights that none of them writes to, and
+with values also what the layers below the first memory layer's read compute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig(ABC):
+    """The settings of a method. A file in this folder that defines a subclass with a `name` adds
+    a method; no other file lists it."""
+
+    name: ClassVar[str]
+    """The method's name on the command line."""
+    base: ClassVar[Architecture]
+    """The model that it starts from."""
+
+    @property
+    @abstractmethod
+    def moves(self) -> Moves:
+        """The weights that it writes to; a class variable where that is always the same."""
+
+    @property
+    def label(self) -> str:
+        """The name in comparisons. Settings that make it another method belong in it."""
+        return self.name
+
+    @abstractmethod
+    def build(self, model: nn.Module, inputs: LearningInputs) -> Method:
+        """The method itself, for one model and one stream. Import torch here or later, never when
+        the file is imported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +61,56 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseMemoryConfig:
+class RehearsalConfig:
+    """Background text in every step, so that a model keeps what it knew."""
+
+    kind: Literal["none", "replay", "distillation"] = names_result("none")
+    """replay: the likelihood of background text joins the loss. distillation: the divergence
+    from the original model on it does."""
+    weight: float = names_result(1.0)
+    """Weight of its loss, in nats per token, relative to that of the facts."""
+    blocks_per_step: int = names_result(2)
+    """Blocks of pretraining text, drawn anew in each step."""
+
+    def __post_init__(self) -> None:
+        if self.blocks_per_step < 1:
+            raise ValueError(f"method.rehearsal.blocks_per_step is {self.blocks_per_step}; it must be at least 1")
+        if not self.weight > 0:
+            raise ValueError(f"method.rehearsal.weight is {self.weight}; it must be above 0 (kind none turns it off)")
+
+
+class RehearsingConfig(MethodConfig):
+    """The settings of a method that moves fixed parameters and may rehearse background text."""
+
+    rehearsal: RehearsalConfig
+
+    @property
+    def label(self) -> str:
+        return self.name if self.rehearsal.kind == "none" else f"{self.name}_{self.rehearsal.kind}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenConfig(MethodConfig):
+    """The settings of a method that writes to no weight and puts statements before a question
+    instead."""
+
+    base: ClassVar[Architecture] = "dense"
+    moves: ClassVar[Moves] = "nothing"
+
+    num_statements: int = names_result(1)
+    """Statements before a question; fewer where there are fewer that fit."""
+
+    def __post_init__(self) -> None:
+        if self.num_statements < 1:
+            raise ValueError(f"method.num_statements is {self.num_statements}; it must be at least 1")
+
+
+Ranking = Literal["tfidf", "tf", "random", "kl", "gradient"]
+Background = Literal["corpus", "facts", "held_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseMemoryConfig(MethodConfig):
     """Sparse memory finetuning: the values of the slots most specific to each batch (Lin et al.
     2025, section 4)."""
 
@@ -106,121 +183,13 @@ class SparseMemoryConfig:
         ]
         return "_".join([self.name, *filter(None, parts)])
 
+    def build(self, model: nn.Module, inputs: LearningInputs) -> Method:
+        from memlm.methods.sparse_memory import SparseMemoryFinetuning
+        from memlm.model.reader.trunk_cache import NO_TRUNKS
 
-@dataclass(frozen=True, kw_only=True)
-class RehearsalConfig:
-    """Background text in every step, so that a model keeps what it knew."""
-
-    kind: Literal["none", "replay", "distillation"] = names_result("none")
-    """replay: the likelihood of background text joins the loss. distillation: the divergence
-    from the original model on it does."""
-    weight: float = names_result(1.0)
-    """Of its loss, in nats per token, beside that of the facts."""
-    blocks_per_step: int = names_result(2)
-    """Blocks of pretraining text, drawn anew in each step."""
-
-    def __post_init__(self) -> None:
-        if self.blocks_per_step < 1:
-            raise ValueError(f"method.rehearsal.blocks_per_step is {self.blocks_per_step}; it must be at least 1")
-        if not self.weight > 0:
-            raise ValueError(f"method.rehearsal.weight is {self.weight}; it must be above 0 (kind none turns it off)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRAConfig:
-    """Low-rank adapters by PEFT on the dense model, merged at the end (Hu et al. 2021)."""
-
-    name: ClassVar[str] = "lora"
-    base: ClassVar[Architecture] = "dense"
-    moves: ClassVar[Moves] = "adapters"
-
-    rank: int = names_result(16)
-    alpha: float = names_result(16.0)
-    target: Literal["attention", "all"] = names_result("all")
-    """Matrices that get an adapter: those of attention, or of the feed-forward networks too."""
-    optimizer: OptimizerConfig = names_result(OptimizerConfig(learning_rate=2e-4, weight_decay=0.1))
-    rehearsal: RehearsalConfig = names_result(RehearsalConfig())
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"method.rank is {self.rank}; it must be at least 1")
-        if self.alpha <= 0:
-            raise ValueError(f"method.alpha is {self.alpha}; it must be above 0")
-
-    @property
-    def label(self) -> str:
-        return self.name if self.rehearsal.kind == "none" else f"{self.name}_{self.rehearsal.kind}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FullConfig:
-    """Full finetuning of the dense model: everything moves."""
-
-    name: ClassVar[str] = "full"
-    base: ClassVar[Architecture] = "dense"
-    moves: ClassVar[Moves] = "everything"
-
-    optimizer: OptimizerConfig = names_result(OptimizerConfig(learning_rate=2e-5, weight_decay=0.1))
-    rehearsal: RehearsalConfig = names_result(RehearsalConfig())
-
-    @property
-    def label(self) -> str:
-        return self.name if self.rehearsal.kind == "none" else f"{self.name}_{self.rehearsal.kind}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FullMemoryConfig(FullConfig):
-    """Control: full finetuning of the memory model, pool and all (Lin et al. 2025, figure 6)."""
-
-    name: ClassVar[str] = "full_memory"
-    base: ClassVar[Architecture] = "memory"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrozenConfig:
-    """What the rivals share that write to no weight and put statements before a question
-    instead."""
-
-    name: ClassVar[str]
-    base: ClassVar[Architecture] = "dense"
-    moves: ClassVar[Moves] = "nothing"
-
-    num_statements: int = names_result(1)
-    """Statements before a question; fewer where there are fewer that fit."""
-
-    def __post_init__(self) -> None:
-        if self.num_statements < 1:
-            raise ValueError(f"method.num_statements is {self.num_statements}; it must be at least 1")
-
-    @property
-    def label(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True, kw_only=True)
-class InContextConfig(FrozenConfig):
-    """Rival and ceiling: the frozen model with the very fact before its question."""
-
-    name: ClassVar[str] = "in_context"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalConfig(FrozenConfig):
-    """Rival: the frozen model, and before every question, held-out ones too, the learned
-    statements that BM25 finds for it."""
-
-    name: ClassVar[str] = "retrieval"
-
-
-MethodConfig = SparseMemoryConfig | LoRAConfig | FullConfig | FullMemoryConfig | InContextConfig | RetrievalConfig
-METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
-    config.name: config
-    for config in (
-        SparseMemoryConfig,
-        LoRAConfig,
-        FullConfig,
-        FullMemoryConfig,
-        InContextConfig,
-        RetrievalConfig,
-    )
-}
+        if inputs.background is None:
+            raise ValueError(
+                f"method {self.name} ranks slots against background counts, and there are none; run pipelines/count_accesses.py"
+            )
+        trunks = NO_TRUNKS if inputs.trunks is None else inputs.trunks
+        return SparseMemoryFinetuning(model, self, inputs.background, seed=inputs.seed, trunks=trunks)

@@ -1,14 +1,28 @@
 """The ceiling: nothing is learned, and the very fact stands before the question that asks for
 it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
+from memlm.data.questions.records import Fact, Question
+from memlm.methods.config import FrozenConfig
+from memlm.methods.method import FrozenMethod, LearningInputs
 
-from memlm.data.questions.facts import Fact
-from memlm.data.questions.records import Question
-from memlm.methods.config import InContextConfig
-from memlm.methods.method import FrozenMethod
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextConfig(FrozenConfig):
+    """Rival and ceiling: the frozen model with the very fact before its question."""
+
+    name: ClassVar[str] = "in_context"
+
+    def build(self, model: nn.Module, inputs: LearningInputs) -> InContext:
+        return InContext(model, self, inputs.facts)
 
 
 class InContext(FrozenMethod):

@@ -5,20 +5,41 @@ update. The loop owns the forward passes and the loss; a method owns the rest, s
 which method it runs.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.distributed as dist
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from memlm.methods.config import OptimizerConfig, RehearsalConfig
 
-from memlm.data.questions.facts import FactBatch
-from memlm.data.questions.records import Question
-from memlm.methods.config import OptimizerConfig
-from memlm.methods.parts.rehearsal import Rehearsal
+if TYPE_CHECKING:  # a command line is checked without torch
+    import torch
+    from jaxtyping import Float, Int
+    from torch import Tensor, nn
+
+    from memlm.data.questions.facts import FactBatch
+    from memlm.data.questions.records import Fact, Question
+    from memlm.methods.parts.rehearsal import BackgroundText, Rehearsal
+    from memlm.model.reader.trunk_cache import TrunkCache
+    from memlm.slots.counts import BackgroundCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningInputs:
+    """What a method may use next to its settings and the model."""
+
+    background: BackgroundCounts | None
+    """How often background text reads each slot; None for a model without a memory."""
+    seed: int
+    facts: Sequence[Fact] = ()
+    """The facts of the stream, for methods that look them up."""
+    text: BackgroundText | None = None
+    """Pretraining text, for methods that rehearse it."""
+    trunks: TrunkCache | None = None
+    """What is known of the base model's trunk, for methods that move values alone."""
 
 
 class Method(ABC):
@@ -90,6 +111,18 @@ class FixedParametersMethod(Method):
         self.optimizer = build_optimizer(self.parameters, optimizer)
         self.rehearsal: Rehearsal | None = None
 
+    def rehearse(self, config: RehearsalConfig, inputs: LearningInputs) -> None:
+        """From now on every step adds the loss on background text that the config asks for."""
+        if config.kind == "none":
+            return
+        from memlm.methods.parts.rehearsals import REHEARSALS
+
+        if inputs.text is None:
+            raise ValueError(
+                f"method.rehearsal.kind is {config.kind}, and there is no background text; give the corpus's blocks"
+            )
+        self.rehearsal = REHEARSALS[config.kind](self.model, inputs.text, config, seed=inputs.seed)
+
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
         report["num_trainable_parameters"] = sum(parameter.numel() for parameter in self.parameters)
 
@@ -121,6 +154,8 @@ class FrozenMethod(Method):
 
 
 def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    import torch
+
     if config.kind == "sgd":
         return torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
@@ -128,5 +163,7 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> 
 
 def sum_over_ranks(tensor: Tensor | None) -> None:
     """In place. The loss is already a mean over all ranks' tokens, so gradients add up."""
+    import torch.distributed as dist
+
     if tensor is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(tensor)

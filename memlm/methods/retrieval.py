@@ -5,19 +5,35 @@ It does so for every question, since nobody tells it which ones ask for somethin
 finds for the others distracts.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import bm25s
-from torch import nn
+from memlm.data.questions.records import Fact, Question
+from memlm.methods.config import FrozenConfig
+from memlm.methods.method import FrozenMethod, LearningInputs
 
-from memlm.data.questions.facts import Fact
-from memlm.data.questions.records import Question
-from memlm.methods.config import RetrievalConfig
-from memlm.methods.method import FrozenMethod
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(FrozenConfig):
+    """Rival: the frozen model, and before every question, held-out ones too, the learned
+    statements that BM25 finds for it."""
+
+    name: ClassVar[str] = "retrieval"
+
+    def build(self, model: nn.Module, inputs: LearningInputs) -> Retrieval:
+        return Retrieval(model, self, inputs.facts)
 
 
 class Retrieval(FrozenMethod):
     def __init__(self, model: nn.Module, config: RetrievalConfig, facts: Sequence[Fact]) -> None:
+        import bm25s
+
         super().__init__(model)
         self.statements = [statement for fact in facts for statement in fact.statements]
         self.num_statements = min(config.num_statements, len(self.statements))
@@ -39,5 +55,7 @@ class Retrieval(FrozenMethod):
 
     @staticmethod
     def _words(texts: list[str]) -> list[list[str]]:
+        import bm25s
+
         words: list[list[str]] = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
         return words

@@ -143,7 +143,7 @@ def ledgers(rng: random.Random, folder: Path) -> None:
     from memlm.data.config import StreamConfig
     from memlm.evaluation.config import EvaluationConfig
     from memlm.jobs.sweep.planned_trials import PlannedTrial, read_results
-    from memlm.methods.config import FullConfig
+    from memlm.methods.full import FullConfig
     from memlm.results.frontier import build_frontier
     from memlm.results.scores import SetScore, TrialResult
     from memlm.run import Run

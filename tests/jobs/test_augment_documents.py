@@ -86,7 +86,7 @@ def test_documents_are_learned_by_a_trial_like_facts(config: Config, capfd):
 
 
 def lora_of(config: Config) -> Any:
-    from memlm.methods.config import METHOD_CONFIGS
+    from memlm.methods.registry import METHOD_CONFIGS
 
     return METHOD_CONFIGS["lora"]()
 

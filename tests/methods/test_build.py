@@ -3,10 +3,11 @@ import pytest
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
 from memlm.methods.build import build_method
-from memlm.methods.config import METHOD_CONFIGS, LoRAConfig, OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
 from memlm.methods.full import FullFinetuning
 from memlm.methods.in_context import InContext
-from memlm.methods.lora import LoRA
+from memlm.methods.lora import LoRA, LoRAConfig
+from memlm.methods.registry import METHOD_CONFIGS
 from memlm.methods.retrieval import Retrieval
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from tests.support.tiny import random_background, sparse_config, tiny_model

@@ -2,9 +2,8 @@ import torch
 
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
-from memlm.methods.config import InContextConfig, RetrievalConfig
-from memlm.methods.in_context import InContext
-from memlm.methods.retrieval import Retrieval
+from memlm.methods.in_context import InContext, InContextConfig
+from memlm.methods.retrieval import Retrieval, RetrievalConfig
 from tests.methods.test_build import FACTS
 from tests.support.tiny import state, tiny_model
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from memlm.methods.config import FullConfig, OptimizerConfig
-from memlm.methods.full import FullFinetuning
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.training.step import finetune_step
 from tests.support.tiny import MEMORY, TWO_SEPARATE, mean_loss, random_batch, rows_of, state, tiny_model
 

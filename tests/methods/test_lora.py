@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from memlm.methods.config import LoRAConfig, OptimizerConfig
-from memlm.methods.lora import ATTENTION, FEED_FORWARD, LoRA
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.lora import ATTENTION, FEED_FORWARD, LoRA, LoRAConfig
 from memlm.training.step import finetune_step
 from tests.support.tiny import random_batch, state, tiny_model
 

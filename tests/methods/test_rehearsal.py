@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from memlm.methods.build import build_method
-from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig, RehearsalConfig
+from memlm.methods.config import OptimizerConfig, RehearsalConfig
+from memlm.methods.full import FullConfig
+from memlm.methods.lora import LoRAConfig
 from memlm.methods.parts.distillation import Distillation
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.methods.parts.replay import Replay

@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 
 from memlm.data.questions.facts import FactBatch
 from memlm.methods import sparse_memory
-from memlm.methods.config import FullConfig, OptimizerConfig, SparseMemoryConfig
-from memlm.methods.full import FullFinetuning
+from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import BackgroundCounts, SlotCounts, merge_over_ranks
 from memlm.training.step import finetune_step

@@ -8,7 +8,9 @@ from memlm.data.config import StreamConfig
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
 from memlm.data.stating.statements import facts_of_questions
-from memlm.methods.config import FullConfig, InContextConfig, OptimizerConfig
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.full import FullConfig
+from memlm.methods.in_context import InContextConfig
 from memlm.results.scores import LEARNING_SET
 from memlm.training.diagnosis import has_learned, why_nothing_was_learned
 from memlm.training.finetune import facts_of, run_trial

@@ -15,7 +15,9 @@ from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import prompts_of
 from memlm.evaluation.suite import HeldOut, held_out_trunks
-from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.full import FullConfig
+from memlm.methods.lora import LoRAConfig
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache

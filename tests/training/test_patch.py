@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from memlm import storage
 from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
-from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
-from memlm.methods.full import FullFinetuning
-from memlm.methods.lora import LoRA
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.full import FullConfig, FullFinetuning
+from memlm.methods.lora import LoRA, LoRAConfig
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import build_model, model_config

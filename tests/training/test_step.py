@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from memlm.data.questions.facts import FactBatch
-from memlm.methods.config import FullConfig, OptimizerConfig
-from memlm.methods.full import FullFinetuning
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
 from memlm.training.step import finetune_step, next_token_loss, num_predicted
 from tests.support.tiny import (

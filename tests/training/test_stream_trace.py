@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from memlm.evaluation.fact_scores import score_facts
-from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.full import FullConfig
+from memlm.methods.lora import LoRAConfig
 from memlm.training.finetune import StreamObserver, facts_of, run_trial, stream_of
 from memlm.training.stream_trace import StreamTracer
 from tests.support.tiny import MEMORIES, MEMORY, random_background, sparse_config, state

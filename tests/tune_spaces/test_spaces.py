@@ -2,7 +2,8 @@ import pytest
 
 import tune_spaces
 from memlm.config import SweepConfig
-from memlm.methods.config import METHOD_CONFIGS, SparseMemoryConfig
+from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.registry import METHOD_CONFIGS
 from memlm.recipes import RECIPES
 from tune_spaces import load_spaces
 

@@ -12,8 +12,9 @@ from peft.tuners.lora import Linear
 from memlm.jobs.sweep.weights import TrialWeights, pool_weights
 from memlm.methods import sparse_memory
 from memlm.methods.build import build_method
-from memlm.methods.config import FullConfig, LoRAConfig, OptimizerConfig
-from memlm.methods.lora import LoRA
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.full import FullConfig
+from memlm.methods.lora import LoRA, LoRAConfig
 from memlm.training.step import finetune_step
 from tests.support.tiny import MEMORIES, random_background, random_batch, sparse_config, state, tiny_model
 
