@@ -25,7 +25,8 @@ def unclassified(*kinds: type) -> list[str]:
     return [f"{kind.__name__}.{each.name}" for kind in kinds for each in fields(kind) if role_of(each) is None]
 
 
-CONFIGS = sorted({*configs_in(Config), *METHOD_CONFIGS.values()}, key=lambda kind: kind.__name__)
+KINDS = (Config, *METHOD_CONFIGS.values())
+CONFIGS = sorted({inner for kind in KINDS for inner in configs_in(kind)}, key=lambda kind: kind.__name__)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
