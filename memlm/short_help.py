@@ -1,5 +1,5 @@
-"""What `--help` shows: the recipes, and the ten options of a command that matter first.
-`--help-all` shows every option there is."""
+"""Page of `--help`: the recipes and the ten most important options of a command. `--help-all`
+shows every option."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,89 +10,89 @@ from memlm.data.paths import WORLD
 
 HELP_ALL = "--help-all"
 WIDTH = 38
-"""Characters of the column of options."""
+"""Characters in the column of options."""
 
 OF_EVERY_COMMAND = {
-    "--dry-run": "print what would be read, made and reused, and do nothing",
-    "--storage": "folder, or s3://bucket/prefix, of all runs",
-    "--run-name": "folder of this run in the storage; the recipe's name if not given",
-    "--tracking": "MLflow server (http://...) or sqlite:////absolute/file; 'off' for none; a file in the storage folder if not given",
+    "--dry-run": "print what would be read, made and reused, without doing it",
+    "--storage": "folder or s3://bucket/prefix of all runs",
+    "--run-name": "folder of this run in the storage; default: the recipe's name",
+    "--tracking": "MLflow server (http://...) or sqlite:////absolute/file, or 'off'; default: a file in the storage folder",
 }
 _FACTS = {
-    "--questions.facts.path": "file of the facts to learn, as questions and answers; the generated world's if not given",
-    "--questions.facts.layout": "how that file is laid out",
+    "--questions.facts.path": "file of the facts to learn, as questions and answers; default: the generated world's",
+    "--questions.facts.layout": "layout of that file",
 }
 _LEARNING = {
-    "--method": "how it is learned",
-    "--method.optimizer.learning-rate": "how far each step goes; every method has a default of its own",
-    "--stream.num-facts": "how many facts are learned",
-    "--stream.num-passes": "how often each is learned",
-    "--seed": "which facts, in which order, in which wordings",
+    "--method": "method of finetuning",
+    "--method.optimizer.learning-rate": "learning rate; every method has its own default",
+    "--stream.num-facts": "number of facts to learn",
+    "--stream.num-passes": "number of passes over the facts",
+    "--seed": "chooses the facts, their order and their wordings",
 }
 _WRITER = {
-    "--writer.model": "language model that writes: a folder, or a name on the Hugging Face hub",
-    "--writer.endpoint.base-url": "or an OpenAI-compatible server that serves it",
-    "--writer.max-new-tokens": "most tokens that it writes at once",
+    "--writer.model": "language model that writes: a folder or a name on the Hugging Face hub",
+    "--writer.endpoint.base-url": "OpenAI-compatible server, if the model runs there",
+    "--writer.max-new-tokens": "longest text that it writes, in tokens",
 }
 _DOCUMENTS = {
     "--questions.documents.path": "file of the documents to learn",
-    "--questions.documents.questions": "file of the questions about them",
+    "--questions.documents.questions": "file of the questions about the documents",
 }
 OF_COMMANDS: dict[str, dict[str, str]] = {
     "prepare_corpus": {
         **_FACTS,
-        "--corpus.path": "files of text to pretrain on",
-        "--corpus.tokenizer": "name on the hub, or folder; one is trained if not given",
-        "--corpus.block-size": "tokens of each training block",
-        "--world.seed": "which generated world",
+        "--corpus.path": "folder of text files to pretrain on",
+        "--corpus.tokenizer": "name on the hub or folder; default: train one",
+        "--corpus.block-size": "tokens per training block",
+        "--world.seed": "chooses the generated world",
     },
     "pretrain": {
-        "--architecture": "the memory model, or its twin without a memory",
-        "--pretraining.num-steps": "steps of training",
-        "--pretraining.batch-blocks": "token blocks of each step",
-        "--pretraining.learning-rate": "its highest value",
-        "--cluster.num-workers": "processes that train together",
-        "--cluster.use-gpu": "a GPU for each of them",
+        "--architecture": "memory model, or its dense twin without a memory",
+        "--pretraining.num-steps": "number of training steps",
+        "--pretraining.batch-blocks": "token blocks per step",
+        "--pretraining.learning-rate": "peak learning rate",
+        "--cluster.num-workers": "number of training processes",
+        "--cluster.use-gpu": "give each of them a GPU",
     },
     "count_accesses": {
-        "--counting.num-batches": "batches of background text that are counted",
-        "--counting.batch-blocks": "token blocks of each",
-        "--counting.seed": "which ones",
-        "--cluster.num-trials-at-once": "workers that count side by side; one a CPU or GPU if not given",
-        "--cluster.use-gpu": "a GPU for each of them",
-        "--base-run": "another run whose corpus and checkpoint are used",
+        "--counting.num-batches": "number of batches of background text",
+        "--counting.batch-blocks": "token blocks per batch",
+        "--counting.seed": "chooses the batches",
+        "--cluster.num-trials-at-once": "number of parallel workers; default: one per CPU or GPU",
+        "--cluster.use-gpu": "give each of them a GPU",
+        "--base-run": "use the corpus and checkpoint of this run",
     },
     "finetune": {**_LEARNING, "--questions.facts.path": _FACTS["--questions.facts.path"]},
     "evaluate": {
-        "--checkpoint": "another checkpoint than the run's own, such as one that a patch was applied to",
-        "--architecture": "the run's memory model, or its twin without a memory",
-        "--seed": "which facts are asked",
-        "--evaluation.max-new-tokens": "longest answer",
-        "--register-model": "keep the model in MLflow's registry under this name",
-        "--cluster.use-gpu": "score on a GPU",
+        "--checkpoint": "checkpoint to score, such as a patched one; default: the run's own",
+        "--architecture": "the run's memory model, or its dense twin without a memory",
+        "--seed": "chooses the facts",
+        "--evaluation.max-new-tokens": "longest answer, in tokens",
+        "--register-model": "store the model in MLflow's registry under this name",
+        "--cluster.use-gpu": "use a GPU",
     },
     "analyze_slots": {
-        "--analysis.num-facts": "facts that are looked at",
-        "--analysis.slot-counts": "how many slots are tried for each fact",
+        "--analysis.num-facts": "number of facts to analyze",
+        "--analysis.slot-counts": "numbers of trainable slots to try for each fact",
         "--method.num-trainable-slots": "slots that a step may change",
-        "--stream.num-wordings": "wordings of each fact",
-        "--seed": "which facts",
-        "--cluster.use-gpu": "look at them on a GPU",
+        "--stream.num-wordings": "wordings per fact",
+        "--seed": "chooses the facts",
+        "--cluster.use-gpu": "use a GPU",
     },
     "pareto_sweep": {
-        "--sweep.methods": "methods that are compared",
-        "--sweep.seeds": "seeds of each setting",
-        "--sweep.scale": "which search spaces of tune_spaces/ are swept",
+        "--sweep.methods": "methods to compare",
+        "--sweep.seeds": "seeds to run each setting with",
+        "--sweep.scale": "chooses the search spaces in tune_spaces/",
         "--questions.facts.path": _FACTS["--questions.facts.path"],
-        "--cluster.num-trials-at-once": "trials side by side; one a CPU or GPU if not given",
-        "--cluster.use-gpu": "a GPU for each of them",
+        "--cluster.num-trials-at-once": "number of parallel trials; default: one per CPU or GPU",
+        "--cluster.use-gpu": "give each of them a GPU",
     },
     "augment_documents": {
         **_DOCUMENTS,
-        "--questions.documents.augmenter": "rules, or what a model is asked for",
+        "--questions.documents.augmenter": "rules, or the way a language model restates the text",
         **_WRITER,
     },
-    "write_statements": {**_FACTS, **_WRITER, "--wordings.num-wordings": "wordings of each fact"},
+    "write_statements": {**_FACTS, **_WRITER, "--wordings.num-wordings": "wordings per fact"},
 }
 
 
@@ -103,13 +103,20 @@ def short_help(
     recipes: Mapping[str, Callable[[], Config]],
     methods: Mapping[str, object],
 ) -> str:
-    """The page, with the defaults of a recipe."""
+    """The page, with the recipe's defaults."""
     options = {**OF_EVERY_COMMAND, **OF_COMMANDS[stage]}
     command = f"python pipelines/{stage}.py"
-    lines = [description.strip(), "", f"usage: {command} [recipe] [--option value ...]", "", "recipes:"]
+    lines = [
+        description.strip(),
+        "",
+        f"usage: {command} [recipe] [--option value ...]",
+        f"on a cluster: RAY_AUTH_MODE=token ray job submit --working-dir . -- {command} --storage s3://bucket/prefix",
+        "",
+        "recipes:",
+    ]
     for name, recipe in recipes.items():
         lines.append(f"  {name:18} {_first_sentence(recipe.__doc__ or '')}")
-    lines += ["", f"the options that matter first, with what the recipe {config.recipe} sets:"]
+    lines += ["", f"most important options, with the defaults of the recipe {config.recipe}:"]
     for option, meaning in options.items():
         lines.append(f"  {option:{WIDTH}} {meaning}{_default(config, option)}")
         if option == "--method":
@@ -124,7 +131,7 @@ def _first_sentence(text: str) -> str:
 def _default(config: Config, option: str) -> str:
     try:
         value = attrgetter(option.lstrip("-").replace("-", "_"))(config)
-    except AttributeError:  # a part that this recipe or this method does not have
+    except AttributeError:  # this recipe or method has no such part
         return ""
     value = getattr(value, "name", value) if option == "--method" else value
     if value in ("", 0, None, False) or WORLD in str(value):

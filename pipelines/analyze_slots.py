@@ -1,9 +1,9 @@
-"""Find the slots of single facts: which ones all wordings share, how few suffice to learn one;
-writes slots.json and tokens.html.
+"""Find the slots that single facts use.
 
-python pipelines/analyze_slots.py [recipe] [--analysis.num-facts N] [--field value ...]
-RAY_AUTH_MODE=token ray job submit --working-dir . -- python pipelines/analyze_slots.py --storage
-s3://bucket/prefix
+Which slots do all wordings of a fact share, and how few suffice to learn it? Writes slots.json and
+tokens.html.
+
+    python pipelines/analyze_slots.py [recipe] [--analysis.num-facts N]
 """
 
 from memlm.cli import main_of

@@ -1,10 +1,9 @@
-"""Cut the documents to learn into chunks and say each in many ways, by rules or with Active
-Reading; prepare_corpus does it too.
+"""Cut the documents to learn into chunks and restate each chunk in many ways, by rules or with a
+language model (Active Reading). prepare_corpus does this too.
 
-python pipelines/augment_documents.py [recipe] [--field value ...] python
-pipelines/augment_documents.py [recipe] --questions.documents.augmenter general --writer.model
-FOLDER_OR_HUB_ID RAY_AUTH_MODE=token ray job submit --working-dir . -- python
-pipelines/augment_documents.py --storage s3://bucket/prefix
+    python pipelines/augment_documents.py [recipe]
+    python pipelines/augment_documents.py [recipe] --questions.documents.augmenter general \\
+        --writer.model FOLDER_OR_HUB_ID
 """
 
 from memlm.cli import main_of

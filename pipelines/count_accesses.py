@@ -1,7 +1,6 @@
 """Count how often background text reads each slot of the memory model's checkpoint.
 
-python pipelines/count_accesses.py [recipe] [--field value ...] RAY_AUTH_MODE=token ray job
-submit --working-dir . -- python pipelines/count_accesses.py --storage s3://bucket/prefix
+python pipelines/count_accesses.py [recipe]
 """
 
 from memlm.cli import main_of

@@ -1,7 +1,6 @@
 """Score a checkpoint on the facts to learn, the held-out questions and the held-out text.
 
-python pipelines/evaluate.py [recipe] [--field value ...] RAY_AUTH_MODE=token ray job submit
---working-dir . -- python pipelines/evaluate.py --storage s3://bucket/prefix
+python pipelines/evaluate.py [recipe] [--checkpoint URI]
 """
 
 from memlm.cli import main_of

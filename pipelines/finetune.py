@@ -1,8 +1,8 @@
-"""Let one method learn a stream of facts; writes its scores and a patch that 'memlm apply' and
-'memlm undo' take.
+"""Teach a stream of facts to the model by one method, and score it before and after.
 
-python pipelines/finetune.py [recipe] [--method NAME] [--field value ...] RAY_AUTH_MODE=token ray
-job submit --working-dir . -- python pipelines/finetune.py --storage s3://bucket/prefix
+Writes the scores and a patch, which `memlm apply` adds to a checkpoint and `memlm undo` removes.
+
+    python pipelines/finetune.py [recipe] [--method NAME]
 """
 
 from memlm.cli import main_of

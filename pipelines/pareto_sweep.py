@@ -1,9 +1,9 @@
-"""Sweep every method over its settings and seeds, and draw the learning-forgetting frontier.
-Makes whatever it needs first.
+"""Finetune with every method, setting and seed, and draw the frontier of learning against forgetting.
 
-python pipelines/pareto_sweep.py [recipe] --dry-run python pipelines/pareto_sweep.py [recipe]
-[--sweep.methods sparse_memory lora full] [--field value ...] RAY_AUTH_MODE=token ray job submit
---working-dir . -- python pipelines/pareto_sweep.py --storage s3://bucket/prefix
+Makes the corpus, checkpoints and counts first if they are missing.
+
+    python pipelines/pareto_sweep.py [recipe] --dry-run
+    python pipelines/pareto_sweep.py [recipe] [--sweep.methods sparse_memory lora full]
 """
 
 from memlm.cli import job_of, launch, parse
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     def sweep() -> None:
         from tune_spaces import load_spaces
 
-        # Before the job is imported, so that an unknown method ends in a moment.
+        # Loaded before the job's imports, so that an unknown method fails at once.
         spaces = load_spaces(config.sweep.methods, config.sweep.scale)
         job_of(config, "pareto_sweep")(config, spaces)
 

@@ -1,8 +1,8 @@
-"""Read corpus shards, train or load the tokenizer, and pack token blocks; the generated world is
-made first where the recipe has one.
+"""Read corpus shards, train or load the tokenizer, and pack the text into blocks of tokens.
 
-python pipelines/prepare_corpus.py [recipe] [--field value ...] RAY_AUTH_MODE=token ray job
-submit --working-dir . -- python pipelines/prepare_corpus.py --storage s3://bucket/prefix
+Generates the world first if the recipe has one.
+
+    python pipelines/prepare_corpus.py [recipe]
 """
 
 from memlm.cli import main_of

@@ -1,7 +1,6 @@
-"""Pretrain the memory model, or with --architecture dense its dense twin, on the prepared blocks.
+"""Pretrain the memory model, or its dense twin (--architecture dense), on the prepared blocks.
 
-python pipelines/pretrain.py [recipe] [--field value ...] RAY_AUTH_MODE=token ray job submit
---working-dir . -- python pipelines/pretrain.py --storage s3://bucket/prefix
+python pipelines/pretrain.py [recipe] [--architecture dense]
 """
 
 from memlm.cli import main_of

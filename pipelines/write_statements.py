@@ -1,10 +1,9 @@
-"""Have a language model put the facts to learn into statements, in several wordings that are
-each checked to hold the answer.
+"""Let a language model state the facts to learn in several wordings, and check that each holds the
+answer.
 
-python pipelines/write_statements.py [recipe] --writer.model FOLDER_OR_HUB_ID [--field value ...]
-python pipelines/write_statements.py [recipe] --writer.model NAME --writer.endpoint.base-url
-http://localhost:8000/v1 RAY_AUTH_MODE=token ray job submit --working-dir . -- python
-pipelines/write_statements.py --storage s3://bucket/prefix --writer.model HUB_ID
+    python pipelines/write_statements.py [recipe] --writer.model FOLDER_OR_HUB_ID
+    python pipelines/write_statements.py [recipe] --writer.model NAME \\
+        --writer.endpoint.base-url http://localhost:8000/v1
 """
 
 from memlm.cli import main_of
