@@ -1,7 +1,7 @@
-"""From a command line to a config: `[recipe] [--dry-run] [--method NAME] [--dotted.field value
-...]`, and the `memlm` command.
+"""Command lines: `[recipe] [--dry-run] [--method NAME] [--dotted.field value ...]` becomes a config;
+and the `memlm` command.
 
-Checked before anything heavy is imported, so a mistake costs a second.
+Arguments are checked before any slow import, so a mistake is reported within a second.
 """
 
 import argparse
@@ -40,15 +40,15 @@ T = TypeVar("T")
 
 
 class UsageError(ValueError):
-    """The command line asks for something that there is not."""
+    """The command line asks for something that does not exist."""
 
 
 def parse(description: str, arguments: Sequence[str] | None = None, *, stage: str = "") -> Config:
-    """The config that a command line names. Exits with status 2 and the nearest known name on an
-    unknown one.
+    """Config for a command line. On an unknown name, exits with status 2 and suggests the nearest
+    known one.
 
-    With a stage, also on an option that it does not use, and on what the config alone shows to
-    be impossible for it.
+    With a stage, exits as well on options that the stage does not use and on settings that it
+    cannot work with.
     """
     rest = [_with_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     try:
@@ -77,7 +77,7 @@ def parse(description: str, arguments: Sequence[str] | None = None, *, stage: st
                 Config,
                 default=config,
                 args=rest,
-                description=f"{description}\n\nUsage: {usage}\nThe defaults shown are those of the recipe {recipe!r}.",
+                description=f"{description}\n\nUsage: {usage}\nDefaults are those of the recipe {recipe!r}.",
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
             )
         _require_documents(config)
@@ -97,59 +97,57 @@ def parse(description: str, arguments: Sequence[str] | None = None, *, stage: st
 
 
 def _parse_whole(description: str, command: str, arguments: Sequence[str]) -> Config:
-    """For a command that looks at all of a recipe and makes nothing. Exits with status 2 as
-    parse does."""
+    """Config for a command that examines a whole recipe and makes nothing. Exits with status 2 as
+    `parse` does."""
     if DRY_RUN in arguments:
         raise SystemExit(
-            _fail(
-                UsageError(f"{DRY_RUN} has no effect on memlm {command}, which makes nothing in any case; leave it out")
-            )
+            _fail(UsageError(f"{DRY_RUN} has no effect on memlm {command}, which never makes anything; leave it out"))
         )
     return parse(description, arguments)
 
 
 def _require_documents(config: Config) -> None:
-    """A recipe without documents gets them by naming their files."""
+    """Refuse one file of documents without the other, when the options add documents to a recipe."""
     documents = config.questions.documents
     for name in ("path", "questions"):
         if documents is not None and not getattr(documents, name).strip():
             raise UsageError(
-                f"questions.documents.{name} is missing; documents need their own file and that of the questions about them: "
+                f"questions.documents.{name} is missing; documents need a file of their own and a file of questions about them: "
                 f"{DOCUMENTS}path FILE {DOCUMENTS}questions FILE"
             )
 
 
 def _with_home(argument: str) -> str:
-    """A `~` or `~user` in front of a path written out, which no shell does in
+    """The argument with a leading `~` or `~user` of its path expanded: no shell does that in
     `--corpus.path=~/shards`."""
     option, equals, path = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     return option + equals + os.path.expanduser(path)
 
 
 def _absolute(uri: str, option: str) -> str:
-    """A path as every worker can find it. In a submitted job a relative one would lie in the
-    job's own upload."""
+    """Absolute path that every worker can find. In a submitted job a relative path would point into
+    the job's own upload."""
     if not uri or "://" in uri:
         return uri
     if IN_JOB in os.environ and not os.path.isabs(uri):
         raise UsageError(
             f"{option} is {uri!r}; a submitted job needs an absolute path that all nodes share, or s3://bucket/prefix"
         )
-    # What ".." means depends on links, so only the operating system's meaning will do; else
-    # links stay as they were given.
+    # The meaning of ".." depends on links, so the operating system resolves it; without "..", links
+    # stay as given.
     return os.path.realpath(uri) if ".." in uri.split("/") else os.path.abspath(uri)
 
 
 def _refuse_passwords(arguments: Sequence[str]) -> None:
-    """Before anything prints an argument: other users of a machine can read them while a command
-    runs, and runs keep them."""
+    """Raise UsageError for a password in an argument, before any argument is printed: other users of
+    the machine can read arguments, and runs store them."""
     option = ""
     for argument in arguments:
         name, _, value = argument.partition("=") if argument.startswith("-") else (option, "", argument)
         option = name
         if has_password(value):
             raise UsageError(
-                f"{name or 'an argument'} is {redacted(value)}; an address on a command line must hold no user name, no password and no query: "
+                f"{name or 'an argument'} is {redacted(value)}; an address on a command line must not contain a user name, a password or a query: "
                 "other users of this machine can read it, and it is logged. Give credentials by environment variables "
                 f"({', '.join(variable for variable in VARIABLES if variable not in OLD_NAMES)})"
             )
@@ -180,12 +178,12 @@ def _take_option(arguments: list[str], option: str) -> str | None:
 
 
 def launch(job: Callable[[], object]) -> None:
-    """Run a job and exit: 0 if done, 1 with one line for what the user can correct, 130 if
-    interrupted."""
+    """Run a job. Exits with status 1 and one line for an error that the user can correct, and with
+    130 after an interruption."""
     try:
         job()
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue from what is finished", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         first = _first_cause(error)
@@ -198,21 +196,21 @@ def launch(job: Callable[[], object]) -> None:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What a worker raised, behind what Ray wraps around it."""
+    """The error that a worker raised, without Ray's wrappers around it."""
     while isinstance(cause := getattr(error, "cause", None), BaseException):
         error = cause
     return error
 
 
 def main_of(description: str, stage: str) -> None:
-    """A pipeline's command line: parse, then run the job of the same name."""
+    """Main function of a pipeline: parse the command line, then run the job of the same name."""
     config = parse(description, stage=stage)
     launch(lambda: job_of(config, stage)(config))
 
 
 def job_of(config: Config, stage: str) -> Callable[..., object]:
-    """The job of a stage, or with --dry-run what prints its plan; both take the config and what
-    else the job takes."""
+    """Job of a stage or, with --dry-run, a function that prints the stage's plan. Both take the
+    config and the job's other arguments."""
     if config.dry_run:
         return partial(importlib.import_module("memlm.preflight.dry_run").run, stage)
     _say(f"{stage}: recipe {config.recipe}, run {config.storage.rstrip('/')}/{config.run_name}")
@@ -221,13 +219,13 @@ def job_of(config: Config, stage: str) -> Callable[..., object]:
 
 
 def _say(text: str) -> None:
-    """A first line while libraries are still imported, in the form of the jobs' own lines."""
+    """Print a line in the jobs' format while libraries are still being imported."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
 def run_lm_eval(arguments: Sequence[str]) -> None:
-    """lm-evaluation-harness's own main, which runs no code of a model's folder here, whatever
-    its options ask for. Exits with status 2 and the remedy where it is not installed."""
+    """Run lm-evaluation-harness's main function, with code from model folders blocked, whatever its
+    options say. Exits with status 2 and the remedy if it is not installed."""
     try:
         with needed_for(f"memlm {LM_EVAL}"):
             harness = importlib.import_module("lm_eval.__main__")
@@ -239,24 +237,24 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
 
 
 def refuse_code_of_folders() -> None:
-    """From now on transformers raises UsageError in this process instead of running code that
-    lies in a model's folder or repository."""
+    """Make transformers raise UsageError in this process in place of running code from a model's
+    folder or repository."""
 
     def refuse(class_name: str, module_path: str | os.PathLike[str], **_: object) -> type:
         raise UsageError(
-            f"the model's folder asks for its own code to be run ({os.path.basename(module_path)}), and memlm runs none; "
+            f"the model's folder asks to run its own code ({os.path.basename(module_path)}), and memlm never runs such code; "
             "leave out trust_remote_code, or call lm_eval itself if you trust that code"
         )
 
-    # All such code is run by this function, and trust_remote_code alone has many spellings:
-    # options, model_args, a file of options.
+    # This function runs all such code. Checking options would not do: trust_remote_code may come
+    # as an option, in model_args or in a file.
     for module in ("transformers.dynamic_module_utils", "transformers.generation.utils"):
         importlib.import_module(module).get_class_in_module = refuse  # type: ignore[attr-defined]
 
 
 def run_plan(arguments: Sequence[str]) -> None:
-    """`memlm plan [RECIPE] [--gpus N ...] [--FIELD VALUE ...]`: what it costs. Exits with status
-    2 and the nearest known name on an unknown one."""
+    """`memlm plan [RECIPE] [--gpus N ...] [--FIELD VALUE ...]`: print what a recipe costs. On an
+    unknown name, exits with status 2 and suggests the nearest known one."""
     options, rest = take_options(arguments)
     try:
         machine = _named("GPU type", options.gpu_type, MACHINES)
@@ -265,8 +263,8 @@ def run_plan(arguments: Sequence[str]) -> None:
     config = _parse_whole("Plan a recipe.", PLAN, rest)
 
     def plan() -> None:
-        # What is swept stands above the library; the command joins the two, as the pipeline of
-        # the sweep does.
+        # The search spaces import the library, not the other way round; this command joins the two,
+        # as the pipeline of the sweep does.
         spaces = importlib.import_module("tune_spaces").load_spaces(config.sweep.methods, config.sweep.scale)
         seeds = len(config.sweep.seeds)
         print(answer(config, machine, options, {each: seeds for space in spaces for each in space.settings()}))
@@ -275,18 +273,21 @@ def run_plan(arguments: Sequence[str]) -> None:
 
 
 def run_doctor(arguments: Sequence[str]) -> None:
-    """`memlm doctor [RECIPE] [--gpus N] [--json] [--FIELD VALUE ...]`: what stands in its way
-    here. Exits with status 1 if something does."""
+    """`memlm doctor [RECIPE] [--gpus N] [--json] [--FIELD VALUE ...]`: check whether a recipe can
+    run here. Exits with status 1 if a check fails."""
     parser = argparse.ArgumentParser(
         prog=f"memlm {DOCTOR}",
         usage=f"memlm {DOCTOR} [RECIPE] [--gpus N] [--json] [--storage URI] [--tracking URI] [--FIELD VALUE ...]",
-        description="Whether a recipe can run here: a line for each check, with the remedy. Status 1 if one fails.",
+        description="Check whether a recipe can run here: one line per check, with the remedy. Status 1 if a check fails.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--gpus", type=int, default=0, help="number of GPUs to pretrain on: cluster.num_workers with cluster.use_gpu"
+        "--gpus",
+        type=int,
+        default=0,
+        help="number of GPUs for pretraining; sets cluster.num_workers and cluster.use_gpu",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
     options, rest = parser.parse_known_args(list(arguments))
     if options.gpus:
         rest += ["--cluster.use-gpu", "True", "--cluster.num-workers", str(options.gpus)]
@@ -307,34 +308,34 @@ def run_doctor(arguments: Sequence[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {LM_EVAL: run_lm_eval, PLAN: run_plan, DOCTOR: run_doctor}
-"""Those that read the rest of their command line themselves."""
+"""Subcommands that parse the rest of their command line themselves."""
 
 
 def main() -> None:
-    """`memlm apply CHECKPOINT PATCH OUTPUT` puts a patch in; `memlm undo CHECKPOINT PATCH
-    OUTPUT` takes it out again, byte for byte.
+    """Teach a language model facts, and remove them again, byte for byte.
 
-    `memlm adopt FOLDER` makes a checkpoint of a folder that save_pretrained wrote, by adding a
-    manifest to it. `memlm plan RECIPE --gpus N` says what a recipe costs, and `memlm doctor
-    RECIPE` whether it can run here. `memlm lm-eval ...` runs lm-evaluation-harness with memlm's
-    models known to it: --model hf --model_args pretrained=CHECKPOINT.
+    `memlm apply` and `memlm undo` add a patch that finetune.py wrote to a checkpoint and remove it.
+    `memlm adopt` makes a checkpoint of a folder that save_pretrained wrote, by adding a manifest.
+    `memlm plan` and `memlm doctor` say what a recipe costs and whether it can run here. `memlm
+    lm-eval` runs lm-evaluation-harness on memlm's models:
+    --model hf --model_args pretrained=CHECKPOINT. Training and evaluation are in pipelines/.
     """
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         return COMMANDS[sys.argv[1]](sys.argv[2:])
     parser = argparse.ArgumentParser(prog="memlm", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help in (
-        ("apply", "the checkpoint with what the patch learned"),
+        ("apply", "the checkpoint with the patch applied"),
         ("undo", "the checkpoint as it was before the patch"),
     ):
         command = commands.add_parser(name, help=f"write {help}")
         for argument in ("checkpoint", "patch", "output"):
             command.add_argument(argument)
-    adopted = commands.add_parser("adopt", help="make a checkpoint of a model's folder that save_pretrained wrote")
+    adopted = commands.add_parser("adopt", help="make a checkpoint of a folder that save_pretrained wrote")
     adopted.add_argument("folder")
-    commands.add_parser(PLAN, help="what a recipe costs, before it is run")
-    commands.add_parser(DOCTOR, help="whether a recipe can run here, and what to do if not")
-    commands.add_parser(LM_EVAL, help="lm-evaluation-harness with memlm's models; all that follows is its own")
+    commands.add_parser(PLAN, help="print what a recipe will cost")
+    commands.add_parser(DOCTOR, help="check whether a recipe can run here, and what to do if not")
+    commands.add_parser(LM_EVAL, help="run lm-evaluation-harness on memlm's models, with its own options")
     arguments = parser.parse_args()
 
     def adopt() -> None:

@@ -1,8 +1,8 @@
-"""The whole of a run in one tree: what is computed, and where it runs. Every pipeline reads the
-parts that it needs.
+"""Config of a run: one tree with what is computed and where it runs. Every pipeline reads the parts
+that it needs.
 
-Only the first kind names a result: another number of workers, another machine or another
-tracking server does not.
+Fields that say what is computed identify a result; fields that say where it runs (the number of
+workers, the machine, the tracking server) do not.
 """
 
 import math
@@ -37,72 +37,72 @@ _CREDENTIALS = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
 )
 MAX_SEED = 2**63 - 1
-"""The largest seed that torch, numpy and Python's random all take."""
+"""Largest seed that torch, numpy and Python's random all accept."""
 BESIDE_RUNS = ("mlflow", "mlflow_artifacts")
-"""What lies in the storage folder and is no run: mlflow.db, its lock and its artifacts."""
+"""Names in the storage folder that are not runs: mlflow.db, its lock and its artifacts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """What pareto_sweep compares."""
+    """Methods, settings and seeds that pareto_sweep compares."""
 
     scale: str = names_result("laptop")
-    """Which of a method's search spaces in tune_spaces/ is swept: laptop, smoke, wiki, triviaqa,
-    documents or paper."""
+    """Search space of each method, from tune_spaces/: laptop, smoke, wiki, triviaqa, documents or
+    paper."""
     methods: tuple[str, ...] = names_result(("sparse_memory", "lora", "full"))
     seeds: tuple[int, ...] = names_result((0, 1, 2))
-    """Each varies the facts, their order, their wordings and the initialisation of what is
-    trained; never the checkpoint."""
+    """Seeds to run each setting with. A seed chooses the facts, their order, their wordings and the
+    initial values of new parameters; it never changes the checkpoint."""
     max_failures: int = execution_only(2)
-    """New tries of a trial that failed or whose worker or node was lost, before the sweep ends
-    with its error. Divergence is a result: it is not tried again, and stands beside the
-    frontier."""
-    drawn_beside: tuple[str, ...] = execution_only(())
-    """Other runs whose frontiers stand beside this one's in joint.png."""
+    """Retries of a trial that failed or lost its worker or node, before the sweep ends with an
+    error. A trial that diverged is a result: it is listed with the frontier, and not retried."""
+    compare_with: tuple[str, ...] = execution_only(())
+    """Other runs whose frontiers joint.png shows next to this one's."""
     trunk_cache_bytes: int = execution_only(384 * 2**20)
-    """Of each node's object store, for what the layers below the first memory layer's read make
-    of the sets and streams: computed once for all trials that move values alone. Shared out
-    evenly over the held-out sets and the seeds; what does not fit is computed in each trial.
-    Changes no result; 0 for none."""
+    """Bytes of each node's object store for cached activations below the first memory layer's read,
+    which are computed once for all trials that train only values. Divided evenly among the
+    held-out sets and the seeds; activations that do not fit are computed in each trial. 0
+    disables the cache. Changes no result."""
 
     def __post_init__(self) -> None:
         if not self.methods or not self.seeds:
-            raise ValueError("sweep.methods and sweep.seeds must each name at least one")
+            raise ValueError("sweep.methods and sweep.seeds must each have at least one entry")
         if len(set(self.seeds)) < len(self.seeds) or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"sweep.methods {self.methods} and sweep.seeds {self.seeds} must not repeat")
-        for name in self.drawn_beside:
-            require_name("sweep.drawn_beside", name)
-        require_distinct("sweep.drawn_beside", list(self.drawn_beside))
+        for name in self.compare_with:
+            require_name("sweep.compare_with", name)
+        require_distinct("sweep.compare_with", list(self.compare_with))
         if self.max_failures < 0:
-            raise ValueError(f"sweep.max_failures is {self.max_failures}; it must not be negative (0 for no new try)")
+            raise ValueError(f"sweep.max_failures is {self.max_failures}; it must not be negative (0 means no retry)")
         if self.trunk_cache_bytes < 0:
             raise ValueError(
-                f"sweep.trunk_cache_bytes is {self.trunk_cache_bytes}; it must not be negative (0 keeps nothing)"
+                f"sweep.trunk_cache_bytes is {self.trunk_cache_bytes}; it must not be negative (0 disables the cache)"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Where it runs. Changes no result beyond rounding."""
+    """Where the work runs. Changes no result beyond rounding."""
 
     num_workers: int = execution_only(1)
-    """Pretraining workers."""
+    """Number of pretraining workers."""
     num_trials_at_once: int = execution_only(0)
-    """Trials, or counting workers, side by side; 0 for one per CPU or GPU."""
+    """Number of parallel trials or counting workers; 0 for one per CPU or GPU."""
     threads_per_worker: int = execution_only(1)
-    """CPU threads of each. Two workers of two threads on two cores run several times slower than
-    two of one."""
+    """CPU threads of each worker. On two cores, two workers with two threads each are several times
+    slower than two with one."""
     use_gpu: bool = execution_only(False)
+    """Give each worker and each trial a GPU."""
     max_failures: int = execution_only(2)
-    """Restarts of a worker group before a run gives up. A node that went after a notice does not
-    count."""
+    """Restarts of the pretraining workers before the run fails. Losing a node that had given notice
+    does not count."""
     notice_seconds: int = execution_only(90)
-    """How long a pretraining that gets SIGTERM may take to save a state; then it ends all the
-    same, with status 130. Spot machines are given 120 s. A submitted job is given 3 s by Ray, or
-    RAY_JOB_STOP_WAIT_TIME_S of the head's environment: set it higher than this."""
+    """Seconds that pretraining may take to save its state after SIGTERM, before it ends with status
+    130 in any case. Spot machines give 120 s. Ray gives a submitted job only 3 s, or
+    RAY_JOB_STOP_WAIT_TIME_S of the head node's environment: set that variable higher than this."""
     wait_seconds: int = execution_only(0)
-    """How long to wait for nodes that are still to join before a cluster is refused as too
-    small. For nodes that the autoscaler says it can start, at least 15 minutes."""
+    """Seconds to wait for more nodes before a cluster is refused as too small. The wait for nodes
+    that the autoscaler can start is at least 15 minutes."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "threads_per_worker"):
@@ -115,40 +115,40 @@ class ClusterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that a run can be told. `--run-name` names its folder under `--storage`."""
+    """All settings of a run, whose folder is `--run-name` under `--storage`."""
 
     recipe: tyro.conf.Suppress[str] = field(metadata=EXECUTION_ONLY)
-    """Where the defaults come from."""
+    """Recipe that the defaults come from."""
     arguments: tyro.conf.Suppress[tuple[str, ...]] = execution_only(())
-    """The overrides as they were given, for messages that name another command of the same run."""
+    """Options as given, for messages that name another command of the same run."""
     dry_run: tyro.conf.Suppress[bool] = execution_only(False)
-    """Print what each stage would read, make and reuse, and do none of it."""
+    """Print what each stage would read, make and reuse, without doing it."""
     run_name: str = execution_only("")
-    """Folder of the results; the recipe's name if empty."""
+    """Folder of the results; empty for the recipe's name."""
     base_run: str = execution_only("")
-    """Another run whose corpus, checkpoints and counts are used, or made there first; empty for
-    the run's own."""
+    """Another run whose corpus, checkpoints and counts are used; they are made there if missing.
+    Empty to use the run's own."""
     storage: str = execution_only("runs")
-    """Folder or s3://bucket/prefix of all runs. In a submitted job it must be absolute."""
+    """Folder or s3://bucket/prefix of all runs; a submitted job needs an absolute path."""
     tracking: str = execution_only("")
-    """MLflow tracking URI; empty for a sqlite file in the storage folder, 'off' for none."""
+    """MLflow tracking URI; empty for a sqlite file in the storage folder, 'off' to disable."""
     architecture: Architecture = names_result("memory")
-    """pretrain and evaluate: the memory model or its dense twin."""
+    """For pretrain and evaluate: the memory model or its dense twin."""
     checkpoint: str = names_result("")
-    """evaluate: another checkpoint than the run's own, such as one that a patch was applied to."""
+    """For evaluate: checkpoint to score in place of the run's own, such as a patched one."""
     trace: bool = execution_only(False)
-    """finetune: also write what the stream does to each fact, as numbers, a picture and a page
-    of coloured tokens. Changes no result."""
+    """For finetune: also record how each step of the stream changes each fact, as numbers, a picture
+    and a page of coloured tokens. Changes no result."""
     log_model: bool = execution_only(False)
-    """pretrain, finetune and evaluate: also keep the model in MLflow, where
-    mlflow.transformers.load_model finds it. Changes no result."""
+    """For pretrain, finetune and evaluate: also store the model in MLflow, for
+    mlflow.transformers.load_model. Changes no result."""
     register_model: str = execution_only("")
-    """As log_model, and as a new version of the model of this name in MLflow's registry."""
+    """Like log_model, and registers it in MLflow as a new version of the model of this name."""
     seed: int = names_result(0)
-    """finetune: which facts, in which order and wordings, and the initialisation of what is
-    trained."""
+    """For finetune: chooses the facts, their order, their wordings and the initial values of new
+    parameters."""
     world: WorldConfig | None = names_result(WorldConfig())
-    """The generated world; recipes on real files have none."""
+    """Generated world; None for recipes on real files."""
     corpus: CorpusConfig = names_result(CorpusConfig())
     questions: QuestionsConfig = names_result(QuestionsConfig())
     writer: WriterConfig = names_result(WriterConfig())
@@ -157,12 +157,12 @@ class Config:
     pretraining: PretrainingConfig = names_result(PretrainingConfig())
     counting: CountingConfig = names_result(CountingConfig())
     stream: StreamChoice = names_result(StreamConfig())
-    """Of facts, or of documents where questions.documents names some."""
+    """Stream of facts, or of documents if questions.documents is set."""
     method: MethodConfig = names_result(SparseMemoryConfig())
-    """finetune: choose another by --method NAME; its own settings are --method.FIELD."""
+    """Method of finetuning: --method NAME chooses it, --method.FIELD sets its options."""
     evaluation: EvaluationConfig = names_result(EvaluationConfig())
     analysis: AnalysisConfig = names_result(AnalysisConfig())
-    """analyze_slots, and the token page of a traced finetune."""
+    """Settings of analyze_slots, and of the token page of a traced finetune."""
     sweep: SweepConfig = names_result(SweepConfig())
     cluster: ClusterConfig = execution_only(ClusterConfig())
 
@@ -177,12 +177,12 @@ class Config:
         for name in ("tracking", "storage", "checkpoint"):
             if has_password(address := getattr(self, name)):
                 raise ValueError(
-                    f"{name} is {redacted(address)}; an address is logged and stored, so it must hold no user name, no password and no query; "
+                    f"{name} is {redacted(address)}; an address is logged and stored, so it must not contain a user name, a password or a query; "
                     f"{_CREDENTIALS[name == 'tracking']}"
                 )
         if (self.log_model or self.register_model) and self.tracking == "off":
             field = "register_model" if self.register_model else "log_model"
-            raise ValueError(f"tracking is off, so {field} has nowhere to keep the model; leave one of the two out")
+            raise ValueError(f"tracking is off, so {field} cannot store the model; leave one of the two out")
         _check_documents(self)
         self.pretraining.require_workers(self.cluster.num_workers)
         if self.architecture == "memory" and self.model.memory.layers:
@@ -201,12 +201,12 @@ def _check_names(config: Config) -> None:
             require_name(option, name)
         if option != "--register-model" and name.split(".")[0].casefold() in BESIDE_RUNS:
             raise ValueError(
-                f"{option} is {name!r}, which is kept for MLflow's own files in the storage folder; choose another name"
+                f"{option} is {name!r}, which is reserved for MLflow's files in the storage folder; choose another name"
             )
 
 
 def _check_numbers(config: Config) -> None:
-    """Raises ValueError naming the field for a number that is not finite and for a seed that a
+    """Raise ValueError, naming the field, for a number that is not finite and for a seed that a
     generator would refuse or change."""
     for path, value in _leaves(config):
         name = path.rpartition(".")[2].partition("[")[0]
@@ -231,18 +231,18 @@ def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _check_pool_split(pool_split: int, value_dim: int, num_workers: int) -> None:
     if value_dim % pool_split:
         raise ValueError(
-            f"pretraining.pool_split is {pool_split}, and model.memory.value_dim ({value_dim}) is not a multiple of it; each worker of a "
-            "group holds as many columns, so change one of them"
+            f"pretraining.pool_split is {pool_split}, and model.memory.value_dim ({value_dim}) is not a multiple of it; all workers of a "
+            "group hold equally many columns, so change one of them"
         )
     if num_workers % pool_split:
         raise ValueError(
             f"pretraining.pool_split is {pool_split}, and cluster.num_workers ({num_workers}) is not a multiple of it; set cluster.num_workers "
-            "to one, or lower pretraining.pool_split"
+            "to a multiple, or lower pretraining.pool_split"
         )
 
 
 def _check_documents(config: Config) -> None:
-    """A chunk, in any of its texts, must fit into the stream's batches, and those into the
+    """Check that every text of a chunk fits into the stream's batches, and a batch into the
     model."""
     documents, stream = config.questions.documents, config.stream
     if (documents is not None) != isinstance(stream, DocumentStreamConfig):
@@ -253,7 +253,7 @@ def _check_documents(config: Config) -> None:
         return
     if documents.max_augmentation_tokens >= stream.max_length:
         raise ValueError(
-            f"questions.documents.max_augmentation_tokens is {documents.max_augmentation_tokens}; with its end, a text must fit into "
+            f"questions.documents.max_augmentation_tokens is {documents.max_augmentation_tokens}; a text with its end token must fit into "
             f"stream.max_length ({stream.max_length}); lower the first or raise the second"
         )
     if stream.max_length > config.model.max_positions:
@@ -264,8 +264,7 @@ def _check_documents(config: Config) -> None:
 
 
 def replace_field(config: Any, path: str, value: Any) -> Any:
-    """A copy with the field at a dotted path replaced. Raises ValueError naming the fields that
-    there are."""
+    """Copy with the field at a dotted path replaced. Raises ValueError, listing the known fields."""
     head, _, rest = path.partition(".")
     names = [each.name for each in fields(config)]
     if head not in names:

@@ -1,5 +1,4 @@
-"""Keys, tokens and passwords: how they are read from the environment, and how they are kept out
-of what is printed, raised and stored."""
+"""Keys, tokens and passwords: read from the environment, and kept out of output, errors and files."""
 
 import os
 import re
@@ -11,98 +10,97 @@ MLFLOW = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKI
 HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 OLD_NAMES = ("AWS_SECURITY_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 VARIABLES = (*AWS, *MLFLOW, *HUB, "RAY_AUTH_TOKEN", "OPENAI_API_KEY")
-"""The environment variables with credentials that memlm, or a library in its place, reads."""
+"""Environment variables with credentials that memlm or a library reads."""
 
 HIDDEN = "***"
-"""In place of a value of the environment."""
+"""Replaces a value from the environment."""
 CUT = "..."
-"""In place of a part of an address."""
+"""Replaces a part of an address."""
 _PATHS = ("sqlite", "file")
-"""Schemes that most often name no server: then an '@' or a '?' belongs to the path."""
+"""Schemes that usually name no server, so that an '@' or a '?' belongs to the path."""
 _NAMED_WITH_AT = ("hf", "s3")
-"""Schemes whose paths may hold an '@': a commit on the hub, an object's key."""
+"""Schemes whose paths may contain an '@': a commit on the hub, an object's key."""
 _ADDRESS = re.compile(r'(?<![\w/.~-])(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^\s/:@]{1,100}:[^\s/@]{1,200}@)?[^\s"<>`]+')
 _WITHOUT_SCHEME = re.compile(r'(?<![\w@/:.+~-])[\w.+~-]{1,200}:(?!//)[^\s"<>`]{1,2000}@[^\s"<>`]+')
 _QUERY = re.compile(r"\?[\w.~%-]+=[^\s\"'<>)]*")
-"""The query of an address without its server, as an HTTP client's errors name it."""
+"""Query of an address without its server, as in an HTTP client's errors."""
 _NAMED = re.compile(
     r"(?<![\w/-])(password|passwd|pwd|secret|token|api_?key|access_?key|access_token|secret_?key)=[^\s\"'<>&;,)]+",
     re.IGNORECASE,
 )
-"""As a database's driver or a client names it, outside of a query too: `host=h password=p`,
-`https://host/x;token=t`."""
+"""Secret with its name, as database drivers and clients write it, also outside a query: `host=h
+password=p`, `https://host/x;token=t`."""
 _PUNCTUATION = ".,;:!)]}'"
 _KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 _SHORTEST = 8
-"""A value shorter than this is a word of a test, and hiding it would garble messages."""
+"""Shortest value that is hidden. Shorter ones are test values, and hiding them would garble
+messages."""
 
 _read: set[str] = set()
-"""Variables of other names that were read as credentials, as writer.endpoint.api_key_variable
-names them."""
+"""Variables with other names that were read as credentials, such as the one that
+writer.endpoint.api_key_variable names."""
 
 
 class CredentialError(ValueError):
-    """A variable of the environment holds what no key, token or password can be. Names the
-    variable, never its value."""
+    """An environment variable has a value that cannot be a key, token or password. The message names
+    the variable, never its value."""
 
 
 class PublicError(ValueError):
-    """An error that people read and logs keep: its texts are without secrets, whatever a server
-    or a library put into them."""
+    """Error whose message is safe to print and log: secrets are removed, whatever a server or a
+    library put into it."""
 
     def __init__(self, *texts: object) -> None:
         super().__init__(*(without_secrets(text) if isinstance(text, str) else text for text in texts))
 
 
 def read_credential(variable: str) -> str:
-    """The value without white space around it, which files and here-documents leave; "" if it is
-    not set.
+    """Value without the surrounding white space that files and here-documents leave; "" if unset.
 
-    Raises CredentialError for control characters and invisible ones: no server accepts them, and
-    clients would print them in their errors.
+    Raises CredentialError for control characters and invisible characters: no server accepts them,
+    and clients would print them in their errors.
     """
     _read.add(variable)
     value = os.environ.get(variable, "").strip()
     if any(unicodedata.category(character)[0] == "C" or character in "\u2028\u2029" for character in value):
         raise CredentialError(
-            f"the environment variable {variable} holds a line break, a control character or an invisible one, which no key, token or "
-            "password has; set it again, to the value alone"
+            f"the environment variable {variable} contains a line break, a control character or an invisible character, which no key, token "
+            "or password has; set it again, to the value alone"
         )
     return value
 
 
 def read_key(variable: str) -> str:
-    """A credential that is sent in a header: it must be ASCII too."""
+    """Credential that is sent in a header, so it must also be ASCII."""
     value = read_credential(variable)
     if not value.isascii():
         raise CredentialError(
-            f"the environment variable {variable} holds a character that is not ASCII, such as a typographic quote, which no key has; "
+            f"the environment variable {variable} contains a character that is not ASCII, such as a typographic quote, which no key has; "
             "set it again, to the value alone"
         )
     return value
 
 
-def tidy(*variables: str) -> None:
-    """Check credentials that a library reads from the environment by itself, and leave them
-    there without white space around them."""
+def strip_credentials(*variables: str) -> None:
+    """Check credentials that a library reads from the environment by itself, and strip the white
+    space around them there."""
     for variable in variables:
         if variable in os.environ and os.environ[variable] != (value := read_credential(variable)):
             os.environ[variable] = value
 
 
 def redacted(address: str) -> str:
-    """An address as it may be printed: without user name and password, and without its query.
-    Paths come back as they are.
+    """Address without user name, password and query, safe to print. Paths are returned unchanged.
 
-    A password may itself hold '/', '?' or '@': where it may be read in two ways, what either
-    would hide is hidden.
+    A password may itself contain '/', '?' or '@': if an address can be read in two ways, both
+    possible passwords are hidden.
     """
     if "://" not in address and not address.startswith("//"):
         return _WITHOUT_SCHEME.sub(_without_user, address)
     try:
         parts = urlsplit(address)
-    except ValueError:  # such as brackets that are no IPv6 address
+    except ValueError:  # for example brackets that hold no IPv6 address
         return f"{address.partition('//')[0]}//{CUT}"
     if parts.scheme in _PATHS and not parts.netloc:
         return address
@@ -120,23 +118,22 @@ def redacted(address: str) -> str:
 
 
 def _is_in_path(parts: SplitResult) -> bool:
-    """Whether the '@' of an address cannot end a password: there is a whole host before it, and
-    no ':'."""
+    """Whether the '@' of an address cannot end a password, because a whole host and no ':' stand
+    before it."""
     if "@" in parts.netloc or ":" in parts.netloc:
         return False
     return parts.scheme in _NAMED_WITH_AT or "." in parts.netloc or parts.netloc == "localhost"
 
 
 def has_password(address: str) -> bool:
-    """Whether an address holds a user name or password, or a query that may, so that it must be
-    stored and logged nowhere."""
+    """Whether an address contains a user name, a password or a query that may contain one; such an
+    address must never be stored or logged."""
     return redacted(address) != address
 
 
 def without_secrets(text: str) -> str:
-    """A text for people, in which every address is redacted, and keys and tokens are hidden:
-    those that this process has read or may read from its environment, and whatever looks like an
-    id of AWS or a token of the hub."""
+    """Text with every address redacted and every secret hidden: credentials of this process's
+    environment, and anything that looks like an AWS key id or a hub token."""
     for value in _values():
         text = text.replace(value, HIDDEN)
     text = _ADDRESS.sub(_redacted_in_text, text)
@@ -146,7 +143,7 @@ def without_secrets(text: str) -> str:
 
 
 def _redacted_in_text(found: re.Match[str]) -> str:
-    """The address, and the punctuation of the sentence that follows it."""
+    """Redacted address, followed by the sentence's punctuation unchanged."""
     address = found[0].rstrip(_PUNCTUATION)
     return redacted(address) + found[0][len(address) :]
 
@@ -156,8 +153,8 @@ def _without_user(found: re.Match[str]) -> str:
 
 
 def _values() -> list[str]:
-    """What the environment's credentials may look like in a text, the longest first. User names
-    are no secret."""
+    """All spellings of the environment's credentials in a text, longest first. User names are not
+    secret."""
     variables = {*VARIABLES, *_read} - {"MLFLOW_TRACKING_USERNAME"}
     values = {os.environ.get(variable, "").strip() for variable in variables}
     spelled = {

@@ -1,5 +1,5 @@
-"""What `pip install memlm` leaves out, and the extra that brings it. The core is model, slots,
-methods, evaluation and patches."""
+"""Packages outside the core, and the extras that install them. `pip install memlm` brings the core:
+model, slots, methods, evaluation and patches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,17 +8,17 @@ EXTRA_OF = {
     **dict.fromkeys(("ray", "deepspeed", "mlflow", "boto3", "botocore", "datasets", "optuna"), "cluster"),
     "lm_eval": "lm-eval",
 }
-"""By the name that is imported."""
+"""Extra for each package, by the name under which the package is imported."""
 
 
 class MissingExtra(ValueError):
-    """Something was asked for that an extra brings, and the extra is not installed."""
+    """A feature needs an extra that is not installed."""
 
 
 @contextmanager
 def needed_for(what: str) -> Iterator[None]:
-    """Around imports of what an extra brings. `what` names, for people, what asks for it. Raises
-    MissingExtra with the command that installs the extra."""
+    """Raise MissingExtra, with the command that installs the extra, if an import in the block fails.
+    `what` names the feature for people."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -29,8 +29,7 @@ def needed_for(what: str) -> Iterator[None]:
 
 
 def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtra | None:
-    """The error to tell where a module of an extra is missing; None for any other module, whose
-    absence is a fault."""
+    """Error for a missing module of an extra; None for any other module, whose absence is a bug."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRA_OF:
         return None

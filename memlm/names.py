@@ -1,16 +1,16 @@
-"""The names that a user gives: of runs and of question sets. One rule holds for all of them,
-wherever they end up: as a folder, an S3 key, a file, an MLflow key, a part of an address or a
-word on a command line."""
+"""Rule for names that users give to runs and question sets. One rule serves every use of a name:
+as a folder, an S3 key, a file, an MLflow key, a part of an address or a word on a command line."""
 
 import re
 
 MAX_LENGTH = 80
-"""Characters. A file system allows 255 bytes, and stages append digests and endings."""
+"""Longest name, in characters. File systems allow 255 bytes, and stages append digests and
+suffixes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
 def require_name(field: str, name: str) -> str:
-    """The name itself. Raises ValueError naming `field` if the name breaks the rule."""
+    """Return the name. Raises ValueError, naming `field`, if it breaks the rule."""
     if len(name) > MAX_LENGTH:
         raise ValueError(f"{field} has {len(name)} characters; a name may have {MAX_LENGTH}, so shorten it")
     if not _NAME.fullmatch(name):
@@ -24,7 +24,7 @@ def require_name(field: str, name: str) -> str:
 
 
 def require_distinct(field: str, names: list[str]) -> None:
-    """Raises ValueError if two names are equal, or differ only in case, which some file systems
+    """Raise ValueError if two names are equal or differ only in case, which some file systems
     ignore."""
     seen: dict[str, str] = {}
     for name in names:

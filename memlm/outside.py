@@ -1,8 +1,8 @@
-"""Bytes that somebody else may have written: a file of questions, a patch from a colleague, a
-ledger that was edited by hand.
+"""Reading of data from outside: a file of questions, a patch from a colleague, a ledger edited by
+hand.
 
-Whatever a library raises on them (RecursionError, SafetensorError, KeyError, MemoryError,
-struct.error and so on) becomes one error of one line, so that bad input is never a traceback.
+Any exception that a library raises on bad data (RecursionError, SafetensorError, KeyError,
+MemoryError, struct.error and so on) becomes an error of one line, never a traceback.
 """
 
 import unicodedata
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def reading(refuse: Callable[[str], Exception]) -> Iterator[None]:
-    """Raise `refuse(reason)`, with the reason on one line, for any error in the block but
-    memlm's own, the system's (OSError) and Ctrl-C."""
+    """Raise `refuse(reason)`, with the reason on one line, for any error in the block except
+    memlm's own errors, OSError and Ctrl-C."""
     try:
         yield
     except BaseException as error:
@@ -23,10 +23,10 @@ def reading(refuse: Callable[[str], Exception]) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, on one line. Libraries in C++ and Rust give several."""
+    """Message of an error, on one line: libraries in C++ and Rust give several lines."""
     text = " ".join(str(error).split()).rstrip(".")
-    if "trust_remote_code" in text:  # transformers advises to pass it, which nobody can here
-        return "it needs code of its own, and memlm runs none"
+    if "trust_remote_code" in text:  # transformers advises to set it, which memlm does not allow
+        return "it needs to run its own code, which memlm never does"
     if isinstance(error, KeyError):
         return f"it has no {text}"
     if isinstance(error, MemoryError):
@@ -37,8 +37,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def visible(text: str) -> str:
-    """A text as a terminal may print it: what would move its cursor, turn the direction of
-    writing or be no Unicode is shown by its number."""
+    """Text that is safe to print on a terminal: characters that would move the cursor or change the
+    writing direction, and invalid ones, are shown by their numbers."""
     if text.isprintable():
         return text
     return "".join(f"<U+{ord(each):04X}>" if _steers(each) else each for each in text)
@@ -53,6 +53,5 @@ def _is_own(error: BaseException) -> bool:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether Rust code gave up, which pyo3 raises as a BaseException of a class that it does
-    not export."""
+    """Whether Rust code panicked: pyo3 raises a BaseException of a class that it does not export."""
     return type(error).__name__ == "PanicException"

@@ -1,5 +1,4 @@
-"""What the parser of the command line says of a mistake, on one line. tyro draws a box of many
-lines around it."""
+"""Errors of the command-line parser, each on one line: tyro prints a box of many lines."""
 
 import io
 import os
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 WIDE = "100000"
-"""Columns at which tyro breaks no message."""
+"""Columns wide enough for any message of tyro's without a line break."""
 _BORDER = re.compile(r"^[╭╰│─\s]+|[╮╯│─\s]+$")
 _WHERE = re.compile(r"^Error parsing [\w.-]+: ")
 _HELP = re.compile(r" Argument helptext: (--\S+).*")
@@ -19,8 +18,8 @@ _OPTION = re.compile(r"--[\w.-]+")
 
 @contextmanager
 def errors_on_one_line(raised: Callable[[str], Exception]) -> Iterator[None]:
-    """Around tyro.cli: raises `raised(message)`, of one line, in place of its exit with an
-    error. Its help on stdout stays as it is."""
+    """Raise `raised(message)`, with a message of one line, when tyro.cli in the block exits with an
+    error. Its help on stdout stays unchanged."""
     said, columns = io.StringIO(), os.environ.get("COLUMNS")
     if not {"-h", "--help", "--help-all"} & set(sys.argv):
         os.environ["COLUMNS"] = WIDE
@@ -38,7 +37,7 @@ def errors_on_one_line(raised: Callable[[str], Exception]) -> Iterator[None]:
 
 
 def one_line(box: str) -> str:
-    """The message in tyro's box, the options that it suggests, and where all of them are listed."""
+    """Message in tyro's box, with the options that it suggests and the way to list all options."""
     lines = [_BORDER.sub("", line) for line in box.splitlines()]
     lines = [line for line in lines if line and not line.startswith("For full helptext")]
     head, *suggested = _SUGGESTED.split("\n".join(lines[1:] if len(lines) > 1 else lines))

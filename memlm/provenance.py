@@ -1,5 +1,4 @@
-"""Where a result came from: the code, the user and the data sets, as the tracking server's
-readers look for them."""
+"""Provenance of a result: code, user and data sets, in the form that the tracking server shows."""
 
 import getpass
 import subprocess
@@ -13,18 +12,17 @@ DIRTY = "-dirty"
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What a run read: an artifact or one part of it."""
+    """Data that a run read: an artifact or a part of one."""
 
     name: str
     digest: str
     uri: str
     context: str
-    """What it was read for: "training" or "evaluation"."""
+    """Purpose of reading it: "training" or "evaluation"."""
 
 
 def git_sha(directory: Path = Path(__file__).parent) -> str:
-    """The commit of the code that runs, with "-dirty" when files differ from it; "" outside a
-    checkout."""
+    """Commit of the running code, with "-dirty" if files differ from it; "" outside a checkout."""
     try:
         sha, changes = (
             subprocess.run(
@@ -39,7 +37,7 @@ def git_sha(directory: Path = Path(__file__).parent) -> str:
 
 @lru_cache(maxsize=1)
 def source_tags() -> dict[str, str]:
-    """MLflow's own tags for who ran what, which its pages show as user, source and commit."""
+    """MLflow's own tags, which its pages show as user, source and commit."""
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "memlm"}
     with suppress(OSError, KeyError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()

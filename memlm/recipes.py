@@ -1,4 +1,5 @@
-"""Named whole configs. A recipe is a function; a variant copies one and changes fields."""
+"""Recipes: named configs. Each is a function; a variant copies another recipe and changes some
+fields."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +39,7 @@ LAPTOP_MODEL = ModelConfig(
 
 
 def laptop() -> Config:
-    """The generated world on two CPU cores: from nothing to a frontier in about 25 minutes."""
+    """The generated world on two CPU cores: a complete run to the frontier in 25 minutes."""
     return Config(
         recipe="laptop",
         model=LAPTOP_MODEL,
@@ -48,7 +49,7 @@ def laptop() -> Config:
 
 
 def smoke() -> Config:
-    """Every stage in two minutes, to see that it runs. The scores mean nothing."""
+    """Every stage in two minutes, to check that it runs. The scores mean nothing."""
     return Config(
         recipe="smoke",
         world=WorldConfig(
@@ -88,8 +89,8 @@ WIKI_MODEL = replace(
 
 
 def wiki() -> Config:
-    """Real text and facts from the folder that the environment variable MEMLM_DATA names:
-    Wikipedia mixed with EntityQuestions' facts, and new facts of the same relations to learn."""
+    """Real text and facts: Wikipedia mixed with EntityQuestions' facts, and new facts of the same
+    relations to learn. The environment variable MEMLM_DATA names their folder."""
     entity_questions = QuestionSetConfig(
         path="$MEMLM_DATA/qa/entityquestions_train.jsonl.zst", layout="entityquestions", shuffle=True
     )
@@ -161,7 +162,7 @@ RIVALS = ("lora_replay", "full_replay", "lora_distillation", "full_distillation"
 
 
 def laptop_controls() -> Config:
-    """Every control and rival beside the three methods, on the checkpoints of `laptop`."""
+    """All controls and rival methods next to the three main ones, on the checkpoints of `laptop`."""
     base = laptop()
     return replace(
         base,
@@ -173,8 +174,8 @@ def laptop_controls() -> Config:
 
 
 def laptop_tuning() -> Config:
-    """What ranking rules of our own are tuned on: facts and questions that `laptop_controls`
-    does not ask."""
+    """Tuning of our own ranking rules, on facts and questions that `laptop_controls` does not
+    use."""
     base = laptop()
     return replace(
         base,
@@ -186,7 +187,7 @@ def laptop_tuning() -> Config:
 
 
 def _of_the_world(*, facts: tuple[int, int], known: tuple[int, int], sums: tuple[int, int]) -> QuestionsConfig:
-    """The laptop's questions from number `skip` on, so many of each: (skip, number)."""
+    """The laptop's questions, as (number to skip, number to take) for each set."""
     questions = QuestionsConfig()
     parts = dict(zip(("known_facts", "arithmetic"), (known, sums), strict=True))
     return replace(
@@ -200,8 +201,8 @@ def _of_the_world(*, facts: tuple[int, int], known: tuple[int, int], sums: tuple
 
 
 def laptop_ablations() -> Config:
-    """What of the method matters, on the checkpoints of `laptop`: t, ranking, background, and
-    the parts that move."""
+    """Ablations of the method on the checkpoints of `laptop`: t, ranking, background, trained
+    parts."""
     base = laptop()
     return replace(
         base,
@@ -219,13 +220,13 @@ def laptop_ablations() -> Config:
 
 
 def laptop_layers() -> Config:
-    """Ablation: three memory layers that share one pool, pretrained anew (Berges et al. 2024,
-    Memory+)."""
+    """Ablation: three memory layers that share one pool (Berges et al. 2024, Memory+), with a
+    pretraining of its own."""
     return _with_memory("laptop_layers", layers=(1, 2, 3))
 
 
 def laptop_slots() -> Config:
-    """Ablation: a ninth of the slots, pretrained anew."""
+    """Ablation: a ninth of the slots, with a pretraining of its own."""
     return _with_memory("laptop_slots", num_half_keys=64)
 
 
@@ -235,19 +236,19 @@ def _with_memory(recipe: str, **changed: Any) -> Config:
 
 
 def wiki_rivals() -> Config:
-    """Replay, distillation and the frozen rivals on the stream and the checkpoints of `wiki`,
-    whose own trials are reused."""
+    """Replay, distillation and the rivals with a frozen model, on the stream and the checkpoints of
+    `wiki`, whose trials are reused."""
     base = wiki()
     return replace(
         base,
         recipe="wiki_rivals",
         base_run="wiki",
-        sweep=replace(base.sweep, methods=(*base.sweep.methods, *RIVALS), drawn_beside=("wiki_triviaqa",)),
+        sweep=replace(base.sweep, methods=(*base.sweep.methods, *RIVALS), compare_with=("wiki_triviaqa",)),
     )
 
 
 def wiki_tuning() -> Config:
-    """What ranking rules of our own are tuned on: facts that `wiki` neither learns nor asks."""
+    """Tuning of our own ranking rules, on facts that `wiki` neither learns nor asks about."""
     base = wiki()
     facts, known = base.questions.facts, base.questions.held_out[0]
     return replace(
@@ -264,8 +265,8 @@ def wiki_tuning() -> Config:
 
 
 def wiki_triviaqa() -> Config:
-    """TriviaQA's facts on the checkpoints of `wiki`: relations and subjects that the model has
-    hardly met."""
+    """TriviaQA's facts on the checkpoints of `wiki`: relations and subjects that are mostly new to
+    the model."""
     base = wiki()
     return replace(
         base,
@@ -274,14 +275,13 @@ def wiki_triviaqa() -> Config:
         questions=replace(
             base.questions, facts=FactsConfig(path="$MEMLM_DATA/qa/triviaqa.jsonl", layout="triviaqa", shuffle=True)
         ),
-        sweep=replace(base.sweep, scale="triviaqa", methods=("sparse_memory", "lora", "full"), drawn_beside=("wiki",)),
+        sweep=replace(base.sweep, scale="triviaqa", methods=("sparse_memory", "lora", "full"), compare_with=("wiki",)),
     )
 
 
 def wiki_documents() -> Config:
-    """SimpleQA's questions learned from the Wikipedia documents that answer them (Lin et al.
-    2025, section 5.2), on the checkpoints of `wiki`: only the chunks that answer a question,
-    said in other ways by rules."""
+    """SimpleQA's questions learned from Wikipedia documents (Lin et al. 2025, section 5.2), on the
+    checkpoints of `wiki`. Only the chunks that answer a question are learned, restated by rules."""
     base = wiki()
     return replace(
         base,
@@ -307,8 +307,8 @@ def wiki_documents() -> Config:
 
 def paper_1b() -> Config:
     """The paper's model and streams (Lin et al. 2025, sections 4 and 5.1). Needs a GPU cluster.
-    It pretrains on 31 billion tokens, so a hundredth of DCLM's 27,840 shards is enough for one
-    pass; --corpus.path names another copy, on S3 or in a folder."""
+    Pretrains on 31 billion tokens, for which a hundredth of DCLM's 27,840 shards is enough;
+    --corpus.path names another copy, on S3 or in a folder."""
     return Config(
         recipe="paper_1b",
         world=None,
@@ -348,9 +348,9 @@ def paper_1b() -> Config:
 
 
 def paper_64m() -> Config:
-    """The paper's model and streams with a pool of 64 M slots: 256 GiB of values, whose columns
-    are split over 32 GPUs, 24 GiB of each with the moments. Of the checkpoint, counting and
-    finetuning need those 256 GiB in each worker."""
+    """The paper's model and streams with a pool of 64 M slots. Its 256 GiB of values are split by
+    columns over 32 GPUs, which takes 24 GiB of each with the optimizer's moments. Counting and
+    finetuning need the 256 GiB in each worker."""
     base = paper_1b()
     return replace(
         base,

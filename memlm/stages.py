@@ -1,8 +1,8 @@
-"""Which settings each command uses, and what its config alone rules out.
+"""Options that each command uses, and checks that need only its config.
 
-Asked when a command line is parsed, before anything slow is imported. What makes a run's corpus,
-checkpoints and counts may be given to every command, so that one set of options serves all
-stages of a run; any other setting is refused where it would change nothing.
+Both run when a command line is parsed, before any slow import. Every command accepts the options
+that decide a run's corpus, checkpoints and counts, so that one set of options serves all stages of
+a run. A command refuses any other option that it does not use.
 """
 
 import os
@@ -38,24 +38,24 @@ USES: dict[str, tuple[str, ...]] = {
     "augment_documents": ("writer",),
     "write_statements": ("writer", "wordings"),
 }
-"""Beside those of the run."""
+"""Options of each command in addition to those of the run."""
 READS_SOURCES = ("prepare_corpus", "pareto_sweep", "augment_documents", "write_statements")
 TRACKED = ("pretrain", "count_accesses", "finetune", "evaluate", "pareto_sweep")
 
 
 class RunError(ValueError):
-    """A run lacks what a command needs or holds something else under its name, or a command is
-    given what it cannot use."""
+    """A run lacks an input of a command, or has another artifact under its name; or a command is given
+    an option that it cannot use."""
 
 
 def uses(stage: str, option: str) -> bool:
-    """Whether an option, such as --method.rank, has a meaning for a command."""
+    """Whether a command uses an option, such as --method.rank."""
     field = option.lstrip("-").partition("=")[0].replace("-", "_")
     return any(field == used or field.startswith(f"{used}.") for used in (*OF_THE_RUN, *USES[stage]))
 
 
 def options_for(stage: str, arguments: Sequence[str]) -> list[str]:
-    """Those that the command uses, with their values."""
+    """Arguments that the command uses: options with their values."""
     kept, keeps = [], True
     for argument in arguments:
         keeps = uses(stage, argument) if argument.startswith("--") else keeps
@@ -65,21 +65,21 @@ def options_for(stage: str, arguments: Sequence[str]) -> list[str]:
 
 
 def require_used(stage: str, arguments: Sequence[str]) -> None:
-    """Raises RunError for the first option that the command would ignore, naming the commands
-    that use it."""
+    """Raise RunError for the first option that the command would ignore, naming the commands that use
+    it."""
     for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
         if uses(stage, option):
             continue
         others = [other for other in USES if uses(other, option)]
-        if others:  # one that nobody knows is refused with the nearest name
+        if others:  # the parser refuses unknown options, with the nearest name
             raise RunError(
-                f"{option} has no effect on {stage}, so it is refused; leave it out. It is an option of {', '.join(others)}"
+                f"{option} has no effect on {stage}, so it is refused; leave it out. These commands use it: {', '.join(others)}"
             )
 
 
 def require_possible(stage: str, config: Config) -> None:
-    """Raises ValueError for what the config alone rules out. A dry run names paths that lead
-    nowhere itself."""
+    """Raise ValueError for a config that the stage cannot run. A dry run reports missing paths by
+    itself."""
     if "://" in config.storage and not config.storage.startswith("s3://"):
         raise RunError(f"storage is {config.storage!r}; it must be a local path or s3://bucket/prefix")
     if stage in TRACKED:
@@ -93,25 +93,25 @@ def require_possible(stage: str, config: Config) -> None:
         _check_layouts(config)
         if not config.dry_run:
             for path, field in _paths(config, with_corpus=stage in ("prepare_corpus", "pareto_sweep")):
-                if config.world is None or WORLD not in path:  # else it is not made yet
+                if config.world is None or WORLD not in path:  # the generated world may not exist yet
                     expand(path, field, None)
 
 
 def require_tracking(config: Config) -> None:
-    """Raises RunError for an address of another kind, and where MLflow's sqlite file would have
-    to lie in a store of objects."""
+    """Raise RunError for an unknown kind of address, and for MLflow's default sqlite file if the
+    storage is S3."""
     if config.tracking not in ("", "off") and not config.tracking.startswith(("sqlite:", "http://", "https://")):
         raise RunError(
             f"tracking is {config.tracking!r}; it must be sqlite:////absolute/mlflow.db, http(s)://host:port, 'off', or empty for a file in the storage folder"
         )
     if not config.tracking and config.storage.startswith("s3://"):
         raise RunError(
-            f"--storage is {config.storage}, where MLflow's sqlite file cannot lie; give --tracking a server's http(s) address, or 'off'"
+            f"--storage is {config.storage}, which cannot hold MLflow's sqlite file; give --tracking a server's http(s) address, or 'off'"
         )
 
 
 def require_documents(config: Config) -> DocumentsConfig:
-    """Raises RunError for a recipe that learns facts."""
+    """Return the config of the documents to learn. Raises RunError for a recipe that learns facts."""
     if config.questions.documents is None:
         raise RunError(
             "the recipe has no questions.documents; give --questions.documents.path and --questions.documents.questions, or name a recipe "
@@ -121,8 +121,8 @@ def require_documents(config: Config) -> DocumentsConfig:
 
 
 def require_slots_to_analyze(config: Config) -> SparseMemoryConfig:
-    """The method whose slots are analysed. Raises RunError for one that selects none, or for
-    more slots than the pool has."""
+    """Return the method whose slots are analysed. Raises RunError if it selects no slots, or if more
+    slots are asked for than the pool has."""
     method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
     if not isinstance(method, SparseMemoryConfig):
         raise RunError(
@@ -130,17 +130,15 @@ def require_slots_to_analyze(config: Config) -> SparseMemoryConfig:
         )
     if max(config.analysis.slot_counts) > num_slots:
         raise RunError(
-            f"analysis.slot_counts is {config.analysis.slot_counts}, and model.memory has {num_slots} slots; leave out what is above"
+            f"analysis.slot_counts is {config.analysis.slot_counts}, and model.memory has {num_slots} slots; leave out the larger numbers"
         )
     return method
 
 
 def require_traceable(config: Config) -> None:
-    """Raises RunError where a trace is asked for of a method that changes nothing."""
+    """Raise RunError for the trace of a method that changes no weights."""
     if config.trace and config.method.moves == "nothing":
-        raise RunError(
-            f"trace is True, and method {config.method.name} changes nothing that could be followed; leave --trace out"
-        )
+        raise RunError(f"trace is True, and method {config.method.name} changes no weights to trace; leave --trace out")
 
 
 def _require_writer(config: Config) -> None:
@@ -202,7 +200,7 @@ def _refuse_facts_beside_documents(config: Config) -> None:
     given = [argument for argument in config.arguments if argument.startswith("--questions.facts.")]
     if config.questions.documents is not None and given:
         raise RunError(
-            f"{given[0].partition('=')[0]} has no effect where documents are learned instead of facts; leave it out, or leave out questions.documents"
+            f"{given[0].partition('=')[0]} has no effect when documents are learned in place of facts; leave it out, or leave out questions.documents"
         )
 
 

@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 from urllib.parse import unquote
 
-from memlm.credentials import MLFLOW, has_password, redacted, tidy, without_secrets
+from memlm.credentials import MLFLOW, has_password, redacted, strip_credentials, without_secrets
 from memlm.extras import needed_for
 from memlm.provenance import DataSet, git_sha, source_tags
 
@@ -145,7 +145,7 @@ class Tracker:
         if has_password(uri):
             rule = "holds a user name, a password or a query, and addresses are logged"
             raise TrackingError("tracking uri", uri, rule, PASSWORD_REMEDY)
-        tidy(*MLFLOW)
+        strip_credentials(*MLFLOW)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every trial
         if uri.startswith("sqlite:"):

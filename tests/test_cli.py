@@ -266,7 +266,7 @@ def test_launch_passes_a_job_that_ends_well():
     [
         (ValueError("stream.num_facts is 9; lower it"), 1, "error: stream.num_facts is 9; lower it"),
         (FileNotFoundError(2, "No such file", "a.json"), 1, "error: [Errno 2] No such file: 'a.json'"),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue from what is finished"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue"),
     ],
 )
 def test_launch_ends_with_one_line_for_what_the_user_can_mend(capsys, error, code, said):

@@ -276,7 +276,7 @@ def test_an_address_of_a_server_holds_no_password():
     "changes, said",
     [
         ({"storage": " "}, "storage is empty"),
-        ({"run_name": "MLflow"}, "--run-name is 'MLflow', which is kept for MLflow's own files"),
+        ({"run_name": "MLflow"}, "--run-name is 'MLflow', which is reserved for MLflow's files"),
         ({"register_model": "my/model"}, "--register-model is 'my/model'"),
         ({"register_model": "a\nb"}, "--register-model is 'a\\nb'"),
         ({"register_model": "x" * 300}, "--register-model has 300 characters"),

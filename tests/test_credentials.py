@@ -17,7 +17,7 @@ from memlm.credentials import (
     read_credential,
     read_key,
     redacted,
-    tidy,
+    strip_credentials,
     without_secrets,
 )
 from memlm.data.writers.config import EndpointConfig
@@ -159,15 +159,15 @@ def test_no_text_takes_long():
 def test_white_space_around_a_credential_is_not_part_of_it(monkeypatch, around):
     monkeypatch.setenv("MEMLM_TEST_KEY", f"{around}{PASSWORD}{around}")
     assert read_credential("MEMLM_TEST_KEY") == read_key("MEMLM_TEST_KEY") == PASSWORD
-    tidy("MEMLM_TEST_KEY", "MEMLM_NOT_SET")
+    strip_credentials("MEMLM_TEST_KEY", "MEMLM_NOT_SET")
     assert os.environ["MEMLM_TEST_KEY"] == PASSWORD and "MEMLM_NOT_SET" not in os.environ
 
 
 @pytest.mark.parametrize("inside", ["\n", "\r", "\x07", "\x1b[31m", "\u202e", "\u200b", "\ufeff", "\u2028"])
 def test_control_characters_are_refused_by_the_variables_name_alone(monkeypatch, inside):
     monkeypatch.setenv("MEMLM_TEST_KEY", f"{PASSWORD}{inside}{PASSWORD}")
-    for read in (read_credential, read_key, tidy):
-        with pytest.raises(CredentialError, match="the environment variable MEMLM_TEST_KEY holds") as refused:
+    for read in (read_credential, read_key, strip_credentials):
+        with pytest.raises(CredentialError, match="the environment variable MEMLM_TEST_KEY contains") as refused:
             read("MEMLM_TEST_KEY")
         assert PASSWORD not in str(refused.value) and inside not in str(refused.value)
 
@@ -217,7 +217,7 @@ def test_a_tracking_address_with_a_password_is_refused_without_printing_it(addre
 
 @pytest.mark.parametrize("field", ["tracking", "storage", "checkpoint"])
 def test_no_address_of_a_config_holds_a_password(field):
-    with pytest.raises(ValueError, match=f"{field} is http://\\.\\.\\.@host; .*must hold no user name") as refused:
+    with pytest.raises(ValueError, match=f"{field} is http://\\.\\.\\.@host; .*must not contain a user name") as refused:
         Config(recipe="smoke", **{field: f"http://user:{PASSWORD}@host"})
     assert PASSWORD not in str(refused.value)
 

@@ -41,8 +41,8 @@ def test_a_name_that_some_place_could_not_hold_is_refused_wherever_one_is_given(
     smoke = RECIPES["smoke"]()
     with pytest.raises(ValueError, match="questions.held_out: name"):
         HeldOutConfig(name=name, path="a.jsonl")
-    with pytest.raises(ValueError, match="sweep.drawn_beside"):
-        SweepConfig(drawn_beside=(name,))
+    with pytest.raises(ValueError, match="sweep.compare_with"):
+        SweepConfig(compare_with=(name,))
     for field, option in (("run_name", "--run-name"), ("base_run", "--base-run")):
         if name:
             with pytest.raises(ValueError, match=option) as refused:

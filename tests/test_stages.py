@@ -58,7 +58,7 @@ def test_an_option_that_a_command_would_ignore_is_refused(capsys, stage, argumen
     assert (
         told.startswith(f"error: {arguments[0].partition('=')[0]} has no effect on {stage}") and told.count("\n") == 1
     )
-    (others,) = told.strip().rsplit(" of ", 1)[1:]
+    (others,) = told.strip().rsplit(": ", 1)[1:]
     assert all(uses(other, arguments[0]) for other in others.split(", ")) and stage not in others.split(", ")
 
 
@@ -90,7 +90,7 @@ def test_a_command_of_another_stage_is_told_only_what_that_stage_uses():
         (
             "finetune",
             ("--trace", "True", "--method", "in_context"),
-            "trace is True, and method in_context changes nothing",
+            "trace is True, and method in_context changes no weights",
         ),
         ("analyze_slots", ("--method", "lora"), "--method is lora, which selects no slots"),
         ("analyze_slots", ("--analysis.slot-counts", "5000"), "model.memory has 1024 slots"),
@@ -131,7 +131,7 @@ def test_what_the_config_alone_rules_out_is_refused_at_once(capsys, stage, argum
 def test_facts_named_beside_documents_are_refused(capsys, tmp_path):
     documents = ("--questions.documents.path", str(tmp_path), "--questions.documents.questions", str(tmp_path))
     told = refusal(capsys, "prepare_corpus", *documents, "--questions.facts.path", str(tmp_path))
-    assert "--questions.facts.path has no effect where documents are learned" in told
+    assert "--questions.facts.path has no effect when documents are learned" in told
 
 
 def test_a_plan_names_what_is_missing_itself():

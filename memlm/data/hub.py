@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from memlm import storage
 from memlm.credentials import HUB as HUB_TOKENS
-from memlm.credentials import PublicError, tidy
+from memlm.credentials import PublicError, strip_credentials
 from memlm.storage import retries
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def list_files(uri: str) -> list[HubFile]:
     """All files below an address, in any order. Raises HubError for one without a commit, and
     where the hub does not answer."""
     place = _parse(uri)
-    tidy(*HUB_TOKENS)
+    strip_credentials(*HUB_TOKENS)
     # A second of imports that nothing but the hub needs.
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -104,7 +104,7 @@ def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
     """One file of an address, as a temporary copy whose content was checked. Raises HubError if
     it is not that content."""
     place = _parse(uri)
-    tidy(*HUB_TOKENS)
+    strip_credentials(*HUB_TOKENS)
     from huggingface_hub import hf_hub_download
 
     with storage.folder_for_copies() as folder:

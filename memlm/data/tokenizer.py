@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from memlm.credentials import HUB as HUB_TOKENS
-from memlm.credentials import PublicError, tidy
+from memlm.credentials import PublicError, strip_credentials
 from memlm.outside import reading, reason_of
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
@@ -170,6 +170,6 @@ def _from_folder_cache_or_hub(name_or_path: str) -> PreTrainedTokenizerBase:
             raise
         # One question first, answered at once: the download itself retries for most of a minute
         # without a network.
-        tidy(*HUB_TOKENS)
+        strip_credentials(*HUB_TOKENS)
         HfApi().model_info(name_or_path, timeout=HUB_TIMEOUT_SECONDS)
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)

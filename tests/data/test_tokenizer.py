@@ -148,7 +148,7 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(tmp_path, tokenizer):
     assert not (tmp_path / "ran").exists()
     assert "[y/N]" not in answered.stdout + answered.stderr
     said = answered.stderr.strip().splitlines()[-1]
-    assert "could not be loaded" in said and "memlm runs none" in said
+    assert "could not be loaded" in said and "memlm never does" in said
 
 
 def test_a_name_on_no_hub_fails_soon(monkeypatch):

@@ -376,7 +376,7 @@ def test_trials_that_are_missing_are_run_again_alone_and_end_where_they_ended(sw
 def test_a_run_is_drawn_beside_the_others_that_it_names(swept, cluster, capsys):
     """With all its trials in the other's ledger: nothing is run, and one picture shows both."""
     config = smoke(
-        swept.storage, "--run-name", "beside", "--base-run", "smoke", "--sweep.drawn-beside", "smoke", "none"
+        swept.storage, "--run-name", "beside", "--base-run", "smoke", "--sweep.compare-with", "smoke", "none"
     )
     sweep(config)
     out = capsys.readouterr().out

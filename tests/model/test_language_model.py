@@ -218,6 +218,6 @@ def test_a_folder_with_code_of_its_own_is_told_that_none_is_run(tmp_path):
     asked = {"model_type": "theirs", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
     (tmp_path / "config.json").write_text(json.dumps(asked))
     (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(CheckpointError, match="it needs code of its own, and memlm runs none") as refused:
+    with pytest.raises(CheckpointError, match="it needs to run its own code, which memlm never does") as refused:
         load_checkpoint(tmp_path, torch.device("cpu"))
     assert "trust_remote_code" not in str(refused.value) and not (tmp_path / "ran").exists()

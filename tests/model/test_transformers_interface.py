@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.training.conftest import LAUNCHED
 from transformers import (
     AutoConfig,
     AutoModel,

@@ -19,7 +19,7 @@ from typing import Any
 
 from memlm import storage
 from memlm.credentials import HUB as HUB_TOKENS
-from memlm.credentials import tidy, without_secrets
+from memlm.credentials import strip_credentials, without_secrets
 from memlm.data import parquet
 from memlm.data.compression import (
     DAMAGE,
@@ -234,7 +234,7 @@ def _parse_hub(source: str) -> dict[str, str | None]:
 
 def _hub_rows(source: str) -> Iterator[Row]:
     place = _parse_hub(source)
-    tidy(*HUB_TOKENS)
+    strip_credentials(*HUB_TOKENS)
     # A second of imports that nothing but the hub needs.
     with needed_for("an hf:// address of questions"):
         from datasets import DatasetDict, load_dataset

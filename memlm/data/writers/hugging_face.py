@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from memlm.credentials import HUB as HUB_TOKENS
-from memlm.credentials import tidy
+from memlm.credentials import strip_credentials
 from memlm.data.encoding import encode
 from memlm.data.tokenizer import HUB_TIMEOUT_SECONDS
 from memlm.data.writers.config import WriterConfig
@@ -28,7 +28,7 @@ def find_revision(model: str, revision: str) -> str:
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return f"sha256:{digest.hexdigest()}"
-    tidy(*HUB_TOKENS)
+    strip_credentials(*HUB_TOKENS)
     try:
         return Path(snapshot_download(model, revision=revision or None, local_files_only=True)).name
     except (OSError, ValueError):

@@ -120,7 +120,7 @@ class SweepTracker:
 def _others(config: Config) -> list[dict[str, Any]]:
     """The frontiers that there are, of those that are to stand beside this one."""
     found = []
-    for name in config.sweep.drawn_beside:
+    for name in config.sweep.compare_with:
         folder = storage.join(config.storage, name)
         if "frontier.json" in storage.list_names(folder):
             found.append(storage.read_record(storage.join(folder, "frontier.json")))
@@ -134,7 +134,7 @@ def _draw_joint(config: Config, frontier: dict[str, Any], path: Path) -> bool:
     not the sweep."""
 
     def refuse(reason: str) -> RunError:
-        others = ", ".join(config.sweep.drawn_beside)
+        others = ", ".join(config.sweep.compare_with)
         return RunError(f"a frontier of {others} cannot be drawn ({reason}); run the sweep of that run again")
 
     try:
@@ -166,7 +166,7 @@ def write_frontier(
         write_csv(frontier, files[1])
         draw_frontier(frontier, files[2])
         write_report(frontier, files[3], stages=stages, paper=PAPER_FORGETTING)
-        if config.sweep.drawn_beside and _draw_joint(config, frontier, Path(scratch) / JOINT_FILE):
+        if config.sweep.compare_with and _draw_joint(config, frontier, Path(scratch) / JOINT_FILE):
             files.append(Path(scratch) / JOINT_FILE)
         for file in files:
             storage.write_bytes(storage.join(run.uri, file.name), file.read_bytes())

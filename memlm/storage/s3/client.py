@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import urllib3.exceptions
 
-from memlm.credentials import AWS, redacted, tidy, without_secrets
+from memlm.credentials import AWS, redacted, strip_credentials, without_secrets
 from memlm.extras import needed_for
 from memlm.storage import retries
 from memlm.storage.errors import StorageError
@@ -334,7 +334,7 @@ def code_of(error: Exception) -> str:
 @functools.lru_cache(maxsize=8)
 def _client(endpoint_url: str | None, process: int, limit: retries.RetryPolicy) -> Any:
     """One client per process, shared by its threads, as boto3 permits."""
-    tidy(*AWS)
+    strip_credentials(*AWS)
     settings = Config(
         connect_timeout=limit.connect_seconds,
         read_timeout=limit.silence_seconds,

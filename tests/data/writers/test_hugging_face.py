@@ -157,7 +157,7 @@ def test_code_in_a_models_folder_is_neither_run_nor_asked_about(saved: Path, tmp
     (folder / "config.json").write_text(json.dumps(told))
     (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.setattr("builtins.input", lambda question: pytest.fail(f"asked on the terminal: {question}"))
-    with pytest.raises(WriterError, match="could not be loaded.*memlm runs none"):
+    with pytest.raises(WriterError, match="could not be loaded.*memlm never does"):
         writer_of(folder)
     assert not (tmp_path / "ran").exists()
 

@@ -18,7 +18,7 @@ RECORDED = json.loads((Path(__file__).parents[3] / "docs" / "recorded" / "laptop
 
 def config_at(folder: Path):
     config = RECIPES["smoke"]()
-    sweep = replace(config.sweep, drawn_beside=("other",))
+    sweep = replace(config.sweep, compare_with=("other",))
     return replace(config, storage=str(folder), run_name="mine", tracking="off", sweep=sweep)
 
 
