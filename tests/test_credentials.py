@@ -217,7 +217,9 @@ def test_a_tracking_address_with_a_password_is_refused_without_printing_it(addre
 
 @pytest.mark.parametrize("field", ["tracking", "storage", "checkpoint"])
 def test_no_address_of_a_config_holds_a_password(field):
-    with pytest.raises(ValueError, match=f"{field} is http://\\.\\.\\.@host; .*must not contain a user name") as refused:
+    with pytest.raises(
+        ValueError, match=f"{field} is http://\\.\\.\\.@host; .*must not contain a user name"
+    ) as refused:
         Config(recipe="smoke", **{field: f"http://user:{PASSWORD}@host"})
     assert PASSWORD not in str(refused.value)
 
