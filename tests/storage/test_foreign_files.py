@@ -5,8 +5,6 @@ import json
 import logging
 import multiprocessing
 import os
-import random
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -14,153 +12,7 @@ import pytest
 from memlm import storage
 from memlm.storage import DamagedArtifact, StorageError, local
 from memlm.storage.manifests import is_ours
-
-SENTINEL = b"three years of work"
-
-
-def write(uri: str, text: str = "weights", *, seed: int = 1) -> None:
-    with storage.write_artifact(uri, kind="model", config={"seed": seed}) as draft:
-        (draft.path / "part").mkdir()
-        (draft.path / "part" / "0.bin").write_text(text)
-        (draft.path / "config.json").write_text("{}")
-
-
-def sentinels_in(home: Path) -> dict[str, bytes]:
-    """Everything that the user owns, by path; through no link."""
-    return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file() and not path.is_symlink()}
-
-
-# --- paths
-# ---------------------------------------------------------------------------------------------------------
-
-OWNED = (
-    "models",
-    "Models",
-    "models.v2",
-    "ein Ordner",
-    "m\u00f6del",
-    unicodedata.normalize("NFD", "m\u00f6del"),
-    "...",
-    "~",
-)
-ABSENT = ("patched", "neu\u00e9", "MODELS", ".hidden", "a.b", "...x")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: files, empty folders, links to both, and places where nothing is. No path
-    of the test leads out of tmp_path."""
-    home = tmp_path.joinpath("1", "2", "3", "4", "5", "home")
-    for name in OWNED:
-        (home / name / "deep").mkdir(parents=True)
-        (home / name / "thesis.tex").write_bytes(SENTINEL)
-        (home / name / "deep" / "data.csv").write_bytes(SENTINEL)
-    (home / "empty").mkdir()
-    (home / "plain").write_bytes(SENTINEL)
-    (home / "web").mkdir()
-    (home / "web" / "manifest.json").write_text(json.dumps({"name": "my web application", "icons": []}))
-    (home / ".patched.partial").mkdir()
-    (home / ".patched.partial" / "thesis.tex").write_bytes(SENTINEL)
-    (home / ".a.b.partial.partial.lock").write_bytes(SENTINEL)
-    for name, target in {
-        "to_models": "models",
-        "to_deep": "models/deep",
-        "to_empty": "empty",
-        "to_nothing": "nowhere/at/all",
-        "to_itself": "to_itself",
-        "to_file": "plain",
-        "to_home": "..",
-    }.items():
-        (home / name).symlink_to(target)
-    monkeypatch.chdir(home)
-    return home
-
-
-def random_path(choices: random.Random, home: Path) -> str:
-    names = (*OWNED, *ABSENT, "empty", "plain", "web", "to_models", "to_deep", "to_empty", "to_nothing", "to_itself")
-    parts = [choices.choice((*names, "to_file", "to_home", ".", "..", "..", "deep", "home", "")) for _ in range(4)]
-    path = "/".join(parts[: choices.randint(1, 4)]).lstrip("/") + choices.choice(("", "", "/", "//", "/."))
-    return choices.choice((f"{home}/", "./", "", f"{home}/../home/")) + (path.lstrip("/") or ".")
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_whatever_the_path_what_the_user_owns_survives(home: Path, tmp_path: Path, seed: int) -> None:
-    """Each write either refuses or leaves an artifact where the operating system finds that
-    path, next to all that was there."""
-    choices, owned = random.Random(seed), sentinels_in(tmp_path)
-    written = 0
-    for number in range(40):
-        path = random_path(choices, home)
-        assert Path(os.path.realpath(Path(path))).is_relative_to(tmp_path), path
-        try:
-            write(path, seed=number)
-        except (StorageError, OSError) as error:
-            assert "\n" not in str(error)
-        else:
-            written += 1
-            assert (storage.open_artifact(path) / "part" / "0.bin").read_text() == "weights", path
-            artifact = Path(os.path.realpath(Path(path)))
-            if choices.random() < 0.5:  # damage, and make it again
-                (artifact / "part" / "0.bin").write_text("clocks")
-                (artifact / "notes.txt").write_bytes(SENTINEL)
-                owned[str(artifact / "notes.txt")] = SENTINEL
-                write(path, seed=number)
-                storage.open_artifact(path)
-        found = sentinels_in(tmp_path)
-        assert {name: found.get(name) for name in owned} == owned, path
-    assert written >= 5
-
-
-def test_a_folder_behind_a_missing_one_is_not_taken_for_empty(home: Path) -> None:
-    for path in ("patched/../models", f"{home}/patched/../models", "to_deep/../../models", "to_deep/..", "models/."):
-        with pytest.raises(StorageError, match="is not empty and holds no artifact"):
-            write(path)
-    assert not (home / "patched").exists()
-    assert (home / "models" / "thesis.tex").read_bytes() == SENTINEL
-
-
-def test_the_place_is_that_of_the_links_at_the_beginning(home: Path) -> None:
-    """A link that changes while an artifact is made does not move the commit to another folder."""
-    (home / "way").symlink_to("empty")
-    with storage.write_artifact("way/model", kind="model", config={}) as draft:
-        (draft.path / "w").write_text("w")
-        (home / "way").unlink()
-        (home / "way").symlink_to("models")
-    assert storage.has_artifact(str(home / "empty" / "model"))
-    assert sorted(os.listdir(home / "models")) == ["deep", "thesis.tex"]
-
-
-@pytest.mark.parametrize("path", ["to_itself", "to_itself/", "to_itself//", "to_itself//model", "to_itself/a/../b"])
-def test_links_in_a_circle_lead_nowhere(home: Path, path: str) -> None:
-    """Not to the root folder either, where os.path.realpath finds the second and the third of
-    these."""
-    with pytest.raises(StorageError, match="lead in a circle"):
-        write(path)
-
-
-def test_the_root_folder_and_names_with_nul_are_refused(home: Path) -> None:
-    for path in ("/", "//", "/..", "a\0b"):
-        with pytest.raises(StorageError):
-            write(path)
-        with pytest.raises(StorageError):
-            storage.delete(path)
-
-
-@pytest.mark.parametrize("path", ["s3://bucket/a/../models", "s3://bucket/./models", "s3://bucket/.."])
-def test_a_prefix_on_s3_has_no_way_up(path: str) -> None:
-    for use in (write, storage.delete, storage.has_artifact, storage.list_names):
-        with pytest.raises(StorageError, match="S3 has no folders"):
-            use(path)
-
-
-def test_an_artifact_inside_another_is_refused(home: Path) -> None:
-    write("patched.1")
-    for path in ("patched.1/again", "patched.1/part/again", "patched.1/new/deep"):
-        with pytest.raises(StorageError, match="lies inside the artifact"):
-            write(path)
-    storage.open_artifact("patched.1")
-    assert sorted(os.listdir("patched.1")) == ["config.json", "manifest.json", "part"]
-
+from tests.storage.owned_files import SENTINEL, write
 
 # --- a folder whose manifest is damaged, or another program's
 # --------------------------------------------------------
@@ -341,15 +193,6 @@ def test_a_file_of_an_artifact_that_became_a_pipe_is_damage(tmp_path: Path) -> N
     assert in_time(storage.open_artifact, str(tmp_path / "model")).startswith(DamagedArtifact.__name__)
 
 
-def test_delete_leaves_a_link_and_what_it_points_to(tmp_path: Path) -> None:
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "thesis.tex").write_bytes(SENTINEL)
-    (tmp_path / "units").symlink_to("thesis")
-    storage.delete(str(tmp_path / "units"))
-    storage.delete(str(tmp_path / "units" / ".." / "absent"))
-    assert (tmp_path / "units" / "thesis.tex").read_bytes() == SENTINEL
-
-
 # --- readers see what the manifest names
 # ------------------------------------------------------------------------------
 
@@ -411,79 +254,3 @@ def test_a_killed_writer_is_told_from_a_user_by_its_lock(tmp_path: Path) -> None
     with local.locked(local.scratch_of(target)) as left_behind:
         assert left_behind
     assert os.listdir(tmp_path) == []
-
-
-# --- what memlm needs no longer
-# ---------------------------------------------------------------------------------------
-
-
-def made_tree(root: str) -> str:
-    """Artifacts at several depths, records, and next to all of them what somebody else put
-    there."""
-    tree = storage.join(root, "training")
-    for name in ("step_1/rank_0", "step_1/rank_1", "step_2/rank_0"):
-        write(storage.join(tree, name))
-    storage.write_record(storage.join(tree, "starts", "0001.json"), {"a": 1})
-    return tree
-
-
-def keys_below(uri: str) -> set[str]:
-    if not storage.is_remote(uri):
-        return {path.relative_to(uri).as_posix() for path in Path(uri).rglob("*") if path.is_file()}
-    found = set()
-    for name in storage.list_names(uri):
-        below = keys_below(storage.join(uri, name))
-        found |= {f"{name}/{each}" for each in below} or {name}
-    return found
-
-
-def test_what_memlm_made_goes_and_nothing_else(root: str) -> None:
-    tree = made_tree(root)
-    others = {"notes.txt", "step_1/notes.txt", "step_1/rank_0/README.md", "starts/0001.txt", "web/manifest.json"}
-    for name in others:
-        storage.write_bytes(storage.join(tree, *name.split("/")), SENTINEL)
-    write(storage.join(root, "training-other"))
-    storage.delete_made(tree, loose=r"\d{4}\.json")
-    assert keys_below(tree) == others
-    storage.delete_made(tree)
-    assert keys_below(tree) == others
-    storage.open_artifact(storage.join(root, "training-other"))
-
-
-def test_a_tree_in_which_only_memlm_wrote_is_gone(root: str) -> None:
-    tree = made_tree(root)
-    storage.delete_made(tree, loose=r"\d{4}\.json")
-    storage.delete_made(storage.join(root, "absent"))
-    assert storage.list_names(root) == []
-
-
-def test_the_drafts_of_killed_writers_go_with_it_and_the_folders_of_others_do_not(tmp_path: Path) -> None:
-    tree = Path(made_tree(str(tmp_path)))
-    for name, lock in (("killed", True), ("mine", False)):
-        (tree / "step_1" / f".{name}.partial").mkdir()
-        (tree / "step_1" / f".{name}.partial" / "file").write_bytes(SENTINEL)
-        if lock:
-            (tree / "step_1" / f".{name}.partial.partial.lock").touch()
-    (tree / "step_2" / f".rank_0.{'0' * 32}.tmp.partial").touch()
-    storage.delete_made(str(tree), loose=r"\d{4}\.json")
-    assert sentinels_in(tmp_path) == {str(tree / "step_1" / ".mine.partial" / "file"): SENTINEL}
-
-
-def test_a_linked_folder_is_emptied_of_what_memlm_made_and_stays(tmp_path: Path) -> None:
-    """As where a run's states lie on another disk."""
-    (tmp_path / "big").mkdir()
-    (tmp_path / "training").symlink_to("big")
-    made_tree(str(tmp_path))
-    (tmp_path / "big" / "thesis.tex").write_bytes(SENTINEL)
-    (tmp_path / "big" / "elsewhere").symlink_to(tmp_path)
-    write(str(tmp_path / "kept"))
-    storage.delete_made(str(tmp_path / "training"), loose=r"\d{4}\.json")
-    assert sorted(os.listdir(tmp_path / "training")) == ["elsewhere", "thesis.tex"]
-    storage.open_artifact(str(tmp_path / "kept"))
-
-
-def test_an_artifact_that_says_nothing_of_itself_stays(tmp_path: Path) -> None:
-    write(str(tmp_path / "tree" / "model"))
-    (tmp_path / "tree" / "model" / "manifest.json").write_bytes(b"")
-    storage.delete_made(str(tmp_path / "tree"))
-    assert (tmp_path / "tree" / "model" / "part" / "0.bin").exists()

@@ -4,44 +4,17 @@ import logging
 import os
 import pickle
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from memlm import tracking
-from memlm.cli import parse
-from memlm.run import tracking_uri
 from memlm.tracking import DataSet, Tracker, TrackingError
-from tests.nodes.servers import MLflow, mlflow
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the file: creating it takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'deep' / 'mlflow.db'}"
-
-
-@pytest.fixture
-def query(uri: str) -> Callable[..., list]:
-    """What a reader who knows nothing of our code finds in the database."""
-
-    def rows(sql: str, *values: str) -> list:
-        connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
-        try:
-            return connection.execute(sql, values).fetchall()
-        finally:
-            connection.close()
-
-    return rows
 
 
 def test_a_run_with_params_tags_metrics_and_a_file(uri: str, query: Callable, tmp_path: Path) -> None:
@@ -293,14 +266,6 @@ def test_a_long_run_is_measured(uri: str, query: Callable, monkeypatch: pytest.M
     assert ("system/cpu_utilization_percentage",) in found
 
 
-def test_nothing_is_written_beside_the_database(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow makes mlflow.db or mlruns in the working directory when it is asked without a full
-    address."""
-    monkeypatch.chdir(tmp_path)
-    Tracker(uri, "elsewhere").run("k", name="a").log_metrics({"loss": 1.0})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_off_does_nothing_and_needs_no_mlflow(tmp_path: Path) -> None:
     program = """
 import sys
@@ -315,33 +280,6 @@ assert "mlflow" not in sys.modules
     (tmp_path / "program.py").write_text(program)
     subprocess.run([sys.executable, "program.py"], cwd=tmp_path, check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["program.py"]
-
-
-def test_a_server_that_is_not_there_is_known_at_once() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound but not listening: nobody else can take the port meanwhile
-        start = time.monotonic()
-        with pytest.raises(TrackingError, match="does not answer.*Start it"):
-            Tracker(f"http://127.0.0.1:{unused.getsockname()[1]}", "x")
-    assert time.monotonic() - start < 5
-
-
-def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PROBE_SECONDS", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TrackingError, match="does not answer"):
-        Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", "x")
-
-
-@pytest.mark.parametrize("bad", ["sqlite:///mlflow.db", "sqlite://", "mlruns", "file:///x", "postgresql://x/y"])
-def test_addresses_that_are_refused(bad: str) -> None:
-    with pytest.raises(TrackingError, match="sqlite:////absolute"):
-        Tracker(bad, "x")
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for its header" * 20)
-    with pytest.raises(TrackingError, match="cannot be opened.*not a database"):
-        Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "x")
 
 
 def test_git_sha_names_the_commit_and_whether_it_was_changed(tmp_path: Path) -> None:
@@ -373,104 +311,3 @@ def test_a_probe_writes_a_run_and_deletes_it(uri: str, query: Callable) -> None:
         tracking.PROBE_EXPERIMENT,
     )
     assert [state for (state,) in runs if state == "deleted"] and "active" not in [state for (state,) in runs]
-
-
-@pytest.mark.parametrize("status, told", [(200, "3.17.2"), (401, "")])
-def test_the_version_that_a_server_tells(status: int, told: str) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status if self.path == "/version" else 404)
-            self.end_headers()
-            self.wfile.write(b"3.17.2")
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert tracking._version_of(f"http://127.0.0.1:{server.server_port}") == told
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflow]:
-    """MLflow's own server, which asks for names and passwords."""
-    folder = tmp_path_factory.mktemp("guarded")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    with mlflow(folder / "server", f"sqlite:///{folder}/mlflow.db", host="127.0.0.1", port=port) as server:
-        yield server
-
-
-def log_in(monkeypatch: pytest.MonkeyPatch, name: str, password: str) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-
-
-@pytest.mark.slow
-def test_credentials_that_the_server_does_not_accept_are_one_error(
-    guarded: MLflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log_in(monkeypatch, guarded.username, guarded.password)
-    assert tracking.probe(guarded.uri)
-    log_in(monkeypatch, guarded.username, "an-expired-password")
-    with pytest.raises(TrackingError) as refused:
-        tracking.probe(guarded.uri)
-    assert str(refused.value) == (
-        f"tracking uri {guarded.uri}: does not accept these credentials, or they have expired. "
-        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, anew."
-    )
-
-
-@pytest.mark.slow
-def test_who_has_no_right_to_write_is_told_so(guarded: MLflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    log_in(monkeypatch, guarded.username, guarded.password)
-    Tracker(guarded.uri, "of the first user")
-    from mlflow.server.auth.client import AuthServiceClient
-
-    AuthServiceClient(guarded.uri).create_user("second", "another-password")
-    log_in(monkeypatch, "second", "another-password")
-    with pytest.raises(TrackingError, match="these credentials have no right to do this. Have it granted"):
-        Tracker(guarded.uri, "of the first user").run("k", name="a")
-
-
-def test_a_storage_folder_of_any_name_holds_its_own_database_and_nothing_appears_elsewhere(tmp_path: Path) -> None:
-    """SQLAlchemy ends a path at '?' and decodes %41; MLflow makes a folder of the address before
-    it is decoded."""
-    folder = tmp_path / "a?b%41 %#é=c"
-    address = tracking_uri(parse("", ["smoke", "--storage", str(folder)]))
-    with Tracker(address, "all").run("k", name="n") as run:
-        run.log_metrics({"loss": 1.0})
-        run.log_file(__file__)
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        assert connection.execute("SELECT key, value FROM metrics").fetchall() == [("loss", 1.0)]
-    assert [path.name for path in (folder / "mlflow_artifacts").rglob("*.py")] == [Path(__file__).name]
-
-
-def test_a_question_mark_in_an_address_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="Write %3F"):
-        Tracker(f"sqlite:///{tmp_path}/a?b/mlflow.db", "all")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_another_programs_database_is_not_touched(tmp_path: Path) -> None:
-    database = tmp_path / "photos.db"
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("CREATE TABLE photos (name TEXT)")
-        connection.commit()
-    before = database.read_bytes()
-    with pytest.raises(TrackingError, match="is another program's database"):
-        Tracker(f"sqlite:///{database}", "all")
-    assert database.read_bytes() == before
-
-
-def test_links_and_pipes_in_the_place_of_the_database_or_its_lock_are_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db.lock").symlink_to(tmp_path / "target")
-    with pytest.raises(TrackingError, match="mlflow.db.lock: cannot be opened"):
-        Tracker(f"sqlite:///{tmp_path}/mlflow.db", "all")
-    assert not (tmp_path / "target").exists()
-    os.mkfifo(tmp_path / "pipe.db")
-    with pytest.raises(TrackingError, match="is a folder or a pipe"):
-        Tracker(f"sqlite:///{tmp_path}/pipe.db", "all")

@@ -1,0 +1,58 @@
+"""Figures computed from a ledger, and numbers that clocks change."""
+
+import sqlite3
+from contextlib import closing
+from statistics import mean
+
+import pytest
+
+from memlm.jobs import pareto_sweep
+from tune_spaces import load_spaces
+
+METHODS = ["sparse_memory", "lora", "full"]
+ONE_EVERY_TIME = [METHODS[0], *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS[1:])]
+HELD_OUT = {"arithmetic", "background_text", "known_facts"}
+SEEDS = [0, 1]
+
+
+def sweep(config) -> str:
+    return pareto_sweep.run(config, load_spaces(config.sweep.methods, config.sweep.scale))
+
+
+def mean_of(score: dict) -> float:
+    return mean(score["items"])
+
+
+def drop_of(start: dict, end: dict) -> float:
+    """Issue 3, item 9, word by word."""
+    if start["measure"] == "nats_per_token":
+        return (mean_of(end) - mean_of(start)) / mean_of(start)
+    return (mean_of(start) - mean_of(end)) / (mean_of(start) - start["chance"])
+
+
+# Run again.
+
+
+def times_of(swept) -> dict[str, int]:
+    files = [path for path in swept.run.rglob("*") if path.is_file() and path.name != ".lock"]
+    kept = ("manifest.json", "blocks.parquet", "model.safetensors", "counts.safetensors")
+    return {str(path): path.stat().st_mtime_ns for path in files if path.name in kept or path.parent.name == "trials"}
+
+
+def without_times(frontier: dict) -> dict:
+    points = [
+        {**point, "scores": {name: value for name, value in point["scores"].items() if not name.startswith("seconds")}}
+        for point in frontier["points"]
+    ]
+    return {**frontier, "points": points, "digest": ""}
+
+
+def query(swept, sql: str, *values: str) -> list:
+    with closing(sqlite3.connect(swept.storage / "mlflow.db")) as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+RUNS_OF = """
+    SELECT run_uuid, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = 'mlflow.parentRunId')
+    FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?
+"""

@@ -1,0 +1,152 @@
+"""What a command reuses of an earlier one, and what it refuses to mix."""
+
+import json
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from memlm import storage
+from memlm.cli import parse
+from memlm.jobs import count_accesses, counting_units, evaluate, finetune, prepare_corpus, pretrain
+from memlm.run import counts_config
+from memlm.slots.counts import BackgroundCounts
+from tests.jobs.running import artifacts_in, refused, smoke
+from tests.jobs.sweep.results import METHODS, RUNS_OF, query, sweep, times_of, without_times
+
+pytestmark = pytest.mark.ray
+
+
+def test_run_again_it_reuses_all_that_is_done(swept, cluster, capsys):
+    before, times, began = swept.frontier(), times_of(swept), time.monotonic()
+    sweep(smoke(swept.storage))
+    assert time.monotonic() - began < 30
+    out = capsys.readouterr().out
+    assert all(f"{stage}: reusing" in out for stage in ("corpus", "count")) and "12 of them finished before" in out
+    assert times_of(swept) == times
+    assert swept.frontier() == before
+    assert len(query(swept, RUNS_OF, "memlm pareto sweeps")) == 13
+
+
+def test_trials_that_are_missing_are_run_again_alone_and_end_where_they_ended(swept, cluster, capsys):
+    before, times, ledger = swept.frontier(), times_of(swept), swept.ledger()
+    lost = [next(path for path in ledger.values() if f'"{method}"' in path.read_text()) for method in METHODS]
+    results = {path: json.loads(path.read_text())["result"] for path in lost}
+    for path in lost:
+        path.unlink()
+    sweep(smoke(swept.storage))
+    out = capsys.readouterr().out
+    assert "12 trials, 9 of them finished before" in out and "sweep: 3/3" in out
+    changed = {path for path, when in times_of(swept).items() if times[path] != when}
+    assert changed == {str(path) for path in lost}
+    for path, result in results.items():
+        again = json.loads(path.read_text())["result"]
+        assert {name: again[name] for name in ("start", "end", "key")} == {
+            name: result[name] for name in ("start", "end", "key")
+        }
+    assert without_times(swept.frontier()) == without_times(before)
+    assert len(query(swept, RUNS_OF, "memlm pareto sweeps")) == 13
+
+
+def test_a_run_is_drawn_beside_the_others_that_it_names(swept, cluster, capsys):
+    """With all its trials in the other's ledger: nothing is run, and one picture shows both."""
+    config = smoke(
+        swept.storage, "--run-name", "beside", "--base-run", "smoke", "--sweep.compare-with", "smoke", "none"
+    )
+    sweep(config)
+    out = capsys.readouterr().out
+    assert "12 trials, 12 of them finished before" in out
+    assert f"joint picture: {swept.storage}/none has no frontier yet; run pareto_sweep.py none" in out
+    one, two = (matplotlib.image.imread(swept.storage / "beside" / name) for name in ("frontier.png", "joint.png"))
+    assert two.shape[1] > 1.3 * one.shape[1]
+
+
+# Counting, interrupted.
+
+
+@pytest.fixture
+def copied(swept, tmp_path) -> Path:
+    """A run of its own that may be spoiled: the world, the corpus and the checkpoints of the
+    smoke run."""
+    kept = shutil.ignore_patterns("trials", "ray", "learned", "scores", "frontier*", "report*")
+    shutil.copytree(swept.run, tmp_path / "smoke", ignore=kept)
+    return tmp_path
+
+
+def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
+    """A partial that claims a thousand tokens more shows that it was added up and not counted
+    again."""
+    run, config = copied / "smoke", smoke(copied)
+    whole = BackgroundCounts.load(run / "counts" / "counts.safetensors")
+    manifest = storage.read_manifest(str(run / "counts"))
+    shutil.rmtree(run / "counts")
+    marked = BackgroundCounts.zero(len(whole.accesses))
+    marked = BackgroundCounts(**{**vars(marked), "num_tokens": 1000})
+    wanted = {**counts_config(config), "first": 5, "last": 10}
+    partial = str(run / "counts-partial" / "unit_0000005_0000010")
+    with storage.write_artifact(
+        partial, kind=counting_units.PARTIAL_KIND, config=wanted, inputs=manifest.inputs
+    ) as draft:
+        marked.save(draft.path / counting_units.COUNTS_FILE)
+    counted = BackgroundCounts.load(Path(count_accesses.run(config)) / "counts.safetensors")
+    assert counted.num_batches == 15  # three units of five, and the marked one of none
+    assert counted.num_tokens == 1000 + whole.num_tokens * 15 // 20
+    assert not (run / "counts-partial").exists()
+
+
+# What does not fit together.
+
+
+@pytest.mark.parametrize(
+    "job, changed, was, wanted",
+    [
+        (sweep, ["--world.seed", "7"], "seed = 0", "seed = 7"),
+        (prepare_corpus.run, ["--corpus.block-size", "32"], "block_size = 64", "block_size = 32"),
+        (pretrain.run, ["--pretraining.num-steps", "61"], "num_steps = 60", "num_steps = 61"),
+        (count_accesses.run, ["--counting.num-batches", "21"], "num_batches = 20", "num_batches = 21"),
+        (pretrain.run, ["--world.seed", "7"], "seed = 0", "seed = 7"),
+        (count_accesses.run, ["--corpus.block-size", "32"], "block_size = 64", "block_size = 32"),
+        (finetune.run, ["--world.seed", "7"], "seed = 0", "seed = 7"),
+        (finetune.run, ["--pretraining.num-steps", "61"], "num_steps = 60", "num_steps = 61"),
+        (finetune.run, ["--counting.num-batches", "21"], "num_batches = 20", "num_batches = 21"),
+        (evaluate.run, ["--world.seed", "7"], "seed = 0", "seed = 7"),
+        (evaluate.run, ["--model.num-layers", "3"], "num_layers = 2", "num_layers = 3"),
+    ],
+)
+def test_the_same_run_name_with_another_config_is_refused_naming_the_field(
+    swept, cluster, capfd, job, changed, was, wanted
+):
+    before = times_of(swept)
+    line = refused(capfd, job, smoke(swept.storage, *changed))
+    assert was in line and wanted in line and "--run-name" in line and str(swept.run) in line
+    assert times_of(swept) == before
+
+
+@pytest.mark.parametrize(
+    "job, gone, named",
+    [
+        (pretrain.run, "corpus", "prepare_corpus.py smoke"),
+        (count_accesses.run, "corpus", "prepare_corpus.py smoke"),
+        (count_accesses.run, "checkpoint-memory", "pretrain.py smoke"),
+        (finetune.run, "corpus", "prepare_corpus.py smoke"),
+        (finetune.run, "checkpoint-memory", "pretrain.py smoke"),
+        (finetune.run, "counts", "count_accesses.py smoke"),
+        (evaluate.run, "corpus", "prepare_corpus.py smoke"),
+        (evaluate.run, "checkpoint-memory", "pretrain.py smoke"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_makes_it(copied, capfd, job, gone, named):
+    shutil.rmtree(copied / "smoke" / gone)
+    left = artifacts_in(copied)
+    line = refused(capfd, job, smoke(copied))
+    assert line.startswith(f"error: {copied}/smoke/{gone} is missing; make it with: python pipelines/{named}")
+    assert parse("", shlex.split(line.split("make it with: ")[1])[2:]).storage == str(copied)
+    assert artifacts_in(copied) == left
+
+
+def test_lora_needs_no_counts(copied, cluster):
+    shutil.rmtree(copied / "smoke" / "counts")
+    assert storage.has_artifact(finetune.run(smoke(copied, "--method", "lora", "--tracking", "off")))
