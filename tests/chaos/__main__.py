@@ -1,10 +1,9 @@
 """`make chaos`: run the rows, write runs/chaos/chaos.json, print the table.
 
-    python -m tests.chaos                                    # everything, about 70 minutes on two cores
-    python -m tests.chaos --only s3_faults commit_races      # these rows; chaos.json then holds them alone
-    python -m tests.chaos --small --seed 7                   # the tier that is part of `make test-all`, another seed
-
-    python -m tests.chaos --require-all                      # where all must run: a row that cannot is a failure
+    python -m tests.chaos                                # all rows, about 70 minutes on two cores
+    python -m tests.chaos --only s3_faults commit_races  # these rows alone, also in chaos.json
+    python -m tests.chaos --small --seed 7               # the tier of `make test-all`, other seed
+    python -m tests.chaos --require-all                  # a row that cannot run is a failure
 
 Ends with status 1 if a row misses its bar.
 """

@@ -1,5 +1,5 @@
-"""Files of training states that rot: every mutation is found, never loaded, and the newest whole
-state is gone on with, on both ranks."""
+"""Damage to the files of training states: every mutation is found and never loaded, and both ranks
+resume from the newest intact state."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def files_of(folder: Path, step: int) -> list[Path]:
 
 
 def of_another_state(path: Path, step: int, choices: random.Random) -> Path:
-    """The file of that name of another rank or another step."""
+    """The file of the same name that belongs to another rank or step."""
     others = [other for number in STEPS for other in files_of(path.parents[2], number)]
     kind = re.split(r"[_.]", path.name)[0]  # fragments, value (pools) or manifest
     return choices.choice([other for other in others if other != path and other.name.startswith(kind)])
@@ -61,8 +61,8 @@ def zero(path: Path, step: int, choices: random.Random) -> None:
 
 
 def swap(path: Path, step: int, choices: random.Random) -> None:
-    """Two files, or two ranks' whole parts, manifest and all. Only the newer state may be
-    spoiled, so the older keeps what it had."""
+    """Swap two files, or the whole parts of two ranks with their manifests. Only the newer state
+    may be damaged, so the older one keeps its own."""
     if choices.random() < 0.5:
         path.write_bytes(of_another_state(path, step, choices).read_bytes())
         return
@@ -87,19 +87,19 @@ def contents(folder: Path, step: int) -> dict[str, bytes]:
 
 
 def mutate(folder: Path, choices: random.Random) -> tuple[int, str]:
-    """Spoil the newest state, in one of five cases the one before it too; returns the newest
-    that is left, and what was done."""
+    """Damage the newest state, and in one of five cases the one before it too. Returns the newest
+    intact state and what was done."""
     victims = [3, 2] if choices.random() < 0.2 else [3]
     done = choices.choice(MUTATIONS)
     for step in victims:
         before = contents(folder, step)
-        while contents(folder, step) == before:  # a swap with its like is none
+        while contents(folder, step) == before:  # swapping equal files changes nothing
             done(choices.choice(files_of(folder, step)), step, choices)
     return min(victims) - 1, done.__name__
 
 
 def tensors_of(engine) -> dict[str, torch.Tensor]:
-    """What the model works with, the pools among it."""
+    """The weights that the model works with, including the pools."""
     pools = {f"pool {number}": pool.weight for number, pool in enumerate(value_pools(engine.model.module))}
     return dict(engine.model.module.named_parameters()) | pools
 
@@ -108,7 +108,7 @@ def two_workers(rank: int, folder: str, seed: int, tries: int) -> None:
     from memlm.training.engine import Engine
 
     start(rank, 2, folder)
-    logging.getLogger("memlm").setLevel(logging.ERROR)  # else a line for each mutation that is found
+    logging.getLogger("memlm").setLevel(logging.ERROR)  # otherwise a line for each mutation found
     warnings.simplefilter("ignore")
     engine = Engine(tiny_model().train(), CONFIG)
     whole, choices = f"{folder}/states", random.Random(seed)
@@ -129,7 +129,7 @@ def two_workers(rank: int, folder: str, seed: int, tries: int) -> None:
         dist.broadcast(mutation, src=0)
         with torch.no_grad():
             for tensor in tensors_of(engine).values():
-                tensor.fill_(float("nan"))  # what is not loaded shows
+                tensor.fill_(float("nan"))  # weights that are not loaded stay zero
         step = states_of(engine, str(spoiled), start=2).load_newest()
         found = tensors_of(engine)
         same = step in weights and all(torch.equal(tensor, found[key]) for key, tensor in weights[step].items())

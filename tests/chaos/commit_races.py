@@ -1,5 +1,5 @@
-"""Several processes commit to one place at the same moment: has each race one winner, whose
-bytes verify?
+"""Races of several processes that commit to one place at the same moment: each must have one
+winner, whose bytes verify.
 
 Racers are processes with caches of their own, as nodes are. Five races in turn: an artifact and
 a bare object on S3, the same on a disk, a lease on S3. Racers of an artifact write different
@@ -55,7 +55,7 @@ def race_all(seed: int, small: bool) -> Outcome:
 
 
 class _Racer:
-    """A process that runs one race after another."""
+    """A process that takes part in one race after another."""
 
     def __init__(self, context: Any, start: Any, environment: dict[str, str]) -> None:
         self.pipe, far = context.Pipe()
@@ -81,7 +81,7 @@ def _race(pipe: Connection, start: Any, environment: dict[str, str]) -> None:
 
 
 def _run(kind: str, uri: str, body: bytes, start: Any) -> tuple[bool, str]:
-    """Whether we won, and what we then see there."""
+    """Whether this process won, and what it then sees there."""
     if kind.startswith("lease"):
         start.wait(RACE_SECONDS)
         try:
@@ -99,7 +99,7 @@ def _run(kind: str, uri: str, body: bytes, start: Any) -> tuple[bool, str]:
         (draft.path / "first.bin").write_bytes(body)
         (draft.path / "folder").mkdir()
         (draft.path / "folder" / "second.bin").write_bytes(body[::-1])
-        if storage.is_remote(uri):  # on a disk one writes while the others wait; here all are ready to upload
+        if storage.is_remote(uri):  # on a disk one writes while the others wait; on S3 all start uploading at once
             start.wait(RACE_SECONDS)
     opened = storage.open_artifact(uri)
     there = (opened / "first.bin").read_bytes()
@@ -109,7 +109,7 @@ def _run(kind: str, uri: str, body: bytes, start: Any) -> tuple[bool, str]:
 
 
 def _fault(kind: str, answers: list[tuple[bool, str]]) -> str:
-    """What is wrong with the race, if anything."""
+    """The fault of the race, or an empty text."""
     winners, seen = sum(won for won, _ in answers), {saw for _, saw in answers}
     if winners != 1:
         return f"{winners} winners; seen: {'; '.join(saw[:80] for saw in seen)}"

@@ -1,5 +1,5 @@
-"""Does what we promise hold when processes die, stores fail and bytes rot? What a row of `make
-chaos` is.
+"""Rows of `make chaos`, which check memlm's promises while processes die, stores fail and bytes are
+damaged.
 
     frame.py       what a row is, how rows are found, what one run of a row comes to
     __main__.py    `python -m tests.chaos`: run rows, write runs/chaos/chaos.json
@@ -9,12 +9,11 @@ chaos` is.
 To add one, write a module in this folder that offers `ROWS`:
 
     def lose_workers(seed: int, small: bool) -> Outcome:
-        ...                                      # real processes, real kills; everything random comes from `seed`
+        ...  # real processes, real kills; everything random comes from `seed`
         return Outcome(tries=kills, survived=..., differences=...)
 
     ROWS = [Row(name="count_workers", bar="30 kills, 0 differing counts", tries=30,
-    run=lose_workers,
-                seconds=400, small_seconds=10)]
+                run=lose_workers, seconds=400, small_seconds=10)]
 
 A row removes what it made and ends what it started, also when it fails. It may not rely on
 another row having run.
@@ -39,10 +38,10 @@ EVERYDAY_SECONDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    tries: int  # faults that were really brought about: kills, mutations, races, requests
-    survived: int  # of them, those after which everything was as if nothing had happened
+    tries: int  # faults that were really caused: kills, mutations, races, requests
+    survived: int  # faults after which everything was as if nothing had happened
     differences: int  # results that differ from the undisturbed ones: silent corruption, lost or double work
-    details: dict[str, Any] = field(default_factory=dict)  # numbers for people: by fault class, by file
+    details: dict[str, Any] = field(default_factory=dict)  # counts for the reader, by class of fault or by file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +49,11 @@ class Row:
     name: str
     bar: str  # in words, for the report
     run: Callable[[int, bool], Outcome]  # (seed, small) -> what came of it
-    tries: int  # how many a full run must make; a small one must make one
+    tries: int  # faults that a full run must cause; a small one must cause one
     seconds: float  # estimate of a full run on two cores
     small_seconds: float  # 0: the row has no small tier
     starts_ray: bool = False  # in this process: its small tier shares one with other tests
-    cannot_run: Callable[[], str] = lambda: ""  # what this machine lacks for it; empty if nothing
+    cannot_run: Callable[[], str] = lambda: ""  # what this machine lacks for the row, or an empty text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ class Record:
     seed: int
     small: bool
     details: dict[str, Any]
-    error: str | None = None  # the traceback, when the row itself failed
+    error: str | None = None  # the traceback, if the row itself failed
     skipped: str | None = None  # what this machine lacks; the bar is then neither met nor missed
 
     def to_json(self) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def with_small_tier(rows: Sequence[Row]) -> list[Row]:
 
 
 def measure(row: Row, seed: int, small: bool) -> Record:
-    """Run a row and hold it to its bar: enough tries, every one survived, nothing differs."""
+    """Run a row and compare it with its bar: enough tries, all survived, nothing differs."""
     began, error, skipped = time.monotonic(), None, row.cannot_run() or None
     outcome = Outcome(tries=0, survived=0, differences=0)
     try:

@@ -1,5 +1,5 @@
-"""Several pipelines one after another in one process, under one Ray: to import libraries and
-start Ray takes longer than a small run.
+"""Several pipelines one after another in one process with one Ray, because importing libraries and
+starting Ray take longer than a small run.
 
     python -m tests.chaos.in_turn COMMANDS.json
 
@@ -24,7 +24,7 @@ ENDED = ">>>"
 
 
 class _Tee(io.TextIOBase):
-    """Keeps what is printed, and prints it."""
+    """A stream that keeps the printed text and prints it."""
 
     def __init__(self) -> None:
         self.kept, self.console = io.StringIO(), sys.stdout
@@ -42,7 +42,7 @@ class _Tee(io.TextIOBase):
 
 
 def run(command: Sequence[str]) -> int:
-    """The status with which `python pipelines/COMMAND` ends."""
+    """Exit status of `python pipelines/COMMAND`."""
     sys.argv = [str(ROOT / "pipelines" / command[0]), *command[1:]]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

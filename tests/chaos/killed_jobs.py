@@ -1,5 +1,5 @@
-"""SIGKILL of those who count and pretrain: the results are those of an undisturbed run, to the
-bit."""
+"""SIGKILL for the workers and drivers of counting and pretraining: the results are those of an
+undisturbed run, to the bit."""
 
 import json
 import random
@@ -33,12 +33,12 @@ from tests.jobs.running import ROOT, environment
 from tests.support.workers import kill, workers_of_this_process
 
 UNITS_BETWEEN = 8
-"""At most so many units are counted between two kills."""
+"""Most units counted between two kills."""
 STEPS_BETWEEN = 7
 
 
 def partials_in(config: Config) -> dict[str, int]:
-    """The committed ones, with the time of their commit."""
+    """Committed partial counts, with the time of their commit."""
     folder = Path(run_of(config).partial_counts)
     found = {}
     for manifest in folder.glob(f"[!.]*/{storage.MANIFEST}"):  # a draft has one too, just before it is renamed
@@ -54,7 +54,7 @@ def counted(config: Config) -> BackgroundCounts:
 
 
 def lose_counting_workers(seed: int, small: bool) -> Outcome:
-    """Both workers at once, again and again, of one whole count after the other."""
+    """Kill both workers at once, several times in each of several whole counts."""
     kills, differences, by_seed = 0, 0, []
     with copy_of_run(without="counts*") as config:
         while len(by_seed) < (1 if small else 5) or kills < (1 if small else 30):
@@ -81,7 +81,7 @@ def lose_counting_workers(seed: int, small: bool) -> Outcome:
 
 
 def lose_counting_driver(seed: int, small: bool) -> Outcome:
-    """What is committed before a kill is neither counted nor written again after it."""
+    """Kill the driver: units committed before a kill are neither counted nor written again."""
     choices, kills, survived = random.Random(seed), 0, 0
     with copy_of_run(without="counts*") as config:
         while kills < (1 if small else 10):
@@ -94,7 +94,7 @@ def lose_counting_driver(seed: int, small: bool) -> Outcome:
 
 
 def kill_driver_after(num_units: int, config: Config) -> None:
-    """Start a driver, and kill it once it has counted so many units more."""
+    """Start a driver, and kill it once it has counted `num_units` more units."""
     target = len(partials_in(config)) + num_units
     kill_driver("count_accesses", config, once=lambda: len(partials_in(config)) >= target)
 
@@ -117,8 +117,8 @@ def kill_driver(pipeline: str, config: Config, *, once: Callable[[], bool]) -> N
 
 
 def lose_pretraining_worker(seed: int, small: bool) -> Outcome:
-    """At random steps of one run, which must still come to the weights of the run that nobody
-    disturbed."""
+    """Kill the worker at random steps of one run, which must still end with the weights of the
+    undisturbed run."""
     choices, wanted, killed_at = random.Random(seed), 1 if small else 20, []
     with copy_of_run(without="checkpoint-memory") as config:
 
@@ -149,8 +149,8 @@ def lose_pretraining_worker(seed: int, small: bool) -> Outcome:
 
 
 def lose_pretraining_driver(seed: int, small: bool) -> Outcome:
-    """Its workers end when they find it gone, if they are not done by then. The next one waits
-    for the lease that it held."""
+    """Kill the driver. Its workers end when they notice, unless they finish first. The next driver
+    waits for the lease that the dead one held."""
     choices, killed_at = random.Random(seed), []
     with copy_of_run(without="checkpoint-memory") as config:
         for number in range(1, (1 if small else 3) + 1):
@@ -169,7 +169,7 @@ def lose_pretraining_driver(seed: int, small: bool) -> Outcome:
 
 
 def last_step_of(config: Config, number: int) -> int:
-    """Of this start of the run; -1 before it trains."""
+    """Last step of this start of the run; -1 before it trains."""
     path = Path(run_of(config).training_states("memory")) / "starts" / f"{number:04d}.json"
     try:
         start = json.loads(path.read_text())
@@ -179,7 +179,7 @@ def last_step_of(config: Config, number: int) -> int:
 
 
 def compared_with_undisturbed(checkpoint: str) -> tuple[int, dict[str, Any]]:
-    """Files that differ, and the run's goodput."""
+    """Number of files that differ, and the run's goodput."""
     found, expected = storage.read_manifest(checkpoint), undisturbed_checkpoint()
     storage.open_artifact(checkpoint)
     return sum(found.files.get(name) != file for name, file in expected.files.items()), found.details["goodput"]

@@ -1,5 +1,5 @@
-"""Whole machines are lost while they count, pretrain and sweep: each job ends with the result of
-one that nobody disturbed.
+"""Losses of whole machines during counting, pretraining and a sweep: each job ends with the result
+of an undisturbed one.
 
 The cluster is real: a Ray head and three workers with addresses of their own (tests/nodes), jobs
 submitted with a token, S3 that fails at one request in twenty, MLflow behind a password on
@@ -56,7 +56,7 @@ SWEEP = (
 
 
 def cannot_run() -> str:
-    """Why this machine cannot stand for several; empty if it can."""
+    """The reason why this machine cannot simulate several; empty if it can."""
     return why_not() or ("" if postgres_programs() else "there is no PostgreSQL here (Debian: postgresql)")
 
 
@@ -77,7 +77,7 @@ def lose(what: str, *, losses: int, seed: int) -> Outcome:
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Inside the namespaces."""
+    """Run a row inside the namespaces."""
     folder = Path(arguments["folder"])
     lose_from = {"count": _while_counting, "pretrain": _while_pretraining, "sweep": _while_sweeping}[arguments["what"]]
     # With one CPU each, ranks of one pretraining are on several machines.
@@ -96,18 +96,18 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Job:
-    """A submitted job that goes on while machines are lost."""
+    """A submitted job that keeps running while machines are lost."""
 
     def __init__(self, here: Site, folder: Path, name: str, pipeline: str, *options: str) -> None:
         self.here, self.log = here, folder / f"{name}.log"
         self.most_nodes = 0
-        """That were at work at once when one was to be lost."""
+        """Machines that were working at the same time when one was about to be lost."""
         arguments = (f"pipelines/{pipeline}.py", "smoke", *options, *here.options, "--run-name", name)
         self.process = here.cluster.submit(*arguments, log=self.log)
         self.config = smoke(here.storage, *options, "--run-name", name)
 
     def wait_until(self, condition: Callable[[], bool]) -> bool:
-        """False if the job ends before."""
+        """Wait for a condition; False if the job ends first."""
         deadline = time.monotonic() + JOB_SECONDS
         while not condition():
             if self.process.poll() is not None:
@@ -124,9 +124,10 @@ class _Job:
         assert code == 0, f"the job ended with {code}: {self.log.read_text()[-5000:]}"
 
     def lose_a_worker_of(self, name: str, *, first_say: str = "") -> bool:
-        """One that runs a process of this name; another takes its place. False if none does.
+        """Lose a machine that runs a process of this name, and add another in its place; False if
+        none runs one.
 
-        With `first_say` the loss is announced, and comes once the job has said this.
+        With `first_say` the loss is announced, and follows once the job has printed that text.
         """
         busy = [node for node in self.here.cluster.workers if node.processes(name)]
         if not busy:
@@ -143,7 +144,7 @@ class _Job:
 
 
 def _names_below(here: Site, uri: str) -> list[str]:
-    """Of all objects, behind the back of the faults."""
+    """A copy of all objects, taken from behind the proxy, without faults."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     pages = plain_client(here.s3).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
     return [found["Key"].removeprefix(f"{prefix}/") for page in pages for found in page.get("Contents", [])]
@@ -169,7 +170,7 @@ def _upload(artifact: Path, uri: str) -> None:
 
 
 def _copy_run(here: Site, *, without: tuple[str, ...]) -> None:
-    """What the undisturbed run has, for the run that loses nodes."""
+    """Copy artifacts of the undisturbed run into the run that loses nodes."""
     for name in _names_below(here, f"{here.storage}/whole"):
         if not name.startswith(without):
             _put(here, f"{here.storage}/lost/{name}", _get(here, f"{here.storage}/whole/{name}"))
@@ -195,7 +196,8 @@ def _while_counting(here: Site, folder: Path, choices: random.Random, losses: in
 
 
 def _while_pretraining(here: Site, folder: Path, choices: random.Random, losses: int) -> dict[str, Any]:
-    """Every second loss is announced, and a state is saved before it."""
+    """Lose machines during pretraining. Every second loss is announced, and a state is saved before
+    it."""
     for pipeline in ("prepare_corpus", "pretrain"):
         _Job(here, folder, "whole", pipeline, *PRETRAIN).to_the_end()
     _copy_run(here, without=("checkpoint", "ray"))  # to another name: with --base-run it would find the checkpoint made
@@ -207,7 +209,7 @@ def _while_pretraining(here: Site, folder: Path, choices: random.Random, losses:
         return max((json.loads(_get(here, f"{states}/starts/{name}"))["last_step"] for name in names), default=0)
 
     while lost < losses:
-        target = last_step() + choices.randint(1, NUM_STEPS // 12)  # it goes on while a loss is announced
+        target = last_step() + choices.randint(1, NUM_STEPS // 12)  # a loss is announced meanwhile
         if not job.wait_until(lambda target=target: last_step() >= target):
             break
         announce = lost % 2 == 1
@@ -244,7 +246,7 @@ def _outcome(lost: int, differences: int, **details: Any) -> dict[str, Any]:
 
 
 def _seen_from_outside(here: Site) -> dict[str, Any]:
-    """What the servers say to us, and to whom they do not know."""
+    """Answers of the servers to a client with credentials and to one without."""
     client = MlflowClient(here.mlflow.uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return {

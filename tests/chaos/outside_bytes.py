@@ -1,7 +1,9 @@
-"""Every reader of bytes that somebody else may have written: it reads them or refuses them in
-one line, in bounded time and memory.
+"""All readers of bytes from outside: each reads them or refuses them in one line, in bounded time
+and memory.
 
-python -m tests.chaos.outside_bytes SEED FIRST LAST    # these inputs, a line of JSON for each; what the row runs in a process of its own
+    python -m tests.chaos.outside_bytes SEED FIRST LAST
+
+reads these inputs and prints a line of JSON for each; the row runs it in a process of its own.
 """
 
 import csv
@@ -36,16 +38,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class Fault(Exception):
-    """A reader did what it must not do."""
+    """Forbidden behaviour of a reader."""
 
 
 Reader = Callable[[random.Random, Path], None]
-"""Makes one input in an empty folder and has memlm read it."""
+"""Function that makes one input in an empty folder and lets memlm read it."""
 
 
 def _sealed(rng: random.Random, manifest: dict[str, Any]) -> bytes:
-    """A changed manifest, half of the time with the digest that fits it: whoever crafts one
-    computes it too."""
+    """A changed manifest, half of the time with the matching digest, which an attacker would
+    compute too."""
     from memlm.storage.manifests import Manifest
 
     written = changed(rng, manifest)
@@ -328,18 +330,18 @@ KINDS: dict[str, tuple[Reader, int]] = {
     "configs": (configs, 1),
     "answers": (answers, 4),
 }
-"""Each kind with its share of the inputs."""
+"""Kinds of inputs, each with its share."""
 
 
 def _require_one_line(error: BaseException) -> None:
-    """One line; a list of what is wrong with single records may follow, indented."""
+    """Whether an error is one line. An indented list of faulty records may follow it."""
     first, *others = str(error).splitlines() or [""]
     if not first.strip() or not all(line.startswith("  ") for line in others):
         raise Fault(f"not one line: {error!s}") from error
 
 
 def outcome_of(kind: str, seed: str, folder: Path) -> str:
-    """ "read", "refused", or what the reader did that it must not do."""
+    """ "read", "refused", or a description of the forbidden behaviour."""
     try:
         KINDS[kind][0](random.Random(seed), folder)
         return "read"
@@ -365,7 +367,7 @@ def _place(error: BaseException) -> str:
 
 def outcomes(seed: int, numbers: range) -> Iterator[dict[str, Any]]:
     kinds, shares = list(KINDS), [share for _, share in KINDS.values()]
-    for kind in kinds:  # imports what its reader needs, which is no growth
+    for kind in kinds:  # imports the reader's libraries, which do not count as growth
         with tempfile.TemporaryDirectory(prefix="memlm-outside-") as folder:
             outcome_of(kind, "first", Path(folder))
     began = memory = _peak()

@@ -1,5 +1,5 @@
-"""Bytes that somebody else wrote: whole documents of a kind, changed in one to three places, by
-structure or byte by byte."""
+"""Mutants of documents of a given kind, changed in one to three places, by structure or byte by
+byte."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ VALUES: list[Any] = [
     {"a": {"b": []}},
     {"": ""},
 ]
-"""What a field may be given in place of what belongs there."""
+"""Wrong values for a field."""
 
 LITERALS = [
     b"1e999",
@@ -59,7 +59,7 @@ LITERALS = [
     b"",
     b"nul",
 ]
-"""JSON that no serialiser would write, or none would accept."""
+"""JSON that no serializer would write or accept."""
 
 
 def changed_json(rng: random.Random, value: Any) -> bytes:
@@ -87,13 +87,13 @@ def changed_json(rng: random.Random, value: Any) -> bytes:
             holder[key] = copy.deepcopy(rng.choice(VALUES))
     try:
         written = json.dumps(value).encode()
-    except (ValueError, RecursionError):  # it came to hold itself
+    except (ValueError, RecursionError):  # the document now contains itself
         return rng.choice(LITERALS)
     return written if literal is None else written.replace(b'"@literal@"', literal)
 
 
 def _parts(value: Any) -> Any:
-    """Every place in a document: what holds it, and its key or index."""
+    """All places in a document: the container and the key or index in it."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
         yield value, key

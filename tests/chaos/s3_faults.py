@@ -1,5 +1,5 @@
-"""S3 that fails at three requests of ten: is anything that was said to be stored another, lost
-or doubled?
+"""S3 that fails three requests in ten: whatever was reported as stored must be neither changed,
+lost nor doubled.
 
 Workers write, read, list, upload in parts and commit through the proxy, and know what each place
 must hold. At the end everything is compared once more past the proxy, byte by byte.
@@ -29,12 +29,12 @@ SHARE = 0.3
 REQUESTS, SMALL_REQUESTS = 5_000, 150
 WORKERS = 6
 RETRY_POLICY = retries.RetryPolicy(attempts=16, connect_seconds=5, silence_seconds=2, min_bytes_per_second=50_000)
-STALL_SECONDS = 2.5  # more than a client's patience with silence
+STALL_SECONDS = 2.5  # longer than a client waits for an answer
 
 
 @dataclass
 class _Watch:
-    """What must be there, and what went wrong."""
+    """Expected contents of the store, and the faults found."""
 
     bucket: str
     ended: threading.Event = field(default_factory=threading.Event)
@@ -64,7 +64,7 @@ def endure(seed: int, small: bool) -> Outcome:
             for thread in threads:
                 thread.join()
         finally:
-            watch.ended.set()  # a run that is stopped leaves no worker at a proxy that has gone
+            watch.ended.set()  # an interrupted run leaves no worker behind
         requests, injected = proxy.requests, dict(sorted(proxy.injected.items()))
         proxy.plan()
         _compare(watch, proxy)
@@ -123,7 +123,8 @@ def _large_file(watch: _Watch, generator: random.Random, mine: str, turn: int, f
 
 
 def _artifact(watch: _Watch, generator: random.Random, mine: str, turn: int, folder: Path) -> None:
-    """Written, opened on this node; every other one then made again, which must change nothing."""
+    """Write artifacts and open them on this node, then make every other one again, which must
+    change nothing."""
     uri = f"{mine}/artifacts/{turn}"
     body = generator.randbytes(generator.randrange(1, 2 * transfer.PART_BYTES))
     for content in (body, b"another")[: 1 + turn % 2]:
@@ -143,8 +144,9 @@ def _commit(watch: _Watch, generator: random.Random, mine: str, turn: int, folde
 
 
 def _count(watch: _Watch, generator: random.Random, mine: str, turn: int, folder: Path) -> None:
-    """All workers add to one number by conditional writes: an addition lost or doubled shows in
-    the sum.
+    """Let all workers add to one number by conditional writes, so that an addition lost or doubled
+    shows in the sum. The number carries the last turn that each worker added, so that a worker
+    whose write nobody acknowledged, and on which others have built since, finds it.
 
     The number carries the last turn that each worker added, so that one whose write was
     acknowledged by nobody, and built upon by others since, finds it.
@@ -153,7 +155,7 @@ def _count(watch: _Watch, generator: random.Random, mine: str, turn: int, folder
     while True:
         found = s3.read(uri)
         if found is not None and found.is_damaged:
-            continue  # its writer is about to put it right; nobody may build on it
+            continue  # its writer is about to repair it; nobody may build on it
         state = {"sum": 0, "turns": {}} if found is None else json.loads(found.body)
         if state["turns"].get(mine) == turn:
             return
@@ -178,8 +180,8 @@ def _compare(watch: _Watch, proxy: FaultyProxy) -> None:
 
 @contextmanager
 def _settings(proxy: FaultyProxy) -> Iterator[None]:
-    """Parts of 64 KiB, so that small files have many; the server's address and a cache of its
-    own."""
+    """Environment of a worker: parts of 64 KiB, so that small files have many; the server's
+    address; a cache of its own."""
     with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as cache:
         before, part_bytes = dict(os.environ), transfer.PART_BYTES
         os.environ.update(client_environment(proxy), MEMLM_CACHE=cache)

@@ -1,5 +1,5 @@
-"""Every pipeline from nothing to its end on S3 that fails at one request in twenty: each ends
-with status 0, and with what a local run ends with.
+"""All pipelines, from an empty store to their end, on S3 that fails one request in twenty: each
+ends with status 0 and with the results of a local run.
 
 Local and remote, the same command lines run in a process each. Then everything in the local
 run's folder is looked up on the store, and compared to the bit but for what clocks say.
@@ -28,9 +28,9 @@ from tests.support.serving import says, serving
 SHARE = 0.05
 STALL_SECONDS = 1.0
 SECONDS = 900.0
-"""What the pipelines of one side may take before they count as hanging."""
+"""Limit for the pipelines of one side, after which they count as hanging."""
 NOTES = ("leases", "counts-attempts", "blocks-attempts")
-"""Folders that say who works at what: no results."""
+"""Folders of leases and locks, which are no results."""
 CLOCKS = ("seconds", "seconds_learning")
 SMALL = (
     *("--pretraining.num-steps", "12", "--pretraining.warmup-steps", "2", "--pretraining.checkpoint-every", "5"),
@@ -41,8 +41,8 @@ FEW_SLOTS = ("--analysis.num-facts", "1", "--analysis.slot-counts", "20", "--ana
 
 
 def commands(place: str, tracking: str, *, inputs: str, endpoint: str) -> list[list[str]]:
-    """One of each kind, each with what it needs before it. `inputs` is where documents and their
-    questions lie."""
+    """Commands, one of each pipeline, in the order in which they need each other. `inputs` is the
+    folder of documents and their questions."""
     writer = ("--writer.model", "m", "--writer.endpoint.base-url", endpoint)
     documents = (
         *("--questions.documents.path", f"{inputs}/documents.jsonl"),
@@ -110,7 +110,7 @@ def run_whole(seed: int, small: bool) -> Outcome:
 
 
 def _run(lines: list[list[str]], folder: Path, environ: dict[str, str]) -> list[str]:
-    """Status and command of each, as it ended."""
+    """Exit status and command of each pipeline."""
     (folder / "commands.json").write_text(json.dumps(lines))
     command = [sys.executable, "-m", "tests.chaos.in_turn", str(folder / "commands.json")]
     done = subprocess.run(
@@ -118,12 +118,12 @@ def _run(lines: list[list[str]], folder: Path, environ: dict[str, str]) -> list[
     )
     ended = re.findall(rf"^{ENDED} (.*)$", done.stdout, re.MULTILINE)
     if done.returncode or len(ended) != len(lines):
-        print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)  # pytest shows it, and so does the console
+        print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)  # pytest and the console show it
     return ended
 
 
 def _apply_and_undo(place: str) -> None:
-    """What `memlm apply` and `memlm undo` do."""
+    """Apply and undo a patch, as `memlm apply` and `memlm undo` do."""
     checkpoint, learned = f"{place}/smoke/checkpoint-memory", f"{place}/smoke/learned"
     (patch,) = [name for name in storage.list_names(learned) if name.startswith("sparse") and "trace" not in name]
     apply_patch(checkpoint, f"{learned}/{patch}", f"{place}/smoke/patched")
@@ -131,8 +131,8 @@ def _apply_and_undo(place: str) -> None:
 
 
 def _compare(local: Path, place: str) -> tuple[list[str], list[str]]:
-    """What was compared, and what of it is not the same: artifacts by what they hold, other
-    files by what they say."""
+    """The names compared, and those that differ: artifacts by their files, other files by their
+    contents."""
     compared, differing = [], []
     for path in sorted(local.rglob("*")):
         name = path.relative_to(local).as_posix()
@@ -180,8 +180,8 @@ def _said(body: bytes, name: str) -> Any:
 
 
 def _timeless(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and text with the place where it stands, but for what clocks say and where
-    the run lies."""
+    """All numbers and texts with their places in the document, without times and the run's
+    address."""
     if isinstance(value, dict):
         for name in sorted(value):
             of_clocks = name in CLOCKS or (name == "digest" and not at)  # a record's own covers how long it took
@@ -214,7 +214,7 @@ def _write_documents(folder: Path) -> None:
 
 
 def _state(handler: BaseHTTPRequestHandler, content: dict[str, Any]) -> None:
-    """A writer that does as the prompts of write_statements ask."""
+    """A writer that follows the prompts of write_statements."""
     prompt = content["messages"][0]["content"]
     if asked := re.search(r"Question: (.*)\nAnswer: (.*)\n", prompt):
         words = asked[1].rstrip("?").split()

@@ -1,5 +1,5 @@
-"""Corpus shards that are damaged, crafted or cut: does the reader account for every line, in
-bounded memory?"""
+"""Corpus shards that are damaged, crafted or cut: the reader accounts for every line, in bounded
+memory."""
 
 from tests.chaos.frame import Outcome, Row
 from tests.data.corpus.shard_mutants import compare
@@ -8,8 +8,8 @@ FULL, SMALL = 20_000, 400
 
 
 def mutate_shards(seed: int, small: bool) -> Outcome:
-    """Each mutant through memlm's reader and through the plain one; they must agree on every
-    document and every count."""
+    """Read each mutant with memlm's reader and with the plain one, which must agree on all
+    documents and counts."""
     found = compare(seed, 0, SMALL if small else FULL)
     if found.failed:
         raise RuntimeError(found.failed)

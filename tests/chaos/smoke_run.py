@@ -1,5 +1,4 @@
-"""A small run to disturb: corpus, checkpoint and counts as they come out when nothing happens.
-Made once for all rows of a process."""
+"""A small undisturbed run, made once for all rows of a process: corpus, checkpoint and counts."""
 
 import atexit
 import shutil
@@ -48,7 +47,7 @@ def undisturbed_run() -> Path:
 
 @contextmanager
 def copy_of_run(*, without: str) -> Iterator[Config]:
-    """A run of its own, to be disturbed, that lacks an artifact; with Ray for the jobs of this
+    """A copy of the run without one artifact, to be disturbed, and Ray for the jobs of this
     process."""
     with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as root:
         source = undisturbed_run() / "smoke"
@@ -78,14 +77,14 @@ def counts_of_one_process() -> BackgroundCounts:
 
 
 def differing(one: BackgroundCounts, other: BackgroundCounts) -> int:
-    """In how many of their fields two counts differ."""
+    """Number of fields in which two counts differ."""
     pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(BackgroundCounts)]
     return sum(not torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs)) for mine, theirs in pairs)
 
 
 @contextmanager
 def meanwhile(disturb: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Disturb from another thread, which must end once the event is set."""
+    """Run `disturb` in another thread, which must end once the event is set."""
     over, failure = threading.Event(), []
 
     def run() -> None:
@@ -106,7 +105,7 @@ def meanwhile(disturb: Callable[[threading.Event], None]) -> Iterator[None]:
 
 
 def wait_until(condition: Callable[[], bool], over: threading.Event, *, poll_seconds: float = 0.005) -> bool:
-    """False if it is over before."""
+    """Wait for the condition; False if the event is set first."""
     while not condition():
         if over.is_set():
             return False

@@ -1,5 +1,5 @@
-"""The sweep's driver is killed at random moments: nothing finished is tried again or lost, and
-the frontier is the undisturbed one."""
+"""Kills of the sweep's driver at random moments: no finished trial is lost or tried again, and the
+frontier is the undisturbed one."""
 
 import json
 import random
@@ -17,13 +17,13 @@ from tests.chaos.frame import Outcome, Row
 from tests.jobs.running import ROOT, environment
 
 SECONDS = 600.0
-"""What one driver may take before it counts as hanging."""
+"""Limit for one driver, after which it counts as hanging."""
 TIMES = ("seconds", "seconds_learning")
 
 
 def kill_drivers(seed: int, small: bool) -> Outcome:
-    """Kills at points of the ledger's growth, from before the first trial to after the last;
-    then once to the end."""
+    """Kill the driver as the ledger grows, from before the first trial to after the last; then run
+    once to the end."""
     kills, seeds = (1, 1) if small else (10, 5)
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="memlm-chaos-") as folder:
@@ -67,7 +67,7 @@ class _Sweep:
         return self.storage / "smoke"
 
     def start_from(self, other: "_Sweep") -> None:
-        """With the other's artifacts, and none of its trials."""
+        """Copy the other's artifacts, without its trials."""
         made = shutil.ignore_patterns("trials", "ray", "frontier.*", "report.html")
         shutil.copytree(other.run, self.run, ignore=made)
 
@@ -83,8 +83,8 @@ class _Sweep:
             driver.kill()
 
     def kill(self, after: int, *, pause: float) -> None:
-        """SIGKILL of the driver once the ledger holds so many trials, or when it has ended
-        before that."""
+        """Kill the driver with SIGKILL once the ledger holds `after` trials, or when it has ended
+        before."""
         driver, deadline = self.start(), time.monotonic() + SECONDS
         try:
             while driver.poll() is None and len(self.entries()) < after:
@@ -101,7 +101,7 @@ class _Sweep:
         return self.storage.with_suffix(".log").read_text()[-3000:]
 
     def entries(self) -> dict[str, tuple[int, int]]:
-        """What tells whether a trial's file is still the same file."""
+        """Inode and time of each trial's file, which show whether it is still the same file."""
         return {
             path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (self.run / "trials").glob("*.json")
         }
@@ -110,7 +110,7 @@ class _Sweep:
         return without_times((self.run / "frontier.json").read_bytes())
 
     def tracked(self) -> int:
-        """Trials on the tracking server: runs below a sweep's."""
+        """Number of trials on the tracking server, which are runs below the sweep's."""
         client = MlflowClient(f"sqlite:///{self.storage}/mlflow.db")
         experiment = client.get_experiment_by_name("memlm pareto sweeps")
         runs = client.search_runs([experiment.experiment_id], max_results=1000)
@@ -118,9 +118,9 @@ class _Sweep:
 
 
 def without_times(frontier: bytes) -> Any:
-    """What a frontier.json holds, but for what clocks say."""
+    """The content of a frontier.json without times."""
     found = json.loads(frontier)
-    found.pop("digest")  # of the clocks' numbers too
+    found.pop("digest")  # it covers the times too
     for point in found["points"]:
         for name in TIMES:
             point["scores"].pop(name, None)

@@ -1,5 +1,5 @@
-"""Every pipeline, whole, on S3 that fails now and then: status 0, and what a local run ends
-with."""
+"""All pipelines on S3 that fails now and then end with status 0 and with the results of a local
+run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The small tier of every row of `make chaos`, and the frame itself."""
+"""The small tier of each row of `make chaos`, and tests of the frame."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from tests.chaos.frame import EVERYDAY_SECONDS, SMALL_SECONDS, Outcome, Row, fin
 
 
 def marked(row: Row) -> Any:
-    """With the marks of its small tier, of which most wait for `make test-all`."""
+    """A row with the marks of its small tier, most of which wait for `make test-all`."""
     slow = row.starts_ray or row.small_seconds > EVERYDAY_SECONDS
     marks = [*([pytest.mark.ray] if row.starts_ray else []), *([pytest.mark.slow] if slow else [])]
     return pytest.param(row, id=row.name, marks=marks)

@@ -1,5 +1,5 @@
-"""The first process inside: `python -m tests.nodes.apart MODULE FOLDER` calls the module's
-`main`, between two JSON files."""
+"""The first process in new namespaces: `python -m tests.nodes.apart MODULE FOLDER` calls the
+module's `main` with arguments and result in two JSON files."""
 
 import importlib
 import json

@@ -1,5 +1,4 @@
-"""A Ray cluster of several machines, with token authentication, as the pipelines meet it: jobs
-are submitted to its head."""
+"""A Ray cluster of several machines with token authentication, to whose head jobs are submitted."""
 
 import json
 import os
@@ -18,7 +17,7 @@ from tests.nodes.servers import MLflow, mlflow
 from tests.support.faults import FaultyProxy, client_environment, faulty_s3, make_bucket
 
 DASHBOARD = "http://127.0.0.1:8265"
-"""On the head alone; a user comes by a forwarded port."""
+"""Address of the dashboard on the head alone, which a user reaches by a forwarded port."""
 SLOW_MACHINE = {"RAY_raylet_start_wait_time_s": "180"}
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "2000",
@@ -27,15 +26,15 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "4",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
-"""A node that is lost is known to be so sooner than by default. The last one is how long Ray
-waits for a machine that no longer acknowledges what it is sent: by default 120 s, in which, if
-it was asked for room for a trial, no trial is placed anywhere."""
+"""Settings by which a lost node is noticed sooner than by default. The last one is how long Ray
+waits for a machine that no longer acknowledges messages: by default 120 s, in which no trial is
+placed anywhere if that machine was asked for room for one."""
 START_SECONDS = 180.0
 
 
 class Cluster:
-    """A head that offers no CPU, and workers. Its environment stands for an instance's role and
-    secrets."""
+    """A head that offers no CPU, and workers. `environment` takes the place of an instance's role
+    and secrets."""
 
     def __init__(self, network: Network, folder: Path, variables: Mapping[str, str], *, worker_cpus: int) -> None:
         self.network, self.num_workers, self.worker_cpus = network, 0, worker_cpus
@@ -54,7 +53,7 @@ class Cluster:
         node.start([*command, "--object-store-memory=200000000", "--disable-usage-stats"], {**self.environment, **own})
 
     def add_worker(self) -> Node:
-        """Begins to start one; see `wait_for_workers`."""
+        """Begin to start a worker; see `wait_for_workers`."""
         self.num_workers += 1
         node = self.network.add_node(f"worker{self.num_workers}")
         self._start(node, f"--address={self.head.address}:6379", f"--num-cpus={self.worker_cpus}")
@@ -65,11 +64,11 @@ class Cluster:
         return [node for node in self.network.nodes if node is not self.head and node.is_up]
 
     def ray(self, *arguments: str) -> list[str]:
-        """A command of Ray's, on the head."""
+        """Run a command of Ray on the head."""
         return self.head.command(str(BIN / "ray"), *arguments)
 
     def wait_for_workers(self) -> None:
-        """Until all that are up have joined. Raises RuntimeError if they don't."""
+        """Wait until all running workers have joined. Raises RuntimeError if they do not."""
         deadline = time.monotonic() + START_SECONDS
         wanted = {node.address for node in self.workers}
         while time.monotonic() < deadline:
@@ -80,21 +79,22 @@ class Cluster:
         raise RuntimeError(f"not all of {sorted(wanted)} joined within {START_SECONDS:.0f} s:\n{logs}")
 
     def alive(self) -> dict[str, str]:
-        """Addresses of the nodes that the head believes to be there, and their ids; none while
-        it does not answer."""
+        """Addresses and ids of the nodes that the head believes to be alive; none while it does not
+        answer."""
         code, answer = self.ask("/api/v0/nodes?limit=1000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE")
         nodes = json.loads(answer)["data"]["result"]["result"] if code == 200 else []
         return {node["node_ip"]: node["node_id"] for node in nodes}
 
     def announce_loss(self, node: Node, *, seconds: int = 120) -> None:
-        """As for a spot instance: the node will be gone after so many seconds."""
+        """Announce, as for a spot instance, that the node will be gone in `seconds`."""
         options = [f"--node-id={self.alive()[node.address]}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
         options += ["--reason-message=it is taken back", f"--deadline-remaining-seconds={seconds}"]
         command = self.ray("drain-node", f"--address={self.head.address}:6379", *options)
         subprocess.run(command, check=True, capture_output=True, env=self.environment)
 
     def ask(self, path: str, *, token: str | None = None) -> tuple[int, str]:
-        """Status and body of an answer of the dashboard, asked on the head; 0 if there is none."""
+        """Status and body of the dashboard's answer to a request from the head; status 0 if there
+        is none."""
         asked = "import sys; from tests.nodes.servers import answer_of; print(*answer_of(*sys.argv[1:]), sep='\\n')"
         authorization = f"Bearer {self.token if token is None else token}"
         done = subprocess.run(
@@ -107,7 +107,7 @@ class Cluster:
         return int(code or 0), body
 
     def submit(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """`ray job submit -- python ARGUMENTS`, which ends as the job does."""
+        """Run `ray job submit -- python ARGUMENTS`, which ends with the job's status."""
         command = self.ray("job", "submit", f"--address={DASHBOARD}", "--working-dir=.", "--", "python", *arguments)
         with log.open("ab") as output:
             return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=self.environment)
@@ -126,19 +126,19 @@ class Site:
 
     @property
     def options(self) -> list[str]:
-        """Where jobs keep and log what they make."""
+        """Storage and tracking addresses of the jobs."""
         return ["--storage", self.storage, "--tracking", self.mlflow.uri]
 
 
 @contextmanager
 def site(folder: Path, database: str, *, num_workers: int, worker_cpus: int, seed: int) -> Iterator[Site]:
-    """Servers, a head and workers, all up. Call it within namespaces of its own."""
+    """Servers, a head and workers, all running. To be called within namespaces of its own."""
     with ExitStack() as stack:
         network = stack.enter_context(Network(folder))
         proxy = stack.enter_context(faulty_s3(seed, GATEWAY))
         tracking = stack.enter_context(mlflow(folder / "mlflow", database))
         variables = {**client_environment(proxy), **tracking.environment}
-        os.environ.update(variables)  # for this process, which looks at what jobs made
+        os.environ.update(variables)  # for this process, which reads what the jobs made
         cluster = Cluster(network, folder, variables, worker_cpus=worker_cpus)
         for _ in range(num_workers):
             cluster.add_worker()

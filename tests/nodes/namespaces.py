@@ -1,9 +1,11 @@
-"""Machines with own addresses on one: Linux network, process and mount namespaces, joined by a
-bridge.
+"""Several machines with addresses of their own, simulated on one by Linux network, process and
+mount namespaces that a bridge joins.
 
-    host:     run_apart("tests.chaos.node_loss", ...)  starts the module in namespaces of its own and brings back its result
-    inside:   Network() is the bridge, at 10.77.0.1; add_node() is a machine at 10.77.0.2 and on, with own processes, /dev/shm and /tmp/ray
-    a loss:   node.kill(): its cable is cut, then every process of it is killed; nobody is told
+    host:     run_apart("tests.chaos.node_loss", ...) starts the module in namespaces of its own
+              and returns its result
+    inside:   Network() is the bridge, at 10.77.0.1; add_node() is a machine, from 10.77.0.2 on,
+              with its own processes, /dev/shm and /tmp/ray
+    a loss:   node.kill() cuts the machine's cable, then kills all its processes, unannounced
 
 Nothing is left on the host whatever happens: the bridge, the machines and all processes end with
 the first process inside. Needs root, or a kernel that lets users make namespaces.
@@ -35,7 +37,7 @@ def _apart() -> list[str]:
 
 @functools.cache
 def why_not() -> str:
-    """Why this machine cannot be cut into several; empty if it can."""
+    """The reason why this machine cannot simulate several; empty if it can."""
     missing = [tool for tool in ("unshare", "nsenter", "ip", "mount") if shutil.which(tool) is None]
     if missing:
         return f"there is no {' or '.join(missing)} here (Debian: util-linux, iproute2)"
@@ -47,10 +49,10 @@ def why_not() -> str:
 
 
 def run_apart(module: str, arguments: Mapping[str, Any], folder: Path, *, timeout: float) -> Any:
-    """Run `main(arguments)` of the module in namespaces of its own; its JSON result.
+    """Run `main(arguments)` of the module in namespaces of its own, and return its JSON result.
 
-    Raises RuntimeError with the end of what it printed if it fails or takes longer than
-    `timeout` seconds.
+    Raises RuntimeError with the end of its output if it fails or takes longer than `timeout`
+    seconds.
     """
     (folder / "arguments.json").write_text(json.dumps(dict(arguments)))
     log = folder / "log"
@@ -79,7 +81,7 @@ def _run(*command: str) -> None:
 
 
 class Network:
-    """The bridge; the process that makes it is on it too, at GATEWAY."""
+    """The bridge. The process that makes it is on it too, at GATEWAY."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.nodes = folder, list[Node]()
@@ -105,7 +107,7 @@ class Network:
 
 
 class Node:
-    """A machine that is on, and runs nothing yet."""
+    """A machine that is switched on and runs nothing yet."""
 
     def __init__(self, name: str, number: int, folder: Path, hosts: Path) -> None:
         self.name, self.address, self.folder = name, f"10.77.0.{number}", folder
@@ -130,7 +132,7 @@ class Node:
         self.run("ip", "route", "add", "default", "via", GATEWAY)
 
     def _first_process(self) -> int:
-        """Of its own, once its mounts are made."""
+        """Process id of the machine's first process, once its mounts are made."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self._keeper.poll() is None:
             found = [child for child in psutil.Process(self._keeper.pid).children() if child.name() == "sleep"]
@@ -140,7 +142,7 @@ class Node:
         raise RuntimeError(f"{self.name} does not start")
 
     def command(self, *command: str) -> list[str]:
-        """How to run a command on this machine."""
+        """The words that run a command on this machine."""
         entered = ["nsenter", f"--target={self.pid}", f"--wd={ROOT}"]
         return [*entered, "--net", "--pid", "--mount", "--uts", "--ipc", "--", *command]
 
@@ -148,7 +150,7 @@ class Node:
         subprocess.run(self.command(*command), check=True, capture_output=True, text=True, env=environment)
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """In the background; what it prints is in the machine's folder."""
+        """Start a command in the background; its output goes to the machine's folder."""
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 self.command(*command),
@@ -159,7 +161,7 @@ class Node:
             )
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Of this machine, with this in what they call themselves."""
+        """Processes of this machine with `name` in their command line."""
         own = os.readlink(f"/proc/{self.pid}/ns/pid")
         found = []
         for process in psutil.process_iter():
@@ -175,7 +177,7 @@ class Node:
         return self._keeper.poll() is None
 
     def kill(self) -> None:
-        """As when its power fails."""
+        """Switch the machine off, as when its power fails."""
         if not self.is_up:
             return
         _run("ip", "link", "delete", self.cable)

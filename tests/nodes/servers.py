@@ -1,5 +1,4 @@
-"""What a cluster needs beside its machines: S3 that fails now and then, and MLflow with
-passwords on PostgreSQL.
+"""Servers of a cluster: S3 that fails now and then, and MLflow with passwords on PostgreSQL.
 
 PostgreSQL runs outside of the namespaces, since it refuses to run as their root, and is reached
 through its socket; the others inside.
@@ -26,7 +25,7 @@ _PROGRAMS = Path("/usr/lib/postgresql")
 
 
 def postgres_programs() -> Path | None:
-    """The folder with initdb and postgres; Debian keeps them off the PATH."""
+    """Folder of initdb and postgres, which Debian keeps off the PATH."""
     on_path = shutil.which("initdb")
     if on_path and shutil.which("postgres"):
         return Path(on_path).parent
@@ -36,8 +35,8 @@ def postgres_programs() -> Path | None:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """A server with one database; its URI for SQLAlchemy, with a password, through a socket
-    below `folder`."""
+    """A PostgreSQL server with one database. Yields its URI for SQLAlchemy, with a password,
+    through a socket below `folder`."""
     programs = postgres_programs()
     assert programs is not None
     password, data = secrets.token_hex(16), folder / "data"
@@ -71,13 +70,13 @@ class MLflow:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its clients need."""
+        """Address and credentials for its clients."""
         return {"MLFLOW_TRACKING_USERNAME": self.username, "MLFLOW_TRACKING_PASSWORD": self.password}
 
 
 @contextmanager
 def mlflow(folder: Path, database: str, *, host: str = GATEWAY, port: int = MLFLOW_PORT) -> Iterator[MLflow]:
-    """A server that wants a password, with all it knows in the database."""
+    """An MLflow server that asks for a password and keeps everything in the database."""
     folder.mkdir()
     found = MLflow(uri=f"http://{host}:{port}", username="memlm", password=secrets.token_hex(16))
     config = {
@@ -111,7 +110,7 @@ def mlflow(folder: Path, database: str, *, host: str = GATEWAY, port: int = MLFL
 
 
 def answer_of(url: str, authorization: str = "") -> tuple[int, str]:
-    """The HTTP status and the body; 0 if nobody answers."""
+    """HTTP status and body of an answer; status 0 if nobody answers."""
     request = urllib.request.Request(url, headers={"Authorization": authorization} if authorization else {})
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:

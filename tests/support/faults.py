@@ -1,5 +1,5 @@
-"""An S3 server that fails: moto behind a proxy that injects faults of real networks and stores,
-seeded.
+"""An S3 server that fails: moto behind a proxy that injects seeded faults of real networks and
+stores.
 
     500, 503     an error instead of an answer; the request did not happen
     reset        the connection is reset; the request did not happen
@@ -40,8 +40,8 @@ _NOT_PASSED_ON = ("transfer-encoding", "connection", "content-length", "server",
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to the S3 server at `port`. Faults at `share` of the requests, or the
-    `planned` ones first."""
+    """A proxy that passes requests on to the S3 server at `port`. Faults hit the `planned` requests
+    first, then `share` of all requests."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -75,16 +75,16 @@ class FaultyProxy(ThreadingHTTPServer):
         answer: tuple[int, str, dict[str, str]] | None = None,
         message: str = "injected",
     ) -> None:
-        """From now on: random faults of these kinds at this share; before them the planned ones,
-        on requests whose "METHOD path" contains `only`; `answer`: this status, S3 code and
-        headers to every such request."""
+        """Plan faults from now on: first the `planned` ones, then random ones of these kinds at
+        this share, on requests whose "METHOD path" contains `only`. With `answer`, every such
+        request gets this status, S3 code and headers."""
         with self._lock:
             self._random, self.share, self.faults = random.Random(seed), share, faults
             self.planned, self.only, self.answer, self.message = list(planned or []), only, answer, message
             self.requests, self.injected = 0, Counter[str]()
 
     def draw(self, line: str, has_body: bool) -> tuple[str, float]:
-        """A fault, or none, and a number in [0, 1) to aim it with."""
+        """A fault, or an empty text, and a number in [0, 1) that chooses its place."""
         with self._lock:
             self.requests += 1
             aim = self._random.random()
@@ -100,7 +100,7 @@ class FaultyProxy(ThreadingHTTPServer):
             self.injected[fault] += 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are part of the plan."""
+        """Ignore clients that disconnect, which is part of the plan."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             self.server.note(fault)
             return self._reset()
-        if fault.startswith("flip_up") and sent:  # and perhaps another fault after it
+        if fault.startswith("flip_up") and sent:  # another fault may follow
             self.server.note("flip_up")
             sent, fault = _flip(sent, aim), fault.removeprefix("flip_up").removeprefix("+")
         told, found = self.headers.get("Content-MD5"), hashlib.md5(sent, usedforsecurity=False).digest()
@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond(fault, aim, status, headers, body)
 
     def _sent(self) -> bytes:
-        """The request's body, also where it comes in chunks."""
+        """The request's body, in one piece or in chunks."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = b""
@@ -232,9 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def faulty_s3(seed: int = 0, host: str = "127.0.0.1") -> Iterator[FaultyProxy]:
-    """moto and a proxy before it at `host`, in threads of this process. `client_environment`
-    says how to reach them."""
-    import moto.s3.models  # here, because a process of a race needs no moto
+    """moto, and a proxy in front of it at `host`, in threads of this process. `client_environment`
+    gives the variables to reach them."""
+    import moto.s3.models  # imported here because the processes of a race need no moto
     from moto.server import ThreadedMotoServer
 
     moto.s3.models.S3_UPLOAD_PART_MIN_SIZE = 1  # parts may be as small as tests need
@@ -261,14 +261,14 @@ def client_environment(proxy: FaultyProxy) -> dict[str, str]:
 
 
 def make_bucket(proxy: FaultyProxy) -> str:
-    """A new bucket, made behind the proxy's back."""
+    """A new bucket, made without the proxy."""
     name = f"bucket-{time.monotonic_ns()}"
     plain_client(proxy).create_bucket(Bucket=name)
     return f"s3://{name}"
 
 
 def plain_client(proxy: FaultyProxy) -> Any:
-    """Straight to moto, past all faults."""
+    """A client that goes to moto directly, without faults."""
     return _client_of(f"http://127.0.0.1:{proxy.target}")
 
 

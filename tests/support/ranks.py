@@ -1,5 +1,5 @@
-"""Ranks in processes of their own, forked from one that has imported what takes seconds: four
-ranks import it once, not four times."""
+"""Ranks in processes of their own, forked from one that has imported the heavy libraries: four
+ranks import them once, not four times."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -10,12 +10,12 @@ import torch.multiprocessing as mp
 HEAVY = [
     "memlm.training.engine",
     "transformers.models.llama.modeling_llama",
-    "deepspeed.runtime.zero.muon.original_muon",  # and with it torch's compiler, when an engine of ZeRO begins
+    "deepspeed.runtime.zero.muon.original_muon",  # it imports torch's compiler when a ZeRO engine starts
 ]
 
 
 def run_ranks(work: Callable[..., None], *arguments: Any, number: int) -> None:
-    """`work(rank, *arguments)` in each; raises what one of them raises. They see the environment
-    that the first call here had."""
+    """Run `work(rank, *arguments)` in each of `number` processes; raises the error of any of them.
+    All see the environment of the first call in this process."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(HEAVY)
     mp.start_processes(work, args=arguments, nprocs=number, start_method="forkserver")

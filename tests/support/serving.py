@@ -1,5 +1,5 @@
-"""A real server on this machine that does what it is told to: answers well, or badly in every
-way that we know."""
+"""A real HTTP server on this machine with prescribed answers, good ones and bad ones of all known
+kinds."""
 
 import json
 import threading
@@ -13,7 +13,8 @@ Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
 
 
 class Server:
-    """Gives the answers of its list in turn, the last one for ever, and keeps what it was asked."""
+    """A server that gives the answers of its list in turn, then the last one again and again, and
+    keeps the requests."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers, self.asked, self.headers, self.times = list(answers), [], [], []
@@ -65,7 +66,7 @@ def says(text: str, tokens: int = 7) -> Answer:
 
 
 def echo(handler: BaseHTTPRequestHandler, content: dict[str, Any]) -> None:
-    time.sleep(0.02 * (content["messages"][0]["content"] == "0"))  # the first asked is the last answered
+    time.sleep(0.02 * (content["messages"][0]["content"] == "0"))  # the first request is answered last
     says(f"about {content['messages'][0]['content']}")(handler, content)
 
 
@@ -86,7 +87,7 @@ def sleeps(seconds: float) -> Answer:
 
 
 def drips(handler: BaseHTTPRequestHandler, content: dict[str, Any]) -> None:
-    """One byte at a time, always in time for a clock that starts anew with each."""
+    """Send one byte at a time, always within a timeout that starts again with each byte."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()

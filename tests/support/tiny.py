@@ -1,5 +1,4 @@
-"""A model, batches and the plain definition of a sparse step: small enough to check everything
-against everything."""
+"""A tiny model, batches, and the plain definition of a sparse step to compare with."""
 
 import copy
 from collections import Counter
@@ -49,7 +48,7 @@ def num_slots(model: MemoryLlamaForCausalLM) -> int:
 
 
 def random_batch(seed: int, *, lengths: Sequence[int] = (7, 5, 6, 3), seq: int | None = None) -> FactBatch:
-    """One wording a row, the last token of each an eos, pads to the right."""
+    """A batch with one wording per row; each ends with an eos, and pads follow."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.full((len(lengths), seq or max(lengths)), PAD)
     for row, length in zip(tokens, lengths, strict=True):
@@ -59,7 +58,7 @@ def random_batch(seed: int, *, lengths: Sequence[int] = (7, 5, 6, 3), seq: int |
 
 
 def rows_of(batch: FactBatch, *chunks: slice) -> list[FactBatch]:
-    """The batch as micro-batches."""
+    """The batch split into micro-batches."""
     return [FactBatch(batch.fact_id, batch.tokens[chunk], batch.is_token[chunk]) for chunk in chunks]
 
 
@@ -86,13 +85,13 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def pool_rows(tensors: dict[str, Tensor]) -> Tensor:
-    """The rows of all pools, numbered as slots are."""
+    """Rows of all pools, in the numbering of slots."""
     return torch.cat([value for name, value in tensors.items() if "value_pools" in name])
 
 
 class LargestAllocation(TorchDispatchMode):
-    """The most elements of any tensor that torch makes within the context, views of what was
-    there before aside."""
+    """Number of elements of the largest tensor that torch allocates within the context; views of
+    older tensors do not count."""
 
     def __init__(self, *known: nn.Module | Tensor) -> None:
         super().__init__()
@@ -113,8 +112,7 @@ def changed_rows(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[in
 
 
 def read_slots(model: MemoryLlamaForCausalLM, tokens: Tensor) -> Tensor:
-    """The slots of every token, all layers and heads side by side, found by scoring every slot
-    of every pool."""
+    """Slots of each token over all layers and heads, found by scoring every slot of every pool."""
     inputs: list[tuple[MemoryLayer, Tensor]] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, args: inputs.append((layer, args[0])))
@@ -135,7 +133,7 @@ def read_slots(model: MemoryLlamaForCausalLM, tokens: Tensor) -> Tensor:
 
 
 def all_scores(queries: Tensor, half_keys: Tensor) -> Tensor:
-    """[tokens, heads, all slots]: the score of every slot, from the definition of a product key."""
+    """Scores of all slots, [tokens, heads, slots], from the definition of a product key."""
     first, second = queries.chunk(2, dim=-1)
     left = torch.einsum("thd,hnd->thn", first, half_keys[:, 0])
     right = torch.einsum("thd,hnd->thn", second, half_keys[:, 1])
@@ -154,7 +152,8 @@ def count_reads(model: MemoryLlamaForCausalLM, batches: Sequence[FactBatch]) -> 
 def plain_selection(
     model: MemoryLlamaForCausalLM, batches: Sequence[FactBatch], background: BackgroundCounts, t: int
 ) -> list[int]:
-    """TF-IDF over the whole batch, written as the paper's formula; of equal slots the lower."""
+    """Top slots by TF-IDF over the whole batch, as in the paper's formula; ties go to the lower
+    slot."""
     counts = count_reads(model, batches)
     idf = torch.log((background.num_batches + 1) / (background.batch_frequency.double() + 1)).tolist()
     by_score = sorted(counts, key=lambda slot: (-counts[slot] / counts.total() * idf[slot], slot))
@@ -162,7 +161,7 @@ def plain_selection(
 
 
 def mean_loss(model: nn.Module, batches: Sequence[FactBatch]) -> Tensor:
-    """Nats per token of the whole batch, one token at a time."""
+    """Loss of the whole batch in nats per token, summed token by token."""
     nats = []
     for batch in batches:
         log_probabilities = F.log_softmax(model(input_ids=batch.tokens, use_cache=False).logits, dim=-1)
@@ -172,8 +171,8 @@ def mean_loss(model: nn.Module, batches: Sequence[FactBatch]) -> Tensor:
 
 
 def plain_gradients(model: MemoryLlamaForCausalLM, batches: Sequence[FactBatch], selected: list[int]) -> list[Tensor]:
-    """The dense gradient of every pool with the rows outside the selection zeroed: what a sparse
-    step is defined by."""
+    """Dense gradient of every pool with the rows outside the selection set to zero, which defines a
+    sparse step."""
     model = copy.deepcopy(model).requires_grad_(False)
     pools = [pool.weight.requires_grad_(True) for pool in model.model.value_pools]
     gradients = torch.cat(torch.autograd.grad(mean_loss(model, batches), pools))

@@ -158,6 +158,23 @@ def test_a_listing_is_made_once_and_names_its_address(bucket, tmp_path, capfd):
 
 
 @pytest.mark.ray
+def test_a_corpus_is_read_from_a_store_and_written_to_one(s3_server, cluster, monkeypatch, tmp_path):
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    for bucket in ("text", "runs"):
+        client.create_bucket(Bucket=bucket)
+    for name in "abc":
+        client.put_object(Bucket="text", Key=f"dclm/{name}.jsonl.zst", Body=content(WHOLE[:300]))
+    options = ("--tracking", "off", "--corpus.path", "s3://text/dclm", "--corpus.validation-path", "")
+    corpus = prepare_corpus.run(smoke("s3://runs/all", *options))
+    assert corpus == "s3://runs/all/smoke/corpus"
+    found = json.loads((storage.open_artifact(corpus) / "accounting.json").read_text())
+    assert found["total"]["kept"] == 900 and len(found["shards"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_corpus_on_s3_is_packed_one_shard_at_a_time_and_a_changed_shard_is_refused(bucket, tmp_path):
     for name in "abc":
         bucket.put_object(Bucket="text", Key=f"dclm/x/{name}.jsonl.zst", Body=content(WHOLE[:300]))
