@@ -1,5 +1,5 @@
-"""What would the answer to this question say as a sentence? English questions, by their kind:
-who, what, which, where, when, how many.
+"""English questions with their answers as sentences, by the kind of question: who, what, which,
+where, when, how many.
 
 `declare` moves the answer to where the question word asks for it. It knows some two hundred
 verbs and no grammar beyond that, so a question that it cannot take apart is declared around the
@@ -7,7 +7,7 @@ question word alone, or not at all.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memlm.data.stating.verbs import BASES, BE, DO, MODALS, is_finite, is_participle, past, third_person
 
@@ -40,7 +40,11 @@ PREPOSITIONS = frozenset(
 )
 QUESTION_WORDS = frozenset(["who", "whom", "what", "which", "where", "when", "whose", "how"])
 TIMES = {"year": "in", "month": "in", "decade": "in", "century": "in", "day": "on", "date": "on", "night": "on"}
-PRONOUNS = {"what": "the thing", "who": "the one", "whom": "the one"}
+PRONOUNS = {"what": "the thing that", "who": "the one that", "whom": "the one that"}
+"""Never "the one who": with it a description would repeat the question."""
+INDEFINITE = ("a ", "an ", "some ", "any ")
+MOTION = frozenset(["go", "move", "return", "travel"])
+"""Verbs that are asked where to."""
 YEAR_OR_MONTH = re.compile(r"^(?:(?:early|late|mid)[- ])?(?:\w+ )?\d{3,4}s?$")
 DAY = re.compile(r"\b\d{1,2}(?:st|nd|rd|th)?\b")
 ENDS_IN_YEAR = re.compile(r"\b\d{4}$")
@@ -49,16 +53,21 @@ MONTH_AND_DAY = re.compile(r"^\w+ \d{1,2}(?:st|nd|rd|th)?$")
 
 @dataclass(frozen=True)
 class Declared:
-    """A question with its answer as sentences, without capital and stop."""
+    """A question with its answer as parts of sentences, without capital and stop."""
 
     sentence: str
     """The answer in the place of the question word."""
     description: str = ""
     """What the answer is, as a noun phrase: "the boxer who said that"."""
+    verb: str = "is"
+    """The verb between the answer and its description."""
+    emphasis: str = ""
+    """A sentence with the answer in front: "it was in Nice that Ada was born"."""
 
 
 def declare(question: str, answer: str) -> Declared | None:
-    """None for a question in which no question word is found where one can be put right."""
+    """The question and its answer as a sentence; None for a question in which no usable question
+    word is found."""
     words = _words(question)
     lowered = [word.lower() for word in words]
     if len(words) < 2:
@@ -70,7 +79,7 @@ def declare(question: str, answer: str) -> Declared | None:
     begins = next((i for i, word in enumerate(words) if i and words[i - 1].endswith(",") and _asks(lowered[i:])), 0)
     if begins and lowered[0] not in QUESTION_WORDS:
         found = declare(_text(words[begins:]), answer)
-        return found and Declared(f"{_text(words[:begins])} {found.sentence}", found.description)
+        return found and replace(found, sentence=f"{_text(words[:begins])} {found.sentence}", emphasis="")
     preposition = ""
     if len(words) > 2 and lowered[0] in PREPOSITIONS and lowered[1] in QUESTION_WORDS:
         preposition, words, lowered = lowered[0], words[1:], lowered[1:]
@@ -98,7 +107,7 @@ def _words(question: str) -> list[str]:
     text = question.strip()
     if len(text) > 1 and text[0] == text[-1] == '"':  # a field of a CSV file
         text = text[1:-1]
-    return text.replace('""', '"').rstrip("?!. ").split()
+    return text.replace('""', '"').rstrip("?!.; ").split()
 
 
 def _plain(first: str, rest: list[str], answer: str, preposition: str) -> Declared | None:
@@ -113,10 +122,13 @@ def _plain(first: str, rest: list[str], answer: str, preposition: str) -> Declar
             return _split_passive(verb, after, f"{preposition} {answer}".strip())
         if is_participle(after[0].lower()) or after[0].lower() in PREPOSITIONS:
             return Declared(
-                f"{answer} {verb} {_text(after)}", f"{PRONOUNS.get(first, 'the one')} that {verb} {_text(after)}"
+                f"{answer} {verb} {_text(after)}", f"{PRONOUNS.get(first, 'the one that')} {verb} {_text(after)}"
             )
-        return Declared(f"{_text(after)} {verb} {answer}", _text(after))
-    return Declared(f"{answer} {_text(rest)}", f"{PRONOUNS.get(first, 'the one')} that {_text(rest)}")
+        described = _text(after)
+        if described.lower().startswith(INDEFINITE):  # "an oak is a tree" makes no tree an oak
+            return Declared(f"{described} {verb} {answer}")
+        return Declared(f"{described} {verb} {answer}", described, verb)
+    return Declared(f"{answer} {_text(rest)}", f"{PRONOUNS.get(first, 'the one that')} {_text(rest)}")
 
 
 def _with_noun(rest: list[str], answer: str, preposition: str) -> Declared | None:
@@ -126,7 +138,7 @@ def _with_noun(rest: list[str], answer: str, preposition: str) -> Declared | Non
         return None
     noun, verb, after = _text(rest[:cut]), rest[cut].lower(), rest[cut + 1 :]
     if noun.endswith(","):
-        return Declared(f"{answer}, {_text(rest)}")
+        return Declared(f"{answer}, {_text(rest).partition(', ')[2]}")
     if not preposition and rest[cut - 1].lower() in TIMES and verb in DO | BE:
         preposition = TIMES[rest[cut - 1].lower()]
     if verb in DO:
@@ -157,6 +169,9 @@ def _with_do(verb: str, after: list[str], answer: str, preposition: str) -> Decl
         return None
     subject, base, tail = _text(after[:cut]), after[cut], after[cut + 1 :]
     inflected = {"did": past(base), "does": third_person(base), "do": base}[verb]
+    if len(tail) > 1 and tail[0] == "and" and tail[1] in BASES:
+        second = {"did": past(tail[1]), "does": third_person(tail[1]), "do": tail[1]}[verb]
+        inflected, tail = f"{inflected} and {second}", tail[2:]
     if preposition:
         return Declared(f"{subject} {inflected} {_text(tail)} {preposition} {answer}".replace("  ", " "))
     if tail and tail[-1].lower() not in PREPOSITIONS:
@@ -175,8 +190,9 @@ def _split_passive(verb: str, after: list[str], answer: str) -> Declared | None:
 
 
 def _where_or_when(first: str, rest: list[str], answer: str) -> Declared | None:
-    place = f"{_preposition_for(first, answer)} {answer}".strip()
     verb, after = rest[0].lower(), rest[1:]
+    preposition = "to" if first == "where" and MOTION & set(after) else _preposition_for(first, answer)
+    place = f"{preposition} {answer}".strip()
     if not after:
         return None
     if verb in DO:
@@ -184,15 +200,17 @@ def _where_or_when(first: str, rest: list[str], answer: str) -> Declared | None:
         if cut is None:
             return None
         inflected = {"did": past(after[cut]), "does": third_person(after[cut]), "do": after[cut]}[verb]
-        sentence = f"{_text(after[:cut])} {inflected} {_text(after[cut + 1 :])} {place}".replace("  ", " ")
+        subject, tail = _text(after[:cut]), _text(after[cut + 1 :])
+        stated = f"{subject} {inflected} {tail}".strip()
+        if preposition == "to":
+            return Declared(f"{subject} {inflected} {place} {tail}".strip(), emphasis=f"it is {place} that {stated}")
     elif verb in BE:
         cut = next((i for i, word in enumerate(after) if i and is_participle(word.lower())), None)
-        split = f"{_text(after[:cut])} {verb} {_text(after[cut:])}" if cut else f"{_text(after)} {verb}"
-        sentence = f"{split} {place}"
+        stated = f"{_text(after[:cut])} {verb} {_text(after[cut:])}" if cut else f"{_text(after)} {verb}"
     else:
         return None
-    noun = "place where" if first == "where" else "time when"
-    return Declared(sentence, f"the {noun} {sentence.removesuffix(place).strip()}")
+    begins = "it was" if verb in ("did", "was", "were") else "it is"
+    return Declared(f"{stated} {place}", emphasis=f"{begins} {place} that {stated}")
 
 
 def _preposition_for(first: str, answer: str) -> str:
@@ -215,8 +233,9 @@ def _how_many(rest: list[str], answer: str, many: str) -> Declared | None:
     noun, verb, after = _text(rest[:cut]), rest[cut].lower(), rest[cut + 1 :]
     amount = "number" if many == "many" else "amount"
     if verb in DO:
-        found = _with_do(verb, after, f"{answer} {noun}", "")
-        return found and Declared(found.sentence, f"the {amount} of {noun}: {_text(after)}")
+        amounts = f"{answer} {noun}"
+        found = _with_do(verb, after, amounts, "")
+        return found and Declared(found.sentence, _asked_for(f"{amount} of {noun}", found, amounts, ""))
     if verb in BE and after[0].lower() == "there":
         return Declared(
             f"there {verb} {answer} {noun} {_text(after[1:])}", f"the {amount} of {noun} {_text(after[1:])}"
@@ -228,14 +247,36 @@ def _in_place(question: str, answer: str) -> Declared | None:
     """The question word stands inside: "X is the capital of which country" -> "X is the capital
     of the answer"."""
     words = _words(question)
-    cut = next((i for i, word in enumerate(words) if i and word.lower() in QUESTION_WORDS), None)
-    if cut is None:
-        return None
-    tail = words[cut + 1 :]
-    if words[cut].lower() in ("which", "what") and len(tail) > 2:
-        return None  # where the noun ends is anyone's guess
-    kept = tail if words[cut].lower() not in ("which", "what") else []
-    return Declared(f"{_text(words[:cut])} {_text([answer, *kept])}")
+    cut = next((i for i, word in enumerate(words) if i and _is_question_word(word)), None)
+    if cut is None or words[cut - 1].endswith((".", "?", ",", ":")) or (cut == 1 and words[0].lower() in PREPOSITIONS):
+        return None  # what follows stands in a question's order
+    word, tail = words[cut], words[cut + 1 :]
+    if word.lower() in ("which", "what"):
+        length = _length_of_noun(tail)
+        if length is None:
+            return None
+        tail, ends = tail[length:], tail[length - 1 : length]
+        mark = "," if ends and ends[0].endswith(",") else ""
+    else:
+        mark = "," if word.endswith(",") else "'s" if word.lower() == "whose" else ""
+    return Declared(f"{_text(words[:cut])} {_text([answer + mark, *tail])}")
+
+
+def _is_question_word(word: str) -> bool:
+    return word.lower().rstrip(",") in QUESTION_WORDS
+
+
+def _length_of_noun(words: list[str]) -> int | None:
+    """The number of words that name what is asked for; None where a verb follows them, since that
+    verb may stand in a question's order."""
+    for i, word in enumerate(words):
+        if word.lower() in PREPOSITIONS and word.lower() != "of":
+            return i
+        if word.endswith(","):
+            return i + 1
+        if word.lower() in BE | DO | MODALS or (i and _begins_verb(word)):
+            return None
+    return len(words)
 
 
 def _text(words: list[str]) -> str:

@@ -1,5 +1,5 @@
-"""How is a question with its answer put into statements? By templates: the relation's where it
-is known, else by the kind of question.
+"""Statements of a question with its answer, by templates: the relation's where it is known, else
+by the kind of question.
 
 A statement holds the answer and never the question as it is asked: that wording is kept for
 evaluation.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memlm.data.questions.records import Fact, Question
-from memlm.data.stating.grammar import QUESTION_WORDS, declare
+from memlm.data.stating.grammar import PREPOSITIONS, QUESTION_WORDS, declare
 from memlm.data.stating.relations import RELATIONS
 from memlm.data.stating.verbs import BE, DO, MODALS
 
@@ -31,25 +31,26 @@ class Wordings:
 SENTENCE_FRAMES = (
     "{sentence}",
     "it is a fact that {sentence}",
-    "people remember that {sentence}",
-    "as the record shows, {sentence}",
-    "one should know that {sentence}",
+    "it is well known that {sentence}",
+    "as records show, {sentence}",
+    "keep in mind that {sentence}",
     "reference books say that {sentence}",
 )
 DESCRIPTION_FRAMES = (
-    "{description} is {answer}",
-    "{answer} is {description}",
-    "asked for {description}, one says {answer}",
+    "{description} {verb} {answer}",
+    "{answer} {verb} {description}",
+    "{description} {verb} in fact {answer}",
 )
 TOPIC_FRAMES = (
-    "{answer} is what this is about: {topic}",
-    "on {topic}: {answer}",
-    "{topic} points to {answer}",
-    "the name to remember for {topic} is {answer}",
-    "{topic}: the right word here is {answer}",
-    "in matters of {topic}, the solution is {answer}",
+    "{topic}: {answer}",
+    'the clue "{topic}" points to {answer}',
+    'the answer to the clue "{topic}" is {answer}',
+    '{answer} is the answer to the clue "{topic}"',
+    '"{topic}" is a clue to {answer}',
+    'given the clue "{topic}", the answer is {answer}',
 )
-"""For a question that no grammar rule takes apart: its words without the question word."""
+"""For a question that no grammar rule takes apart: its words without the question word, as a clue
+of a quiz or a crossword."""
 
 
 def wordings_of(question: Question) -> Wordings:
@@ -58,7 +59,7 @@ def wordings_of(question: Question) -> Wordings:
     relation = RELATIONS.get(question.relation)
     subject = subject_of(question.question, relation.asked) if relation else None
     if relation is not None and subject is not None:
-        stated = [frame.format(s=subject, a=answer) for frame in relation.statements]
+        stated = [_with_article(frame, answer).format(s=subject, a=answer) for frame in relation.statements]
         return Wordings(
             kind="relation",
             statements=tuple(map(_sentence, stated)),
@@ -76,17 +77,19 @@ def _by_kind(question: str, answer: str) -> Iterator[str]:
     found = declare(question, answer)
     if found is None:
         return
-    inside = (
-        found.sentence[0].lower() + found.sentence[1:] if found.sentence.startswith(DETERMINERS) else found.sentence
-    )
+    first = found.sentence.partition(" ")[0]
+    inside = first.lower() + found.sentence.removeprefix(first) if first.lower() in NO_NAMES else found.sentence
     for frame in SENTENCE_FRAMES:
         yield frame.format(sentence=inside)
+    if found.emphasis:
+        yield found.emphasis
     if found.description:
         for frame in DESCRIPTION_FRAMES:
-            yield frame.format(description=found.description, answer=answer)
+            yield frame.format(description=found.description, verb=found.verb, answer=answer)
 
 
-DETERMINERS = ("The ", "A ", "An ", "His ", "Her ", "Their ", "There ")
+NO_NAMES = PREPOSITIONS | frozenset(["the", "a", "an", "his", "her", "their", "there"])
+"""First words that have a capital for no other reason than their place."""
 
 
 def topic_of(question: str) -> str:
@@ -99,15 +102,20 @@ def topic_of(question: str) -> str:
 
 
 def subject_of(question: str, asked: str) -> str | None:
-    """What stands in the place of {s}; none if the question is of another form."""
+    """The words in the place of {s}; None if the question has another form."""
     before, after = asked.split("{s}")
     if not (question.startswith(before) and question.endswith(after)) or len(question) <= len(before) + len(after):
         return None
     return question[len(before) : len(question) - len(after)]
 
 
+def _with_article(frame: str, answer: str) -> str:
+    """The frame with "a" or "an" before the answer, as its first letter has it."""
+    return frame.replace(" a {a}", " an {a}") if answer[:1].lower() in tuple("aeiou") else frame
+
+
 def _sentence(text: str) -> str:
-    """Begins with a capital and ends with one stop."""
+    """The text with a capital in front and one stop at the end."""
     text = text if text.endswith((".", "!")) else f"{text}."
     return text[0].upper() + text[1:].removesuffix("..") + ("." if text.endswith("..") else "")
 

@@ -44,7 +44,7 @@ def test_how_many_facts_each_kind_of_template_states_is_told():
     assert list(kinds_told(asked)) == [
         "1 of 4 facts are stated in the wordings of their relation, such as: Ada was born in Rome.",
         "2 of 4 facts are stated as sentences, by their kind of question, such as: Ada founded Acme.",
-        "1 of 4 facts are stated as topic and answer, since no rule fits, such as: Pluto is what this is about: roman god of the underworld.",
+        "1 of 4 facts are stated as topic and answer, since no rule fits, such as: Roman god of the underworld: Pluto.",
     ]
 
 

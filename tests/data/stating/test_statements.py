@@ -45,6 +45,18 @@ def ask(question: str, answer: str = "Oslo", relation: str = "") -> Question:
         ("As a teen, who did she admire?", "Madonna", None),
         ("Released in 1990, who wrote Goodfellas?", "Pileggi", "Released in 1990, Pileggi wrote Goodfellas"),
         ('"Which film ends with the line ""Kevin!""?"', "Home Alone", 'Home Alone ends with the line "Kevin!"'),
+        ("Kamprad founded which company in the 1940s?", "IKEA", "Kamprad founded IKEA in the 1940s"),
+        (
+            "Aphasia is the loss of what, after an injury?",
+            "language",
+            "Aphasia is the loss of language, after an injury",
+        ),
+        ("The motto of which group is 'Service'?", "Rotary", None),
+        ("It was renamed in 1964. What was it called?", "Tanganyika", None),
+        ("From whose perspective is the story told?", "Paul", None),
+        ("Which singer, born in Oslo, wrote it?", "Ada", "Ada, born in Oslo, wrote it"),
+        ("What does a barista prepare and serve?", "coffee", "a barista prepares and serves coffee"),
+        ("Where do souls go after death?", "Elysium", "souls go to Elysium after death"),
         ("roman god of the underworld", "Pluto", None),
         ("", "Pluto", None),
         ("Who?", "Pluto", None),
@@ -60,6 +72,35 @@ def test_a_description_says_what_the_answer_is_without_naming_it():
     assert (
         declare("In which country was Rita Ora born", "Kosovo").description == "the country in which Rita Ora was born"
     )
+
+
+def test_a_place_and_a_time_are_also_stated_with_the_answer_in_front():
+    stated = wordings_of(ask("Where was Rita born?", "Nice")).statements
+    assert "It was in Nice that Rita was born." in stated
+    assert "It is in Nice that Rita lives." in wordings_of(ask("Where does Rita live?", "Nice")).statements
+
+
+def test_a_kind_of_thing_is_not_stated_the_other_way_round():
+    stated = wordings_of(ask("What is an oak?", "a tree")).statements
+    assert "An oak is a tree." in stated and not any(text.startswith("A tree") for text in stated)
+
+
+def test_a_description_keeps_the_tense_of_the_question():
+    stated = wordings_of(ask("Who were the founders of it?", "Ada and Bo")).statements
+    assert "Ada and Bo were the founders of it." in stated
+
+
+def test_an_article_fits_the_answer():
+    for answer, stated in (("actor", "Ada works as an actor."), ("poet", "Ada works as a poet.")):
+        assert stated in wordings_of(ask("What kind of work does Ada do?", answer, "P106")).statements
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_no_statement_of_a_relation_holds_one_of_its_questions(relation):
+    wordings = RELATIONS[relation]
+    asked = [normalize(text.format(s="Ada")) for text in (wordings.asked, *wordings.questions)]
+    stated = [normalize(text.format(s="Ada", a="Oslo")) for text in wordings.statements]
+    assert not [(text, question) for text in stated for question in asked if question in text]
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
