@@ -35,7 +35,7 @@ from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
 from memlm.data.questions.sets import read_fact_lines, write_fact_lines
 from memlm.data.questions.sources import source_content
-from memlm.data.stating.sets import conflicts_told
+from memlm.data.stating.sets import conflict_lines
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
 from memlm.identity import identity
@@ -108,7 +108,7 @@ def _augment_all(
     )
     _say_left_out(questions, facts)
     of_documents = [replace(each.question, context=" ".join(sorted(each.document_ids))) for each in questions]
-    for told in conflicts_told(of_documents):
+    for told in conflict_lines(of_documents):
         say(f"questions.documents.questions: {told}")
 
 

@@ -11,7 +11,7 @@ from memlm.data.hub import HUB
 from memlm.data.paths import WORLD, expand
 from memlm.data.questions.questions import read_set, require_questions, select
 from memlm.data.questions.records import numbered_fact
-from memlm.data.stating.sets import conflicts_told, kinds_told, statable
+from memlm.data.stating.sets import conflict_lines, kind_lines, statable
 from memlm.data.world.world import World
 
 
@@ -45,12 +45,12 @@ def count_learned(config: Config, world: Path | None) -> Counted:
         from memlm.data.questions.facts import read_facts  # imports torch
 
         stated = read_facts(expand(facts.statements, "questions.facts.statements", None), questions)
-        return Counted(len(select(stated, located, report=said.append)), (*said, *conflicts_told(questions)))
+        return Counted(len(select(stated, located, report=said.append)), (*said, *conflict_lines(questions)))
     if facts.statements:
         chosen = select(sorted({question.fact_id for question in questions}), located, report=said.append)
-        return Counted(len(chosen), (*said, *conflicts_told(questions)))
+        return Counted(len(chosen), (*said, *conflict_lines(questions)))
     questions = statable(select(questions, located, report=said.append), located, report=said.append)
-    return Counted(len(questions), (*said, *kinds_told(questions), *conflicts_told(questions)))
+    return Counted(len(questions), (*said, *kind_lines(questions), *conflict_lines(questions)))
 
 
 def _count_of_the_world(config: Config) -> Counted:

@@ -41,9 +41,9 @@ def build_frontier(
     samples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything a sweep shows, as one JSON document.
+    """The result of a sweep as one JSON document.
 
-    `failed` are the settings that are no points; they are shown beside them. `on_frontier`
+    `failed` are the settings without a point, which are shown next to the points. `on_frontier`
     compares a point with its own method's points; `on_joint_frontier` with all methods' points.
     In `matched`, `reached` is the share of resamples in which the method learns that much at
     all.
@@ -134,7 +134,7 @@ def _settings(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:
 
 
 def _start(trials: Sequence[TrialResult]) -> dict[str, float]:
-    """Where a method's model began, so that learning can be read as a gain."""
+    """The scores of a method's model before learning, so that learning can be read as a gain."""
     means = {name: float(np.mean([trial.start[name].value for trial in trials])) for name in trials[0].start}
     return {"learning": means.pop(LEARNING_SET)} | means
 

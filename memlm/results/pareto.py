@@ -1,8 +1,8 @@
-"""What does one method's trade-off between learning and forgetting look like?
+"""The geometry of one method's trade-off between learning (the more the better) and forgetting
+(the less the better).
 
-The geometry under `frontier.py`: learning is to be high and forgetting low. Every function takes
-arrays of shape [rows, points], a row per bootstrap resample, and does all rows at once. A point
-that a resample lacks is NaN there.
+Every function takes arrays of shape [rows, points], a row per bootstrap resample, and does all
+rows at once. A point that a resample lacks is NaN there.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ Mask = NDArray[np.bool_]
 
 
 def nondominated(learning: Array, forgetting: Array) -> Mask:
-    """Points that no other of their row beats (as good on both axes, better on one). Equal
-    points both stay."""
+    """Mark the points that no other point of their row beats (as good on both axes, better on one).
+    Equal points both stay."""
     on = np.isfinite(learning) & np.isfinite(forgetting)
     for point in range(learning.shape[1]):
         own_learning, own_forgetting = learning[:, [point]], forgetting[:, [point]]

@@ -19,8 +19,8 @@ class ScoreError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
-    """One evaluation set, one model: a score per question (exact match, F1, accuracy, nats per
-    token of a solution) or per block (nats per token)."""
+    """One model's scores on one evaluation set: one per question (exact match, F1, accuracy, nats
+    per token of a solution) or per block (nats per token)."""
 
     task: str
     measure: Measure
@@ -45,8 +45,8 @@ class SetScore:
 
     @property
     def standard_errors_above_chance(self) -> float:
-        """How far the mean lies above chance, in standard errors of the mean; infinite for a
-        loss, and where all items are alike."""
+        """Distance of the mean above chance, in its standard errors; infinite for a loss, and where
+        all items are alike."""
         error = float(np.std(self.items)) / len(self.items) ** 0.5
         return (self.value - self.chance) / error if error > EPSILON and not self.is_loss else float("inf")
 
@@ -61,7 +61,7 @@ class SetScore:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """One finetuning run, finished: what it was, and every set's scores before and after."""
+    """A finished finetuning run: its settings, and every set's scores before and after."""
 
     key: str
     method: str
@@ -71,16 +71,17 @@ class TrialResult:
     end: dict[str, SetScore]
     extra: dict[str, float]
     answers: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict, repr=False)
-    """By set, each question with what counts as right and the answers before and after. Kept
-    with a finetune, and not in a sweep."""
+    """By set, each question with its accepted answers and the model's answers before and after.
+    Kept with a finetune, and not in a sweep."""
 
     def to_json(self) -> dict[str, Any]:
-        """Without the answers."""
+        """The result as JSON, without the answers."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "answers"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """What to_json wrote. Raises ScoreError, KeyError or TypeError for anything else."""
+        """Read the output of to_json. Raises ScoreError, KeyError or TypeError for anything
+        else."""
 
         def scores(side: Mapping[str, Any]) -> dict[str, SetScore]:
             return {name: SetScore(**{**score, "items": tuple(score["items"])}) for name, score in side.items()}
@@ -98,19 +99,19 @@ class TrialResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedSetting:
-    """A setting that learning diverged under with one seed or more: it has no mean, and is no
-    point of a frontier."""
+    """A setting with which learning diverged for one seed or more: it has no mean and no point on
+    the frontier."""
 
     method: str
     hyperparameters: dict[str, float | int | str]
     seeds: tuple[int, ...]
-    """Those it diverged with."""
+    """The seeds for which it diverged."""
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """One question, and what the model answered."""
+    """One question and the model's answer."""
 
     id: str
     question: str
@@ -125,7 +126,7 @@ class Scores:
     """Secondary measures, as means: known_facts_f1, hellaswag_acc_norm, gsm8k_final_number,
     background_text_bits_per_byte."""
     answers: dict[str, tuple[Answered, ...]] = field(default_factory=dict)
-    """What was answered, in the sets that ask for text."""
+    """The model's answers in the sets that ask for text."""
 
 
 def join(parts: Sequence[Scores]) -> Scores:

@@ -1,5 +1,5 @@
-"""How does a traced stream look: in the terminal, and as a picture? Reads what `stream_metrics`
-makes and computes nothing new."""
+"""A traced stream as text for the terminal and as a picture. Reads the document that
+`stream_metrics` makes and computes nothing new."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,8 +45,7 @@ def _with_interval(value: Mapping[str, Any] | None) -> str:
 
 
 def draw_stream(metrics: Mapping[str, Any], path: str | Path) -> None:
-    """Two panels: the learning curve, and what is forgotten by how many facts were learned
-    since."""
+    """Two panels: the learning curve, and forgetting by the number of facts learned since."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     learning, forgetting = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_curve(learning, metrics)
@@ -91,7 +90,7 @@ def _draw_curve(axes: Any, metrics: Mapping[str, Any]) -> None:
 
 
 def _draw_ages(axes: Any, metrics: Mapping[str, Any]) -> None:
-    """Two bars an age: exact match, and the likelihood, which moves long before an answer does."""
+    """Two bars per age: exact match, and the likelihood, which moves long before an answer."""
     ages = metrics["forgetting_by_age"]
     axes.set_title("Forgetting by age: lost since right after learning", loc="left", color=_INK, fontsize=12)
     axes.set_xlabel("facts learned since", color=_INK)

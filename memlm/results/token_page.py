@@ -19,7 +19,7 @@ class PageToken:
     num_read: int
     """Slots that the token reads."""
     num_trainable: int
-    """Those of them that may move."""
+    """The number of these slots that may move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class PageSection:
 
 
 def write_token_page(path: str | Path, *, title: str, lead: str, sections: Sequence[PageSection]) -> None:
-    """One page; its colours run from none to the most trainable slots that any token of the page reads."""
+    """Write the page. Its colours run from none to the most trainable slots that any token of the
+    page reads."""
     most = max((token.num_trainable for section in sections for row in section.rows for token in row.tokens), default=0)
     steps = sorted({round(most * share) for share in (0, 0.25, 0.5, 0.75, 1)})
     write_page(path, "token_page", shown=_shown, title=title, lead=lead, sections=sections, most=most, steps=steps)

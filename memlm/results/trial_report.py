@@ -1,7 +1,7 @@
 """One finetune as a picture, and as one HTML page with the model's answers before and after.
 
-The page is one file without scripts or anything to fetch. What a model wrote is text from
-outside: it is escaped, and what is no printable character is shown by its number.
+An answer is text from outside: it is escaped, and a character that cannot be printed is shown by
+its number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from memlm.results.pages import embedded, write_page
 from memlm.results.scores import LEARNING_SET, TrialResult
 
 SHOWN_ANSWERS = 200
-"""How many answers of each set are on the page; scores.json has all."""
+"""Number of answers of each set on the page; scores.json has all."""
 _INK, _FAINT, _BEFORE, _AFTER = "#1d2733", "#8793a1", "#b9c2cc", "#1f5fd0"
 
 
 def draw_scores(result: TrialResult, path: str | Path) -> None:
-    """Every set before and after learning, as bars: accuracies on the left, losses on the right."""
+    """Bars for every set before and after learning: accuracies on the left, losses on the right."""
     _figure(result).savefig(path, dpi=140)
 
 
@@ -51,7 +51,7 @@ def _figure(result: TrialResult) -> Figure:
 
 
 def write_trial_report(result: TrialResult, path: str | Path, *, heading: str) -> None:
-    """One HTML page: the scores, the settings, and the answers, those that changed first."""
+    """Write one HTML page: the scores, the answers with changed ones first, and the settings."""
     scores = [
         (name, score.task, score.measure, f"{result.start[name].value:.3f}", f"{score.value:.3f}")
         for name, score in result.end.items()

@@ -1,1 +1,1 @@
-"""Questions with their answers -> statements to learn, by templates or by a model."""
+"""Statements to learn, made of questions and their answers by templates or by a model."""

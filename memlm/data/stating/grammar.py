@@ -111,7 +111,8 @@ def _words(question: str) -> list[str]:
 
 
 def _plain(first: str, rest: list[str], answer: str, preposition: str) -> Declared | None:
-    """who, or what without a noun: the subject or the object of what follows."""
+    """Questions with `who`, or with `what` without a noun: it is the subject or the object of the
+    words after it."""
     verb, after = rest[0].lower(), rest[1:]
     if verb in DO:
         return _with_do(verb, after, answer, preposition)
@@ -132,7 +133,7 @@ def _plain(first: str, rest: list[str], answer: str, preposition: str) -> Declar
 
 
 def _with_noun(rest: list[str], answer: str, preposition: str) -> Declared | None:
-    """which or what with a noun."""
+    """Questions with `which` or `what` and a noun."""
     cut = next((i for i, word in enumerate(rest) if i and _begins_verb(word)), None)
     if cut is None or cut == len(rest) - 1:
         return None
@@ -163,7 +164,7 @@ def _begins_verb(word: str) -> bool:
 
 
 def _with_do(verb: str, after: list[str], answer: str, preposition: str) -> Declared | None:
-    """did S invent ... -> S invented the answer ..."""
+    """`did S invent ...` becomes `S invented the answer ...`."""
     cut = next((i for i, word in enumerate(after) if i and word in BASES), None)
     if cut is None:
         return None
@@ -180,7 +181,7 @@ def _with_do(verb: str, after: list[str], answer: str, preposition: str) -> Decl
 
 
 def _split_passive(verb: str, after: list[str], answer: str) -> Declared | None:
-    """was S created by -> S was created by the answer"""
+    """`was S created by` becomes `S was created by the answer`."""
     cut = next((i for i, word in enumerate(after) if i and is_participle(word.lower())), None)
     if cut is None:
         if after[-1].lower() in PREPOSITIONS and len(after) > 1:
@@ -244,8 +245,8 @@ def _how_many(rest: list[str], answer: str, many: str) -> Declared | None:
 
 
 def _in_place(question: str, answer: str) -> Declared | None:
-    """The question word stands inside: "X is the capital of which country" -> "X is the capital
-    of the answer"."""
+    """Questions with the question word inside: "X is the capital of which country" becomes "X is
+    the capital of the answer"."""
     words = _words(question)
     cut = next((i for i, word in enumerate(words) if i and _is_question_word(word)), None)
     if cut is None or words[cut - 1].endswith((".", "?", ",", ":")) or (cut == 1 and words[0].lower() in PREPOSITIONS):

@@ -1,7 +1,7 @@
-"""Whether templates can put a question and its answer into an English sentence. They know
-questions for a name, a place, a time or a number.
+"""Recognise the questions that templates can put into an English sentence with their answer:
+those that ask for a name, a place, a time or a number.
 
-A yes or no makes no sentence without moving the verb, and a question in another language none at
+With a yes or a no the verb would have to move, and a question in another language does not fit at
 all: both would be stated as nonsense.
 """
 
@@ -20,7 +20,7 @@ OTHER_YES_OR_NO = re.compile(
     r"(?:yes|no|yeah|nah|y|n|0|1|of course|sure|certainly|definitely|absolutely|indeed|affirmative|negative|never|always|sometimes|maybe|"
     r"perhaps|possibly|probably|right|wrong|true|false|unknown|it depends)\b"
 )
-"""How else a question may be answered that begins with its verb."""
+"""Other answers to a question that begins with its verb."""
 ENGLISH = (
     QUESTION_WORDS
     | PREPOSITIONS
@@ -98,7 +98,7 @@ FOREIGN = {
         "w we z na do od po jest był była są to się nie przez dla",
     ),
 }
-"""Question words, and the words that hold a sentence together."""
+"""By language, its question words and its other small words."""
 _WORDS = {
     language: (frozenset(asking.split()), frozenset(asking.split()) | frozenset(others.split()))
     for language, (asking, others) in FOREIGN.items()
@@ -106,7 +106,7 @@ _WORDS = {
 
 
 def why_no_sentence(question: Question) -> str:
-    """Why templates cannot state this question and its answer; empty if they can."""
+    """The reason why templates cannot state this question and its answer; empty if they can."""
     words, answer = words_of(question.question), question.answers[0].strip().casefold()
     if not any(word not in QUESTION_WORDS and any(map(str.isalpha, word)) for word in words):
         return "it says nothing that could be stated"
@@ -120,8 +120,8 @@ def why_no_sentence(question: Question) -> str:
 
 
 def _language_of(text: str, words: list[str]) -> str:
-    """The language of a text that is not English, as far as its small words and its letters
-    tell; empty if they do not."""
+    """The language of a text that is not English, judged by its small words and its letters; empty
+    where these do not decide."""
     letters = [letter for letter in text if letter.isalpha()]
     latin = sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
     if latin < len(letters) / 2:

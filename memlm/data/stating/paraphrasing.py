@@ -1,5 +1,5 @@
-"""How does a language model put a question and its answer into statements? One statement first,
-then other wordings of it.
+"""Statements of a question and its answer by a language model: one statement first, then other
+wordings of it.
 
 question + answer --statement.txt--> a statement --wordings.txt--> N wordings, each checked; what
 fails is asked for again
@@ -30,12 +30,12 @@ class WordingError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Stated:
-    """What came out for one fact."""
+    """The statements of one fact, and how many of the model's lines were rejected."""
 
     id: str
     statements: tuple[str, ...]
     rejected: dict[str, int]
-    """How many lines the model wrote that were not taken, by reason."""
+    """Number of rejected lines by reason."""
 
 
 def questions_by_fact(questions: Sequence[Question]) -> dict[str, list[Question]]:
@@ -74,7 +74,7 @@ def check_stated(stated: Sequence[Stated], config: WordingsConfig) -> list[State
 
 
 def objection_to(wording: str, questions: Sequence[Question]) -> str | None:
-    """Why a wording must not be trained on; none if it may be."""
+    """The reason why a wording must not be trained on; None if it may be."""
     if not all(any(mentions(wording, answer) for answer in question.answers) for question in questions):
         return "does not contain the answer"
     if any(mentions(wording, question.question) for question in questions):
@@ -87,8 +87,8 @@ def objection_to(wording: str, questions: Sequence[Question]) -> str | None:
 
 
 def _is_about(wording: str, question: Question) -> bool:
-    """Whether it shares a longer word, up to its ending, with the question: a small model may
-    say no more than `The answer is Lima`."""
+    """Whether the wording shares a longer word, up to its ending, with the question: a small model
+    may write no more than `The answer is Lima`."""
     answered = {word for answer in question.answers for word in words_of(answer)}
     telling = [word for word in words_of(question.question) if len(word) > 3 and not _ASKING.fullmatch(word)]
     asked = {word[:4] for word in telling if word not in answered}
@@ -96,7 +96,7 @@ def _is_about(wording: str, question: Question) -> bool:
 
 
 def lines_of(answer: str) -> Iterator[str]:
-    """The items that a model wrote, without numbers, bullets, quotes and what introduces them."""
+    """The items that a model wrote, without numbers, bullets, quotes and introductory lines."""
     for line in _THOUGHT.sub("", answer).splitlines():
         text = _LABEL.sub("", _MARK.sub("", line).replace("**", "").strip())
         if len(text) > 1 and text[0] == text[-1] == '"':
@@ -107,7 +107,7 @@ def lines_of(answer: str) -> Iterator[str]:
 
 @dataclass
 class _Draft:
-    """A fact that is being stated."""
+    """One fact and its statements so far."""
 
     questions: Sequence[Question]
     statements: list[str] = field(default_factory=list)
@@ -129,7 +129,7 @@ class _Draft:
                 self.rejected[objection] += 1
 
     def remark(self) -> str:
-        """For a model that is asked again."""
+        """Text for the next prompt: the faults of earlier lines, and the lines not to repeat."""
         faults = f"\nEarlier lines were turned down: {_list(self.rejected)}." if self.rejected else ""
         known = "\nDo not repeat these:\n" + "\n".join(self.statements[1:]) if len(self.statements) > 1 else ""
         return faults + known

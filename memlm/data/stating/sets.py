@@ -1,5 +1,5 @@
-"""How the facts of a set are stated, which of its questions templates cannot state, and where it
-contradicts itself."""
+"""Reports on a question set before it is stated: how its facts are stated, the questions that
+templates cannot state, and its contradictions."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,7 +11,7 @@ from memlm.data.stating.statements import StatedBy, wordings_of
 
 MARKS = str.maketrans("", "", "?.!,;:\"'")
 SHOWN = 3
-"""Questions that a message names."""
+"""Number of questions that a message names."""
 KINDS: dict[StatedBy, str] = {
     "relation": "in the wordings of their relation",
     "question": "as sentences, by their kind of question",
@@ -22,7 +22,7 @@ KINDS: dict[StatedBy, str] = {
 def statable(
     questions: Sequence[Question], source: QuestionSetConfig, *, report: Callable[[str], object]
 ) -> list[Question]:
-    """Those that templates can state. Raises QuestionError if more cannot be stated than
+    """The questions that templates can state. Raises QuestionError if the others are more than
     max_malformed_share allows to leave out."""
     reasons = [(question, why_no_sentence(question)) for question in questions]
     # A question whose relation is known has wordings of its own.
@@ -41,8 +41,8 @@ def statable(
     return [question for question in questions if id(question) not in gone]
 
 
-def kinds_told(questions: Sequence[Question]) -> Iterator[str]:
-    """How many facts each kind of template states, with an example."""
+def kind_lines(questions: Sequence[Question]) -> Iterator[str]:
+    """Number of facts that each kind of template states, with an example: a line per kind."""
     stated: dict[StatedBy, list[str]] = {}
     for question in questions:
         wordings = wordings_of(question)
@@ -52,9 +52,9 @@ def kinds_told(questions: Sequence[Question]) -> Iterator[str]:
             yield f"{len(stated[kind])} of {len(questions)} facts are stated {told}, such as: {stated[kind][0]}"
 
 
-def conflicts_told(questions: Sequence[Question]) -> Iterator[str]:
-    """The questions that are asked more than once with answers that have nothing in common; only
-    one of them can ever be right."""
+def conflict_lines(questions: Sequence[Question]) -> Iterator[str]:
+    """Conflicts as lines of text: questions that are asked more than once, with answers that have
+    nothing in common, so that only one of them can be right."""
     asked: dict[str, dict[frozenset[str], Question]] = {}
     """The first record with these answers, per question."""
     conflicts: list[tuple[Question, Question]] = []
@@ -81,7 +81,7 @@ def _answers(question: Question) -> frozenset[str]:
 
 
 def _without_marks(text: str) -> str:
-    """As texts are compared when answers are scored: without stops, commas, quotes and articles,
-    unless nothing else is there."""
+    """The text without stops, commas, quotes and articles, as answers are compared when they are
+    scored; unchanged if nothing else is left."""
     words = plain(text).translate(MARKS).split()
     return " ".join(word for word in words if word not in ("a", "an", "the")) or plain(text)

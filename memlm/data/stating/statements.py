@@ -15,17 +15,17 @@ from memlm.data.stating.relations import RELATIONS
 from memlm.data.stating.verbs import BE, DO, MODALS
 
 StatedBy = Literal["relation", "question", "topic"]
-"""Which templates state a fact: those of its relation, those of its kind of question, or for any
-other those of topic and answer."""
+"""The templates that state a fact: those of its relation, those of its kind of question, or else
+those of topic and answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wordings:
     kind: StatedBy
     statements: tuple[str, ...]
-    """Each holds the preferred answer."""
+    """Statements, each with the preferred answer in it."""
     questions: tuple[str, ...]
-    """Other ways to ask; may be none."""
+    """Other ways to ask; empty where none are known."""
 
 
 SENTENCE_FRAMES = (
@@ -54,7 +54,7 @@ of a quiz or a crossword."""
 
 
 def wordings_of(question: Question) -> Wordings:
-    """Every wording differs from the others and does not repeat the question."""
+    """The wordings of a question and its answer: all different, and none repeats the question."""
     answer = question.answers[0]
     relation = RELATIONS.get(question.relation)
     subject = subject_of(question.question, relation.asked) if relation else None

@@ -1,4 +1,4 @@
-"""English verbs and their forms, as far as putting questions into statements takes them; the
+"""English verbs and their forms, as far as they are needed to put questions into statements. The
 words are in verbs.toml."""
 
 from dataclasses import dataclass

@@ -2,16 +2,19 @@
 the default input.
 
 People, places and works with five attributes each, drawn from `seed`: every name, value, choice
-of wordings and question. What plays whose role in Lin et al. 2025, section 5:
+of wordings and question. Each part stands for one in Lin et al. 2025, section 5:
 
-| here | in the paper |
-|---|---|
-| corpus: documents about the known entities and worked sums, in DCLM's layout and shard format | DCLM |
-| `new_facts` (TriviaQA's format): facts of entities that the corpus never names, asked in wordings never trained on | 1,000 TriviaQA questions to learn |
-| `statements`: the same facts, each stated in several other wordings | the paraphrases that fill a batch |
-| `known_facts` (NQ's format): facts of the corpus, asked in wordings never trained on | NaturalQuestions, held out |
-| `arithmetic` (NQ's format): sums whose operand pairs the corpus leaves out: a skill, not a memory | GSM8K, held out |
-| the validation shard: fresh documents from the same source | likelihood of held-out text |
+- corpus, for DCLM: documents about the known entities and worked sums, in DCLM's layout and shard
+  format
+- `new_facts`, for 1,000 TriviaQA questions to learn (in TriviaQA's format): facts of entities that
+  the corpus never names, asked in wordings never trained on
+- `statements`, for the paraphrases that fill a batch: the same facts, each stated in several other
+  wordings
+- `known_facts`, for NaturalQuestions, held out (in its format): facts of the corpus, asked in
+  wordings never trained on
+- `arithmetic`, for GSM8K, held out (in NaturalQuestions' format): sums whose operand pairs the
+  corpus leaves out; a skill, not a memory
+- the validation shard, for the likelihood of held-out text: fresh documents from the same source
 
 The methods separate here for the paper's reason: new entities share the value vocabulary, the
 syntax and the digits with what the model knows, so a dense update that writes a fact also moves
@@ -34,13 +37,13 @@ from memlm.data.world.words import ATTRIBUTES, KINDS, QUESTION_FRAMES, STATEMENT
 from memlm.identity import names_result
 
 HELD_OUT_SHARE = 5
-"""One pair of operands in so many is kept for evaluation."""
+"""One in this many pairs of operands is kept for evaluation."""
 NUM_ATTRIBUTES = len(ATTRIBUTES) // len(KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """How large the generated world is. The defaults are the laptop recipe's."""
+    """The size of the generated world. The defaults are the laptop recipe's."""
 
     seed: int = names_result(0)
     """Another seed is another world of the same difficulty."""
@@ -91,7 +94,7 @@ class WorldConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Wordings:
-    """How one attribute is put into words. Evaluation wordings are never trained on."""
+    """The wordings of one attribute. Evaluation wordings are never trained on."""
 
     statements: tuple[str, ...]
     questions: tuple[str, ...]
@@ -110,7 +113,7 @@ NUM_STATEMENTS, NUM_QUESTIONS, NUM_EVALUATION = 8, 4, 2
 
 
 class World:
-    """Everything that is true in the world of one seed, and how it is said."""
+    """All facts of the world of one seed, and their wordings."""
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
@@ -257,8 +260,8 @@ class _Names:
 
 
 def write_world(config: WorldConfig, directory: Path) -> dict[str, int]:
-    """Write the corpus, the question files and the statements under the directory; returns what
-    was written, by number."""
+    """Write the corpus, the question files and the statements under the directory; returns how many
+    of each."""
     world = World(config)
     corpus = directory / "corpus" / "global-shard_01_of_01" / "local-shard_0_of_1"
     corpus.mkdir(parents=True)

@@ -17,7 +17,7 @@ from memlm.data.questions.questions import read_set, require_questions, select
 from memlm.data.questions.records import MultipleChoice, Question, Record, TaskChoice, numbered_fact
 from memlm.data.questions.sets import open_question_sets, write_question_sets
 from memlm.data.questions.sources import source_content
-from memlm.data.stating.sets import conflicts_told, kinds_told, statable
+from memlm.data.stating.sets import conflict_lines, kind_lines, statable
 from memlm.data.stating.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
 from memlm.evaluation.tasks import default_task, exam_of, tell_unanswerable
@@ -109,7 +109,7 @@ def fact_questions(config: Config, world: Path | None) -> list[Question]:
 
 
 def _say_conflicts(questions: Sequence[Question]) -> None:
-    for told in conflicts_told(questions):
+    for told in conflict_lines(questions):
         say(f"questions.facts.path: {told}")
 
 
@@ -133,7 +133,7 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
         facts = read_facts(expand(source.statements, "questions.facts.statements", world), questions)
         return select(facts, source, report=partial(_say_of, field))
     questions = statable(fact_questions(config, world), source, report=partial(_say_of, field))
-    for told in kinds_told(questions):
+    for told in kind_lines(questions):
         say(f"statements: {told}")
     return facts_of_questions(questions)
 

@@ -2,7 +2,7 @@ import pytest
 
 from memlm.data.config import FactsConfig
 from memlm.data.questions.records import Question, QuestionError
-from memlm.data.stating.sets import conflicts_told, kinds_told, statable
+from memlm.data.stating.sets import conflict_lines, kind_lines, statable
 
 GOOD = [("Who founded Acme?", "Ada"), ("roman god of the underworld", "Pluto"), ("Where is Acme?", "Lima")]
 BAD = [("Is Acme open?", "yes"), ("Wer gründete Acme?", "Ada")]
@@ -41,7 +41,7 @@ def test_a_set_of_which_nothing_can_be_stated_is_refused_at_any_share():
 
 def test_how_many_facts_each_kind_of_template_states_is_told():
     asked = [*questions(*GOOD), *questions(("Where was Ada born?", "Rome"), relation="P19")]
-    assert list(kinds_told(asked)) == [
+    assert list(kind_lines(asked)) == [
         "1 of 4 facts are stated in the wordings of their relation, such as: Ada was born in Rome.",
         "2 of 4 facts are stated as sentences, by their kind of question, such as: Ada founded Acme.",
         "1 of 4 facts are stated as topic and answer, since no rule fits, such as: Roman god of the underworld: Pluto.",
@@ -50,11 +50,11 @@ def test_how_many_facts_each_kind_of_template_states_is_told():
 
 def test_two_answers_to_one_question_are_a_conflict():
     asked = questions(("Who founded Acme?", "Ada"), ("who founded  acme", "Bo"), ("Who founded Acme?", "ada."))
-    (told,) = conflicts_told(asked)
+    (told,) = conflict_lines(asked)
     assert "'who founded  acme' has the answer 'Ada' in f:2 and 'Bo' in f:3" in told
-    assert list(conflicts_told(questions(*GOOD))) == []
+    assert list(conflict_lines(questions(*GOOD))) == []
     many = questions(*(("Who founded Acme?", name) for name in "abcdefg"))
-    assert len(list(conflicts_told(many))) == 4 and list(conflicts_told(many))[-1] == "conflict: 6 in all"
+    assert len(list(conflict_lines(many))) == 4 and list(conflict_lines(many))[-1] == "conflict: 6 in all"
 
 
 def test_a_conflict_is_found_behind_a_record_that_agrees_with_both():
@@ -68,14 +68,14 @@ def test_a_conflict_is_found_behind_a_record_that_agrees_with_both():
             ]
         )
     ]
-    (told,) = conflicts_told(asked)
+    (told,) = conflict_lines(asked)
     assert "has the answer 'Bo' in 1 and 'Ada' in 2" in told
 
 
 def test_answers_that_the_scorer_takes_for_one_are_no_conflict():
-    assert list(conflicts_told(questions(("What is it?", "the Nile"), ("What is it?", "Nile")))) == []
+    assert list(conflict_lines(questions(("What is it?", "the Nile"), ("What is it?", "Nile")))) == []
 
 
 def test_answers_that_overlap_are_no_conflict():
     first = Question(id="1", question="Who?", answers=("Ada", "Ada Bell"))
-    assert list(conflicts_told([first, Question(id="2", question="Who?", answers=("A. Bell", "ada bell"))])) == []
+    assert list(conflict_lines([first, Question(id="2", question="Who?", answers=("A. Bell", "ada bell"))])) == []
