@@ -1,13 +1,19 @@
-"""Do all workers of a cluster add up right, and fast enough? Run before a pretraining that is
+"""Check that all workers of a cluster sum correctly and fast enough, before a pretraining that is
 paid for by the hour.
 
-python infra/jobs/nccl_smoke.py --num-workers 4 --backend gloo --min-gigabytes-per-second 0.01     # on CPUs, to try it
-RAY_AUTH_MODE=token ray job submit --working-dir . -- python infra/jobs/nccl_smoke.py --num-workers 64                 # on GPUs
+On CPUs, to try it:
+
+    python infra/jobs/nccl_smoke.py --num-workers 4 --backend gloo --min-gigabytes-per-second 0.01
+
+On GPUs:
+
+    export RAY_AUTH_MODE=token
+    ray job submit --working-dir . -- python infra/jobs/nccl_smoke.py --num-workers 64
 
 A Ray Train job of the same shape as pretraining: each worker is a rank with a GPU of its own.
 All-reduces of growing size are checked number by number and timed by the slowest rank. The bus
-bandwidth, 2 (n - 1) / n x bytes / seconds, is what nccl-tests calls so: it does not depend on
-the number of ranks, so it can be held against the hardware. Ends with 1 if a sum is wrong or the
+bandwidth, 2 (n - 1) / n x bytes / seconds, is the one of nccl-tests: it does not depend on the
+number of ranks, so it can be compared with the hardware. Ends with 1 if a sum is wrong or the
 bandwidth too low.
 """
 
@@ -33,18 +39,18 @@ from memlm.preflight.cost.machines import GPUS_PER_NODE, MACHINES
 from memlm.run import RunError
 
 SIZES = tuple(1 << power for power in (20, 24, 28, 30))
-"""Bytes of an all-reduce. The last is about what a step of the 1 B model reduces at a time."""
+"""Bytes of an all-reduce. The last is about as large as one of a step of the 1 B model."""
 CPU_SIZES = tuple(1 << power for power in (16, 20, 24))
 WARM_UP, REPEATS = 3, 10
 LEAST_SHARE = 0.5
-"""Of what the links can do by their data sheet. A ring that misses EFA, or one bad cable, stays
-far below it."""
+"""Required share of the links' bandwidth by their data sheet. A ring without EFA, or with a bad
+cable, stays far below it."""
 UNKNOWN_LEAST = 0.5
-"""GB/s, for a GPU that memlm/preflight/cost/machines.py does not know."""
+"""GB/s required of a GPU that memlm/preflight/cost/machines.py does not know."""
 START_SECONDS, STARTS_IN_VAIN = 300, 2
-"""Of the workers, where a node goes after it was there; Ray Train would try for ever."""
+"""Limits on the start of the workers, in seconds and in vain attempts; Ray Train has none."""
 SILENCE_SECONDS = 600
-"""After which ranks that do not answer each other have failed."""
+"""Limit after which ranks that do not answer each other have failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +62,18 @@ class Measured:
     gigabytes_per_second: float
     """Bus bandwidth."""
     num_wrong: int
-    """Of the sum's elements, over all ranks."""
+    """Number of wrong elements of the sum over all ranks."""
 
 
 def bus_bandwidth(num_bytes: int, seconds: float, num_ranks: int) -> float:
-    """Bytes per second that each rank's link carries in a ring: every byte but its own share
-    goes round twice."""
+    """Bytes per second on each rank's link in a ring, where every byte except its own share goes
+    round twice."""
     return 2 * (num_ranks - 1) / num_ranks * num_bytes / seconds
 
 
 def least_bandwidth(gpu_name: str, num_workers: int) -> float:
-    """GB/s below which something is wrong with this hardware. A node's network is shared by its
-    GPUs' rings, so all of it counts."""
+    """GB/s below which something is wrong with this hardware. The rings of a node's GPUs share its
+    network, so all of it counts."""
     known = {
         "H100": "h100",
         "H200": "h200",
@@ -87,8 +93,8 @@ def least_bandwidth(gpu_name: str, num_workers: int) -> float:
 
 
 def measure(num_bytes: int, device: torch.device) -> Measured:
-    """All ranks must call it. Rank r brings r + 1 everywhere, so that a rank that is left out or
-    counted twice changes the sum."""
+    """All-reduce, which all ranks must call. Rank r contributes r + 1 everywhere, so that a rank
+    left out or counted twice changes the sum."""
     rank, num_ranks = dist.get_rank(), dist.get_world_size()
     ours = torch.full((num_bytes // 4,), float(rank + 1), dtype=torch.float32, device=device)
     total = ours.clone()
@@ -130,8 +136,7 @@ def _worker(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_config(folder: str) -> ray.train.RunConfig:
-    """Ray's own files lie where the cluster's roles may write and delete them, and are reached
-    as all of ours are."""
+    """Storage of Ray's own files, where the cluster's roles may write and delete them."""
     return ray.train.RunConfig(
         name=f"nccl-smoke-{time.time_ns()}",
         failure_config=ray.train.FailureConfig(controller_failure_limit=STARTS_IN_VAIN),
@@ -140,7 +145,7 @@ def run_config(folder: str) -> ray.train.RunConfig:
 
 
 def start(num_workers: int, each: dict[str, float]) -> None:
-    """Raises RunError if the cluster has not, and cannot start, the nodes for so many workers."""
+    """Raise RunError if the cluster neither has nor can start the nodes for this many workers."""
     turn_off_uv_hook()
     with joining():
         ray.init(runtime_env={"env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_SECONDS)}})
@@ -204,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def verdict(measured: list[Measured], least: float) -> int:
-    """Says what is wrong; 0 if nothing is."""
+    """Print what is wrong. Returns the exit code."""
     wrong = sum(each.num_wrong for each in measured)
     largest = measured[-1]
     if wrong:

@@ -1,14 +1,14 @@
 """Submit a pipeline to the Ray cluster whose `environment` command (terraform output) was run in
 this shell.
 
-python infra/jobs/submit.py PIPELINE [RECIPE] [--FIELD VALUE ...]
-python infra/jobs/submit.py --print PIPELINE [RECIPE] [--FIELD VALUE ...]       # only show the command
+    python infra/jobs/submit.py PIPELINE [RECIPE] [--FIELD VALUE ...]
+    python infra/jobs/submit.py --print PIPELINE [RECIPE] [--FIELD VALUE ...]   # show the command
 
-Uploaded is what git tracks, as it lies in the checkout, less what .rayignore names: `git add` a
-file of your own that a job needs. The same work (code, pipeline, recipe and settings) has the
-same submission id. So giving it again follows the job that runs, says so if it is done, and
-resumes it if it failed or was stopped. What pretrains on more than one GPU begins only when the
-cluster has just passed infra/jobs/nccl_smoke.py.
+The upload is the files that git tracks, as they lie in the checkout, without those that .rayignore
+names: `git add` a file of your own that a job needs. The same work (code, pipeline, recipe and
+settings) has the same submission id. So submitting it again follows the job while it runs, says so
+if it is done, and resumes it if it failed or was stopped. Pretraining on more than one GPU begins
+only once the cluster has passed infra/jobs/nccl_smoke.py.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ NEEDED = {
 
 
 class SubmitError(ValueError):
-    """The command line or this shell lacks something."""
+    """Something is missing in the command line or in this shell."""
 
 
 def pipelines() -> list[str]:
@@ -46,7 +46,8 @@ def pipelines() -> list[str]:
 
 
 def entrypoint(pipeline: str, arguments: list[str], environment: dict[str, str]) -> list[str]:
-    """What runs on the head. Settings that are given come after the cluster's own, and win."""
+    """Command that runs on the head. Given settings come after the cluster's own, and override
+    them."""
     known = pipelines()
     if pipeline not in known:
         raise SubmitError(f"unknown pipeline {pipeline!r}; known: {', '.join(known)}")
@@ -73,8 +74,7 @@ def git(*arguments: str) -> bytes:
 
 
 def code_digest() -> str:
-    """The digest of what is uploaded: the commit, and what differs from it in the files that git
-    tracks."""
+    """Digest of the upload: the commit, and the changes to the files that git tracks."""
     return hashlib.sha256(git("rev-parse", "HEAD") + git("diff", "HEAD", "--binary")).hexdigest()
 
 
@@ -83,8 +83,8 @@ def names(listed: bytes) -> list[str]:
 
 
 def tracked_files() -> list[str]:
-    """What git tracks and the checkout has. A link counts only if it leads to another of these
-    files."""
+    """Files that git tracks and the checkout has. A link counts only if it leads to another of
+    these files."""
     tracked = [name for name in names(git("ls-files", "-z")) if (ROOT / name).is_file()]
     inside = {(ROOT / name).absolute() for name in tracked if not (ROOT / name).is_symlink()}
     kept = [name for name in tracked if not (ROOT / name).is_symlink() or (ROOT / name).resolve() in inside]
@@ -99,7 +99,7 @@ def untracked() -> list[str]:
 
 @contextmanager
 def upload() -> Iterator[Path]:
-    """A folder with a copy of what git tracks; Ray leaves out what .rayignore names."""
+    """A folder with a copy of the tracked files; Ray leaves out those that .rayignore names."""
     with tempfile.TemporaryDirectory(prefix="memlm-job-") as folder:
         for name in tracked_files():
             copy = Path(folder) / name
@@ -119,8 +119,8 @@ def submit_command(identity: str, command: list[str], folder: str = ".") -> list
 
 
 def smoke_command(command: list[str]) -> list[str]:
-    """The gate of a pretraining; empty where there is nothing to gate. The number of workers may
-    be the recipe's own."""
+    """Arguments of the gate of a pretraining; empty if there is nothing to gate. The number of
+    workers may be the recipe's."""
     config = parse("", command[2:])
     workers, gpu = config.cluster.num_workers, config.cluster.use_gpu
     if Path(command[1]).stem not in PRETRAINING or config.dry_run or workers < 2 or not gpu:
@@ -129,17 +129,17 @@ def smoke_command(command: list[str]) -> list[str]:
 
 
 def is_settled(identity: str) -> bool:
-    """Runs already or is done: then there is nothing to gate, and a gate would wait for the GPUs
-    that the job holds."""
+    """Whether the job runs or is done. Then there is nothing to gate, and a gate would wait for the
+    GPUs that the job holds."""
     from ray.job_submission import JobStatus
 
     return known_jobs().get(identity) in (JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUCCEEDED)
 
 
 def known_jobs() -> dict[str, Any]:
-    """Each submission's status. Raises RunError, in one line, where the cluster does not answer
-    or does not accept the token."""
-    from ray.job_submission import JobSubmissionClient  # slow, so only when the command line is in order
+    """Status of each submission. Raises RunError, in one line, if the cluster does not answer or
+    does not accept the token."""
+    from ray.job_submission import JobSubmissionClient  # slow to import, so only once the command line is valid
 
     from memlm.jobs.on_ray.cluster import joining
 
@@ -148,8 +148,8 @@ def known_jobs() -> dict[str, Any]:
 
 
 def run(identity: str, command: list[str], *, again: bool = False) -> int:
-    """Submit, follow or resume; with `again`, what has ended is done once more, however it
-    ended. Returns the exit code."""
+    """Submit, follow or resume a job; with `again`, repeat one that has ended, however it ended.
+    Returns the exit code."""
     status = known_jobs().get(identity)
     from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -179,7 +179,7 @@ def main(arguments: list[str]) -> int:
     except SubmitError as error:
         print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return 2
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray's clients do not send the token that is there
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # otherwise Ray's clients would not send the token
     try:
         return submit(identity, command, smoke, only_print=only_print)
     except ValueError as error:
@@ -188,7 +188,7 @@ def main(arguments: list[str]) -> int:
 
 
 def submit(identity: str, command: list[str], smoke: list[str], *, only_print: bool) -> int:
-    """Both steps, or only their calls on the terminal. Returns the exit code."""
+    """Run both steps, or print their calls. Returns the exit code."""
     if smoke and not only_print and is_settled(identity):
         smoke = []
     if (others := untracked()) and not only_print:

@@ -29,11 +29,11 @@ from tests.benchmarks.rows import Row, table_rows
 
 GROWTH = "growth"
 GROWTH_SECONDS = 250
-"""What the points of the picture take on two cores."""
+"""Estimate for the points of the picture on two cores."""
 
 
 def main() -> int:
-    # As Ctrl-C does: contenders are ended, and what they exchanged is removed.
+    # As with Ctrl-C: contenders are ended, and the files that they exchanged are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     planned = [(device, row) for device in devices for row in table_rows(device)]
@@ -42,7 +42,7 @@ def main() -> int:
     wanted = [(device, row) for device, row in planned if not options.names or row.name in options.names]
     draws = not options.names or GROWTH in options.names
     progress = _Progress(sum(row.seconds for _, row in wanted) + GROWTH_SECONDS * draws)
-    # Below the output, and not in the system's folder for temporary files, which can be memory.
+    # Below the output, because the system's folder for temporary files can be in memory.
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".exchange-", dir=options.output) as folder:
         records = _measure(wanted, Path(folder), options.output / "bench.json", progress)
@@ -74,8 +74,8 @@ def _options(names: Sequence[str]) -> argparse.Namespace:
 
 
 class _Progress:
-    """Lines with the time to go: the estimates of what is left, as fast or slow as what is done
-    turned out."""
+    """Print lines with the remaining time: the estimates of the remaining rows, scaled by how long
+    the finished ones took."""
 
     def __init__(self, estimated: float) -> None:
         self.estimated, self.done = estimated, 0.0
@@ -95,8 +95,8 @@ class _Progress:
 
 
 def _measure(wanted: Sequence[tuple[str, Row]], folder: Path, path: Path, progress: _Progress) -> list[Record]:
-    """The rows one by one; what is measured is written after each, so that an interrupted run
-    leaves it."""
+    """Run the rows one by one, and write the results after each, so that an interrupted run keeps
+    them."""
     records: list[Record] = []
     if wanted:
         progress.say(

@@ -1,5 +1,5 @@
-"""One side of a row, alone in its process: built from its arguments, timed on request, asked
-what it computed.
+"""One side of a row, alone in its process: it is built from its arguments, timed on request, and
+gives its outputs.
 
 Run as `python -m tests.benchmarks.contender MODULE:CLASS ARGUMENTS FOLDER`. The other end is
 `measure.py`: a request is a word on a line, an answer is JSON on a line, tensors go through
@@ -25,7 +25,9 @@ from torch import Tensor
 
 
 class Clock:
-    """What was spent inside `with clock:`, summed over the entries of one repeat.
+    """Time inside `with clock:`, summed over the entries of one repeat. On a CPU it is the
+    computing time of the process, so that other processes do not count; on a GPU, and where `wall`
+    is set, it is the elapsed time.
 
     On a CPU it is the time that the process computed, so that another process on the machine
     does not count; on a GPU, and where `wall` is asked for, it is the time that passed.
@@ -49,7 +51,7 @@ class Clock:
 
     @contextmanager
     def beside(self, name: str) -> Iterator[None]:
-        """Time apart from the sum, under a name of its own."""
+        """Time under a name of its own, which is not part of the sum."""
         began = self._now()
         yield
         place = 1 if self.wall else 0
@@ -62,37 +64,37 @@ class Clock:
 
 
 class Contender(ABC):
-    """Built once, warm after its first repeats. A subclass takes `device` and keyword arguments
-    that are plain JSON."""
+    """An implementation to be timed, built once and warm after its first repeats. A subclass takes
+    `device` and keyword arguments of plain JSON."""
 
     wall = False
-    """Whether what counts is the time that passed: where several processes do the work."""
+    """Whether elapsed time counts, as for work in several processes."""
 
     @abstractmethod
     def repeat(self, clock: Clock) -> None:
-        """The work once, with `with clock:` around what counts."""
+        """Do the work once, with `with clock:` around the part that counts."""
 
     def outputs(self) -> dict[str, Tensor]:
-        """What it computes, to be compared with the other side's. Called before the first
-        repeat, if at all."""
+        """Outputs to be compared with the other side's. Called before the first repeat, if at
+        all."""
         return {}
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to give back
-        """Give back what would outlive the process."""
+    def close(self) -> None:  # noqa: B027 - most have nothing to release
+        """Release resources that would outlive the process."""
 
 
 def begin_group_of_one(device: torch.device) -> Callable[[], None]:
     """Begin a process group of one rank, unless the process has one. Returns what ends it again."""
     if dist.is_initialized():
         return lambda: None
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for what a launcher would have set
+    os.environ["LOCAL_RANK"] = "0"  # a variable of launchers that DeepSpeed asks for
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return dist.destroy_process_group
 
 
 def resident_bytes(field: str) -> int:
-    """`VmRSS`, what the process holds now, or `VmHWM`, the most that it held."""
+    """Memory of the process in bytes: `VmRSS` now, or `VmHWM` at its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -100,7 +102,7 @@ def resident_bytes(field: str) -> int:
 
 
 class _Memory:
-    """The most that was held since `begin`, beyond what was held then."""
+    """Peak of memory since `begin`, above the level at that time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -120,7 +122,7 @@ class _Memory:
 
 
 def serve(contender: Contender, memory: _Memory, device: torch.device, folder: Path, channel: Any) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the input ends."""
     for request in map(str.strip, sys.stdin):
         answer: dict[str, Any] = {}
         if request == "repeat":
@@ -132,7 +134,7 @@ def serve(contender: Contender, memory: _Memory, device: torch.device, folder: P
             tensors = contender.outputs()
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
             del tensors
-            memory.begin()  # what was held for the comparison is no part of the work
+            memory.begin()  # memory of the comparison is not part of the work
             answer = {"path": str(path)}
         elif request == "memory":
             answer = memory.report()
@@ -142,7 +144,7 @@ def serve(contender: Contender, memory: _Memory, device: torch.device, folder: P
 
 
 def main() -> None:
-    # Answers keep the real standard output to themselves; whatever a library prints must not end
+    # The real standard output is for answers alone; what a library prints must not end
     # up among them.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

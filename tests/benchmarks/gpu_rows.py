@@ -1,5 +1,4 @@
-"""The rows that are measured only where there is a GPU: bytes per second of the read, and a
-pretraining step of a large recipe."""
+"""Rows that need a GPU: bytes per second of the read, and a pretraining step of a large recipe."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,8 @@ from tests.benchmarks.rows import Figures, Row
 
 CUDA = "cuda"
 TRIED = [(recipe, blocks) for recipe in ("paper_1b", "laptop") for blocks in (8, 4, 2, 1)]
-"""Recipes from the largest on, each with ever smaller batches, until one fits the device."""
+"""Recipes and batch sizes in the order in which they are tried until one fits the device, the
+largest first."""
 
 
 def gpu_only_rows() -> list[Row]:

@@ -1,5 +1,5 @@
-"""Rows that only a GPU has: how near the read comes to the speed of memory, and what is
-multiplied with beside it."""
+"""Contenders of the GPU rows: the read against the speed of memory, and the peak FLOPs of
+devices."""
 
 from typing import Literal
 
@@ -11,15 +11,15 @@ from tests.benchmarks.inputs import output_gradient, read_weights, uniform_reads
 
 NUM_SLOTS, VALUE_DIM = 1 << 20, 1024
 NUM_TOKENS, NUM_HEADS, TOP_K = 8192, 4, 32
-"""2 GiB of rows are read once a pass, far more than any cache holds; the output gradient, 32
-MiB, is read for each of them."""
+"""Shape whose 2 GiB of rows are read once per pass, far more than any cache holds; the output
+gradient, 32 MiB, is read for each of them."""
 
 BF16_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense peaks of NVIDIA's data sheets, by what the device's name contains; the first that fits."""
+"""Dense peaks from NVIDIA's data sheets by a part of the device's name; the first match counts."""
 
 
 def peak_flops(device_name: str) -> float | None:
-    """None for a device that is not in the table."""
+    """Peak FLOPs per second of a device; None if it is not in the table."""
     return next((flops for name, flops in BF16_FLOPS.items() if name in device_name), None)
 
 
@@ -47,7 +47,7 @@ class ReadTraffic(Contender):
 
 
 class DeviceCopy(Contender):
-    """A plain copy of 1 GiB within the device's memory."""
+    """Copy of 1 GiB within the device's memory."""
 
     def __init__(self, *, device: torch.device) -> None:
         self.source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
@@ -62,12 +62,14 @@ COPY_BYTES = 1 << 30
 
 
 def copied_bytes() -> int:
-    """Moved by one copy: read and written."""
+    """Bytes moved by one copy, which reads and writes."""
     return 2 * COPY_BYTES
 
 
 def read_bytes(direction: Literal["forward", "backward"]) -> int:
-    """What one pass must move at the least, had the caches room for all but the table.
+    """Bytes that one pass must move at least, if caches hold everything except the table. Forward:
+    the rows and the slots with their weights in, the output out. Backward: those and the output
+    gradient in; the gradients of the weights and, in fp32, of each row that was read out.
 
     Forward: the rows and the slots with their weights in, the output out. Backward: those and
     the output gradient in; the gradients of the weights and, in fp32, of each row that was read

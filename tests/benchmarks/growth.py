@@ -1,5 +1,4 @@
-"""How do the time and the memory of a step grow with the number of slots, of tokens, and of
-trainable slots t?
+"""Growth of a step's time and memory with the number of slots, of tokens, and of trainable slots t.
 
 Each point is one of our contenders alone in its process; the plain definition beside it shows
 what there is to save.
@@ -43,14 +42,14 @@ class Point:
     """One contender at one size."""
 
     axis: str
-    """What varies: slots, tokens or t."""
+    """The axis that varies: slots, tokens or t."""
     size: int
     step: str
     milliseconds: float
     working_mib: float
-    """The most that the steps added to what was there before the first one: the pool and the
-    background counts. With lazy Adam that includes the moments of the rows read so far, whose
-    memory the system gives when they are first written."""
+    """Peak that the steps added to the memory before the first one, which holds the pool and the
+    background counts. With lazy Adam it includes the moments of the rows read so far, whose memory
+    the system provides when they are first written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +60,8 @@ class _Measured:
 
 
 def planned_points(device: str) -> list[_Measured]:
-    """Every process of the plot. A step of sparse memory finetuning reads the same number of
-    distinct slots in each pool."""
+    """All points of the plot. A step of sparse memory finetuning reads the same number of distinct
+    slots in each pool."""
     plan = []
     for num_half_keys in HALF_KEYS:
         shape = LayerShape(num_half_keys=num_half_keys)
@@ -112,7 +111,7 @@ def _training(shape: LayerShape, device: str) -> Spec:
 
 
 def measure_growth(device: str, folder: Path, say: Callable[[str], None]) -> list[Point]:
-    """All points; one whose tables do not fit in memory is left out, and said."""
+    """Measure all points; one whose tables do not fit in memory is left out with a message."""
     points: list[Point] = []
     plan = planned_points(device)
     for number, measured in enumerate(plan, start=1):
@@ -140,7 +139,7 @@ def _point(measured: _Measured, folder: Path) -> Point:
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """Time above, memory below; a column per axis."""
+    """Draw time above and memory below, with a column per axis."""
     shape = MIDDLE
     columns = {
         "slots": f"slots ({shape.num_tokens:,} tokens, t 500)",

@@ -1,5 +1,5 @@
-"""What contenders of one row have in common: shapes and tensors, drawn from seeds so that each
-process can make the same ones."""
+"""Shapes and tensors that the contenders of a row share, drawn from seeds so that each process
+makes the same ones."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 BLOCK_ROWS = 1 << 14
-"""Rows of a table that are drawn; the rest repeats them, since drawing 4 GiB of numbers would
-take longer than the timing."""
+"""Number of random rows in a table; the other rows repeat them, because drawing 4 GiB of numbers
+would take longer than the timing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerShape:
-    """The memory layer of the kernel rows: that of the published measurements of peers."""
+    """Shape of the memory layer in the kernel rows, as in the published measurements of peers."""
 
     num_half_keys: int
     num_tokens: int = 2048
@@ -36,7 +36,7 @@ class LayerShape:
 
     @property
     def table_bytes(self) -> int:
-        """Of the values in fp32."""
+        """Bytes of the values in fp32."""
         return 4 * self.num_slots * self.value_dim
 
     def json(self) -> dict[str, Any]:
@@ -44,12 +44,12 @@ class LayerShape:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """On the CPU, so that a GPU sees the same numbers."""
+    """Random numbers drawn on the CPU, so that a GPU gets the same ones."""
     return torch.Generator().manual_seed(seed)
 
 
 def value_table(num_slots: int, value_dim: int, device: torch.device) -> Float[Tensor, "num_slots value_dim"]:
-    """fp32, of the standard deviation that the pool starts from."""
+    """Random values in fp32 with the initial standard deviation of the pool."""
     block = torch.randn(min(BLOCK_ROWS, num_slots), value_dim, generator=seeded(1)) * value_dim**-0.5
     table = torch.empty(num_slots, value_dim, device=device)
     for start in range(0, num_slots, len(block)):
@@ -74,8 +74,8 @@ def uniform_reads(
 def spread_reads(
     num_tokens: int, num_reads: int, num_slots: int, distinct: int, device: torch.device, *, seed: int = 4
 ) -> Int[Tensor, "tokens reads"]:
-    """Reads of `distinct` slots at most, the same ones in their order whatever the size of the
-    pool, spread evenly over it."""
+    """Reads of at most `distinct` slots, spread evenly over the pool and in the same order for all
+    sizes of the pool."""
     if not 1 <= distinct <= num_slots:
         raise ValueError(f"distinct is {distinct}, and the pool has {num_slots} slots; it must be from 1 to that many")
     return uniform_reads(num_tokens, num_reads, distinct, device, seed=seed) * (num_slots // distinct)
@@ -84,14 +84,14 @@ def spread_reads(
 def read_weights(
     num_tokens: int, num_heads: int, top_k: int, device: torch.device, *, seed: int = 5
 ) -> Float[Tensor, "tokens reads"]:
-    """As softmax over each head gives them."""
+    """Random weights of reads, which sum to one over each head."""
     scores = torch.randn(num_tokens, num_heads, top_k, generator=seeded(seed))
     return scores.softmax(dim=-1).flatten(1).to(device)
 
 
 def layer_weights(shape: LayerShape, device: torch.device) -> dict[str, Tensor]:
-    """The weights of a layer but its table, under the names of `MemoryLayer`'s state; the scales
-    of its own initialisation."""
+    """Weights of a layer without its table, named as in `MemoryLayer`'s state and scaled as in its
+    initialisation."""
     generator = seeded(6)
 
     def normal(*size: int, std: float) -> Tensor:
@@ -112,5 +112,6 @@ def layer_weights(shape: LayerShape, device: torch.device) -> dict[str, Tensor]:
 
 
 def compared_slots(num_slots: int, device: torch.device) -> Int[Tensor, " compared"]:
-    """Rows of a table that are compared: a whole table would be a file of GiB."""
+    """Number of table rows that are compared, since a whole table would be a file of several
+    GiB."""
     return torch.arange(0, num_slots, max(1, num_slots // 8192), device=device)

@@ -1,5 +1,5 @@
-"""How are two contenders measured so that the machine does not decide? Each in a process of its
-own, in turns, medians.
+"""Measurement of two contenders so that disturbances of the machine cancel out: each in a process
+of its own, in turns, with medians.
 
 A (warm-up) B (warm-up) A B A B ...: what slows the machine down for a while slows both. One
 thread each, the same allocator settings.
@@ -31,8 +31,8 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 WARM_UP = 2
-"""Repeats that are thrown away: they fill caches, build what is built lazily and take memory
-from the system."""
+"""Repeats that are discarded: they fill caches, build lazily built parts and take memory from the
+system."""
 RESERVE_BYTES = 1 << 30
 """Memory that stays free for the rest of the machine when a contender says how much it needs."""
 
@@ -46,20 +46,20 @@ class Spec:
     """A contender by name, and what it is built from."""
 
     name: str
-    """As the table shows it."""
+    """Name in the table."""
     contender: str
-    """module:class below tests.benchmarks."""
+    """Class of the contender, as module:class below tests.benchmarks."""
     arguments: dict[str, Any] = field(default_factory=dict)
     differs: str = ""
-    """Where its mathematics is not ours; empty if it is the same."""
+    """Difference of its mathematics from ours; empty if it is the same."""
     only_compared: bool = False
-    """A reference, whose time is shown and is no candidate for the row's peer."""
+    """Whether it is a reference, whose time is shown but which cannot be the row's peer."""
     needs_bytes: int = 0
 
 
 class Process:
-    """A contender in its process. Use as a context: it is ended on the way out, however that
-    comes."""
+    """A contender in its process. As a context manager it ends the process on exit, also after an
+    error."""
 
     def __init__(self, spec: Spec, folder: Path, *, timeout: float = 300) -> None:
         self.spec, self.folder, self.timeout = spec, folder, timeout
@@ -74,7 +74,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             bufsize=0,
-            start_new_session=True,  # so that what a contender starts can be ended with it
+            start_new_session=True,  # so that processes that a contender starts end with it
         )
 
     def __enter__(self) -> "Process":
@@ -121,7 +121,7 @@ class Process:
         return ContenderError(f"{self.spec.name}: {lines[-1] if lines else f'ended with status {code}'}")
 
     def _end(self) -> None:
-        """Closing its input asks it to end; one that hangs is killed."""
+        """End the process by closing its input; kill it if it hangs."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
         try:
@@ -156,7 +156,7 @@ class Timing:
     seconds: list[float]
     wall_seconds: list[float]
     aside: dict[str, float]
-    """Medians of what was timed apart."""
+    """Medians of the separate timings by name."""
 
     @property
     def median(self) -> float:
@@ -182,7 +182,7 @@ class Budget:
 
 
 def in_turns(processes: Sequence[Process], budget: Budget, *, warm_up: int = WARM_UP) -> list[Timing]:
-    """Repeat each after the other. The same number of repeats for all."""
+    """Repeat all in turns, each the same number of times."""
     for process in processes:
         for _ in range(warm_up):
             process.ask("repeat")
@@ -198,7 +198,8 @@ def in_turns(processes: Sequence[Process], budget: Budget, *, warm_up: int = WAR
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """One peer beside ours: times, what it held, and in what it differed; or why there are none."""
+    """Comparison of one peer with ours: times, memory and differences, or the reason why there are
+    none."""
 
     peer: Spec
     ours: Timing | None = None
@@ -216,12 +217,13 @@ class Pairing:
 
 
 Check = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], list[str]]
-"""What is wrong between our outputs and a peer's, in sentences; nothing if they agree."""
+"""Function that lists the differences between our outputs and a peer's, in sentences; nothing if
+they agree."""
 
 
 def pair(ours: Spec, peers: Sequence[Spec], folder: Path, *, check: Check | None, budget: Budget) -> list[Pairing]:
-    """Ours beside each peer in turn. Raises ContenderError if ours fails; a peer that fails is a
-    pairing with an error."""
+    """Compare ours with each peer in turn. Raises ContenderError if ours fails; a peer that fails
+    gives a pairing with an error."""
     pairings = []
     with Process(ours, folder) as our_process:
         our_outputs = our_process.outputs() if check else {}

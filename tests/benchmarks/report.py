@@ -1,4 +1,4 @@
-"""From figures to what is shown: one record a row, a table, and which bars are missed."""
+"""Records of the rows, the table, and the list of missed bars."""
 
 import json
 import platform
@@ -15,14 +15,14 @@ Record = dict[str, Any]
 
 
 def reaches(ratio: float, bound: Bound, bar: float | None) -> bool:
-    """Whether a ratio is on the right side of a bar; of none, always."""
+    """Whether a ratio reaches the bar; true if there is no bar."""
     if bar is None:
         return True
     return ratio >= bar if bound == "min" else ratio <= bar
 
 
 def record_of(row: Row, figures: Figures, machine: Mapping[str, Any]) -> Record:
-    """A row as it is written. It is ok if it reaches its bar and its outputs agree."""
+    """A row in bench.json. It is ok if it reaches its bar and its outputs agree."""
     agrees = not figures.failures
     return {
         "name": row.name,
@@ -45,7 +45,7 @@ def record_of(row: Row, figures: Figures, machine: Mapping[str, Any]) -> Record:
 
 
 def failed_record(row: Row, error: str, machine: Mapping[str, Any]) -> Record:
-    """A row that has no figures, and why."""
+    """A row without figures, and the reason."""
     return {
         "name": row.name,
         "ours": None,
@@ -61,7 +61,7 @@ def failed_record(row: Row, error: str, machine: Mapping[str, Any]) -> Record:
 
 
 def machine_of(device: str) -> dict[str, Any]:
-    """What a figure cannot be read without."""
+    """Conditions needed to interpret a figure."""
     hardware = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
     return {
         "device": device,
@@ -119,7 +119,7 @@ def _cells(record: Record) -> list[str]:
 
 
 def verdict(records: Sequence[Record]) -> str:
-    """Which bars are missed, and why; or that none is."""
+    """A sentence about the missed bars and the reasons, or that none is missed."""
     lines = []
     for record in records:
         conditions = record["conditions"]

@@ -1,4 +1,4 @@
-"""The rows of the table: what is compared with what, in which shape, and the bar.
+"""Rows of the table: the contenders, their shapes, and the bar.
 
 A row is asked to run with a folder for what its contenders exchange, and gives its figures; what
 failed becomes part of them.
@@ -26,7 +26,7 @@ KERNEL_BUDGET = Budget(seconds=8)
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a row measured."""
+    """Figures of a row."""
 
     ours: float
     peer: float
@@ -34,7 +34,7 @@ class Figures:
     ratio: float
     conditions: dict[str, Any]
     failures: list[str] = field(default_factory=list)
-    """Why the figures must not be believed: outputs that differ from a peer's."""
+    """Reasons why the figures are invalid: outputs that differ from a peer's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,10 @@ class Row:
     unit: str
     bound: Bound
     bar: float | None
-    """None for a figure that is shown without one."""
+    """Bar of the ratio; None for a figure without one."""
     aim: float | None
     seconds: float
-    """What it takes on two cores, for the estimate of the time to go."""
+    """Estimate on two cores, for the remaining time."""
     run: Callable[[Path], Figures]
 
 
@@ -64,7 +64,9 @@ def compared_row(
     tokens: int = 0,
     budget: Budget = KERNEL_BUDGET,
 ) -> Row:
-    """Ours beside each peer; the best of them is the row's peer.
+    """Comparison of ours with each peer, the best of which is the row's peer. Times in
+    milliseconds, or tokens per second where `tokens` is the number per repeat. `min`: their time
+    over ours; `max`: ours over theirs.
 
     Times in milliseconds, or tokens per second where `tokens` says how many a repeat has. `min`:
     their time over ours; `max`: ours over theirs.
@@ -79,7 +81,7 @@ def compared_row(
 
 
 def figures_of(pairings: Sequence[Pairing], *, bound: Bound, shape: str, tokens: int = 0) -> Figures:
-    """The figures beside the fastest peer that may be one. Raises ContenderError if none of them
+    """Figures in comparison with the fastest eligible peer. Raises ContenderError if none of them
     ran."""
     candidates = [pairing for pairing in pairings if not pairing.error and not pairing.peer.only_compared]
     if not candidates:
@@ -341,8 +343,8 @@ def sweep_row(device: str) -> Row:
 
 
 def run_sweeps(folder: Path, device: str) -> Figures:
-    """Half of the bare loop, the sweep, the other half: what slows the machine down little by
-    little slows both."""
+    """Measure half of the bare loop, the sweep, and the other half, so that gradual slowdowns of
+    the machine affect both."""
     arguments = {"device": device, "folder": materials_folder(folder)}
 
     def process(name: str, kind: str) -> Process:

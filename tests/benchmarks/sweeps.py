@@ -1,5 +1,5 @@
-"""What does Ray Tune add to a sweep? Twelve trials through `run_trials` with one worker, and the
-same twelve in a plain loop.
+"""Overhead of Ray Tune in a sweep: twelve trials through `run_trials` with one worker, and the same
+twelve in a plain loop.
 
 Checkpoints have random weights, which cost as much as learned ones; the trials are the laptop's,
 of a shorter stream.
@@ -41,8 +41,8 @@ from tune_spaces import load_spaces
 ARCHITECTURES: tuple[Architecture, ...] = ("memory", "dense")
 NUM_TRIALS = 12
 NUM_FACTS, NUM_PASSES = 30, 8
-"""Of a trial; the laptop's has 100 facts, so what Ray adds to each weighs more here than in a
-sweep that is not for show."""
+"""Facts of a trial. The laptop's trials have 100 facts, so the overhead per trial weighs more here
+than in a real sweep."""
 
 
 def config_of(folder: str, device: torch.device) -> Config:
@@ -74,8 +74,8 @@ class _Sweep(Contender):
 
 
 class Preparation(_Sweep):
-    """Not a contender: puts the corpus, two checkpoints of random weights and background counts
-    in place."""
+    """Preparation, not a contender: makes the corpus, two checkpoints with random weights, and
+    background counts."""
 
     def repeat(self, clock: Clock) -> None:
         with clock:
@@ -126,7 +126,7 @@ class Preparation(_Sweep):
 
 
 class RaySweep(_Sweep):
-    """`run_trials` with one worker; Ray is up before the clock runs."""
+    """`run_trials` with one worker; Ray is running before the clock starts."""
 
     def __init__(self, *, device: torch.device, folder: str) -> None:
         super().__init__(device=device, folder=folder)
@@ -155,8 +155,9 @@ class RaySweep(_Sweep):
 
 
 class BareLoop(_Sweep):
-    """The loop that a sweep is without Ray: what its actors do, in one process and one trial
-    after another.
+    """The loop of a sweep without Ray: the work of its actors, in one process and one trial after
+    another. Trials share what they share in a sweep. One repeat is half of the trials, so that a
+    sweep can come between two.
 
     It shares between trials what a sweep shares. One repeat is half of the trials, so that a
     sweep can be put between two.
@@ -204,8 +205,8 @@ class BareLoop(_Sweep):
             self.results[plan.key], _ = run_trial(plan.trial, model, materials, key=plan.key, start=start)
 
     def _start(self, plan: PlannedTrial) -> tuple[Scores, TrunkCache]:
-        """The base model's scores and its trunk's activations, computed for the first trial that
-        starts there."""
+        """Scores of the base model and activations of its trunk, computed for the first trial that
+        starts from it."""
         parts: list[Part] = [(plan.architecture, plan.trial.seed), (plan.architecture, None)]
         for part in parts:
             if part not in self.parts:
@@ -219,7 +220,7 @@ class BareLoop(_Sweep):
 
 
 def end_scores(result: TrialResult) -> Tensor:
-    """Of every question and block after learning."""
+    """Scores of all questions and blocks after learning."""
     return torch.tensor([value for name in sorted(result.end) for value in result.end[name].items])
 
 

@@ -1,5 +1,5 @@
-"""Both sides of a row compute the same at small sizes, and what compares them finds a defect.
-The packages of peers are not needed."""
+"""Both sides of a row compute the same at small sizes, and the comparison finds a defect. The
+packages of peers are not needed."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -1,5 +1,4 @@
-"""Contenders in processes of their own: what is timed, what is compared, and what a failure
-leaves."""
+"""Contenders in processes of their own: timing, comparison, and failures."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What a reader sees: whether a bar is reached, and why not."""
+"""The report: whether a bar is reached, and why not."""
 
 import json
 from pathlib import Path

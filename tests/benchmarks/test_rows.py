@@ -1,5 +1,4 @@
-"""The best peer, the direction of a ratio and what fails a row: computed from timings that are
-given."""
+"""The best peer, the direction of a ratio and the failure of a row, computed from given timings."""
 
 import pytest
 import torch

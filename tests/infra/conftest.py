@@ -1,4 +1,4 @@
-"""What takes a minute and more is left to `make infra-test`."""
+"""Tests that take a minute or more wait for `make infra-test`."""
 
 import os
 

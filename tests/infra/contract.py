@@ -1,5 +1,5 @@
-"""What must hold of every applied environment, whatever its HCL looks like: one function a
-promise, each yields what breaks it.
+"""Promises that hold for every applied environment, whatever its HCL looks like: one function per
+promise, which yields the violations.
 
 The .tftest.hcl look at modules from inside, with values made for the test; this looks at whole
 environments from outside.
@@ -16,7 +16,9 @@ from tests.infra.stack import ENVIRONMENTS, SECRET, Resource, Stack
 
 Promise = Callable[[Stack], Iterator[str]]
 OPEN = {"0.0.0.0/0", "::/0"}
-DESCRIBED = re.compile(r"[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{1,255}")  # what EC2 takes of security groups and rules
+DESCRIBED = re.compile(
+    r"[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{1,255}"
+)  # characters that EC2 accepts in security groups and rules
 ACCOUNT, STRANGER = "123456789012", "000000000000"
 
 
@@ -53,7 +55,7 @@ def no_way_in_or_out(stack: Stack) -> Iterator[str]:
 
 
 def descriptions_are_taken(stack: Stack) -> Iterator[str]:
-    """EC2 refuses a security group or rule for one letter, long after the plan."""
+    """EC2 refuses a security group or rule because of one character, long after the plan."""
     for found in stack.of(
         "aws_security_group", "aws_vpc_security_group_ingress_rule", "aws_vpc_security_group_egress_rule"
     ):
@@ -101,7 +103,7 @@ def machines_are_closed(stack: Stack) -> Iterator[str]:
 
 
 def disks_hold_the_image(stack: Stack) -> Iterator[str]:
-    """EC2 launches nothing on a disk that is smaller than the one the image was made on."""
+    """EC2 launches nothing on a disk smaller than the one that the image was made on."""
     recipe = (stack.folder.parents[1] / "image/main.tf").read_text()
     (least,) = map(int, re.findall(r"volume_size += (\d+)", recipe))
     for template in stack.of("aws_launch_template"):
@@ -135,12 +137,14 @@ def efa_has_its_traffic(stack: Stack) -> Iterator[str]:
         reserved = [market["market_type"] for market in template.values["instance_market_options"]] == [
             "capacity-block"
         ]
-        if not template.values["placement"] and not reserved:  # a capacity block lies together already
+        if (
+            not template.values["placement"] and not reserved
+        ):  # machines of a capacity block are close to each other already
             yield f"{template.address} has EFA and no placement group"
 
 
 def data_is_kept(stack: Stack) -> Iterator[str]:
-    """Keys of ours that rotate, no public bucket, versions, TLS, and a database that is hard to
+    """Rotating keys of our own, no public bucket, versions, TLS, and a database that is hard to
     lose."""
     for key in stack.of("aws_kms_key"):
         for statement in json.loads(key.values["policy"])["Statement"]:
@@ -241,7 +245,7 @@ def mlflow_asks_who_comes(stack: Stack) -> Iterator[str]:
 
 
 def secrets_stay_secret(stack: Stack) -> Iterator[str]:
-    """In no state, output, user-data or policy."""
+    """Secrets are in no state, output, user-data or policy."""
     if SECRET in stack.state:
         yield "a secret is in the state"
     for template in stack.of("aws_launch_template"):
@@ -253,7 +257,7 @@ def secrets_stay_secret(stack: Stack) -> Iterator[str]:
 
 
 def boot_scripts_are_sound(stack: Stack) -> Iterator[str]:
-    """They parse, end at an error, fit into EC2's limit, and install nothing."""
+    """Boot scripts parse, end at an error, fit into EC2's limit, and install nothing."""
     for template in stack.of("aws_launch_template"):
         script = user_data(template)
         where = f"{template.address}: its boot script"
@@ -311,8 +315,8 @@ def somebody_is_told(stack: Stack) -> Iterator[str]:
 
 
 def the_budget_counts_this_environment(stack: Stack) -> Iterator[str]:
-    """Environments share one bill, so each counts by a tag of its own, which all that is made
-    for it or launched by it has."""
+    """Environments share one bill, so each counts by its own tag, which everything made for it or
+    launched by it carries."""
     tagged = [(r.address, r.values["tags_all"]) for r in stack.resources if "tags_all" in r.values]
     for group in stack.of("aws_autoscaling_group"):
         tagged.append((group.address, {tag["key"]: tag["value"] for tag in group.values["tag"]}))

@@ -1,4 +1,4 @@
-"""Is infra/ what it says it is? What a row of `make infra-test` is.
+"""Rows of `make infra-test`, which check the promises of infra/.
 
     frame.py         what a row is, how rows are found, what one run of a row comes to
     __main__.py      `python -m tests.infra`: run rows, write runs/infra/infra.json
@@ -27,8 +27,8 @@ from tests.infra.offline import Unavailable
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     ok: bool  # the bar is met
-    measured: str  # in words, beside the bar
-    details: dict[str, Any] = field(default_factory=dict)  # what a person wants to know next
+    measured: str  # in words, next to the bar
+    details: dict[str, Any] = field(default_factory=dict)  # further facts for the reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,10 @@ class Record:
     bar: str
     measured: str
     ok: bool
-    skipped: str | None  # why it could not run here
+    skipped: str | None  # the reason why it could not run here
     seconds: float
     details: dict[str, Any]
-    error: str | None = None  # the traceback, when the row itself failed
+    error: str | None = None  # the traceback, if the row itself failed
 
     @property
     def missed(self) -> bool:

@@ -1,9 +1,9 @@
-"""May this be done? IAM's decision on policies as Terraform renders them, without AWS.
+"""Decisions of IAM on policies as Terraform renders them, computed without AWS.
 
 `decide` answers one request as AWS would: an explicit deny wins, then a boundary must allow,
-then the identity's or (in one account) the resource's policy. `may_ever` asks of whole patterns,
-whatever the context: could any request of this kind be allowed? It errs on the side of yes, so a
-no is sure.
+then the identity's or (in one account) the resource's policy. `may_ever` answers for whole
+patterns whether any request of this kind could be allowed in any context. It errs on the side of
+yes, so a no is certain.
 
 Sources: "Policy evaluation logic", "IAM JSON policy elements: Condition operators" and "... with
 multiple context keys or values" in the IAM user guide. An operator or an element that isn't
@@ -44,14 +44,14 @@ class Request:
 class Decision:
     allowed: bool
     reason: str  # explicit deny, no allow, outside the boundary, allowed
-    statement: Mapping[str, Any] | None = None  # that decided
+    statement: Mapping[str, Any] | None = None  # statement that decided
 
     def __bool__(self) -> bool:
         return self.allowed
 
 
 def statements(policy: str | Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Raises ValueError for what isn't a policy that we can judge."""
+    """Parse a policy. Raises ValueError if it isn't one that can be judged here."""
     document = json.loads(policy) if isinstance(policy, str) else policy
     found = _listed(document["Statement"])
     for statement in found:
@@ -71,8 +71,8 @@ def decide(
     resource: Sequence[str | Mapping[str, Any]] = (),
     boundary: str | Mapping[str, Any] | None = None,
 ) -> Decision:
-    """`identity` are the policies of the role, `resource` those of what is acted on (a bucket's,
-    a key's)."""
+    """Decide a request. `identity` are the policies of the role, `resource` those of the bucket or
+    key acted on."""
     of_identity = [s for policy in identity for s in statements(policy)]
     of_resource = [s for policy in resource for s in statements(policy) if _reach(s, request.principal)]
     of_boundary = statements(boundary) if boundary is not None else []
@@ -150,7 +150,7 @@ def _names(named: Any, principal: str) -> str:
 
 
 # Conditions
-# -------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def _condition_holds(operator: str, key: str, wanted: list[str], context: Context) -> bool:
@@ -177,7 +177,7 @@ def _condition_holds(operator: str, key: str, wanted: list[str], context: Contex
 
 
 def _lookup(context: Context, key: str) -> list[str] | None:
-    """Context keys are the same in any case."""
+    """The values of a context key, whose case does not matter."""
     for name, value in context.items():
         if name.lower() == key.lower():
             return [str(one).lower() if isinstance(one, bool) else str(one) for one in _listed(value)]
@@ -218,7 +218,7 @@ _OPERATORS: dict[str, Callable[[str, str], bool]] = {  # (what the policy wants,
 
 
 # Patterns
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def _fill(pattern: str, context: Context) -> str | None:
@@ -265,7 +265,7 @@ def _could_match(statement: Mapping[str, Any], action: str, resource: str) -> bo
 
 
 def _covers(statement: Mapping[str, Any], action: str, resource: str) -> bool:
-    """Whether it matches all of them."""
+    """Whether the pattern matches all of the texts."""
     if "Action" not in statement or "Resource" not in statement:
         return False
     actions = any(_contains(pattern.lower(), action.lower()) for pattern in _listed(statement["Action"]))

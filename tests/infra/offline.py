@@ -30,7 +30,7 @@ VERSION = "6.25.0"  # of the provider that the package was generated from
 
 
 class Unavailable(Exception):
-    """What is needed isn't here; the text says what, and how to get it."""
+    """Something that is needed isn't installed; the text names it and how to get it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def terraform() -> Terraform:
 
 @contextmanager
 def quick_terraform() -> Iterator[Terraform]:
-    """Terraform whose provider runs on from command to command: three times as quick. One
+    """Terraform with a provider that keeps running between commands, three times as fast. One
     command at a time.
 
     Raises Unavailable.
@@ -114,7 +114,7 @@ def mirror_config() -> Path:
 
 
 def _schema(place: Path) -> Path:
-    """The schema of this package, as this reader reads it."""
+    """Path of the schema made from this package by this reader."""
     reader = Path(__file__).parent / "provider" / "schema.py"
     digest = hashlib.sha256(INTEGRITY.encode() + reader.read_bytes()).hexdigest()[:12]
     schema = place / f"schema-{digest}.pb"
@@ -153,7 +153,7 @@ def _integrity(path: Path) -> str:
 
 
 def _variables(schema: Path) -> dict[str, str | Path]:
-    """What the provider's server wants to know."""
+    """Environment of the provider's server."""
     found = importlib.util.find_spec("moto")
     assert found is not None and found.submodule_search_locations
     return {

@@ -16,7 +16,7 @@ from typing import Any
 from tests.infra.offline import Terraform, Unavailable, copy_infra, terraform
 
 ENVIRONMENTS = {"dev": ("main",), "prod": ("pretrain", "sweep")}
-"""With the clusters of each."""
+"""Environments with their clusters."""
 SECRET = "9f" * 20  # begins every token and password; found nowhere but where it was given
 LOCAL_STATE = 'terraform {\n  backend "local" {}\n}\n'
 EXAMPLE = "example.tfvars"
@@ -63,7 +63,7 @@ def run(folder: Path, *arguments: str, by: Terraform | None = None) -> str:
 
 
 def variables(name: str) -> list[str]:
-    """How an environment is called in its tests: its own example, and secrets."""
+    """Variables of an environment in its tests: its own example, and secrets."""
     tokens = {cluster: f"{SECRET}-{cluster}" for cluster in ENVIRONMENTS[name]}
     passwords = {user: f"{SECRET}-{user}" for user in ("admin", "pipelines")}
     return [
@@ -100,14 +100,14 @@ def _resources(module: Mapping[str, Any]) -> Iterator[Resource]:
 
 @functools.cache
 def applied(name: str) -> Stack:
-    """Of infra/ as it is, once for all rows of this process."""
+    """The stack of infra/ as it is, applied once for all rows of this process."""
     folder = Path(tempfile.mkdtemp(prefix="memlm-infra-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return apply(copy_infra(folder), name)
 
 
 def second_plan(stack: Stack) -> tuple[bool, str]:
-    """Whether a plan after the apply changes nothing, and what it says if it does."""
+    """Whether a plan after the apply changes nothing, and its output otherwise."""
     done: subprocess.CompletedProcess[str] = terraform()(
         stack.folder, "plan", "-no-color", "-detailed-exitcode", *variables(stack.name)
     )

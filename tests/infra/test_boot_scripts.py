@@ -1,4 +1,4 @@
-"""Boot scripts as Terraform renders them, run with stand-ins for what a machine has."""
+"""Boot scripts as Terraform renders them, run with stand-ins for a machine's programs."""
 
 import getpass
 import json
@@ -37,7 +37,7 @@ def program(path: Path, *lines: str) -> None:
 
 
 # MLflow's server
-# --------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def server_script(folder: Path) -> str:
@@ -73,7 +73,8 @@ def server_script(folder: Path) -> str:
 
 
 def boots(folder: Path, script: str) -> tuple[int, list[str]]:
-    """Its status, and what its programs did until then and in the second after."""
+    """Run a script. Returns its status, and the calls of its programs until one second after its
+    end."""
     process = subprocess.Popen(["bash", "-c", script], cwd=folder, start_new_session=True)
     try:
         status = process.wait(60)
@@ -98,7 +99,7 @@ def test_mlflow_starts_with_the_passwords_that_are_kept_now_or_not_at_all(tmp_pa
 
 
 # A node's watch
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def node_script(folder: Path, *, is_head: bool) -> str:

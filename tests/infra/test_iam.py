@@ -1,4 +1,4 @@
-"""The evaluator against what IAM's documentation says, and against itself."""
+"""The evaluator, compared with IAM's documentation and with itself."""
 
 import itertools
 import random

@@ -1,5 +1,5 @@
-"""The machine image's recipe: what it locks is what the project pins, and nothing else can come
-in."""
+"""The recipe of the machine image: it locks the versions that the project pins, and nothing else
+gets in."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The quick part of `make infra-test`, and its parts: what needs Terraform skips where it is
+"""Quick tests of the parts of `make infra-test`; those that need Terraform are skipped where it is
 missing."""
 
 import json
@@ -29,7 +29,7 @@ NAMES = {"assertions", "checkov", "fake_ec2", "iam", "mutants_caught", "second_p
 
 
 # The frame
-# --------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def row_of(outcome: Outcome | Exception, name: str = "iam") -> Row:
@@ -108,7 +108,7 @@ def test_the_make_target_runs_both_parts_and_fails_with_either(rows: int, tests:
 
 
 # What is written down
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -165,7 +165,7 @@ def test_the_test_files_hold_what_the_issue_asks() -> None:
 
 
 # The stub provider
-# ------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def test_ids_and_arns_are_in_aws_form() -> None:
@@ -246,7 +246,7 @@ def test_an_environment_is_valid_and_a_misspelt_argument_is_not(root: Path) -> N
 
 
 # Promises
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def stack_of(folder: Path, *resources: tuple[str, dict[str, Any]], **outputs: Any) -> Stack:
@@ -268,7 +268,7 @@ def test_promises_name_what_breaks_them(tmp_path: Path) -> None:
 
 
 # The fake EC2
-# -----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""What pipelines ask of S3, request by request, and whether a worker's role may: here no list of
-keys is kept by hand."""
+"""Requests of pipelines to S3, each of which a worker's role must allow; no list of keys is kept by
+hand."""
 
 from pathlib import Path
 from typing import Any

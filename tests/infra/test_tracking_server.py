@@ -1,5 +1,5 @@
-"""MLflow's server as its machine starts it: signed in to, over TLS, by its own name; and how it
-signs in to its database."""
+"""MLflow's server as its machine starts it: sign-in over TLS by its own name, and its own sign-in
+to its database."""
 
 import base64
 import os
@@ -36,7 +36,7 @@ sqlalchemy.create_engine("ADDRESS").connect()
 
 
 def connecting(tmp_path: Path, address: str) -> str:
-    """What password a connection of a process like MLflow's would be made with."""
+    """Password with which a process like MLflow's would connect."""
     (tmp_path / "sitecustomize.py").write_text((TEMPLATES / "iam_auth.py").read_text())
     changes = {
         "PYTHONPATH": str(tmp_path),

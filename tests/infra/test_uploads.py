@@ -1,4 +1,4 @@
-"""What goes to the cluster with a job: the code, and nothing else that lies in a checkout."""
+"""Upload of a job: the code, and nothing else that lies in a checkout."""
 
 import shutil
 import subprocess

@@ -26,17 +26,17 @@ from tests.benchmarks.measure import far_apart
 
 LEARNING_RATE = 1e-3
 BETAS, EPSILON = (0.9, 0.95), 1e-8
-# Pretraining decays no values, and the same work is compared; on the other weights it costs
-# nothing to speak of.
+# Pretraining decays no values, and both sides must do the same work; on the other weights decay
+# costs almost nothing.
 adamw = partial(torch.optim.AdamW, lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
 
 TIED = 2e-3
-"""Share of elements that may differ: where a sum is rounded otherwise, another slot can come in
-at the k-th place."""
+"""Share of elements that may differ, because another slot can come in at the k-th place where a sum
+is rounded differently."""
 
 
 class TrainingStep(Contender):
-    """One step after another on the same input, with the gradient of its output given."""
+    """Training steps on the same input with a given gradient of the output."""
 
     module: nn.Module
 
@@ -48,12 +48,12 @@ class TrainingStep(Contender):
         self.gradient = output_gradient(self.shape.num_tokens, self.shape.width, device)
 
     def run(self) -> Tensor:
-        """The output of the layer for the hidden states."""
+        """Output of the layer for the hidden states."""
         return self.module(self.hidden)
 
     @abstractmethod
     def optimize(self) -> None:
-        """Move what the backward pass gave a gradient, and forget it."""
+        """Move all parameters with a gradient, and clear the gradients."""
 
     def repeat(self, clock: Clock) -> None:
         with clock:
@@ -70,7 +70,7 @@ class _SameFormula(TrainingStep):
 
     @abstractmethod
     def table_gradient(self, slots: Tensor) -> Tensor:
-        """At these rows, after backward and before the optimizer."""
+        """Gradient of the table at these rows, after backward and before the optimizer."""
 
     def outputs(self) -> dict[str, Tensor]:
         compared = compared_slots(self.shape.num_slots, self.device)
@@ -137,8 +137,8 @@ class OurLayer(_SameFormula):
 
 
 class _PlainModule(nn.Module):
-    """Our layer's formula as one writes it with torch: k * k search, softmax, embedding_bag,
-    gate, projection."""
+    """Our layer's formula in plain torch: k * k search, softmax, embedding_bag, gate,
+    projection."""
 
     def __init__(self, shape: LayerShape, device: torch.device, *, sparse: bool) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ class _Counting(Contender):
 
 
 class CountingPass(_Counting):
-    """As the counting job runs it: it ends at the last memory layer's search."""
+    """The counting pass as the job runs it, which ends at the last memory layer's search."""
 
     def accesses(self) -> Int[Tensor, "batch seq reads"]:
         return accesses_of(self.model, **self.inputs)
@@ -97,8 +97,7 @@ def same_counts(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> lis
 
 
 class Pretraining(Contender):
-    """Steps of a recipe's pretraining with the engine that pretraining uses, as one rank, from
-    fresh weights."""
+    """Steps of a recipe's pretraining with its own engine, as one rank, from fresh weights."""
 
     def __init__(
         self, *, device: torch.device, recipe: str, architecture: Architecture, micro_batch_blocks: int = 0
@@ -145,8 +144,9 @@ def tokens_of_step(recipe: str, micro_batch_blocks: int = 0) -> int:
 
 
 def flops_per_token(model: ModelConfig, *, vocab_size: int, block_size: int) -> float:
-    """Of a training step: six for each weight that a token is multiplied with, and attention
-    over the block (Chowdhery et al. 2022, appendix B).
+    """FLOPs of a training step per token: six for each weight that a token is multiplied with, and
+    attention over the block (Chowdhery et al. 2022, appendix B). The input embedding is looked up;
+    a token uses the rows of the pool that it reads, and all half-keys.
 
     The input embedding is looked up; of the pool a token uses the rows that it reads, and of the
     half-keys all.

@@ -1,5 +1,5 @@
-"""The memory layers and kernels of other packages, as they are meant to be used, behind the
-interface of a contender.
+"""Memory layers and kernels of other packages, used as intended, behind the interface of a
+contender.
 
 Each is built as near to our layer as its options allow; `DIFFERS` says what remains. Packages
 come from the extra `bench`.
@@ -27,7 +27,7 @@ DIFFERS = {
 
 
 class _PackageLayer(TrainingStep):
-    """A package's layer, all of its parameters under one fused AdamW."""
+    """A package's layer, with all of its parameters under one fused AdamW."""
 
     def __init__(self, *, device: torch.device, **shape: int) -> None:
         super().__init__(device=device, **shape)

@@ -35,7 +35,7 @@ class _Read(Contender):
 
     @abstractmethod
     def step(self) -> Tensor:
-        """Returns the output; the table has moved and the weights have a gradient."""
+        """Take a step. Returns the output; the table has moved and the weights have a gradient."""
 
     def repeat(self, clock: Clock) -> None:
         with clock:

@@ -48,7 +48,7 @@ class _Search(Contender):
 
 
 class PrunedSearch(_Search):
-    """Ours."""
+    """Our search."""
 
 
 class SquareSearch(_Search):
@@ -56,8 +56,8 @@ class SquareSearch(_Search):
 
 
 def same_up_to_ties(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, tolerance: float = 1e-4) -> list[str]:
-    """Equal scores at every rank, and our slots are distinct and have those scores: then they
-    are a top k, whichever of equals it names."""
+    """List of differences unless the scores are equal at every rank, and our slots are distinct and
+    have those scores. Then they are a valid top k, whichever of equal slots they name."""
     wrong = []
     scale = float(theirs["scores"].double().square().mean().sqrt())
     if not torch.allclose(ours["scores"], theirs["scores"], rtol=0, atol=tolerance * scale):

@@ -34,18 +34,17 @@ from tests.benchmarks.measure import far_apart
 
 LEARNING_RATE = 2.0
 SEQUENCES = 16
-"""The tokens of a batch are this many sequences of equal length, none of them padded."""
+"""Sequences of a batch, of equal length and without pads."""
 NUM_BATCHES = 3
-"""Different batches that take turns, so that a step does not find its rows where the last one
-left them."""
+"""Number of batches that take turns, so that a step does not find its rows in the cache."""
 
 
 class _PoolStep(Contender):
     def __init__(
         self, *, device: torch.device, num_trainable_slots: int, distinct: int = 0, layer: Mapping[str, int]
     ) -> None:
-        """`distinct` slots, spread over the pool, are read; 0 for uniform reads of the whole
-        pool."""
+        """Number of distinct slots that are read, spread over the pool; 0 for uniform reads of the
+        whole pool."""
         self.shape, self.device = LayerShape(**layer), device
         self.num_trainable_slots = num_trainable_slots
         s = self.shape
@@ -65,7 +64,7 @@ class _PoolStep(Contender):
 
     @abstractmethod
     def step(self, slots: Int[Tensor, "tokens reads"], clock: Clock) -> Int[Tensor, " trainable"]:
-        """Returns the slots that were chosen."""
+        """Take a step; returns the chosen slots."""
 
     def repeat(self, clock: Clock) -> None:
         self.step(self.batches[self.turn % NUM_BATCHES], clock)
@@ -84,8 +83,8 @@ class _PoolStep(Contender):
 
 
 def background_of(num_slots: int, device: torch.device) -> BackgroundCounts:
-    """Every slot has a document frequency of its own, so that no two scores tie and the choice
-    is one and the same."""
+    """Counts in which each slot has a document frequency of its own, so that no two scores tie and
+    the choice is unique."""
     frequency = torch.randperm(num_slots, generator=seeded(8)).to(device)
     return BackgroundCounts(
         batch_frequency=frequency,
@@ -160,8 +159,8 @@ class OurPoolStep(_PoolStep):
 
 
 class PlainPoolStep(_PoolStep):
-    """The definition as one writes it: counts of all slots, a dense gradient, rows outside the
-    selection zeroed, SGD over all rows."""
+    """The plain definition: counts of all slots, a dense gradient, zeros outside the selection, SGD
+    over all rows."""
 
     def __init__(
         self, *, device: torch.device, num_trainable_slots: int, distinct: int = 0, layer: Mapping[str, int]
@@ -195,7 +194,8 @@ class PlainPoolStep(_PoolStep):
 
 
 def same_rows(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
-    """The same slots chosen, exactly those changed, each by the same step."""
+    """List of differences unless both sides chose the same slots and changed exactly those, each by
+    the same step."""
     wrong = []
     for name in ("chosen", "changed"):
         if not torch.equal(ours[name], theirs[name]):

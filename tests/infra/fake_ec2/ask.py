@@ -1,5 +1,5 @@
-"""HTTP from where this runs: `python -m tests.infra.fake_ec2.ask` reads [[method, url, headers],
-...] and prints the statuses.
+"""HTTP requests from this machine: `python -m tests.infra.fake_ec2.ask` reads [[method, url,
+headers], ...] and prints the statuses. 0 for no connection, -1 for an answer that isn't HTTP/1.
 
 0 for no connection, -1 for an answer that isn't HTTP/1.
 """

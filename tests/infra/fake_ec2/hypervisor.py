@@ -1,5 +1,5 @@
-"""EC2's other half: for each instance that moto says is running, a machine of Linux namespaces
-that boots its user-data.
+"""Machines of the fake EC2: for each instance that runs in moto, one of Linux namespaces that boots
+its user-data.
 
 A machine that is ended in moto is switched off; one that dies, or switches itself off, is ended
 in moto, as a spot instance that is taken or a machine whose instance_initiated_shutdown_behavior
@@ -27,7 +27,7 @@ USER, HOME, TOKEN_PATH, KERNELS = "memlm", "/run/memlm", "/run/ray/token", "/run
 UID = 4711
 POWER_OFF = "/tmp/ray/power-off"
 CLEAN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
-"""What cloud-init gives a boot script."""
+"""Environment that cloud-init gives a boot script."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Event:
-    seconds: float  # since the region is there
+    seconds: float  # seconds since the region started
     what: str  # booted, lost, ended
     instance_id: str
 
@@ -82,13 +82,13 @@ class Hypervisor:
             return next((m.identity for m in self.machines.values() if m.identity.address == address), None)
 
     def lose(self, machine: Machine) -> None:
-        """As when its power fails; nobody is told but, a little later, EC2."""
+        """Cut the machine's power; EC2 notices a little later, and nobody is told."""
         with self._lock:
             self._note("lost", machine.identity.instance_id)
             machine.node.kill()
 
     def announce_loss(self, machine: Machine, *, seconds: float = 120) -> None:
-        """The notice that a spot instance is given."""
+        """Give the machine the notice of a spot instance."""
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
         machine.identity.action = json.dumps({"action": "terminate", "time": when})
 
@@ -146,7 +146,7 @@ class Hypervisor:
 
 
 def lay_out(node: Node) -> None:
-    """What machine image and VPC have and this machine hasn't: a user of its own, /run, and a
+    """Parts of a machine image and VPC that this machine lacks: a user of its own, /run, and a
     Python that others may run."""
     lines = {"passwd": f"{USER}:x:{UID}:{UID}::{HOME}:/bin/bash", "group": f"{USER}:x:{UID}:"}
     for name, line in lines.items():
@@ -155,7 +155,7 @@ def lay_out(node: Node) -> None:
     node.run("mount", "-t", "tmpfs", "-o", "mode=755,size=256m", "tmpfs", "/run")
     node.run("chmod", "1777", "/tmp/ray")
     compiled = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / "memlm"
-    if compiled.is_dir():  # else every machine compiles its own, for a minute
+    if compiled.is_dir():  # otherwise every machine would compile them for a minute
         node.run("mkdir", KERNELS)
         node.run("cp", "-r", str(compiled), KERNELS)
         node.run("chown", "-R", f"{UID}:{UID}", KERNELS)
@@ -171,7 +171,7 @@ def lay_out(node: Node) -> None:
 
 
 def metadata_of(hypervisor: Hypervisor) -> MetadataServer:
-    """Reached by every machine over its gateway."""
+    """The metadata service, which every machine reaches over its gateway."""
     if os.system(f"ip addr add {ADDRESS}/32 dev br0") != 0:
         raise RuntimeError(f"{ADDRESS} cannot be put on the bridge")
     return MetadataServer(hypervisor.identity_of)

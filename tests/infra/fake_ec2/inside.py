@@ -1,5 +1,5 @@
-"""What happens in the fake region, within namespaces of its own: the head boots, work comes,
-machines go, and strangers knock.
+"""Events in the fake region, within namespaces of its own: the head boots, jobs arrive, machines
+are lost, and strangers try to connect.
 
 `main` is called by tests/nodes/apart.py. Times are seconds; what differs from the undisturbed
 run is counted, not explained.
@@ -35,9 +35,10 @@ from tests.support.faults import client_environment, faulty_s3
 DASHBOARD = "http://127.0.0.1:8265"
 START_SECONDS, JOB_SECONDS, IDLE_SECONDS = 240.0, 600.0, 180.0
 PUBLIC = {"/", "/favicon.ico", "/api/authentication_mode", "/api/authenticate", "/api/gcs_healthz"}
-"""Of the dashboard: what a browser needs before it has a token, and whether it is alive."""
+"""Routes of the dashboard that are open: the pages that a browser needs before it has a token, and
+health."""
 AT_NOTICE = "a node is about to leave"
-"""What a pretraining says when it has saved a state because of a notice."""
+"""Message of a pretraining that has saved a state because of a notice."""
 OF_AGENTS = ("/api/job_agent/", "/api/healthz", "/api/local_raylet_healthz")
 
 
@@ -53,12 +54,12 @@ class Site:
         return head
 
     def logs(self) -> str:
-        """Of the machines: what their boot scripts said, and the autoscaler."""
+        """Logs of the machines: output of their boot scripts and of the autoscaler."""
         found = [*self.folder.glob("i-*/log"), *self.folder.glob("i-*/ray/session_2*/logs/monitor.[elo]*")]
         return "\n".join(f"--- {log}\n{log.read_text(errors='replace')[-1500:]}" for log in found)
 
     def ask(self, machine: Machine, asked: list[tuple[str, str, dict[str, str]]]) -> list[int]:
-        """Statuses, asked on a machine."""
+        """HTTP statuses of requests from a machine."""
         command = machine.node.command(sys.executable, "-m", "tests.infra.fake_ec2.ask")
         done = subprocess.run(command, input=json.dumps(asked), text=True, capture_output=True, cwd=ROOT)
         return list(json.loads(done.stdout)) if done.returncode == 0 else [0] * len(asked)
@@ -76,7 +77,7 @@ class Site:
         return round(time.monotonic() - began, 1)
 
     def submit(self, log: Path, pipeline: str, *options: str) -> subprocess.Popen[bytes]:
-        """As a person does it, at the end of a forwarded port."""
+        """Submit a job as a person does, through a forwarded port."""
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -96,7 +97,7 @@ class Site:
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     folder = Path(arguments["folder"])
     with Network(folder) as network, faulty_s3(0, GATEWAY) as proxy:
-        os.environ.update(client_environment(proxy))  # for this process, which looks at what jobs made
+        os.environ.update(client_environment(proxy))  # for this process, which reads what the jobs made
         region = Region(proxy.endpoint, Applied(arguments["applied"]))
         region.make(arguments["token_secret_name"], arguments["token"])
         for name in artifacts_in(folder / "undisturbed"):
@@ -132,8 +133,8 @@ def _answers(site: Site) -> bool:
 
 
 def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str, *, noticed: bool) -> dict[str, Any]:
-    """A job that asks for more than one machine has; one of them is lost while it works, out of
-    the blue or after a spot notice. What the job says goes to its log."""
+    """Run a job that needs more than one machine, and lose one of them while it works, without
+    warning or after a spot notice. The job's output goes to its log."""
     log, began = site.folder / f"{pipeline}.log", time.monotonic()
     config = smoke(site.storage, *options)
     before = len(site.hypervisor.machines)
@@ -183,7 +184,7 @@ def _manifests(uri: str) -> int:
 
 
 def _differences(site: Site, pipeline: str, config: Any) -> int:
-    """From what came of the same work when nothing happened."""
+    """Number of differences from the results of the same work when undisturbed."""
     run, undisturbed = run_of(config), site.folder / "expected"
     if pipeline == "count_accesses":
         counts = BackgroundCounts.load(storage.open_artifact(run.counts) / COUNTS_FILE)
@@ -204,11 +205,11 @@ def _upload(artifact: Path, uri: str) -> None:
 
 
 # Who must not come in
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def routes() -> Iterator[tuple[str, str]]:
-    """Every route that Ray's dashboard declares, as its source says."""
+    """All routes that Ray's dashboard declares in its source."""
     declared = re.compile(r'@(?:\w+\.)*(?:routes|\w*RouteTable)\.(get|post|put|delete|patch)\(\s*"([^"]+)"')
     for file in (Path(ray.__file__).parent / "dashboard").rglob("*.py"):
         for method, path in declared.findall(file.read_text()):
@@ -256,7 +257,7 @@ def _in_environments(machine: Machine, token: str) -> int:
 
 
 def _connects(address: str) -> str:
-    """What the cluster says to a process of another machine that connects without the token."""
+    """Answer of the cluster to a process of another machine that connects without the token."""
     script = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('let in')"
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-c", script]
@@ -268,8 +269,8 @@ def _connects(address: str) -> str:
 
 
 def _listeners(site: Site) -> dict[str, Any]:
-    """Sockets that others can reach, and what they tell another machine that they don't know:
-    metrics, at most."""
+    """Sockets that other machines can reach, and the answers that a stranger gets there: metrics at
+    most."""
     found: dict[str, list[int]] = {"reachable": [], "metrics": [], "talkative": []}
     for machine in site.hypervisor.up:
         for port in sorted(_open_ports(machine)):
@@ -283,7 +284,7 @@ def _listeners(site: Site) -> dict[str, Any]:
 
 
 def _open_ports(machine: Machine) -> set[int]:
-    """Listening, and not on loopback alone."""
+    """Sockets that listen, and not on loopback alone."""
     found = set()
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/{machine.node.pid}/net/{name}").read_text().splitlines()[1:]:

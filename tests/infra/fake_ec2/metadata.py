@@ -1,5 +1,4 @@
-"""What a machine learns of itself at 169.254.169.254: EC2's instance metadata service, version 2
-alone.
+"""EC2's instance metadata service at 169.254.169.254, version 2 alone.
 
 One server answers all machines and knows them by their address, as EC2's does. Without a token
 from a PUT it says 401; its answers have the hop limit of the machine's launch template, so
@@ -22,7 +21,7 @@ TTL_HEADER, TOKEN_HEADER = "X-aws-ec2-metadata-token-ttl-seconds", "X-aws-ec2-me
 
 @dataclass
 class Identity:
-    """Of one machine."""
+    """Facts about one machine."""
 
     instance_id: str
     address: str
@@ -30,11 +29,11 @@ class Identity:
     role: str
     hop_limit: int
     tags: Mapping[str, str] | None  # None where the launch template doesn't show them
-    action: str | None = None  # spot/instance-action, once it is about to be taken
+    action: str | None = None  # spot/instance-action, once the machine is about to be taken
     tokens: dict[str, float] = field(default_factory=dict)  # -> until when
 
     def answer(self, path: str) -> str | None:
-        """None for 404."""
+        """The answer to a path; None for 404."""
         known = {
             "instance-id": self.instance_id,
             "local-ipv4": self.address,
@@ -64,7 +63,7 @@ class MetadataServer(ThreadingHTTPServer):
     def __init__(self, who: Callable[[str], Identity | None], *, address: str = ADDRESS, port: int = 80) -> None:
         super().__init__((address, port), _Handler)
         self.who = who
-        self.refused = 0  # for want of a token
+        self.refused = 0  # there is no token
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()

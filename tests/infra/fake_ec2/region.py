@@ -1,4 +1,5 @@
-"""A region of AWS as far as a cluster needs one: moto, filled with what Terraform applied.
+"""A region of AWS, as far as a cluster needs one: moto, filled with the resources that Terraform
+applied.
 
 The stub provider's ids mean nothing to moto, so what is made here has moto's, and boot scripts
 are given these in their place.
@@ -19,7 +20,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Applied:
-    """Of a stack's resources, what is made again in moto. JSON, since it goes into other
+    """Resources of a stack that are made again in moto. JSON, since it goes into other
     namespaces."""
 
     by_type: dict[str, list[Values]]
@@ -103,7 +104,7 @@ class Region:
         return text
 
     def start_head(self) -> None:
-        """As its auto-scaling group does."""
+        """Launch the head, as its auto-scaling group does."""
         (group,) = self.applied.of("aws_autoscaling_group")
         (template,) = group["launch_template"]
         name = self.applied.one("aws_launch_template", id=template["id"])["name"]
@@ -127,8 +128,8 @@ class Region:
         return base64.b64decode(answer["UserData"]["Value"]).decode()
 
     def template_of(self, instance: Values) -> Values:
-        """Of Terraform's, the launch template that this machine is from, known by its boot
-        script's node type."""
+        """Terraform's launch template of this machine, found by the node type in its boot
+        script."""
         script = self.boot_script(instance)
         for template in self.applied.of("aws_launch_template"):
             if self._named(base64.b64decode(template["user_data"]).decode()) == script:

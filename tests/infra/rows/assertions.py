@@ -28,13 +28,14 @@ class Tested:
 
 
 def roots(infra: Path) -> list[Path]:
-    """Folders that `terraform test` runs in: those with test files beside them or in tests/."""
+    """Folders for `terraform test`, with test files in them or in their tests/."""
     files = infra.rglob("*.tftest.hcl")
     return sorted({file.parent.parent if file.parent.name == "tests" else file.parent for file in files})
 
 
 def count_assertions(folder: Path) -> int:
-    """Of a root: each `assert` block, and each object that a run expects to fail."""
+    """Number of assertions of a root: its `assert` blocks, and the objects that a run expects to
+    fail."""
     files = [*folder.glob("*.tftest.hcl"), *folder.glob("tests/*.tftest.hcl")]
     return sum(
         len(re.findall(r"^\s*assert\s*\{", text, re.MULTILINE))
@@ -64,8 +65,8 @@ def unformatted() -> list[str]:
 
 
 def _misspelt(folder: Path) -> Iterator[str]:
-    """Arguments that the real provider refuses, and this one must: what a stub without its
-    schema would let pass."""
+    """Wrong arguments that the real provider refuses, and so must this one, but a stub without its
+    schema would accept."""
     for resource, argument in (
         ("aws_s3_bucket", 'bukcet = "a"'),
         ("aws_launch_template", 'metadata_optoins {\n    http_tokens = "required"\n  }'),

@@ -1,5 +1,5 @@
-"""Do the rendered boot scripts and the cluster's configuration make a cluster? Booted on a fake
-EC2 (fake_ec2/), with real work on it.
+"""A cluster made by the rendered boot scripts and the cluster's configuration, booted on a fake EC2
+(fake_ec2/), with real work on it.
 
 Terraform applies the modules; moto holds what it made; each instance is a machine of namespaces
 that runs its user-data as cloud-init does. Then a count and a tiny pretraining run on it, each
@@ -28,9 +28,9 @@ from tests.nodes.namespaces import run_apart, why_not
 
 ROOT_MODULE = Path(__file__).parents[1] / "fake_ec2" / "main.tf"
 SMALL_TYPES = ("m7i.large", "m6i.large", "m7a.large")
-"""Of two CPUs each, as many as this machine can stand for."""
+"""Number of machines with two CPUs each that this machine can simulate."""
 NUM_STEPS, NUM_UNITS = 80, 120
-"""So many that a machine can be announced as lost, be drained, and be lost before the end."""
+"""Steps enough for a machine to be announced as lost, be drained, and be lost before the end."""
 COMMON = (
     *("--cluster.num-workers", "3", "--cluster.num-trials-at-once", "3", "--cluster.max-failures", "10"),
     *("--pretraining.batch-blocks", "12", "--pretraining.micro-batch-blocks", "4"),
@@ -74,7 +74,7 @@ def apply_small_cluster(folder: Path, token: str) -> Stack:
 
 
 def _know_small_types(table: Path) -> None:
-    """Adding a type is a line."""
+    """Node types; a new one is one line."""
     before, mark, known = table.read_text().partition("  instance_types = {\n")
     assert mark
     lines = [
@@ -86,7 +86,7 @@ def _know_small_types(table: Path) -> None:
 
 
 def make_undisturbed(folder: Path) -> None:
-    """`undisturbed` is what the cluster is given, `expected` what it must make of it."""
+    """Inputs of the cluster, `undisturbed`, and the results that it must reach, `expected`."""
     config = smoke(folder, *COMMON, "--tracking", "off")
     with connect(config):
         for job in (prepare_corpus, pretrain, count_accesses):

@@ -1,5 +1,4 @@
-"""What checkov finds in infra/, and which of its findings we waive, each with its reason
-(waivers.toml)."""
+"""Findings of checkov in infra/, without those waived with a reason in waivers.toml."""
 
 import json
 import re

@@ -1,5 +1,5 @@
-"""Who may do what in an applied environment? IAM's decisions on its policies, for requests that
-must and must not pass.
+"""Permissions in an applied environment: IAM's decisions on its policies, for requests that must
+and must not pass.
 
 What pipelines touch is named by memlm itself (memlm/run.py), so a key that moves there and not
 in the policies is found.
@@ -62,7 +62,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Access:
-    """The roles of a cluster, and what is guarded in its applied environment."""
+    """Roles of a cluster, and the guarded resources of its applied environment."""
 
     stack: Stack
     cluster: str  # memlm-dev-main
@@ -76,7 +76,7 @@ class Access:
         return str(self._role(kind)["arn"])
 
     def policies(self, kind: str) -> list[str]:
-        """Inline and attached. One of AWS's own, whose text isn't here, is an error."""
+        """Inline and attached policies. One of AWS's own, whose text isn't here, is an error."""
         name = self._role(kind)["name"]
         inline = [p.values["policy"] for p in self.stack.of("aws_iam_role_policy") if p.values["role"] == name]
         own = {p.values["arn"]: p.values["policy"] for p in self.stack.of("aws_iam_policy")}
@@ -96,7 +96,7 @@ class Access:
         return decide(self.policies(kind), asked, resource=self._guards(resource))
 
     def _guards(self, resource: str) -> list[str]:
-        """The policies of the bucket or key that is asked for."""
+        """Policies of the requested bucket or key."""
         if resource.startswith("arn:aws:s3:::"):
             bucket = resource.removeprefix("arn:aws:s3:::").partition("/")[0]
             return [p.values["policy"] for p in self.stack.of("aws_s3_bucket_policy") if p.values["bucket"] == bucket]
@@ -109,7 +109,7 @@ class Access:
 
     @cached_property
     def storage(self) -> str:
-        """What is given to the pipelines as --storage, by the environment's own output."""
+        """The pipelines' --storage, from the environment's own output."""
         told = next(text for text in _texts(self.stack.outputs["commands"]) if "MEMLM_STORAGE=" in text)
         return told.partition("MEMLM_STORAGE=")[2].split()[0]
 
@@ -138,7 +138,7 @@ def expectations(stack: Stack) -> list[Expectation]:
 
 
 def clusters(stack: Stack) -> list[str]:
-    """The names that Ray knows them by."""
+    """Names of the node types in Ray."""
     tags = [{tag["key"]: tag["value"] for tag in g.values["tag"]} for g in stack.of("aws_autoscaling_group")]
     return sorted(of_one["ray-cluster-name"] for of_one in tags if "ray-cluster-name" in of_one)
 
@@ -148,7 +148,7 @@ def _expect(what: str, allowed: bool, decision: Decision) -> Expectation:
 
 
 def _never(access: Access) -> Iterator[Expectation]:
-    """Patterns of which no request may pass, in whatever context."""
+    """Patterns of requests that must be denied in every context."""
     for kind, patterns in (
         ("worker", (*NEVER_OF_A_WORKER, *NEVER_OF_BOTH)),
         ("head", (*NEVER_OF_A_HEAD, *NEVER_OF_BOTH)),
@@ -215,7 +215,7 @@ def _arn(uri: str) -> str:
 
 
 def _commits(access: Access) -> Iterator[Expectation]:
-    """The bucket's own policy, whatever the role may."""
+    """Requests that the bucket's own policy refuses, whatever the role allows."""
     manifest = _arn(f"{access.run.checkpoint('memory')}/{MANIFEST}")
     lease = _arn(f"{access.run.pretraining_lease('memory')}/0000000001.json")
     plain = _arn(f"{access.run.checkpoint('memory')}/model.safetensors")
@@ -384,7 +384,7 @@ def _secrets(access: Access) -> Iterator[Expectation]:
 
 
 def _sessions(access: Access) -> Iterator[Expectation]:
-    """Of people. A session takes the right to the machine and the right to the document."""
+    """Sessions of people, which take the right to the machine and the right to the document."""
     (policy,) = (
         p.values["policy"]
         for p in access.stack.of("aws_iam_policy")

@@ -1,5 +1,5 @@
-"""Do the tests of infra/ find what is wrong? Each mutant is one mistake in the HCL or a boot
-script that somebody could make.
+"""Mutants of infra/, which its tests must catch: each is one plausible mistake in the HCL or a boot
+script.
 
 A mutant is applied to a copy. The module's .tftest.hcl look at it, then the promises
 (contract.py) and the roles (least_privilege.py) of an environment that has it, then checkov,
@@ -37,8 +37,8 @@ OPEN_RULE = """resource "aws_vpc_security_group_ingress_rule" "mutant" {{
 
 
 class Unchanged(Exception):
-    """The mutant's place is no longer there, or is there twice: it would test nothing, or
-    something else."""
+    """A mutant whose place is missing or not unique, so that it would test nothing, or something
+    else."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Verdict:
 
 
 class Workshop:
-    """A copy of infra/ that is ready to be tested and applied, again and again."""
+    """A copy of infra/ that can be tested and applied again and again."""
 
     def __init__(self, folder: Path, by: Terraform) -> None:
         folder.mkdir()
