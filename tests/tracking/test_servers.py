@@ -23,7 +23,7 @@ def test_a_server_that_is_not_there_is_known_at_once() -> None:
 
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(tracking.addresses, "PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TrackingError, match="does not answer"):
         Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", "x")
 
@@ -41,7 +41,7 @@ def test_the_version_that_a_server_tells(status: int, told: str) -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert tracking._version_of(f"http://127.0.0.1:{server.server_port}") == told
+        assert tracking.tracker._version_of(f"http://127.0.0.1:{server.server_port}") == told
         server.shutdown()
 
 

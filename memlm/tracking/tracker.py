@@ -1,68 +1,43 @@
-"""What did each run do, and how can it be compared with the others? The only room that imports
-MLflow.
+"""Trackers and their runs."""
 
-A tracker is one experiment on one server or in one sqlite file; a sweep is a parent run with a
-child per trial. Runs are found again by key, so a job that was killed continues in its own.
-Weights stay on storage; tags carry their digests. What is deleted in MLflow during the work
-costs the log and not the work: it is reported once, with how to log again.
-"""
-
-import fcntl
-import http.client
 import json
 import logging
 import math
 import os
 import shlex
-import sqlite3
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
-from urllib.parse import unquote
 
-from memlm.credentials import MLFLOW, has_password, redacted, strip_credentials, without_secrets
+from memlm.credentials import MLFLOW, has_password, strip_credentials, without_secrets
 from memlm.extras import needed_for
-from memlm.provenance import DataSet, git_sha, source_tags
-
-__all__ = ["DataSet", "Run", "Tracker", "TrackingError", "git_sha", "probe"]
+from memlm.tracking.addresses import (
+    PROBE_SECONDS,
+    TrackingError,
+    for_mlflow,
+    is_of_request,
+    locked,
+    probe_server,
+    probe_sqlite,
+    require_mlflow_database,
+    translated,
+)
+from memlm.tracking.provenance import DataSet, source_tags
 
 KEY_TAG = "memlm.key"
 MODEL_FOLDER = "model"
-PROBE_SECONDS = 8  # MLflow itself would try for minutes
 PAUSE_SECONDS = 300.0
 """Without a try after a server did not answer."""
 PROBE_EXPERIMENT = "memlm doctor"
-_REMEDY = "Check the server, your rights on it, and that it runs the same MLflow version."
-_REFUSALS = {
-    401: (
-        "does not accept these credentials, or they have expired",
-        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, anew.",
-    ),
-    403: ("these credentials have no right to do this", "Have it granted on the server, or use others."),
-}
 PASSWORD_REMEDY = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, instead."
 BATCH = 100  # the server's limit for params and for tags in one call; for metrics it is 1000
 _log = logging.getLogger(__name__)
-
-
-class TrackingError(ValueError):
-    """What tracking refuses or cannot do: which field, its value, the rule, the remedy."""
-
-    def __init__(self, field: str, value: object, rule: str, remedy: str) -> None:
-        value, rule = without_secrets(redacted(str(value))), without_secrets(rule)
-        super().__init__(field, value, rule, remedy)  # all four, so that it survives pickling between processes
-        self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
-
-    def __str__(self) -> str:
-        return f"{self.field} {self.value}: {self.rule}. {self.remedy}"
 
 
 @dataclass
@@ -83,10 +58,10 @@ class _Place:
         if time.monotonic() < self.silent_until:
             return
         try:
-            with _translated(self.uri):
+            with translated(self.uri):
                 what(self.client)
         except TrackingError as error:
-            refused = _is_of_request(error)  # else the server would only be asked in vain again
+            refused = is_of_request(error)  # else the server would only be asked in vain again
             if refused and (deleted := self._deleted(run_id)) is not None:
                 self.say_once(*deleted)
             elif self.forgiving and not refused:
@@ -119,7 +94,7 @@ class _Place:
         if (self.uri, what) in _said_deleted:
             return
         _said_deleted.add((self.uri, what))
-        first = f"MLFLOW_TRACKING_URI={shlex.quote(_for_mlflow(self.uri))} {restore}, and then " if restore else ""
+        first = f"MLFLOW_TRACKING_URI={shlex.quote(for_mlflow(self.uri))} {restore}, and then " if restore else ""
         _log.warning(
             "the %s was deleted in MLflow; the work continues without logging to it. To log again: %srun the same command again",
             what,
@@ -149,12 +124,12 @@ class Tracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every trial
         if uri.startswith("sqlite:"):
-            database = _probe_sqlite(uri)
-            with _locked(Path(f"{database}.lock")):  # MLflow's own first-use migrations race between processes
-                _require_mlflow_database(database, uri)
+            database = probe_sqlite(uri)
+            with locked(Path(f"{database}.lock")):  # MLflow's own first-use migrations race between processes
+                require_mlflow_database(database, uri)
                 self._open((database.parent / "mlflow_artifacts").as_uri())
         else:
-            _probe_server(uri)
+            probe_server(uri)
             self._open(None)
 
     def _open(self, artifacts: str | None) -> None:
@@ -166,8 +141,8 @@ class Tracker:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
-        with _translated(self.uri):
-            self._client = MlflowClient(_for_mlflow(self.uri), _for_mlflow(self.uri))
+        with translated(self.uri):
+            self._client = MlflowClient(for_mlflow(self.uri), for_mlflow(self.uri))
             if self._client.get_experiment_by_name(self.experiment) is None:
                 self._create_experiment(artifacts)
             found = self._client.get_experiment_by_name(self.experiment)
@@ -336,7 +311,7 @@ class Run:
             return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=_for_mlflow(self._place.uri))
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=for_mlflow(self._place.uri))
         monitor.start()
         try:
             yield
@@ -371,7 +346,7 @@ def probe(uri: str) -> str:
     if not run.run_id:
         remedy = f"Restore it in MLflow: mlflow experiments restore --experiment-id {tracker._experiment_id}"
         raise TrackingError("experiment", PROBE_EXPERIMENT, "was deleted, and the probe writes to it", remedy)
-    with _translated(uri):
+    with translated(uri):
         tracker._client.delete_run(run.run_id)
     return _version_of(uri) if uri.startswith("http") else ""
 
@@ -385,104 +360,3 @@ def _version_of(server: str) -> str:
     except Exception:  # of many kinds; a server need not tell
         return ""
     return answer.text.strip() if answer.status_code == 200 else ""
-
-
-def sqlite_uri(database: str) -> str:
-    """The address of a database file. SQLAlchemy, which opens it, ends a path at '?' and decodes
-    it."""
-    return "sqlite:///" + database.replace("%", "%25").replace("?", "%3F")
-
-
-def _for_mlflow(uri: str) -> str:
-    """Under the plain name MLflow makes a folder of an address before it decodes it."""
-    return uri.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in uri else uri
-
-
-def database_of(uri: str) -> Path:
-    """The file that a sqlite address names. Raises TrackingError where it names none, or another
-    one for MLflow than for us."""
-    database = Path(unquote(uri.removeprefix("sqlite:///")))
-    if not uri.startswith("sqlite:///") or not database.is_absolute():
-        remedy = "Write sqlite:////absolute/path/mlflow.db, with four slashes."
-        raise TrackingError("tracking uri", uri, "must be absolute: workers run elsewhere", remedy)
-    if "?" in uri:
-        raise TrackingError(
-            "tracking uri", uri, "has a '?', at which its path ends", "Write %3F for a '?' in the path."
-        )
-    return database
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Alone among the processes that open a database. The file stays; a link or a pipe of this
-    name is not followed."""
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise TrackingError("lock", lock, f"cannot be opened ({error.strerror})", "Put a plain file there.") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _require_mlflow_database(database: Path, uri: str) -> None:
-    """Another program's database is not one to make MLflow's tables in."""
-    with closing(sqlite3.connect(database)) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and "experiments" not in tables:
-        raise TrackingError("tracking uri", uri, "is another program's database", "Choose another path.")
-
-
-def _probe_sqlite(uri: str) -> Path:
-    database = database_of(uri)
-    if database.exists() and not database.is_file():
-        raise TrackingError("tracking uri", uri, "is a folder or a pipe, not a file", "Choose another path.")
-    try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("PRAGMA user_version").fetchone()
-    except (OSError, sqlite3.Error) as error:
-        raise TrackingError("tracking uri", uri, f"cannot be opened ({error})", "Choose another path.") from error
-    return database
-
-
-def _probe_server(uri: str) -> None:
-    """Any answer below 500 will do: what it refuses, it says at the first real request."""
-    if not uri.startswith(("http://", "https://")):
-        remedy = 'Use sqlite:////absolute/mlflow.db, http(s)://host:port, or "" for none.'
-        raise TrackingError("tracking uri", uri, "is of no known kind", remedy)
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS).close()
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if isinstance(error, urllib.error.HTTPError) and error.code < 500:
-            return
-        remedy = "Start it (mlflow server --backend-store-uri ...), correct the address, or track into sqlite."
-        raise TrackingError("tracking uri", uri, f"does not answer ({error})", remedy) from error
-
-
-def _is_of_request(error: TrackingError) -> bool:
-    """Whether the server answered, and refused this very call; not that it is gone, overloaded,
-    or does not accept who asks."""
-    from mlflow.exceptions import MlflowException
-
-    cause = error.__cause__
-    return not isinstance(cause, MlflowException) or cause.get_http_status_code() in (400, 404)
-
-
-@contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        rule, remedy = _REFUSALS.get(error.get_http_status_code(), (f"MLflow: {_on_one_line(error)}", _REMEDY))
-        raise TrackingError("tracking uri", uri, rule, remedy) from error
-
-
-def _on_one_line(error: Exception) -> str:
-    """Without the SQL statement and its values, which SQLAlchemy adds to a database's error."""
-    lines = str(error).partition("\n[SQL:")[0].splitlines()
-    return " ".join(line.strip().rstrip(".") for line in lines if not line.startswith("(raised as a result of"))
