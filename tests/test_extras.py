@@ -42,6 +42,7 @@ from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
 from memlm.training.patch import apply_patch, changed_rows, save_patch, stored_weights, undo_patch
 from memlm.training.step import finetune_step
 from memlm.model.language_model import build_model, load_checkpoint, model_config
+from memlm.model.reader import Reader
 from memlm.recipes import smoke
 from memlm.data.tokenizer import train_tokenizer
 
@@ -64,7 +65,7 @@ for config in (SparseMemoryConfig(num_trainable_slots=8, optimizer=OptimizerConf
     method = build_method(config, learner, background=background, seed=0)
     finetune_step(method, [batch])
     learned = method.finish()
-    scores = evaluate_questions(learned.eval(), tokenizer, "new_facts", [question], EvaluationConfig())
+    scores = evaluate_questions(Reader(learned.eval(), tokenizer), "new_facts", [question], EvaluationConfig())
     assert 0 <= scores.sets["new_facts"].value <= 1
     if config.name == "sparse_memory":
         patch = changed_rows(before, stored_weights(learned))

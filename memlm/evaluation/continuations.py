@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data import encoding
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader import Reader
 
 MAX_LOGITS = 2**26
 """Of one batch, so that long rows and large vocabularies take no more than a few hundred MB."""
@@ -45,38 +45,22 @@ class _Batch:
 
 @torch.no_grad()
 def continuation_nats(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     continuations: Sequence[Continuation],
     *,
     batch_size: int,
-    trunks: TrunkCache = NO_TRUNKS,
 ) -> list[ContinuationNats]:
     """One entry a continuation, in their order. Neither the neighbours in a batch nor the pads
     change more than the last bits."""
-    device = next(model.parameters()).device
     found: dict[int, ContinuationNats] = {}
-    for batch in _batches(tokenizer, continuations, batch_size=batch_size, window=_window_of(model)):
-        logits = trunks.logits(model, batch.tokens.to(device))[:, :-1]
-        targets = batch.tokens[:, 1:].masked_fill(~batch.is_scored[:, 1:], -100).to(device)
+    for batch in _batches(reader.tokenizer, continuations, batch_size=batch_size, window=reader.window):
+        logits = reader.logits(batch.tokens.to(reader.device))[:, :-1]
+        targets = batch.tokens[:, 1:].masked_fill(~batch.is_scored[:, 1:], -100).to(reader.device)
         nats = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=-100, reduction="none")
         counts = batch.is_scored.sum(dim=1).tolist()
         for place, total, count in zip(batch.places, nats.double().sum(dim=1).tolist(), counts, strict=True):
             found[place] = ContinuationNats(nats=total, num_tokens=count)
     return [found[place] for place in range(len(continuations))]
-
-
-def continuation_trunks(
-    tokenizer: PreTrainedTokenizerBase, continuations: Sequence[Continuation], *, batch_size: int, window: int
-) -> Iterator[TrunkInput]:
-    """The forward passes that scoring these takes; `window` is the model's
-    max_position_embeddings."""
-    for batch in _batches(tokenizer, continuations, batch_size=batch_size, window=window):
-        yield TrunkInput(batch.tokens)
-
-
-def _window_of(model: nn.Module) -> int:
-    return model.config.max_position_embeddings  # type: ignore[union-attr,return-value]
 
 
 def _batches(

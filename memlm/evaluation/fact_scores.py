@@ -9,14 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
 from memlm.data.questions.facts import Fact
 from memlm.evaluation.answers import exact_match
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import complete, prompts_of
+from memlm.model.reader import Reader
 
 NOTHING_SAID = re.compile(r"[^\w]*")
 """What may follow the answer of a wording that ends in it."""
@@ -66,8 +64,7 @@ def wordings_as_clozes(fact: Fact, wordings: Sequence[str]) -> list[Cloze]:
 
 
 def score_facts(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     facts: Sequence[Fact],
     config: EvaluationConfig,
     seen: Mapping[str, Sequence[str]] | None = None,
@@ -83,7 +80,7 @@ def score_facts(
         )
     asked = [questions_as_clozes(fact) for fact in facts]
     trained = [wordings_as_clozes(fact, (seen or {}).get(fact.id, ())) for fact in facts]
-    right, nats = _score([cloze for clozes in [*asked, *trained] for cloze in clozes], model, tokenizer, config)
+    right, nats = _score([cloze for clozes in [*asked, *trained] for cloze in clozes], reader, config)
     means: list[tuple[float | None, float | None]] = []
     for clozes in [*asked, *trained]:
         means.append((_take_mean(right, len(clozes)), _take_mean(nats, len(clozes))))
@@ -109,12 +106,10 @@ def _take_mean(values: list[float], count: int) -> float | None:
     return sum(taken) / count if count else None
 
 
-def _score(
-    clozes: Sequence[Cloze], model: nn.Module, tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig
-) -> tuple[list[float], list[float]]:
+def _score(clozes: Sequence[Cloze], reader: Reader, config: EvaluationConfig) -> tuple[list[float], list[float]]:
     prompts = [cloze.prompt for cloze in clozes]
-    written = complete(model, tokenizer, prompts, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+    written = complete(reader, prompts, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
     right = [exact_match(text, cloze.answers) for text, cloze in zip(written, clozes, strict=True)]
     continuations = [Continuation(cloze.prompt, cloze.continuation) for cloze in clozes]
-    scores = continuation_nats(model, tokenizer, continuations, batch_size=config.batch_size)
+    scores = continuation_nats(reader, continuations, batch_size=config.batch_size)
     return right, [score.nats_per_token for score in scores]

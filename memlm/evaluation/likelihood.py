@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.corpus.packing import document_positions, is_text
 from memlm.data.encoding import BYTE_PIECE
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +29,19 @@ class TextScores:
 
 
 def score_text(
-    model: nn.Module,
+    reader: Reader,
     blocks: Int[Tensor, "blocks block_size"],
     *,
     eos_id: int,
     pad_id: int,
     batch_size: int,
     token_bytes: Int[Tensor, " vocab"],
-    trunks: TrunkCache = NO_TRUNKS,
 ) -> TextScores:
     """All measures of one pass. `token_bytes` is num_bytes_of the tokenizer."""
     means: list[float] = []
     nats_of_tokens = nats_of_text = 0.0
     num_tokens = num_bytes = 0
-    for nats, targets in _token_nats(model, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size, trunks=trunks):
+    for nats, targets in _token_nats(reader, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size):
         means += _block_means(nats, targets)
         lengths = token_bytes.to(targets.device)[targets.clamp(min=0)].masked_fill(targets < 0, 0)
         nats_of_tokens += float(nats.double().sum())
@@ -59,17 +58,16 @@ def score_text(
 
 
 def nats_per_token(
-    model: nn.Module,
+    reader: Reader,
     blocks: Int[Tensor, "blocks block_size"],
     *,
     eos_id: int,
     pad_id: int,
     batch_size: int,
-    trunks: TrunkCache = NO_TRUNKS,
 ) -> tuple[float, ...]:
     """The mean over each block's tokens but its first; pads are not scored. A block of pads
     alone is refused."""
-    scored = _token_nats(model, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size, trunks=trunks)
+    scored = _token_nats(reader, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size)
     return tuple(mean for nats, targets in scored for mean in _block_means(nats, targets))
 
 
@@ -93,19 +91,17 @@ def _sentencepiece_bytes(piece: str) -> int:
 
 @torch.no_grad()
 def _token_nats(
-    model: nn.Module,
+    reader: Reader,
     blocks: Int[Tensor, "blocks block_size"],
     *,
     eos_id: int,
     pad_id: int,
     batch_size: int,
-    trunks: TrunkCache,
 ) -> Iterator[tuple[Float[Tensor, "batch targets"], Int[Tensor, "batch targets"]]]:
     """Nats and targets of each batch's tokens but the first; a pad's target is -100 and its nats
     are 0."""
-    device = next(model.parameters()).device
-    for tokens, positions, _ in text_trunks(blocks.to(device), eos_id=eos_id, batch_size=batch_size):
-        logits = trunks.logits(model, tokens, positions)
+    for tokens in blocks.to(reader.device).split(batch_size):
+        logits = reader.logits(tokens, document_positions(tokens, eos_id=eos_id))
         scored = is_text(tokens, eos_id=eos_id, pad_id=pad_id)[:, 1:]
         targets = tokens[:, 1:].masked_fill(~scored, -100)
         nats = F.cross_entropy(
@@ -119,9 +115,3 @@ def _block_means(nats: Float[Tensor, "batch targets"], targets: Int[Tensor, "bat
     if not num_targets.all():
         raise ValueError("a block holds no token to predict; prepare the corpus again")
     return (nats.sum(dim=1) / num_targets).tolist()
-
-
-def text_trunks(blocks: Int[Tensor, "blocks block_size"], *, eos_id: int, batch_size: int) -> Iterator[TrunkInput]:
-    """The forward passes that scoring these blocks takes."""
-    for tokens in blocks.split(batch_size):
-        yield TrunkInput(tokens, document_positions(tokens, eos_id=eos_id))

@@ -1,15 +1,12 @@
 """Which choice does the model hold most likely? HellaSwag's two accuracies, as
 lm-evaluation-harness defines them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
 from memlm.data.questions.records import MultipleChoice
-from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.evaluation.continuations import Continuation, continuation_nats
+from memlm.model.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +21,14 @@ class ChoiceScores:
 
 
 def choose(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     records: Sequence[MultipleChoice],
     *,
     examples: Sequence[MultipleChoice] = (),
     batch_size: int,
-    trunks: TrunkCache = NO_TRUNKS,
 ) -> ChoiceScores:
     """Each choice is scored as what follows the query. Of equally likely ones the first counts."""
-    scored = continuation_nats(
-        model, tokenizer, _continuations(records, examples), batch_size=batch_size, trunks=trunks
-    )
-    nats = iter(scored)
+    nats = iter(continuation_nats(reader, _continuations(records, examples), batch_size=batch_size))
     accuracy, by_length = [], []
     for record in records:
         own = [next(nats).nats for _ in record.choices]
@@ -48,18 +40,6 @@ def choose(
 def choice_chance(records: Sequence[MultipleChoice]) -> float:
     """The accuracy of guessing."""
     return sum(1 / len(record.choices) for record in records) / len(records)
-
-
-def choice_trunks(
-    tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[MultipleChoice],
-    *,
-    examples: Sequence[MultipleChoice] = (),
-    batch_size: int,
-    window: int,
-) -> Iterator[TrunkInput]:
-    """What choosing runs the trunk on."""
-    return continuation_trunks(tokenizer, _continuations(records, examples), batch_size=batch_size, window=window)
 
 
 def _continuations(records: Sequence[MultipleChoice], examples: Sequence[MultipleChoice]) -> list[Continuation]:

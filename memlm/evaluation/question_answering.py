@@ -12,15 +12,14 @@ from itertools import takewhile
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import decode_all, encode_all, filler_id, line_break_ids
 from memlm.data.questions.records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
-from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks
-from memlm.model.reader.decoding import continue_greedily
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.evaluation.continuations import Continuation, continuation_nats
+from memlm.model.reader import Reader
 
 PROMPT = "Question: {question}\nAnswer:"
 """The form of lm-evaluation-harness's TriviaQA task, at no examples."""
@@ -39,26 +38,17 @@ class AnswerScores:
 
 
 def answer_questions(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     questions: Sequence[Question],
     *,
     max_new_tokens: int,
     batch_size: int,
     examples: Sequence[Question] = (),
     normalize: Normalize = normalize,
-    trunks: TrunkCache = NO_TRUNKS,
 ) -> AnswerScores:
     """Ask every question once, after the examples. An answer ends at the end of its line or of
     the text."""
-    answers = complete(
-        model,
-        tokenizer,
-        prompts_of(questions, examples),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        trunks=trunks,
-    )
+    answers = complete(reader, prompts_of(questions, examples), max_new_tokens=max_new_tokens, batch_size=batch_size)
     pairs = list(zip(answers, questions, strict=True))
     return AnswerScores(
         answers=tuple(answers),
@@ -79,23 +69,14 @@ def _asked(question: Question) -> str:
 
 
 def answer_nats(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     questions: Sequence[Question],
     *,
     batch_size: int,
-    trunks: TrunkCache = NO_TRUNKS,
 ) -> list[float]:
     """Nats per token of each question's preferred answer after its prompt."""
-    scores = continuation_nats(model, tokenizer, _with_answers(questions), batch_size=batch_size, trunks=trunks)
+    scores = continuation_nats(reader, _with_answers(questions), batch_size=batch_size)
     return [score.nats_per_token for score in scores]
-
-
-def answer_trunks(
-    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], *, batch_size: int, window: int
-) -> Iterator[TrunkInput]:
-    """What answer_nats runs the trunk on."""
-    return continuation_trunks(tokenizer, _with_answers(questions), batch_size=batch_size, window=window)
 
 
 def _with_answers(questions: Sequence[Question]) -> list[Continuation]:
@@ -126,26 +107,12 @@ def prompt_batches(
             yield PromptBatch(places=chosen, tokens=torch.tensor([rows[place] for place in chosen]))
 
 
-def question_trunks(
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    *,
-    batch_size: int,
-    examples: Sequence[Question] = (),
-) -> Iterator[TrunkInput]:
-    """What answering these questions runs the trunk on."""
-    for batch in prompt_batches(tokenizer, prompts_of(questions, examples), batch_size=batch_size):
-        yield TrunkInput(batch.tokens, keep_keys_values=True)
-
-
 def complete(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
     batch_size: int,
-    trunks: TrunkCache = NO_TRUNKS,
     until: str = END_OF_LINE,
 ) -> list[str]:
     """The greedy continuation of each prompt up to the end of its line, or to another text where
@@ -153,19 +120,16 @@ def complete(
 
     A tokenizer that writes no line breaks ends an answer where the next question would begin.
     """
+    tokenizer = reader.tokenizer
     ends, stops = {tokenizer.eos_token_id}, [until]
     if until == END_OF_LINE:
         line_breaks = line_break_ids(tokenizer)
         ends.update(line_breaks)
         stops += [] if line_breaks else [NEXT_QUESTION]
-    device = next(model.parameters()).device
     answers = [""] * len(prompts)
     for batch in prompt_batches(tokenizer, prompts, batch_size=batch_size):
-        tokens = batch.tokens.to(device)
-        continuations = continue_greedily(
-            model,
-            tokens,
-            trunks.find(tokens, keys_values=True),
+        continuations = reader.continue_greedily(
+            batch.tokens.to(reader.device),
             max_new_tokens=max_new_tokens,
             end_ids=sorted(ends),
             pad_id=filler_id(tokenizer),

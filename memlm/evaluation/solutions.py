@@ -8,14 +8,11 @@ number wrong that it got right.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
 from memlm.data.questions.final_numbers import final_number
 from memlm.data.questions.records import Question, QuestionError
 from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import NEXT_QUESTION, complete, prompts_of
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.model.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,30 +25,20 @@ class SolutionScores:
 
 
 def score_solutions(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     problems: Sequence[Question],
     *,
     examples: Sequence[Question] = (),
     max_new_tokens: int,
     batch_size: int,
-    trunks: TrunkCache = NO_TRUNKS,
 ) -> SolutionScores:
     """max_new_tokens of 0 leaves out the model's own solutions, which cost more than all else
     here."""
     prompts = prompts_of(problems, [_require_solution(example) for example in examples])
     continuations = solution_continuations(problems, examples)
-    nats = continuation_nats(model, tokenizer, continuations, batch_size=batch_size, trunks=trunks)
+    nats = continuation_nats(reader, continuations, batch_size=batch_size)
     written = (
-        complete(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            trunks=trunks,
-            until=NEXT_QUESTION,
-        )
+        complete(reader, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, until=NEXT_QUESTION)
         if max_new_tokens
         else []
     )

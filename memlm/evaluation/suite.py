@@ -5,20 +5,19 @@ The sets: new facts in wordings never trained on (learning), the held-out sets o
 held-out text (forgetting).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jaxtyping import Int
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
 
 from memlm.data.encoding import filler_id
 from memlm.data.questions.records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.likelihood import num_bytes_of, score_text, text_trunks
+from memlm.evaluation.likelihood import num_bytes_of, score_text
 from memlm.evaluation.question_answering import answer_nats
-from memlm.evaluation.tasks import TEXT_VERSION, Exam, Examinee, exam_of
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.evaluation.tasks import TEXT_VERSION, Exam, exam_of
+from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, Answered, Scores, SetScore, join
 
 TEXT_SET = "background_text"
@@ -39,24 +38,16 @@ class HeldOut:
         }
 
 
-def evaluate_questions(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    questions: Sequence[Question],
-    config: EvaluationConfig,
-    trunks: TrunkCache = NO_TRUNKS,
-) -> Scores:
+def evaluate_questions(reader: Reader, name: str, questions: Sequence[Question], config: EvaluationConfig) -> Scores:
     """Questions of any origin, without examples: exact match and F1, and the likelihood of the
     preferred answer, which moves before the answer is right."""
-    examinee = Examinee(model=model, tokenizer=tokenizer, config=config, trunks=trunks)
-    taken = _take(examinee, name, exam_of(name, questions, TaskChoice()))
-    nats = answer_nats(model, tokenizer, questions, batch_size=config.batch_size, trunks=trunks)
+    taken = _take(reader, config, name, exam_of(name, questions, TaskChoice()))
+    nats = answer_nats(reader, questions, batch_size=config.batch_size)
     return replace(taken, extra={**taken.extra, f"{name}_answer_nats": sum(nats) / len(nats)})
 
 
-def _take(examinee: Examinee, name: str, exam: Exam) -> Scores:
-    measured = exam.task.score(examinee, exam.asked, exam.examples)
+def _take(reader: Reader, config: EvaluationConfig, name: str, exam: Exam) -> Scores:
+    measured = exam.task.score(reader, config, exam.asked, exam.examples)
     score = SetScore(
         task=exam.label,
         measure=exam.task.measure,
@@ -86,27 +77,22 @@ def _one_per_fact(records: Sequence[Record], scores: Sequence[float]) -> tuple[f
     return tuple(sum(values) / len(values) for values in by_fact.values())
 
 
-def evaluate_held_out(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    held_out: HeldOut,
-    config: EvaluationConfig,
-    trunks: TrunkCache = NO_TRUNKS,
-) -> Scores:
-    examinee = Examinee(model=model, tokenizer=tokenizer, config=config, trunks=trunks)
-    parts = [_take(examinee, name, exam) for name, exam in held_out.exams().items()]
-    return join([*parts, _read_text(examinee, held_out.text)])
+def evaluate_held_out(reader: Reader, held_out: HeldOut, config: EvaluationConfig) -> Scores:
+    """Text is read first: of all that a sweep records, it saves the most time for its bytes."""
+    exams = held_out.exams()
+    text = _score_text(reader, config, held_out.text)
+    parts = [_take(reader, config, name, exam) for name, exam in exams.items()]
+    return join([*parts, text])
 
 
-def _read_text(examinee: Examinee, text: Int[Tensor, "blocks block_size"]) -> Scores:
+def _score_text(reader: Reader, config: EvaluationConfig, text: Int[Tensor, "blocks block_size"]) -> Scores:
     scores = score_text(
-        examinee.model,
+        reader,
         text,
-        eos_id=examinee.tokenizer.eos_token_id,
-        pad_id=filler_id(examinee.tokenizer),
-        batch_size=examinee.config.batch_size,
-        token_bytes=num_bytes_of(examinee.tokenizer),
-        trunks=examinee.trunks,
+        eos_id=reader.tokenizer.eos_token_id,
+        pad_id=filler_id(reader.tokenizer),
+        batch_size=config.batch_size,
+        token_bytes=num_bytes_of(reader.tokenizer),
     )
     score = SetScore(
         task=f"{TEXT_SET}@{TEXT_VERSION}", measure="nats_per_token", chance=0.0, items=scores.nats_per_token
@@ -115,25 +101,8 @@ def _read_text(examinee: Examinee, text: Int[Tensor, "blocks block_size"]) -> Sc
     return Scores(sets={TEXT_SET: score}, extra={f"{TEXT_SET}_{name}": value for name, value in extra.items()})
 
 
-def held_out_trunks(
-    tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, config: EvaluationConfig, *, window: int
-) -> Iterator[TrunkInput]:
-    """What evaluate_held_out runs the trunk of a model with this window on; text first, whose
-    activations save the most time for their bytes."""
-    yield from text_trunks(held_out.text, eos_id=tokenizer.eos_token_id, batch_size=config.batch_size)
-    for exam in held_out.exams().values():
-        yield from exam.task.trunks(tokenizer, config, window, exam.asked, exam.examples)
-
-
-def evaluate(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    new_facts: Sequence[Question],
-    held_out: HeldOut,
-    config: EvaluationConfig,
-    trunks: TrunkCache = NO_TRUNKS,
-) -> Scores:
+def evaluate(reader: Reader, new_facts: Sequence[Question], held_out: HeldOut, config: EvaluationConfig) -> Scores:
     """Every set. The model is left in evaluation mode."""
-    model.eval()
-    learning = evaluate_questions(model, tokenizer, LEARNING_SET, new_facts, config, trunks)
-    return join([learning, evaluate_held_out(model, tokenizer, held_out, config, trunks)])
+    reader.model.eval()
+    learning = evaluate_questions(reader, LEARNING_SET, new_facts, config)
+    return join([learning, evaluate_held_out(reader, held_out, config)])

@@ -5,13 +5,12 @@ A new task is one entry of TASKS. Its version is raised whenever a score would c
 same model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.questions.records import MultipleChoice, Question, QuestionError, Record, TaskChoice
@@ -24,25 +23,14 @@ from memlm.evaluation.answers import (
     normalize_triviaqa,
 )
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.continuations import continuation_trunks
-from memlm.evaluation.multiple_choice import choice_chance, choice_trunks, choose
-from memlm.evaluation.question_answering import answer_questions, question_trunks
-from memlm.evaluation.solutions import score_solutions, solution_continuations
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.evaluation.multiple_choice import choice_chance, choose
+from memlm.evaluation.question_answering import answer_questions
+from memlm.evaluation.solutions import score_solutions
+from memlm.model.reader import Reader
 from memlm.results.scores import Measure
 
 TEXT_VERSION = 1
 """Of the likelihood of held-out text, which is no set of records."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examinee:
-    """A model, and all that it takes to ask it."""
-
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
-    config: EvaluationConfig
-    trunks: TrunkCache = NO_TRUNKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +51,11 @@ class Task:
     measure: Measure
     num_examples: int
     """Unless a set says otherwise."""
-    score: Callable[[Examinee, Any, Any], Measured]
+    score: Callable[[Reader, EvaluationConfig, Any, Any], Measured]
     """Of the records asked, after the examples shown."""
     chance: Callable[[Any], float]
     flaws: Callable[[PreTrainedTokenizerBase, EvaluationConfig, Any], list[str]]
     """For each record, why it can never be answered right; empty where it can."""
-    trunks: Callable[[PreTrainedTokenizerBase, EvaluationConfig, int, Any, Any], Iterator[TrunkInput]]
-    """What scoring runs the trunk on, given the model's window, the records and the examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,81 +113,50 @@ def default_task(records: Sequence[Record], layout: str = "") -> str:
 
 
 def _score_answers(
-    examinee: Examinee, asked: Sequence[Question], examples: Sequence[Question], *, normalize: Normalize
+    reader: Reader,
+    config: EvaluationConfig,
+    asked: Sequence[Question],
+    examples: Sequence[Question],
+    *,
+    normalize: Normalize,
 ) -> Measured:
     scores = answer_questions(
-        examinee.model,
-        examinee.tokenizer,
+        reader,
         asked,
         examples=examples,
         normalize=normalize,
-        max_new_tokens=examinee.config.max_new_tokens,
-        batch_size=examinee.config.batch_size,
-        trunks=examinee.trunks,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
     )
     others = {"f1": sum(scores.f1) / len(scores.f1)}
     return Measured(items=scores.exact_match, others=others, answers=scores.answers)
 
 
-def _answer_trunks(
-    tokenizer: PreTrainedTokenizerBase,
-    config: EvaluationConfig,
-    window: int,
-    asked: Sequence[Question],
-    examples: Sequence[Question],
-) -> Iterator[TrunkInput]:
-    return question_trunks(tokenizer, asked, batch_size=config.batch_size, examples=examples)
-
-
-def _score_solutions(examinee: Examinee, asked: Sequence[Question], examples: Sequence[Question]) -> Measured:
+def _score_solutions(
+    reader: Reader, config: EvaluationConfig, asked: Sequence[Question], examples: Sequence[Question]
+) -> Measured:
     scores = score_solutions(
-        examinee.model,
-        examinee.tokenizer,
+        reader,
         asked,
         examples=examples,
-        max_new_tokens=examinee.config.max_solution_tokens,
-        batch_size=examinee.config.batch_size,
-        trunks=examinee.trunks,
+        max_new_tokens=config.max_solution_tokens,
+        batch_size=config.batch_size,
     )
     right = scores.final_number
     return Measured(items=scores.nats_per_token, others={"final_number": sum(right) / len(right)} if right else {})
 
 
-def _solution_trunks(
-    tokenizer: PreTrainedTokenizerBase,
-    config: EvaluationConfig,
-    window: int,
-    asked: Sequence[Question],
-    examples: Sequence[Question],
-) -> Iterator[TrunkInput]:
-    yield from continuation_trunks(
-        tokenizer, solution_continuations(asked, examples), batch_size=config.batch_size, window=window
-    )
-    if config.max_solution_tokens:
-        yield from question_trunks(tokenizer, asked, batch_size=config.batch_size, examples=examples)
-
-
-def _score_choices(examinee: Examinee, asked: Sequence[MultipleChoice], examples: Sequence[MultipleChoice]) -> Measured:
+def _score_choices(
+    reader: Reader, config: EvaluationConfig, asked: Sequence[MultipleChoice], examples: Sequence[MultipleChoice]
+) -> Measured:
     scores = choose(
-        examinee.model,
-        examinee.tokenizer,
+        reader,
         asked,
         examples=examples,
-        batch_size=examinee.config.batch_size,
-        trunks=examinee.trunks,
+        batch_size=config.batch_size,
     )
     by_length = scores.accuracy_by_length
     return Measured(items=scores.accuracy, others={"acc_norm": sum(by_length) / len(by_length)})
-
-
-def _choice_trunks(
-    tokenizer: PreTrainedTokenizerBase,
-    config: EvaluationConfig,
-    window: int,
-    asked: Sequence[MultipleChoice],
-    examples: Sequence[MultipleChoice],
-) -> Iterator[TrunkInput]:
-    return choice_trunks(tokenizer, asked, examples=examples, batch_size=config.batch_size, window=window)
 
 
 def _short_answers(*, version: int, num_examples: int = 0, normalize: Normalize = normalize) -> Task:
@@ -214,7 +169,6 @@ def _short_answers(*, version: int, num_examples: int = 0, normalize: Normalize 
         score=partial(_score_answers, normalize=normalize),
         chance=partial(constant_answer_chance, normalize=normalize),
         flaws=partial(flaws_of_answers, normalize=normalize),
-        trunks=_answer_trunks,
     )
 
 
@@ -228,7 +182,6 @@ def _choices(*, version: int) -> Task:
         score=_score_choices,
         chance=choice_chance,
         flaws=flaws_of_choices,
-        trunks=_choice_trunks,
     )
 
 
@@ -250,7 +203,6 @@ TASKS: dict[str, Task] = {
         score=_score_solutions,
         chance=lambda problems: 0.0,
         flaws=flaws_of_solutions,
-        trunks=_solution_trunks,
     ),
     "hellaswag": _choices(version=2),
 }

@@ -72,6 +72,7 @@ def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str])
     from memlm.data.questions.streams import shortfall  # these import torch, which only a worker should wait for
     from memlm.jobs.preparing.questions import say_unanswerable
     from memlm.jobs.trial.materials import device_of, load_materials, load_model
+    from memlm.model.reader import Reader
     from memlm.training.finetune import score
 
     enter_worker(config.cluster)
@@ -79,4 +80,5 @@ def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str])
     if told := shortfall(config.stream, materials.facts):
         say(told)
     say_unanswerable(config)
-    return score(trial_of(config), load_model(checkpoint, device_of(config), digest=digest), materials)
+    reader = Reader(load_model(checkpoint, device_of(config), digest=digest), materials.tokenizer)
+    return score(trial_of(config), reader, materials)

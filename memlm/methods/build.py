@@ -8,7 +8,7 @@ from memlm.data.questions.records import Fact
 from memlm.methods.config import MethodConfig
 from memlm.methods.method import LearningInputs, Method
 from memlm.methods.parts.rehearsal import BackgroundText
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.model.reader import Recording
 from memlm.slots.counts import BackgroundCounts
 
 
@@ -20,7 +20,7 @@ def build_method(
     seed: int,
     facts: Sequence[Fact] = (),
     text: BackgroundText | None = None,
-    trunks: TrunkCache = NO_TRUNKS,
+    recording: Recording | None = None,
 ) -> Method:
-    inputs = LearningInputs(background=background, seed=seed, facts=facts, text=text, trunks=trunks)
+    inputs = LearningInputs(background=background, seed=seed, facts=facts, text=text, recording=recording)
     return config.build(model, inputs)

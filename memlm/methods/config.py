@@ -185,11 +185,9 @@ class SparseMemoryConfig(MethodConfig):
 
     def build(self, model: nn.Module, inputs: LearningInputs) -> Method:
         from memlm.methods.sparse_memory import SparseMemoryFinetuning
-        from memlm.model.reader.trunk_cache import NO_TRUNKS
 
         if inputs.background is None:
             raise ValueError(
                 f"method {self.name} ranks slots against background counts, and there are none; run pipelines/count_accesses.py"
             )
-        trunks = NO_TRUNKS if inputs.trunks is None else inputs.trunks
-        return SparseMemoryFinetuning(model, self, inputs.background, seed=inputs.seed, trunks=trunks)
+        return SparseMemoryFinetuning(model, self, inputs.background, seed=inputs.seed, recording=inputs.recording)

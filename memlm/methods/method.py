@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a command line is checked without torch
     from memlm.data.questions.facts import FactBatch
     from memlm.data.questions.records import Fact, Question
     from memlm.methods.parts.rehearsal import BackgroundText, Rehearsal
-    from memlm.model.reader.trunk_cache import TrunkCache
+    from memlm.model.reader import Recording
     from memlm.slots.counts import BackgroundCounts
 
 
@@ -38,8 +38,8 @@ class LearningInputs:
     """The facts of the stream, for methods that look them up."""
     text: BackgroundText | None = None
     """Pretraining text, for methods that rehearse it."""
-    trunks: TrunkCache | None = None
-    """What is known of the base model's trunk, for methods that move values alone."""
+    recording: Recording | None = None
+    """Made by a reader of the base model, for methods that move values alone."""
 
 
 class Method(ABC):

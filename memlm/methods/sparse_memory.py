@@ -7,7 +7,8 @@ before any gradient: count -> add up over micro-batches and ranks -> rank agains
 write the rows back, moved. Backward ends at the memory layer and fills [t, value_dim].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -17,8 +18,7 @@ from memlm.data.questions.facts import FactBatch
 from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
 from memlm.methods.method import Method, build_optimizer, sum_over_ranks
 from memlm.model.memory import MemoryLayer, ValuePool
-from memlm.model.reader.trunk import TrunkActivations, continue_from, run_trunk
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.model.reader import Reader, Recording
 from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import accesses_in, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
@@ -35,7 +35,7 @@ class SparseMemoryFinetuning(Method):
         background: BackgroundCounts,
         *,
         seed: int,
-        trunks: TrunkCache = NO_TRUNKS,
+        recording: Recording | None = None,
     ) -> None:
         self.model = model.requires_grad_(False)
         self.pools = value_pools(model)
@@ -54,9 +54,7 @@ class SparseMemoryFinetuning(Method):
                 f"method.num_trainable_slots is {config.num_trainable_slots}, more than the pool's {num_slots} slots; lower it"
             )
         self.config = config
-        self.trunks = trunks
-        self.trunk_of_batch: dict[int, TrunkActivations] = {}
-        """By the identity of the batch's tokens, for the length of one step."""
+        self.reader = Reader(model, recording=recording)
         self.layers = memory_layers(model)
         self.living = LivingBackground(background.to(self.pools[0].weight.device), config.living_background)
         self.generator = torch.Generator().manual_seed(seed)
@@ -71,28 +69,32 @@ class SparseMemoryFinetuning(Method):
         self.report: dict[str, float] = {}
 
     def logits(self, batch: FactBatch) -> Float[Tensor, "wordings seq vocab"]:
-        trunk = self.trunk_of_batch.get(id(batch.tokens))
-        if trunk is None:
-            return self.trunks.logits(self.model, batch.tokens)
-        return continue_from(self.model, trunk)
+        return self.reader.logits(batch.tokens)
+
+    @contextmanager
+    def step(self, batches: list[FactBatch]) -> Iterator[dict[str, float]]:
+        """As any method's. Where accesses take a pass of their own, the step's forward pass goes
+        on from what that one recorded."""
+        # Keys that move need a search that gradients flow through.
+        recorded = not self._one_pass(batches) and self.config.trains_also != "keys"
+        with self.reader.recording() if recorded else nullcontext(), super().step(batches) as report:
+            yield report
 
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
         self.fact_id = batches[0].fact_id
-        if len(batches) == 1 and len(self.layers) == 1:
-            # The one search comes before the one read, so the step's own forward pass can count
-            # and choose in between.
+        if self._one_pass(batches):
             self.layers[0].on_access = lambda slots: self._select(self._count(slots, batches[0]), report)
         else:
-            # A pass of its own finds the accesses; it shares the trunk with the step's forward
-            # pass.
-            counts = [self._count(self._accesses_before_the_step(batch), batch) for batch in batches]
+            counts = [self._count(self._accesses(batch), batch) for batch in batches]
             self._select(merge(counts), report)
 
-    def _accesses_before_the_step(self, batch: FactBatch) -> Int[Tensor, "batch seq reads"]:
-        trunk = self.trunks.find(batch.tokens) or run_trunk(self.model, batch.tokens)
-        if self.config.trains_also != "keys":  # their search must be one that gradients flow through
-            self.trunk_of_batch[id(batch.tokens)] = trunk
-        return accesses_in(self.model, lambda: continue_from(self.model, trunk))
+    def _one_pass(self, batches: list[FactBatch]) -> bool:
+        """Whether the one search comes before the one read, so that the step's own forward pass
+        can count and choose in between."""
+        return len(batches) == 1 and len(self.layers) == 1
+
+    def _accesses(self, batch: FactBatch) -> Int[Tensor, "batch seq reads"]:
+        return accesses_in(self.model, lambda: self.reader.logits(batch.tokens))
 
     def _count(self, slots: Int[Tensor, "batch seq reads"], batch: FactBatch) -> SlotCounts:
         return count_slots(slots, batch.is_token)
@@ -168,7 +170,6 @@ class SparseMemoryFinetuning(Method):
             pool.trainable_rows = None
         for layer in self.layers:
             layer.on_access = None
-        self.trunk_of_batch.clear()
         self.batch = None
 
     def finish(self) -> nn.Module:

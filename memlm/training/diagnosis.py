@@ -13,6 +13,7 @@ from memlm.data.stating.statements import wordings_of
 from memlm.evaluation.fact_scores import score_facts
 from memlm.evaluation.suite import TEXT_SET
 from memlm.evaluation.tasks import exam_of, tell_unanswerable
+from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.training.finetune import ANSWER_GAIN, Materials
 from memlm.training.trial import Trial
@@ -43,7 +44,7 @@ def why_nothing_was_learned(
     reasons = [*_of_the_data(trial, materials, facts), *_of_the_step(trial, result)]
     asked = [fact for fact in facts if fact.questions]
     stated = {fact.id: fact.statements for fact in asked}
-    scores = score_facts(learned.eval(), materials.tokenizer, asked, trial.evaluation, stated)
+    scores = score_facts(Reader(learned.eval(), materials.tokenizer), asked, trial.evaluation, stated)
     completed = [score.seen_exact_match for score in scores if score.seen_exact_match is not None]
     if completed and fmean(completed) >= COMPLETED_SHARE:
         reasons.append(

@@ -13,12 +13,12 @@ from memlm.data.config import StreamChoice
 from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_batch
 from memlm.data.questions.records import Question, Record
 from memlm.data.questions.streams import batches_of_stream, facts_of_stream, require_asked
-from memlm.evaluation.question_answering import answer_trunks, prompts_of, question_trunks
+from memlm.evaluation.question_answering import prompts_of
 from memlm.evaluation.suite import HeldOut, evaluate_held_out, evaluate_questions
 from memlm.methods.build import build_method
 from memlm.methods.method import Method
 from memlm.methods.parts.rehearsal import BackgroundText
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache, TrunkInput
+from memlm.model.reader import Reader, Recording
 from memlm.results.scores import LEARNING_SET, Scores, TrialResult, before_and_after, join
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_batches
@@ -46,9 +46,8 @@ class Materials:
     background: BackgroundCounts | None
     text: BackgroundText | None = None
     """Pretraining text, for methods that rehearse it."""
-    trunks: TrunkCache = NO_TRUNKS
-    """What is known of the trunk of the checkpoint that sparse memory finetuning starts from;
-    changes no result."""
+    recording: Recording | None = None
+    """Of the memory model's checkpoint, for methods that move values alone; changes no result."""
 
 
 class StreamObserver:
@@ -81,11 +80,11 @@ def run_trial(
     """Learn the stream and score. `start` is the base model's scores where they are known; the
     model is changed in place."""
     began = time.monotonic()
-    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
+    facts = facts_of(trial, materials)
     require_asked(facts, seed=trial.seed)
-    start = start or score(trial, model, materials)
+    start = start or score(trial, reader_for(trial, model, materials), materials)
     learning_began = time.monotonic()
-    stream = batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed)
+    stream = stream_of(trial, materials)
     method = build_method(
         trial.method,
         model,
@@ -93,7 +92,7 @@ def run_trial(
         seed=trial.seed,
         facts=facts,
         text=materials.text,
-        trunks=_trunks_for(trial, materials),
+        recording=_recording_for(trial, materials),
     )
     observer.on_start(method)
     try:
@@ -107,7 +106,7 @@ def run_trial(
     learning_seconds = time.monotonic() - learning_began
     observer.on_end(learned)
     try:
-        end = score(trial, learned, materials, context_of=method.context_of)
+        end = score(trial, reader_for(trial, learned, materials), materials, context_of=method.context_of)
     except DivergedError as error:  # with finite weights, which are too large
         raise DivergedError(f"a score is not finite after step {num_steps}; {_rate_too_high(trial)}") from error
     result = TrialResult(
@@ -162,31 +161,30 @@ def check_stream(stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrai
 
 
 def score(
-    trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
+    trial: Trial, reader: Reader, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
 ) -> Scores:
     """Every set, each question behind its context. The model is left in evaluation mode."""
-    parts = [scored(trial, model, materials, context_of=context_of) for scored in (score_learning, score_held_out)]
+    parts = [scored(trial, reader, materials, context_of=context_of) for scored in (score_learning, score_held_out)]
     return join(parts)
 
 
 def score_learning(
-    trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
+    trial: Trial, reader: Reader, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
 ) -> Scores:
     """The new facts of the trial's seed. Raises DivergedError where a score is not finite."""
-    questions, trunks = _in_context(_questions_of(trial, materials), context_of), _trunks_for(trial, materials)
-    return _finite(
-        evaluate_questions(model.eval(), materials.tokenizer, LEARNING_SET, questions, trial.evaluation, trunks)
-    )
+    questions = _in_context(_questions_of(trial, materials), context_of)
+    reader.model.eval()
+    return _finite(evaluate_questions(reader, LEARNING_SET, questions, trial.evaluation))
 
 
 def score_held_out(
-    trial: Trial, model: nn.Module, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
+    trial: Trial, reader: Reader, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
 ) -> Scores:
     """What the model should keep; the same sets for every seed. Raises DivergedError where a
     score is not finite."""
     sets = {name: _in_context(questions, context_of) for name, questions in materials.held_out.questions.items()}
-    held_out, trunks = replace(materials.held_out, questions=sets), _trunks_for(trial, materials)
-    return _finite(evaluate_held_out(model.eval(), materials.tokenizer, held_out, trial.evaluation, trunks))
+    reader.model.eval()
+    return _finite(evaluate_held_out(reader, replace(materials.held_out, questions=sets), trial.evaluation))
 
 
 def _finite(scores: Scores) -> Scores:
@@ -231,20 +229,6 @@ def _background_for(
     return count_batches(model, ((batch.tokens, batch.is_token) for batch in batches))
 
 
-def learning_trunks(trial: Trial, materials: Materials, *, window: int) -> Iterator[TrunkInput]:
-    """What a trial of this stream and seed runs the trunk on, beside the held-out sets.
-
-    The stream comes first: small batches gain the most, and prompts, which keep keys and values,
-    cost the most bytes.
-    """
-    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
-    for batch in batches_of_stream(trial.stream, facts, materials.tokenizer, seed=trial.seed):
-        yield TrunkInput(batch.tokens)
-    questions = _questions_of(trial, materials)
-    yield from question_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size)
-    yield from answer_trunks(materials.tokenizer, questions, batch_size=trial.evaluation.batch_size, window=window)
-
-
 def stream_of(trial: Trial, materials: Materials) -> Iterator[FactBatch]:
     """The batches that the trial learns, in their order."""
     return batches_of_stream(trial.stream, facts_of(trial, materials), materials.tokenizer, seed=trial.seed)
@@ -256,10 +240,14 @@ def facts_of(trial: Trial, materials: Materials) -> list[Fact]:
 
 
 def _questions_of(trial: Trial, materials: Materials) -> list[Question]:
-    facts = facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
-    return [question for fact in facts for question in fact.questions]
+    return [question for fact in facts_of(trial, materials) for question in fact.questions]
 
 
-def _trunks_for(trial: Trial, materials: Materials) -> TrunkCache:
-    """Where anything but values moves, the trunk moves too."""
-    return materials.trunks if trial.method.moves == "values" else NO_TRUNKS
+def reader_for(trial: Trial, model: nn.Module, materials: Materials) -> Reader:
+    """A reader of the model before or after the trial."""
+    return Reader(model, materials.tokenizer, _recording_for(trial, materials))
+
+
+def _recording_for(trial: Trial, materials: Materials) -> Recording | None:
+    """What was recorded of the base model holds only where nothing but values moves."""
+    return materials.recording if trial.method.moves == "values" else None

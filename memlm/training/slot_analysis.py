@@ -24,6 +24,7 @@ from memlm.evaluation.fact_scores import questions_as_clozes
 from memlm.evaluation.question_answering import answer_questions
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.model.reader import Reader
 from memlm.slots.accesses import accesses_of, value_pools
 from memlm.slots.core_sets import TokenReads, accessed_by_rows, core_set, intersection, reads_of_tokens
 from memlm.slots.counts import BackgroundCounts, count_slots
@@ -126,8 +127,7 @@ def minimum_slots_to_learn(
 
     def answers() -> bool:
         answered = answer_questions(
-            model.eval(),
-            tokenizer,
+            Reader(model.eval(), tokenizer),
             fact.questions,
             max_new_tokens=evaluation.max_new_tokens,
             batch_size=evaluation.batch_size,

@@ -19,6 +19,7 @@ from memlm.evaluation.fact_scores import FactScore, score_facts
 from memlm.evaluation.question_answering import answer_questions
 from memlm.evaluation.stream_metrics import CurvePoint, FactTrace, stream_metrics
 from memlm.methods.method import Method
+from memlm.model.reader import Reader
 from memlm.training.finetune import Materials, StreamObserver, facts_of, stream_of
 from memlm.training.step import StepResult
 from memlm.training.trial import Trial
@@ -102,7 +103,7 @@ class StreamTracer(StreamObserver):
         return {**about, **stream_metrics(self.traces(), self.curve)}
 
     def _score(self, model: nn.Module, facts: Sequence[Fact]) -> list[FactScore]:
-        return score_facts(model, self.tokenizer, facts, self.trial.evaluation, self.wordings)
+        return score_facts(Reader(model, self.tokenizer), facts, self.trial.evaluation, self.wordings)
 
     def _add_point(self, step: int, model: nn.Module, scores: Sequence[FactScore]) -> None:
         point = CurvePoint(
@@ -117,8 +118,7 @@ class StreamTracer(StreamObserver):
     def _exact_match(self, model: nn.Module, questions: Sequence[Question]) -> float:
         evaluation = self.trial.evaluation
         answers = answer_questions(
-            model,
-            self.tokenizer,
+            Reader(model, self.tokenizer),
             questions,
             max_new_tokens=evaluation.max_new_tokens,
             batch_size=evaluation.batch_size,

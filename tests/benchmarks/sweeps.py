@@ -28,7 +28,7 @@ from memlm.jobs.trial.materials import load_materials, load_model, read_model_co
 from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND
 from memlm.model.config import Architecture
 from memlm.model.language_model import build_model, model_config
-from memlm.model.reader.trunk_cache import PackedTrunks, TrunkCache
+from memlm.model.reader import PackedRecording, Recording
 from memlm.recipes import laptop
 from memlm.results.scores import Scores, TrialResult, join
 from memlm.run import checkpoint_config, counts_config, run_of
@@ -195,25 +195,24 @@ class BareLoop(_Sweep):
             name: TrialWeights(self.shared.model_configs[name], self.shared.weights[name], self.device)
             for name in ARCHITECTURES
         }
-        self.parts: dict[Part, tuple[Scores, PackedTrunks]] = {}
-        self.trunks: dict[Part, TrunkCache] = {}
+        self.parts: dict[Part, tuple[Scores, PackedRecording]] = {}
+        self.recordings: dict[Part, Recording] = {}
 
     def _run(self, plan: PlannedTrial) -> None:
-        start, trunks = self._start(plan)
-        materials = replace(self.shared.materials, trunks=trunks)
+        start, recording = self._start(plan)
+        materials = replace(self.shared.materials, recording=recording)
         with self.weights[plan.architecture].model_for(plan.trial.method) as model:
             self.results[plan.key], _ = run_trial(plan.trial, model, materials, key=plan.key, start=start)
 
-    def _start(self, plan: PlannedTrial) -> tuple[Scores, TrunkCache]:
-        """Scores of the base model and activations of its trunk, computed for the first trial that
-        starts from it."""
+    def _start(self, plan: PlannedTrial) -> tuple[Scores, Recording]:
+        """Scores and a recording of the base model, made for the first trial that starts from it."""
         parts: list[Part] = [(plan.architecture, plan.trial.seed), (plan.architecture, None)]
         for part in parts:
             if part not in self.parts:
                 self.parts[part] = start_of(self.shared, part, plan.trial, self.max_bytes)
-        if parts[0] not in self.trunks:
-            self.trunks[parts[0]] = TrunkCache.of([self.parts[part][1] for part in parts])
-        return join([self.parts[part][0] for part in parts]), self.trunks[parts[0]]
+        if parts[0] not in self.recordings:
+            self.recordings[parts[0]] = Recording.unpack([self.parts[part][1] for part in parts])
+        return join([self.parts[part][0] for part in parts]), self.recordings[parts[0]]
 
     def outputs(self) -> dict[str, Tensor]:
         return {key: end_scores(result) for key, result in self.results.items()}

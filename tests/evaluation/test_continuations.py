@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from memlm.evaluation import continuations
-from memlm.evaluation.continuations import Continuation, continuation_nats, continuation_trunks, encode
-from memlm.model.reader.trunk_cache import TrunkCache
+from memlm.evaluation.continuations import Continuation, continuation_nats, encode
+from memlm.model.reader import Reader
 from tests.evaluation.asking import WORDS, new_model, new_tokenizer
 
 PAIRS = [
@@ -38,7 +38,7 @@ def plain_nats(model, tokenizer, pair):
 @pytest.mark.parametrize("dense", [False, True], ids=["memory", "dense"])
 def test_nats_are_those_of_the_chain_rule(tokenizer, dense):
     model = new_model(tokenizer, dense=dense)
-    for pair, found in zip(PAIRS, continuation_nats(model, tokenizer, PAIRS, batch_size=6), strict=True):
+    for pair, found in zip(PAIRS, continuation_nats(Reader(model, tokenizer), PAIRS, batch_size=6), strict=True):
         nats, num_tokens = plain_nats(model, tokenizer, pair)
         assert found.nats == pytest.approx(nats, rel=1e-4)
         assert found.num_tokens == num_tokens
@@ -46,21 +46,23 @@ def test_nats_are_those_of_the_chain_rule(tokenizer, dense):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_batches_and_their_pads_change_nothing(model, tokenizer, batch_size):
-    expected = continuation_nats(model, tokenizer, PAIRS, batch_size=1)
+    expected = continuation_nats(Reader(model, tokenizer), PAIRS, batch_size=1)
     lengths = {len(tokenizer(pair.before + pair.text)["input_ids"]) for pair in PAIRS}
     assert len(lengths) > 5  # so there are pads
-    found = continuation_nats(model, tokenizer, PAIRS, batch_size=batch_size)
+    found = continuation_nats(Reader(model, tokenizer), PAIRS, batch_size=batch_size)
     assert [each.nats for each in found] == pytest.approx([each.nats for each in expected], rel=1e-4)
-    assert found == continuation_nats(model, tokenizer, PAIRS, batch_size=batch_size)
+    assert found == continuation_nats(Reader(model, tokenizer), PAIRS, batch_size=batch_size)
 
 
 def test_batches_are_bounded_by_their_logits(model, tokenizer, monkeypatch):
     longest = max(len(tokenizer(pair.before + pair.text)["input_ids"]) for pair in PAIRS)
     monkeypatch.setattr(continuations, "MAX_LOGITS", 2 * longest * len(tokenizer))
-    batches = list(continuation_trunks(tokenizer, PAIRS, batch_size=100, window=256))
-    assert len(batches) > 3
-    assert all(batch.tokens.numel() * len(tokenizer) <= continuations.MAX_LOGITS for batch in batches)
-    assert sum(len(batch.tokens) for batch in batches) == len(PAIRS)
+    read = []
+    with model.register_forward_pre_hook(lambda _, args, inputs: read.append(inputs["input_ids"]), with_kwargs=True):
+        continuation_nats(Reader(model, tokenizer), PAIRS, batch_size=100)
+    assert len(read) > 3
+    assert all(tokens.numel() * len(tokenizer) <= continuations.MAX_LOGITS for tokens in read)
+    assert sum(map(len, read)) == len(PAIRS)
 
 
 def test_what_does_not_fit_the_window_is_cut_off_at_the_left(tokenizer):
@@ -69,7 +71,7 @@ def test_what_does_not_fit_the_window_is_cut_off_at_the_left(tokenizer):
     num_own = len(tokens) - len(tokenizer(pair.before)["input_ids"])
     for window, num_scored in ((num_own + 2, num_own), (num_own, num_own - 1), (2, 1)):
         model = new_model(tokenizer, max_positions=window)
-        (found,) = continuation_nats(model, tokenizer, [pair], batch_size=1)
+        (found,) = continuation_nats(Reader(model, tokenizer), [pair], batch_size=1)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([tokens[-window:]]), use_cache=False).logits[0, :-1]
         nats = -logits.log_softmax(dim=-1).gather(1, torch.tensor(tokens[-window:][1:])[:, None])[:, 0]
@@ -79,15 +81,15 @@ def test_what_does_not_fit_the_window_is_cut_off_at_the_left(tokenizer):
 
 def test_a_continuation_without_a_token_is_refused(model, tokenizer):
     with pytest.raises(ValueError, match="no token to score"):
-        continuation_nats(model, tokenizer, [Continuation("Where?", "")], batch_size=1)
+        continuation_nats(Reader(model, tokenizer), [Continuation("Where?", "")], batch_size=1)
 
 
-def test_what_is_known_of_the_trunk_changes_nothing(model, tokenizer):
-    inputs = list(continuation_trunks(tokenizer, PAIRS, batch_size=6, window=256))
-    trunks = TrunkCache.build(model, inputs, max_bytes=1 << 30)
-    assert all(trunks.find(each.tokens) is not None for each in inputs)
-    plain = continuation_nats(model, tokenizer, PAIRS, batch_size=6)
-    assert continuation_nats(model, tokenizer, PAIRS, batch_size=6, trunks=trunks) == plain
+def test_what_is_recorded_changes_nothing(model, tokenizer):
+    reader = Reader(model, tokenizer)
+    with reader.recording() as recording:
+        recorded = continuation_nats(reader, PAIRS, batch_size=6)
+    plain = continuation_nats(Reader(model, tokenizer), PAIRS, batch_size=6)
+    assert recorded == plain == continuation_nats(Reader(model, tokenizer, recording), PAIRS, batch_size=6)
 
 
 def test_a_token_across_the_seam_belongs_to_the_continuation(tokenizer):

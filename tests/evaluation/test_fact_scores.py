@@ -8,6 +8,7 @@ from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.fact_scores import score_facts, wordings_as_clozes
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import build_model, model_config
+from memlm.model.reader import Reader
 
 TEXTS = ["Question: Where does Ada live?\nAnswer: Oslo", "Ada lives in Oslo.", "The home of Bo: New York City!"] * 30
 EVALUATION = EvaluationConfig(max_new_tokens=6, batch_size=2)
@@ -70,30 +71,30 @@ def test_of_two_names_of_the_answer_the_longer_is_asked_for():
 
 def test_a_score_is_the_mean_over_the_facts_own_questions(model, tokenizer):
     facts = [fact("Ada", "Oslo"), fact("Bo", "New York City", statements=("New York City is home to Bo.",))]
-    together = score_facts(model, tokenizer, facts, EVALUATION, {one.id: one.statements for one in facts})
+    together = score_facts(Reader(model, tokenizer), facts, EVALUATION, {one.id: one.statements for one in facts})
     prompts = [f"Question: {question.question}\nAnswer:" for question in facts[1].questions]
     asked = [Continuation(prompt, " New York City") for prompt in prompts]
-    nats = [score.nats_per_token for score in continuation_nats(model, tokenizer, asked, batch_size=1)]
+    nats = [score.nats_per_token for score in continuation_nats(Reader(model, tokenizer), asked, batch_size=1)]
     assert together[1].nats_per_token == pytest.approx(sum(nats) / 2, rel=1e-5)
-    (seen,) = continuation_nats(model, tokenizer, [Continuation("Ada lives in", " Oslo")], batch_size=1)
+    (seen,) = continuation_nats(Reader(model, tokenizer), [Continuation("Ada lives in", " Oslo")], batch_size=1)
     assert together[0].seen_nats_per_token == pytest.approx(seen.nats_per_token, rel=1e-5)
     assert together[0].seen_exact_match == 0
     assert together[1].seen_nats_per_token is None and together[1].seen_exact_match is None
-    alone = score_facts(model, tokenizer, facts[1:], EVALUATION)
+    alone = score_facts(Reader(model, tokenizer), facts[1:], EVALUATION)
     assert alone[0].nats_per_token == pytest.approx(together[1].nats_per_token, rel=1e-5)
 
 
 def test_a_right_answer_scores_one(model, tokenizer, monkeypatch):
     monkeypatch.setattr(
         "memlm.evaluation.fact_scores.complete",
-        lambda model, tokenizer, prompts, **_: [
-            " oslo." if "Which" in prompt or "in" in prompt else "" for prompt in prompts
-        ],
+        lambda reader, prompts, **_: [" oslo." if "Which" in prompt or "in" in prompt else "" for prompt in prompts],
     )
-    (found,) = score_facts(model, tokenizer, [fact("Ada", "Oslo")], EVALUATION, {"Ada": ["Ada lives in Oslo."]})
+    (found,) = score_facts(Reader(model, tokenizer), [fact("Ada", "Oslo")], EVALUATION, {"Ada": ["Ada lives in Oslo."]})
     assert found.exact_match == 0.5 and found.seen_exact_match == 1
 
 
 def test_a_fact_that_nothing_asks_about_has_no_score(model, tokenizer):
     with pytest.raises(ValueError, match="1 facts, the first 'Bo', have no question"):
-        score_facts(model, tokenizer, [fact("Ada", "Oslo"), Fact(id="Bo", statements=("x",), questions=())], EVALUATION)
+        score_facts(
+            Reader(model, tokenizer), [fact("Ada", "Oslo"), Fact(id="Bo", statements=("x",), questions=())], EVALUATION
+        )

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from memlm.data.corpus.packing import document_positions
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.likelihood import nats_per_token, num_bytes_of, score_text
+from memlm.model.reader import Reader
 from tests.support.tiny import EOS, MEMORY, PAD, tiny_model
 
 A, B, C = [1, 2, 3, 4, EOS], [9, 8, 7, EOS], [11, 12, 13, 14, 15, EOS]
@@ -15,7 +16,7 @@ MODELS = pytest.mark.parametrize("model", [tiny_model(MEMORY), tiny_model(dense=
 
 
 def score(model, *rows, batch_size=8):
-    return nats_per_token(model, torch.tensor(rows), eos_id=EOS, pad_id=PAD, batch_size=batch_size)
+    return nats_per_token(Reader(model), torch.tensor(rows), eos_id=EOS, pad_id=PAD, batch_size=batch_size)
 
 
 def alone(model, document):
@@ -79,8 +80,8 @@ def test_perplexity_and_bits_per_byte_are_of_all_tokens(model):
     rows = torch.tensor([[*A, *B], [*C, PAD, PAD, PAD]])
     token_bytes = torch.arange(50) % 3 + 1
     token_bytes[EOS] = token_bytes[PAD] = 0
-    scores = score_text(model, rows, eos_id=EOS, pad_id=PAD, batch_size=1, token_bytes=token_bytes)
-    assert scores.nats_per_token == nats_per_token(model, rows, eos_id=EOS, pad_id=PAD, batch_size=1)
+    scores = score_text(Reader(model), rows, eos_id=EOS, pad_id=PAD, batch_size=1, token_bytes=token_bytes)
+    assert scores.nats_per_token == nats_per_token(Reader(model), rows, eos_id=EOS, pad_id=PAD, batch_size=1)
     nats = [*alone(model, A), first_after_end(model, A, B), *alone(model, B), *alone(model, C)]
     targets = [*A[1:], *B, *C[1:]]
     assert scores.perplexity == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-4)
@@ -94,7 +95,12 @@ def test_a_model_that_has_diverged_still_has_a_perplexity():
     with torch.no_grad():
         model.lm_head.weight.mul_(1e6)
     scores = score_text(
-        model, torch.tensor([C]), eos_id=EOS, pad_id=PAD, batch_size=1, token_bytes=torch.ones(50, dtype=torch.long)
+        Reader(model),
+        torch.tensor([C]),
+        eos_id=EOS,
+        pad_id=PAD,
+        batch_size=1,
+        token_bytes=torch.ones(50, dtype=torch.long),
     )
     assert scores.nats_per_token[0] > 700
     assert math.isfinite(scores.perplexity)
@@ -103,7 +109,7 @@ def test_a_model_that_has_diverged_still_has_a_perplexity():
 def test_text_of_no_bytes_is_refused():
     with pytest.raises(ValueError, match="no byte of text"):
         score_text(
-            tiny_model(),
+            Reader(tiny_model()),
             torch.tensor([C]),
             eos_id=EOS,
             pad_id=PAD,
@@ -133,6 +139,6 @@ def test_bytes_of_a_sentencepiece_tokenizers_tokens():
 
 def test_the_end_of_a_text_is_scored_where_the_pad_is_the_same_token():
     model = tiny_model()
-    own = nats_per_token(model, torch.tensor([[*A, PAD, PAD]]), eos_id=EOS, pad_id=PAD, batch_size=1)
-    same = nats_per_token(model, torch.tensor([[*A, EOS, EOS]]), eos_id=EOS, pad_id=EOS, batch_size=1)
+    own = nats_per_token(Reader(model), torch.tensor([[*A, PAD, PAD]]), eos_id=EOS, pad_id=PAD, batch_size=1)
+    same = nats_per_token(Reader(model), torch.tensor([[*A, EOS, EOS]]), eos_id=EOS, pad_id=EOS, batch_size=1)
     assert same == pytest.approx(own, rel=1e-6)

@@ -21,6 +21,7 @@ from memlm.evaluation.multiple_choice import choose
 from memlm.evaluation.question_answering import PROMPT, answer_questions, complete
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
+from memlm.model.reader import Reader
 from tests.support.tiny import MEMORY
 
 needs_harness = pytest.mark.skipif(
@@ -86,7 +87,7 @@ def model(tokenizer):
 def questions(model, tokenizer):
     """Half of them with the answer that the model gives, so that the score lies between 0 and 1."""
     prompts = [PROMPT.format(question=question) for question in QUESTIONS]
-    said = complete(model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS, batch_size=8)
+    said = complete(Reader(model, tokenizer), prompts, max_new_tokens=MAX_NEW_TOKENS, batch_size=8)
     return [
         Question(id=str(i), question=question, answers=(answer if i % 2 and normalize(answer) else "nothing",))
         for i, (question, answer) in enumerate(zip(QUESTIONS, said, strict=True))
@@ -144,7 +145,7 @@ def _samples(folder: Path, task: str):
 @needs_harness
 def test_exact_match_agrees(harness, model, tokenizer, questions):
     results, samples = harness
-    ours = answer_questions(model, tokenizer, questions, max_new_tokens=MAX_NEW_TOKENS, batch_size=4)
+    ours = answer_questions(Reader(model, tokenizer), questions, max_new_tokens=MAX_NEW_TOKENS, batch_size=4)
     assert 0.2 < sum(ours.exact_match) / len(questions) < 0.8
     assert [sample["exact_match"] for sample in samples["own_answers"]] == list(ours.exact_match)
     assert results["own_answers"]["exact_match,none"] == pytest.approx(sum(ours.exact_match) / len(questions))
@@ -153,7 +154,7 @@ def test_exact_match_agrees(harness, model, tokenizer, questions):
 @needs_harness
 def test_accuracy_and_its_norm_agree(harness, model, tokenizer, choices):
     results, samples = harness
-    ours = choose(model, tokenizer, choices, batch_size=7)
+    ours = choose(Reader(model, tokenizer), choices, batch_size=7)
     assert ours.accuracy != ours.accuracy_by_length  # so an exchange would be seen
     for measure, values in (("acc", ours.accuracy), ("acc_norm", ours.accuracy_by_length)):
         assert [sample[measure] for sample in samples["own_choices"]] == list(values)
@@ -163,7 +164,7 @@ def test_accuracy_and_its_norm_agree(harness, model, tokenizer, choices):
 @needs_harness
 def test_likelihoods_of_continuations_agree(harness, model, tokenizer, choices):
     pairs = [Continuation(each.query, f" {choice}") for each in choices for choice in each.choices]
-    ours = [-each.nats for each in continuation_nats(model, tokenizer, pairs, batch_size=64)]
+    ours = [-each.nats for each in continuation_nats(Reader(model, tokenizer), pairs, batch_size=64)]
     theirs = [float(response[0][0]) for sample in harness[1]["own_choices"] for response in sample["resps"]]
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-4)
 

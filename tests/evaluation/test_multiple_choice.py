@@ -1,9 +1,11 @@
 import pytest
+from torch import nn
 
 from memlm.data.questions.records import MultipleChoice
 from memlm.evaluation import multiple_choice
 from memlm.evaluation.continuations import ContinuationNats
 from memlm.evaluation.multiple_choice import choice_chance, choose
+from memlm.model.reader import Reader
 from tests.evaluation.asking import new_model, new_tokenizer
 
 
@@ -15,12 +17,12 @@ def chosen(monkeypatch, records, nats, **options):
     """As if the choices had these nats, in order."""
     asked = []
 
-    def continuation_nats(model, tokenizer, continuations, **options):
+    def continuation_nats(reader, continuations, **options):
         asked.extend(continuations)
         return [ContinuationNats(nats=each, num_tokens=1) for each in nats]
 
     monkeypatch.setattr(multiple_choice, "continuation_nats", continuation_nats)
-    return choose(None, None, records, batch_size=1, **options), asked
+    return choose(Reader(nn.Identity()), records, batch_size=1, **options), asked
 
 
 def test_the_likeliest_choice_counts_and_by_length_the_likeliest_per_character(monkeypatch):
@@ -60,7 +62,7 @@ def test_order_of_records_is_kept_by_a_real_model():
     tokenizer = new_tokenizer()
     model = new_model(tokenizer)
     records = [record("red", "blue tree", "stone", gold=i % 3, query=f"Where is {i}") for i in range(9)]
-    together = choose(model, tokenizer, records, batch_size=5)
-    apart = [choose(model, tokenizer, [each], batch_size=1) for each in records]
+    together = choose(Reader(model, tokenizer), records, batch_size=5)
+    apart = [choose(Reader(model, tokenizer), [each], batch_size=1) for each in records]
     assert together.accuracy == tuple(each.accuracy[0] for each in apart)
     assert together.accuracy_by_length == tuple(each.accuracy_by_length[0] for each in apart)

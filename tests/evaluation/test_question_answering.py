@@ -6,6 +6,7 @@ from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.question_answering import PROMPT, answer_questions, complete, prompts_of
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import build_model, model_config
+from memlm.model.reader import Reader
 from tests.data.foreign_tokenizers import like_llama2, like_t5
 
 TEXTS = ["Question: Who is the king of the north?\nAnswer: Jon the Second"] * 50
@@ -67,7 +68,7 @@ QUESTIONS = [
 @pytest.mark.parametrize("ending", ["\nQuestion", "<|eos|>", "<|eos|>king"])
 def test_an_answer_ends_with_its_line_or_text_and_is_scored(tokenizer, ending):
     model = model_that_says(tokenizer, f" Jon{ending}")
-    scores = answer_questions(model, tokenizer, QUESTIONS, max_new_tokens=12, batch_size=8)
+    scores = answer_questions(Reader(model, tokenizer), QUESTIONS, max_new_tokens=12, batch_size=8)
     assert scores.answers == ("Jon",) * 4
     assert scores.exact_match == (1.0, 1.0, 0.0, 0.0)
     assert scores.f1 == pytest.approx((1.0, 1.0, 2 / 3, 0.0))
@@ -78,7 +79,7 @@ def test_an_answer_ends_with_its_line_or_text_and_is_scored(tokenizer, ending):
 )
 def test_a_continuation_can_go_on_to_another_text_than_the_end_of_its_line(tokenizer, until, expected):
     model = model_that_says(tokenizer, " Jon\n the king<|eos|>")
-    assert complete(model, tokenizer, ["Answer:"], max_new_tokens=20, batch_size=1, until=until) == [expected]
+    assert complete(Reader(model, tokenizer), ["Answer:"], max_new_tokens=20, batch_size=1, until=until) == [expected]
 
 
 def test_examples_stand_before_the_question_with_their_answers():
@@ -93,7 +94,7 @@ def test_examples_stand_before_the_question_with_their_answers():
 def test_an_answer_has_at_most_max_new_tokens(tokenizer):
     model = model_that_says(tokenizer, " Jon the")  # and nothing says how it ends
     (long,), (short,) = (
-        complete(model, tokenizer, ["Answer:"], max_new_tokens=count, batch_size=1)
+        complete(Reader(model, tokenizer), ["Answer:"], max_new_tokens=count, batch_size=1)
         for count in (len(tokenizer(" Jon")["input_ids"]), 1)
     )
     assert long == "Jon"
@@ -110,7 +111,7 @@ PROMPTS = ["Who is", "king north of", "Answer:", "A", "the king", "north", "Who 
 @pytest.fixture(scope="module")
 def answers_one_by_one(tokenizer):
     model = new_model(tokenizer)
-    return [complete(model, tokenizer, [prompt], max_new_tokens=8, batch_size=1)[0] for prompt in PROMPTS]
+    return [complete(Reader(model, tokenizer), [prompt], max_new_tokens=8, batch_size=1)[0] for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
@@ -118,7 +119,7 @@ def test_answers_come_in_order_and_do_not_depend_on_their_neighbours(tokenizer, 
     assert len(set(answers_one_by_one)) > 4  # so an exchange would be seen
     assert len({len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) > 2  # of several lengths
     model = new_model(tokenizer)
-    assert complete(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size) == answers_one_by_one
+    assert complete(Reader(model, tokenizer), PROMPTS, max_new_tokens=8, batch_size=batch_size) == answers_one_by_one
 
 
 def test_pads_after_an_early_end_are_not_part_of_an_answer(tokenizer):
@@ -132,7 +133,7 @@ def test_pads_after_an_early_end_are_not_part_of_an_answer(tokenizer):
     lengths = [len(row) for row in tokenizer(ends)["input_ids"]]
     prompts = ["z" * (9 - length) + end for end, length in zip(ends, lengths, strict=True)]  # z is a token of its own
     assert [len(row) for row in tokenizer(prompts)["input_ids"]] == [9, 9]
-    assert complete(model, tokenizer, prompts, max_new_tokens=6, batch_size=2) == ["", "Jon"]
+    assert complete(Reader(model, tokenizer), prompts, max_new_tokens=6, batch_size=2) == ["", "Jon"]
 
 
 def test_an_answer_ends_with_its_line_where_the_tokenizer_joins_line_breaks():
@@ -142,23 +143,23 @@ def test_an_answer_ends_with_its_line_where_the_tokenizer_joins_line_breaks():
     with torch.no_grad():
         model.lm_head.weight[tokenizer(" king")["input_ids"][-1], blank_line] = 1
     prompts = [PROMPT.format(question="Who?")]
-    assert complete(model, tokenizer, prompts, max_new_tokens=12, batch_size=1) == ["Jon"]
+    assert complete(Reader(model, tokenizer), prompts, max_new_tokens=12, batch_size=1) == ["Jon"]
 
 
 def test_an_answer_of_two_words_is_whole_where_a_line_break_is_a_space(tmp_path):
     tokenizer = like_t5(tmp_path, "▁New")
     model = model_that_says(tokenizer, " New York</s>")
-    assert complete(model, tokenizer, ["Answer:"], max_new_tokens=20, batch_size=1) == ["New York"]
+    assert complete(Reader(model, tokenizer), ["Answer:"], max_new_tokens=20, batch_size=1) == ["New York"]
 
 
 def test_without_line_breaks_an_answer_ends_where_the_next_question_begins(tmp_path):
     tokenizer = like_t5(tmp_path, "▁New", "▁Question:")
     model = model_that_says(tokenizer, " New York Question:</s>")
-    assert complete(model, tokenizer, ["Answer:"], max_new_tokens=20, batch_size=1) == ["New York"]
+    assert complete(Reader(model, tokenizer), ["Answer:"], max_new_tokens=20, batch_size=1) == ["New York"]
 
 
 @pytest.mark.parametrize("pad", [{}, {"pad_token": "</s>"}, {"pad_token": "<unk>"}])
 def test_an_answer_keeps_the_bytes_that_a_folder_calls_special(tmp_path, pad):
     tokenizer = like_llama2(tmp_path, **pad)
     model = model_that_says(tokenizer, "Zé\n")
-    assert complete(model, tokenizer, ["Answer:"], max_new_tokens=20, batch_size=1) == ["Zé"]
+    assert complete(Reader(model, tokenizer), ["Answer:"], max_new_tokens=20, batch_size=1) == ["Zé"]

@@ -5,6 +5,7 @@ from memlm.evaluation import solutions
 from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import PROMPT
 from memlm.evaluation.solutions import final_number, score_solutions
+from memlm.model.reader import Reader
 from tests.evaluation.asking import new_model, new_tokenizer
 
 
@@ -46,10 +47,10 @@ def model(tokenizer):
 
 
 def test_likelihood_is_that_of_the_solution_after_the_prompt(model, tokenizer):
-    scores = score_solutions(model, tokenizer, PROBLEMS, max_new_tokens=0, batch_size=2)
+    scores = score_solutions(Reader(model, tokenizer), PROBLEMS, max_new_tokens=0, batch_size=2)
     for each, nats in zip(PROBLEMS, scores.nats_per_token, strict=True):
         pair = Continuation(PROMPT.format(question=each.question), f" {each.solution}")
-        (alone,) = continuation_nats(model, tokenizer, [pair], batch_size=1)
+        (alone,) = continuation_nats(Reader(model, tokenizer), [pair], batch_size=1)
         assert nats == pytest.approx(alone.nats / alone.num_tokens, rel=1e-4)
     assert scores.final_number == ()  # nothing was to be written
 
@@ -57,12 +58,14 @@ def test_likelihood_is_that_of_the_solution_after_the_prompt(model, tokenizer):
 def test_the_models_own_solutions_are_read_to_the_next_question(model, tokenizer, monkeypatch):
     asked = {}
 
-    def complete(model, tokenizer, prompts, *, until, max_new_tokens, **options):
+    def complete(reader, prompts, *, until, max_new_tokens, **options):
         asked.update(prompts=prompts, until=until, max_new_tokens=max_new_tokens)
         return ["1 + 1 = 2\n#### 2", "#### 3", "#### 1,0\n"]
 
     monkeypatch.setattr(solutions, "complete", complete)
-    scores = score_solutions(model, tokenizer, PROBLEMS[:2], examples=PROBLEMS[2:], max_new_tokens=9, batch_size=2)
+    scores = score_solutions(
+        Reader(model, tokenizer), PROBLEMS[:2], examples=PROBLEMS[2:], max_new_tokens=9, batch_size=2
+    )
     assert scores.final_number == (1.0, 0.0)
     assert asked["until"] == "Question:"
     assert asked["max_new_tokens"] == 9
@@ -72,7 +75,7 @@ def test_the_models_own_solutions_are_read_to_the_next_question(model, tokenizer
 
 def test_a_solution_has_several_lines(model, tokenizer):
     """The generation does not stop at the end of a line, as answers do."""
-    scores = score_solutions(model, tokenizer, PROBLEMS, max_new_tokens=5, batch_size=2)
+    scores = score_solutions(Reader(model, tokenizer), PROBLEMS, max_new_tokens=5, batch_size=2)
     assert len(scores.final_number) == 3
 
 
@@ -80,4 +83,4 @@ def test_problems_without_solutions_are_refused(model, tokenizer):
     bare = Question(id="x", question="?", answers=("1",))
     for problems, examples in (([bare], []), (PROBLEMS, [bare])):
         with pytest.raises(QuestionError, match="x: has no worked solution"):
-            score_solutions(model, tokenizer, problems, examples=examples, max_new_tokens=0, batch_size=2)
+            score_solutions(Reader(model, tokenizer), problems, examples=examples, max_new_tokens=0, batch_size=2)

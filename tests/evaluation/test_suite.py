@@ -1,5 +1,5 @@
-"""Every task at once: what each adds to the scores, and that what is known of the trunk changes
-none of them."""
+"""Every task at once: what each adds to the scores, and that reading from a recording changes none
+of them."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ import torch
 
 from memlm.data.questions.records import MultipleChoice, Question, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.suite import HeldOut, evaluate, evaluate_held_out, evaluate_questions, held_out_trunks
+from memlm.evaluation.suite import HeldOut, evaluate, evaluate_held_out, evaluate_questions
 from memlm.evaluation.tasks import TASKS
-from memlm.model.reader.trunk_cache import TrunkCache
+from memlm.model.reader import Reader
 from tests.evaluation.asking import WORDS, new_model, new_tokenizer
 
 QUESTIONS = [
@@ -51,7 +51,7 @@ def held_out(tokenizer):
 
 @pytest.fixture(scope="module")
 def scores(model, tokenizer, held_out):
-    return evaluate(model, tokenizer, QUESTIONS, held_out, CONFIG)
+    return evaluate(Reader(model, tokenizer), QUESTIONS, held_out, CONFIG)
 
 
 def test_every_task_gives_its_primary_measure_and_the_others_beside_it(scores):
@@ -83,27 +83,38 @@ def test_items_are_facts_and_examples_are_not_among_them(scores):
 
 def test_without_a_choice_a_set_is_asked_in_the_general_way(model, tokenizer, held_out, scores):
     plain = HeldOut(questions={"questions": QUESTIONS, "multiple_choice": CHOICES}, text=held_out.text)
-    found = evaluate_held_out(model, tokenizer, plain, CONFIG)
+    found = evaluate_held_out(Reader(model, tokenizer), plain, CONFIG)
     assert found.sets == {name: scores.sets[name] for name in found.sets}
 
 
 def test_no_solutions_are_written_where_none_are_wanted(model, tokenizer, held_out):
     only = replace(held_out, questions={"gsm8k": QUESTIONS})
-    found = evaluate_held_out(model, tokenizer, only, replace(CONFIG, max_solution_tokens=0))
+    found = evaluate_held_out(Reader(model, tokenizer), only, replace(CONFIG, max_solution_tokens=0))
     assert "gsm8k_final_number" not in found.extra
 
 
 @pytest.mark.parametrize("max_bytes", [1 << 30, 60_000])
-def test_what_is_known_of_the_trunk_changes_no_score(model, tokenizer, held_out, scores, max_bytes):
-    inputs = list(held_out_trunks(tokenizer, held_out, CONFIG, window=256))
-    trunks = TrunkCache.build(model, inputs, max_bytes=max_bytes)
-    known = [trunks.find(each.tokens, each.position_ids) is not None for each in inputs]
-    assert all(known) == (max_bytes > 1 << 20) and any(known)
-    found = evaluate_held_out(model, tokenizer, held_out, CONFIG, trunks)
-    assert found.sets == {name: score for name, score in scores.sets.items() if name != "new_facts"}
+def test_what_is_recorded_changes_no_score(model, tokenizer, held_out, scores, max_bytes):
+    reader = Reader(model, tokenizer)
+    with reader.recording(max_bytes=max_bytes) as recording:
+        recorded = evaluate_held_out(reader, held_out, CONFIG)
+    assert recording.pack().contents and recording.is_full == (max_bytes < 1 << 20)
+    found = evaluate_held_out(Reader(model, tokenizer, recording), held_out, CONFIG)
+    expected = {name: score for name, score in scores.sets.items() if name != "new_facts"}
+    assert recorded.sets == found.sets == expected
+    assert list(found.sets) == [*TASKS, "background_text"]
+
+
+def test_text_is_recorded_before_the_sets(model, tokenizer, held_out):
+    """Of all that a sweep reads again, it saves the most time for its bytes."""
+    reader = Reader(model, tokenizer)
+    with reader.recording() as recording:
+        evaluate_held_out(reader, held_out, CONFIG)
+    with_positions = [has_positions for has_positions, _ in recording.pack().contents.values()]
+    assert with_positions == sorted(with_positions, reverse=True) and any(with_positions)
 
 
 def test_questions_that_were_not_asked_to_be_merged_are_scored_one_by_one(model, tokenizer):
     alone = [replace(question, fact="") for question in QUESTIONS]
-    found = evaluate_questions(model, tokenizer, "set", alone, CONFIG)
+    found = evaluate_questions(Reader(model, tokenizer), "set", alone, CONFIG)
     assert len(found.sets["set"].items) == len(alone) == 12

@@ -184,8 +184,11 @@ def test_a_step_that_fails_leaves_nothing_behind(memory, chunks):
         raise RuntimeError("on purpose")
     assert all(pool.trainable_rows is None for pool in method.pools)
     assert all(layer.on_access is None for layer in method.layers)
-    assert not method.trunk_of_batch
     assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+    begun = []
+    model.register_forward_pre_hook(lambda *_: begun.append(True))
+    method.logits(batches[0])
+    assert begun  # nothing recorded is read any more
 
 
 class WalksThePool(SparseMemoryFinetuning):

@@ -1,4 +1,4 @@
-"""A whole trial, with and without what is known of the trunk: the same scores and the same rows
+"""A whole trial, with and without a recording of the base model: the same scores and the same rows
 to the bit."""
 
 import math
@@ -14,15 +14,24 @@ from memlm.data.questions.streams import facts_of_stream
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import prompts_of
-from memlm.evaluation.suite import HeldOut, held_out_trunks
+from memlm.evaluation.suite import HeldOut
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRAConfig
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
-from memlm.model.reader.trunk_cache import NO_TRUNKS, TrunkCache
+from memlm.model.reader import Reader, Recording
 from memlm.training import finetune
-from memlm.training.finetune import DivergedError, Materials, learning_trunks, run_trial, score
+from memlm.training.finetune import (
+    DivergedError,
+    Materials,
+    reader_for,
+    run_trial,
+    score,
+    score_held_out,
+    score_learning,
+    stream_of,
+)
 from memlm.training.trial import Trial
 from tests.support.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
 
@@ -84,11 +93,16 @@ def trial_with(method, seed=0):
     return Trial(method=method, stream=stream, evaluation=EvaluationConfig(max_new_tokens=4, batch_size=3), seed=seed)
 
 
-def trunks_of(model, trial, materials, max_bytes=1 << 30):
-    """As the sweep makes and shares them."""
-    held_out = held_out_trunks(materials.tokenizer, materials.held_out, trial.evaluation, window=64)
-    parts = [held_out, learning_trunks(trial, materials, window=64)]
-    return TrunkCache.of([TrunkCache.build(model, inputs, max_bytes=max_bytes).pack() for inputs in parts])
+def recording_of(model, trial, materials, max_bytes=1 << 30):
+    """As the sweep makes and shares it."""
+    reader = Reader(model, materials.tokenizer)
+    with reader.recording(max_bytes=max_bytes) as held_out:
+        score_held_out(trial, reader, materials)
+    with reader.recording(max_bytes=max_bytes) as learning:
+        for batch in stream_of(trial, materials):
+            reader.record(batch.tokens)
+        score_learning(trial, reader, materials)
+    return Recording.unpack([held_out.pack(), learning.pack()])
 
 
 def outcome(trial, model, materials):
@@ -105,62 +119,55 @@ def assert_same(ours, theirs):
         assert torch.equal(ours[1][name], theirs[1][name]), name
 
 
-def check_trunks_change_nothing(memory, materials, *, max_bytes=1 << 30, of_seed=0, **settings):
+def check_a_recording_changes_nothing(memory, materials, *, max_bytes=1 << 30, of_seed=0, **settings):
     trial = trial_with(sparse_config(6, **settings))
     models = [base_model(materials.tokenizer, memory) for _ in range(2)]
     materials = replace(materials, background=random_background(models[0]))
-    trunks = trunks_of(base_model(materials.tokenizer, memory, seed=of_seed), trial, materials, max_bytes)
+    recording = recording_of(base_model(materials.tokenizer, memory, seed=of_seed), trial, materials, max_bytes)
     plain = outcome(trial, models[0], materials)
     assert changed_rows(state(base_model(materials.tokenizer, memory)), plain[1])
-    assert_same(outcome(trial, models[1], replace(materials, trunks=trunks)), plain)
+    assert_same(outcome(trial, models[1], replace(materials, recording=recording)), plain)
 
 
 @every_memory
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_a_trial_that_knows_the_trunk_is_the_plain_one_to_the_bit(memory, materials, kind):
-    check_trunks_change_nothing(memory, materials, kind=kind, learning_rate=0.5)
+def test_a_trial_with_a_recording_is_the_plain_one_to_the_bit(memory, materials, kind):
+    check_a_recording_changes_nothing(memory, materials, kind=kind, learning_rate=0.5)
 
 
 @every_memory
 @pytest.mark.parametrize("max_bytes", [0, 4000, 20_000])
-def test_a_trial_that_knows_some_of_it_too(memory, materials, max_bytes):
-    check_trunks_change_nothing(memory, materials, max_bytes=max_bytes)
+def test_a_trial_with_a_recording_of_some_of_it_too(memory, materials, max_bytes):
+    check_a_recording_changes_nothing(memory, materials, max_bytes=max_bytes)
 
 
 @every_memory
-def test_proof_that_the_trunk_is_what_the_trial_goes_on_from(memory, materials):
+def test_proof_that_a_trial_continues_from_its_recording(memory, materials):
     with pytest.raises(AssertionError):
-        check_trunks_change_nothing(memory, materials, of_seed=1)
+        check_a_recording_changes_nothing(memory, materials, of_seed=1)
 
 
 @every_memory
-def test_the_trunk_of_everything_that_a_trial_reads_is_known(memory, materials, monkeypatch):
+def test_everything_that_a_trial_reads_is_recorded(memory, materials):
     """So no forward pass of a trial begins at its tokens but those that decode one."""
     trial, model = trial_with(sparse_config(6)), base_model(materials.tokenizer, memory)
     materials = replace(materials, background=random_background(model))
-    trunks, missed = trunks_of(model, trial, materials), []
-    find = TrunkCache.find
-
-    def recorded(self, tokens, position_ids=None, **kwargs):
-        found = find(self, tokens, position_ids, **kwargs)
-        missed.extend([] if found else [tokens])
-        return found
-
-    monkeypatch.setattr(TrunkCache, "find", recorded)
-    run_trial(trial, model, replace(materials, trunks=trunks), key="key")
-    assert missed == []
-    outcome(trial, base_model(materials.tokenizer, memory), materials)
-    assert missed  # the recording works
+    recording, begun = recording_of(model, trial, materials), []
+    model.register_forward_pre_hook(lambda *_: begun.append(True))
+    run_trial(trial, model, replace(materials, recording=recording), key="key")
+    assert not begun
+    outcome(trial, model, materials)
+    assert begun  # the hook works
 
 
 @pytest.mark.parametrize("method", [FullConfig(), LoRAConfig(rank=2)], ids=lambda method: method.name)
-def test_methods_that_move_the_trunk_do_not_use_it(materials, method):
+def test_methods_that_move_more_than_values_do_not_use_it(materials, method):
     models = [base_model(materials.tokenizer, MEMORY) for _ in range(3)]
     trial = trial_with(replace(method, optimizer=OptimizerConfig(learning_rate=0.05)))
-    trunks = trunks_of(models[0], trial, materials)
+    recording = recording_of(models[0], trial, materials)
     assert_same(
-        outcome(trial, models[1], replace(materials, trunks=trunks)),
-        outcome(trial, models[2], replace(materials, trunks=NO_TRUNKS)),
+        outcome(trial, models[1], replace(materials, recording=recording)),
+        outcome(trial, models[2], materials),
     )
 
 
@@ -168,7 +175,7 @@ def test_a_given_start_is_not_computed_again(materials):
     model = base_model(materials.tokenizer, MEMORY)
     materials = replace(materials, background=random_background(model))
     trial = trial_with(sparse_config(6))
-    start = score(trial, model, materials)
+    start = score(trial, reader_for(trial, model, materials), materials)
     assert start.sets.keys() == {"new_facts", "towns", "background_text"}
     other = replace(start, sets={name: replace(value, items=(0.5,)) for name, value in start.sets.items()})
     assert run_trial(trial, model, materials, key="key", start=other)[0].start == other.sets
@@ -212,9 +219,9 @@ def test_what_the_new_answers_gained_in_likelihood_is_what_they_lost_in_nats(mat
     """Learned at a rate that moves them, and scored before and after."""
     trial = trial_with(FullConfig(optimizer=OptimizerConfig(learning_rate=0.01)))
     model = base_model(materials.tokenizer, MEMORY, dense=True)
-    before = score(trial, model, materials).extra["new_facts_answer_nats"]
+    before = score(trial, reader_for(trial, model, materials), materials).extra["new_facts_answer_nats"]
     result, learned = run_trial(trial, model, materials, key="key")
-    after = score(trial, learned, materials).extra["new_facts_answer_nats"]
+    after = score(trial, reader_for(trial, learned, materials), materials).extra["new_facts_answer_nats"]
     assert result.extra["new_facts_answer_nats_gained"] == before - after > 0
 
 
@@ -222,14 +229,16 @@ def test_a_checkpoint_that_is_not_finite_is_not_scored_and_not_blamed_on_the_rat
     trial, model = trial_with(FullConfig()), base_model(materials.tokenizer, MEMORY, dense=True)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
-    for meet in (score, lambda *given: run_trial(*given, key="key")):
-        with pytest.raises(DivergedError, match="the score new_facts_answer_nats is nan.*name another checkpoint"):
-            meet(trial, model, materials)
+    message = "the score new_facts_answer_nats is nan.*name another checkpoint"
+    with pytest.raises(DivergedError, match=message):
+        score(trial, reader_for(trial, model, materials), materials)
+    with pytest.raises(DivergedError, match=message):
+        run_trial(trial, model, materials, key="key")
 
 
 def test_finite_weights_that_are_too_large_to_compute_with_have_diverged(materials, monkeypatch):
     trial, model = trial_with(FullConfig()), base_model(materials.tokenizer, MEMORY, dense=True)
-    start = score(trial, model, materials)
+    start = score(trial, reader_for(trial, model, materials), materials)
 
     def learn(method, *_):
         with torch.no_grad():

@@ -60,8 +60,8 @@ def test_text_reads_are_those_of_each_token(tokenizer, memory):  # noqa: F811
 def answered_when(monkeypatch, condition):
     """Stands for the model's answers, of which an untrained one gives none that is right."""
 
-    def answer(model, tokenizer, questions, **_):  # noqa: F811
-        return type("Answers", (), {"exact_match": tuple(float(condition(model)) for _ in questions)})
+    def answer(reader, questions, **_):
+        return type("Answers", (), {"exact_match": tuple(float(condition(reader.model)) for _ in questions)})
 
     monkeypatch.setattr(slot_analysis, "answer_questions", answer)
 

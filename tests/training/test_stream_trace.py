@@ -9,6 +9,7 @@ from memlm.evaluation.fact_scores import score_facts
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRAConfig
+from memlm.model.reader import Reader
 from memlm.training.finetune import StreamObserver, facts_of, run_trial, stream_of
 from memlm.training.stream_trace import StreamTracer
 from tests.support.tiny import MEMORIES, MEMORY, random_background, sparse_config, state
@@ -52,10 +53,8 @@ def test_every_fact_is_scored_as_the_model_is_right_after_its_last_step(material
     class Keeper(StreamObserver):
         def on_step(self, step, batch, result, method):
             last[batch.fact_id] = step
-            models[step] = score_facts(
-                method.learning_model.eval(), materials.tokenizer, facts_of(trial, materials), trial.evaluation,
-                tracer.wordings,
-            )  # fmt: skip
+            reader = Reader(method.learning_model.eval(), materials.tokenizer)
+            models[step] = score_facts(reader, facts_of(trial, materials), trial.evaluation, tracer.wordings)
             method.model.train()
 
     run_trial(trial, base_model(materials.tokenizer, MEMORY), materials, key="key", observer=Keeper())

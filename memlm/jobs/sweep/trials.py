@@ -148,8 +148,8 @@ class TrialRunner(tune.Trainable):
         self.holder.require()  # else another driver tries the same
         shared, plan = self.shared, self.plan
         trial = plan.trial
-        start, trunks = self.starts.of(plan.architecture, trial.seed)
-        materials = replace(shared.materials, trunks=trunks)
+        start, recording = self.starts.of(plan.architecture, trial.seed)
+        materials = replace(shared.materials, recording=recording)
         curve: list[dict[str, float]] = []
         every = max(1, num_steps(trial.stream, materials.facts, seed=trial.seed) // 40)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from memlm.jobs.trial.materials import model_of_weights
 from memlm.methods.config import MethodConfig
 from memlm.model.memory import ValuePool
-from memlm.model.reader.trunk_cache import read_only_tensor
+from memlm.model.reader.recording import read_only_tensor
 
 
 class TrialWeights:
