@@ -20,10 +20,9 @@ from pathlib import Path
 from tests.chaos.frame import Record, Row, find_rows, measure, with_small_tier
 
 
-def main() -> int:
+def main(known: Sequence[Row], arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # rows end what they started
-    known = find_rows()
-    options = _options([row.name for row in known])
+    options = _options([row.name for row in known], arguments)
     rows = [row for row in known if not options.only or row.name in options.only]
     rows = with_small_tier(rows) if options.small and not options.only else rows
     options.output.mkdir(parents=True, exist_ok=True)
@@ -42,14 +41,14 @@ def main() -> int:
     return int(bool(missed or (options.require_all and skipped)))
 
 
-def _options(names: Sequence[str]) -> argparse.Namespace:
+def _options(names: Sequence[str], arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Hold memlm to what it promises.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help=f"of: {', '.join(names)}")
     parser.add_argument("--small", action="store_true", help="the small tier of each row")
     parser.add_argument("--require-all", action="store_true", help="fail if a row cannot run on this machine")
     parser.add_argument("--output", type=lambda path: Path(path).absolute(), default=Path("runs/chaos").absolute())
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in options.only:
         if name not in names:
             nearest = get_close_matches(name, names, n=1, cutoff=0.0)
@@ -78,4 +77,4 @@ def _line(record: Record) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(find_rows(), sys.argv[1:]))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos import __main__ as command
 from tests.chaos import frame
+from tests.chaos.__main__ import main
 from tests.chaos.frame import EVERYDAY_SECONDS, SMALL_SECONDS, Outcome, Row, find_rows, measure, with_small_tier
 
 
@@ -63,27 +63,22 @@ def test_nothing_tried_is_nothing_shown() -> None:
     assert not measure(row_of(Outcome(tries=0, survived=0, differences=0)), seed=1, small=True).ok
 
 
-def test_the_command_writes_every_row_and_fails_when_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_every_row_and_fails_when_one_does(tmp_path: Path) -> None:
     def breaks(seed: int, small: bool) -> Outcome:
         raise RuntimeError(f"seed {seed}")
 
     good = row_of(Outcome(tries=3, survived=3, differences=0), "good")
     bad = Row(name="bad", bar="none", tries=1, run=breaks, seconds=1, small_seconds=1)
-    monkeypatch.setattr(command, "find_rows", lambda: [bad, good])
-    monkeypatch.setattr(sys, "argv", ["chaos", "--seed", "5", "--output", str(tmp_path)])
-    assert command.main() == 1
+    assert main([bad, good], ["--seed", "5", "--output", str(tmp_path)]) == 1
     lines = json.loads((tmp_path / "chaos.json").read_text())["rows"]
     assert [(line["what"], line["ok"], line["seed"]) for line in lines] == [("bad", False, 5), ("good", True, 5)]
     assert "seed 5" in lines[0]["error"]
-    monkeypatch.setattr(sys, "argv", ["chaos", "--only", "good", "--output", str(tmp_path)])
-    assert command.main() == 0
-    monkeypatch.setattr(command, "find_rows", lambda: [good, replace(bad, cannot_run=lambda: "no root")])
+    assert main([bad, good], ["--only", "good", "--output", str(tmp_path)]) == 0
+    rows = [good, replace(bad, cannot_run=lambda: "no root")]
     for option, status in ((), 0), (("--require-all",), 1):
-        monkeypatch.setattr(sys, "argv", ["chaos", "--output", str(tmp_path), *option])
-        assert command.main() == status
-    monkeypatch.setattr(sys, "argv", ["chaos", "--only", "goood"])
+        assert main(rows, ["--output", str(tmp_path), *option]) == status
     with pytest.raises(SystemExit):
-        command.main()
+        main(rows, ["--only", "goood"])
 
 
 def test_rows_are_found_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from tests.infra.frame import Record, find_rows, measure
+from tests.infra.frame import Record, Row, find_rows, measure
 
 
-def main() -> int:
+def main(known: Sequence[Row], arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # rows end what they started
-    known = find_rows()
-    options = _options([row.name for row in known])
+    options = _options([row.name for row in known], arguments)
     rows = [row for row in known if not options.only or row.name in options.only]
     options.output.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
@@ -38,11 +37,11 @@ def main() -> int:
     return int(bool(missed))
 
 
-def _options(names: Sequence[str]) -> argparse.Namespace:
+def _options(names: Sequence[str], arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.infra", description="Hold infra/ to what it says.")
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help=f"of: {', '.join(names)}")
     parser.add_argument("--output", type=lambda path: Path(path).absolute(), default=Path("runs/infra").absolute())
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in options.only:
         if name not in names:
             nearest = get_close_matches(name, names, n=1, cutoff=0.0)
@@ -64,4 +63,4 @@ def _line(record: Record) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(find_rows(), sys.argv[1:]))

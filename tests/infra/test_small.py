@@ -3,7 +3,6 @@ missing."""
 
 import json
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra import __main__ as command
 from tests.infra import frame
+from tests.infra.__main__ import main
 from tests.infra.contract import PROMISES, endpoints_lead_home, no_way_in_or_out, secrets_stay_secret
 from tests.infra.fake_ec2.metadata import TOKEN_HEADER, TTL_HEADER, Identity, MetadataServer
 from tests.infra.fake_ec2.region import Applied, Region
@@ -61,11 +60,10 @@ def test_a_row_is_ok_or_missed_or_skipped_or_at_fault() -> None:
     ("outcome", "status"), [(Outcome(ok=True, measured="3"), 0), (Outcome(ok=False, measured="2"), 1)]
 )
 def test_the_command_writes_what_was_measured(
-    outcome: Outcome, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    outcome: Outcome, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "find_rows", lambda: [row_of(outcome), row_of(Unavailable("no npm"), "checkov")])
-    monkeypatch.setattr(sys, "argv", ["infra", "--output", str(tmp_path)])
-    assert command.main() == status
+    rows = [row_of(outcome), row_of(Unavailable("no npm"), "checkov")]
+    assert main(rows, ["--output", str(tmp_path)]) == status
     written = json.loads((tmp_path / "infra.json").read_text())["rows"]
     assert [(row["what"], row["ok"], row["skipped"]) for row in written] == [
         ("iam", outcome.ok, None),
@@ -75,10 +73,9 @@ def test_the_command_writes_what_was_measured(
     assert ("missed their bar: iam" in capsys.readouterr().out) is bool(status)
 
 
-def test_a_misspelt_row_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["infra", "--only", "mutants"])
+def test_a_misspelt_row_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main()
+        main(find_rows(), ["--only", "mutants"])
     assert "did you mean ['mutants_caught']" in capsys.readouterr().err
 
 
