@@ -9,10 +9,11 @@ from itertools import product
 from math import isqrt
 
 from memlm.config import Config
+from memlm.preflight.cost.goodput import GPU_HOURS_PER_FAILURE
 from memlm.preflight.cost.machines import MACHINES, Machine
 from memlm.preflight.cost.model import PlanError
 from memlm.preflight.cost.page import as_json, as_page
-from memlm.preflight.cost.stages import GPU_HOURS_PER_FAILURE, Assumptions, Trials, make_plan
+from memlm.preflight.cost.stages import Assumptions, Trials, make_plan
 
 MOST_COLUMNS = 8
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}

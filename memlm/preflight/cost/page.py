@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from memlm.preflight.cost.stages import Assumptions, Plan, Quantity, growth
+from memlm.preflight.cost.growth import growth
+from memlm.preflight.cost.stages import Assumptions, Plan, Quantity
 
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 WRITTEN_OUT = ("s", "h", "min", "device-h", "core-h")

@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from memlm.config import Config
 from memlm.data.config import DocumentStreamConfig
 from memlm.methods.config import MethodConfig, SparseMemoryConfig
+from memlm.preflight.cost.goodput import GPU_HOURS_PER_FAILURE, goodput
 from memlm.preflight.cost.machines import Machine
 from memlm.preflight.cost.model import PlanError, vocabulary_of, work_of
 from memlm.preflight.cost.training import BANDWIDTH_REACHED, Pretraining, lay_out, splits
 
-GPU_HOURS_PER_FAILURE = 50_700.0
-"""Llama 3: 419 unexpected interruptions in 54 days on 16,384 GPUs, one in 3.1 hours (arXiv
-2407.21783, section 3.3.4)."""
 DCLM_TOKENS, DCLM_SHARDS, DCLM_SHARD_BYTES = 4e12, 27_840, 200e6
 """mlfoundations/dclm-baseline-1.0 as published: about 4 T tokens in 27,840 files of 141 to 240
 MB (arXiv 2406.11794)."""
@@ -27,9 +25,6 @@ one shard of 10.6 M tokens takes most."""
 CHECKPOINT_RATE = 1e9
 """Bytes per second that one device writes of a training state to storage, its own share, or
 reads and verifies, which is all of it."""
-RESTART_SECONDS = 300.0
-"""Until a run that lost a device trains again, beside reading its state: the loss found,
-processes started."""
 KEPT_STATES = 3
 """Two training states, and one being written."""
 LEDGER_BYTES = 15e3
@@ -300,27 +295,6 @@ class Plan:
         return hours
 
 
-@dataclass(frozen=True, kw_only=True)
-class Goodput:
-    share: float
-    """Of the time, that trains."""
-    interval_seconds: float
-    """Between two training states."""
-    hours_between_failures: float
-
-
-def goodput(*, devices: int, save_seconds: float, load_seconds: float, failures_per_device_hour: float) -> Goodput:
-    """With a state every sqrt(2 * time to save * time between failures) (Young 1974; Daly 2006):
-    what saving, training again what was lost since the last state, and starting again leave."""
-    if not failures_per_device_hour:
-        return Goodput(share=1.0, interval_seconds=math.inf, hours_between_failures=math.inf)
-    between = 3600 / (failures_per_device_hour * devices)
-    interval = math.sqrt(2 * save_seconds * between)
-    lost = interval / 2 + save_seconds + RESTART_SECONDS + load_seconds
-    share = interval / (interval + save_seconds) * max(0.0, 1 - lost / between)
-    return Goodput(share=share, interval_seconds=interval, hours_between_failures=between / 3600)
-
-
 def corpus_tokens(config: Config) -> float:
     """Of the recipe's corpus; 0 where only its files could tell."""
     if config.world is not None:
@@ -418,49 +392,3 @@ def _faster_split(plan: Pretraining, utilisation: float) -> list[str]:
         f"with the columns of the pools over {best} devices (--split {best}) a step takes {seconds[best]:.3g} s "
         f"instead of {seconds[plan.layout.split]:.3g} s: row gradients are then merged among fewer"
     ]
-
-
-# How each line grows.
-
-VARIABLES = ("slots", "tokens", "gpus", "trials")
-
-
-def growth(plan: Plan) -> dict[tuple[str, str], str]:
-    """By what power of each variable a line grows at this plan, the layout kept: measured on the
-    plan itself, one variable changed."""
-    here = {(line.section, line.name): line.value for line in plan.quantities()}
-    powers: dict[tuple[str, str], list[str]] = {key: [] for key in here}
-    for name in VARIABLES:
-        factor, larger = _larger(plan, name)
-        for line in larger.quantities():
-            before = here[line.section, line.name]
-            if line.section == "layout" or not (0 < before < math.inf and 0 < line.value < math.inf):
-                continue
-            power = math.log(line.value / before) / math.log(factor)
-            if abs(power) >= 0.02:
-                powers[line.section, line.name].append(name if abs(power - 1) < 0.005 else f"{name}^{power:.2g}")
-    return {key: " x ".join(found) for key, found in powers.items()}
-
-
-def _larger(plan: Plan, variable: str) -> tuple[float, Plan]:
-    """By how much the variable was raised, and the plan with it."""
-    if variable == "trials":
-        return 2.0, replace(plan, trials={setting: 2 * seeds for setting, seeds in plan.trials.items()})
-    if variable == "tokens":
-        assumptions = replace(plan.assumptions, corpus_tokens=2 * plan.corpus_tokens)
-        more = plan.with_each(lambda part: replace(part, num_tokens=2 * part.num_tokens))
-        return 2.0, replace(more, assumptions=assumptions)
-    if variable == "gpus":
-        return 2.0, plan.with_each(_on_more_devices)
-    memory = plan.config.model.memory
-    memory = replace(memory, num_half_keys=2 * memory.num_half_keys)
-    config = replace(plan.config, model=replace(plan.config.model, memory=memory))
-    return 4.0, replace(plan.with_each(lambda part: replace(part, config=config)), config=config)
-
-
-def _on_more_devices(plan: Pretraining) -> Pretraining:
-    layout = plan.layout
-    everyone = layout.split == layout.devices > 1  # then the new ones share the columns too
-    return replace(
-        plan, layout=replace(layout, devices=2 * layout.devices, split=layout.split * (2 if everyone else 1))
-    )

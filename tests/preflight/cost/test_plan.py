@@ -9,8 +9,10 @@ import pytest
 
 from memlm.cli import run_plan
 from memlm.preflight.cost.command import answer, take_options, with_slots
+from memlm.preflight.cost.goodput import goodput
+from memlm.preflight.cost.growth import growth
 from memlm.preflight.cost.machines import MACHINES
-from memlm.preflight.cost.stages import Assumptions, goodput, growth, make_plan
+from memlm.preflight.cost.stages import Assumptions, make_plan
 from memlm.preflight.cost.training import BUCKET_ELEMENTS
 from memlm.recipes import RECIPES
 

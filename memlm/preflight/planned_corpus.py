@@ -1,0 +1,123 @@
+"""Plan of the corpus: the generated world, shards, tokens and blocks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from memlm import storage
+from memlm.config import Config
+from memlm.data.corpus.listing import Shard
+from memlm.data.file_kinds import kind_of
+from memlm.data.hub import HubUnreachable
+from memlm.identity import identity
+from memlm.jobs.preparing.corpus_shards import choose_shards, sources_digest
+from memlm.kinds import CORPUS_KIND, WORLD_KIND
+from memlm.preflight.run_plan import RunPlan
+from memlm.run import (
+    corpus_config,
+)
+
+# DCLM-baseline as published (Li et al. 2024, arXiv 2406.11794, and the data set's card on the hub).
+DCLM_NAMES = ("mlfoundations/dclm-baseline-1.0", "DCLM-baseline")
+DCLM_SHARDS = 27_840
+DCLM_TOKENS = 4e12
+DCLM_SHARD_BYTES = 200e6  # zstd; 141 to 240 MB
+DCLM_TOKENS_PER_BYTE = DCLM_TOKENS / DCLM_SHARDS / DCLM_SHARD_BYTES
+
+
+def plan_corpus(plan: RunPlan) -> None:
+    config, run, inputs = plan.config, plan.run, {}
+    world = _world(plan)
+    if config.world is not None and world is None:
+        plan.add("prepare_corpus", run.corpus, "to be made", *_packing(config), "from the generated world's shards")
+        return
+    if world is not None:
+        inputs["world"] = storage.read_manifest(run.world).digest
+    lines: list[str] = []
+    try:
+        train, validation = choose_shards(config, world, keep=False)
+        lines = [_described("train", train, config), _described("validation", validation, config)]
+        plan.num_blocks = _estimated_tokens(train) / config.corpus.block_size if _is_dclm(config) else None
+        inputs["sources"] = sources_digest(config, world, [*train, *validation])
+        state = plan.state(run.corpus, CORPUS_KIND, corpus_config(config), inputs, "corpus")
+    except ValueError as error:
+        if _is_dclm(config) and isinstance(error, HubUnreachable | storage.StorageError):
+            lines = [f"could not be listed: {error}", *_published(plan)]
+            state = plan.state(run.corpus, CORPUS_KIND, corpus_config(config), {}, "corpus")
+        else:
+            state = plan.obstacle(error)
+    if state == "reused":
+        plan.num_blocks = storage.read_manifest(run.corpus).details["num_blocks"]
+    blocks = f"{format_count(plan.num_blocks)} blocks to train on" if plan.num_blocks else ""
+    plan.add("prepare_corpus", run.corpus, state, *lines, *_packing(config), blocks)
+
+
+def _world(plan: RunPlan) -> Path | None:
+    """The generated world, where it is made."""
+    config, uri = plan.config, plan.run.world
+    if config.world is None:
+        return None
+    state = plan.state(uri, WORLD_KIND, identity(config.world), {}, "world")
+    plan.world = storage.open_artifact(uri, kind=WORLD_KIND) if state == "reused" else None
+    plan.add(
+        "the generated world",
+        uri,
+        state,
+        f"{config.world.num_documents} documents in {config.world.num_shards} shards, {config.world.num_known} known and "
+        f"{config.world.num_new} new people, places and works",
+    )
+    return plan.world
+
+
+def _packing(config: Config) -> list[str]:
+    corpus = config.corpus
+    tokenizer = corpus.tokenizer or f"trained, {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents"
+    mixture = f"mixed with facts of {corpus.mixture.path}" if corpus.mixture else ""
+    return [f"tokenizer: {tokenizer}; blocks of {corpus.block_size} tokens", mixture]
+
+
+def _described(split: str, shards: Sequence[Shard], config: Config) -> str:
+    corpus = config.corpus
+    drawn = f"; a fraction of {corpus.fraction:g}, seed {corpus.sample_seed}" if corpus.fraction < 1 else ""
+    tokens = f", about {format_count(_estimated_tokens(shards))} tokens at DCLM's rate" if _is_dclm(config) else ""
+    size = sum(shard.bytes for shard in shards)
+    return f"{split}: {len(shards)} shards, {format_size(size)}{tokens}, from {shards[0].root}{drawn if split == 'train' else ''}"
+
+
+def _is_dclm(config: Config) -> bool:
+    return any(name in config.corpus.path for name in DCLM_NAMES)
+
+
+def _estimated_tokens(shards: Sequence[Shard]) -> float:
+    """How many tokens DCLM's own shards hold; other files have another rate."""
+    kinds = [(shard, kind_of(shard.name)) for shard in shards]
+    return DCLM_TOKENS_PER_BYTE * sum(shard.bytes for shard, kind in kinds if kind and kind.compression == "zstd")
+
+
+def _published(plan: RunPlan) -> list[str]:
+    """What DCLM's published figures give for the sample."""
+    corpus = plan.config.corpus
+    num_shards = max(1, round((DCLM_SHARDS - (not corpus.validation_path)) * corpus.fraction))
+    num_shards = min(num_shards, corpus.max_shards or num_shards)
+    tokens = DCLM_TOKENS / DCLM_SHARDS * num_shards
+    plan.num_blocks = tokens / corpus.block_size
+    return [
+        f"by DCLM's published figures ({DCLM_SHARDS} shards of about {format_size(DCLM_SHARD_BYTES)}, {format_count(DCLM_TOKENS)} tokens):",
+        f"train: about {num_shards} shards, {format_size(num_shards * DCLM_SHARD_BYTES)}, {format_count(tokens)} tokens, from {corpus.path}"
+        f"; a fraction of {corpus.fraction:g}, seed {corpus.sample_seed}",
+    ]
+
+
+def format_count(number: float | None) -> str:
+    """With the word that one says."""
+    number = number or 0
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:.0f}"
+
+
+def format_size(num_bytes: float) -> str:
+    for size, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {word}"
+    return f"{num_bytes:.0f} bytes"
