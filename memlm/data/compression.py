@@ -1,7 +1,7 @@
-"""The bytes of a file, plain or compressed, are read as a stream, in bounded memory, and never
-fewer than were written.
+"""Read the bytes of a plain or compressed file as a stream, in bounded memory and without silent
+loss.
 
-What is cut off or damaged stops with place, cause and remedy, and so does a decompression bomb.
+Truncated or damaged files and decompression bombs raise an error with place, cause and remedy.
 """
 
 import gzip
@@ -16,27 +16,27 @@ import pyarrow as pa
 
 from memlm.data.file_kinds import ShardError, kind_of
 
-# DCLM's shards grow 3- to 4-fold, very regular text 50-fold; a bomb grows 1,000-fold (gzip) or
+# DCLM's shards expand 3- to 4-fold and very regular text 50-fold, but a bomb 1,000-fold (gzip) or
 # 32,000-fold (zstd).
 MAX_RATIO = 128
 MAX_RATIO_FROM_BYTES = 256 * 2**20
-"""What a small file may hold at least: it may repeat itself."""
+"""Content that any file may have, however small, because it may be repetitive."""
 MAX_HELD_FROM_BYTES = 32 * 2**20
-"""The same for a file that is held in memory whole, as questions are."""
+"""The same for a file that is held in memory as a whole, such as a file of questions."""
 MAX_SHARD_BYTES = 64 * 2**30
 MAX_WINDOW_BYTES = 2**27
-"""The largest window of a zstd frame: libzstd's own limit, since a reader takes as much memory
-as the window."""
+"""Largest accepted window of a zstd frame, which is libzstd's own limit: a reader needs as much
+memory as the window."""
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 """The first four bytes of a frame without content (RFC 8878, section 3.1.2)."""
 DAMAGE = (OSError, EOFError, zlib.error)
-"""What a stream of compressed bytes raises where it is cut off or damaged."""
+"""Errors raised by a compressed stream that is truncated or damaged."""
 
 
 def open_bytes(path: str, name: str) -> io.BufferedIOBase:
-    """The file's bytes, decompressed as its name says. Raises ShardError; the stream raises
-    DAMAGE."""
+    """The file's bytes, decompressed according to its name. Raises ShardError; reading the stream
+    may raise DAMAGE."""
     source, kind = Path(path), kind_of(path)
     compression = kind.compression if kind else ""
     require_file(source, name)
@@ -53,49 +53,49 @@ def open_bytes(path: str, name: str) -> io.BufferedIOBase:
         return gzip.open(source, "rb")
     if start != ZSTD_MAGIC and int.from_bytes(start, "little") not in ZSTD_SKIPPABLE:
         _refuse_uncompressed(name, "zstd")
-    # Arrow's stream and not zstandard's, whose `stream_reader` ends a cut-off frame like a whole
-    # one, with no error.
+    # Arrow's stream, because zstandard's `stream_reader` ends a truncated frame like a complete
+    # one, without an error.
     return io.BufferedReader(pa.input_stream(str(source), compression="zstd"), buffer_size=2**20)
 
 
 def require_file(path: Path, name: str) -> None:
     if path.is_dir():
-        raise ShardError(f"{name}: is a folder, and one file is needed. Give the path of a file in it.")
+        raise ShardError(f"{name}: is a folder, but a file is needed. Give the path of a file in it.")
     if not path.is_file():
-        raise ShardError(f"{name}: there is no such file. Check the path.")
+        raise ShardError(f"{name}: does not exist. Check the path.")
 
 
 def refuse_damage(name: str, number: int, error: Exception) -> NoReturn:
-    """Raises ShardError for a compressed stream that stopped in line `number`, with the remedy
-    that helps."""
+    """Raise ShardError, with a suitable remedy, for a compressed stream that broke off in line
+    `number`."""
     if "too much memory" in str(error):
         raise ShardError(
-            f"{name}:{number}: its zstd window is larger than {MAX_WINDOW_BYTES // 2**20} MiB, the most that is read here, since each "
-            "reader takes as much memory. Decompress it with `zstd -d --long=31` and compress it again without --long."
+            f"{name}:{number}: its zstd window is larger than {MAX_WINDOW_BYTES // 2**20} MiB, the most that memlm accepts, since each "
+            "reader needs as much memory. Decompress it with `zstd -d --long=31` and compress it again without --long."
         ) from error
     raise ShardError(
-        f"{name}:{number}: the compressed data is cut off or damaged here ({error}). Fetch or write the file again."
+        f"{name}:{number}: the compressed data is truncated or damaged here ({error}). Download or write the file again."
     ) from error
 
 
-def most_bytes(path: str, *, least: int = 0) -> float:
-    """What may come out of a compressed file of this size at most; infinite for a plain one.
-    `least` of any, where it is given."""
+def max_bytes(path: str, *, at_least: int = 0) -> float:
+    """Upper limit for the content of a compressed file of this size; infinite for a plain file.
+    `at_least` is allowed for every file, if given."""
     kind = kind_of(path)
     if not os.path.isfile(path) or not (kind and (kind.compression or kind.content == "parquet")):
         return math.inf
-    return min(MAX_SHARD_BYTES, max(least or MAX_RATIO_FROM_BYTES, MAX_RATIO * os.path.getsize(path)))
+    return min(MAX_SHARD_BYTES, max(at_least or MAX_RATIO_FROM_BYTES, MAX_RATIO * os.path.getsize(path)))
 
 
-def require_no_bomb(name: str, number: int, read: float, most: float) -> None:
-    if read > most:
+def require_no_bomb(name: str, number: int, read: float, limit: float) -> None:
+    if read > limit:
         raise ShardError(
-            f"{name}:{number}: a decompression bomb: more than {most:.0f} bytes come out of it (at most {MAX_RATIO} times its size, and "
-            f"{MAX_SHARD_BYTES} in all). Check where it comes from; if it is what it should be, split it or store it uncompressed."
+            f"{name}:{number}: a decompression bomb: its content exceeds {limit:.0f} bytes (the limit is {MAX_RATIO} times its size, and "
+            f"{MAX_SHARD_BYTES} in all). Check its origin; if its content is right, split it or store it uncompressed."
         )
 
 
 def _refuse_uncompressed(name: str, compression: str) -> NoReturn:
     raise ShardError(
-        f"{name}:1: not {compression}, or empty. Compress it with `{compression}`, or leave the last suffix off its name if it is plain text."
+        f"{name}:1: not {compression}, or empty. Compress it with `{compression}`, or remove the last suffix of its name if it is plain text."
     )

@@ -1,5 +1,5 @@
-"""The kind of a file, by its name: what holds JSON lines, JSON, CSV or Parquet, and how it is
-compressed; upper case is read alike."""
+"""The kind of a file by its name: JSON lines, JSON, CSV or Parquet, and its compression. Upper and
+lower case are equivalent."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,7 +16,7 @@ CONTENTS: dict[str, Content] = {
     ".parquet": "parquet",
 }
 COMPRESSIONS: dict[str, Compression] = {".zst": "zstd", ".zstd": "zstd", ".gz": "gzip"}
-"""DCLM's copy on the hub ends in .zst, its copy on S3 in .zstd; C4's and Dolma's shards end in
+"""DCLM's copy on the hub uses .zst, its copy on S3 .zstd; C4's and Dolma's shards end in
 .json.gz."""
 SHARD_SUFFIXES = ".jsonl, .ndjson (plain, .zst, .zstd or .gz), .json.zst, .json.gz or .parquet"
 QUESTION_SUFFIXES = ".jsonl, .ndjson, .json (plain, .zst, .zstd or .gz), .csv or .parquet"
@@ -38,8 +38,8 @@ SYSTEM_FOLDERS = frozenset(
         "lost+found",
     ]
 )
-"""What systems and writers of tables put next to data, with files in them that look like data;
-in lower case, though they differ in it."""
+"""Folders that operating systems and table formats put next to data, with files that look like
+data; in lower case, although their spelling varies."""
 
 
 class ShardError(ValueError):
@@ -53,7 +53,7 @@ class FileKind:
 
 
 def kind_of(name: str) -> FileKind | None:
-    """By the ends of the name; None for what is not read here."""
+    """The kind given by the suffixes of the name; None for unsupported kinds."""
     suffixes = PurePosixPath(name.lower()).suffixes
     compression = COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
     inner = suffixes[:-1] if compression else suffixes
@@ -64,13 +64,13 @@ def kind_of(name: str) -> FileKind | None:
 
 
 def is_text(name: str) -> bool:
-    """Whether it is a document of plain text."""
+    """Whether the name is that of a plain text document."""
     return name.lower().endswith(TEXT_SUFFIXES)
 
 
 def is_shard(name: str) -> bool:
-    """Whether it is read as a part of a corpus. Plain .json next to shards describes them, most
-    often; compressed it holds lines."""
+    """Whether the file is read as part of a corpus. Next to shards, plain .json usually holds
+    metadata; compressed .json holds lines."""
     kind = kind_of(name)
     return kind is not None and (
         kind.content in ("lines", "parquet") or (kind.content == "json" and bool(kind.compression))
@@ -78,8 +78,8 @@ def is_shard(name: str) -> bool:
 
 
 def hidden_part(name: str) -> str:
-    """The part of a relative name up to the first component that is hidden or a system's; empty
-    if none is."""
+    """The part of a relative name up to the first component that is hidden or a system folder;
+    empty if there is none."""
     path = PurePosixPath(name)
     for depth, part in enumerate(path.parts, start=1):
         if part.startswith((".", "~$")) or part.lower() in SYSTEM_FOLDERS:

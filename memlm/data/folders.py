@@ -1,8 +1,8 @@
-"""The files of a folder, or of a store's listing, that are wanted, and what is left out: every
-name is one or the other, and nothing is silent.
+"""Find the wanted files in a folder or in a store's listing, and record the others: every name is
+either used or reported.
 
-Links are followed, each real file and folder once: what has its own name there goes by that
-name, and a link that leads back is left out.
+Links are followed, and each real file and folder is used once: under its own name if that lies in
+the folder. A link back to a folder that contains it is left out.
 """
 
 import heapq
@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from memlm.data.file_kinds import SHARD_SUFFIXES, ShardError, hidden_part, is_shard
 
 SHOWN = 20
-"""Names of one reason that a message spells out."""
-HIDDEN = "hidden, or a system's"
-OTHER_KIND = "not a kind of file that is read here"
-BROKEN_LINK = "a link that leads nowhere"
-SEEN_BEFORE = "a link to what is listed under another name"
-LOOP = "a link to a folder that it lies in"
+"""Number of names per reason that a message lists."""
+HIDDEN = "hidden, or a system folder"
+OTHER_KIND = "not a supported kind of file"
+BROKEN_LINK = "a broken link"
+SEEN_BEFORE = "a link to something listed under another name"
+LOOP = "a link to a folder that contains it"
 NO_FILE = "neither a file nor a folder"
 
 Report = Callable[[str], object]
@@ -29,35 +29,33 @@ Report = Callable[[str], object]
 @dataclass(frozen=True)
 class LeftOut:
     name: str
-    """Below the root; a folder's ends in a slash."""
+    """Name relative to the root; a folder's name ends in a slash."""
     reason: str
 
 
 def list_shards(path: str, *, report: Report) -> list[str]:
-    """All shard files at or under a local path, sorted by path so that every machine sees the
-    same order.
+    """All shard files at or under a local path, sorted by path so that every machine sees the same
+    order.
 
-    `report` is told what is left out. Raises ShardError if there is no shard, or a folder that
-    may not be listed.
+    Other files are reported. Raises ShardError if there is no shard, or a folder that cannot be
+    listed.
     """
     if "://" in path:
-        raise ShardError(f"{path}: a remote address where a local path is needed. Open it through storage first.")
+        raise ShardError(f"{path}: a remote address, but a local path is needed. Open it through storage first.")
     root = Path(path)
     if root.is_file():
         found, left_out = ([root], []) if is_shard(root.name) else ([], [LeftOut(root.name, OTHER_KIND)])
     elif root.is_dir():
         found, left_out = list_files(root, is_shard)
     else:
-        raise ShardError(
-            f"{path}: there is no such file or folder. Give a folder that holds shards ({SHARD_SUFFIXES})."
-        )
+        raise ShardError(f"{path}: does not exist. Give a folder that holds shards ({SHARD_SUFFIXES}).")
     require_shards(path, found, left_out, report)
     return [str(each) for each in sorted(found)]
 
 
 def split_names(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
-    """The shards among the files of a store, and what is left out. Names that end in a slash
-    stand for folders there, and hold nothing."""
+    """The shards among the files of a store, and the files left out. Names there that end in a
+    slash represent folders and have no content."""
     shards, left_out = [], dict[LeftOut, None]()
     for name in names:
         if hidden := hidden_part(name):
@@ -70,19 +68,19 @@ def split_names(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
 
 
 def require_shards(path: str, shards: Sequence[object], left_out: Sequence[LeftOut], report: Report) -> None:
-    """Tells what is left out. Raises ShardError if nothing else was there."""
-    told = list(tell(left_out))
+    """Report the files left out. Raises ShardError if there are no others."""
+    messages = list(describe_left_out(left_out))
     if not shards:
-        seen = f" What is there is left out: {'; '.join(told)}." if told else ""
+        seen = f" Files left out: {'; '.join(messages)}." if messages else ""
         raise ShardError(
             f"{path}: no shard found. A corpus is one or more files that end in {SHARD_SUFFIXES}, at any depth; correct the path.{seen}"
         )
-    for message in told:
+    for message in messages:
         report(f"{path}: left out {message}")
 
 
-def tell(left_out: Sequence[LeftOut]) -> Iterator[str]:
-    """One message a reason: how many, and which."""
+def describe_left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
+    """One message per reason, with the number of files and their names."""
     by_reason = defaultdict(list)
     for each in left_out:
         by_reason[each.reason].append(each.name)
@@ -94,10 +92,10 @@ def tell(left_out: Sequence[LeftOut]) -> Iterator[str]:
 
 
 def list_files(root: Path, is_wanted: Callable[[str], bool]) -> tuple[list[Path], list[LeftOut]]:
-    """The files at any depth whose names are wanted, in no order, and what is left out. Raises
-    ShardError for a folder that may not be listed.
+    """The files at any depth whose names are wanted, in no particular order, and the files left
+    out. Raises ShardError for a folder that cannot be listed.
 
-    Folders before links, so that what lies there itself is found under its own name.
+    Visits folders before links, so that a file in the folder is found under its own name.
     """
     found: dict[str, Path] = {}
     left_out: list[LeftOut] = []
@@ -150,7 +148,7 @@ def list_files(root: Path, is_wanted: Callable[[str], bool]) -> tuple[list[Path]
 def _take(path: Path, name: str, found: dict[str, Path], left_out: list[LeftOut]) -> None:
     try:
         name.encode()
-    except UnicodeEncodeError as error:  # neither printed nor written to JSON, by which it would be found again
+    except UnicodeEncodeError as error:  # such a name can neither be printed nor stored as JSON
         raise ShardError(f"{name!r}: the file's name is not UTF-8. Rename it.") from error
     real = os.path.realpath(path)
     if real in found:

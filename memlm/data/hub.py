@@ -1,12 +1,11 @@
-"""Which files does a data set on the Hugging Face hub hold at one commit, and how do they come
-here?
+"""List and download the files of a data set on the Hugging Face hub at one commit.
 
     hf://datasets/owner/name@commit[/folder]       files, as in huggingface_hub's own file system
 
-A commit is named and never a branch, so that a later run reads the same bytes. HF_ENDPOINT names
-another server that speaks the hub's interface; a token, where one is needed, comes from the hub
-client's own places. A server that is busy or silent is asked again as patiently as a store is
-(storage/retries.py); a body that was cut is gone on with.
+Addresses name a commit instead of a branch, so that a later run reads the same bytes. HF_ENDPOINT
+names another server with the hub's interface; a token, if needed, comes from the hub client's own
+configuration. Requests to a busy or silent server are retried like those to a store
+(storage/retries.py); interrupted downloads are resumed.
 """
 
 import hashlib
@@ -28,30 +27,30 @@ HUB = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_TIMEOUT_SECONDS = 10
 ATTEMPTS_TO_REACH = 3
-"""For the first question alone, and one if nobody answers in time: who has no network waits for
-seconds, not for minutes."""
+"""Attempts of the first request. After a timeout it is not retried, so that a missing network is
+reported within seconds, not minutes."""
 BUSY = (408, 425, 429)
-"""Answers that mean: later. So does every one from 500 on."""
+"""Statuses that ask to retry later. So do all from 500 on."""
 FILES_FORM = "hf://datasets/owner/name@commit[/folder]"
 FILES_URI = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<commit>[^/]*))?(?:/(?P<folder>.+?))?/?")
-LARGE, SMALL = "sha256:", "git:"  # what the hub says of a large file, and of a small one that lies in git itself
+LARGE, SMALL = "sha256:", "git:"  # prefixes of the hub's digests of large files, and of small ones stored in git
 
 
 class HubError(PublicError):
-    """The hub has not what is asked for, or does not answer."""
+    """The hub does not have the requested data, or does not answer."""
 
 
 class HubUnreachable(HubError):
-    """Nobody answered, or the answer was no; the address itself is well formed."""
+    """The hub did not answer, or refused. The address itself is well formed."""
 
 
 @dataclass(frozen=True)
 class HubFile:
     name: str
-    """Below the folder of the address."""
+    """Name relative to the folder of the address."""
     bytes: int
     version: str
-    """The digest of its content: LARGE or SMALL and hexadecimal digits."""
+    """Digest of the content: LARGE or SMALL followed by hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,11 @@ class _Place:
 
 
 def list_files(uri: str) -> list[HubFile]:
-    """All files below an address, in any order. Raises HubError for one without a commit, and
-    where the hub does not answer."""
+    """All files below an address, in any order. Raises HubError for an address without a commit, or
+    if the hub does not answer."""
     place = _parse(uri)
     strip_credentials(*HUB_TOKENS)
-    # A second of imports that nothing but the hub needs.
+    # Imported here, because it takes a second and only the hub needs it.
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -86,7 +85,7 @@ def list_files(uri: str) -> list[HubFile]:
                 lambda error: _is_transient(error) and "Timeout" not in type(error).__name__,
             )
         files = _asked(tree)
-    except Exception as error:  # the hub's client raises what lies below it, of a dozen kinds
+    except Exception as error:  # the hub's client lets a dozen kinds of lower-level errors through
         raise HubUnreachable(_unanswered(uri, "could not be listed", error)) from error
     start = f"{place.folder}/" if place.folder else ""
     return [
@@ -101,8 +100,8 @@ def list_files(uri: str) -> list[HubFile]:
 
 @contextmanager
 def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
-    """One file of an address, as a temporary copy whose content was checked. Raises HubError if
-    it is not that content."""
+    """A temporary copy of one file of an address, with checked content. Raises HubError if the
+    content does not have the expected digest."""
     place = _parse(uri)
     strip_credentials(*HUB_TOKENS)
     from huggingface_hub import hf_hub_download
@@ -123,14 +122,14 @@ def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
 
         try:
             path = _asked(lambda: download(again=False))
-            if _version_of(path, version) != version:  # spoilt on its way, it may be
+            if _version_of(path, version) != version:  # possibly corrupted in transit
                 path = _asked(lambda: download(again=True))
         except Exception as error:  # as above
-            raise HubUnreachable(_unanswered(f"{uri}/{name}", "could not be fetched", error)) from error
+            raise HubUnreachable(_unanswered(f"{uri}/{name}", "could not be downloaded", error)) from error
         found = _version_of(path, version)
         if found != version:
             raise HubError(
-                f"{uri}/{name}: its content is {found}, fetched twice, and {version} was listed. The hub's copy changed, or what lies between spoils it."
+                f"{uri}/{name}: its content was {found} in two downloads, but {version} was listed. The hub's copy changed, or a proxy corrupts it; check both."
             )
         yield path
 
@@ -140,8 +139,8 @@ def _asked(question: Callable[[], T]) -> T:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """By the status of the answer, where there was one. Large files come through hf_xet, which
-    tells what went wrong in words alone."""
+    """Whether a retry may help, by the status of the answer if there was one. Large files come
+    through hf_xet, which describes errors in words only."""
     import httpx2  # the hub client's own
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -149,7 +148,7 @@ def _is_transient(error: BaseException) -> bool:
         return status in BUSY or status >= 500
     if isinstance(error, (httpx2.TransportError, ConnectionError, TimeoutError)) or type(error) is RuntimeError:
         return True
-    if "Consistency check failed" in str(error):  # cut short
+    if "Consistency check failed" in str(error):  # an incomplete download
         return True
     return error.__cause__ is not None and _is_transient(error.__cause__)
 
@@ -168,7 +167,7 @@ def _parse(uri: str) -> _Place:
         raise HubError(f"{uri}: not an address of files on the hub. Write {FILES_FORM}.")
     commit = found["commit"]
     if not commit or not COMMIT.fullmatch(commit):
-        pinned = f"{commit!r}, which may come to name other data" if commit else "missing, so the data may change"
+        pinned = f"{commit!r}, which may later refer to other data" if commit else "missing, so the data may change"
         raise HubError(
             f"{uri}: the revision is {pinned}. Write {FILES_FORM} with the 40 digits of a commit, which the data set's history on the hub shows."
         )

@@ -1,5 +1,5 @@
-"""Does a text say this? Whole words, in any case; spaces, kinds of quotes and of dashes, and
-Unicode's ways to write a letter aside."""
+"""Test whether a text contains a phrase, as whole words. Case, white space, kinds of quotes and
+dashes, and Unicode normalisation do not matter."""
 
 import re
 import unicodedata
@@ -8,19 +8,19 @@ _PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "
 
 
 def mentions(text: str, phrase: str) -> bool:
-    """Whether the phrase stands in the text as words of its own: "Rome" is not in "Romeo". Marks
-    at its end do not count."""
+    """Whether the text contains the phrase as whole words: "Rome" is not in "Romeo". Punctuation at
+    its end is ignored."""
     wanted = plain(phrase).rstrip(" .?!,;:")
-    # A number is more than a word: 12 is neither in 12,000 nor in 3.12.
+    # A number extends beyond a word: 12 is neither in 12,000 nor in 3.12.
     whole = rf"(?<!\w)(?<!\d[.,]){re.escape(wanted)}(?!\w)(?![.,]\d)"
     return bool(wanted) and re.search(whole, plain(text)) is not None
 
 
 def words_of(text: str) -> list[str]:
-    """The words alone: two texts that differ in marks have the same."""
+    """The words without punctuation."""
     return re.findall(r"\w+", plain(text))
 
 
 def plain(text: str) -> str:
-    """The text as it is compared."""
+    """The text in normalised form, for comparisons."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_PLAIN).casefold().split())

@@ -1,7 +1,7 @@
-"""How many values a Parquet file says that its columns hold. Read from its footer here, since
-pyarrow aborts the process where the statistics of a column are damaged.
+"""Read from a Parquet file's footer how many values its columns hold. This is done without
+pyarrow, which aborts the process if the statistics of a column are damaged.
 
-A footer is one struct in Thrift's compact protocol. Sources:
+A footer is a struct in Thrift's compact protocol. Sources:
 https://github.com/apache/parquet-format (parquet.thrift) and https://github.com/apache/thrift
 (doc/specs/thrift-compact-protocol.md).
 """
@@ -11,13 +11,13 @@ from typing import Any
 
 MAGIC = b"PAR1"
 ROW_GROUPS, COLUMNS, COLUMN_METADATA, NUM_VALUES = 4, 1, 3, 5
-"""Fields of FileMetaData, RowGroup, ColumnChunk and ColumnMetaData."""
+"""Field numbers in FileMetaData, RowGroup, ColumnChunk and ColumnMetaData."""
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 
 
 def count_values(path: Path) -> int:
-    """The values of all columns together; each element of a list is one. Raises ValueError or
-    IndexError where this is no footer."""
+    """The number of values in all columns, counting each element of a list. Raises ValueError or
+    IndexError if the footer is invalid."""
     with path.open("rb") as file:
         file.seek(-8, 2)
         size, magic = int.from_bytes(file.read(4), "little"), file.read(4)
@@ -30,7 +30,7 @@ def count_values(path: Path) -> int:
 
 
 class _Compact:
-    """A reader of one message. Lists give lists, structs give dicts by field number."""
+    """A reader of one message. Lists become lists, and structs dicts by field number."""
 
     def __init__(self, message: bytes) -> None:
         self.message, self.place = message, 0
@@ -47,7 +47,7 @@ class _Compact:
     def _value(self, kind: int) -> Any:
         if kind in (I16, I32, I64):
             return self._signed()
-        if kind in (TRUE, FALSE, BYTE):  # truth values are bytes in a list
+        if kind in (TRUE, FALSE, BYTE):  # in a list, truth values are bytes
             return self._byte()
         if kind == DOUBLE:
             return self._bytes(8)
@@ -63,7 +63,7 @@ class _Compact:
             return [(self._value(kinds >> 4), self._value(kinds & 0x0F)) for _ in range(size)]
         if kind == STRUCT:
             return self.struct()
-        raise ValueError(f"{kind} is no type of Thrift's compact protocol")
+        raise ValueError(f"{kind} is not a type of Thrift's compact protocol")
 
     def _signed(self) -> int:
         value = self._unsigned()
@@ -84,6 +84,6 @@ class _Compact:
 
     def _bytes(self, size: int) -> bytes:
         if size > len(self.message) - self.place:
-            raise ValueError("a text is longer than what holds it")
+            raise ValueError("a text extends beyond the end of the message")
         self.place += size
         return self.message[self.place - size : self.place]

@@ -1,20 +1,20 @@
-"""Where a path that a recipe names leads on this machine."""
+"""Resolve the paths in a recipe on this machine."""
 
 import os
 from pathlib import Path
 
 WORLD = "{world}"
-"""Stands for the folder of the generated world."""
+"""Placeholder for the folder of the generated world."""
 
 
 class PathError(ValueError):
-    """A recipe names a path that leads nowhere."""
+    """A recipe names a path that does not exist."""
 
 
 def expand(path: str, field: str, world: Path | None) -> str:
     """The path with environment variables and {world} filled in. Raises PathError naming the field.
 
-    What lies on S3 or the hub is left to its reader.
+    Addresses on S3 or the hub are not checked; their readers do that.
     """
     if WORLD in path:
         if world is None:

@@ -24,7 +24,7 @@ from memlm.slots.accesses import accesses_in, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
 from memlm.slots.living_background import LivingBackground
 from memlm.slots.ranking import RANKINGS, inverse_document_frequency
-from memlm.slots.selection import at_most_common, select_slots
+from memlm.slots.selection import select_slots, without_common_slots
 
 
 class SparseMemoryFinetuning(Method):
@@ -103,7 +103,7 @@ class SparseMemoryFinetuning(Method):
         self.batch = batch = merge_over_ranks(counts)
         self.living.forget(self.fact_id)
         background = self.living.counts
-        candidates = at_most_common(batch, background, self.config.max_document_frequency)
+        candidates = without_common_slots(batch, background, self.config.max_document_frequency)
         if self.config.ranking == "gradient":
             selected = candidates.slots  # all may move until their gradients are known
         else:

@@ -1,1 +1,1 @@
-"""What is computed: product-key search, the memory layer, and the language model that holds it."""
+"""The models: product-key search, the memory layer, and the language model that contains it."""

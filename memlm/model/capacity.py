@@ -1,5 +1,5 @@
-"""Does a value table fit in memory? Asked before it is made: the system ends a process that asks
-for too much, without a word."""
+"""Check that a value table fits in memory before it is created, because the system kills a process
+that exceeds its memory without a message."""
 
 import math
 from collections.abc import Iterator
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     import torch
 
 BYTES_PER_VALUE = 4
-"""fp32, in which tables and moments are made."""
+"""Tables and moments are in fp32."""
 BYTES_PER_SLOT = 8
-"""int64, in which slots are named."""
+"""Slots are numbered in int64."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolBytes:
-    """What one rank holds of all pools while LazyAdam trains them, in bytes."""
+    """Memory that one rank needs for all pools while LazyAdam trains them, in bytes."""
 
     values: int
     moments: int
     gradient: int
-    """Rows and slots of one step's gradient, merged, at most: a row for each slot that the
+    """Upper bound of one step's merged gradient, rows and slots: one row for each slot that the
     global batch can read."""
     accesses: int
-    """Slots and weights of the tokens that the rank reads in one micro-batch, kept for backward."""
+    """Slots and weights read by the rank's tokens in one micro-batch, kept for backward."""
 
     def __str__(self) -> str:
         return (
@@ -40,12 +40,12 @@ class PoolBytes:
 
 
 def pool_bytes(memory: MemoryConfig, *, pool_split: int, batch_tokens: int, micro_batch_tokens: int) -> PoolBytes:
-    """What one of the `pool_split` ranks holds between whom the pools' columns are split
-    (pretraining.pool_split).
+    """Memory of one rank when `pool_split` ranks share the pools' columns (pretraining.pool_split).
 
-    `batch_tokens` are those of a step, over all ranks and micro-batches; `micro_batch_tokens`
-    what one rank runs at once. While the gradients of micro-batches are merged there are three
-    times `gradient` at most: the parts, which are twice that, and their sum.
+    `batch_tokens` is the number of tokens of a step, over all ranks and micro-batches;
+    `micro_batch_tokens` the number that one rank processes at once. While the gradients of
+    micro-batches are merged, up to three times `gradient` is in use: twice for the parts and once
+    for their sum.
     """
     columns = memory.num_pools * memory.num_slots * memory.value_dim * BYTES_PER_VALUE // pool_split
     reads = memory.num_heads * memory.top_k * len(memory.layers)
@@ -69,11 +69,10 @@ def require_room_for_values(
     pool_split: int = 1,
     device: "torch.device | None" = None,
 ) -> None:
-    """Raise ValueError if the pools do not fit beside what is in memory now, `copies` of them in
-    all.
+    """Raise ValueError if `copies` of the pools do not fit into the memory that is free now.
 
-    `copies_are` says what they are for the message, such as "values and two moments". Of pools
-    that are split, each copy has its share of the columns.
+    `copies_are` describes the copies in the message, such as "values and two moments". If pools
+    are split, each copy has this rank's share of the columns.
     """
     width = value_dim // pool_split
     needed = num_pools * num_half_keys**2 * width * BYTES_PER_VALUE * copies
@@ -92,10 +91,10 @@ def require_room_for_values(
 
 
 def available_memory(device: "torch.device | None" = None) -> int:
-    """Bytes that can still be taken here: of a GPU, or of the machine and of each control group
-    that holds this process."""
+    """Bytes that this process can still allocate: on a GPU, or on the machine within each control
+    group that contains the process."""
     if device is not None and device.type == "cuda":
-        import torch  # whoever holds such a device has imported it
+        import torch  # a caller with such a device has imported it already
 
         return torch.cuda.mem_get_info(device)[0]
     return min([psutil.virtual_memory().available, *left_in_control_groups()])
@@ -104,12 +103,12 @@ def available_memory(device: "torch.device | None" = None) -> int:
 def left_in_control_groups(
     membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
 ) -> Iterator[int]:
-    """Bytes left under each memory limit of the process's control groups and those around them;
-    none where there are no groups.
+    """Bytes left under each memory limit of the process's control groups and their parents;
+    nothing on a system without control groups.
 
-    Both versions of the interface: https://docs.kernel.org/admin-guide/cgroup-v2.html and
-    .../cgroup-v1/memory.html. A container sees its own group at the mount, whatever path is
-    named, so folders that are not there are passed over.
+    Supports both versions of the interface: https://docs.kernel.org/admin-guide/cgroup-v2.html and
+    .../cgroup-v1/memory.html. A container sees its own group at the mount point, whatever its path
+    says, so missing folders are skipped.
     """
     for line in membership.read_text().splitlines() if membership.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -127,13 +126,12 @@ def left_in_control_groups(
             bound = (folder / limit).read_text().strip()
             if bound != "max":
                 statistics = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
-                # Files that the kernel can drop from its cache count as used, and are not in the
-                # way.
+                # Cached files count as used, but the kernel can drop them when memory is needed.
                 yield int(bound) - int((folder / usage).read_text()) + int(statistics.get(reclaimable, 0))
 
 
 def _size(num_bytes: int) -> str:
-    """In the largest unit that leaves a number above 1."""
+    """The size in the largest unit in which it is at least 1."""
     number, unit = float(num_bytes), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
         if number < 1024:

@@ -1,15 +1,15 @@
-"""How is a table used that no rank holds whole? Each rank of a group holds some columns of all
-rows, and reads them for the tokens of all.
+"""Value tables whose columns are split over the ranks of a group. Each rank holds some columns of
+all rows, and reads them for the tokens of the whole group.
 
 slots, weights of a rank's tokens --all_gather--> those of the group --read own columns-->
 columns of the group's tokens
     --all_to_all--> whole rows of the rank's own tokens
 
-Backward is the mirror image: the gradient of whole rows is exchanged for that of the own columns
-of the group's tokens. What the table's rows get of it stays where the columns are; of the
-weights each rank has a part, which the owner of the token adds up. So the table, its moments and
-its gradient never leave their rank, and what travels per token is one row, not the rows that it
-reads.
+Backward is the mirror image: the gradient of whole rows is exchanged for the gradient of the own
+columns of the group's tokens. The gradient of the table's rows stays on the rank that holds the
+columns. Each rank computes a part of the weights' gradient, and the token's owner adds up the
+parts. So the table, its moments and its gradient never leave their rank, and each token sends one
+row instead of all rows that it reads.
 """
 
 from collections.abc import Iterator
@@ -26,42 +26,44 @@ from memlm.model.kernels import RowGradient, kernels_for
 from memlm.model.weighted_read import require_read
 
 CHUNK_BYTES = 1 << 26
-"""Of whole rows that are made or moved at once, where a whole table would not fit."""
+"""Size of the blocks in which whole rows are created or moved, where a whole table would not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSplit:
-    """Which columns of each table this rank holds: part number `part` of `num_parts` equal ones."""
+    """The columns of each table that this rank holds: part number `part` of `num_parts` equal
+    parts."""
 
     num_parts: int
     part: int
     readers: dist.ProcessGroup | None = None
-    """The ranks that hold the table between them, in the order of their parts; None where
-    nothing is read, as on the meta device."""
+    """The ranks that together hold the table, in the order of their parts; None where nothing is
+    read, as on the meta device."""
     holders: dist.ProcessGroup | None = None
-    """The ranks that hold the same part, one of each group of readers."""
+    """The ranks that hold the same part, one from each group of readers."""
 
     def columns(self, value_dim: int) -> slice:
         width = self.width(value_dim)
         return slice(self.part * width, (self.part + 1) * width)
 
     def width(self, value_dim: int) -> int:
-        """Columns that one rank holds. Raises ValueError if they cannot be shared out evenly."""
+        """Number of columns per rank. Raises ValueError if they cannot be divided evenly."""
         if value_dim % self.num_parts:
             raise ValueError(
                 f"model.memory.value_dim is {value_dim}, which is not a multiple of pretraining.pool_split ({self.num_parts}); "
-                "each rank holds as many columns, so change one of them"
+                "all ranks hold equally many columns, so change one of them"
             )
         return value_dim // self.num_parts
 
     def any(self, found: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
-        """What is found in the columns of any part. All readers must have the same rows."""
+        """Logical or of `found` over all parts. All readers must have the same rows."""
         anywhere = found.to(torch.uint8)
         dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=self.readers)
         return anywhere.bool()
 
     def total(self, number: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """The sum over the parts, in their order on each rank, so all have the same bits."""
+        """The sum over the parts. Every rank adds them in the same order, so all get the same
+        bits."""
         return self._gathered(number[None]).sum()
 
     def read(
@@ -71,11 +73,11 @@ class ColumnSplit:
         weights: Float[Tensor, "tokens reads"],
         gradients: list[RowGradient] | None,
     ) -> Float[Tensor, "tokens value_dim"]:
-        """As `weighted_read_into` of the whole table. Every reader must call it, with as many
-        tokens.
+        """`weighted_read_into` of the whole table. Every reader must call it, with the same number
+        of tokens.
 
-        Without a list there is no gradient for the table. Raises ValueError for a table that is
-        a parameter: its dense gradient does not exist.
+        If `gradients` is None, no gradient of the table is computed. Raises ValueError if the
+        table is a parameter, because a split table has no dense gradient.
         """
         require_read(values, slots, weights)
         if values.requires_grad and torch.is_grad_enabled():
@@ -86,13 +88,14 @@ class ColumnSplit:
         return _SplitRead.apply(values, slots, weights, gradients, self)
 
     def _gathered(self, mine: Tensor) -> Tensor:
-        """Those of all readers, one under the other."""
-        everyones = mine.new_empty(self.num_parts * mine.shape[0], *mine.shape[1:])
-        dist.all_gather_into_tensor(everyones, mine.contiguous(), group=self.readers)
-        return everyones
+        """The tensors of all readers, concatenated along the first dimension."""
+        all_parts = mine.new_empty(self.num_parts * mine.shape[0], *mine.shape[1:])
+        dist.all_gather_into_tensor(all_parts, mine.contiguous(), group=self.readers)
+        return all_parts
 
     def _exchanged(self, to_each: Float[Tensor, "parts tokens width"]) -> Float[Tensor, "parts tokens width"]:
-        """What each reader has for this rank, from what this one has for each."""
+        """The parts that each reader holds for this rank, in exchange for this rank's parts for
+        them."""
         from_each = torch.empty_like(to_each, memory_format=torch.contiguous_format)
         dist.all_to_all_single(from_each, to_each.contiguous(), group=self.readers)
         return from_each
@@ -120,9 +123,9 @@ class _SplitRead(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, all_slots, all_weights = ctx.saved_tensors
         split: ColumnSplit = ctx.split
-        # Tokens without a gradient are not left out here, as an unsplit read does: whether one
-        # has any is known to its owner alone, and all readers must find the same rows. LazyAdam
-        # leaves out the rows that are nought.
+        # Unlike an unsplit read, this does not leave out tokens without a gradient: only a token's
+        # owner knows whether it has one, and all readers must find the same rows. LazyAdam leaves
+        # out the zero rows.
         by_part = grad_output.float().unflatten(1, (split.num_parts, -1)).transpose(0, 1)
         gradient, through_weights = kernels_for(values).read_backward(
             split._exchanged(by_part).flatten(0, 1),
@@ -140,16 +143,16 @@ class _SplitRead(torch.autograd.Function):
 
 
 def split_over_ranks(num_parts: int) -> ColumnSplit | None:
-    """This rank's share of tables split over each `num_parts` neighbouring ranks; None for a
-    split in one. Every rank must call it.
+    """This rank's share of tables split over each `num_parts` neighbouring ranks; None if
+    num_parts is 1. Every rank must call it.
 
-    Neighbours, because they are on one node wherever that has so many. Raises ValueError if the
-    ranks cannot be grouped evenly.
+    Neighbouring ranks are on one node wherever the node has enough of them. Raises ValueError if
+    the ranks cannot be grouped evenly.
     """
     world_size, rank = dist.get_world_size(), dist.get_rank()
     if world_size % num_parts:
         raise ValueError(
-            f"pretraining.pool_split is {num_parts}, and there are {world_size} workers (cluster.num_workers), which is not a multiple of it; "
+            f"pretraining.pool_split is {num_parts}, and the number of workers (cluster.num_workers), {world_size}, is not a multiple of it; "
             "change one of them"
         )
     if num_parts == 1:
@@ -164,8 +167,8 @@ def split_over_ranks(num_parts: int) -> ColumnSplit | None:
 
 
 def row_chunks(num_slots: int, value_dim: int) -> Iterator[slice]:
-    """All rows, in chunks of about CHUNK_BYTES of whole rows in fp32: multiples of 16, and the
-    last one longer by what is over."""
+    """All rows in chunks of about CHUNK_BYTES of whole fp32 rows: multiples of 16 rows, except for
+    the last chunk, which also takes the remainder."""
     rows = max(16, CHUNK_BYTES // (4 * value_dim) // 16 * 16)
     num_chunks = max(1, num_slots // rows)
     for number in range(num_chunks):

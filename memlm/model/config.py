@@ -1,5 +1,5 @@
-"""How large the model is. Imports neither torch nor transformers, so that a command line can be
-checked in a moment."""
+"""Size and shape of the model. Imports neither torch nor transformers, so that command lines are
+checked quickly."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,17 +17,17 @@ class MemoryConfig:
     layers: tuple[int, ...] = names_result((12,))
     """Decoder layers, counted from 0, whose feed-forward network is replaced by a memory layer."""
     num_half_keys: int = names_result(1024)
-    """Half-keys per head and half; the pool has num_half_keys ** 2 slots."""
+    """Half-keys in each of a head's two halves; a pool has num_half_keys ** 2 slots."""
     top_k: int = names_result(32)
-    """Slots read per head and token."""
+    """Number of slots read per head and token."""
     num_heads: int = names_result(4)
     key_dim: int = names_result(512)
-    """Width of a query; each half-key has half of it."""
+    """Width of a query; each half-key is half as wide."""
     value_dim: int = names_result(1024)
     share_values: bool = names_result(True)
     """With several memory layers: one pool for all of them, or one each."""
     query_norm: bool = names_result(False)
-    """RMS-normalise queries; small pools collapse onto few slots without it."""
+    """RMS-normalise queries; without it, small pools collapse onto a few slots."""
 
     def __post_init__(self) -> None:
         for name in ("num_half_keys", "top_k", "num_heads", "key_dim", "value_dim"):
@@ -35,7 +35,7 @@ class MemoryConfig:
                 raise ValueError(f"model.memory.{name} is {getattr(self, name)}; it must be at least 1")
         if self.key_dim % 2:
             raise ValueError(
-                f"model.memory.key_dim is {self.key_dim}; it must be even, since a query is cut in two halves"
+                f"model.memory.key_dim is {self.key_dim}; it must be even, since a query is cut into two halves"
             )
         if self.top_k > self.num_half_keys:
             raise ValueError(
@@ -56,8 +56,8 @@ class MemoryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A Llama-shaped decoder. The dense twin is the same with no memory layer: every layer keeps
-    its feed-forward network."""
+    """A decoder of Llama's shape. The dense twin is the same without memory layers: every layer
+    keeps its feed-forward network."""
 
     num_layers: int = names_result(22)
     hidden_size: int = names_result(2048)

@@ -1,6 +1,7 @@
-"""The language model: Hugging Face's Llama with memory layers where the configuration names them.
+"""The language model: Hugging Face's Llama, with memory layers where the configuration asks for
+them.
 
-Registered with the Auto classes, so generation, KV cache, safetensors, PEFT and
+It is registered with the Auto classes, so generation, KV cache, safetensors, PEFT and
 lm-evaluation-harness work as for any model.
 """
 
@@ -35,12 +36,12 @@ from memlm.model.tied_pools import ValuePools
 from memlm.outside import reading, reason_of
 
 POOL_OF_LAYER = re.compile(r"\blayers\.\d+\.mlp\.pool\.")
-"""What begins the name that a pool has as part of a layer."""
+"""Prefix of the name that a pool has as part of a layer."""
 
 
 class _MemoryWeights(LlamaPreTrainedModel):
-    """Fresh weights of the memory. Both classes below need it: the inner one marks its modules
-    as done."""
+    """Initialisation of the memory's weights. Both models below need it, because the inner one
+    marks its modules as initialised."""
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -48,21 +49,21 @@ class _MemoryWeights(LlamaPreTrainedModel):
             module.reset_parameters()
 
     def _initialize_weights(self, module: nn.Module, *how: bool) -> None:
-        # Layers are reached before the owner of their pools, which are drawn last: the same seed
-        # gives the same weights as ever.
+        # Layers are visited before the module that owns their pools, and pools are initialised
+        # last, so that the same seed keeps giving the same weights.
         if isinstance(module, ValuePool):
             return
         super()._initialize_weights(module, *how)
         if isinstance(module, MemoryLlamaModel):
-            for pool in module._modules.get("value_pools") or ():  # Llama's own part is drawn before there are any
+            for pool in module._modules.get("value_pools") or ():  # Llama's own part is initialised before they exist
                 super()._initialize_weights(pool, *how)
 
 
 class MemoryLlamaModel(_MemoryWeights, LlamaModel):
     """The decoder stack. It owns the value pools: one for all memory layers, or one each.
 
-    A pool is part of the layers that read it, and goes by its owner's name: value_pools.0.weight
-    among parameters and in the state dict, where it stands once.
+    A pool is also part of the layers that read it. Among parameters and in the state dict it is
+    listed once, under its owner's name: value_pools.0.weight.
     """
 
     config_class = MemoryLlamaConfig
@@ -89,8 +90,8 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
             readers[number].append(self.layers[layer].mlp)
         for number, of_pool in enumerate(readers):
             self.value_pools.tie(number, of_pool)
-        self.register_state_dict_post_hook(_leave_out_pools_of_layers)
-        self.register_load_state_dict_post_hook(_miss_no_pools_of_layers)
+        self.register_state_dict_post_hook(_drop_pools_of_layers)
+        self.register_load_state_dict_post_hook(_ignore_missing_pools_of_layers)
         self.post_init()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -98,15 +99,15 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
         if name != "value_pools" or pools is None or not isinstance(value, nn.ModuleList):
             super().__setattr__(name, value)
             return
-        # Another list would be one that no layer knows of.
+        # The pools are replaced within the list: the layers would not know of another list.
         for number, pool in zip(range(len(pools)), value, strict=True):
             pools[number] = pool
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """As torch's, but each pool by its owner's name, where torch would name it by the first
-        layer that reads it."""
+        """Like torch's, but each pool is named after its owner, where torch would name it after
+        the first layer that reads it."""
         pools = self._modules.get("value_pools")
         if not remove_duplicate or pools is None:
             yield from super().named_modules(memo, prefix, remove_duplicate)
@@ -119,12 +120,12 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
         yield from pools.named_modules(memo, f"{prefix}.value_pools" if prefix else "value_pools")
 
 
-def _leave_out_pools_of_layers(model: MemoryLlamaModel, state: dict[str, Any], prefix: str, _: object) -> None:
+def _drop_pools_of_layers(model: MemoryLlamaModel, state: dict[str, Any], prefix: str, _: object) -> None:
     for name in [name for name in state if name.startswith(prefix) and POOL_OF_LAYER.match(name, len(prefix))]:
         del state[name]
 
 
-def _miss_no_pools_of_layers(model: nn.Module, keys: Any) -> None:
+def _ignore_missing_pools_of_layers(model: nn.Module, keys: Any) -> None:
     keys.missing_keys[:] = [name for name in keys.missing_keys if not POOL_OF_LAYER.search(name)]
 
 
@@ -145,7 +146,7 @@ class MemoryLlamaForSequenceClassification(_MemoryWeights, LlamaForSequenceClass
     config_class = MemoryLlamaConfig
 
 
-# memlm/model/registration.py has entered the name.
+# memlm/model/registration.py has registered the name.
 AutoConfig.register(MemoryLlamaConfig.model_type, MemoryLlamaConfig, exist_ok=True)
 AutoModel.register(MemoryLlamaConfig, MemoryLlamaModel)
 AutoModelForCausalLM.register(MemoryLlamaConfig, MemoryLlamaForCausalLM)
@@ -155,15 +156,15 @@ AutoModelForSequenceClassification.register(MemoryLlamaConfig, MemoryLlamaForSeq
 @dataclass(frozen=True, kw_only=True)
 class NumParameters:
     base: int
-    """Everything but the pools."""
+    """All parameters except the pools."""
     pool: int
     active: int
-    """What one token uses: the base and the value rows that it reads."""
+    """Parameters used for one token: the base and the value rows that it reads."""
 
 
 def count_parameters(model: nn.Module) -> NumParameters:
-    """Parameters of the base, of the pools, and those active for one token; of split pools, all
-    columns. Works on the meta device."""
+    """Number of parameters of the base, of the pools, and of those active for one token. Split
+    pools count with all their columns. Works on the meta device."""
     pools = [module for module in model.modules() if isinstance(module, ValuePool)]
     pool = sum(module.num_slots * module.value_dim for module in pools)
     base = sum(parameter.numel() for parameter in model.parameters()) - sum(module.weight.numel() for module in pools)
@@ -205,18 +206,18 @@ def model_config(
 
 
 def attention_on(device: torch.device) -> str:
-    """Eager attention is the faster one on a CPU at short lengths; on a GPU the fused one, which
-    keeps no square matrix."""
+    """The faster attention on a device: eager on a CPU at short lengths; fused on a GPU, where it
+    does not store the square matrix."""
     return "eager" if device.type == "cpu" else "sdpa"
 
 
 class CheckpointError(ValueError):
-    """A folder does not hold a model that can be loaded."""
+    """A folder that does not hold a loadable model."""
 
 
 def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel:
-    """The model of a checkpoint's folder, on a device and in evaluation mode. The folder is
-    data: none of its code is run, and its weights are read from safetensors alone. Raises
+    """The model in a checkpoint's folder, on a device and in evaluation mode. The folder is
+    treated as data: none of its code is run, and weights are read from safetensors only. Raises
     CheckpointError."""
     config = load_model_config(folder)
     with _opening(folder):
@@ -231,11 +232,11 @@ def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel
 
 
 def load_model_config(folder: str | Path) -> PreTrainedConfig:
-    """What a checkpoint's folder says of its model's shape. Raises CheckpointError."""
+    """The model configuration in a checkpoint's folder. Raises CheckpointError."""
     with _opening(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        # A file may name a kernel on the hub, which transformers would fetch and run; who builds
-        # the model chooses.
+        # A file may name a kernel on the hub, which transformers would fetch and run. The caller
+        # that builds the model chooses the attention.
         config._attn_implementation = "eager"
     return config
 
@@ -250,18 +251,18 @@ def _opening(folder: str | Path) -> Iterator[None]:
     try:
         with reading(refuse):
             yield
-    except OSError as error:  # transformers raises it for what a folder lacks, over several lines
+    except OSError as error:  # transformers raises it, with several lines of text, for a missing file
         raise refuse(reason_of(error)) from error
 
 
 def build_model(
     config: MemoryLlamaConfig, *, seed: int, attention: str = "eager", split: ColumnSplit | None = None
 ) -> MemoryLlamaForCausalLM:
-    """A model on the CPU with fresh weights drawn from the seed, which are the same where the
-    pools are split: then it holds its share of their columns, though it draws all. Raises
-    ValueError if its value pools do not fit in memory."""
+    """A model on the CPU with fresh weights drawn from the seed. If the pools are split, the
+    weights are the same, but it keeps only its share of their columns. Raises ValueError if its
+    value pools do not fit in memory."""
     layers = config.memory_layers or []
-    if layers and torch.empty(0).device.type != "meta":  # where nothing takes room
+    if layers and torch.empty(0).device.type != "meta":  # tensors on the meta device take no memory
         require_room_for_values(
             num_half_keys=config.memory_num_half_keys,
             value_dim=config.memory_value_dim,

@@ -10,8 +10,8 @@ from memlm.model.standalone import AUTO_MAP, FILE, standalone_source
 
 
 class MemoryLlamaConfig(LlamaConfig):
-    """Llama's configuration and the memory's; without memory layers it is a Llama's (the dense
-    twin's), and is saved as one."""
+    """Llama's configuration plus the memory's. Without memory layers it describes a plain Llama
+    (the dense twin), and is saved as one."""
 
     model_type = "memory_llama"
 
@@ -26,12 +26,12 @@ class MemoryLlamaConfig(LlamaConfig):
 
     @property
     def num_slots(self) -> int:
-        """Slots of one pool."""
+        """Number of slots in one pool."""
         return self.memory_num_half_keys**2
 
     def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As transformers does, and adds the modelling file that loads the model where memlm is
-        not installed."""
+        """Save as transformers does, and add the modelling file that loads the model where memlm
+        is not installed."""
         if not self.memory_layers:
             self.without_memory().save_pretrained(save_directory, push_to_hub, **kwargs)
             return
@@ -41,8 +41,8 @@ class MemoryLlamaConfig(LlamaConfig):
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def without_memory(self) -> LlamaConfig:
-        """What is left of it for a model that has no memory layer, whose weights go by the names
-        of Llama's."""
+        """The plain Llama configuration of a model without memory layers, whose weights have
+        Llama's names."""
         ours = ("memory_", "model_type", "auto_map", "_name_or_path", "transformers_version")
         fields = {name: value for name, value in self.to_dict().items() if not name.startswith(ours)}
         fields["architectures"] = [name.removeprefix("Memory") for name in self.architectures or []]

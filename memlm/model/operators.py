@@ -1,10 +1,9 @@
-"""The search and the read as operators of torch (torch.library): what a compiler or an exporter
-sees of them.
+"""The search and the read as torch operators (torch.library), for compilers and exporters.
 
-While torch.compile, torch.export or fake tensors trace a model, each is one operator of known
-shapes, with one for its gradients; what is inside, and which kernels compute it, is looked up
-when the traced program runs, so nothing there depends on the values or the machine of the trace.
-Exporters to ONNX, which know no operators of ours, get the same in plain ones.
+When torch.compile, torch.export or fake tensors trace a model, each is one operator with known
+shapes, and another for its gradients. Which kernels compute it is decided when the traced program
+runs, so the trace does not depend on the values or the machine. Exporters to ONNX do not know
+custom operators and get the same computation in plain ones.
 """
 
 from collections.abc import Callable
@@ -19,13 +18,13 @@ from memlm.model.kernels import kernels_for
 
 
 def is_traced(tensor: Tensor) -> bool:
-    """Whether it stands for a tensor of a program that is being written. Known while tracing, so
-    it makes no branch in the program."""
+    """Whether the tensor belongs to a program that is being traced. This is known while tracing,
+    so it adds no branch to the program."""
     return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor)
 
 
 def find_slots(queries: Tensor, half_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """What the operator below computes, without torch's dispatch: slots and scores, all in fp32."""
+    """Slots and scores as the operator below computes them, without torch's dispatch; all fp32."""
     num_tokens, num_heads, key_dim = queries.shape
     halves = queries.view(num_tokens, num_heads, 2, key_dim // 2).permute(1, 2, 0, 3)
     return kernels_for(queries).search(halves @ half_keys.transpose(-1, -2), top_k)
@@ -84,7 +83,7 @@ def _(values: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
 def weighted_read_backward(
     grad_output: Tensor, values: Tensor, slots: Tensor, weights: Tensor, needs_values: bool, needs_weights: bool
 ) -> tuple[Tensor, Tensor]:
-    """Both gradients; an empty tensor in the place of one that is not needed."""
+    """Both gradients, with an empty tensor in place of one that is not needed."""
     through_values, through_weights = dense_gradients(grad_output, values, slots, weights, needs_values, needs_weights)
     return (
         values.new_empty(0) if through_values is None else through_values,
@@ -95,7 +94,8 @@ def weighted_read_backward(
 def dense_gradients(
     grad_output: Tensor, values: Tensor, slots: Tensor, weights: Tensor, needs_values: bool, needs_weights: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Those of the whole table, in its type, and of the weights, as far as they are needed."""
+    """The gradients of the whole table, in its type, and of the weights, as far as they are
+    needed."""
     gradient, through_weights = kernels_for(values).read_backward(
         grad_output.float(), values, slots, weights, rows=needs_values, weight_gradient=needs_weights
     )
@@ -130,11 +130,11 @@ weighted_read.register_autograd(_read_gradients, setup_context=_keep_read)
 
 
 def _like(tensor: Tensor) -> Tensor:
-    """What a kernel makes anew: dense, whatever the strides of the tensor whose shape it has."""
+    """A new contiguous tensor of the same shape and type, as a kernel would allocate it."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
-# In plain operators, for exporters to ONNX.
+# The operators in plain ones, for exporters to ONNX.
 
 
 def _in_plain_operators(operator: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -143,8 +143,8 @@ def _in_plain_operators(operator: Any) -> Callable[[Callable[..., Any]], Callabl
 
 @_in_plain_operators(product_key_search)
 def _(queries: Tensor, half_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """All pairs of what is best in each half: a table of the few that can be among the best
-    would be a constant, which a decomposition cannot bring along. ONNX's TopK, unlike torch's,
+    """Scores of all pairs of the best half-keys. A table of the few pairs that can be among the
+    best would be a constant, which a decomposition cannot contain. Unlike torch's, ONNX's TopK
     puts the first of equal scores first, as the kernels do."""
     num_tokens, num_heads, key_dim = queries.shape
     halves = queries.view(num_tokens, num_heads, 2, key_dim // 2).permute(1, 2, 0, 3)

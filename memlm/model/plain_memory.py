@@ -1,5 +1,5 @@
-"""The parts of the memory model for which memlm has kernels and optimizers of its own, in plain
-torch: what stands in their places in the modelling file that is saved with every checkpoint
+"""Plain torch versions of the parts of the memory model that have kernels and optimizers of their
+own. They replace those parts in the modelling file that is saved with every checkpoint
 (standalone.py). Names and results are the same."""
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from memlm.model.kernels.reference import read, search
 
 
 def standalone_source() -> str:
-    """This file."""
+    """The source text of this module."""
     return Path(__file__).read_text(encoding="utf-8")
 
 
@@ -22,11 +22,11 @@ def product_key_search(
     half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
     top_k: int,
 ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
-    """The top_k slots of each query and head with their scores, best first: exact, over the
-    product of the two sets of half-keys.
+    """The top_k slots of each query and head with their scores, best first. The search is exact,
+    over the product of the two sets of half-keys.
 
-    Sub-scores are fp32 whatever the autocast: in bf16 most rows tie at the k-th score and the
-    choice becomes arbitrary.
+    Sub-scores are fp32 even under autocast: in bf16 most rows tie at the k-th score and the choice
+    becomes arbitrary.
     """
     num_heads, _, _, half_dim = half_keys.shape
     with torch.autocast(queries.device.type, enabled=False):

@@ -1,10 +1,11 @@
-"""Which slots does a query read? Exact top-k over the product of two sets of half-keys (Lample
-et al. 2019, section 3).
+"""Search for the slots that a query reads: exact top-k over the product of two sets of half-keys
+(Lample et al. 2019, section 3).
 
 The keys of the pool are all pairs (c, c') of half-keys, so slot = i * num_half_keys + j and its
-score is the sum of two sub-scores. The best k pairs lie among the k best of each half, and of
-those k * k only where (i + 1) * (j + 1) <= k: pair (i, j) of two descending lists is beaten or
-equalled by the (i + 1) * (j + 1) - 1 pairs above and left of it.
+score is the sum of two sub-scores. The best k pairs consist of half-keys among the k best of each
+half. Of those k * k pairs only the ones with (i + 1) * (j + 1) <= k are candidates: in two
+descending lists, pair (i, j) is no better than the (i + 1) * (j + 1) - 1 pairs above and left of
+it.
 """
 
 from typing import Any
@@ -27,12 +28,12 @@ def product_key_search(
     """The top_k slots of each query and head with their scores, best first; ties as in
     `Kernels.search`.
 
-    Sub-scores are fp32 whatever the autocast: in bf16 most rows tie at the k-th score and the
-    choice becomes arbitrary. Raises ValueError if there are fewer half-keys than top_k.
+    Sub-scores are fp32 even under autocast: in bf16 most rows tie at the k-th score and the choice
+    becomes arbitrary. Raises ValueError if there are fewer half-keys than top_k.
     """
     if not 1 <= top_k <= half_keys.shape[2]:
         raise ValueError(
-            f"top_k is {top_k}, and there are {half_keys.shape[2]} half-keys; it must be from 1 to that many, "
+            f"top_k is {top_k}, and there are {half_keys.shape[2]} half-keys; it must be from 1 to the number of half-keys, "
             "since the exact search keeps top_k half-keys of each half"
         )
     num_heads, _, _, half_dim = half_keys.shape
@@ -48,8 +49,8 @@ def product_key_search(
 
 
 class _Search(torch.autograd.Function):
-    """Backward follows the slots that were found: top_k of num_half_keys sub-scores have a
-    gradient."""
+    """Search whose backward follows the slots that were found: only top_k of the num_half_keys
+    sub-scores have a gradient."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, half_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""What makes `import memlm` enough for Hugging Face's libraries to know memlm's models, at the
-cost of importing none of them.
+"""Make memlm's models known to Hugging Face's libraries on `import memlm`, without importing those
+libraries.
 
-Each library has a table of the model types that it knows, and memlm's type is entered there:
-now, if the table is loaded, or once it is. transformers' tables hold names, and a class is
-imported when it is first asked for; so ours is.
+Each library has a table of the model types that it knows. memlm's type is added to a table at once
+if the table is loaded, or as soon as it is. transformers' tables hold names and import a class
+when it is first requested; memlm's class is imported the same way.
 """
 
 import importlib
@@ -19,19 +19,19 @@ CONFIG_CLASS = "MemoryLlamaConfig"
 
 
 def register_when_imported() -> None:
-    """Enter memlm's model type in the tables of ENTER, now or once they are imported. Calling it
-    again changes nothing."""
+    """Add memlm's model type to the tables of REGISTER, now or once they are imported. Further
+    calls change nothing."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
-    for name, enter in ENTER.items():
+    for name, register in REGISTER.items():
         if name in sys.modules:
-            enter(sys.modules[name])
+            register(sys.modules[name])
 
 
-def _enter_config(configuration_auto: ModuleType) -> None:
-    """The configuration is enough: whoever looks for a model looks for its configuration first,
-    and memlm's module registers both."""
+def _register_config(configuration_auto: ModuleType) -> None:
+    """Add the configuration. That suffices: code that looks for a model looks for its
+    configuration first, and memlm's module registers both."""
     module = ModuleType(f"transformers.models.{MODEL_TYPE}", "Where transformers looks for the class of a model type.")
     module.__getattr__ = _config_class  # type: ignore[method-assign]
     sys.modules[module.__name__] = module
@@ -44,39 +44,39 @@ def _config_class(name: str) -> Any:
     return importlib.import_module("memlm.model.language_model").MemoryLlamaConfig
 
 
-def _enter_target_modules(constants: ModuleType) -> None:
-    """Which modules PEFT's methods adapt where nobody names any: those of Llama, whose attention
-    ours is."""
+def _register_target_modules(constants: ModuleType) -> None:
+    """Set the modules that PEFT's methods adapt by default to those of Llama, because the
+    attention is Llama's."""
     for name, targets in vars(constants).items():
         if name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(targets, dict) and "llama" in targets:
             targets.setdefault(MODEL_TYPE, targets["llama"])
 
 
-ENTER: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": _enter_config,
-    "peft.utils.constants": _enter_target_modules,
+REGISTER: dict[str, Callable[[ModuleType], None]] = {
+    "transformers.models.auto.configuration_auto": _register_config,
+    "peft.utils.constants": _register_target_modules,
 }
-"""By the name of the module that holds the tables. None imports anything, since its module may
-be in the middle of other imports."""
+"""Functions by the name of the module that holds the table. None of them imports anything, because
+their module may be in the middle of other imports."""
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of ENTER as the other finders do, and makes the entries when such a
-    module has run."""
+    """Finds the modules of REGISTER as the other finders do, and adds memlm's entries after such a
+    module has been executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in ENTER:
+        if fullname not in REGISTER:
             return None
         found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_enter(module: ModuleType) -> None:
+            def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                ENTER[fullname](module)
+                REGISTER[fullname](module)
 
-            spec.loader.exec_module = execute_and_enter  # type: ignore[method-assign]
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

@@ -1,10 +1,10 @@
-"""The modelling file that every checkpoint of a memory model holds, so that transformers loads
-it where memlm is not installed.
+"""The modelling file in every checkpoint of a memory model, with which transformers loads the
+checkpoint where memlm is not installed.
 
-It is put together from memlm's own source: the model's classes and all that they use, as they
-stand here, but for the parts that plain_memory.py has in plain torch. So there is one copy to
-maintain, and no line that a stranger runs is not run here too. memlm itself never runs a
-checkpoint's copy: it is code in a folder, and a folder is data.
+It is assembled from memlm's own source: the model's classes and everything they use, unchanged,
+except for the parts that plain_memory.py has in plain torch. So there is only one copy to
+maintain, and every line in the file also runs here. memlm itself never runs a checkpoint's copy,
+because it treats a checkpoint's folder as data.
 """
 
 import ast
@@ -23,9 +23,9 @@ CLASSES = {
     "AutoModelForCausalLM": "MemoryLlamaForCausalLM",
     "AutoModelForSequenceClassification": "MemoryLlamaForSequenceClassification",
 }
-"""By the Auto class that loads it."""
+"""Model classes by the Auto class that loads them."""
 AUTO_MAP = {auto: f"{Path(FILE).stem}.{name}" for auto, name in CLASSES.items()}
-"""What tells transformers where the classes are
+"""Config entry that tells transformers where the classes are
 (https://huggingface.co/docs/transformers/custom_models)."""
 
 ROOT = "memlm.model.language_model"
@@ -35,17 +35,17 @@ DOCUMENTATION = '''"""A language model with memory layers, for transformers: Lla
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
-Plain torch, put together from the source of memlm, which has faster kernels for it and the methods that teach it facts. Where memlm is
-installed, `import memlm` takes the place of trust_remote_code and of this file. Apache-2.0.
+Plain torch, assembled from the source of memlm, which has faster kernels and the methods that teach the model facts. Where memlm is
+installed, `import memlm` replaces trust_remote_code and this file. Apache-2.0.
 """'''
-REGISTRATION = """# The classifier makes its decoder by the Auto class.
+REGISTRATION = """# The classifier creates its decoder through the Auto class.
 AutoModel.register(MemoryLlamaConfig, MemoryLlamaModel, exist_ok=True)"""
 
 
 @functools.cache
 def standalone_source() -> str:
-    """The text of the modelling file: torch, transformers and the standard library are all that
-    it imports."""
+    """The text of the modelling file. It imports only torch, transformers and the standard
+    library."""
     used, imports = _everything_used()
     imports.setdefault("transformers", set()).add("AutoModel")
     lines = [f"import {alias}" for alias in sorted(imports.pop("", ()))]
@@ -55,8 +55,8 @@ def standalone_source() -> str:
 
 
 def _everything_used() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """What the classes need: of memlm's modules, each behind those that it imports from; and of
-    others, by what follows `from`."""
+    """Everything that the classes need: names by module of memlm, each module after those that it
+    imports from; and the imports from other packages."""
     used: dict[str, set[str]] = {}
     above: dict[str, set[str]] = {}
     imports: dict[str, set[str]] = {}
@@ -84,21 +84,20 @@ def _everything_used() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
 
 @dataclass
 class _Module:
-    """What a module of memlm defines and imports at its top level, by name."""
+    """The definitions and imports at the top level of a memlm module, by name."""
 
     lines: list[str]
     definitions: dict[str, ast.stmt] = field(default_factory=dict)
     last_lines: dict[str, int] = field(default_factory=dict)
-    """Where definitions end, with the string that documents an assignment."""
+    """Last line of each definition, including the docstring of an assignment."""
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """What follows `from` and `import` where a name is imported; nothing follows `from` where a
-    whole module is."""
+    """Module after `from` (empty for a plain import) and text after `import`, by imported name."""
 
     def names_in(self, name: str) -> list[str]:
         return sorted({node.id for node in ast.walk(self.definitions[name]) if isinstance(node, ast.Name)})
 
     def parts(self, names: set[str]) -> Iterator[str]:
-        """The text of the definitions, in the order in which they stand."""
+        """The source text of the definitions, in their order in the module."""
         for name, statement in self.definitions.items():
             if name in names:
                 decorators = getattr(statement, "decorator_list", [])
@@ -108,8 +107,8 @@ class _Module:
 
 @functools.cache
 def _module(name: str) -> _Module:
-    """Read, and not imported. Shapes are left out of its annotations: they are jaxtyping's,
-    which few have installed."""
+    """A module read without importing it. Shapes are removed from its annotations, because they
+    need jaxtyping, which is rarely installed."""
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.origin is not None, name
     text = JAXTYPING.sub("Tensor", Path(spec.origin).read_text(encoding="utf-8"))

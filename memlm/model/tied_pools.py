@@ -1,8 +1,8 @@
-"""A value pool has one owner, the model, and is part of every memory layer that reads it:
-torch's registry knows it in all these places.
+"""Ties between the places of a value pool. A pool has one owner, the model, and is also part of
+every memory layer that reads it; torch's registry knows it in all these places.
 
-Whoever exchanges a module by its name, as PEFT does to train a copy of it, exchanges it in one
-place; the tie carries it to the others.
+Code that replaces a module by its name, as PEFT does to train a copy, replaces it in one place
+only. The tie replaces it in the others.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Tie:
-    """The places that hold one pool: what is put into one of them is put into all."""
+    """The places that hold one pool. A module put into one of them is put into all."""
 
     def __init__(self, places: Sequence[tuple["PoolHolder", str]]) -> None:
         """Each place is a module and the name of one of its children."""
@@ -26,7 +26,7 @@ class Tie:
 
 
 class PoolHolder(nn.Module):
-    """A module some of whose children are tied to those of other modules."""
+    """A module with children that are tied to children of other modules."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -41,7 +41,7 @@ class PoolHolder(nn.Module):
 
     def _replicate_for_data_parallel(self) -> "PoolHolder":
         replica = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
-        replica.ties = {}  # its children are set one by one, and those of the original must stay
+        replica.ties = {}  # its children are set one by one, and must not replace the original's
         return replica
 
 

@@ -1,8 +1,9 @@
-"""y = the sum of weight * value over the slots that a token reads, and where its gradient goes.
+"""The weighted read: y = the sum of weight * value over the slots that a token reads. Also its
+gradients.
 
-Backward touches the rows that were read and no others. What becomes of them is the pool's
-choice: a dense gradient for torch's optimizers, a list of row gradients for a row-sparse one, or
-the gradient of a few trainable rows for sparse memory finetuning.
+Backward touches only the rows that were read. The pool chooses the form of their gradient: dense
+for torch's optimizers, a list of row gradients for a row-sparse optimizer, or the gradient of a
+few trainable rows for sparse memory finetuning.
 """
 
 from typing import Any, NamedTuple
@@ -17,15 +18,15 @@ from memlm.model.kernels import RowGradient, kernels_for
 from memlm.model.operators import dense_gradients, is_traced
 
 TABLE_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""Sums are fp32 for each of them."""
+"""Sums are fp32 for all of them."""
 
 
 class TrainableRows(NamedTuple):
-    """The rows of a pool that may move in this step: a small leaf that stands in for them in the
-    read."""
+    """The rows of a pool that may change in this step, as a small leaf tensor that represents them
+    in the read."""
 
     slots: Int[Tensor, " rows"]
-    """Ascending slot numbers."""
+    """Slot numbers in ascending order."""
     values: Float[Tensor, "rows value_dim"]
     """Equal to the pool's rows when the step begins; receives the gradient."""
 
@@ -35,11 +36,11 @@ def weighted_read(
     slots: Int[Tensor, "tokens reads"],
     weights: Float[Tensor, "tokens reads"],
 ) -> Float[Tensor, "tokens value_dim"]:
-    """The read whose gradient for the table is dense, as torch's own optimizers want it.
+    """The read with a dense gradient of the table, for torch's own optimizers.
 
-    Like the others below, raises ValueError for tensors that do not belong together, and on a
-    CPU IndexError for a slot that the table does not have; on a GPU, where asking would hold up
-    the host, such a read gives NaN.
+    Like the functions below, raises ValueError for tensors that do not fit together, and on a CPU
+    IndexError for a slot outside the table. On a GPU, where that check would make the host wait,
+    such a read gives NaN.
     """
     require_read(values, slots, weights)
     if is_traced(weights):
@@ -53,8 +54,8 @@ def weighted_read_into(
     weights: Float[Tensor, "tokens reads"],
     gradients: list[RowGradient],
 ) -> Float[Tensor, "tokens value_dim"]:
-    """The read whose backward appends the table's gradient to a list, at the rows that were
-    read. Weights must need a gradient."""
+    """The read whose backward appends the table's gradient, at the rows that were read, to a list.
+    The weights must require a gradient."""
     require_read(values, slots, weights)
     return _RowGradients.apply(values.detach(), slots, weights, gradients)
 
@@ -65,14 +66,14 @@ def weighted_read_with(
     weights: Float[Tensor, "tokens reads"],
     trainable: TrainableRows,
 ) -> Float[Tensor, "tokens value_dim"]:
-    """The read of the whole table whose gradient goes to the trainable rows and the weights, but
-    to no other row."""
+    """The read of the whole table whose gradient goes only to the trainable rows and the
+    weights."""
     require_read(values, slots, weights)
     return _TrainableRows.apply(trainable.values, values.detach(), trainable.slots, slots, weights)
 
 
 def require_read(values: Tensor, slots: Tensor, weights: Tensor) -> None:
-    """Raise ValueError for tensors that do not belong together."""
+    """Raise ValueError for tensors that do not fit together."""
     if values.dtype not in TABLE_TYPES:
         raise ValueError(f"values is {values.dtype}; a table must be float32, bfloat16 or float16")
     if slots.dtype != torch.int64 or weights.dtype != torch.float32:
@@ -117,8 +118,8 @@ class _RowGradients(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, slots, weights = ctx.saved_tensors
-        # Pads and the last token of a block have no gradient: what they alone read is not among
-        # the rows that were trained on.
+        # Pads and the last token of a block have no gradient, so rows that only they read are not
+        # among the trained rows.
         trained = grad_output.any(dim=1)
         everything = bool(trained.all())
         if not everything:
@@ -149,8 +150,8 @@ class _TrainableRows(torch.autograd.Function):
         values, row_slots, slots, weights = ctx.saved_tensors
         kernels, grad_output = kernels_for(values), grad_output.float()
         gradient = kernels.read_backward_of_rows(grad_output, slots, weights, row_slots)
-        # Below an upper memory layer something moves too, and reaches the loss through what the
-        # upper one looks up.
+        # Weights need a gradient when parameters below this layer are trained too: they affect the
+        # loss through this layer's lookup.
         through_weights = None
         if ctx.needs_input_grad[4]:
             _, through_weights = kernels.read_backward(

@@ -1,7 +1,7 @@
-"""Which slots does a text read? The first step from a batch to its trainable slots.
+"""The slots that a text reads: the first step from a batch to its trainable slots.
 
 Slots are numbered through all pools of a model: slot s of pool p is p * num_slots + s, so one
-integer names a slot wherever several layers share a pool or have one each.
+integer identifies a slot, whether layers share a pool or have one each.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from memlm.model.memory import MemoryLayer, ValuePool
 
 
 class _LastSearchDone(Exception):
-    """Ends a forward pass of which only the accesses are wanted."""
+    """Ends a forward pass after the last search, when only the accesses are wanted."""
 
 
 def memory_layers(model: nn.Module) -> list[MemoryLayer]:
@@ -31,8 +31,8 @@ def value_pools(model: nn.Module) -> list[ValuePool]:
 
 @contextmanager
 def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq reads"]], None]) -> Iterator[None]:
-    """Within the context, each memory layer hands over the slots it found, before it reads them:
-    receive(layer number, slots)."""
+    """Within the context, each memory layer calls receive(layer number, slots) with the slots it
+    found, before it reads them."""
     layers = memory_layers(model)
     if not layers:
         raise ValueError(
@@ -50,14 +50,14 @@ def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq
 
 
 def accesses_of(model: nn.Module, **inputs: Tensor) -> Int[Tensor, "batch seq all_reads"]:
-    """The slots of every token, all layers and heads side by side. Computes nothing beyond the
-    last memory layer's search."""
+    """The slots of every token, those of all layers and heads concatenated. Computes nothing
+    beyond the last memory layer's search."""
     return accesses_in(model, lambda: model(**inputs, use_cache=False))
 
 
 @torch.no_grad()
 def accesses_in(model: nn.Module, forward: Callable[[], object]) -> Int[Tensor, "batch seq all_reads"]:
-    """As accesses_of, of a forward pass that the caller runs in a way of its own."""
+    """Like accesses_of, for a forward pass that the caller runs itself."""
     found: list[Tensor] = []
     last = len(memory_layers(model)) - 1
 
@@ -74,5 +74,5 @@ def accesses_in(model: nn.Module, forward: Callable[[], object]) -> Int[Tensor, 
 def accesses_of_tokens(
     slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"]
 ) -> Int[Tensor, " accesses"]:
-    """The accesses without those of pads, which count for nothing."""
+    """The accesses of all tokens except pads."""
     return slots[is_token].flatten()

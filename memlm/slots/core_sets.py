@@ -1,7 +1,7 @@
-"""Which slots belong to a fact however it is said? The core-set analysis of Lin et al. 2025,
-section 6, and what their Table 1 colours.
+"""Core sets of facts (the analysis of Lin et al. 2025, section 6), and the number of trainable
+slots per token (the colours of their Table 1).
 
-accesses of each wording -> those that all wordings share -> of them, those read when the
+accesses of each wording -> slots that all wordings share -> of these, the slots read when the
 question is answered: the core set
 accesses of a token      -> how many of them are trainable: the token's colour
 """
@@ -18,7 +18,7 @@ from memlm.slots.accesses import accesses_of_tokens
 
 
 class TokenReads(NamedTuple):
-    """Of one token; a slot that several heads or layers read is one slot."""
+    """Slot counts of one token. A slot that several heads or layers read counts once."""
 
     num_read: int
     num_trainable: int
@@ -27,26 +27,26 @@ class TokenReads(NamedTuple):
 def accessed_by_rows(
     slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"]
 ) -> list[Int[Tensor, " accessed"]]:
-    """The slots that each row reads, ascending; pads read none."""
+    """The slots that each row reads, in ascending order; pads read none."""
     rows = zip(slots.split(1), is_token.split(1), strict=True)
     return [accesses_of_tokens(row, row_is_token).unique() for row, row_is_token in rows]
 
 
 def intersection(sets: Sequence[Int[Tensor, " slots"]]) -> Int[Tensor, " shared"]:
-    """The slots that are in all of them, ascending."""
+    """The slots that are in all sets, in ascending order."""
     if not sets:
-        raise ValueError("sets is empty; the intersection of no sets is not defined, so give at least one wording")
+        raise ValueError("sets is empty, and the intersection of no sets is undefined; give at least one wording")
     return reduce(lambda shared, one: shared[torch.isin(shared, one)], sets[1:], sets[0].unique())
 
 
 def core_set(wordings: Sequence[Int[Tensor, " accessed"]], answering: Int[Tensor, " accessed"]) -> Int[Tensor, " core"]:
-    """The slots that every wording of a fact reads and that are read when its question is
-    answered, ascending."""
+    """The slots that every wording of a fact reads and that are also read when its question is
+    answered, in ascending order."""
     return intersection([*wordings, answering])
 
 
 def reads_of_tokens(slots: Int[Tensor, "seq reads"], trainable: Int[Tensor, " trainable"]) -> list[TokenReads]:
-    """Of each token: how many slots it reads, and how many of these are trainable."""
+    """For each token, the number of slots it reads and how many of these are trainable."""
     reads = []
     for token in slots:
         read = token.unique()

@@ -1,7 +1,7 @@
-"""How often is each slot read: by the batch at hand, and by background text? Integers
-throughout, merged by addition.
+"""Counts of slot accesses: those of the current batch, and those of background text. All are
+integers, merged by addition.
 
-A batch's counts name accessed slots only, so their cost does not grow with the pool. Background
+A batch's counts list accessed slots only, so their cost does not grow with the pool. Background
 counts are one vector per pool: document frequency by micro-batch and by sequence, and total
 accesses, each with its denominator.
 """
@@ -21,10 +21,10 @@ from memlm.slots.accesses import accesses_of_tokens
 
 
 class SlotCounts(NamedTuple):
-    """How often each accessed slot was read."""
+    """Number of times that each accessed slot was read."""
 
     slots: Int[Tensor, " accessed"]
-    """Ascending; no slot twice."""
+    """In ascending order, without duplicates."""
     counts: Int[Tensor, " accessed"]
 
 
@@ -33,7 +33,7 @@ def count_slots(slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "b
 
 
 def merge(parts: list[SlotCounts]) -> SlotCounts:
-    """The counts of several micro-batches or ranks as one batch's; independent of their order."""
+    """The counts of several micro-batches or ranks, added up; independent of their order."""
     if len(parts) == 1:
         return parts[0]
     slots, places = torch.cat([part.slots for part in parts]).unique(return_inverse=True)
@@ -42,7 +42,7 @@ def merge(parts: list[SlotCounts]) -> SlotCounts:
 
 
 def merge_over_ranks(counts: SlotCounts) -> SlotCounts:
-    """The counts of the global batch, the same on every rank. Exchanges accessed slots only."""
+    """The counts of the global batch, identical on every rank. Exchanges accessed slots only."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return counts
     lengths = [torch.zeros(1, dtype=torch.int64, device=counts.slots.device) for _ in range(dist.get_world_size())]
@@ -57,15 +57,15 @@ def merge_over_ranks(counts: SlotCounts) -> SlotCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundCounts:
-    """How common each slot is in background text (the paper's B). Adds up over micro-batches,
+    """How common each slot is in background text (the paper's B). Can be added over micro-batches,
     shards and workers."""
 
     batch_frequency: Int[Tensor, " all_slots"]
-    """Micro-batches in which the slot is read at least once: the paper's document frequency. A
-    micro-batch is a place in the corpus (training/counting.py), never what one worker happened
-    to read, so this does not depend on who counted."""
+    """Number of micro-batches in which the slot is read at least once: the paper's document
+    frequency. A micro-batch is a fixed part of the corpus (training/counting.py), so the result
+    does not depend on which worker counted it."""
     sequence_frequency: Int[Tensor, " all_slots"]
-    """Sequences in which the slot is read at least once."""
+    """Number of sequences in which the slot is read at least once."""
     accesses: Int[Tensor, " all_slots"]
     num_batches: int
     num_sequences: int
@@ -87,8 +87,8 @@ class BackgroundCounts:
     def of_batch(
         slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"], *, num_slots: int
     ) -> "BackgroundCounts":
-        """One micro-batch. A sequence that holds only pads is no sequence, and a micro-batch of
-        those is no batch."""
+        """Counts of one micro-batch. A sequence of pads alone does not count as a sequence, and a
+        micro-batch of such sequences does not count as a batch."""
         counter = BackgroundCounter(num_slots, slots.device)
         counter.add(slots, is_token)
         return counter.counts()
@@ -96,8 +96,8 @@ class BackgroundCounts:
     def __add__(self, other: "BackgroundCounts") -> "BackgroundCounts":
         if len(self.accesses) != len(other.accesses):
             raise ValueError(
-                f"background counts of {len(self.accesses)} and of {len(other.accesses)} slots cannot be added; "
-                "they come from different models"
+                f"background counts of {len(self.accesses)} slots and of {len(other.accesses)} slots cannot be added; "
+                "they come from different models, so use counts of one model"
             )
         return BackgroundCounts(
             **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
@@ -125,8 +125,8 @@ class BackgroundCounts:
 
 
 class BackgroundCounter:
-    """Counts micro-batches one by one. What a batch costs follows its accesses, not the pool,
-    and its slots never leave the device."""
+    """Accumulates counts one micro-batch at a time. The cost of a batch depends on its accesses,
+    not on the pool, and its slots never leave the device."""
 
     def __init__(self, num_slots: int, device: torch.device) -> None:
         self.num_slots = num_slots
@@ -134,7 +134,7 @@ class BackgroundCounter:
             3, num_slots, dtype=torch.int64, device=device
         )
         self.totals = torch.zeros(3, dtype=torch.int64, device=device)
-        """Batches, sequences, tokens."""
+        """Numbers of batches, sequences and tokens."""
 
     def add(self, slots: Int[Tensor, "batch seq reads"], is_token: Bool[Tensor, "batch seq"]) -> None:
         kernels = kernels_for(slots)

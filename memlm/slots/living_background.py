@@ -1,8 +1,8 @@
-"""Background counts that grow with what is learned: a fact's slots become common once it is
-known, so later facts spare them.
+"""Background counts that grow with each learned fact: its slots become more common, so later facts
+avoid them.
 
-The paper's background is fixed, and protects what pretraining text reads but no fact learned
-since. Cost follows the accesses.
+The paper's background is fixed. It protects slots that pretraining text reads, but not those of
+facts learned since. The cost depends on the accesses, not on the pool.
 """
 
 from dataclasses import replace
@@ -16,20 +16,21 @@ from memlm.slots.counts import BackgroundCounts
 
 class LivingBackground:
     def __init__(self, background: BackgroundCounts, batches_per_fact: int) -> None:
-        """Each learned fact counts as so many background batches that all read its slots."""
+        """Count each learned fact as `batches_per_fact` background batches that all read its
+        slots."""
         self.batches_per_fact = batches_per_fact
         self.counts = replace(background, batch_frequency=background.batch_frequency.clone())
         self.slots_of_fact: dict[str, Int[Tensor, " accessed"]] = {}
 
     def forget(self, fact_id: str) -> None:
-        """Take a fact's own accesses out: what it learned before is no reason to spare its
-        slots."""
+        """Remove a fact's own accesses, so that learning it before is no reason to avoid its slots
+        now."""
         slots = self.slots_of_fact.pop(fact_id, None)
         if slots is not None:
             self._add(slots, -self.batches_per_fact)
 
     def learn(self, fact_id: str, slots: Int[Tensor, " accessed"]) -> None:
-        """Let the slots that the fact reads, none twice, count from now on."""
+        """Count the slots that the fact reads, given without duplicates, from now on."""
         self.forget(fact_id)
         self.slots_of_fact[fact_id] = slots
         self._add(slots, self.batches_per_fact)

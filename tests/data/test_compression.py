@@ -145,7 +145,7 @@ def test_plain_text_under_a_compressed_name_says_so(tmp_path, suffix):
     path = tmp_path / f"q.jsonl.{suffix}"
     path.write_text('{"text": "a"}\n')
     for read in (read_documents, read_lines, read_rows):
-        with pytest.raises(ShardError, match="leave the last suffix off its name"):
+        with pytest.raises(ShardError, match="remove the last suffix of its name"):
             list(read(str(path)))
 
 

@@ -105,7 +105,7 @@ def test_ids_with_gaps_are_all_below_the_length_and_the_pad_takes_none_of_them(t
 
 
 def test_an_id_far_beyond_the_tokens_is_refused(tmp_path):
-    with pytest.raises(TokenizerError, match="3 tokens and an id of 100000.*99998 ids between"):
+    with pytest.raises(TokenizerError, match="3 tokens and a highest id of 100000.*99998 unused ids"):
         with_words(tmp_path, {"<eos>": 0, "<unk>": 1, "a": 100_000})
 
 

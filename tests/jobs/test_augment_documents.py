@@ -124,7 +124,7 @@ def test_a_run_without_documents_is_told_so(tmp_path: Path, capfd):
 def test_chunks_texts_stream_and_model_must_fit(config: Config):
     documents = config.questions.documents
     assert documents is not None
-    with pytest.raises(ValueError, match="each must be at most the next"):
+    with pytest.raises(ValueError, match="they must be in ascending order"):
         replace(documents, chunk_tokens=100)
     with pytest.raises(ValueError, match="max_augmentation_tokens is 63.*stream.max_length \\(63\\)"):
         replace(config, stream=DocumentStreamConfig(max_length=63))

@@ -56,8 +56,8 @@ def empty(path: Path) -> None:
 
 
 BAD_SHARDS = [
-    (cut_off, "cut off or damaged", "Fetch or write the file again"),
-    (plain_text_called_zstd, ":1: not zstd", "leave the last suffix off its name"),
+    (cut_off, "truncated or damaged", "Download or write the file again"),
+    (plain_text_called_zstd, ":1: not zstd", "remove the last suffix of its name"),
     (not_json, "1 of 200 lines (0.500%) are malformed (1 not JSON)", ".jsonl.zst:7: not JSON ("),
     (without_text, "the first is", ":7: no field 'text' (there are: body, url). Repair or remove these lines"),
 ]
@@ -116,7 +116,7 @@ def test_a_shard_without_documents_is_refused(tmp_path, capfd, cluster, place):
 @ray
 def test_an_unknown_tokenizer(tmp_path, capfd, cluster):
     line = refused(capfd, prepare_corpus.run, smoke(tmp_path, "--corpus.tokenizer", "/no/such/tokenizer"))
-    assert "tokenizer '/no/such/tokenizer': there is no such folder" in line and "hub id" in line
+    assert "tokenizer '/no/such/tokenizer': this folder does not exist" in line and "hub id" in line
     assert artifacts_in(tmp_path) == {"smoke/world"}
 
 

@@ -351,7 +351,7 @@ def test_columns_that_cannot_be_shared_out_evenly_are_refused():
 def test_ranks_that_cannot_be_grouped_and_a_table_that_is_a_parameter_are_refused(ranks):
     for rank in ranks[:2]:
         groups, dense = rank["refused"]
-        assert "pretraining.pool_split is 3, and there are 2 workers (cluster.num_workers)" in groups
+        assert "pretraining.pool_split is 3, and the number of workers (cluster.num_workers), 2, is not" in groups
         assert "pretraining.pool_split is 2, and the table is a parameter" in dense and '"lazy_adam"' in dense
 
 

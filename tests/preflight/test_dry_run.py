@@ -84,7 +84,7 @@ def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
     plan = refused_plan_of(
         capsys, "prepare_corpus", "paper_1b", "--corpus.path", "hf://datasets/mlfoundations/dclm-baseline-1.0@main"
     )
-    assert "refused: " in plan and "'main', which may come to name other data" in plan
+    assert "refused: " in plan and "'main', which may later refer to other data" in plan
     assert "published figures" not in plan
 
 
@@ -185,7 +185,7 @@ def test_a_checkpoint_that_is_not_there_is_in_the_way(capsys, tmp_path):
 @pytest.mark.parametrize(
     "text, questions, told",
     [
-        ("# A\nText.", "prompt,answer\nWho?,Ada\n", "needs a question, an answer"),
+        ("# A\nText.", "prompt,answer\nWho?,Ada\n", "needs a question and an answer"),
         ("# A\nText.", "question,answer\nWho?\n", "not as many fields as the 2 of the header"),
         (" \n", "question,answer\nWho?,Ada\n", "no document holds any text"),
     ],
@@ -213,7 +213,7 @@ def test_a_text_that_is_named_as_facts_is_said_to_be_a_document(capsys, tmp_path
     [
         (['{"id": "1", "statements": ["Ada did."]}'] * 2, "facts.jsonl:2: fact '1' is stated on an earlier line too"),
         (['{"id": "1"}'], "fact '1' needs at least one statement"),
-        ([], "1 facts are asked for and not stated"),
+        ([], "1 facts have questions but no statements"),
     ],
 )
 def test_what_is_wrong_with_statements_is_in_the_way(capsys, tmp_path, lines, told):

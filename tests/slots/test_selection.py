@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from memlm.slots.counts import BackgroundCounts, SlotCounts
-from memlm.slots.selection import at_most_common, select_slots
+from memlm.slots.selection import select_slots, without_common_slots
 
 BATCH = SlotCounts(torch.tensor([2, 3, 5, 8, 13]), torch.ones(5, dtype=torch.int64))
 
@@ -50,11 +50,11 @@ def frequencies(*values: int) -> BackgroundCounts:
 
 def test_a_cap_leaves_out_what_a_larger_share_of_batches_reads():
     batch = SlotCounts(torch.tensor([0, 2, 3]), torch.tensor([5, 6, 7]))
-    kept = at_most_common(batch, frequencies(3, 9, 4, 1), 0.3)
+    kept = without_common_slots(batch, frequencies(3, 9, 4, 1), 0.3)
     assert kept.slots.tolist() == [0, 3] and kept.counts.tolist() == [5, 7]
-    assert at_most_common(batch, frequencies(3, 9, 4, 1), 1.0) is batch
+    assert without_common_slots(batch, frequencies(3, 9, 4, 1), 1.0) is batch
 
 
 def test_a_batch_that_reads_common_slots_alone_keeps_the_least_common():
     batch = SlotCounts(torch.tensor([0, 1, 2]), torch.tensor([1, 1, 1]))
-    assert at_most_common(batch, frequencies(8, 9, 8, 0), 0.3).slots.tolist() == [0, 2]
+    assert without_common_slots(batch, frequencies(8, 9, 8, 0), 0.3).slots.tolist() == [0, 2]

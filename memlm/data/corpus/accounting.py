@@ -1,8 +1,8 @@
-"""What became of every line of a shard? In = kept + dropped by reason + malformed by reason,
-always.
+"""Accounting for every line of a shard: lines read = kept + dropped by reason + malformed by
+reason, always.
 
-Filled by the readers of `shards.py`, stored with the blocks of each shard, added up in the
-corpus artifact.
+The readers in `shards.py` fill it in. It is stored with the blocks of each shard and added up in
+the corpus artifact.
 """
 
 from collections import Counter
@@ -12,12 +12,12 @@ from typing import Any
 
 MAX_SAMPLES = 100
 BLANK_LINE = "blank line"
-EMPTY_TEXT = "empty text"  # of white space alone, too
+EMPTY_TEXT = "empty text"  # also text of white space alone
 DROPPED = (BLANK_LINE, EMPTY_TEXT)
 
 
 class AccountingError(ValueError):
-    """Lines were lost or counted twice: a fault of the reader."""
+    """Lines were lost or counted twice, which is a bug in the reader."""
 
 
 class TooManyMalformed(ValueError):
@@ -34,14 +34,14 @@ class TooManyMalformed(ValueError):
 
 @dataclass(kw_only=True)
 class Accounting:
-    """The lines of a JSON-lines file, the rows of a Parquet one, by what became of them."""
+    """The lines of a JSON-lines file, or rows of a Parquet file, by what became of them."""
 
     lines: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Well formed, with nothing in them to train on; by reason."""
+    """Well-formed lines with nothing to train on, by reason."""
     malformed: Counter[str] = field(default_factory=Counter)
-    """Left out because they cannot be read; by reason."""
+    """Lines left out because they cannot be read, by reason."""
     samples: list[str] = field(default_factory=list)
     """The first MAX_SAMPLES malformed lines, as line: reason, never with their text."""
 
@@ -61,20 +61,20 @@ class Accounting:
 
     @property
     def malformed_share(self) -> float:
-        """Of all lines; 0 of none."""
+        """Share of malformed lines among all lines; 0 if there are none."""
         return self.num_malformed / self.lines if self.lines else 0.0
 
     def check(self, name: str) -> None:
-        """Raises AccountingError if a line is in no place, or in two."""
+        """Raise AccountingError if a line is not counted, or counted twice."""
         parts = self.kept + self.dropped.total() + self.num_malformed
         if parts != self.lines:
             raise AccountingError(
                 f"{name}: {self.lines} lines were read, but {self.kept} kept + {self.dropped.total()} dropped + {self.num_malformed} malformed "
-                f"are {parts}. The reader has a fault; please report it."
+                f"are {parts}. This is a bug in the reader; please report it."
             )
 
     def require_few_malformed(self, name: str, limit: float) -> None:
-        """Raises TooManyMalformed above the limit, naming the shard, the counts and the first
+        """Raise TooManyMalformed above the limit, naming the shard, the counts and the first
         malformed line."""
         if self.malformed_share > limit:
             raise TooManyMalformed(
@@ -114,7 +114,7 @@ class Accounting:
 
 
 def total(parts: Mapping[str, Accounting]) -> Accounting:
-    """Those of all shards together, with the first samples, which now name their shard."""
+    """The accounting of all shards together. Samples now include their shard's name."""
     whole = Accounting()
     for name, part in parts.items():
         part.check(name)

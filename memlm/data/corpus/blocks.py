@@ -1,8 +1,8 @@
-"""How are token blocks stored, and which ones does step s train on?
+"""Storage of token blocks, and the choice of those that each training step uses.
 
 Written by `prepare_corpus`, read by `pretrain`, `count_accesses` and the likelihood score. The
-order of training is a pure function of (seed, step), so a resumed run sees what the undisturbed
-one would have seen.
+order of training is a pure function of (seed, step), so a resumed run sees the same blocks as an
+uninterrupted one.
 """
 
 import os
@@ -23,16 +23,16 @@ from torch import Tensor
 COLUMN = "tokens"
 # Random access decodes whole row groups, so they are small.
 ROWS_PER_GROUP = 64
-CACHE_BYTES = 128 * 2**20  # keeps a laptop's corpus decoded, and bounds a large one
+CACHE_BYTES = 128 * 2**20  # enough to keep a laptop's corpus decoded, and a bound for a large one
 
 
 class BlocksError(ValueError):
-    """Blocks cannot be written, read or ordered as asked."""
+    """Blocks cannot be written, read or ordered as requested."""
 
 
 def write_blocks(path: str, blocks: Iterable[Int[np.ndarray, " block_size"]]) -> int:
-    """Write blocks of one size to a Parquet file and return how many; the file appears only when
-    it is whole."""
+    """Write blocks of one size to a Parquet file and return their number. The file appears only
+    when it is complete."""
     blocks = iter(blocks)
     first = next(blocks, None)
     if first is None:
@@ -43,8 +43,7 @@ def write_blocks(path: str, blocks: Iterable[Int[np.ndarray, " block_size"]]) ->
     unfinished = Path(f"{path}.unfinished")
     num_blocks = 0
     try:
-        # Token ids are close to random: a dictionary or statistics would cost time and save
-        # nothing.
+        # Token ids are nearly random: a dictionary or statistics would cost time and save nothing.
         with pq.ParquetWriter(
             unfinished, schema, compression="zstd", use_dictionary=False, write_statistics=False
         ) as writer:
@@ -64,9 +63,9 @@ def write_blocks(path: str, blocks: Iterable[Int[np.ndarray, " block_size"]]) ->
 
 @dataclass(frozen=True, kw_only=True)
 class BlockFile:
-    """A file that is brought here once one of its blocks is wanted."""
+    """A file that is fetched when one of its blocks is first needed."""
 
-    bring: Callable[[], str]
+    fetch: Callable[[], str]
     num_blocks: int
 
 
@@ -74,7 +73,7 @@ class Blocks:
     """The blocks of several files as one sequence: files in the order given, rows in file order."""
 
     def __init__(self, files: Sequence[str | BlockFile]) -> None:
-        """Paths are opened at once, and the first file whatever it is."""
+        """Open all paths at once; fetch only the first BlockFile."""
         if not files:
             raise BlocksError("no block files given. Run the preparation of the corpus first.")
         self._files = list(files)
@@ -112,10 +111,12 @@ class Blocks:
         if number in self._opened:
             return self._opened[number]
         file = self._files[number]
-        path = file if isinstance(file, str) else file.bring()
+        path = file if isinstance(file, str) else file.fetch()
         opened = _open(path)
         if isinstance(file, BlockFile) and opened.group_starts[-1] != file.num_blocks:
-            raise BlocksError(f"{path}: holds {opened.group_starts[-1]} blocks, and not {file.num_blocks}.")
+            raise BlocksError(
+                f"{path}: holds {opened.group_starts[-1]} blocks, but should hold {file.num_blocks}. Prepare the corpus again."
+            )
         first = next(iter(self._opened.values()), opened)
         if opened.block_size != first.block_size:
             raise BlocksError(
@@ -140,16 +141,16 @@ class Blocks:
 
 
 def batch_ids(*, seed: int, step: int, batch_size: int, num_blocks: int) -> Int[np.ndarray, " batch_size"]:
-    """The blocks of one step: each epoch has its own order of all blocks, and batches run on
-    from epoch to epoch."""
-    for name, value, least in (
+    """The blocks of one step. Each epoch has its own order of all blocks, and batches continue
+    from one epoch into the next."""
+    for name, value, minimum in (
         ("seed", seed, 0),
         ("step", step, 0),
         ("batch_size", batch_size, 1),
         ("num_blocks", num_blocks, 1),
     ):
-        if value < least:
-            raise BlocksError(f"{name} is {value}, but must be at least {least}.")
+        if value < minimum:
+            raise BlocksError(f"{name} is {value}, but must be at least {minimum}.")
     places = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(places, num_blocks)
     ids = np.empty(batch_size, dtype=np.int64)
@@ -159,9 +160,9 @@ def batch_ids(*, seed: int, step: int, batch_size: int, num_blocks: int) -> Int[
     return ids
 
 
-@lru_cache(maxsize=2)  # two epochs meet in a batch at most, unless the corpus is smaller than a batch
+@lru_cache(maxsize=2)  # a batch spans at most two epochs, unless the corpus is smaller than a batch
 def _epoch_order(seed: int, epoch: int, num_blocks: int) -> Int[np.ndarray, " num_blocks"]:
-    # Sorting the raw stream of a counter-based generator: numpy promises those bits for good,
+    # Sort raw output of a counter-based generator: NumPy guarantees that these bits never change,
     # but not its shuffles.
     return np.argsort(np.random.Philox(key=[seed, epoch]).random_raw(num_blocks), kind="stable")
 
@@ -172,7 +173,7 @@ class _OpenFile:
     file: pq.ParquetFile
     block_size: int
     group_starts: Int[np.ndarray, " groups_and_end"]
-    """The first row of each row group, and the number of all rows."""
+    """The first row of each row group, followed by the total number of rows."""
 
 
 def _open(path: str) -> _OpenFile:

@@ -1,12 +1,12 @@
-"""What does `prepare_corpus` hand to pretraining and counting? A tokenizer and token blocks.
+"""The corpus artifact, which `prepare_corpus` hands to pretraining and counting: a tokenizer and
+token blocks.
 
-The corpus artifact is small: blocks lie in parts of their own, one per shard, which it names by
-digest.
+It is small: blocks are in separate artifacts, one per shard, which it lists by digest.
 
     corpus/   tokenizer/  parts.json  accounting.json
     blocks/<shard>/blocks.parquet
 
-`accounting.json` says what became of every line of every shard (accounting.py), and which shards
+`accounting.json` accounts for every line of every shard (accounting.py), and names shards that
 could not be read.
 """
 
@@ -33,7 +33,7 @@ class Part:
     """The blocks of one shard."""
 
     name: str
-    """Where it lies beside the corpus artifact, so that a run can be moved."""
+    """Its name next to the corpus artifact, so that a run can be moved."""
     digest: str
     num_blocks: int
     num_documents: int
@@ -49,11 +49,11 @@ def write_part(
     max_malformed_share: float,
     name: str = "",
 ) -> tuple[int, Accounting]:
-    """Tokenise and pack one shard; returns the number of blocks and what became of its lines.
-    `name` stands for it in what is said.
+    """Tokenise and pack one shard. Returns the number of blocks and the accounting of its lines.
+    Messages use `name` instead of the path.
 
-    Streams: a document at a time is in memory, and a group of blocks. Raises TooManyMalformed,
-    and ShardError if the shard cannot be read or holds no document.
+    Streams: only one document and one group of blocks are in memory. Raises TooManyMalformed, and
+    ShardError if the shard cannot be read or holds no document.
     """
     name, accounting = name or shard, Accounting()
 
@@ -80,12 +80,13 @@ def write_corpus(
     accounts: Mapping[str, Accounting],
     quarantined: Mapping[str, str],
 ) -> None:
-    """`accounts` by shard; `quarantined` says of each shard that was left out why."""
+    """Write a corpus artifact. `accounts` is by shard; `quarantined` maps each shard that was left
+    out to the reason."""
     save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
     parts = {"train": [asdict(part) for part in train], "validation": [asdict(part) for part in validation]}
     (folder / PARTS_FILE).write_text(json.dumps(parts, indent=1))
     shards = {
-        name: {key: value for key, value in part.to_json().items() if key != "samples"}  # the first are in the total
+        name: {key: value for key, value in part.to_json().items() if key != "samples"}  # the total has the first ones
         for name, part in accounts.items()
     }
     content = {"total": total(accounts).to_json(), "shards": shards, "quarantined": dict(quarantined)}
@@ -113,14 +114,14 @@ class Corpus:
     def _blocks(self, split: str) -> Blocks:
         parts = [Part(**part) for part in json.loads((self.folder / PARTS_FILE).read_text())[split]]
         run = self.uri.rstrip("/").rsplit("/", 1)[0]
-        if not storage.is_remote(run):  # every part is looked at before work is done
-            return Blocks([_bring(run, part) for part in parts])
-        # Part by part as they are wanted, since a count reads a few blocks of a corpus that may
-        # be of terabytes.
-        return Blocks([BlockFile(bring=partial(_bring, run, part), num_blocks=part.num_blocks) for part in parts])
+        if not storage.is_remote(run):  # every part is checked before work begins
+            return Blocks([_fetch(run, part) for part in parts])
+        # Parts are fetched as they are needed, since counting reads only a few blocks of a corpus
+        # that may have terabytes.
+        return Blocks([BlockFile(fetch=partial(_fetch, run, part), num_blocks=part.num_blocks) for part in parts])
 
 
-def _bring(run: str, part: Part) -> str:
+def _fetch(run: str, part: Part) -> str:
     """The part's file on this node."""
     uri = storage.join(run, part.name)
     if storage.read_manifest(uri, BLOCKS_KIND).digest != part.digest:
@@ -131,6 +132,7 @@ def _bring(run: str, part: Part) -> str:
 
 
 def open_corpus(uri: str, *, digest: str | None = None) -> Corpus:
-    """With a digest, that very corpus. Raises StorageError if it is not there."""
+    """Open a corpus; with a digest, only the corpus with that digest. Raises StorageError if it
+    does not exist."""
     found = storage.read_manifest(uri, CORPUS_KIND, digest=digest).digest
     return Corpus(uri, storage.open_artifact(uri, kind=CORPUS_KIND, digest=found), found)

@@ -1,12 +1,12 @@
-"""Which shards make a corpus, where do they lie, and are they still those that were listed?
+"""The list of a corpus's shards, and the check that they are still the ones that were listed.
 
     folder                                      the files at any depth
     s3://bucket/prefix                          the objects below it, such as DCLM's copy on S3
     hf://datasets/owner/name@commit[/folder]    the files of a data set at one commit
 
-What lies in a store is listed once and kept as an artifact, so that every later run reads the
-same shards: a store is listed slowly, and may change. A shard is brought to the node that reads
-it, one at a time, and removed after.
+The listing of a remote store is kept as an artifact, so that every later run reads the same
+shards: listing a store is slow, and its content may change. The node that reads a shard fetches
+it, one at a time, and removes it afterwards.
 """
 
 import json
@@ -32,12 +32,12 @@ class Shard:
     """One file of a corpus, as it was listed."""
 
     root: str
-    """The corpus's address."""
+    """Address of the corpus."""
     name: str
-    """Below the root; the same wherever a copy of the corpus lies."""
+    """Path relative to the root; the same in every copy of the corpus."""
     bytes: int
     version: str = ""
-    """What the store says of its content: an S3 etag, a digest on the hub; empty for a local
+    """The store's identifier of the content: an S3 etag, a digest on the hub; empty for a local
     file."""
 
     @property
@@ -46,25 +46,24 @@ class Shard:
 
     @property
     def identity(self) -> dict[str, str | int]:
-        """What names its content. A local file by its own name and size: its folder may be
-        moved."""
+        """Identifies the content. A local file is identified by its file name and size, because
+        its folder may be moved."""
         if not self.version:
             return {"shard": os.path.basename(self.uri), "bytes": self.bytes}
         return {"shard": self.name, "bytes": self.bytes, "version": self.version}
 
 
 class ChangedShard(ShardError):
-    """A store holds other bytes under a shard's name than were listed."""
+    """A store holds other content under a shard's name than when it was listed."""
 
 
 def is_stored(path: str) -> bool:
-    """Whether the address is a store's, whose listing is kept."""
+    """Whether the address is a remote store's, whose listing is kept."""
     return "://" in path
 
 
 def list_corpus(path: str, *, report: Report = logger.warning) -> list[Shard]:
-    """All shards at an address, sorted by name. `report` is told what lies there and is left
-    out, by reason and name.
+    """All shards at an address, sorted by name. Other files there are reported by reason and name.
 
     Raises ShardError, HubError or StorageError.
     """
@@ -85,15 +84,15 @@ def list_corpus(path: str, *, report: Report = logger.warning) -> list[Shard]:
 
 
 def sample_shards(shards: Sequence[Shard], *, fraction: float, seed: int) -> list[Shard]:
-    """About this fraction of the shards. Whether a shard is taken depends on seed and name
-    alone, so more hold all that fewer held."""
+    """About this fraction of the shards. Whether a shard is chosen depends only on seed and name,
+    so a larger sample contains a smaller one."""
     if fraction == 1:
         return list(shards)
     return [shard for shard in shards if _draw(seed, shard.name) < fraction]
 
 
 def _draw(seed: int, name: str) -> float:
-    """Even in [0, 1)."""
+    """A uniform number in [0, 1)."""
     return int.from_bytes(sha256(f"{seed} {name}".encode()).digest()[:6], "big") / 2**48
 
 
@@ -109,8 +108,8 @@ def read_listing(folder: Path, root: str) -> list[Shard]:
 
 @contextmanager
 def open_shard(shard: Shard) -> Iterator[Path]:
-    """The shard on this node's disk, gone from it afterwards if it was fetched. Raises
-    ChangedShard if it is not what was listed."""
+    """The shard on this node's disk; a downloaded copy is removed afterwards. Raises ChangedShard
+    if it is not what was listed."""
     if not is_stored(shard.root):
         _require_listed(shard, os.path.getsize(shard.uri) if os.path.isfile(shard.uri) else None)
         yield Path(shard.uri)
@@ -119,7 +118,7 @@ def open_shard(shard: Shard) -> Iterator[Path]:
             yield path
     else:
         with storage.local_file(shard.uri) as path:
-            # Asked after the bytes have come, so what came was still this version.
+            # Checked after the download, so the downloaded bytes are of this version.
             now = storage.stat_object(shard.uri)
             _require_listed(shard, now.bytes if now else None, now.etag if now else None)
             _require_listed(shard, path.stat().st_size)
@@ -132,6 +131,6 @@ def _require_listed(shard: Shard, size: int | None, version: str | None = None) 
     now = "gone" if size is None else f"{size} bytes{', ' + version if version else ''}"
     listed = f"{shard.bytes} bytes{', ' + shard.version if shard.version else ''}"
     raise ChangedShard(
-        f"{shard.uri}: changed since it was listed: {listed} then, and now {now}. "
-        "Bring back what was there, or give another --run-name, which lists anew."
+        f"{shard.uri}: changed since it was listed: {listed} then, {now} now. "
+        "Restore the listed version, or give another --run-name to list the corpus anew."
     )

@@ -1,7 +1,6 @@
-"""How do documents fill blocks of a fixed size, and where does each begin?
+"""Pack documents into blocks of a fixed size, and find where each document begins.
 
-Tokens -> blocks, the last step of `prepare_corpus`; the positions are computed again from the
-blocks wherever a model reads them.
+Packing is the last step of `prepare_corpus`. Models recompute the positions from the blocks.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,22 +12,23 @@ from torch import Tensor
 
 
 class PackingError(ValueError):
-    """The documents cannot be packed as asked."""
+    """The documents cannot be packed as requested."""
 
 
 def pack(
     documents: Iterable[Sequence[int]], *, block_size: int, eos_id: int, pad_id: int
 ) -> Iterator[Int[np.ndarray, " block_size"]]:
-    """Lay the documents end to end, each followed by eos, and cut the row into blocks; only the
+    """Concatenate the documents, each followed by eos, and cut the result into blocks; only the
     last block has pads.
 
-    A document longer than what is left of a block goes on in the next one, so no token is lost.
+    A document that does not fit into the rest of a block continues in the next one, so no token is
+    lost.
     """
     if block_size < 1:
         raise PackingError(f"block_size is {block_size}, but a block holds at least one token. Give a positive size.")
     if eos_id == pad_id:
         raise PackingError(
-            f"eos_id and pad_id are both {eos_id}: pads are never trained on, so no end of text would be either. "
+            f"eos_id and pad_id are both {eos_id}: pads are never trained on, so ends of text would not be either. "
             "Give the tokenizer a pad token of its own."
         )
     return _pack(documents, block_size, eos_id, pad_id)
@@ -54,11 +54,11 @@ def _pack(
 
 
 def is_text(tokens: Int[Tensor, "batch seq"], *, eos_id: int, pad_id: int) -> Bool[Tensor, "batch seq"]:
-    """False on the pads of packed blocks, which are the run of pad_id that ends a row; True on
+    """False on the pads of packed blocks, which are the run of pad_id at the end of a row; True on
     everything else.
 
-    An id alone does not say what a pad is: it may stand inside a text, and be the end of a text.
-    Where the two ids are one, the first of that run is an end of text.
+    The id alone does not identify a pad, because pad_id may occur within a text or equal eos_id. If
+    the two ids are equal, the first of that run is an end of text.
     """
     is_pad = (tokens == pad_id).flip(1).cumprod(dim=1).flip(1).bool()
     if pad_id == eos_id:
@@ -68,10 +68,10 @@ def is_text(tokens: Int[Tensor, "batch seq"], *, eos_id: int, pad_id: int) -> Bo
 
 
 def document_positions(tokens: Int[Tensor, "batch seq"], *, eos_id: int) -> Int[Tensor, "batch seq"]:
-    """Each token's position within its own document, from 0; the token after an eos begins anew.
+    """Each token's position within its own document, from 0; the token after an eos is at 0 again.
 
-    Given as `position_ids`, they keep attention within documents. A document that began in an
-    earlier block counts from the block's start.
+    Given as `position_ids`, the positions keep attention within documents. A document that began
+    in an earlier block counts from the start of the block.
     """
     index = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     starts = torch.zeros_like(tokens, dtype=torch.bool)

@@ -1,15 +1,15 @@
-"""What does one line of a corpus shard hold? Its text, or the reason why it cannot be read.
+"""Parse one line of a corpus shard: the result is its text, or the reason why it cannot be read.
 
-Strict where the readers of question files are not: a corpus is too large to look at, so what is
-doubtful is counted. The order of the checks is part of the accounting: each malformed line has
-one reason, on any machine.
+This parser is stricter than the readers of question files: a corpus is too large to inspect, so
+doubtful lines are counted. The order of the checks is part of the accounting: each malformed line
+has one reason, the same on any machine.
 
     too long > blank > not UTF-8 > byte order mark > too deep > too many brackets > not JSON >
     not an object > duplicate keys > not finite > no text field > text is not a string > lone
     surrogate > NUL > empty text
 
-Line ends are LF; a CR before one is white space to JSON, so CRLF is read alike. A byte order
-mark is skipped at the start of a file and is malformed anywhere else.
+Lines end in LF. A CR before it is white space in JSON, so CRLF works too. A byte order mark is
+skipped at the start of a file and malformed anywhere else.
 """
 
 import json
@@ -46,18 +46,17 @@ MALFORMED = (
     NUL,
 )
 
-MAX_DEPTH = 64  # DCLM's records are two deep; Python's parser gives up at a depth that hangs on its caller's
+MAX_DEPTH = 64  # DCLM's records are two deep; the depth at which Python's parser fails depends on its caller's
 MAX_BRACKETS = 2**20
-"""Lists and objects of a line: each takes 64 bytes in memory, for two of the line. Brackets
-within strings are text."""
+"""Maximum number of lists and objects in a line: each takes 64 bytes in memory but only two in the
+line. Brackets within strings are text."""
 BOM = "\ufeff"
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
-"""Possessive, so that a string of many escapes is not kept in memory for a way back."""
+"""Possessive quantifiers, so that a string with many escapes leaves no backtracking states."""
 
 
 class MalformedLine(Exception):
-    """One line cannot be read. `phrase` says the reason with what is known of it, and never the
-    text."""
+    """A line that cannot be read. `phrase` gives the reason with details, but never the text."""
 
     def __init__(self, reason: str, phrase: str = "", remedy: str = "Repair or remove this line.") -> None:
         super().__init__(reason, phrase, remedy)
@@ -65,8 +64,8 @@ class MalformedLine(Exception):
 
 
 class TextParser:
-    """Lines of one shard -> texts. Numbers are not kept, so that one of a million digits costs
-    nothing."""
+    """Parser from a shard's lines to texts. Numbers are not converted, so that one of a million
+    digits costs nothing."""
 
     def __init__(self, text_field: str) -> None:
         self.text_field = text_field
@@ -116,13 +115,13 @@ class TextParser:
 
 
 def checked_text(text: object, text_field: str) -> str:
-    """The text. Raises MalformedLine if it is none."""
+    """The value itself. Raises MalformedLine if it is not valid text."""
     if not isinstance(text, str):
         phrase = f"field {text_field!r} is {_json_type(text)}, not a string"
         raise MalformedLine(TEXT_NOT_A_STRING, phrase, "Repair or remove this line, or name another text field.")
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair; no tokenizer can read it
+    except UnicodeEncodeError as error:  # JSON can encode half a surrogate pair, which no tokenizer can read
         phrase = f"the text is not valid Unicode ({LONE_SURROGATE} at character {error.start})"
         raise MalformedLine(LONE_SURROGATE, phrase) from None
     if "\0" in text:
@@ -136,8 +135,8 @@ def _json_type(value: object) -> str:
 
 
 def no_text_field(text_field: str, there: Iterable[str]) -> MalformedLine:
-    """Names the fields that there are; a few and shortened, since in a damaged line they may
-    hold the text."""
+    """Error that lists the existing fields: only a few and shortened, since the keys of a damaged
+    line may contain its text."""
     names = sorted(there)
     shown = ", ".join(name[:40] for name in names[:8]).encode(errors="replace").decode() or "none"
     phrase = f"no field {text_field!r} (there are: {shown}{', ...' if len(names) > 8 else ''})"
@@ -145,23 +144,23 @@ def no_text_field(text_field: str, there: Iterable[str]) -> MalformedLine:
 
 
 def _no_number(digits: str) -> float:
-    """One object for all numbers of a line, which may be millions."""
+    """One shared object for all numbers of a line, which may be millions."""
     return 0.0
 
 
 def bracket_flaw(content: str) -> str:
-    """How the brackets outside of strings are too many, or too deep in one another, whether or
-    not this is JSON; empty if they are not."""
-    # Most lines have too few brackets; those of code and formulas are looked at.
+    """Description of the flaw if the brackets outside of strings are too many or nested too
+    deeply, even if the line is not JSON; empty if there is no such flaw."""
+    # Most lines have few brackets; only others, such as code and formulas, are scanned.
     if content.count("{") + content.count("[") <= MAX_DEPTH:
         return ""
     depth = opened = 0
-    for found in _STRING_OR_BRACKET.finditer(content):  # one at a time: 16 MiB may hold a few million
+    for found in _STRING_OR_BRACKET.finditer(content):  # iterated, because 16 MiB may hold a few million
         mark = content[found.start()]
         if mark in "[{":
             depth, opened = depth + 1, opened + 1
             if depth > MAX_DEPTH:
-                return f"{TOO_DEEP} (more than {MAX_DEPTH} brackets in one another)"
+                return f"{TOO_DEEP} (more than {MAX_DEPTH} nested brackets)"
         elif mark != '"':
             depth = max(0, depth - 1)
     return f"{TOO_MANY_BRACKETS} (more than {MAX_BRACKETS})" if opened > MAX_BRACKETS else ""

@@ -1,12 +1,11 @@
-"""How is a corpus read and written? Shard files -> documents, the first step of the flow
-(`prepare_corpus`).
+"""Read and write a corpus: shard files -> documents, the first step of `prepare_corpus`.
 
-A corpus is a folder of shards, at any depth: files of JSON lines, plain or compressed, or of
-Parquet (file_kinds.py); DCLM-baseline's layout
+A corpus is a folder of shards, at any depth: files of JSON lines, plain or compressed, or Parquet
+files (file_kinds.py). DCLM-baseline's layout
 (global-shard_*/local-shard_*/shard_*_processed.jsonl.zst, one JSON object per line) is one case.
-Reading streams in bounded memory and never loses a document in silence: a file that is cut off,
-damaged or a decompression bomb stops with place, reason and remedy; a line that cannot be read
-(records.py) stops too, or is counted where an accounting is given.
+Reading streams in bounded memory and never loses a document silently. A truncated or damaged file
+or a decompression bomb raises an error with place, reason and remedy. A line that cannot be read
+(records.py) raises one too, unless an accounting is given, which counts it.
 """
 
 import json
@@ -20,7 +19,7 @@ import zstandard
 from memlm.data import parquet
 from memlm.data.compression import (
     DAMAGE,
-    most_bytes,
+    max_bytes,
     open_bytes,
     refuse_damage,
     require_no_bomb,
@@ -37,16 +36,16 @@ from memlm.data.corpus.records import (
 )
 from memlm.data.file_kinds import SHARD_SUFFIXES, ShardError, is_shard, kind_of
 
-# DCLM's longest documents are a few MB. As characters outside the Basic Multilingual Plane a
-# line takes four times its bytes in memory, twice (the line and its text).
+# DCLM's longest documents are a few MB. A line of characters outside the Basic Multilingual Plane
+# takes four times its bytes in memory, twice (as the line and as its text).
 MAX_LINE_BYTES = 16 * 2**20
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text and where it stood: the line in a JSON-lines shard, the row in a Parquet one,
-    both from 1."""
+    """A text and its position: the line in a JSON-lines shard or the row in a Parquet shard, both
+    from 1."""
 
     line: int
     text: str
@@ -57,9 +56,9 @@ def read_documents(
 ) -> Iterator[Document]:
     """The documents of one shard, in file order, in bounded memory.
 
-    With an accounting, every line is entered there, and what is malformed or empty is left out;
-    without one, the first malformed line raises ShardError. `name` stands for the path in what
-    is said.
+    With an accounting, every line is counted there, and malformed and empty lines are skipped.
+    Without one, the first malformed line raises ShardError. Messages use `name` instead of the
+    path.
     """
     name = name or path
     accounts = Accounting() if accounting is None else accounting
@@ -81,16 +80,14 @@ def read_documents(
 
 
 def read_records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The (line number, JSON object) pairs of one file of JSON lines; blank lines hold no
-    record."""
+    """The (line number, JSON object) pairs of a file of JSON lines; blank lines hold no record."""
     for number, line in read_lines(path):
         if line.strip():
             yield number, parse_record(path, number, line)
 
 
 def parse_record(path: str, number: int, line: bytes) -> dict[str, Any]:
-    """The JSON object that a line holds. Raises ShardError naming path, line number, reason and
-    remedy."""
+    """The JSON object in a line. Raises ShardError with path, line number, reason and remedy."""
     try:
         content = line.decode()
     except UnicodeDecodeError as error:
@@ -110,13 +107,13 @@ def parse_record(path: str, number: int, line: bytes) -> dict[str, Any]:
     return record
 
 
-def read_lines(path: str, *, least: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The (number, bytes) pairs of all lines of a file, decompressed, in bounded memory, without
-    a byte order mark at its start.
+def read_lines(path: str, *, at_least: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The (number, bytes) pairs of all lines of a file, decompressed, in bounded memory, without a
+    byte order mark at its start.
 
-    `least` as in most_bytes (compression.py).
+    `at_least` as in max_bytes (compression.py).
     """
-    for number, line in _lines(path, path, most_bytes(path, least=least)):
+    for number, line in _lines(path, path, max_bytes(path, at_least=at_least)):
         if line is None:
             raise ShardError(
                 f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes. "
@@ -126,10 +123,10 @@ def read_lines(path: str, *, least: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def write_shard(path: str, records: Iterable[dict[str, Any]]) -> None:
-    """Write JSON-lines, zstd-compressed as the suffix says, in DCLM's form.
+    """Write JSON lines in DCLM's form, compressed with zstd if the suffix says so.
 
-    The frame carries a checksum and its content size. zstandard leaves the checksum out by
-    default, and then most flipped bits change the text without any error.
+    The frame includes a checksum and its content size. By default zstandard omits the checksum,
+    and then most flipped bits change the text without an error.
     """
     kind = kind_of(path)
     if kind is None or kind.content != "lines" or kind.compression == "gzip":
@@ -144,11 +141,11 @@ def write_shard(path: str, records: Iterable[dict[str, Any]]) -> None:
 
 
 def _line_texts(path: str, name: str, text_field: str) -> Iterator[tuple[int, str | MalformedLine | None]]:
-    """Each line's text, or why it has none; None for a blank line."""
+    """Each line's text, or the reason why it has none; None for a blank line."""
     parse = TextParser(text_field).parse
     if not is_shard(path):
-        raise ShardError(f"{name}: not a kind of file that is read here. Known are {SHARD_SUFFIXES}.")
-    for number, line in _lines(path, name, most_bytes(path)):
+        raise ShardError(f"{name}: not a supported kind of file. Use one of {SHARD_SUFFIXES}.")
+    for number, line in _lines(path, name, max_bytes(path)):
         if line is None:
             yield number, MalformedLine(TOO_LONG, f"the line is longer than {MAX_LINE_BYTES} bytes")
             continue
@@ -161,8 +158,8 @@ def _line_texts(path: str, name: str, text_field: str) -> Iterator[tuple[int, st
             yield number, malformed
 
 
-def _lines(path: str, name: str, most: float) -> Iterator[tuple[int, bytes | None]]:
-    """All lines by number; None for one that is too long, whose bytes are passed over."""
+def _lines(path: str, name: str, limit: float) -> Iterator[tuple[int, bytes | None]]:
+    """All lines by number; None for a line that is too long, whose bytes are skipped."""
     number, read = 1, 0
     with open_bytes(str(_local(path)), name) as stream:
         try:
@@ -174,16 +171,16 @@ def _lines(path: str, name: str, most: float) -> Iterator[tuple[int, bytes | Non
                     while line and not line.endswith(b"\n"):
                         line = stream.readline(2**20)
                         read += len(line)
-                        require_no_bomb(name, number, read, most)
+                        require_no_bomb(name, number, read, limit)
                     yield number, None
-                require_no_bomb(name, number, read, most)
+                require_no_bomb(name, number, read, limit)
                 number += 1
         except DAMAGE as error:
             refuse_damage(name, number, error)
 
 
 def _parquet_texts(path: str, name: str, text_field: str) -> Iterator[tuple[int, str | MalformedLine]]:
-    """Each row's text, or why it has none."""
+    """Each row's text, or the reason why it has none."""
     try:
         for row, value in enumerate(parquet.column_values(str(_local(path)), name, text_field), start=1):
             yield row, _parquet_text(value, text_field)
@@ -206,5 +203,5 @@ def _parquet_text(value: Any, text_field: str) -> str | MalformedLine:
 
 def _local(path: str) -> Path:
     if "://" in path:
-        raise ShardError(f"{path}: a remote address where a local path is needed. Open it through storage first.")
+        raise ShardError(f"{path}: a remote address, but a local path is needed. Open it through storage first.")
     return Path(path)

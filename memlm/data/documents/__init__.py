@@ -1,1 +1,1 @@
-"""Document files -> chunks, each in many texts, and what is asked about them."""
+"""Document files -> chunks with augmentations, and the questions about them."""

@@ -1,7 +1,7 @@
-"""How does a language model study a chunk? Active Reading (Lin et al. 2025, arXiv 2508.09494),
-in its two stages.
+"""Active Reading (Lin et al. 2025, arXiv 2508.09494): a language model studies a chunk in two
+stages.
 
-chunk --strategies.txt--> ways to study this very chunk --apply_strategy.txt, one each--> N
+chunk --strategies.txt--> ways to study this chunk --apply_strategy.txt, for each of them--> N
 augmentations
 """
 
@@ -15,7 +15,7 @@ from memlm.data.prompts import prompt
 from memlm.data.writers.interface import Request, Writer
 
 STRATEGY_PROMPTS = {"general": "strategies", "trivia": "strategies_trivia"}
-"""Stage one, for no task in particular and for a quiz on facts."""
+"""Prompts of stage one: one without a particular task, and one for a trivia quiz."""
 APPLY_PROMPT = "apply_strategy"
 
 _HEADING = re.compile(r"^[^\S\n]*##(?!#)\s*", re.MULTILINE)
@@ -26,11 +26,11 @@ _START = "<start_strategies>"
 def augment_by_reading(
     writer: Writer, chunks: Sequence[Chunk], *, prompt_name: str, num_augmentations: int, max_rounds: int
 ) -> list[list[str]]:
-    """For each chunk up to num_augmentations different texts; fewer, or none, where the model
-    gave no more.
+    """Up to num_augmentations different texts for each chunk; fewer, or none, if the model gave no
+    more.
 
-    Each strategy is applied once before any is applied again with another seed. In each round,
-    the chunks that are short of strategies or texts are asked about again.
+    Each strategy is applied once before any is applied again with another seed. Each round asks
+    again about the chunks that lack strategies or texts.
     """
     readings = [_Reading(chunk) for chunk in chunks]
     for number in range(max_rounds):
@@ -41,7 +41,7 @@ def augment_by_reading(
 
 
 def strategies_of(answer: str) -> list[str]:
-    """The items prefixed ##; with the marker that the trivia prompt asks for, those after it."""
+    """The items prefixed with ##; only those after the start marker, if the answer has it."""
     _, _, after = _THOUGHT.sub("", answer).rpartition(_START)
     found = (item.strip() for item in _HEADING.split(after)[1:])
     return list(dict.fromkeys(item for item in found if item))

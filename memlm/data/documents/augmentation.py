@@ -1,8 +1,8 @@
-"""How is a chunk said in other ways with no model at hand? By rules, for tests and laptops; much
-less varied than Active Reading.
+"""Augment a chunk by rules, without a model. This serves tests and laptops; the result is much
+less varied than Active Reading's.
 
-Each text is one exercise on the chunk's sentences (their order, gaps, questions, headlines,
-first letters, notes) in one of a few frames. A pure function of chunk, number and seed.
+Each text is one exercise on the chunk's sentences (their order, gaps, questions, headlines, first
+letters, notes) in one of several frames. A pure function of chunk, number and seed.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from memlm.data.mentions import plain
 
 _WORD = re.compile(r"\w[\w'’-]*")
 _TELLING = re.compile(r"\b(?:[A-Z][\w'’-]+(?:\s+[A-Z][\w'’-]+)*|\d[\d,.]*\d|\d)")
-"""Names and numbers: what a reader would be asked."""
+"""Names and numbers, which questions usually ask about."""
 STOPPED = re.compile(r"[.!?;,…][\"'”’)\]]*$")
 MAX_HEADING_WORDS = 8
-TRIES_PER_TEXT = 6  # of an exercise that may come out as before; a short chunk has few orders and gaps
+TRIES_PER_TEXT = 6  # exercises may repeat an earlier text, since a short chunk has few orders and gaps
 
 Random = np.random.Generator
 Exercise = Callable[[str, list[str], Random], str]
@@ -29,8 +29,8 @@ Exercise = Callable[[str, list[str], Random], str]
 def augment_by_rules(
     chunk: Chunk, num_augmentations: int, *, seed: int, fits: Callable[[str], bool] = lambda text: True
 ) -> list[str]:
-    """Up to num_augmentations different texts that fit; a chunk of a few words allows fewer, one
-    as long as a text may be itself alone."""
+    """Up to num_augmentations different texts that fit. A chunk of a few words gives fewer; a chunk
+    that is as long as a text may be gives only itself."""
     key = hashlib.sha256(f"{seed} {chunk.id} {chunk.titled}".encode()).digest()
     random = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
     title, sentences = _titled_sentences(chunk)
@@ -45,8 +45,8 @@ def augment_by_rules(
 
 
 def _titled_sentences(chunk: Chunk) -> tuple[str, list[str]]:
-    """What the chunk is about, and its sentences. A heading that stands on its first line is no
-    sentence, and joins the title."""
+    """The chunk's topic, and its sentences. A heading on its first line is not a sentence, and is
+    added to the title."""
     title, sentences = chunk.title or "this text", sentences_of(chunk.text)
     first, *others = sentences or [""]
     unfinished = len(first.split()) <= MAX_HEADING_WORDS and not STOPPED.search(first)
@@ -64,10 +64,10 @@ def _in_another_order(title: str, sentences: list[str], random: Random) -> str:
 
 
 def _with_gaps(title: str, sentences: list[str], random: Random) -> str:
-    """A cloze: what is left out stands below."""
+    """A cloze exercise, with the missing parts listed below."""
     left_out = [_pick(_telling_parts(sentence), random) for sentence in sentences]
     gapped = [_gapped(sentence, part) for sentence, part in zip(sentences, left_out, strict=True)]
-    kept = random.random(len(sentences)) < 0.4  # some sentences stay whole, so each text has gaps of its own
+    kept = random.random(len(sentences)) < 0.4  # some sentences stay complete, so that each text has different gaps
     text = " ".join(whole if keep else gap for whole, gap, keep in zip(sentences, gapped, kept, strict=True))
     answers = "; ".join(part for part, keep in zip(left_out, kept, strict=True) if not keep)
     return f"Fill the gaps. {title}: {text}\nAnswers: {answers or 'there are none'}."
@@ -94,7 +94,7 @@ def _under_headlines(title: str, sentences: list[str], random: Random) -> str:
 
 
 def _by_first_letters(title: str, sentences: list[str], random: Random) -> str:
-    """Hints to recall from, and then what they stand for."""
+    """Abbreviated sentences to recall, followed by the complete sentences."""
     hinted = " ".join(_hinted(sentence, random) for sentence in sentences)
     return f"Recall what is known of {title} from the first letters. {hinted}\nIn full: {' '.join(sentences)}"
 
@@ -145,7 +145,7 @@ def _rotated(sentences: list[str], random: Random) -> list[str]:
 
 
 def _telling_parts(sentence: str) -> list[str]:
-    """Names and numbers after the first word; the longest words of a sentence that has none."""
+    """Names and numbers after the first word; if there are none, the longest words."""
     found = [match.group() for match in _TELLING.finditer(sentence) if match.start() > 0]
     return found or sorted(_WORD.findall(sentence), key=len)[-2:] or [sentence]
 
@@ -155,5 +155,5 @@ def _gapped(sentence: str, part: str) -> str:
 
 
 def _hinted(sentence: str, random: Random) -> str:
-    """Some words by their first letter alone."""
+    """The sentence with some words reduced to their first letter."""
     return _WORD.sub(lambda match: f"{match.group()[0]}." if random.random() < 0.6 else match.group(), sentence)

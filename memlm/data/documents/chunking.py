@@ -1,8 +1,8 @@
-"""Into what pieces is a document cut? Paragraphs; one that is too long at its sentences, and a
-sentence that is too long at its tokens.
+"""Cut a document into chunks: paragraphs. A paragraph that is too long is cut between sentences, and
+a sentence that is too long between tokens.
 
-A heading names the pieces below it; a short paragraph stands before the next one. Nothing of the
-text is lost, and nothing is said twice.
+A heading is part of the title of the chunks below it; a short paragraph is joined to the next one.
+No part of the text is lost or repeated.
 """
 
 import re
@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from memlm.data.documents.headings import sections_of
 from memlm.data.encoding import encode
 
-# A stop, then maybe a closing mark, then a space and what may begin a sentence; not after an
-# initial or one of the usual abbreviations.
+# A full stop, possibly a closing mark, then a space and a possible beginning of a sentence; not after
+# an initial or a common abbreviation.
 _SENTENCE_END = re.compile(
     r"(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|vs|No)\.)(?<!\b(?:Mrs|etc)\.)(?<=[.!?])[\"')\]”’]?\s+(?=[\"'(\[“‘]?[A-Z0-9])"
 )
@@ -36,7 +36,7 @@ class Chunk:
 
     @property
     def titled(self) -> str:
-        """With the title of its document, without which a paragraph may not say what it is
+        """The text with the title of its document, without which a paragraph may not say what it is
         about."""
         return f"{self.title}\n\n{self.text}" if self.title else self.text
 
@@ -44,8 +44,8 @@ class Chunk:
 def chunk_document(
     document_id: str, title: str, text: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, min_tokens: int = 0
 ) -> list[Chunk]:
-    """The document in chunks of at most max_tokens, each titled by the document and the headings
-    that it stands under."""
+    """The document in chunks of at most max_tokens. Each is titled with the document's title and
+    the headings above it."""
     pieces = [
         (": ".join(dict.fromkeys(filter(None, (title, *section.headings)))), piece)
         for section in sections_of(text)
@@ -58,7 +58,7 @@ def chunk_document(
 
 
 def chunk_text(text: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, min_tokens: int = 0) -> list[str]:
-    """The text in pieces of at most max_tokens. Empty for a text of spaces."""
+    """The text in pieces of at most max_tokens. Empty for a text of white space."""
     pieces: list[str] = []
     before = ""
     for paragraph in filter(None, map(str.strip, text.split("\n"))):
@@ -74,12 +74,12 @@ def chunk_text(text: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
 
 
 def sentences_of(text: str) -> list[str]:
-    """The sentences, each on one line; a line break ends a sentence."""
+    """The sentences of a text. A line break also ends a sentence."""
     return [sentence.strip() for line in text.split("\n") for sentence in _split_sentences(line) if sentence.strip()]
 
 
 def fitting_start(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> str:
-    """The text up to the last sentence that fits, and at least as much of the first as fits."""
+    """The text up to the last sentence that fits, or the part of the first sentence that fits."""
     return text if num_tokens(text, tokenizer) <= max_tokens else _fitting(text, tokenizer, max_tokens)[0]
 
 
@@ -101,7 +101,7 @@ def _fitting(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> 
 
 
 def _pieces_of_sentences(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Iterator[str]:
-    """The sentences with the spaces after them, those that are too long in pieces."""
+    """The sentences with the spaces after them; sentences that are too long are cut into pieces."""
     for line in text.splitlines(keepends=True):
         for sentence in _split_sentences(line):
             yield from _at_tokens(sentence, tokenizer, max_tokens)
@@ -113,7 +113,7 @@ def _split_sentences(line: str) -> list[str]:
 
 
 def _at_tokens(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Iterator[str]:
-    """Pieces of at most max_tokens, cut after a word where there is one."""
+    """Pieces of at most max_tokens, cut after a word if possible."""
     while num_tokens(text.strip(), tokenizer) > max_tokens:
         cut = _longest_start(text, tokenizer, max_tokens)
         yield text[:cut]
@@ -122,8 +122,8 @@ def _at_tokens(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -
 
 
 def _longest_start(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> int:
-    """Where to cut, in characters: found by halves, since a character may be several tokens and
-    a token several characters."""
+    """Number of characters that fit, found by bisection, since a character may be several tokens
+    and a token several characters."""
     words: Sequence[int] = [match.end() for match in re.finditer(r"\S+\s*", text)]
     for ends in (words, range(1, len(text))):  # within a word only if the first word alone is too long
         low, high = 0, len(ends)

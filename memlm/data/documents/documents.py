@@ -1,11 +1,11 @@
-"""Which documents are learned, and what is asked about them? Document and question files ->
-titled texts, and facts of their chunks.
+"""Read the documents to learn and the questions about them: document and question files -> titled
+texts, and facts made of their chunks.
 
-    documents    .md and .txt, one a file or a folder of them; or a table of id, title and text
-    questions    a table of question and answer, and where there are several documents the doc_ids that a question is about
+    documents    .md and .txt, one document per file, or a folder of them; or a table of id, title and text
+    questions    a table of question and answer, and, if there are several documents, the doc_ids that a question is about
 
-A chunk is a fact whose statements are its augmentations, so that the streams, trials and scores
-of facts serve documents too.
+A chunk is a fact whose statements are its augmentations, so that the streams, trials and scores of
+facts work for documents too.
 """
 
 import json
@@ -33,11 +33,11 @@ from memlm.data.questions.sources import Row, read_rows, source_content
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER_WORDS = 100
-"""As for questions of facts: what is longer is no answer to score by exact match."""
+"""The same limit as for facts: a longer answer cannot be scored by exact match."""
 
 
 class DocumentError(ValueError):
-    """A file of documents, or of questions about them, is not what it should be."""
+    """A file of documents, or of questions about them, is not valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class TitledDocument:
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentQuestion:
-    """A question, and the documents that it was asked about."""
+    """A question, and the documents that it is about."""
 
     question: Question
     document_ids: tuple[str, ...]
@@ -57,22 +57,22 @@ class DocumentQuestion:
 
 
 def documents_content(source: str) -> bytes:
-    """What names the content of a source of documents."""
+    """Bytes that identify the content of a source of documents."""
     return text_content(source) if is_text_source(source) else source_content(source)
 
 
 def read_titled_documents(path: str, *, report: Report = logger.warning) -> tuple[list[TitledDocument], list[str]]:
-    """The documents of a file, a folder, an object or a hub data set, and where empty ones
-    stand, which are left out; `report` is told of files of a folder that are.
+    """The documents of a file, a folder, an object or a hub data set, and the places of empty ones,
+    which are left out. Files of a folder that are left out are reported.
 
-    A file of plain text is one document, a table holds one in each record (`{"id", "title",
+    A file of plain text is one document; each record of a table is one (`{"id", "title",
     "text"}`).
     """
     if is_text_source(path):
         return _read_text_documents(path, report)
     if not path.startswith(HUB) and kind_of(path) is None:
         raise DocumentError(
-            f"{path}: not a kind of file that holds documents; known are {', '.join(TEXT_SUFFIXES)} or a folder of them, {QUESTION_SUFFIXES}"
+            f"{path}: not a supported kind of document file; use {', '.join(TEXT_SUFFIXES)} or a folder of them, {QUESTION_SUFFIXES}"
         )
     documents: list[TitledDocument] = []
     empty, lines = [], dict[str, int]()
@@ -81,7 +81,7 @@ def read_titled_documents(path: str, *, report: Report = logger.warning) -> tupl
         id = id_of(id) if _is_number(id) else id
         if not isinstance(id, str) or not id or not isinstance(title, str) or not isinstance(text, str):
             raise DocumentError(
-                f"{path}:{line}: a document needs an id, a text, and a title if it has one, as text (there are: "
+                f"{path}:{line}: a document needs an id and a text, and a title if present must be text (the fields are: "
                 f"{', '.join(sorted(record)) or 'no fields'}); repair or remove the line"
             )
         if id in lines:
@@ -99,8 +99,8 @@ def read_titled_documents(path: str, *, report: Report = logger.warning) -> tupl
 
 
 def _read_text_documents(path: str, report: Report) -> tuple[list[TitledDocument], list[str]]:
-    """Its first heading is a document's title, else the file's name; its id is the file's name
-    without the ending."""
+    """Documents of text files. A document's title is its first heading, or else the file's name;
+    its id is the file's name without the suffix."""
     documents, empty = [], []
     for name, text in read_text_files(path, report=report):
         id = PurePosixPath(name).with_suffix("").as_posix()
@@ -114,16 +114,16 @@ def _read_text_documents(path: str, report: Report) -> tuple[list[TitledDocument
         raise DocumentError(f"{path}: no document holds any text ({len(empty)} are empty); check the path")
     ids = Counter(document.id for document in documents)
     if twice := [id for id, count in ids.items() if count > 1]:
-        raise DocumentError(f"{path}: two files are named {twice[0]!r} but for their endings; rename one")
+        raise DocumentError(f"{path}: two files are named {twice[0]!r} except for their suffixes; rename one")
     return documents, empty
 
 
 def read_document_questions(path: str) -> list[DocumentQuestion]:
-    """Questions about documents, a record each: `{"question", "answer"}`, with an `id` and
-    `doc_ids` where there are some.
+    """Questions about documents, one per record: `{"question", "answer"}`, optionally with `id` and
+    `doc_ids`.
 
-    SimpleQA's have all four. A text in `doc_ids` is one id, or a JSON list as a CSV file holds
-    it; several answers are a list.
+    SimpleQA's records have all four. A text in `doc_ids` is one id, or a JSON list as in a CSV
+    file; several answers are a list.
     """
     questions, lines = [], dict[str, int]()
     for line, record in _records(path):
@@ -134,12 +134,12 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
         ids = _document_ids(record.get("doc_ids"))
         if not isinstance(question, str) or not question.strip() or not answers or ids is None:
             raise DocumentError(
-                f"{path}:{line}: needs a question, an answer, and if there are doc_ids, a list that names at least one document (its fields are: "
+                f"{path}:{line}: needs a question and an answer, and doc_ids if present must list at least one document (its fields are: "
                 f"{', '.join(sorted(map(str, record))) or 'no fields'}); repair or remove the line"
             )
         if (words := max(len(answer.split()) for answer in answers)) > MAX_ANSWER_WORDS:
             raise DocumentError(
-                f"{path}:{line}: the answer has {words} words, and {MAX_ANSWER_WORDS} are allowed; shorten it or remove the line"
+                f"{path}:{line}: the answer has {words} words, but at most {MAX_ANSWER_WORDS} are allowed; shorten it or remove the line"
             )
         id = record.get("id")
         named = f"question:{line}" if id is None or id == "" or id != id else id_of(id)
@@ -157,7 +157,7 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
 
 
 def _answers_of(answer: Any) -> tuple[str, ...]:
-    """Empty if one is blank. Raises DoesNotFit for one that is no text and no number."""
+    """The answers; empty if one is blank. Raises DoesNotFit if one is neither text nor a number."""
     texts = [answer_text(one, "answer") or "" for one in (answer if isinstance(answer, list) else [answer])]
     return tuple(dict.fromkeys(text.strip() for text in texts)) if all(text.strip() for text in texts) else ()
 
@@ -167,7 +167,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _document_ids(ids: Any) -> tuple[str, ...] | None:
-    """None if these name no document; empty where all are meant."""
+    """The ids; None if they are not valid, empty for all documents."""
     if isinstance(ids, str) and ids.strip().startswith("["):
         try:
             ids = json.loads(ids)
@@ -190,7 +190,7 @@ def _records(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def check_augmented(
     chunks: Sequence[Chunk], texts: Sequence[Sequence[str]], *, max_failed_share: float
 ) -> tuple[list[Chunk], list[Sequence[str]]]:
-    """The chunks that have a text. Raises DocumentError if too many have none."""
+    """The chunks with texts, and these texts. Raises DocumentError if too many chunks have none."""
     failed = [chunk for chunk, written in zip(chunks, texts, strict=True) if not written]
     if len(failed) > max_failed_share * len(chunks):
         raise DocumentError(
@@ -205,17 +205,17 @@ def check_augmented(
 def place_questions(
     chunks: Sequence[Chunk], questions: Sequence[DocumentQuestion], *, answered_only: bool
 ) -> dict[str, list[Question]]:
-    """The questions by the id of the chunk that states each one's answer, so that it can be
-    asked right after that chunk was learned.
+    """The questions by the id of the chunk that states their answer, so that each can be asked
+    right after that chunk was learned.
 
-    One that no chunk answers goes to the last chunk of its first document, or is left out; so is
-    one whose documents are not there.
+    A question that no chunk answers goes to the last chunk of its first document, or is left out. A
+    question about documents that are missing is left out.
     """
     of_document = {id: list(group) for id, group in groupby(chunks, lambda chunk: chunk.document_id)}
     placed: dict[str, list[Question]] = {}
     for asked in questions:
         known = [of_document[id] for id in asked.document_ids or of_document if id in of_document]
-        place = _stating([chunk for document in known for chunk in document], asked.question)
+        place = _chunk_stating([chunk for document in known for chunk in document], asked.question)
         if place is None and known and not answered_only:
             place = known[0][-1]
         if place is not None:
@@ -223,11 +223,11 @@ def place_questions(
     return placed
 
 
-def _stating(chunks: Sequence[Chunk], question: Question) -> Chunk | None:
-    """The chunk that states an answer: among those that hold it, the one that says most of what
-    is asked, best in the very sentence; the first of equal ones.
+def _chunk_stating(chunks: Sequence[Chunk], question: Question) -> Chunk | None:
+    """The chunk that states an answer: of the chunks that contain it, the one that shares most
+    words with the question, preferably in the same sentence; the first of equal ones.
 
-    A word counts for more the fewer chunks hold it. None if no chunk holds an answer.
+    Words found in few chunks count more. None if no chunk contains an answer.
     """
     holding = [chunk for chunk in chunks if any(mentions(chunk.titled, answer) for answer in question.answers)]
     if len(holding) < 2:
@@ -236,19 +236,20 @@ def _stating(chunks: Sequence[Chunk], question: Question) -> Chunk | None:
     asked = _stems(question.question) - {word[:STEM_LETTERS] for word in answered}
     frequency = Counter(stem for chunk in chunks for stem in _stems(chunk.titled) & asked)
 
-    def told(text: str) -> float:
+    def overlap(text: str) -> float:
         return sum(1 / frequency[stem] for stem in _stems(text) & asked)
 
     def in_one_sentence(chunk: Chunk) -> float:
         sentences = [each for each in sentences_of(chunk.text) if any(mentions(each, a) for a in question.answers)]
-        return max(map(told, sentences), default=0.0)
+        return max(map(overlap, sentences), default=0.0)
 
-    scores = [2 * in_one_sentence(chunk) + told(chunk.titled) for chunk in holding]
+    scores = [2 * in_one_sentence(chunk) + overlap(chunk.titled) for chunk in holding]
     return holding[scores.index(max(scores))]
 
 
 STEM_LETTERS = 5
-"""That words are compared by: one may be asked in another form than it is stated in."""
+"""Length of the prefix by which words are compared, since questions and texts inflect them
+differently."""
 
 
 def _stems(text: str) -> set[str]:
@@ -258,13 +259,13 @@ def _stems(text: str) -> set[str]:
 ASKING = re.compile(
     "wh(at|ich|ere|en|o|om|ose|y)|how|the|and|for|did|does|was|were|are|has|have|had|that|this|with|from"
 )
-"""Words that say nothing of what is asked about."""
+"""Words that say nothing about the topic of a question."""
 
 
 def facts_of_chunks(
     chunks: Sequence[Chunk], augmentations: Sequence[Sequence[str]], placed: Mapping[str, Sequence[Question]]
 ) -> list[Fact]:
-    """One fact per chunk, in order: its texts, and the questions placed there."""
+    """One fact per chunk, in order, with its texts and the questions placed there."""
     return [
         Fact(id=chunk.id, statements=tuple(texts), questions=tuple(placed.get(chunk.id, ())))
         for chunk, texts in zip(chunks, augmentations, strict=True)

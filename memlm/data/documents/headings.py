@@ -1,8 +1,8 @@
-"""The parts of a text by their headings. A heading says what a text is about and states no fact
-of its own.
+"""Split a text into sections by its headings. A heading gives the topic of a text and states no
+fact itself.
 
-Headings are those of Markdown: lines that begin with #, and lines underlined with === or ---.
-Where a text has none, it is one section.
+Headings are those of Markdown: lines that begin with #, and lines underlined with === or ---. A
+text without headings is one section.
 """
 
 import re
@@ -12,19 +12,19 @@ _MARKED = re.compile(r" {0,3}(#{1,6})[ \t]+(?=\S)")
 _UNDERLINED = re.compile(r"(?:={3,}|-{3,})[ \t]*")
 _FENCE = re.compile(r" {0,3}(?:```|~~~)")
 _NOT_UNDERLINED = re.compile(r"[ \t]*(?:[-*+>|]|\d+[.)])")
-"""A list item, quotation or table row before --- is no heading: the line below it is a rule."""
+"""A list item, quotation or table row before --- is no heading: there, --- is a rule."""
 
 
 @dataclass(frozen=True)
 class Section:
     headings: tuple[str, ...]
-    """From the highest to the one right above the text."""
+    """Headings from the top level down to the one directly above the text."""
     text: str
 
 
 def sections_of(text: str) -> list[Section]:
-    """The text by its headings, in order. Sections without a text of their own are left out,
-    unless all are."""
+    """The sections of a text, in order. Sections without a text of their own are left out, unless
+    all are."""
     path: list[tuple[int, str]] = []
     sections: list[tuple[tuple[str, ...], list[str]]] = [((), [])]
     lines, fenced, place = text.split("\n"), False, 0
@@ -44,7 +44,7 @@ def sections_of(text: str) -> list[Section]:
 
 
 def _heading(line: str, following: str) -> tuple[int, str, int]:
-    """Level, text and number of lines of the heading that begins here; no text for none."""
+    """Level, text and number of lines of the heading that begins here; an empty text if none does."""
     marked = _MARKED.match(line)
     if marked:
         return len(marked[1]), _without_closing_marks(line[marked.end() :]), 1
@@ -54,7 +54,8 @@ def _heading(line: str, following: str) -> tuple[int, str, int]:
 
 
 def _without_closing_marks(heading: str) -> str:
-    """`Pay ##` is "Pay"; the mark in `The language C#` is a part of it."""
+    """The heading without closing marks: `Pay ##` is "Pay", but the mark in `The language C#` is
+    part of it."""
     heading = heading.rstrip(" \t")
     bare = heading.rstrip("#")
     return bare.rstrip(" \t") if bare.endswith((" ", "\t")) else heading

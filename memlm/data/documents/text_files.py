@@ -1,8 +1,8 @@
-"""The documents that files of plain text hold: Markdown and .txt, one document a file; a folder
-holds one for each.
+"""Read documents from files of plain text, Markdown or .txt: one document per file, or a folder of
+such files.
 
-Markdown's marks are taken out, but for its headings, which say what the text below them is
-about.
+Markdown's marks are removed, except those of headings, which give the topic of the text below
+them.
 """
 
 import hashlib
@@ -14,35 +14,35 @@ from pathlib import Path
 
 from memlm import storage
 from memlm.data.file_kinds import TEXT_SUFFIXES, is_text
-from memlm.data.folders import Report, list_files, tell
+from memlm.data.folders import Report, describe_left_out, list_files
 
 logger = logging.getLogger(__name__)
 
 MAX_HEADING_WORDS = 8
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
-# Each part is bounded, or a line of a million marks that never close would be followed to its
-# end from every one of them.
+# Each part is bounded. Otherwise, in a line of a million unclosed marks, each of them would be
+# followed to the end of the line.
 _LINK = re.compile(r"!?\[([^\]]{0,500})\]\([^)\s]{0,2000}(?:\s{1,8}\"[^\"]{0,500}\")?\)")
 _STRESS = re.compile(r"(\*{1,3}|_{1,3}|~~|`{1,8})(?=\S)(.{1,1000}?)(?<=\S)\1(?!\w)")
 _ITEM = re.compile(r"^[ \t]*(?:>[ \t]*)*(?:[-*+•][ \t]+(?:\[[ xX]\][ \t]+)?|\d{1,3}[.)][ \t]+)?")
 _NUMBER = re.compile(r"^\d{1,3}(?:\.\d{1,3})*[.)]?[ \t]+")
-"""The number of a heading, such as 2.1."""
+"""Number of a heading, such as 2.1."""
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
 
 
 class TextFileError(ValueError):
-    """A file that should hold text does not."""
+    """A file that should contain text does not."""
 
 
 def is_text_source(source: str) -> bool:
-    """Whether this is a file of plain text, or a folder, which may hold some."""
+    """Whether the source is a file of plain text, or a folder, which may contain some."""
     return is_text(source) or ("://" not in source and os.path.isdir(source))
 
 
 def read_text_files(source: str, *, report: Report = logger.warning) -> Iterator[tuple[str, str]]:
-    """The name and text of each file, in the order of their names; `report` is told of files
-    that are left out of a folder.
+    """The name and text of each file, sorted by name. Files of a folder that are left out are
+    reported.
 
     Raises TextFileError for a file or folder without text.
     """
@@ -54,13 +54,13 @@ def read_text_files(source: str, *, report: Report = logger.warning) -> Iterator
                 f"{source}: {name} is not UTF-8 ({error.reason} at byte {error.start}); store it as UTF-8"
             ) from None
         if "\0" in text:
-            raise TextFileError(f"{source}: {name} holds a NUL character, so it is no text; name a text file")
+            raise TextFileError(f"{source}: {name} contains a NUL character, so it is not text; name a text file")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         yield name, _plain_headings(text) if name.lower().endswith(".txt") else _without_marks(text)
 
 
 def text_content(source: str) -> bytes:
-    """What names the content of the files: the digest of each under its name."""
+    """Bytes that identify the content of the files: names and digests."""
     digests = ((name, hashlib.sha256(content).hexdigest()) for name, content in _contents(source, _silent))
     return "\n".join(f"{name} {digest}" for name, digest in digests).encode()
 
@@ -69,33 +69,33 @@ def _contents(source: str, report: Report) -> Iterator[tuple[str, bytes]]:
     if "://" in source or not os.path.isdir(source):
         with storage.local_file(source) as path:
             if not path.is_file():
-                raise TextFileError(f"{source}: there is no such file; check the path")
+                raise TextFileError(f"{source}: does not exist; check the path")
             yield source.rstrip("/").rsplit("/", 1)[-1], path.read_bytes()
         return
     found, left_out = list_files(Path(source), is_text)
-    told = list(tell(left_out))
+    messages = list(describe_left_out(left_out))
     if not found:
-        seen = f"; left out: {'; '.join(told)}" if told else ""
+        seen = f"; left out: {'; '.join(messages)}" if messages else ""
         raise TextFileError(f"{source}: the folder holds no {', '.join(TEXT_SUFFIXES)} file; check the path{seen}")
-    for message in told:
+    for message in messages:
         report(f"{source}: left out {message}")
     for name, path in sorted((path.relative_to(source).as_posix(), path) for path in found):
         yield name, path.read_bytes()
 
 
 def _silent(message: str) -> None:
-    """For a second look at a folder."""
+    """A report that discards the message, for a second look at a folder."""
 
 
 def _plain_headings(text: str) -> str:
-    """A short line that stands alone and ends in no stop is marked as a heading, as in Markdown,
-    where more text follows it."""
+    """Mark short, isolated lines without final punctuation as headings, as in Markdown, if more text
+    follows."""
     lines = text.split("\n")
     filled = [place for place, line in enumerate(lines) if line.strip()]
     like = [_is_like_heading(lines, place) for place in filled]
     for number, place in enumerate(filled[:-1]):
-        # Of several in a row only the last has text below it. The others would be lost as
-        # headings, but for a title.
+        # Of several such lines in a row only the last one has text below it. As headings the others
+        # would be lost, except for a title.
         if like[number] and (number == 0 or not like[number + 1]):
             lines[place] = f"## {lines[place].strip()}"
     return "\n".join(lines)
@@ -110,11 +110,11 @@ def _is_like_heading(lines: list[str], place: int) -> bool:
 
 
 def _without_marks(text: str) -> str:
-    """Markdown as it reads. Headings stay marked; code is indented, so that no line of it is
-    taken for one."""
+    """The text without Markdown's marks. Headings stay marked; code is indented, so that its lines
+    are not mistaken for headings."""
     plain: list[str] = []
     columns: list[str] = []
-    """The columns of the table that is being read."""
+    """Column names of the current table."""
     fenced = False
     for line in _without_comments(_FRONT_MATTER.sub("", text)).split("\n"):
         in_table = line.lstrip().startswith("|") and not fenced
@@ -123,7 +123,7 @@ def _without_marks(text: str) -> str:
             fenced = not fenced
         elif fenced:
             plain.append(f"    {line}")
-        elif _is_rule(line):  # under a line of text, dashes make it a heading
+        elif _is_rule(line):  # dashes below a line of text make it a heading
             is_underline = set(line.strip()) == {"-"} and plain and plain[-1].strip()
             plain += [line] if is_underline else []
         elif in_table:
@@ -144,7 +144,7 @@ def _without_comments(text: str) -> str:
 
 
 def _is_rule(line: str) -> bool:
-    """Whether it is a line of three or more of one mark, or the one under a table's head."""
+    """Whether the line consists of three or more of one mark, or separates a table's head."""
     marks = "".join(line.split())
     return len(marks) >= 3 and (set(marks) in ({"-"}, {"*"}, {"_"}) or (set(marks) <= set("-:|") and "---" in line))
 

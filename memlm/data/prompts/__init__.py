@@ -1,9 +1,8 @@
-"""What are the models asked? Each prompt is a text file beside this one, with the places to fill
-in in braces.
+"""The prompts for language models. Each is a text file in this folder, with placeholders in braces.
 
 `strategies`, `strategies_trivia` and `apply_strategy` are those of Active Reading (Lin et al.
-2025, arXiv 2508.09494); the paper gives the second half of `strategies_trivia` in part only, so
-that its wording here is ours.
+2025, arXiv 2508.09494). The paper gives only a part of the second half of `strategies_trivia`, so
+its wording here is ours.
 """
 
 import hashlib
@@ -12,12 +11,12 @@ from importlib import resources
 
 
 def prompt(name: str, **places: object) -> str:
-    """The prompt of that name, filled in."""
+    """The prompt with that name, with its placeholders filled in."""
     return _text(name).format(**places).strip()
 
 
 def digest_of(names: Iterable[str]) -> str:
-    """Names the very wording of the prompts, for the manifests of what was written with them."""
+    """Digest of the prompts' wording, for the manifests of artifacts written with them."""
     return hashlib.sha256("\0".join(map(_text, names)).encode()).hexdigest()
 
 

@@ -1,1 +1,1 @@
-"""Question files -> questions, the facts to learn, and the streams of batches that trials learn."""
+"""Question files -> questions, the facts to learn, and the streams of batches for trials."""

@@ -1,8 +1,8 @@
-"""Which facts are learned, and in what batches? One fact a step: a batch of wordings of its
-statement (Lin et al. 2025, section 5.1).
+"""The facts to learn, and their batches: one fact per step, as a batch of wordings of its statement
+(Lin et al. 2025, section 5.1).
 
-Each row is `<statement><eos>`, padded and not packed: packed, the model would copy a wording
-from its own context instead of learning it.
+Each row is `<statement><eos>`, padded and not packed: if wordings were packed, the model would
+copy one from its context instead of learning it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from memlm.data.questions.sources import Row, read_rows
 
 
 class FactError(ValueError):
-    """The facts to learn are not what the stream needs."""
+    """The facts do not meet the stream's requirements."""
 
 
 class FactBatch(NamedTuple):
@@ -35,9 +35,9 @@ class FactBatch(NamedTuple):
 
 
 def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
-    """Facts from statements (`{"id", "statements"}` a line; a path, s3:// or hf://) and the
-    questions about them: with a statement's id, or with one that is followed by '#' and a
-    number. Raises FactError."""
+    """Facts from statements (`{"id", "statements"}` per line; a path, s3:// or hf://) and the
+    questions about them: those with a statement's id, or with that id followed by '#' and a number.
+    Raises FactError."""
     rows = []
     for row in read_rows(statements):
         if not isinstance(row, Row):
@@ -64,7 +64,7 @@ def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
         facts.append(Fact(id=id, statements=tuple(stated), questions=tuple(asked.pop(id))))
     if asked:
         raise FactError(
-            f"{statements}: {len(asked)} facts are asked for and not stated, the first {next(iter(asked))!r}; add them"
+            f"{statements}: {len(asked)} facts have questions but no statements, the first {next(iter(asked))!r}; add their statements"
         )
     return facts
 
@@ -74,8 +74,7 @@ def _is_texts(value: Any) -> TypeGuard[list[str]]:
 
 
 def sample_facts(facts: Sequence[Fact], num_facts: int, *, seed: int) -> list[Fact]:
-    """A random subset in random order, the same for the same seed; all of them where there are
-    no more."""
+    """A random subset in random order, determined by the seed; all facts if num_facts is larger."""
     chosen = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(facts))[:num_facts]
     return [facts[index] for index in chosen]
 
@@ -90,12 +89,12 @@ def fact_stream(
     seed: int,
     shuffle: bool = True,
 ) -> Iterator[FactBatch]:
-    """One batch a step: each pass goes through all facts in an order of its own, each in
-    num_wordings of its wordings, drawn anew.
+    """One batch per step. Each pass goes through all facts in a new order, each in num_wordings of
+    its wordings, drawn anew.
 
-    Unshuffled, every pass keeps the order given, as documents are read. A fact with fewer
-    wordings repeats them. A pure function of its arguments. A statement beyond max_length is
-    refused at once, not in the middle of the run.
+    Without shuffling, every pass keeps the given order, as for documents. A fact with fewer
+    wordings repeats them. A pure function of its arguments. Statements longer than max_length are
+    refused at once, before the run begins.
     """
     for fact in facts:
         fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length)

@@ -1,5 +1,5 @@
-"""How are questions stored? In the public sets' own layouts, which the readers of real files
-read, or whole, for our own artifacts."""
+"""Store questions: in the public sets' layouts, which the readers of real files accept, or
+completely, for memlm's own artifacts."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -39,18 +39,18 @@ def write_nq_open(path: str, questions: Iterable[Question]) -> None:
 
 
 def write_set(path: str, records: Iterable[Record]) -> None:
-    """Write records of any kind whole, for read_written."""
+    """Write records of any kind with all their fields, for read_saved_set."""
     write_shard(path, map(asdict, records))
 
 
-def read_written(path: str) -> list[Record]:
-    """What write_set wrote."""
+def read_saved_set(path: str) -> list[Record]:
+    """The records that write_set wrote."""
     return [record_of(values) for _, values in read_records(path)]
 
 
 def record_of(values: Mapping[str, Any]) -> Record:
-    """One record from its fields as JSON holds them. Artifacts from before `fact` was written
-    merged ids at their '#'."""
+    """A record from its fields in JSON. Artifacts from before the field `fact` existed merged ids at
+    their '#'."""
     if "fact" not in values:
         values = {**values, "fact": values["id"].rsplit("#", 1)[0]}
     fields: dict[str, Any] = {

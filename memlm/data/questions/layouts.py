@@ -1,8 +1,8 @@
-"""How does each public set write a question down? One function a layout: the row as the set
-holds it -> a question, or choices.
+"""Convert the rows of each public set to questions, with one function per layout: a row as stored
+in the set -> a question, or a multiple choice.
 
-A row that does not fit raises DoesNotFit with the reason, or KeyError and TypeError where a
-field is missing or of another kind; the reader adds the place.
+A row that does not fit raises DoesNotFit with the reason, or KeyError or TypeError if a field is
+missing or of the wrong type; the reader adds the place.
 """
 
 import ast
@@ -20,12 +20,12 @@ from memlm.data.questions.records import MultipleChoice, Question, Record, id_of
 from memlm.data.questions.sources import Row
 
 RELATION_IN_NAME = re.compile(r"(?:^|/)(P\d+)\.[^/]*$")
-"""The official EntityQuestions keep one relation a file: P106.dev.json."""
+"""The official EntityQuestions files hold one relation each: P106.dev.json."""
 UNLABELLED = "<unk>"
-"""What TriviaQA's test split holds in the place of an answer."""
+"""Placeholder for the answer in TriviaQA's test split."""
 BRACKETS = re.compile(r"\[.*?\]")
 MAX_WHOLE_FLOAT = 2**53
-"""Beyond it a float is not known to the last digit."""
+"""Limit beyond which a float does not represent every integer."""
 
 
 class DoesNotFit(ValueError):
@@ -66,7 +66,7 @@ def _gsm8k(row: Row, fields: FieldsConfig) -> Record:
 
 
 def _simpleqa(row: Row, fields: FieldsConfig) -> Record:
-    """The CSV of the set's authors (metadata, problem, answer), or rows that spell the same out
+    """The CSV file of the set's authors (metadata, problem, answer), or rows with separate fields
     (question, answer, answer_type)."""
     values = row.values
     if "problem" not in values:
@@ -79,20 +79,20 @@ def _simpleqa(row: Row, fields: FieldsConfig) -> Record:
 
 
 def _hellaswag(row: Row, fields: FieldsConfig) -> Record:
-    """Native rows are cleaned as lm-evaluation-harness's task defines it; those with a `query`
-    are clean already."""
+    """Original rows are cleaned as in lm-evaluation-harness's task; rows with a `query` are clean
+    already."""
     values = row.values
     if "query" in values:
         return _choices(row, "hellaswag", values["query"], values["choices"], values["gold"], id=values["ind"])
-    # The second half of a context is the start of a sentence. `capitalize` also puts the rest in
-    # lower case: the task's own quirk.
+    # The second half of a context begins a sentence. `capitalize` also converts the rest to lower
+    # case, as the original task does.
     query = f"{values['activity_label']}: {values['ctx_a']} {values['ctx_b'].capitalize()}"
     endings = [clean_hellaswag(ending) for ending in _texts(values["endings"], "endings")]
     return _choices(row, "hellaswag", clean_hellaswag(query), endings, values["label"], id=values["ind"])
 
 
 def _fields(row: Row, fields: FieldsConfig) -> Record:
-    """Any rows, by the field mapping of the config."""
+    """Rows of any other form, converted by the config's field mapping."""
     question, id = _at(row, fields.question), _at(row, fields.id) if fields.id else None
     if fields.choices:
         return _choices(row, "fields", question, _at(row, fields.choices), _at(row, fields.gold), id=id)
@@ -104,11 +104,11 @@ def _fields(row: Row, fields: FieldsConfig) -> Record:
 
 
 def clean_hellaswag(text: str) -> str:
-    """WikiHow's marks out: a title ends the sentence before it, other marks in brackets go, and
-    two spaces become one, once."""
+    """The text without WikiHow's marks: a title ends the sentence before it, other marks in brackets
+    are removed, and double spaces are replaced once."""
     marked = text.strip().replace(" [title]", ". ")
-    # After the last bracket of a line that closes, each one that opens would be followed to the
-    # line's end, for nothing.
+    # Only up to the last closing bracket of a line: after it, the regular expression would search
+    # in vain to the end of the line from every opening bracket.
     lines = (line.rpartition("]") for line in marked.split("\n"))
     return "\n".join(BRACKETS.sub("", head + closing) + tail for head, closing, tail in lines).replace("  ", " ")
 
@@ -154,14 +154,14 @@ def _choices(row: Row, layout: str, query: Any, choices: Any, gold: Any, *, id: 
     gold = int(gold) if isinstance(gold, float) and gold.is_integer() else gold
     if isinstance(gold, bool) or not str(gold).isdecimal() or int(gold) >= len(choices):
         raise DoesNotFit(
-            f"the right choice is {gold!r}, not a place among {len(choices)} choices, from 0. Repair or remove this line."
+            f"the right choice is {gold!r}, not an index of one of {len(choices)} choices, from 0. Repair or remove this line."
         )
     return MultipleChoice(id=_id(row, layout, id), query=query, choices=tuple(choices), gold=int(gold))
 
 
 def _id(row: Row, layout: str, id: Any) -> str:
-    """Its own where the set gives one, else layout and line; a table has an empty cell, or NaN,
-    where there is none."""
+    """The set's own id, or else layout and line. In a table, a missing id is an empty cell or
+    NaN."""
     own = row.values.get("id") if id is None else id
     return f"{layout}:{row.line}" if own is None or own == "" or own != own else id_of(own)
 
@@ -171,7 +171,7 @@ def _texts(values: Any, field: str) -> list[Any]:
         raise DoesNotFit(
             f"{field} is one text, {values[:60]!r}, not a list. Repair this line, or use the layout 'fields' with an answer_separator."
         )
-    if isinstance(values, dict):  # a list of its keys would be no answers
+    if isinstance(values, dict):  # otherwise its keys would become answers
         raise DoesNotFit(f"{field} is a mapping, {_shown(values)}, not a list of texts. Name the file's own layout.")
     if not isinstance(values, list | tuple):
         raise DoesNotFit(f"{field} is {_shown(values)}, not a list of texts. Repair or remove this line.")
@@ -179,7 +179,7 @@ def _texts(values: Any, field: str) -> list[Any]:
 
 
 def _at(row: Row, path: str) -> Any:
-    """The value at a dotted path; a field whose own name holds the dots is found first."""
+    """The value at a dotted path. A field whose own name contains dots takes precedence."""
     value: Any = row.values
     if path in value:
         return value[path]
@@ -210,7 +210,7 @@ def _answers_at(row: Row, path: str, separator: str) -> list[Any]:
         return [part.strip() for part in value.split(separator)]
     if value.startswith("[") and value.endswith("]"):
         raise DoesNotFit(
-            f"{path} is a list written as one text, {value[:60]!r}. Set fields.answer_separator to 'json', or to what stands between answers."
+            f"{path} is a list written as one text, {value[:60]!r}. Set fields.answer_separator to 'json', or to the separator between answers."
         )
     return [value]
 
@@ -222,13 +222,13 @@ def answer_text(value: Any, path: str) -> str | None:
             f"{path} is {_shown(value)}, a truth value and not a text. Write the word that counts as right, such as yes or no."
         )
     if isinstance(value, float | Decimal) and not math.isfinite(value):
-        raise DoesNotFit(f"{path} is {value}, which is no answer. Repair or remove this line.")
+        raise DoesNotFit(f"{path} is {value}, which is not an answer. Repair or remove this line.")
     if isinstance(value, float | Decimal) and -MAX_WHOLE_FLOAT < value == int(value) < MAX_WHOLE_FLOAT:
-        return str(int(value))  # a column with a gap in it holds 1990 as 1990.0
+        return str(int(value))  # a column with missing values stores 1990 as 1990.0
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, datetime) and value.time() == time():
-        return str(value.date())  # a table may hold a day as its first moment
+        return str(value.date())  # a table may store a day as its midnight
     if isinstance(value, int | float | date):
         return str(value)
     if value is None or isinstance(value, str):
@@ -237,7 +237,7 @@ def answer_text(value: Any, path: str) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON spells it, shortened."""
+    """A value as JSON, shortened."""
     return json.dumps(value, ensure_ascii=False, default=repr)[:60]
 
 

@@ -1,11 +1,11 @@
-"""Which questions are asked, and which answers count? Question files -> questions, for the fact
-stream and the scores.
+"""Read questions and their accepted answers: question files -> questions, for the fact stream and
+the scores.
 
     source (path, s3://, hf://) -> rows -> layout -> questions, checked -> selection
 
-The layouts are the public sets' own, so the generated world and the real files go through the
-same readers. A record that does not fit is named with file, line and reason, and is an error
-unless the config allows for some.
+The layouts are the public sets' own, so the generated world and the real files use the same
+readers. A record that does not fit is reported with file, line and reason, and is an error unless
+the config allows some.
 """
 
 import logging
@@ -24,25 +24,24 @@ from memlm.data.questions.sources import Malformed, Row, read_rows
 from memlm.outside import reason_of
 
 SHOWN = 3
-"""Malformed records that a message names."""
+"""Number of malformed records that a message lists."""
 SHOWN_LINES = 20
-"""Lines that a note names."""
+"""Number of lines that a note lists."""
 WHOLE_FLOAT = re.compile(r"([^\w.]*\d[\d,]*)\.0+(\W*)")
-"""1990.0, and also 1,990.0 and $5.00."""
+"""Matches 1990.0, but also 1,990.0 and $5.00."""
 
 logger = logging.getLogger(__name__)
 
 
 def read_questions(path: str, layout: str) -> list[Question]:
-    """All questions of a source that allows for no malformed record, in its order."""
+    """All questions of a source, in its order. Malformed records are errors."""
     return require_questions(path, read_set(QuestionSetConfig(path=path, layout=layout)))
 
 
 def read_set(source: QuestionSetConfig, *, report: Callable[[str], object] = logger.warning) -> list[Record]:
-    """All records of a source, in its order; ids are its own, or layout and line number.
+    """All records of a source, in its order. Ids are the source's own, or layout and line number.
 
-    `report` is told of the malformed records that were left out, where the config allows for
-    them.
+    Malformed records are reported if the config allows leaving them out.
     """
     if source.layout not in LAYOUTS:
         nearest = get_close_matches(source.layout, LAYOUTS, n=1, cutoff=0.4)
@@ -56,26 +55,27 @@ def read_set(source: QuestionSetConfig, *, report: Callable[[str], object] = log
         record = row if isinstance(row, Malformed) else _fitted(row, source, lines)
         if not isinstance(record, Malformed):
             fact = numbered_fact(record.id) if source.merge_numbered else ""
-            records.append(replace(notes.taken(record, row.line), fact=fact))
+            records.append(replace(notes.without_blank_answers(record, row.line), fact=fact))
         elif source.max_malformed_share:
             num_malformed += 1
             malformed += (
                 [record] if num_malformed <= SHOWN else []
-            )  # a file of millions would fill the memory with reasons
+            )  # a file of millions of records would fill the memory with reasons
         else:
             raise QuestionError(str(record))
-    _judge(source, len(records), malformed, num_malformed, report)
-    for note in notes.told():
+    _check_malformed(source, len(records), malformed, num_malformed, report)
+    for note in notes.messages():
         report(f"{source.path}: {note}")
     return records
 
 
 def require_questions(path: str, records: Sequence[Record]) -> list[Question]:
-    """The records, if all are questions with answers: what can be learned as facts."""
+    """The records as questions, for learning them as facts. Raises QuestionError if some are
+    multiple choice."""
     questions = [record for record in records if isinstance(record, Question)]
     if len(questions) < len(records):
         raise QuestionError(
-            f"{path}: holds choices, not questions with answers. Only a held-out set can be of this kind."
+            f"{path}: contains multiple choice, not questions with answers. Only a held-out set can be of this kind."
         )
     return questions
 
@@ -86,10 +86,9 @@ T = TypeVar("T")
 def select(
     items: Sequence[T], source: QuestionSetConfig, *, report: Callable[[str], object] = lambda message: None
 ) -> list[T]:
-    """Those that a source asks for: shuffled first, if asked, in an order that depends on
-    nothing but their number.
+    """The items that a source selects. If shuffled, their order depends only on their number.
 
-    `report` is told where more are asked for than there are, and so all are taken. Raises
+    A report is made if a source asks for more than there are, so that all are used. Raises
     QuestionError if none is left.
     """
     order = np.arange(len(items))
@@ -97,21 +96,23 @@ def select(
         order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(items)), kind="stable")
     chosen = order[source.skip :][: source.num_questions or None]
     if not len(chosen):
-        raise QuestionError(f"{source.path}: skip is {source.skip}, and there are {len(items)} questions; lower it")
+        raise QuestionError(
+            f"{source.path}: skip is {source.skip}, but there are only {len(items)} questions; lower it"
+        )
     if source.num_questions > len(chosen):
-        report(f"num_questions is {source.num_questions}, and there are {len(chosen)}: all of them are taken")
+        report(f"num_questions is {source.num_questions}, but there are only {len(chosen)}: all of them are used")
     return [items[index] for index in chosen]
 
 
 class _Notes:
-    """What is told of answers that are read: of a record's own line each."""
+    """Notes on unusual answers, with their line numbers."""
 
     def __init__(self) -> None:
         self.blank: list[int] = []
         self.floats: list[int] = []
 
-    def taken(self, record: Record, line: int) -> Record:
-        """The record without its blank answers."""
+    def without_blank_answers(self, record: Record, line: int) -> Record:
+        """The record without its blank answers. Notes unusual answers."""
         if not isinstance(record, Question):
             return record
         answers = tuple(answer for answer in record.answers if answer.strip())
@@ -121,13 +122,13 @@ class _Notes:
             self.floats.append(line)
         return replace(record, answers=answers)
 
-    def told(self) -> Iterator[str]:
+    def messages(self) -> Iterator[str]:
         if self.blank:
             yield f"{len(self.blank)} records have a blank answer among others, which is left out (lines {_first(self.blank)})"
         if self.floats:
             yield (
                 f"{len(self.floats)} records have a whole number with a point and zeros as an answer (lines {_first(self.floats)}), such as 1990.0: "
-                "the answer 1990 is wrong there. Write whole numbers without the point"
+                "the answer 1990 counts as wrong there. Write whole numbers without the point"
             )
 
 
@@ -136,7 +137,7 @@ def _first(lines: Sequence[int]) -> str:
 
 
 def _fitted(row: Row, source: QuestionSetConfig, lines: dict[str, int]) -> Record | Malformed:
-    """The row's record; `lines` keeps where each id stood."""
+    """The row's record. `lines` maps each id to its line."""
     try:
         record = LAYOUTS[source.layout](row, source.fields)
     except DoesNotFit as error:
@@ -158,8 +159,8 @@ def _fitted(row: Row, source: QuestionSetConfig, lines: dict[str, int]) -> Recor
 
 
 def _not_unicode(record: Record) -> str:
-    """Why no tokenizer can read the record's texts; empty if one can. JSON can spell half a
-    surrogate pair."""
+    """The reason why no tokenizer can read the record's texts; empty if one can. JSON can encode
+    half a surrogate pair."""
     texts = (
         [record.query, *record.choices] if isinstance(record, MultipleChoice) else [record.question, *record.answers]
     )
@@ -171,22 +172,22 @@ def _not_unicode(record: Record) -> str:
 
 
 def _too_long(record: Record, max_answer_words: int) -> str:
-    """Why the record's answers are too long; empty if they are not."""
+    """The reason if one of the record's answers is too long; else empty."""
     longest = max((len(answer.split()) for answer in record.answers), default=0) if isinstance(record, Question) else 0
     if longest <= max_answer_words:
         return ""
-    return f"an answer has {longest} words, and max_answer_words is {max_answer_words}. Shorten or remove it, or raise the limit."
+    return f"an answer has {longest} words, but max_answer_words is {max_answer_words}. Shorten or remove it, or raise the limit."
 
 
-def _judge(
+def _check_malformed(
     source: QuestionSetConfig,
     num_records: int,
     malformed: Sequence[Malformed],
     num_malformed: int,
     report: Callable[[str], object],
 ) -> None:
-    """Refuses a set that is empty or of which too much is malformed, and reports what was left
-    out; `malformed` are the first of it."""
+    """Refuse a set that is empty or has too many malformed records, and report the records left out.
+    `malformed` lists the first of them."""
     total = num_records + num_malformed
     listed = "; ".join(str(each).rstrip(".") for each in malformed)
     found = f"{source.path}: {num_malformed} of {total} records do not fit the layout {source.layout!r}"

@@ -1,33 +1,31 @@
-"""What is one question? A question with answers, or one with choices. What all readers, streams
-and scores pass on."""
+"""The records that all readers, streams and scores exchange: questions with answers, and multiple
+choice."""
 
 from dataclasses import dataclass
 from typing import Any
 
 
 class QuestionError(ValueError):
-    """A set of questions does not hold what its layout says."""
+    """A set of questions does not match its layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question with every answer that counts as right, the preferred one first."""
+    """A question with all answers that count as right, the preferred one first."""
 
     id: str
     question: str
     answers: tuple[str, ...]
     relation: str = ""
-    """What kind of fact is asked for (a Wikidata property, an attribute of the world); empty
-    where the set has none."""
+    """Kind of fact that is asked for (a Wikidata property, an attribute of the world); empty if the
+    set gives none."""
     solution: str = ""
-    """How the answer is worked out, step by step, as the set writes it; empty where the set has
-    none."""
+    """Worked solution as given by the set; empty if there is none."""
     context: str = ""
-    """What stands before the question when it is asked, such as a text that was looked up for
-    it."""
+    """Text shown before the question, such as a passage that was retrieved for it."""
     fact: str = ""
-    """What it asks for: questions with the same one are wordings of one question, and scored as
-    one. Empty for a fact of its own."""
+    """Id of the fact that it asks for. Questions about the same fact are wordings of one question
+    and scored as one. Empty for a fact of its own."""
 
     @property
     def fact_id(self) -> str:
@@ -36,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """Something to learn: how it is said when learned, and how it is asked for afterwards."""
+    """Something to learn: its statements for learning, and the questions about it."""
 
     id: str
     statements: tuple[str, ...]
@@ -45,15 +43,15 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class MultipleChoice:
-    """A text and several ways to go on, one of them right."""
+    """A text and several continuations, one of which is right."""
 
     id: str
     query: str
     choices: tuple[str, ...]
     gold: int
-    """Place of the right choice, from 0."""
+    """Index of the right choice, from 0."""
     fact: str = ""
-    """As of a Question."""
+    """As in Question."""
 
     @property
     def fact_id(self) -> str:
@@ -64,12 +62,12 @@ Record = Question | MultipleChoice
 
 
 def id_of(value: Any) -> str:
-    """A record's id as text: 12 and 12.0, as a column with a gap in it holds it, are "12"."""
+    """A record's id as text. A column with missing values stores 12 as 12.0; both become "12"."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def numbered_fact(id: str) -> str:
-    """What stands before the '#' of an id that ends in one and a number; else empty."""
+    """The part of an id before a final '#' and number; empty if the id has no such end."""
     fact, _, number = id.rpartition("#")
     return fact if number.isdecimal() else ""
 
@@ -79,6 +77,6 @@ class TaskChoice:
     """How a set of records is asked and scored."""
 
     task: str = ""
-    """A task of the evaluation suite; empty for the general one of the records' kind."""
+    """A task of the evaluation suite; empty for the general one for this kind of record."""
     num_examples: int = -1
-    """Solved records shown before each; -1 for the task's own number."""
+    """Number of solved examples shown before each; -1 for the task's own number."""

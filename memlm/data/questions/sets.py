@@ -1,5 +1,5 @@
-"""What does `prepare_corpus` hand to the trials? The facts to learn and the held-out questions,
-as an artifact of their own.
+"""The question sets that `prepare_corpus` hands to the trials, as an artifact of their own: the
+facts to learn and the held-out questions.
 
 No checkpoint depends on it, so several streams can be learned from one pretrained model.
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from memlm import storage
 from memlm.data.questions.facts import Fact
-from memlm.data.questions.files import read_written, record_of, write_set
+from memlm.data.questions.files import read_saved_set, record_of, write_set
 from memlm.data.questions.records import Question, Record, TaskChoice
 from memlm.kinds import FACTS_FILE, HELD_OUT_FOLDER, QUESTIONS_KIND, TASKS_FILE
 
@@ -39,7 +39,7 @@ def write_fact_lines(path: Path, facts: Sequence[Fact]) -> None:
 
 
 def read_fact_lines(path: Path) -> list[Fact]:
-    """What write_fact_lines wrote."""
+    """The facts that write_fact_lines wrote."""
     with open(path) as file:
         records = [json.loads(line) for line in file]
     return [
@@ -64,7 +64,7 @@ class QuestionSets:
 
     def held_out(self) -> dict[str, list[Record]]:
         files = sorted((self.folder / HELD_OUT_FOLDER).glob("*.jsonl"))
-        return {file.stem: read_written(str(file)) for file in files}
+        return {file.stem: read_saved_set(str(file)) for file in files}
 
     def tasks(self) -> dict[str, TaskChoice]:
         """How each held-out set is asked."""
@@ -79,6 +79,7 @@ def _question_of(values: Mapping[str, Any]) -> Question:
 
 
 def open_question_sets(uri: str, *, digest: str | None = None) -> QuestionSets:
-    """With a digest, those very sets. Raises StorageError if they are not there."""
+    """Open question sets; with a digest, only those with that digest. Raises StorageError if they do
+    not exist."""
     found = storage.read_manifest(uri, QUESTIONS_KIND, digest=digest).digest
     return QuestionSets(storage.open_artifact(uri, kind=QUESTIONS_KIND, digest=found), found)

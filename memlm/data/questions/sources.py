@@ -1,11 +1,11 @@
-"""Where do questions lie, and in what kind of file? A path, an object on S3 or a data set on the
-hub -> rows, each with its place.
+"""Read the rows of question files: a path, an object on S3 or a data set on the hub -> rows, each
+with its place.
 
     path, s3://bucket/key            lines of JSON or a list, plain or compressed; CSV; Parquet (file_kinds.py)
     hf://owner/name[/config][:split]@commit      through the datasets library
 
-A row that cannot be read is named and passed on, so that the reader of the set decides how many
-are too many; a file that is cut off or damaged stops at once.
+A row that cannot be read is passed on with its place, so that the caller decides how many are too
+many; a truncated or damaged file is an error at once.
 """
 
 import csv
@@ -24,7 +24,7 @@ from memlm.data import parquet
 from memlm.data.compression import (
     DAMAGE,
     MAX_HELD_FROM_BYTES,
-    most_bytes,
+    max_bytes,
     open_bytes,
     refuse_damage,
     require_file,
@@ -37,9 +37,9 @@ from memlm.data.questions.records import QuestionError
 from memlm.extras import needed_for
 
 BYTES_OF_A_RECORD, BYTES_OF_AN_OBJECT, BYTES_OF_AN_ELEMENT = 700, 72, 32
-"""What a question takes in memory with its id and place, a list or object of JSON, and what
-stands between two commas; at least."""
-RECORDS_BETWEEN_LOOKS = 4096
+"""Minimum sizes in memory: of a question with its id and place, of a list or object of JSON, and of
+an element between two commas."""
+RECORDS_BETWEEN_CHECKS = 4096
 HUB_FORM = "hf://owner/name[/config][:split]@commit"
 HUB_URI = re.compile(
     r"hf://(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[^/:@]+))?(?::(?P<split>[^:@]+))?(?:@(?P<commit>[^@]*))?"
@@ -48,17 +48,17 @@ HUB_URI = re.compile(
 
 @dataclass(frozen=True)
 class Row:
-    """One record as its source holds it."""
+    """One record as its source stores it."""
 
     source: str
     line: int
-    """In the file from 1; the number of the record where a source has no lines."""
+    """Line in the file, from 1; number of the record if the source has no lines."""
     values: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """A record that does not fit, and why."""
+    """A record that does not fit, with the reason."""
 
     source: str
     line: int
@@ -75,18 +75,18 @@ def read_rows(source: str) -> Iterator[Row | Malformed]:
         return
     with storage.local_file(source) as path:
         try:
-            most = most_bytes(str(path))
+            limit = max_bytes(str(path))
             for number, row in enumerate(_file_rows(path, source), start=1):
-                if not number % RECORDS_BETWEEN_LOOKS:
-                    require_no_bomb(source, number, BYTES_OF_A_RECORD * number, most)
+                if not number % RECORDS_BETWEEN_CHECKS:
+                    require_no_bomb(source, number, BYTES_OF_A_RECORD * number, limit)
                 yield row
         except ShardError as error:
             raise ShardError(str(error).replace(str(path), source)) from error
 
 
 def source_content(source: str) -> bytes:
-    """What names the content of a source: the bytes of a file, or the address of a hub data set,
-    whose commit is pinned."""
+    """Bytes that identify the content of a source: the content of a file, or the address of a hub
+    data set, which includes its commit."""
     if source.startswith(HUB):
         _parse_hub(source)
         return source.encode()
@@ -98,15 +98,13 @@ def source_content(source: str) -> bytes:
 def _file_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
     kind = kind_of(source)
     if kind is None:
-        as_document = (
-            " A text is learned as a document: name it in questions.documents.path." if is_text(source) else ""
-        )
+        as_document = " To learn a text as a document, name it in questions.documents.path." if is_text(source) else ""
         raise ShardError(
-            f"{source}: not a kind of file that holds questions. Known are {QUESTION_SUFFIXES}, and {HUB_FORM}.{as_document}"
+            f"{source}: not a supported kind of question file. Use {QUESTION_SUFFIXES}, or {HUB_FORM}.{as_document}"
         )
     require_file(path, source)
     if kind.content == "lines":
-        yield from _json_lines(source, read_lines(str(path), least=MAX_HELD_FROM_BYTES))
+        yield from _json_lines(source, read_lines(str(path), at_least=MAX_HELD_FROM_BYTES))
     elif kind.content == "json":
         yield from _json(path, source)
     elif kind.content == "csv":
@@ -123,7 +121,7 @@ def _json_lines(source: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row
             continue
         if is_first and line.strip().startswith(b"[") and (b"{" in line or b"]" not in line):
             raise ShardError(
-                f"{source}: begins as a JSON list does, not with one object a line. Give it a name that ends in .json."
+                f"{source}: begins like a JSON list, not with one object per line. Give it a name that ends in .json."
             )
         is_first = False
         try:
@@ -133,11 +131,11 @@ def _json_lines(source: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row
 
 
 def _json(path: Path, source: str) -> Iterator[Row | Malformed]:
-    """A list of objects; or lines of JSON, which often bear this name too."""
+    """A list of objects; or lines of JSON, whose files are often named .json too."""
     content = _content(path, source).removeprefix(BOM)
     objects, elements = content.count(b"{") + content.count(b"["), content.count(b",")
     held = BYTES_OF_AN_OBJECT * objects + BYTES_OF_AN_ELEMENT * elements
-    require_no_bomb(source, 1, held, most_bytes(str(path)))
+    require_no_bomb(source, 1, held, max_bytes(str(path)))
     try:
         text = content.decode().strip()
         first, end = json.JSONDecoder().raw_decode(text)
@@ -147,18 +145,18 @@ def _json(path: Path, source: str) -> Iterator[Row | Malformed]:
         ) from error
     except (ValueError, RecursionError) as error:
         is_cut_off = isinstance(error, json.JSONDecodeError) and not text[error.pos :].strip()
-        remedy = "It ends too early: fetch or write the file again." if is_cut_off else "Repair it there."
+        remedy = "It ends too early: download or write the file again." if is_cut_off else "Repair it there."
         raise ShardError(f"{source}: not JSON ({error}). {remedy}") from error
     if end < len(text):
         yield from _json_lines(source, enumerate(content.split(b"\n"), start=1))
         return
-    if isinstance(first, dict):  # a single record, unless it holds the records
+    if isinstance(first, dict):  # a single record, unless it contains the list of records
         lists = [
             key for key, value in first.items() if isinstance(value, list) and value and isinstance(value[0], dict)
         ]
         if lists:
             raise ShardError(
-                f"{source}: a JSON object that holds a list of objects as {lists[0][:40]!r}. Store that list alone."
+                f"{source}: a JSON object that holds a list of objects as {lists[0][:40]!r}. Store only that list."
             )
         first = [first]
     if not isinstance(first, list):
@@ -176,19 +174,19 @@ def _json(path: Path, source: str) -> Iterator[Row | Malformed]:
 
 def _content(path: Path, source: str) -> bytes:
     """All bytes, decompressed."""
-    most, content = most_bytes(str(path), least=MAX_HELD_FROM_BYTES), bytearray()
+    limit, content = max_bytes(str(path), at_least=MAX_HELD_FROM_BYTES), bytearray()
     with open_bytes(str(path), source) as stream:
         try:
             while part := stream.read(2**20):
                 content += part
-                require_no_bomb(source, 1, len(content), most)
+                require_no_bomb(source, 1, len(content), limit)
         except DAMAGE as error:
             refuse_damage(source, content.count(b"\n") + 1, error)
     return bytes(content)
 
 
 def _csv_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of the process; by default 128 KiB
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # for the whole process; the default is 128 KiB
     line = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -202,7 +200,7 @@ def _csv_rows(path: Path, source: str) -> Iterator[Row | Malformed]:
             for values in reader:
                 line, last = reader.line_num, line
                 if None in values or None in values.values():
-                    reason = f"not as many fields as the {len(names)} of the header. Repair or remove this line."
+                    reason = f"not as many fields as the header, which has {len(names)}. Repair or remove this line."
                     yield Malformed(source, last + 1, reason)
                 else:
                     yield Row(source, last + 1, values)
@@ -225,7 +223,7 @@ def _parse_hub(source: str) -> dict[str, str | None]:
         raise QuestionError(f"{source}: not a hub data set's address. Write {HUB_FORM}.")
     commit = found["commit"]
     if not commit or not COMMIT.fullmatch(commit):
-        pinned = f"{commit!r}, which may come to name other data" if commit else "missing, so the data may change"
+        pinned = f"{commit!r}, which may later refer to other data" if commit else "missing, so the data may change"
         raise QuestionError(
             f"{source}: the revision is {pinned}. Write {HUB_FORM} with the 40 digits of a commit, which the data set's history on the hub shows."
         )
@@ -235,15 +233,15 @@ def _parse_hub(source: str) -> dict[str, str | None]:
 def _hub_rows(source: str) -> Iterator[Row]:
     place = _parse_hub(source)
     strip_credentials(*HUB_TOKENS)
-    # A second of imports that nothing but the hub needs.
+    # Imported here, because it takes a second and only the hub needs it.
     with needed_for("an hf:// address of questions"):
         from datasets import DatasetDict, load_dataset
     from huggingface_hub import HfApi, constants
 
     try:
-        if not constants.HF_HUB_OFFLINE:  # then the library answers from its cache or says that it has none
-            # One question first, answered at once: the download itself retries for most of a
-            # minute without a network.
+        if not constants.HF_HUB_OFFLINE:  # offline, the library uses its cache or says that it has none
+            # Ask the hub first, with a short timeout: without a network the download itself would
+            # retry for most of a minute.
             HfApi().dataset_info(place["name"] or "", revision=place["commit"], timeout=HUB_TIMEOUT_SECONDS)
         loaded = load_dataset(
             place["name"],
@@ -252,7 +250,7 @@ def _hub_rows(source: str) -> Iterator[Row]:
             revision=place["commit"],
             trust_remote_code=False,
         )
-    except Exception as error:  # the hub's client and the library raise what lies below them, of a dozen kinds
+    except Exception as error:  # the hub's client and the library let a dozen kinds of lower-level errors through
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise QuestionError(
             f"{source}: could not be loaded from the hub: {without_secrets(reason).rstrip('.')}. "

@@ -1,8 +1,8 @@
-"""What does a trial learn, and in which batches? One answer for both kinds of stream: of facts,
-and of the chunks of documents.
+"""The content and batches of a trial's stream, for both kinds of stream: facts, and the chunks of
+documents.
 
-Facts come in an order of their own in every pass (Lin et al. 2025, section 5.1); chunks in the
-order of the text, one document after another, as one reads (section 5.2).
+Facts come in a new order in every pass (Lin et al. 2025, section 5.1); chunks come in the order of
+the text, one document after another (section 5.2).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,39 +16,39 @@ from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_stream, 
 
 
 def facts_of_stream(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -> list[Fact]:
-    """Those that a trial of this seed learns: as many as asked for, or all there are."""
+    """The facts that a trial with this seed learns: as many as requested, or all there are."""
     if isinstance(stream, DocumentStreamConfig):
         return sample_documents(facts, stream.num_documents, seed=seed)
     return sample_facts(facts, stream.num_facts, seed=seed)
 
 
 def require_asked(chosen: Sequence[Fact], *, seed: int) -> None:
-    """Raises FactError if nothing asks about what a trial of this seed learns, so that its
+    """Raise FactError if there is no question about the facts of a trial with this seed, because its
     learning could not be measured."""
     if not any(fact.questions for fact in chosen):
         raise FactError(
-            f"nothing asks about the {len(chosen)} facts or chunks that seed {seed} draws, so learning could not be measured; "
+            f"no question is about the {len(chosen)} facts or chunks that seed {seed} draws, so learning could not be measured; "
             "learn more documents (stream.num_documents), or give another seed"
         )
 
 
 def shortfall(stream: StreamChoice, facts: Sequence[Fact]) -> str:
-    """What to say where a stream asks for more than there is, and so takes all; empty where it
-    does not."""
+    """A message if a stream asks for more than there is and therefore learns all; empty
+    otherwise."""
     if isinstance(stream, DocumentStreamConfig):
         field, asked, there = "num_documents", stream.num_documents, len(_by_document(facts))
     else:
         field, asked, there = "num_facts", stream.num_facts, len(facts)
     if asked <= there:
         return ""
-    return f"stream.{field} is {asked}, and there are {there}: all of them are learned"
+    return f"stream.{field} is {asked}, but there are only {there}: all of them are learned"
 
 
 def sample_documents(chunks: Sequence[Fact], num_documents: int, *, seed: int) -> list[Fact]:
-    """The chunks of a random subset of the documents, all for 0 or for more than there are, the
-    documents in random order and the chunks of each in theirs.
+    """The chunks of a random subset of the documents, or of all for 0. Documents are in random order,
+    and the chunks of each in their own order.
 
-    A chunk's id is its document's, a '#' and a number.
+    A chunk's id is the id of its document, a '#' and a number.
     """
     documents = _by_document(chunks)
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(documents))
@@ -66,8 +66,8 @@ def num_steps(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -> int:
 def batches_of_stream(
     stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> Iterator[FactBatch]:
-    """One a step, from what facts_of_stream gave. Raises FactError at once if a text is longer
-    than the stream allows."""
+    """One batch per step, for the facts from facts_of_stream. Raises FactError at once if a text is
+    longer than the stream allows."""
     return fact_stream(
         facts,
         tokenizer,

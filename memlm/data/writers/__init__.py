@@ -1,2 +1,2 @@
-"""Who writes statements, wordings and augmentations: a model run here, or one behind an address.
-Prompts in, texts out."""
+"""The models that write statements, wordings and augmentations: run locally, or behind an
+endpoint. They take prompts and return texts."""

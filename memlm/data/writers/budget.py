@@ -1,5 +1,4 @@
-"""May one more request be sent? Counts what a run has asked of an endpoint, and refuses what
-goes beyond."""
+"""The budget of requests and tokens that a run may spend on an endpoint."""
 
 import threading
 
@@ -7,11 +6,11 @@ from memlm.data.writers.interface import WriterError
 
 
 class BudgetSpent(WriterError):
-    """What the user allowed has been used up."""
+    """The budget that the user set is used up."""
 
 
 class Budget:
-    """Requests and tokens of one run; 0 allows any number. Threads may share it."""
+    """Requests and tokens of one run; 0 means no limit. Threads may share it."""
 
     def __init__(self, *, max_requests: int, max_tokens: int) -> None:
         self.max_requests, self.max_tokens = max_requests, max_tokens
@@ -19,14 +18,14 @@ class Budget:
         self._lock = threading.Lock()
 
     def take_request(self) -> None:
-        """Count a request that is about to be sent. Raises BudgetSpent if it may not be."""
+        """Count a request before it is sent. Raises BudgetSpent if the budget is used up."""
         with self._lock:
             for name, used in (("max_requests", self.num_requests), ("max_tokens", self.num_tokens)):
                 allowed = getattr(self, name)
                 if allowed and used >= allowed:
                     raise BudgetSpent(
-                        f"the budget is spent: writer.endpoint.{name} is {allowed}, and {used} are used; what is finished is kept, "
-                        "so the same command continues from there with a new budget, or raise it"
+                        f"the budget is spent: writer.endpoint.{name} is {allowed}, and {used} are used; finished work is kept, "
+                        "so run the same command again to continue with a new budget, or raise it"
                     )
             self.num_requests += 1
 

@@ -1,4 +1,4 @@
-"""From a config to the writer that it names."""
+"""Build the writer that a config describes."""
 
 import torch
 
@@ -10,7 +10,7 @@ from memlm.data.writers.interface import Writer, WriterError
 
 
 def revision_of(config: WriterConfig) -> str:
-    """The exact weights where they can be known; an endpoint names its model alone."""
+    """Revision of the writer's weights, if it can be determined. An endpoint only names its model."""
     if not config.model:
         raise WriterError(
             "writer.model is empty; name a Hugging Face causal model by folder or hub id, or the model of writer.endpoint.base_url"
@@ -19,7 +19,8 @@ def revision_of(config: WriterConfig) -> str:
 
 
 def build_writer(config: WriterConfig, *, revision: str, budget: Budget, device: torch.device) -> Writer:
-    """`revision` as revision_of found it once, so that all workers load the same weights."""
+    """Build a writer. `revision` comes from one call of revision_of, so that all workers load the
+    same weights."""
     if config.endpoint.base_url:
         return EndpointWriter(config, budget)
     return HuggingFaceWriter(config, revision=revision, device=device)

@@ -1,4 +1,4 @@
-"""Which model writes, how it chooses its words, and what it may cost. Imports no torch."""
+"""Configuration of the writing model: model, sampling and budget. Imports no torch."""
 
 import re
 from dataclasses import dataclass
@@ -11,31 +11,31 @@ from memlm.identity import execution_only, identity, names_result
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
-    """An OpenAI-compatible server that is asked over HTTP (POST base_url/chat/completions)."""
+    """An OpenAI-compatible server, used over HTTP (POST base_url/chat/completions)."""
 
     base_url: str = names_result("")
-    """Such as http://localhost:8000/v1; empty to run the model here."""
+    """Address such as http://localhost:8000/v1; empty to run the model locally."""
     api_key_variable: str = execution_only("OPENAI_API_KEY")
-    """The environment variable with the key, on every node; unset for a server that needs none.
-    The key is stored and printed nowhere."""
+    """Name of the environment variable with the key, which every node needs; leave the variable
+    unset if the server needs no key. The key is never stored or printed."""
     num_connections: int = execution_only(8)
-    """Requests of one worker that wait for an answer at a time."""
+    """Number of simultaneous requests of one worker."""
     timeout_seconds: float = execution_only(120.0)
-    """For one whole answer."""
+    """Time limit for one complete answer."""
     num_attempts: int = execution_only(4)
-    """Of one request: after a timeout, a broken connection, status 429 or 5xx, or an answer that
-    is none."""
+    """Attempts per request. A request is retried after a timeout, a broken connection, status 429
+    or 5xx, or an invalid answer."""
     backoff_seconds: float = execution_only(1.0)
-    """The first pause is at most so long, each later one up to twice the one before; drawn at
-    random below that."""
+    """Upper limit of the first pause; the limit doubles with each attempt. The pause is drawn at
+    random below it."""
     max_wait_seconds: float = execution_only(120.0)
-    """The longest pause. A server that asks for a longer one (Retry-After) ends the run; the
-    same command continues from there later."""
+    """Longest pause. A server that asks for a longer one (Retry-After) ends the run; run the same
+    command later to continue."""
     max_requests: int = execution_only(0)
-    """Budget of one run of the command, every attempt counted; 0 for none."""
+    """Maximum number of requests of one run of the command, including retries; 0 for no limit."""
     max_tokens: int = execution_only(0)
-    """Budget of one run of the command, of prompts and answers as the server counts them; 0 for
-    none. Answers that are under way when it is spent still come in."""
+    """Maximum number of tokens of one run of the command, prompts and answers, as counted by the
+    server; 0 for no limit. Answers that are in progress when it is reached are still used."""
 
     def __post_init__(self) -> None:
         if self.base_url and not _is_web_address(self.base_url):
@@ -44,7 +44,7 @@ class EndpointConfig:
             )
         if has_password(self.base_url):
             raise ValueError(
-                f"writer.endpoint.base_url is {redacted(self.base_url)!r}; it holds a user name or password, or a query, which would be stored with "
+                f"writer.endpoint.base_url is {redacted(self.base_url)!r}; it contains a user name, a password or a query, which would be stored with "
                 "the results; put the key into the environment variable that writer.endpoint.api_key_variable names"
             )
         if self.api_key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_variable):
@@ -61,14 +61,14 @@ class EndpointConfig:
         for name in ("max_requests", "max_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(
-                    f"writer.endpoint.{name} is {getattr(self, name)}; it must not be negative (0 for none)"
+                    f"writer.endpoint.{name} is {getattr(self, name)}; it must not be negative (0 for no limit)"
                 )
 
 
 def _is_web_address(address: str) -> bool:
     try:
         parts = urlsplit(address)
-    except ValueError:  # brackets that are no IPv6 address
+    except ValueError:  # brackets without an IPv6 address
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
@@ -78,37 +78,36 @@ class WriterConfig:
     """The language model that writes wordings and augmentations."""
 
     model: str = names_result("")
-    """A Hugging Face causal model by folder or hub id, or the name that the endpoint knows it
-    by."""
+    """A Hugging Face causal model by folder or hub id, or the model's name at the endpoint."""
     revision: str = names_result("")
-    """Of the model on the hub: a commit, tag or branch; empty for the newest. The commit is
-    stored with what it wrote."""
+    """Commit, tag or branch of the model on the hub; empty for the newest. The commit is stored with
+    the texts."""
     temperature: float = names_result(0.8)
-    """0 takes the likeliest word each time."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_p: float = names_result(0.95)
     max_new_tokens: int = names_result(512)
-    """Of one answer, in the writer's own tokens."""
+    """Maximum length of one answer, in the writer's own tokens."""
     seed: int = names_result(0)
     batch_size: int = execution_only(8)
-    """Prompts at a time, of a model that runs here."""
+    """Number of prompts per batch, for a model that runs locally."""
     items_per_unit: int = execution_only(16)
-    """Facts or chunks that a worker finishes and stores together. A run that was cut off
-    continues from the units that are stored."""
+    """Facts or chunks that a worker finishes and stores together. An interrupted run continues from
+    the stored units."""
     endpoint: EndpointConfig = names_result(EndpointConfig())
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"writer.temperature is {self.temperature} and writer.top_p {self.top_p}; the first must not be negative, "
-                "the second lie above 0 and be at most 1"
+                "the second must be above 0 and at most 1"
             )
         for name in ("max_new_tokens", "batch_size", "items_per_unit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"writer.{name} is {getattr(self, name)}; it must be at least 1")
 
     def provenance(self, revision: str) -> dict[str, Any]:
-        """The settings that decide what this writer says, with the revision that was found."""
+        """The settings that determine the writer's texts, with the actual revision."""
         named = identity(self)
-        del named["revision"]  # what was asked for: a branch, or nothing
+        del named["revision"]  # the requested revision, such as a branch or nothing
         endpoint = named.pop("endpoint")
         return {**named, "revision": revision, **endpoint}

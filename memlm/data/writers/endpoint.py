@@ -1,9 +1,9 @@
-"""How is a model asked that runs elsewhere? Any OpenAI-compatible endpoint, by chat completions
+"""Write with a model on another server: any OpenAI-compatible endpoint, through chat completions
 over HTTP.
 
-What may pass (a timeout, a broken connection, status 429 or 5xx, an answer that is none) is
-tried again a bounded number of times, with pauses drawn at random so that many workers do not
-come back at once; what will not pass is an error that names its remedy.
+Transient faults (a timeout, a broken connection, status 429 or 5xx, an invalid answer) are retried
+a limited number of times, with random pauses so that many workers do not retry at once. Other
+faults are errors that name their remedy.
 """
 
 import json
@@ -22,17 +22,17 @@ from memlm.data.writers.budget import Budget
 from memlm.data.writers.config import WriterConfig
 from memlm.data.writers.interface import Request, Writer, WriterError
 
-MAX_ANSWER_BYTES = 4 * 2**20  # a chat completion has a few kB; what goes on beyond this is something else
-SHOWN_CHARACTERS = 200  # of what a server says, in an error
-SEARCHED_CHARACTERS = 20_000  # of it, for addresses with passwords: in a text of megabytes the search takes minutes
+MAX_ANSWER_BYTES = 4 * 2**20  # a chat completion has a few kB; anything larger is something else
+SHOWN_CHARACTERS = 200  # length of the server's answer in an error message
+SEARCHED_CHARACTERS = 20_000  # length searched for addresses with passwords, which is slow in a text of megabytes
 
 
 class EndpointError(WriterError):
-    """The endpoint gives no answer that can be used."""
+    """The endpoint gives no usable answer."""
 
 
-class _Passing(Exception):
-    """A fault that may be gone at the next attempt."""
+class _TransientFault(Exception):
+    """A fault that may not recur at the next attempt."""
 
     def __init__(self, problem: str, remedy: str, *, wait_seconds: float | None = None) -> None:
         super().__init__(problem)
@@ -40,8 +40,8 @@ class _Passing(Exception):
 
 
 class EndpointWriter(Writer):
-    """Asks num_connections requests at a time; any one that fails for good ends the others that
-    have not begun."""
+    """Sends num_connections requests at a time. If one fails for good, those that have not begun are
+    cancelled."""
 
     def __init__(self, config: WriterConfig, budget: Budget) -> None:
         self.config, self.settings, self.budget = config, config.endpoint, budget
@@ -62,16 +62,16 @@ class EndpointWriter(Writer):
             self.budget.take_request()
             try:
                 return self._answer(request)
-            except _Passing as fault:
+            except _TransientFault as fault:
                 if attempt == self.settings.num_attempts:
                     raise EndpointError(
-                        f"{self.url}: {fault.problem}, at the last of {attempt} attempts; {fault.remedy}. What is finished is kept."
+                        f"{self.url}: {fault.problem}, in the last of {attempt} attempts; {fault.remedy}. Finished work is kept."
                     ) from fault
                 time.sleep(self._pause(attempt, fault.wait_seconds))
         raise AssertionError("there is at least one attempt")
 
     def _answer(self, request: Request) -> str:
-        """One attempt."""
+        """The answer of one attempt."""
         status, headers, body = self._post(request)
         if status != 200:
             raise self._fault(status, headers, body)
@@ -79,19 +79,19 @@ class EndpointWriter(Writer):
             answer = json.loads(body)
             text = answer["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-            raise _Passing(
-                f"answers what is no chat completion ({type(error).__name__}: {error}): {self._shown(body)}",
+            raise _TransientFault(
+                f"its answer is not a chat completion ({type(error).__name__}: {error}): {self._shown(body)}",
                 "check that writer.endpoint.base_url is the address of an OpenAI-compatible server, up to /v1",
             ) from error
         self._count(answer)
         if not isinstance(text, str) or not text.strip():
-            raise _Passing(
-                "answers with an empty text",
-                "raise writer.max_new_tokens, which a model that thinks first may use up, or name another writer.model",
+            raise _TransientFault(
+                "its answer is an empty text",
+                "raise writer.max_new_tokens, which a reasoning model may use up, or name another writer.model",
             )
         if "\0" in text or not _is_unicode(text):
-            raise _Passing(
-                "answers with a text that holds NUL or half a surrogate pair, which no tokenizer reads",
+            raise _TransientFault(
+                "its answer contains NUL or half a surrogate pair, which no tokenizer can read",
                 "look at the server's own log, or name another writer.model",
             )
         return text.strip()
@@ -118,71 +118,73 @@ class EndpointWriter(Writer):
             ) as response:
                 return response.status_code, response.headers, self._read(response, ends)
         except requests.exceptions.ContentDecodingError as error:
-            raise _Passing(
-                "answers with a body that is not what its Content-Encoding says",
+            raise _TransientFault(
+                "the body of its answer does not match its Content-Encoding",
                 "check writer.endpoint.base_url and every proxy on the way to it",
             ) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             if isinstance(error, requests.Timeout) or time.monotonic() >= ends:
-                raise _Passing(
-                    f"no whole answer within {settings.timeout_seconds:g} s",
+                raise _TransientFault(
+                    f"no complete answer within {settings.timeout_seconds:g} s",
                     "raise writer.endpoint.timeout_seconds, lower writer.endpoint.num_connections, or check the server",
                 ) from error
-            raise _Passing(
+            raise _TransientFault(
                 f"the connection fails ({type(error).__name__})",
-                "check writer.endpoint.base_url, and that the server runs and can be reached from every node",
+                "check writer.endpoint.base_url, and that the server is running and every node can reach it",
             ) from error
-        except requests.RequestException as error:  # an address, a header or a proxy that cannot be used
+        except requests.RequestException as error:  # an unusable address, header or proxy
             raise EndpointError(
-                f"{self.url}: cannot be asked ({type(error).__name__}); correct writer.endpoint.base_url, or the proxy in HTTPS_PROXY"
+                f"{self.url}: the request cannot be sent ({type(error).__name__}); correct writer.endpoint.base_url, or the proxy in HTTPS_PROXY"
             ) from error
 
     def _read(self, response: requests.Response, ends: float) -> bytes:
-        """The body. requests' own timeout runs anew with every byte; ours bounds the whole,
-        against a server that drips."""
+        """The body. The timeout of requests restarts with every byte; ours limits the total time, in
+        case a server sends very slowly."""
         body = bytearray()
-        for piece in response.iter_content(chunk_size=1):  # a larger piece would be waited for
+        for piece in response.iter_content(chunk_size=1):  # a larger piece would delay the check of the time
             body += piece
             if time.monotonic() > ends:
                 raise requests.Timeout
             if len(body) > MAX_ANSWER_BYTES:
                 raise EndpointError(
-                    f"{self.url}: answers with more than {MAX_ANSWER_BYTES} bytes; check writer.endpoint.base_url"
+                    f"{self.url}: its answer has more than {MAX_ANSWER_BYTES} bytes; check writer.endpoint.base_url"
                 )
         return bytes(body)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # Given even without a key: else requests would send what it finds for this host in
+        # Set even without a key: otherwise requests would send credentials for this host from
         # ~/.netrc.
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
 
     def _fault(self, status: int, headers: Any, body: bytes) -> Exception:
-        said = f"answers {status}: {self._shown(body)}"
+        problem = f"its answer has status {status}: {self._shown(body)}"
         variable = self.settings.api_key_variable
         if status == 429:
             wait = _seconds_to_wait(headers.get("Retry-After"))
             longest = self.settings.max_wait_seconds
             if wait is not None and wait > longest:
                 return EndpointError(
-                    f"{self.url}: answers 429 and asks to wait {wait:.0f} s, more than writer.endpoint.max_wait_seconds ({longest:g}); "
-                    "run the same command again later: what is finished is kept"
+                    f"{self.url}: its answer has status 429 and asks to wait {wait:.0f} s, more than writer.endpoint.max_wait_seconds ({longest:g}); "
+                    "run the same command again later: finished work is kept"
                 )
-            return _Passing(
-                said, "lower writer.endpoint.num_connections, or run the command again later", wait_seconds=wait
+            return _TransientFault(
+                problem, "lower writer.endpoint.num_connections, or run the command again later", wait_seconds=wait
             )
         if status >= 500 or status == 408:
             wait = _seconds_to_wait(headers.get("Retry-After"))
-            return _Passing(said, "look at the server's own log, or run the command again later", wait_seconds=wait)
+            return _TransientFault(
+                problem, "look at the server's own log, or run the command again later", wait_seconds=wait
+            )
         remedies = {
-            400: "correct the writer's settings; a prompt beyond the model's context needs shorter chunks (questions.documents.chunk_tokens)",
+            400: "correct the writer's settings; if a prompt exceeds the model's context, make the chunks shorter (questions.documents.chunk_tokens)",
             401: f"put a valid key into the environment variable {variable}, on every node",
-            403: f"the key in the environment variable {variable} may not do this; use another key or model",
+            403: f"the key in the environment variable {variable} does not permit this; use another key or model",
             404: "check writer.endpoint.base_url (up to /v1) and writer.model",
         }
         return EndpointError(
-            f"{self.url}: {said}; {remedies.get(status, 'correct writer.endpoint.base_url or writer.model')}"
+            f"{self.url}: {problem}; {remedies.get(status, 'correct writer.endpoint.base_url or writer.model')}"
         )
 
     def _count(self, answer: dict[str, Any]) -> None:
@@ -192,8 +194,8 @@ class EndpointWriter(Writer):
             self.budget.add_tokens(tokens)
         elif self.settings.max_tokens:
             raise EndpointError(
-                f"{self.url}: the answer does not say how many tokens it took (usage.total_tokens, a whole number from 0), so writer.endpoint.max_tokens "
-                f"({self.settings.max_tokens}) cannot be kept; set it to 0 and bound writer.endpoint.max_requests"
+                f"{self.url}: its answer does not give the number of tokens (usage.total_tokens, a whole number from 0), so writer.endpoint.max_tokens "
+                f"({self.settings.max_tokens}) cannot be enforced; set it to 0 and limit writer.endpoint.max_requests"
             )
 
     def _pause(self, attempt: int, asked: float | None) -> float:
@@ -201,7 +203,7 @@ class EndpointWriter(Writer):
         return min(asked or 0.0, self.settings.max_wait_seconds) + random.uniform(0, longest)
 
     def _shown(self, body: bytes) -> str:
-        """What a server says, short, on one line, and without keys and passwords, which some
+        """The server's answer, shortened to one line, without keys and passwords, which some servers
         repeat."""
         text = " ".join(body.decode(errors="replace").split())
         text = (text.replace(self._key, HIDDEN) if self._key else text)[:SEARCHED_CHARACTERS]
@@ -217,7 +219,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _seconds_to_wait(header: str | None) -> float | None:
-    """Retry-After: seconds, or a date; None where there is none that can be read."""
+    """Seconds to wait according to Retry-After, which holds seconds or a date; None if it is missing
+    or invalid."""
     if header is None:
         return None
     try:

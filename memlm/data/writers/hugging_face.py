@@ -1,5 +1,4 @@
-"""How does a model write that runs here? Any Hugging Face causal model, in batches, by folder or
-hub id."""
+"""Write with a local model: any Hugging Face causal model, by folder or hub id, in batches."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,8 +19,8 @@ from memlm.outside import reading, reason_of
 
 
 def find_revision(model: str, revision: str) -> str:
-    """What names the very weights: the commit on the hub, also from the cache without a network,
-    or a digest of a folder's files."""
+    """Identifies the exact weights: by their commit on the hub, which the cache knows without a
+    network, or by a digest of a folder's files."""
     if Path(model).is_dir():
         digest = hashlib.sha256()
         for path in sorted(path for path in Path(model).iterdir() if path.is_file()):
@@ -37,17 +36,17 @@ def find_revision(model: str, revision: str) -> str:
         return str(HfApi().model_info(model, revision=revision or None, timeout=HUB_TIMEOUT_SECONDS).sha)
     except (
         Exception
-    ) as error:  # the hub's client lets errors of the HTTP library beneath it through, which changes between releases
+    ) as error:  # the hub's client lets errors of its HTTP library through, which changes between releases
         raise _not_loaded(model, next(iter(str(error).splitlines()), type(error).__name__)) from error
 
 
 PLACE = "\ue000"
-"""Stands for the prompt while a chat is put together: a character that no text uses."""
+"""Placeholder for the prompt while a chat is formatted: a character that no text uses."""
 
 
 class HuggingFaceWriter(Writer):
-    """A prompt is given as a chat where the model has a chat template, and as a text to continue
-    where it has none."""
+    """Gives the prompt as a chat if the model has a chat template, otherwise as a text to
+    continue."""
 
     def __init__(self, config: WriterConfig, *, revision: str, device: torch.device) -> None:
         source: dict[str, Any] = {} if Path(config.model).is_dir() else {"revision": revision}
@@ -57,13 +56,13 @@ class HuggingFaceWriter(Writer):
                 self.tokenizer = AutoTokenizer.from_pretrained(config.model, padding_side="left", **source)
                 model = AutoModelForCausalLM.from_pretrained(config.model, dtype="auto", use_safetensors=True, **source)
                 self.model = model.to(device).eval()
-        except OSError as error:  # the hub's client and transformers raise it, over several lines
+        except OSError as error:  # the hub's client and transformers raise it, with several lines of text
             raise _not_loaded(config.model, reason_of(error)) from error
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.config = config
-        # All of it is given: a model's own defaults would sample in ways that the manifest does
-        # not name.
+        # All sampling parameters are set, because a model's own defaults would sample in ways that
+        # the manifest does not record.
         sampled = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
         self.generation = GenerationConfig(
             max_new_tokens=config.max_new_tokens,
@@ -91,8 +90,8 @@ class HuggingFaceWriter(Writer):
         return tokens
 
     def _chat_tokens(self, prompt: str) -> list[int]:
-        """A prompt that spells out the chat's own marks, as a document may, stays what the user
-        said."""
+        """Tokens of the prompt as a chat. Chat marks that the prompt spells out, as a document may,
+        remain part of the user's message."""
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         spelled = any(token in prompt for token in special)
         messages = [{"role": "user", "content": PLACE if spelled else prompt}]
@@ -106,7 +105,7 @@ class HuggingFaceWriter(Writer):
         drawn = hashlib.sha256(repr((self.config.seed, prompts, seeds)).encode()).digest()
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            # The batch's own content is its seed, so a unit that is made again comes out the same.
+            # The batch's own content is its seed, so a unit that is written again is identical.
             torch.manual_seed(int.from_bytes(drawn[:8], "big") >> 1)
             written = self.model.generate(
                 input_ids=padded["input_ids"],
@@ -120,5 +119,5 @@ class HuggingFaceWriter(Writer):
 def _not_loaded(model: str, reason: str) -> WriterError:
     return WriterError(
         f"writer.model {model!r} could not be loaded from a folder or the hub: {reason.rstrip('.')}. Give the folder of a saved model "
-        "(safetensors, with no code of its own: memlm runs none), a Hugging Face hub id (which needs the network once), or set writer.endpoint.base_url for a model that runs elsewhere."
+        "(safetensors, without code of its own: memlm runs none), a Hugging Face hub id (which needs the network once), or set writer.endpoint.base_url for a model on another server."
     )

@@ -1,5 +1,4 @@
-"""What is a writer asked, and what does it give back? One text per request, in the order of the
-requests."""
+"""The interface of writers: one text per request, in the order of the requests."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,12 +8,12 @@ from memlm.credentials import PublicError
 
 
 class WriterError(PublicError):
-    """A model or its endpoint cannot write what it is asked for."""
+    """A model or its endpoint cannot write the requested text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt. The same prompt with another seed is another request: a sampled text differs,
+    """One prompt. The same prompt with another seed is a different request: a sampled text differs,
     a greedy one does not."""
 
     prompt: str
@@ -22,9 +21,9 @@ class Request:
 
 
 class Writer(ABC):
-    """A language model that is given instructions."""
+    """A language model that follows instructions."""
 
     @abstractmethod
     def write(self, requests: Sequence[Request]) -> list[str]:
-        """The texts, stripped; an empty one where the model had nothing to say. Raises
-        WriterError where it could not be asked."""
+        """The texts, stripped; an empty one if the model wrote nothing. Raises WriterError if the
+        model could not be asked."""

@@ -1,5 +1,5 @@
-"""The computations that decide how fast a memory layer is: one signature, in plain torch, in C++
-for CPUs and in Triton for GPUs."""
+"""Kernels for the computations that decide a memory layer's speed, with one interface: in plain
+torch, in C++ for CPUs and in Triton for GPUs."""
 
 import functools
 import importlib
@@ -16,8 +16,8 @@ __all__ = ["AdamStep", "Kernels", "RowGradient", "kernels_for"]
 
 
 def kernels_for(tensor: Tensor) -> Kernels:
-    """The fastest kernels that run where the tensor is: C++ on a CPU, Triton on a GPU, plain
-    torch where those are not to be had."""
+    """The fastest kernels for the tensor's device: C++ on a CPU, Triton on a GPU, plain torch where
+    those are not available."""
     return _kernels_on(tensor.device.type)
 
 

@@ -1,5 +1,4 @@
-"""What a set of kernels computes: the one signature that the plain torch, C++ and Triton
-versions have in common."""
+"""The interface of a set of kernels, common to the plain torch, C++ and Triton versions."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -8,37 +7,38 @@ from torch import Tensor
 
 
 class RowGradient(NamedTuple):
-    """The gradient of a value table at the rows that were read; it is zero at all others."""
+    """The gradient of a value table at the rows that were read; it is zero at all other rows."""
 
     slots: Int[Tensor, " rows"]
-    """Ascending, int64; no slot twice."""
+    """Ascending, int64, without duplicates."""
     rows: Float[Tensor, "rows value_dim"]
     """fp32."""
     squared_norms: Float[Tensor, " rows"] | None = None
-    """As the kernel of that name gives them, where they came at no pass of their own."""
+    """As the kernel of that name computes them, if they were computed along with the rows."""
 
 
 class AdamStep(NamedTuple):
-    """The numbers of one step of Adam."""
+    """The parameters of one step of Adam."""
 
     number: int
-    """From 1, counted over all steps whether or not a row was read in them: one bias correction
-    for all rows."""
+    """From 1, counted over all steps, whether or not a row was read in them. All rows share one
+    bias correction."""
     learning_rate: float
     beta1: float
     beta2: float
     epsilon: float
     gradient_scale: float = 1.0
-    """The gradient is multiplied by it first: clipping, at no pass of its own."""
+    """Factor applied to the gradient first: clipping, without a pass of its own."""
 
 
 @runtime_checkable
 class Kernels(Protocol):
-    """Deterministic for given inputs, however many threads run: each output row has one owner
-    that adds in a fixed order (plain torch on a GPU excepted, whose scatter_add_ is not).
+    """A set of kernels. All are deterministic for given inputs, whatever the number of threads:
+    each output row has one owner that adds in a fixed order. (The exception is plain torch on a
+    GPU, whose scatter_add_ is not deterministic.)
 
-    Tensors may be strided any way, but for tables that are written to. Scores, weights and
-    output gradients are fp32; tables fp32, bf16 or fp16, accumulated in fp32.
+    Tensors may have any strides, except tables that are written to. Scores, weights and output
+    gradients are fp32; tables are fp32, bf16 or fp16, accumulated in fp32.
     """
 
     def search(
@@ -46,8 +46,8 @@ class Kernels(Protocol):
     ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
         """The top_k slots of the product of two halves with their scores, best first.
 
-        Of equal half-keys the lower one is the better; of pairs with equal sums, the one with
-        the better first half, then the better second half.
+        Of equal half-keys the lower one is better. Of pairs with equal sums, the one with the
+        better first half is better, then the one with the better second half.
         """
 
     def search_backward(
@@ -57,8 +57,8 @@ class Kernels(Protocol):
         queries: Float[Tensor, "tokens heads key_dim"],
         half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
     ) -> tuple[Float[Tensor, "tokens heads key_dim"], Float[Tensor, "heads 2 num_half_keys key_dim//2"]]:
-        """Gradients of the queries and the half-keys from those of the scores of the slots
-        found."""
+        """Gradients of the queries and the half-keys, from the gradients of the scores of the
+        slots found."""
 
     def read(
         self,
@@ -78,8 +78,8 @@ class Kernels(Protocol):
         rows: bool,
         weight_gradient: bool,
     ) -> tuple[RowGradient | None, Float[Tensor, "tokens reads"] | None]:
-        """The gradients that are asked for: of the rows that were read, and of the weights; in
-        one pass over the rows."""
+        """The requested gradients, of the rows that were read and of the weights, in one pass over
+        the rows."""
 
     def read_backward_of_rows(
         self,
@@ -88,19 +88,18 @@ class Kernels(Protocol):
         weights: Float[Tensor, "tokens reads"],
         row_slots: Int[Tensor, " rows"],
     ) -> Float[Tensor, "rows value_dim"]:
-        """The gradient of these rows alone (ascending, no slot twice); zero for a row that was
-        not read. Touches no table."""
+        """The gradient of these rows alone (ascending, without duplicates); zero for a row that
+        was not read. Touches no table."""
 
     def merge_rows(self, parts: list[RowGradient]) -> RowGradient:
-        """The sum of several gradients, of micro-batches or ranks, added in their order. At
-        least one part."""
+        """The sum of one or more gradients, of micro-batches or ranks, added in their order."""
 
     def squared_norms(self, rows: Float[Tensor, "rows value_dim"]) -> Float[Tensor, " rows"]:
-        """Of each row, in fp64, so that none but a row of zeros has 0."""
+        """The squared norm of each row, in fp64, so that only a row of zeros has norm 0."""
 
     def count(self, slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
-        """Each slot once, ascending, and how often it occurs. Cost follows the accesses, not the
-        pool."""
+        """The distinct slots in ascending order, and how often each occurs. The cost depends on
+        the accesses, not on the pool."""
 
     def lazy_adam_step(
         self,

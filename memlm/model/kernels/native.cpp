@@ -1,7 +1,7 @@
-// The kernels in C++ for CPUs; what each computes is said in interface.py.
+// The kernels in C++ for CPUs; interface.py documents what each computes.
 //
 // Every output row has one owner that adds in a fixed order, so results do not depend on the number of threads.
-// Vector code is written for AVX2, with plain loops beside it for other processors.
+// Vector code is written for AVX2, with plain loops for other processors.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -28,11 +28,11 @@ using at::Half;
 using at::Tensor;
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Search: the k largest of a list in descending order, of equal ones the earlier
+// Search: the k largest of a list in descending order; of equal ones, the earlier
 
 constexpr int64_t LANES = 8;
 constexpr int64_t BISECTIONS = 16;
-constexpr int64_t SURPLUS = 4;  // scores ranked in vain cost less than another round of bisection
+constexpr int64_t SURPLUS = 4;  // ranking a few scores too many costs less than another round of bisection
 
 struct Ranked {  // best first
   std::vector<float> scores;
@@ -44,15 +44,15 @@ struct Ranked {  // best first
   }
 };
 
-// Integers ordered as the floats are; NaNs come out at the ends, so the order is total.
+// Integers ordered like the floats; NaNs come out at the ends, so the order is total.
 inline int32_t ordered_bits(float value) {
-  value += 0.0f;  // -0.0 and 0.0 are equal and have different bits
+  value += 0.0f;  // -0.0 equals 0.0 but has different bits
   int32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits < 0 ? bits ^ 0x7FFFFFFF : bits;
 }
 
-// The general way: any length, NaNs and all.
+// The general algorithm, for any length and with NaNs.
 void select_by_sorting(const float* scores, const int32_t* places, int64_t n, int64_t k, Ranked& best) {
   thread_local std::vector<std::pair<int32_t, int32_t>> keys;
   keys.resize(n);
@@ -79,7 +79,7 @@ struct PackTable {
 };
 const PackTable pack_table;
 
-// A bound that at least k of the values in these vectors reach, and few more. NaN if a value is NaN.
+// A bound that at least k of the values in these vectors reach, and few others. NaN if a value is NaN.
 inline float bound_reached_by(const __m256* vectors, int64_t num_vectors, int64_t k) {
   __m256 low = vectors[0], high = vectors[0], unordered = _mm256_cmp_ps(low, low, _CMP_UNORD_Q);
   for (int64_t i = 1; i < num_vectors; i++) {
@@ -113,7 +113,7 @@ inline float bound_reached_by(const __m256* vectors, int64_t num_vectors, int64_
   return reached;
 }
 
-// Appends the values that reach the bound with their places. What lies behind the end of the packed ones is garbage.
+// Appends the values that reach the bound, with their places. The bytes after the packed values are undefined.
 inline int64_t pack(const float* scores, int64_t n, float bound, float* packed, int32_t* packed_places) {
   const __m256 bounds = _mm256_set1_ps(bound);
   __m256i counting = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -136,7 +136,7 @@ inline int64_t pack(const float* scores, int64_t n, float bound, float* packed, 
   return filled;
 }
 
-// Puts each of few values where it belongs: its rank is how many are larger, or equal and earlier. Ranks eight at a time.
+// Sorts a few values by rank: the number of values that are larger, or equal and earlier. Ranks eight at a time.
 inline void rank_packed(float* packed, const int32_t* packed_places, int64_t n, int64_t k, Ranked& best) {
   for (int64_t i = n; i % LANES; i++) packed[i] = -std::numeric_limits<float>::infinity();
   const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -166,7 +166,7 @@ inline void rank_packed(float* packed, const int32_t* packed_places, int64_t n, 
 
 #endif
 
-constexpr int64_t FEW = 96;  // to rank each among all; the cost is their square
+constexpr int64_t FEW = 96;  // at most this many values are ranked among each other, at quadratic cost
 
 struct Scratch {
   std::vector<float> packed;
@@ -212,7 +212,7 @@ inline float bound_reached_by_scores(const float* scores, int64_t n, int64_t k) 
 
 #endif
 
-// One pass finds a bound that k scores reach, one packs the few that reach it, and only those are ranked.
+// The first pass finds a bound that k scores reach, the second packs the few that reach it, and only those are ranked.
 void select_largest(const float* scores, int64_t n, int64_t k, Ranked& best, Scratch& scratch) {
 #ifdef __AVX2__
   const float bound = bound_reached_by_scores(scores, n, k);
@@ -230,7 +230,7 @@ void select_largest(const float* scores, int64_t n, int64_t k, Ranked& best, Scr
 
 struct Candidates {
   std::vector<int32_t> first, second;
-  std::vector<int64_t> runs;  // how many partners each rank of the first half has
+  std::vector<int64_t> runs;  // number of partners of each rank of the first half
   explicit Candidates(int64_t k) {
     for (int64_t i = 0; i < k; i++) {
       runs.push_back(k / (i + 1));
@@ -249,7 +249,7 @@ void select_pairs(
   const int64_t n = static_cast<int64_t>(candidates.first.size());
   float* to = sums;
   for (int64_t i = 0; i < k; i++) {
-    // In whole vectors: what is written beyond a run, the next one writes over.
+    // Writes whole vectors: values written beyond the end of a run are overwritten by the next run.
     for (int64_t j = 0; j < candidates.runs[i]; j += LANES)
       for (int64_t lane = 0; lane < LANES; lane++) to[j + lane] = left.scores[i] + right.scores[j + lane];
     to += candidates.runs[i];
@@ -280,7 +280,7 @@ void require_shape(const char* name, const Tensor& tensor, at::IntArrayRef shape
   TORCH_CHECK_VALUE(tensor.sizes() == shape, name, " has shape ", tensor.sizes(), " where ", shape, " is needed");
 }
 
-// Row (h, s, t) of the sub-scores may lie anywhere, but is itself dense.
+// Row (h, s, t) of the sub-scores may have any address, but is itself dense.
 std::tuple<Tensor, Tensor> search(const Tensor& sub_scores_in, int64_t k) {
   const Tensor sub_scores = sub_scores_in.stride(3) == 1 ? sub_scores_in : sub_scores_in.contiguous();
   const int64_t heads = sub_scores.size(0), tokens = sub_scores.size(2), n = sub_scores.size(3);
@@ -335,7 +335,7 @@ std::tuple<Tensor, Tensor> search_backward(
   const float* keys = half_keys.const_data_ptr<float>();
   const int64_t* slot = slots.const_data_ptr<int64_t>();
   float *grad_query = grad_queries.data_ptr<float>(), *grad_keys = grad_half_keys.data_ptr<float>();
-  // One owner per head and half: of the gradient of its keys, and of its half of the queries' gradients.
+  // Each head and half has one owner, for the gradient of its keys and for its half of the queries' gradients.
   at::parallel_for(0, heads * 2, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> sums(n, 0.0f);
     std::vector<int32_t> touched(k + 1);
@@ -349,10 +349,10 @@ std::tuple<Tensor, Tensor> search_backward(
         for (int64_t i = 0; i < k; i++) {
           const int64_t found = slot[row * k + i];
           TORCH_CHECK_INDEX(found >= 0 && found < n * n, "slot ", found, " lies outside the pool of ", n * n, " slots");
-          // The quotient is exact in double: slots have far fewer than 53 bits, and the half avoids whole numbers.
+          // The quotient is exact in double: slots have far fewer than 53 bits, and adding 0.5 avoids whole numbers.
           const auto quotient = static_cast<int64_t>((static_cast<double>(found) + 0.5) * inverse);
           const int64_t key = half ? found - quotient * n : quotient;
-          touched[num_touched] = static_cast<int32_t>(key);  // kept if it is new, without a branch that nobody can predict
+          touched[num_touched] = static_cast<int32_t>(key);  // kept if it is new, without an unpredictable branch
           num_touched += !seen[key];
           seen[key] = 1;
           sums[key] += grads[row * k + i];
@@ -372,13 +372,13 @@ std::tuple<Tensor, Tensor> search_backward(
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Lookups in the order of their slots
+// Lookups sorted by slot
 
 struct Lookup {
   uint32_t slot, place;
 };
 
-// A stable radix sort by slot; places must ascend. The cost follows the lookups and the bits of the largest slot.
+// A stable radix sort by slot; places must ascend. The cost depends on the lookups and the bits of the largest slot.
 void sort_by_slot(std::vector<Lookup>& lookups) {
   uint32_t largest = 0;
   for (const Lookup& lookup : lookups) largest = std::max(largest, lookup.slot);
@@ -405,7 +405,7 @@ void sort_by_slot(std::vector<Lookup>& lookups) {
 
 struct Grouped {
   std::vector<Lookup> lookups;
-  std::vector<size_t> starts;  // of each slot's run; one more at the end
+  std::vector<size_t> starts;  // start of each slot's run, and the end of the last one
 
   int64_t num_slots() const { return static_cast<int64_t>(starts.size()) - 1; }
   uint32_t slot(int64_t i) const { return lookups[starts[i]].slot; }
@@ -424,7 +424,7 @@ struct Grouped {
     return result;
   }
 
-  // Runs of slots with about equally many lookups, for as many threads as there are.
+  // Divides the slots into parts with about equally many lookups, one per thread.
   template <typename Work>
   void in_parallel(const Work& work) const {
     const int64_t threads = std::max<int64_t>(1, at::get_num_threads());
@@ -497,7 +497,7 @@ inline void widen_row(float* __restrict to, const T* __restrict row, int64_t n) 
 
 #if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
 
-// Compilers do not find the instruction that widens eight halves at once.
+// Compilers do not generate the instruction that widens eight halves at once.
 inline __m256 widen_lanes(const Half* row) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row)));
 }
@@ -563,7 +563,7 @@ void for_table_type(const Tensor& values, const Work& work) {
   }
 }
 
-// For tables of 16 bits: torch's own embedding_bag is as fast as it gets on fp32 ones, and rounds the weights on these.
+// For 16-bit tables. On fp32 tables torch's own embedding_bag is as fast as possible; on these it rounds the weights.
 Tensor read_values(const Tensor& values_in, const Tensor& slots_in, const Tensor& weights_in) {
   const Tensor values = values_in.contiguous(), slots = slots_in.contiguous(), weights = weights_in.contiguous();
   const int64_t tokens = slots.size(0), reads = slots.size(1), width = values.size(1);
@@ -595,7 +595,7 @@ inline double squared_norm(const float* row, int64_t n) {
   return sum;
 }
 
-// The gradient of a row and of the weights it was read with, in one pass over its lookups.
+// The gradient of a row and of its weights, in one pass over its lookups.
 inline void row_and_weights(
     float* __restrict to, const float* __restrict row, const float* __restrict grad, float weight, float* weight_gradient,
     int64_t n) {
@@ -638,7 +638,7 @@ struct AsFloat<float> {
   const float* operator()(const float* row, int64_t) { return row; }
 };
 
-// [accessed], [accessed, width], [accessed], [tokens, reads]; the last one empty if it is not wanted.
+// Returns [accessed], [accessed, width], [accessed], [tokens, reads]; the last is empty if it is not wanted.
 std::tuple<Tensor, Tensor, Tensor, Tensor> read_backward(
     const Tensor& grad_in, const Tensor& values_in, const Tensor& slots_in, const Tensor& weights_in,
     bool weight_gradient) {
@@ -714,7 +714,7 @@ Tensor read_backward_of_weights(const Tensor& grad_in, const Tensor& values_in, 
   return through_weights;
 }
 
-// Which of a few slots is this one? Open addressing, a quarter full at most.
+// Maps each of a few slots to its row. Open addressing, at most a quarter full.
 class SlotIndex {
  public:
   explicit SlotIndex(const Tensor& slots) {
@@ -731,10 +731,10 @@ class SlotIndex {
     }
   }
 
-  // -1 if it is none of them.
+  // The slot's row, or -1 if it is none of the slots.
   int64_t row(int64_t slot) const {
     for (size_t at = hash(slot);; at = (at + 1) & (keys_.size() - 1)) {
-      if (keys_[at] < 0) return -1;  // first: a slot below 0 is none of them either
+      if (keys_[at] < 0) return -1;  // tested first, because a negative slot must not match an empty key
       if (keys_[at] == slot) return rows_[at];
     }
   }

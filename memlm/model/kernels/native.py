@@ -1,9 +1,9 @@
-"""The C++ kernels: compiled once per machine and version of torch, then loaded. Where that is
-not possible, plain torch runs instead.
+"""The C++ kernels, compiled once per machine and version of torch, then loaded. Where that is not
+possible, plain torch runs instead.
 
-The compiler writes into a folder of its own, under a lock that ends with the process that holds
-it, and the finished library is put in place in one move with its digest beside it; one that is
-not what was built is built again.
+The compiler writes into a temporary folder, under a lock that is released when its process ends.
+The finished library is moved into place in one step, together with its digest. A library that does
+not match its digest is built again.
 """
 
 import fcntl
@@ -32,37 +32,37 @@ from memlm.model.kernels.interface import AdamStep, RowGradient
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c++20"]
-MOST_SLOTS = 1 << 32
-"""Slots are numbered in 32 bits inside; a larger table falls to plain torch."""
-SLOWER = "the memory layer runs on plain torch, slower"
+MAX_SLOTS = 1 << 32
+"""Slots are numbered in 32 bits inside; larger tables use plain torch."""
+FALLBACK = "the memory layer runs on plain torch, slower"
 log = logging.getLogger(__name__)
 
 
 @functools.cache
 def is_available() -> bool:
-    """Whether the kernels are loaded, compiling them if this machine has not yet: ten seconds,
-    once."""
+    """Whether the kernels are loaded. Compiles them if this machine has not done so yet, which
+    takes about ten seconds."""
     library = _library()
     try:
         _require_own_folder(library.parent)
-        if not _is_whole(library):
+        if not _is_intact(library):
             compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
             if shutil.which(compiler) is None:
-                log.warning("no C++ compiler: %s; install g++, or set CXX to one", SLOWER)
+                log.warning("no C++ compiler: %s; install g++, or set CXX to one", FALLBACK)
                 return False
             _build(library)
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line for line in lines if "error:" in line), lines[0])
-        log.warning("the C++ kernels cannot be built or loaded (%s): %s", reason, SLOWER)
+        log.warning("the C++ kernels cannot be built or loaded (%s): %s", reason, FALLBACK)
         return False
     return True
 
 
 def _library() -> Path:
-    """Named by all that decides what is in it, the processor's abilities included: home folders
-    are shared between machines."""
+    """Path whose name depends on everything that determines the library's content, including the
+    processor's features, because machines may share a home folder."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -74,18 +74,18 @@ def _library() -> Path:
 
 
 def _require_own_folder(folder: Path) -> None:
-    """Raises OSError for a folder in which someone else could put a library for us to run."""
+    """Raise OSError for a folder in which somebody else could put a library for us to run."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise OSError(
-            f"{folder} belongs to another user or can be written to by others; "
-            "set TORCH_EXTENSIONS_DIR to a folder of your own, or take the others' right to write away"
+            f"{folder} belongs to another user or is writable by others; "
+            "set TORCH_EXTENSIONS_DIR to a folder of your own, or remove the others' right to write"
         )
 
 
-def _is_whole(library: Path) -> bool:
-    """Whether what lies there is what was built."""
+def _is_intact(library: Path) -> bool:
+    """Whether the library is there and matches the digest of the one that was built."""
     digest = library.with_suffix(".sha256")
     if not (library.is_file() and digest.is_file()):
         return False
@@ -94,9 +94,9 @@ def _is_whole(library: Path) -> bool:
 
 def _build(library: Path) -> None:
     lock = os.open(library.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-    with open(lock, "rb"):  # a link is not followed, nor a pipe waited at
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however it ends
-        if _is_whole(library):
+    with open(lock, "rb"):  # without following a link or waiting at a pipe
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
+        if _is_intact(library):
             return
         log.info("compiling the C++ kernels, once for this machine: ten seconds")
         with (
@@ -123,8 +123,8 @@ def _build(library: Path) -> None:
 
 @contextmanager
 def _own_scripts_on_path() -> Iterator[None]:
-    """The builder calls ninja by name; the one installed beside this Python is not on the path
-    of who has not activated it."""
+    """Put the scripts of this Python's environment on PATH. The builder calls ninja by name, and
+    it is not on PATH unless the environment is activated."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), before])
     try:
@@ -167,7 +167,7 @@ def read_backward(
     rows: bool,
     weight_gradient: bool,
 ) -> tuple[RowGradient | None, Float[Tensor, "tokens reads"] | None]:
-    if len(values) > MOST_SLOTS:
+    if len(values) > MAX_SLOTS:
         return reference.read_backward(grad_output, values, slots, weights, rows=rows, weight_gradient=weight_gradient)
     if not rows:
         through_weights = torch.ops.memlm.read_backward_of_weights(grad_output, values, slots)
@@ -190,7 +190,7 @@ def read_backward_of_rows(
 def merge_rows(parts: list[RowGradient]) -> RowGradient:
     if len(parts) == 1:
         return parts[0]
-    if any(len(part.slots) and int(part.slots[-1]) >= MOST_SLOTS for part in parts):
+    if any(len(part.slots) and int(part.slots[-1]) >= MAX_SLOTS for part in parts):
         return reference.merge_rows(parts)
     slots, rows = [part.slots.contiguous() for part in parts], [part.rows.contiguous() for part in parts]
     return RowGradient(*torch.ops.memlm.merge_rows(slots, rows))
@@ -201,7 +201,7 @@ def squared_norms(rows: Float[Tensor, "rows value_dim"]) -> Float[Tensor, " rows
 
 
 def count(slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
-    if len(slots) and int(slots.max()) >= MOST_SLOTS:
+    if len(slots) and int(slots.max()) >= MAX_SLOTS:
         return reference.count(slots)
     return torch.ops.memlm.count(slots)
 

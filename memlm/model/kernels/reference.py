@@ -1,5 +1,5 @@
-"""The kernels in plain torch, on any device: what runs where nothing faster does, and what the
-faster ones are tested against."""
+"""The kernels in plain torch, for any device. They run where nothing faster is available, and the
+faster ones are tested against them."""
 
 import torch
 import torch.nn.functional as F
@@ -9,20 +9,20 @@ from torch import Tensor
 from memlm.model.kernels.interface import AdamStep, RowGradient
 
 GATHERED_BYTES = 1 << 26
-"""Rows that are gathered at once where they must be, so that memory does not follow the number
-of tokens."""
+"""Size of the rows gathered at once where gathering is necessary, so that memory use does not grow
+with the number of tokens."""
 
 
 def candidate_pairs(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The ranks (i, j) that can be among the top k, in lexicographic order: 119 of 1,024 for k =
-    32."""
+    """The pairs of ranks (i, j) that can be among the top k, in lexicographic order: 119 of 1,024
+    for k = 32."""
     first, second = candidate_ranks(top_k, device, torch.int64)
     return first, second
 
 
 def candidate_ranks(top_k: int, device: torch.device, dtype: torch.dtype) -> Int[Tensor, "2 candidates"]:
-    """The same as one tensor, kept for the next call unless it belongs to a trace, in which
-    alone it has a meaning."""
+    """The candidate pairs as one tensor, cached for the next call unless it belongs to a trace,
+    outside of which it has no meaning."""
     known = _candidate_ranks.get((top_k, device, dtype))
     if known is not None:
         return known
@@ -49,12 +49,13 @@ def search(
 
 
 def _largest(scores: Float[Tensor, "*batch n"], k: int) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
-    """The k largest, best first, and of equal ones the earlier: torch.topk leaves open which.
+    """The k largest scores, best first. Of equal scores the earlier one is chosen, which
+    torch.topk does not guarantee.
 
-    So it is given integers of which no two are equal: the score's bits in their order above, the
-    place from behind below.
+    It is therefore given distinct integers: the score's bits in sortable form as high bits, and
+    the position counted from the end as low bits.
     """
-    scores = scores + 0.0  # -0.0 and 0.0 are equal and have different bits
+    scores = scores + 0.0  # -0.0 equals 0.0 but has different bits
     bits = scores.view(torch.int32).long()
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     places = torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
@@ -85,7 +86,7 @@ def read(
 ) -> Float[Tensor, "tokens value_dim"]:
     if slots.numel() == 0:
         return values.new_zeros(len(slots), values.shape[1])
-    # Elsewhere the host would have to wait for the answer, and in a trace there is none.
+    # On other devices the check would make the host wait, and in a trace there are no values.
     if slots.device.type == "cpu" and not torch.compiler.is_compiling():
         lowest, highest = slots.aminmax()
         if lowest < 0 or highest >= len(values):
@@ -128,8 +129,8 @@ def read_backward_of_rows(
     weights: Float[Tensor, "tokens reads"],
     row_slots: Int[Tensor, " rows"],
 ) -> Float[Tensor, "rows value_dim"]:
-    # The gradient of a row is the sum of weight * grad over its lookups: itself a weighted bag,
-    # over tokens.
+    # The gradient of a row is the sum of weight * grad over its lookups, which is itself a
+    # weighted bag, over tokens.
     flat = slots.reshape(-1)
     if not len(flat) or not len(row_slots):
         return grad_output.new_zeros(len(row_slots), grad_output.shape[1])

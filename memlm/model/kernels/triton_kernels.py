@@ -1,18 +1,18 @@
-"""The kernels for GPUs, in Triton: the common signature, answered by
+"""The kernels for GPUs, in Triton:
 
-- `triton_search.py`: which slots a token reads, and the gradients of queries and half-keys;
-- `triton_read.py`: what it reads there, and the gradients of rows and weights;
+- `triton_search.py`: the search for slots, and the gradients of queries and half-keys;
+- `triton_read.py`: the read, and the gradients of rows and weights;
   - `triton_lookup_sums.py`: the sum over each row's lookups, which is the gradient of a row of
   any table;
-- `triton_rows.py`: the gradients of rows merged, and applied by Adam;
-- `triton_launch.py`: how a row is cut into the blocks of columns that programs work on.
+- `triton_rows.py`: merging of row gradients, and Adam on them;
+- `triton_launch.py`: the division of a row into blocks of columns, one per program.
 
-Bytes moved decide everything here, so each row of a table crosses the memory bus once per pass.
-Every sum has one owner and a fixed order: no float atomics, same bits each time.
+Memory bandwidth decides the speed, so each row of a table crosses the memory bus once per pass.
+Every sum has one owner and a fixed order: no float atomics, the same bits each time.
 
-Kernels get tensors as pointers, each followed by its strides unless they are fixed; a shape is
-in elements. Offsets that grow with a table or a batch are int64: 1,048,576 slots of 1,024
-columns have 2**30 elements, and more slots more.
+Kernels receive tensors as pointers, each followed by its strides unless these are fixed; shapes
+are in elements. Offsets that grow with a table or a batch are int64: 1,048,576 slots of 1,024
+columns already have 2**30 elements.
 """
 
 from memlm.model.kernels.reference import count, squared_norms

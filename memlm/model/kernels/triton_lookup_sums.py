@@ -1,10 +1,10 @@
-"""What the lookups of each row add up to: weight * grad_output, the gradient of a row of a table.
+"""Sums over the lookups of each row: weight * grad_output, the gradient of a row of a table.
 
-The lookups come sorted by row. The sum over a row's lookups is cut where they cross a multiple
-of CHUNK. The piece at a row's start is written by the row's own program; each later piece fills
-a chunk from its left edge, so a chunk has at most one, kept as a partial row and added in order
-by a second kernel. A row that everything reads is thus worked on by many programs, and one that
-is read once costs one program.
+The lookups are sorted by row. The sum over a row's lookups is cut wherever they cross a multiple
+of CHUNK. The row's own program writes the first piece. Each later piece begins at the left edge of
+a chunk, so a chunk has at most one of them; it is kept as a partial row and added in order by a
+second kernel. Thus many programs work on a row that every token reads, and a row that is read once
+takes one program.
 """
 
 from typing import NamedTuple
@@ -18,37 +18,37 @@ from torch import Tensor
 from memlm.model.kernels.triton_launch import columns_per_block, num_warps
 
 CHUNK = 128
-"""Sorted lookups in a chunk: the most that one program adds up, 64 trips to memory one after the
-other."""
+"""Sorted lookups per chunk: the most that one program adds up, in 64 successive loads from
+memory."""
 LOOKUPS_IN_FLIGHT = 2
-"""Lookups that a program has under way at once. Most rows of a large table have one or two:
-wider tiles would stand empty and take registers that more programs could use."""
+"""Lookups that a program loads at once. Most rows of a large table have one or two: wider tiles
+would be mostly empty and take registers that more programs could use."""
 PARTIAL_ROWS_IN_FLIGHT = 32
 COLUMNS_OF_PARTIAL_ROWS = 64
-"""Narrow blocks: a row that everything reads has many partial rows, and few rows are like that."""
+"""Narrow blocks: a row that every token reads has many partial rows, but there are few such rows."""
 MAX_LOOKUPS = 2**31 - 2 * CHUNK
-"""So that the number after a chunk's last fits 32 bits."""
+"""The number after a chunk's last lookup must fit 32 bits."""
 
 
 class Runs(NamedTuple):
-    """Lookups sorted so that those of a row stand together."""
+    """Lookups sorted so that those of one row are adjacent."""
 
     lookups: Int[Tensor, " lookups"]
-    """token * reads + read of each."""
+    """token * reads + read of each lookup."""
     starts: Int[Tensor, " rows+1"]
-    """Where each row's lookups start, int32; the last entry ends the last row's. What comes
-    after it belongs to no row."""
+    """Start of each row's lookups, int32; the last entry is the end of the last row's. Lookups
+    after it belong to no row."""
 
 
 def runs_of_accessed_rows(slots: Int[Tensor, "tokens reads"], num_slots: int) -> tuple[Int[Tensor, " rows"], Runs]:
-    """The slots that occur, ascending, and the runs of their rows. A slot outside the table
-    belongs to no row.
+    """The slots that occur, in ascending order, and the runs of their rows. A slot outside the
+    table belongs to no row.
 
-    The device is waited for once, to learn how many rows there are.
+    Waits for the device once, to learn the number of rows.
     """
     flat = slots.reshape(-1)
     keys = torch.where((flat >= 0) & (flat < num_slots), flat, num_slots)
-    # Half as many bits are half as many passes of the radix sort.
+    # Half the bits need half the passes of the radix sort.
     keys, lookups = (keys.int() if num_slots < 2**31 else keys).sort(stable=True)
     begins_run = keys < num_slots
     begins_run[1:] &= keys[1:] != keys[:-1]
@@ -58,7 +58,7 @@ def runs_of_accessed_rows(slots: Int[Tensor, "tokens reads"], num_slots: int) ->
 
 
 def runs_of_all_rows(row_of_lookup: Int[Tensor, " lookups"], num_rows: int) -> Runs:
-    """The runs of rows 0 to num_rows - 1, of which some may be empty; lookups with a higher
+    """The runs of rows 0 to num_rows - 1, some of which may be empty. Lookups with a higher row
     number belong to no row."""
     rows, lookups = row_of_lookup.sort(stable=True)
     bounds = torch.arange(num_rows + 1, dtype=rows.dtype, device=rows.device)
@@ -83,7 +83,7 @@ def sum_lookups(
 ) -> tuple[Float[Tensor, "rows value_dim"], Float[Tensor, "tokens reads"] | None]:
     """The sum of weight * grad_output over the lookups of each row, in fp32.
 
-    With the table the rows are of, and the slot of each row in it, also the gradients of the
+    Given the table of the rows, and the slot of each row in it, also returns the gradients of the
     weights; NaN where a lookup belongs to no row.
     """
     value_dim, num_lookups, num_rows = grad_output.shape[1], len(runs.lookups), len(runs.starts) - 1
@@ -92,7 +92,7 @@ def sum_lookups(
     rows = grad_output.new_empty(num_rows, value_dim, dtype=torch.float32)
     through_weights = None
     if values is not None:
-        # A dot product over several blocks of columns is added up afterwards, in their order.
+        # A dot product over several blocks of columns is added up afterwards, in block order.
         through_weights = weights.new_full((blocks, *weights.shape), float("nan"), dtype=torch.float32)
     if num_rows:
         row_of_chunk = _rows_entering_chunks(runs)
@@ -139,7 +139,7 @@ def sum_lookups(
 
 
 def _rows_entering_chunks(runs: Runs) -> Int[Tensor, " chunks"]:
-    """For each chunk the row whose lookups began in an earlier one and go on in it; -1 where
+    """For each chunk, the row whose lookups began in an earlier chunk and continue in it; -1 if
     there is none."""
     edges = torch.arange(0, len(runs.lookups), CHUNK, dtype=torch.int32, device=runs.starts.device)
     rows = torch.searchsorted(runs.starts, edges, right=True, out_int32=True) - 1
@@ -174,8 +174,8 @@ def _sum_lookups_kernel(
     LOOKUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one piece of one row's lookups, one block of columns. The first num_rows
-    programs own the rows' first pieces."""
+    """One program handles one piece of one row's lookups and one block of columns. The first
+    num_rows programs own the rows' first pieces."""
     program = tl.program_id(0)
     columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     in_row = columns < value_dim
@@ -199,7 +199,7 @@ def _sum_lookups_kernel(
         for first in range(begin, end, LOOKUPS):
             places = first + tl.arange(0, LOOKUPS)
             inside = places < end
-            # 32 bits: a division of 64 bits would cost as much as the loads.
+            # 32 bits, because a 64-bit division would cost as much as the loads.
             lookup = tl.load(lookups + places, mask=inside, other=0).to(tl.int32)
             token = lookup // num_reads
             read = (lookup - token * num_reads).to(tl.int64)
@@ -230,7 +230,7 @@ def _add_partial_rows_kernel(
     PARTS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one block of columns of a row that has partial rows, if the first of them is
+    """One program handles one block of columns of a row with partial rows, if the first of them is
     this program's chunk."""
     chunk = tl.program_id(0)
     columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)

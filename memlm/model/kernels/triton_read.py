@@ -1,11 +1,11 @@
 """The read in Triton, and its gradients.
 
 A read loads each row and adds it up. The backward pass sorts the lookups by row, loads each row
-once and serves the gradients of the row and of all its weights from it
-(`triton_lookup_sums.py`); where the rows' gradient is not wanted, there is nothing to sort for.
+once and computes from it the gradients of the row and of all its weights
+(`triton_lookup_sums.py`). If the rows' gradient is not wanted, no sort is needed.
 
-A slot outside the table is never followed. Its contribution is NaN, to the output and to the
-gradient of its weight, so that it is seen in the loss; the gradient of the rows leaves it out.
+A slot outside the table is never followed. It contributes NaN to the output and to the gradient of
+its weight, so that it shows in the loss; the gradient of the rows leaves it out.
 """
 
 import torch
@@ -24,7 +24,7 @@ from memlm.model.kernels.triton_lookup_sums import (
 )
 
 ROWS_IN_FLIGHT = 8
-"""Rows that a program has under way at once: 16 KB in bf16 at width 1,024."""
+"""Rows that a program loads at once: 16 KB in bf16 at width 1,024."""
 
 
 def read(
@@ -66,8 +66,8 @@ def read_backward(
     rows: bool,
     weight_gradient: bool,
 ) -> tuple[RowGradient | None, Float[Tensor, "tokens reads"] | None]:
-    """The device is waited for once, to learn how many rows were read, and only if their
-    gradient is wanted.
+    """The gradients of rows and weights. If the rows' gradient is wanted, waits for the device
+    once, to learn how many rows were read.
 
     Raises ValueError for more than MAX_LOOKUPS lookups, if the rows' gradient is wanted.
     """
@@ -87,8 +87,8 @@ def read_backward_of_rows(
     weights: Float[Tensor, "tokens reads"],
     row_slots: Int[Tensor, " rows"],
 ) -> Float[Tensor, "rows value_dim"]:
-    """Sorts all lookups, those of other rows to the end: picking the few first would make the
-    host wait for their number.
+    """The gradient of the given rows. Sorts all lookups, those of other rows to the end: filtering
+    first would make the host wait for their number.
 
     Raises ValueError for more than MAX_LOOKUPS lookups.
     """
@@ -109,7 +109,7 @@ def _weight_gradient(
     values: Float[Tensor, "num_slots value_dim"],
     slots: Int[Tensor, "tokens reads"],
 ) -> Float[Tensor, "tokens reads"]:
-    """Token by token, without a sort: with no row to own, what repeats comes from the cache."""
+    """The weights' gradient, token by token without a sort: repeated rows come from the cache."""
     num_tokens, num_reads = slots.shape
     num_slots, value_dim = values.shape
     through_weights = grad_output.new_empty(num_tokens, num_reads, dtype=torch.float32)
@@ -152,7 +152,7 @@ def _read_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one token, one block of columns."""
+    """One program handles one token and one block of columns."""
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     in_row = columns < value_dim
@@ -193,7 +193,7 @@ def _weight_gradient_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: a few reads of one token, all columns."""
+    """One program handles a few reads of one token, all columns."""
     token = tl.program_id(0).to(tl.int64)
     reads = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_read = reads < num_reads

@@ -1,5 +1,4 @@
-"""What is done in Triton with the gradient of rows once it is there: merged with others, and
-applied by Adam."""
+"""Merging of row gradients in Triton, and their application by Adam."""
 
 import torch
 import triton
@@ -12,8 +11,8 @@ from memlm.model.kernels.triton_launch import columns_per_block, num_warps
 
 
 def merge_rows(parts: list[RowGradient]) -> RowGradient:
-    """Rows are added where they lie, by address: joining the parts first would move each of them
-    twice more."""
+    """The sum of several gradients. Rows are added in place, by address: concatenating the parts
+    first would move each row twice more."""
     if len(parts) == 1:
         return parts[0]
     slots, order = torch.cat([part.slots for part in parts]).sort(stable=True)
@@ -49,7 +48,7 @@ def lazy_adam_step(
     gradient: RowGradient,
     step: AdamStep,
 ) -> None:
-    """One pass over the gradient's rows. A slot outside the table is passed over."""
+    """Adam in one pass over the gradient's rows. A slot outside the table is skipped."""
     num_slots, value_dim = values.shape
     columns = columns_per_block(value_dim)
     if len(gradient.slots):
@@ -88,8 +87,8 @@ def _merge_kernel(
     ALIGNMENT: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one merged row, one block of columns. Addresses are of fp32 rows, in bytes,
-    and divisible by ALIGNMENT."""
+    """One program handles one merged row and one block of columns. Addresses are those of fp32
+    rows, in bytes, and divisible by ALIGNMENT."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     in_row = columns < value_dim
@@ -127,8 +126,8 @@ def _adam_kernel(
     epsilon: tl.tensor,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """One program: one row, one block of columns. Rates are 1 - beta; the corrections for the
-    start are in the last numbers."""
+    """One program handles one row and one block of columns. The rates are 1 - beta; step_size and
+    root_correction include the bias corrections."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     slot = tl.load(slots + row * slots_stride)

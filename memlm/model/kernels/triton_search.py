@@ -1,4 +1,4 @@
-"""The search of product keys in Triton, and its gradient."""
+"""Product-key search in Triton, and its gradient."""
 
 import torch
 import triton
@@ -11,10 +11,10 @@ from memlm.model.kernels.triton_lookup_sums import check_number_of_lookups, runs
 from memlm.model.kernels.triton_read import read
 
 MAX_HALF_KEYS = 4096
-"""Sub-scores of one half that fit the registers of a program of the search, for 16,777,216
-slots."""
+"""Largest number of sub-scores of one half that fit the registers of one program, which is enough
+for 16,777,216 slots."""
 MAX_TOP_K = 128
-"""Sorted scores that do: of each half, and of the pairs."""
+"""Largest number of sorted scores that fit them, both for each half and for the pairs."""
 LOWEST = tl.constexpr(-(2**31))
 ALL_BUT_SIGN = tl.constexpr(0x7FFFFFFF)
 
@@ -22,11 +22,12 @@ ALL_BUT_SIGN = tl.constexpr(0x7FFFFFFF)
 def search(
     sub_scores: Float[Tensor, "heads 2 tokens num_half_keys"], top_k: int
 ) -> tuple[Int[Tensor, "tokens heads {top_k}"], Float[Tensor, "tokens heads {top_k}"]]:
-    """One program per token and head, which reads its sub-scores once and writes top_k slots.
+    """The top_k slots and scores. One program per token and head reads its sub-scores once and
+    writes top_k slots.
 
-    Between the two nothing leaves the registers, where torch.topk over unique integers would
-    take several passes over twice the bytes of the sub-scores. Beyond what registers hold it is
-    the reference's, with the same result to the bit.
+    Between the two nothing leaves the registers, while torch.topk over distinct integers would
+    take several passes over twice the bytes of the sub-scores. Sizes that do not fit the registers
+    use the reference implementation, with the same result to the bit.
     """
     num_heads, _, num_tokens, num_half_keys = sub_scores.shape
     if num_half_keys > MAX_HALF_KEYS or top_k > MAX_TOP_K:
@@ -35,7 +36,7 @@ def search(
     scores = torch.empty(num_tokens, num_heads, top_k, dtype=torch.float32, device=sub_scores.device)
     candidate_ranks = reference.candidate_ranks(top_k, sub_scores.device, torch.int32)
     num_candidates = candidate_ranks.shape[1]
-    ranks = max(2, triton.next_power_of_2(top_k))  # tl.topk knows no fewer
+    ranks = max(2, triton.next_power_of_2(top_k))  # tl.topk needs at least two
     width = max(triton.next_power_of_2(num_half_keys), ranks)
     if num_tokens and num_heads:
         with torch.cuda.device_of(sub_scores):
@@ -63,14 +64,13 @@ def search_backward(
     queries: Float[Tensor, "tokens heads key_dim"],
     half_keys: Float[Tensor, "heads 2 num_half_keys key_dim//2"],
 ) -> tuple[Float[Tensor, "tokens heads key_dim"], Float[Tensor, "heads 2 num_half_keys key_dim//2"]]:
-    """The search seen as a weighted read of half-keys: a half-query reads top_k of them,
-    weighted by the gradients of the scores.
+    """Gradients of the search, computed as a weighted read of half-keys: a half-query reads top_k
+    of them, weighted by the gradients of the scores.
 
     A dense gradient of the sub-scores would have to be scattered with float atomics, since the
-    pairs found share half-keys, and then be multiplied twice by matrices of which all but top_k
-    of num_half_keys columns are zero: at 1,024 half-keys and k 32 that is 32 times the
-    arithmetic. The rows read here are few enough to stay in the L2 cache (8 MB of half-keys in
-    the paper's model).
+    pairs found share half-keys. Then it would be multiplied by two matrices of which all but top_k
+    of num_half_keys columns are zero: for 1,024 half-keys and k = 32, 32 times the arithmetic. The
+    rows read here are few enough to stay in the L2 cache (8 MB of half-keys in the paper's model).
     """
     _, num_heads, top_k = slots.shape
     num_half_keys, half_dim = half_keys.shape[2:]
@@ -104,8 +104,8 @@ def _search_kernel(
     HALF_KEYS: tl.constexpr,
     CANDIDATES: tl.constexpr,
 ) -> None:
-    """One program: one token, one head. Ranks, half-keys and candidates are padded to powers of
-    two."""
+    """One program handles one token and one head. Ranks, half-keys and candidates are padded to
+    powers of two."""
     program = tl.program_id(0)
     token, head = (program // num_heads).to(tl.int64), (program % num_heads).to(tl.int64)
     half_keys = tl.arange(0, HALF_KEYS)
@@ -128,9 +128,9 @@ def _search_kernel(
 
 @triton.jit
 def _sortable(scores: tl.tensor, is_score: tl.tensor, SIZE: tl.constexpr) -> tl.tensor:
-    """Integers of which no two are equal: the score's bits in the scores' order above, the place
-    from behind below."""
-    bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)  # -0.0 and 0.0 are equal, their bits are not
+    """Distinct integers that sort like the scores: the score's bits in sortable form as high bits,
+    the position counted from the end as low bits."""
+    bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)  # -0.0 equals 0.0 but has different bits
     ordered = tl.where(is_score, tl.where(bits < 0, bits ^ ALL_BUT_SIGN, bits), LOWEST)
     return (ordered.to(tl.int64) << 32) | (SIZE - 1 - tl.arange(0, SIZE)).to(tl.int64)
 

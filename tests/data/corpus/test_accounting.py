@@ -45,7 +45,7 @@ def test_every_line_is_in_one_place(tmp_path):
         "samples": [
             "5: not UTF-8 (invalid start byte at byte 10)",
             "6: not JSON (Invalid control character at: line 1 column 18 (char 17))",
-            "7: too deep (more than 64 brackets in one another)",
+            "7: too deep (more than 64 nested brackets)",
             "9: duplicate keys",
             "10: NUL in text",
         ],

@@ -38,7 +38,7 @@ def test_a_file_is_brought_once_and_only_if_a_block_of_it_is_wanted(two_files):
     brought: list[str] = []
 
     def lazy(path: str, num_blocks: int) -> BlockFile:
-        return BlockFile(bring=lambda: brought.append(path) or path, num_blocks=num_blocks)
+        return BlockFile(fetch=lambda: brought.append(path) or path, num_blocks=num_blocks)
 
     a, b = two_files
     blocks = Blocks([lazy(a, 150), lazy(b, 70), lazy(a, 150), lazy(b, 71)])

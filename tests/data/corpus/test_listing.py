@@ -266,7 +266,7 @@ def test_a_data_set_on_the_hub_is_listed_and_its_files_are_checked(hub):
     assert [shard.name for shard in list_corpus(f"{uri}/global-shard_02_of_10")] == ["c.jsonl"]
     told: list[str] = []
     list_corpus(uri, report=told.append)
-    assert told == [f"{uri}: left out 1 (not a kind of file that is read here): 'README.md'"]
+    assert told == [f"{uri}: left out 1 (not a supported kind of file): 'README.md'"]
     with open_shard(list_corpus(f"{uri}/global-shard_01_of_10/")[1]) as path:
         assert path.read_bytes() == FILES["global-shard_01_of_10/b.jsonl.zst"]
 
@@ -337,7 +337,7 @@ def test_other_content_under_a_files_name_is_refused(hub, place):
     "uri, reason",
     [
         ("hf://datasets/own/set", "the revision is missing, so the data may change"),
-        ("hf://datasets/own/set@main", "the revision is 'main', which may come to name other data"),
+        ("hf://datasets/own/set@main", "the revision is 'main', which may later refer to other data"),
         ("hf://datasets/own/set@main/folder", "40 digits of a commit"),
         (f"hf://own/set@{COMMIT}", "not an address of files on the hub"),
     ],

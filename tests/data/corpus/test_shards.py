@@ -96,7 +96,7 @@ def test_written_frames_carry_checksum_and_size(tmp_path):
 def test_garbage_after_a_whole_frame_is_refused(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
     path.write_bytes(zstandard.compress(b'{"text": "a"}\n') + b"garbage")
-    with pytest.raises(ShardError, match="cut off or damaged"):
+    with pytest.raises(ShardError, match="truncated or damaged"):
         list(read_documents(str(path)))
 
 
@@ -149,7 +149,7 @@ def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path):
             file.write(compressor.compress(line))
         file.write(compressor.flush())
     assert path.stat().st_size < 2**18
-    with pytest.raises(ShardError, match=r"a decompression bomb: more than 268435456 bytes") as refused:
+    with pytest.raises(ShardError, match=r"a decompression bomb: its content exceeds 268435456 bytes") as refused:
         sum(len(line) for _, line in read_lines(str(path)))
     assert int(re.search(r":(\d+): a decomp", str(refused.value))[1]) == 2**28 // 2**16 + 1
 
@@ -187,7 +187,7 @@ def test_bad_parquet_is_refused(tmp_path):
 
 
 def test_reading_or_writing_an_unknown_kind_of_file_is_refused(tmp_path):
-    with pytest.raises(ShardError, match="not a kind of file"):
+    with pytest.raises(ShardError, match="not a supported kind of file"):
         list(read_documents(str(tmp_path / "a.txt")))
     with pytest.raises(ShardError, match="no such file"):
         list(read_documents(str(tmp_path / "a.jsonl")))

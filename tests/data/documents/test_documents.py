@@ -80,7 +80,7 @@ def test_questions_without_documents_or_answers_are_refused(tmp_path: Path):
         question=Question(id="q", question="Where?", answers=("Rome.",)), document_ids=("7",)
     )
     for bad in ({"doc_ids": []}, {"answer": " "}, {"question": None}, {"doc_ids": "[7"}, {"answer": ["a", 1, None]}):
-        with pytest.raises(DocumentError, match=":2: needs a question, an answer, and if there are doc_ids, a list"):
+        with pytest.raises(DocumentError, match=":2: needs a question and an answer, and doc_ids if present must list"):
             read_document_questions(write(tmp_path / "q.jsonl", good, {**good, **bad}))
     with pytest.raises(DocumentError, match=":2: the answer has 500 words, and 100 are allowed"):
         read_document_questions(write(tmp_path / "q.jsonl", good, {**good, "answer": "so " * 500}))
@@ -132,7 +132,7 @@ def test_a_text_file_is_a_document_and_a_folder_one_a_file(tmp_path: Path):
 @pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a", "a.html"])
 def test_a_kind_of_file_that_holds_no_documents_is_named_as_that(tmp_path: Path, name):
     (tmp_path / name).write_text("text")
-    with pytest.raises(DocumentError, match="not a kind of file that holds documents; known are .md, .markdown, .txt"):
+    with pytest.raises(DocumentError, match="not a supported kind of document file; use .md, .markdown, .txt"):
         read_titled_documents(str(tmp_path / name))
 
 

@@ -77,7 +77,7 @@ def test_a_folder_holds_a_document_a_file(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"\xff\xfe\x00", "a.md is not UTF-8"), (b"a\0b", "a.md holds a NUL"), (None, "there is no such file")],
+    [(b"\xff\xfe\x00", "a.md is not UTF-8"), (b"a\0b", "a.md contains a NUL"), (None, "does not exist")],
 )
 def test_what_is_no_text_is_refused_in_one_line(tmp_path: Path, content, told):
     if content is not None:
@@ -106,9 +106,9 @@ def test_linked_folders_are_read_and_what_is_left_out_is_told(tmp_path: Path):
     told: list[str] = []
     assert [name for name, _ in read_text_files(str(tmp_path / "docs"), report=told.append)] == ["a.md", "shared/c.txt"]
     assert [message.partition("left out ")[2] for message in told] == [
-        "1 (a link to what is listed under another name): 'shared/back/'",
-        "1 (hidden, or a system's): '.git/'",
-        "1 (not a kind of file that is read here): 'plan.docx'",
+        "1 (a link to something listed under another name): 'shared/back/'",
+        "1 (hidden, or a system folder): '.git/'",
+        "1 (not a supported kind of file): 'plan.docx'",
     ]
 
 

@@ -156,7 +156,7 @@ def test_a_fact_without_statements_or_questions_is_refused(tmp_path, record):
 
 def test_a_question_that_no_statement_teaches_is_refused(tmp_path):
     path = write_statements(tmp_path / "s.jsonl", {"id": "a/2", "statements": ["two"]})
-    with pytest.raises(FactError, match="2 facts are asked for and not stated, the first 'a/1#0'"):
+    with pytest.raises(FactError, match="2 facts have questions but no statements, the first 'a/1#0'"):
         read_facts(str(path), QUESTIONS)
 
 

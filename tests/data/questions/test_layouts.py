@@ -157,7 +157,7 @@ def test_fields_can_name_choices():
         ("nq_open", {"question": "?", "answer": "Bern"}, {}, "answer is one text"),
         ("entityquestions", {"question": "?", "answers": "Bern"}, {}, "answers is one text"),
         ("hellaswag", {**HELLASWAG, "label": ""}, {}, "no right choice"),
-        ("hellaswag", {**HELLASWAG, "label": "4"}, {}, "'4', not a place among 4 choices"),
+        ("hellaswag", {**HELLASWAG, "label": "4"}, {}, "'4', not an index of one of 4 choices"),
         ("hellaswag", {**HELLASWAG, "endings": ["one"]}, {}, "not two texts or more"),
         ("simpleqa", {**SIMPLEQA, "metadata": "{"}, {}, "metadata is not a Python dict"),
         ("fields", {"question": "?", "answer": "['a', 'b']"}, {}, "a list written as one text"),
@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_named_with_file_line_and_reason(tmp_path, layout, 
 def test_choices_cannot_be_learned_as_facts(tmp_path):
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps(HELLASWAG))
-    with pytest.raises(QuestionError, match="holds choices, not questions"):
+    with pytest.raises(QuestionError, match="contains multiple choice, not questions"):
         read_questions(str(path), "hellaswag")
 
 
@@ -236,7 +236,7 @@ def test_numbers_are_written_as_a_model_would(value, answers):
         ("fields", [False], "answer is false, a truth value"),
         ("fields", None, r"a question without answers: \[null\]"),
         ("fields", [None, " "], "a question without answers"),
-        ("fields", float("nan"), "answer is nan, which is no answer"),
+        ("fields", float("nan"), "answer is nan, which is not an answer"),
         ("fields", b"a", "answer holds .*not a text"),
         ("nq_open", True, "answer is true, not a list of texts"),
         ("nq_open", None, "answer is null, not a list of texts"),

@@ -9,7 +9,7 @@ import pytest
 
 from memlm.data.config import QuestionSetConfig
 from memlm.data.corpus.shards import ShardError
-from memlm.data.questions.files import read_written, write_nq_open, write_set, write_triviaqa
+from memlm.data.questions.files import read_saved_set, write_nq_open, write_set, write_triviaqa
 from memlm.data.questions.final_numbers import final_number
 from memlm.data.questions.questions import read_questions, read_set, select
 from memlm.data.questions.records import Question, QuestionError
@@ -211,15 +211,15 @@ def test_numbered_ids_are_wordings_of_one_question_on_request_alone(tmp_path, me
 
 def test_what_was_written_before_facts_were_named_is_merged_as_it_was(tmp_path):
     old = {"id": "a#0", "question": "?", "answers": ["x"], "relation": "", "solution": "", "context": ""}
-    (record,) = read_written(write_lines(tmp_path / "old.jsonl", old))
+    (record,) = read_saved_set(write_lines(tmp_path / "old.jsonl", old))
     assert record == Question(id="a#0", question="?", answers=("x",), fact="a")
     write_set(str(tmp_path / "new.jsonl"), [replace(record, fact="")])
-    assert read_written(str(tmp_path / "new.jsonl"))[0].fact_id == "a#0"
+    assert read_saved_set(str(tmp_path / "new.jsonl"))[0].fact_id == "a#0"
 
 
 def test_more_questions_than_there_are_is_all_of_them_and_is_said():
     said: list[str] = []
     source = QuestionSetConfig(path="q.csv", num_questions=5, skip=1)
     assert select([1, 2, 3], source, report=said.append) == [2, 3]
-    assert said == ["num_questions is 5, and there are 2: all of them are taken"]
+    assert said == ["num_questions is 5, but there are only 2: all of them are used"]
     assert select([1, 2, 3, 4, 5, 6], source, report=said.append) == [2, 3, 4, 5, 6] and len(said) == 1

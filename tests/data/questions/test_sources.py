@@ -64,17 +64,17 @@ def test_csv_rows_are_numbered_by_the_line_they_begin_on(tmp_path):
     ("name", "content", "reason"),
     [
         ("q.json", "3", "a JSON int, not a list"),
-        ("q.json", '{"Data": [{"a": 1}]}', "a list of objects as 'Data'. Store that list alone"),
-        ("q.jsonl", '\n[\n{"a": 1}\n]', "begins as a JSON list does, not with one object a line"),
+        ("q.json", '{"Data": [{"a": 1}]}', "a list of objects as 'Data'. Store only that list"),
+        ("q.jsonl", '\n[\n{"a": 1}\n]', "begins like a JSON list, not with one object per line"),
         ("q.csv", "question;answer\nWho?;Ada\n", "the fields are separated by ';'. Separate them by commas"),
         ("q.csv", "question\tanswer\nWho?\tAda\n", r"the fields are separated by '\\t'"),
-        ("q.json", "[1", "not JSON.*ends too early: fetch"),
+        ("q.json", "[1", "not JSON.*ends too early: download"),
         ("q.json", '[{"a": 1}, {"b" 2}]', "not JSON.*Repair it there"),
         ("q.json", "[" * 200_000, "not JSON"),
         ("q.csv", 'a,b\n"open', "q.csv:2: not CSV.*Close the quotes"),
         ("q.csv", "a,b,a\n1,2,3", "q.csv:1: the header names 'a' more than once"),
         ("q.parquet", "PAR1", "not Parquet"),
-        ("q.txt", "a", "not a kind of file"),
+        ("q.txt", "a", "not a supported kind of question file"),
         ("q.jsonl.zst", "plain", "not zstd"),
     ],
 )
@@ -87,7 +87,7 @@ def test_damaged_files_stop_at_once(tmp_path, name, content, reason):
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing.csv"])
 def test_a_missing_file_is_named(tmp_path, name):
     for read in (lambda path: list(read_rows(path)), source_content):
-        with pytest.raises(ShardError, match=f"{name}: there is no such file"):
+        with pytest.raises(ShardError, match=f"{name}: does not exist"):
             read(str(tmp_path / name))
 
 
@@ -169,7 +169,7 @@ def test_sets_are_read_from_object_storage(tmp_path, bucket):
     ("uri", "reason"),
     [
         ("hf://google-research-datasets/nq_open", "missing, so the data may change"),
-        ("hf://google-research-datasets/nq_open:validation@main", "'main', which may come to name other data"),
+        ("hf://google-research-datasets/nq_open:validation@main", "'main', which may later refer to other data"),
         ("hf://google-research-datasets/nq_open@abc123", "40 digits of a commit"),
         (f"hf://nq_open@{COMMIT}", "not a hub data set's address"),
     ],

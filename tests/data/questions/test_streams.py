@@ -98,7 +98,7 @@ def test_a_stream_of_more_than_there_is_takes_all_and_says_so(stream, told):
 def test_a_stream_that_nothing_asks_about_is_refused():
     asked = replace(CHUNKS[0], questions=(Question(id="q", question="Who?", answers=("Ada",)),))
     require_asked([*CHUNKS, asked], seed=3)
-    with pytest.raises(FactError, match="nothing asks about the 9 facts or chunks that seed 3 draws"):
+    with pytest.raises(FactError, match="no question is about the 9 facts or chunks that seed 3 draws"):
         require_asked([replace(chunk, questions=()) for chunk in CHUNKS], seed=3)
 
 

@@ -77,8 +77,8 @@ def test_what_passes_is_asked_again(fault: str):
 REMEDIES = {
     "429": "answers 429.*num_connections",
     "500": "answers 500.*server's own log",
-    "times out": "no whole answer within 0.4 s.*timeout_seconds",
-    "drips": "no whole answer within 0.4 s.*timeout_seconds",
+    "times out": "no complete answer within 0.4 s.*timeout_seconds",
+    "drips": "no complete answer within 0.4 s.*timeout_seconds",
     "hangs up": "the connection fails.*base_url",
     "breaks off": "the connection fails.*base_url",
     "a page instead of JSON": "no chat completion.*Gateway.*base_url",
@@ -248,7 +248,7 @@ def test_without_a_key_none_is_sent_even_where_netrc_has_one(monkeypatch, tmp_pa
     [
         ("base_url", "localhost:8000/v1", "must be an http"),
         ("base_url", "ftp://host/v1", "must be an http"),
-        ("base_url", "http://user:secret@host/v1", "user name or password"),
+        ("base_url", "http://user:secret@host/v1", "a user name, a password or a query"),
         ("base_url", "https://host/v1?api-key=secret", "a query"),
         ("api_key_variable", "sk-secret-key", "never the key itself"),
         ("num_attempts", 0, "at least 1"),

@@ -49,7 +49,7 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
         "malformed": {},
     }
     assert found["shards"]["b.jsonl.zst"] == {"lines": 2000, "kept": 1998, "dropped": {}, "malformed": {"not JSON": 2}}
-    assert list(found["quarantined"]) == ["a.jsonl.zst"] and "cut off or damaged" in found["quarantined"]["a.jsonl.zst"]
+    assert list(found["quarantined"]) == ["a.jsonl.zst"] and "truncated or damaged" in found["quarantined"]["a.jsonl.zst"]
     whole = found["total"]
     assert whole["lines"] == whole["kept"] + sum(whole["dropped"].values()) + sum(whole["malformed"].values())
     assert [sample.split(" (")[0] for sample in whole["samples"]] == [
@@ -221,5 +221,5 @@ def test_linked_shards_are_chosen_and_what_is_left_out_is_said(tmp_path, capsys)
     train, validation = choose_shards(config, None)
     assert [shard.name for shard in [*train, *validation]] == ["a.jsonl", "disk/b.jsonl"]
     said = capsys.readouterr().out
-    assert f"corpus.path: {corpus}: left out 1 (hidden, or a system's): '.ipynb_checkpoints/'" in said
-    assert "left out 1 (not a kind of file that is read here): 'notes.txt'" in said
+    assert f"corpus.path: {corpus}: left out 1 (hidden, or a system folder): '.ipynb_checkpoints/'" in said
+    assert "left out 1 (not a supported kind of file): 'notes.txt'" in said

@@ -397,9 +397,9 @@ def test_a_damaged_library_is_never_loaded_and_built_again(built):
     whole = library.read_bytes()
     for damaged in b"", whole[: len(whole) // 2], bytes([*whole[:5000], whole[5000] ^ 1, *whole[5001:]]):
         library.write_bytes(damaged)
-        assert not native._is_whole(library)
+        assert not native._is_intact(library)
     assert available_with(built).stdout.split() == ["True", "memlm.model.kernels.native"]
-    assert native._is_whole(library)
+    assert native._is_intact(library)
 
 
 @needs_compiler
@@ -413,7 +413,7 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
     (tmp_path / "memlm").chmod(0o777)
     done = available_with(tmp_path)
     assert done.stdout.split()[0] == "False"
-    assert "can be written to by others" in done.stderr
+    assert "is writable by others" in done.stderr
 
 
 @pytest.mark.slow
