@@ -1,5 +1,5 @@
-"""Tokenizers of the kinds that others save, small: as T5's, as Llama 2's, and with what their
-folders hold wrong."""
+"""Small tokenizers of the kinds that other libraries save, such as T5's and Llama 2's, including
+the faults of their folders."""
 
 import string
 from pathlib import Path
@@ -18,8 +18,8 @@ def saved(folder: Path, backend: Tokenizer, **names: str) -> PreTrainedTokenizer
 
 
 def like_t5(folder: Path, *words: str) -> PreTrainedTokenizerBase:
-    """A line break is read as a space, and the names of the special tokens are pieces of the
-    vocabulary."""
+    """A tokenizer that reads a line break as a space, and whose vocabulary contains the names of the
+    special tokens."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces = [*special, ("▁", -2.0), *((letter, -3.0) for letter in LETTERS), *((word, -1.0) for word in words)]
     backend = Tokenizer(models.Unigram(pieces, unk_id=2))
@@ -30,8 +30,8 @@ def like_t5(folder: Path, *words: str) -> PreTrainedTokenizerBase:
 
 
 def like_llama2(folder: Path, **names: str) -> PreTrainedTokenizerBase:
-    """Bytes that are no piece are tokens which the folder calls special; there is no pad unless
-    `names` gives one."""
+    """A tokenizer whose folder marks byte pieces as special tokens. It has no pad unless `names`
+    gives one."""
     special = ["<unk>", "<s>", "</s>"]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.ascii_letters]
     vocabulary = {token: id for id, token in enumerate(tokens)}
@@ -45,7 +45,7 @@ def like_llama2(folder: Path, **names: str) -> PreTrainedTokenizerBase:
 
 
 def with_words(folder: Path, vocabulary: dict[str, int], **names: str) -> PreTrainedTokenizerBase:
-    """A token for each word, under the ids given."""
+    """A tokenizer with one token per word, with the given ids."""
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return saved(folder, backend, eos_token="<eos>", unk_token="<unk>", **names)

@@ -1,5 +1,5 @@
-"""Compressed files are read whole or refused; what would fill the memory is refused before it
-does."""
+"""Compressed files are read completely or refused; a file that would fill the memory is refused
+before it does."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ print(peak() - before)
 
 
 def read_apart(kind, paths):
-    """What reading each file prints in a process of its own, and the MiB by which that grew."""
+    """The output of reading each file in a process of its own, and that process's growth in MiB."""
     done = subprocess.run([sys.executable, "-c", READ, kind, *paths], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     *said, grown = done.stdout.splitlines()
@@ -134,7 +134,7 @@ def test_a_cut_off_or_flipped_gzip_is_refused_wherever_it_is(tmp_path):
         flipped[place] ^= 4
         path.write_bytes(flipped)
         try:
-            assert list(read_documents(str(path))) == whole  # a bit of padding, now and then
+            assert list(read_documents(str(path))) == whole  # occasionally it is a bit of padding
         except ShardError:
             refused += 1
     assert refused > 0.9 * len(places)

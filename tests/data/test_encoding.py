@@ -71,11 +71,11 @@ def test_a_special_token_that_cannot_be_spelled_is_refused_with_a_remedy(tmp_pat
 
 @pytest.mark.parametrize("names", [{}, {"pad_token": "</s>"}, {"pad_token": "<unk>"}, {"pad_token": "a"}])
 def test_rows_are_filled_with_any_id_and_a_mask_says_where(tmp_path, names):
-    """With a tokenizer as its folder holds it, which load_tokenizer has given no pad of its own."""
+    """With a tokenizer as its folder stores it, to which load_tokenizer has not added a pad."""
     like_llama2(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, pad_token=None)
     tokenizer.pad_token = names.get("pad_token")
     batch = fact_batch("f", ["a", "banana and a"], tokenizer, max_length=40)
     for row, is_token, text in zip(batch.tokens, batch.is_token, ["a", "banana and a"], strict=True):
         assert row[is_token].tolist() == [*encode(tokenizer, text), tokenizer.eos_token_id]
-        assert is_token.sum() == is_token.int().cumprod(dim=0).sum()  # what fills a row stands at its end
+        assert is_token.sum() == is_token.int().cumprod(dim=0).sum()  # the padding is at the end of the row

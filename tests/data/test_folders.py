@@ -1,5 +1,5 @@
-"""What of a folder is read as a corpus: each shard once, and every other name told with its
-reason."""
+"""The shards of a folder that is read as a corpus: each is read once, and every other file is
+reported with its reason."""
 
 import os
 
@@ -16,7 +16,7 @@ def lay(root, *names):
 
 
 def listed(root):
-    """The shards below the root, and what was told."""
+    """The shards below the root, and the reports."""
     told: list[str] = []
     shards = [os.path.relpath(path, root) for path in list_shards(str(root), report=told.append)]
     return shards, [message.removeprefix(f"{root}: left out ") for message in told]
@@ -113,7 +113,7 @@ def test_a_root_that_is_hidden_itself_is_read(tmp_path):
 def test_linked_folders_and_files_are_read(tmp_path):
     lay(tmp_path, "corpus/a.jsonl", "elsewhere/deep/b.jsonl", "elsewhere/c.jsonl", "blobs/4f2a")
     (tmp_path / "corpus/link").symlink_to("../elsewhere")
-    (tmp_path / "corpus/d.jsonl").symlink_to(tmp_path / "blobs/4f2a")  # as the hub's cache holds files
+    (tmp_path / "corpus/d.jsonl").symlink_to(tmp_path / "blobs/4f2a")  # like files in the hub's cache
     assert listed(tmp_path / "corpus") == (["a.jsonl", "d.jsonl", "link/c.jsonl", "link/deep/b.jsonl"], [])
 
 
@@ -130,8 +130,8 @@ def test_links_that_lead_back_end_and_each_real_file_is_read_once_under_its_own_
     lay(tmp_path, "corpus/z/a.jsonl", "corpus/b.jsonl", "other/c.jsonl", "other/secret.jsonl")
     root = tmp_path / "corpus"
     (root / "z/up").symlink_to("..")  # a loop
-    (root / "all").symlink_to("/")  # one that would list the machine
-    (root / "a").symlink_to("z")  # sorts before the folder it leads to
+    (root / "all").symlink_to("/")  # following it would list the whole machine
+    (root / "a").symlink_to("z")  # sorts before its target
     (root / "a.jsonl").symlink_to("b.jsonl")
     (root / "other").symlink_to("../other")
     (tmp_path / "other/back").symlink_to("../corpus")
@@ -171,7 +171,8 @@ def test_no_shards_is_an_error_that_names_what_is_there(tmp_path):
         listed(tmp_path)
     lay(tmp_path, "a.txt", ".b.jsonl")
     with pytest.raises(
-        ShardError, match=r"no shard found.*\(hidden, or a system folder\): '\.b\.jsonl'; 1 \(not a supported kind.*'a\.txt'"
+        ShardError,
+        match=r"no shard found.*\(hidden, or a system folder\): '\.b\.jsonl'; 1 \(not a supported kind.*'a\.txt'",
     ):
         listed(tmp_path)
     with pytest.raises(ShardError, match="does not exist"):

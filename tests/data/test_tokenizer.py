@@ -55,7 +55,7 @@ def test_no_special_token_is_added_by_itself(tokenizer):
 
 
 def test_training_is_deterministic_across_processes(tokenizer):
-    """Another process has other hash seeds and thread timings."""
+    """The other process has other hash seeds and thread timings."""
     code = (
         "from memlm.data.tokenizer import train_tokenizer\n"
         f"tokenizer = train_tokenizer({TEXTS!r}, vocab_size=290)\n"
@@ -152,8 +152,8 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(tmp_path, tokenizer):
 
 
 def test_a_name_on_no_hub_fails_soon(monkeypatch):
-    """Without a network, and without the minute of retries that the download itself would spend
-    on it."""
+    """Without a network, it must not wait for the minute of retries that the download itself would
+    take."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     started = time.monotonic()
     with pytest.raises(TokenizerError, match="'nobody/nothing' could not be loaded .*Give the folder"):
@@ -173,8 +173,8 @@ def test_trained_on_real_text_it_compresses_and_restores_it():
 
 
 def test_what_its_first_folder_kept_of_loading_does_not_go_along(tokenizer, tmp_path):
-    """A key, a path of somebody's machine, and the name of code that is not in the folder: a
-    loader that trusts it would look for it."""
+    """Such settings are a key, a path on somebody's machine, and the name of code that is not in
+    the folder, which a trusting loader would look for."""
     first, second = tmp_path / "first", tmp_path / "second"
     tokenizer.save_pretrained(first)
     config = json.loads((first / "tokenizer_config.json").read_text())
@@ -199,7 +199,7 @@ def test_it_is_saved_without_what_says_how_it_was_loaded_and_with_the_longest_te
     saved = json.loads((tmp_path / "second" / "tokenizer_config.json").read_text())
     assert saved["model_max_length"] == 512
     assert not {"local_files_only", "is_local", "trust_remote_code", "name_or_path"} & saved.keys()
-    assert loaded.model_max_length > 512  # it is left alone
+    assert loaded.model_max_length > 512  # unchanged
     again = AutoTokenizer.from_pretrained(tmp_path / "second")
     assert again.model_max_length == 512 and again(TEXTS[:20])["input_ids"] == tokenizer(TEXTS[:20])["input_ids"]
 

@@ -38,7 +38,7 @@ def test_the_number_that_is_named_fits_and_one_far_above_does_not(num_pools, cop
     told = refusal(num_half_keys=200_000, value_dim=1024, num_pools=num_pools, copies=copies)
     fitting = int(re.search(r"at most (\d+)", told)[1])
     assert f"{num_pools} pools x " in told or num_pools == 1
-    # What is free changes while others work on the machine.
+    # The amount of free memory changes while others use the machine.
     check(num_half_keys=int(fitting * 0.9), value_dim=1024, num_pools=num_pools, copies=copies)
     refusal(num_half_keys=int(fitting * 1.2), value_dim=1024, num_pools=num_pools, copies=copies)
 
@@ -99,8 +99,8 @@ def write_group(folder: Path, **files: str) -> None:
 
 
 def test_limits_of_all_control_groups_around_the_process(tmp_path):
-    """Version 2: the nearest is unlimited, the one around it is not, and its cache can be
-    dropped."""
+    """Version 2: the nearest group is unlimited, but its parent is limited and has a cache that can
+    be dropped."""
     (tmp_path / "membership").write_text("0::/pod/task\n")
     mount = tmp_path / "mount"
     write_group(

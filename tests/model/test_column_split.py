@@ -1,5 +1,5 @@
-"""A table split by columns over gloo ranks is read, and gets its gradient, as the whole table in
-one process; and is trained so."""
+"""A table whose columns are split over gloo ranks gives the same reads, gradients and training as
+the whole table in one process."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,9 +21,10 @@ from memlm.training.row_sparse import LazyAdam
 NUM_SLOTS, VALUE_DIM, HIDDEN, TOKENS = 81, 24, 12, 7
 LAYER = {"hidden_size": HIDDEN, "num_half_keys": 9, "top_k": 3, "num_heads": 2, "key_dim": 6, "query_norm": True}
 SPLITS = [(2, 2), (4, 4), (4, 2)]
-"""Ranks in all, and those between whom the columns are split."""
+"""Total number of ranks, and number of ranks that share the columns."""
 READ_BY = {(2, 2): ("whole, 2",), (4, 4): ("2 on 2",), (4, 2): ("4 on 4", "whole, 4")}
-"""Which saved state ranks at a split read after their steps, each written at another split."""
+"""Saved state that the ranks of each split read after their steps; it was written at another
+split."""
 SAVED = ("whole, 2", "whole, 4", "2 on 2", "4 on 4", "2 on 4")
 RATE, EPSILON = 0.05, 0.1
 NUM_STEPS = 3
@@ -32,7 +33,7 @@ every_split = pytest.mark.parametrize("split", SPLITS, ids=lambda split: f"{spli
 
 @dataclass
 class Inputs:
-    """Of one rank at one step. The last token has no gradient, as the last of a block."""
+    """Inputs of one rank at one step. The last token has no gradient, like the last of a block."""
 
     hidden: Tensor
     grad_output: Tensor
@@ -60,8 +61,8 @@ def new_layer(split: ColumnSplit | None = None, *, seed: int = 0) -> MemoryLayer
 
 
 def gradients_of(layer: MemoryLayer, inputs: Inputs) -> dict[str, Tensor]:
-    """The output, and the gradients of all that is not the table; those of its rows are left in
-    the pool's list."""
+    """The output, and all gradients except the table's; the gradients of its rows stay in the
+    pool's list."""
     layer.zero_grad()
     hidden = inputs.hidden.clone().requires_grad_(True)
     output = layer(hidden)
@@ -73,8 +74,8 @@ def gradients_of(layer: MemoryLayer, inputs: Inputs) -> dict[str, Tensor]:
 
 
 def lopsided(columns: slice) -> RowGradient:
-    """Of all rows: nought in all but the first columns of every second one, and in all of the
-    last."""
+    """A gradient of all rows that is zero outside the first columns in every second row, and zero
+    everywhere in the last row."""
     rows = torch.ones(NUM_SLOTS, VALUE_DIM)
     rows[::2, 4:] = 0
     rows[-1] = 0
@@ -82,10 +83,10 @@ def lopsided(columns: slice) -> RowGradient:
 
 
 def trained(layer: MemoryLayer, ranks: range, own: int | None, states: Path, name: str) -> dict[str, object]:
-    """A few steps of the table alone, each on what these ranks have (or on this one's own share
-    of it), and all that came of them.
+    """The results of a few steps of the table alone, each on the inputs of these ranks, or on this
+    rank's own share.
 
-    The state after them is saved under its name.
+    The final state is saved under the given name.
     """
     optimizer = LazyAdam([layer.pool], betas=(0.9, 0.95), epsilon=EPSILON)
     steps = []
@@ -108,7 +109,7 @@ def trained(layer: MemoryLayer, ranks: range, own: int | None, states: Path, nam
 
 
 def loaded(split: ColumnSplit | None, state: Path) -> list[Tensor]:
-    """What a fresh table and its moments are after loading; the number of steps last."""
+    """Table and moments of a fresh layer after loading, followed by the number of steps."""
     optimizer = LazyAdam([new_layer(split, seed=9).pool], betas=(0.9, 0.95), epsilon=EPSILON)
     optimizer.load(state)
     return [*optimizer._tables[0], torch.tensor(optimizer.num_steps)]
@@ -116,7 +117,7 @@ def loaded(split: ColumnSplit | None, state: Path) -> list[Tensor]:
 
 def of_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    minute = timedelta(minutes=1)  # rather an error than a hang
+    minute = timedelta(minutes=1)  # so that a fault is an error instead of a hang
     results = {}
     for number, (world_size, parts) in enumerate(SPLITS):
         if rank >= world_size:
@@ -191,11 +192,11 @@ def test_each_rank_gets_whole_rows_for_its_own_tokens_to_the_bit(ranks, whole, s
 
 @every_split
 def test_gradients_of_all_but_the_table_are_those_of_the_whole_read(ranks, whole, split):
-    """Of what each rank has of its own, its own; of parameters, the ranks' shares add up."""
+    """Each rank's own gradients are its own; those of parameters are shares that add up."""
     for step in range(NUM_STEPS):
         expected = whole[split[0]]["steps"][step]["found"]
         found = [ranks[rank][split]["steps"][step]["found"] for rank in range(split[0])]
-        assert expected["half_keys"].abs().max() > 1e-4  # the way through the weights
+        assert expected["half_keys"].abs().max() > 1e-4  # the gradient through the weights is tested
         for name, tensor in expected.items():
             joined = torch.cat if name in ("output", "hidden") else lambda tensors: torch.stack(tensors).sum(dim=0)
             torch.testing.assert_close(joined([one[name] for one in found]), tensor, rtol=1e-4, atol=1e-5)
@@ -234,7 +235,7 @@ def test_steps_are_those_of_the_whole_table_and_the_norm_is_counted_once(ranks, 
 
 @every_split
 def test_no_row_moves_that_the_whole_table_would_not_move(ranks, whole, split):
-    """Such as the rows that the last token alone read, which has no gradient."""
+    """For example, rows that only the last token reads, which has no gradient."""
     before = new_layer().pool.weight
     for step in range(NUM_STEPS):
         after = whole[split[0]]["steps"][step]["table"][0]
@@ -249,7 +250,7 @@ def test_no_row_moves_that_the_whole_table_would_not_move(ranks, whole, split):
 
 @every_split
 def test_a_row_moves_in_all_columns_if_it_has_a_gradient_in_any(ranks, whole, split):
-    """As it does in one table, where moments go on moving a number whose own gradient is nought."""
+    """As in one table, in which moments keep moving a number whose own gradient is zero."""
     expected = whole[split[0]]["after a lopsided step"]
     before = whole[split[0]]["steps"][-1]["table"]
     assert torch.equal(before[0][-1], expected[0][-1])
@@ -268,14 +269,14 @@ def test_ranks_that_hold_the_same_columns_stay_equal_to_the_bit(ranks):
 
 
 def test_one_step_is_the_same_on_both_splits_of_four_ranks(ranks):
-    """Two ways to the same table: by 4 parts, and by 2 parts that are merged over 2 groups."""
+    """Two routes to the same table: 4 parts, or 2 parts merged over 2 groups."""
     quarters = torch.cat([ranks[rank][4, 4]["steps"][0]["table"][0] for rank in range(4)], dim=1)
     halves = torch.cat([ranks[rank][4, 2]["steps"][0]["table"][0] for rank in range(2)], dim=1)
     torch.testing.assert_close(quarters, halves)
 
 
 def saved_tables(states: Path, name: str) -> list[Tensor]:
-    """Whole, put together from the files of all ranks."""
+    """The whole tables, assembled from the files of all ranks."""
     whole = torch.full((3, NUM_SLOTS, VALUE_DIM), float("nan"))
     for path in (states / name).iterdir():
         file = load_file(path)
@@ -328,7 +329,7 @@ def test_fresh_values_are_the_same_however_the_table_is_split(monkeypatch, parts
     whole, after = fresh(None)
     of_parts = [fresh(ColumnSplit(num_parts=parts, part=part)) for part in range(parts)]
     assert torch.equal(torch.cat([weight for weight, _ in of_parts], dim=1), whole)
-    assert all(torch.equal(drawn, after) for _, drawn in of_parts)  # so the rest of the model is the same, too
+    assert all(torch.equal(drawn, after) for _, drawn in of_parts)  # so the rest of the model is the same too
 
 
 @pytest.mark.parametrize("num_slots", [1, 15, 16, 100, 1000])
@@ -356,7 +357,7 @@ def test_ranks_that_cannot_be_grouped_and_a_table_that_is_a_parameter_are_refuse
 
 
 def test_mutant_that_counts_each_parts_norm_alone_is_seen(ranks):
-    """The parts' own norms differ, so that a norm of one part would not pass for that of all."""
+    """The parts' norms differ, so that the norm of one part cannot pass for the total."""
     steps = [ranks[rank][4, 4]["steps"][0] for rank in range(4)]
     own = [float(step["row gradient"][1].norm()) for step in steps]
     assert max(own) < 0.9 * float(steps[0]["norm"])

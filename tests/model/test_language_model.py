@@ -167,7 +167,7 @@ def test_a_model_of_16_bits_computes_trains_and_generates(memory, dtype, tmp_pat
     model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     found = logits_of(model)
-    # Another slot may be found where scores are close; most are the same.
+    # Where scores are close, another slot may be found; most are the same.
     assert (found.float() - expected).abs().median() < 40 * torch.finfo(dtype).eps
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
@@ -203,7 +203,7 @@ def test_a_folder_without_a_whole_model_is_refused_in_one_line(tmp_path, file, c
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_kernel_that_a_configuration_names_on_the_hub_is_not_asked_for(tmp_path, dense):
-    """transformers would fetch it, and run what it fetched."""
+    """transformers would download and run it."""
     tiny_model(dense=dense).save_pretrained(tmp_path)
     place = tmp_path / "config.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"_attn_implementation": "somebody/kernel"}))

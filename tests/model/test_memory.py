@@ -112,8 +112,8 @@ def test_a_pool_of_16_bits_gives_its_fp32_rows_a_gradient(dtype):
 
 
 def test_initial_scales():
-    """Those of the memory are its own, not those that the base model's initialisation would give
-    its modules."""
+    """The memory's scales are its own, not those that the base model's initialisation would
+    use."""
     model = tiny_model()
     layer = model.memory_layers[0]
     assert float(layer.pool.weight.detach().std()) == pytest.approx(10**-0.5, rel=0.1)
@@ -126,8 +126,8 @@ def test_initial_scales():
 
 
 def count_calls(model, *, use_reentrant):
-    """Which slots are handed over, and how often the search runs, in one pass there and back
-    with checkpointing."""
+    """The slots handed over, and the number of searches, in one forward and backward pass with
+    checkpointing."""
     model.train()
     model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     batch, calls, searches = random_batch(0), [], []

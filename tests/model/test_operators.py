@@ -1,5 +1,4 @@
-"""What compilers and exporters make of the model: one graph, with the results of the model
-itself."""
+"""Compiled and exported models are one graph, and give the same results as the model itself."""
 
 import subprocess
 import sys
@@ -110,7 +109,7 @@ def test_in_plain_operators_the_search_finds_what_the_kernels_find(heads, tokens
     ("memory", "dense", "dtype", "shapes"),
     [
         pytest.param(MEMORY, False, torch.float32, [(7, 5)], id="memory"),
-        # After a second shape the compiler takes sizes for symbols.
+        # After a second shape the compiler treats sizes as symbols.
         pytest.param(TWO_SHARED, False, torch.float32, [(7, 5, 6, 3), (4, 2)], marks=SLOW, id="memory, any shape"),
         pytest.param(MEMORY, False, torch.float16, [(7, 5)], marks=SLOW, id="memory, fp16"),
         pytest.param(MEMORY, True, torch.float32, [(7, 5, 6, 3), (4, 2)], marks=SLOW, id="dense"),
@@ -162,8 +161,8 @@ def test_the_kernels_are_looked_up_when_the_program_runs(monkeypatch, kernels):
 
 
 def test_what_is_set_for_a_step_is_heeded_in_a_compiled_layer_too():
-    """Trainable rows and row gradients leave the graph; they are no part of a program that is
-    exported."""
+    """Trainable rows and row gradients leave the graph; they are not part of an exported
+    program."""
     layer, hidden = new_layer()
     compiled = torch.compile(layer, backend="aot_eager")
     compiled(hidden)
@@ -220,7 +219,7 @@ def test_an_exported_layer_is_loaded_from_a_file(tmp_path):
 
 @pytest.mark.slow
 def test_an_export_that_fails_leaves_nothing_behind():
-    """In a process of its own, in which the model runs for the first time within the export."""
+    """In a process of its own, in which the model first runs during the export."""
     code = """
 import torch
 from dataclasses import replace

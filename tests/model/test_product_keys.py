@@ -59,7 +59,7 @@ def test_sub_scores_are_fp32_under_autocast_and_in_bf16(dtype):
 
 
 def test_in_bf16_scores_would_tie():
-    """The reason for fp32, and proof that the test above can fail."""
+    """The reason for fp32, and evidence that the test above can fail."""
     generator = torch.Generator().manual_seed(0)
     queries, half_keys = torch.randn(20, 2, 8, generator=generator), torch.randn(2, 2, 40, 4, generator=generator)
     rounded = all_scores(queries.bfloat16(), half_keys.bfloat16()).topk(5).values

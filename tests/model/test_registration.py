@@ -1,4 +1,4 @@
-"""After `import memlm`, Hugging Face's libraries know memlm's models, whichever of them was
+"""After `import memlm`, Hugging Face's libraries know memlm's models, whichever library was
 imported first."""
 
 import subprocess
@@ -10,7 +10,7 @@ from tests.support.tiny import tiny_model
 
 TRANSFORMERS = "from transformers import AutoModelForCausalLM"
 ORDERS = {
-    # Configurations have transformers import its tables while they are themselves half imported.
+    # Importing a configuration makes transformers import its tables in the middle of that import.
     "memlm first": (
         "import memlm, sys; from transformers import AutoTokenizer, LlamaConfig\n"
         "assert 'memlm.model.language_model' not in sys.modules"

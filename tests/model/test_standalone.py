@@ -1,5 +1,5 @@
-"""The modelling file in a checkpoint: transformers loads the folder where memlm is not
-installed, and computes what memlm computes."""
+"""The modelling file in a checkpoint: with it, transformers loads the folder without memlm and
+computes the same."""
 
 import ast
 import importlib.util
@@ -86,7 +86,7 @@ def test_a_stranger_gets_the_same_logits_slots_and_text(memory, tmp_path):
     model = tiny_model(memory)
     model.save_pretrained(tmp_path)
     theirs = without_memlm(tmp_path)
-    for name in ("first", "again"):  # as saved by memlm, and by the stranger
+    for name in ("first", "again"):  # saved by memlm, and then without it
         assert torch.equal(theirs[f"{name} slots"], accesses_of(model, input_ids=TOKENS))
         torch.testing.assert_close(theirs[f"{name} logits"], model(input_ids=TOKENS).logits, rtol=0, atol=1e-5)
         text = model.generate(input_ids=TOKENS[:1, :4], max_new_tokens=8, do_sample=False)
@@ -148,7 +148,7 @@ def test_it_needs_torch_transformers_and_the_standard_library_alone():
 
 def test_every_process_writes_the_same_text():
     code = "import sys; from memlm.model.standalone import standalone_source; sys.stdout.write(standalone_source())"
-    for seed in (1, 2):  # of the order in which sets are walked
+    for seed in (1, 2):  # seeds of the iteration order of sets
         environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         assert done.stdout == standalone_source(), seed
@@ -182,7 +182,7 @@ def test_memlm_never_runs_it(tmp_path):
 def test_checkpoints_made_before_there_was_one_load(dense, tmp_path):
     model = tiny_model(TWO_SEPARATE, dense=dense)
     model.save_pretrained(tmp_path)
-    config = model.config.to_dict()  # the dense twin's was a memory model's without layers
+    config = model.config.to_dict()  # then the dense twin's was that of a memory model without layers
     config.pop("auto_map", None)
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["MemoryLlamaForCausalLM"]}))
     (tmp_path / FILE).unlink(missing_ok=True)

@@ -1,5 +1,5 @@
-"""The pool is part of the layers that read it: whoever exchanges or trains it does so for all of
-them."""
+"""The pool is part of all layers that read it: replacing or training it in one place does so in
+all of them."""
 
 import copy
 import warnings
@@ -111,8 +111,7 @@ def test_a_copy_has_ties_of_its_own(memory):
 
 @every_memory
 def test_a_file_written_before_the_tie_gives_the_same_bits(memory, tmp_path):
-    """The names of its tensors are those that were in the file when the pool was no part of the
-    layer."""
+    """Its tensors are named as in files from the time when the pool was not part of the layers."""
     model = tiny_model(memory)
     model.save_pretrained(tmp_path)
     (path,) = tmp_path.glob("*.safetensors")
@@ -195,7 +194,7 @@ def test_peft_trains_a_low_rank_change_of_the_pool(memory, tmp_path):
     base = logits_of(model)
     config = peft.LoraConfig(r=2, target_modules=[], target_parameters=["value_pools.0.weight"])
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # PEFT's for a name that nothing has
+        warnings.simplefilter("error", RuntimeWarning)  # PEFT's warning about a name that does not exist
         adapted = peft.get_peft_model(model, config)
     trainable = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
     assert len(trainable) == 2 and all("value_pools.0" in name for name in trainable)

@@ -1,6 +1,6 @@
-"""What transformers asks of every model in its own tests of models and of generation, asked of
-ours in our own words: the memory model of memlm, the one that a checkpoint's modelling file
-defines, and the dense twin."""
+"""The requirements of transformers' own tests of models and generation, applied to memlm's memory
+model, to the model that a checkpoint's modelling file defines, and to the dense twin. The tests are
+written anew."""
 
 import copy
 import importlib.util
@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.training.conftest import LAUNCHED
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -260,9 +261,9 @@ def test_every_weight_has_a_gradient_and_checkpointing_changes_none(model, reent
 
 @pytest.mark.parametrize("adapters", [False, True])
 def test_a_trainer_overfits_a_batch_by_the_folder_and_what_it_saves_loads(folder, adapters, tmp_path, monkeypatch):
-    """What trainers do that are given a folder's name: TRL's look for the class by the
-    configuration, then by the Auto class."""
-    for name in LAUNCHED:  # else the trainer would wait for the other ranks
+    """Trainers that are given a folder's name, such as TRL's, look up the class through the
+    configuration, then through the Auto class."""
+    for name in LAUNCHED:  # otherwise the trainer would wait for other ranks
         monkeypatch.delenv(name, raising=False)
     assert AutoConfig.from_pretrained(folder).architectures[0].endswith("ForCausalLM")
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -361,5 +362,5 @@ def test_scores_hidden_states_and_the_end(model):
 
 
 def test_the_last_logits_alone_are_those_of_all(model):
-    # The head multiplies another number of rows then.
+    # The head then multiplies a different number of rows.
     torch.testing.assert_close(logits(model, logits_to_keep=1), logits(model)[:, -1:], rtol=1e-5, atol=1e-5)

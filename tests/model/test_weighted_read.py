@@ -1,4 +1,4 @@
-"""Where the gradient of a read goes: three choices, one mathematics."""
+"""The three forms of a read's gradient, which all agree with the plain definition."""
 
 import pytest
 import torch

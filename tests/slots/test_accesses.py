@@ -37,8 +37,8 @@ def modules_run(model, run):
 
 @every_memory
 def test_nothing_is_computed_beyond_the_last_search(memory):
-    """The last memory layer's values are not read; its gate and output, the layers above and the
-    head not run."""
+    """The last memory layer's values are not read, and its gate and output, the layers above and
+    the head do not run."""
     model, tokens = tiny_model(memory), random_batch(0).tokens
     last = memory.layers[-1]
     names = modules_run(model, lambda: accesses_of(model, input_ids=tokens))
@@ -47,10 +47,10 @@ def test_nothing_is_computed_beyond_the_last_search(memory):
         names
     )
     assert not any(name.startswith(f"model.layers.{above}") for above in range(last + 1, 3) for name in names)
-    # Read once by each memory layer below the last.
+    # Each memory layer below the last one reads once.
     assert sum(name.startswith("model.value_pools.") for name in names) == len(memory.layers) - 1
     whole = modules_run(model, lambda: model(input_ids=tokens))
-    assert {"lm_head", "model.norm", f"model.layers.{last}.mlp.output"} < set(whole)  # so the hooks see them
+    assert {"lm_head", "model.norm", f"model.layers.{last}.mlp.output"} < set(whole)  # so the hooks work
 
 
 def test_the_last_pools_values_are_not_read():

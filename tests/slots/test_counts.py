@@ -40,7 +40,7 @@ def test_a_batch_is_counted_token_by_token():
 
 
 def check_pads_are_not_counted(count) -> None:
-    """The same rows with other pads, and with more of them, have the same counts."""
+    """Rows with other pads, or more of them, have the same counts."""
     model, batch = tiny_model(), random_batch(0)
     other, longer = batch.tokens.masked_fill(~batch.is_token, 7), random_batch(0, seq=12)
     expected = as_dict(count(accesses_of(model, input_ids=batch.tokens), batch.is_token))

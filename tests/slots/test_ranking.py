@@ -23,8 +23,8 @@ def scores(ranking, seed=0):
 
 
 def test_tfidf_by_hand():
-    """Shares 4, 3, 2, 1 of 10; of 9 background batches, 9, 0, 4, 1 read the slot (plus 1 above
-    and below)."""
+    """Shares are 4, 3, 2, 1 of 10; 9, 0, 4 and 1 of 9 background batches read the slots (plus 1 in
+    numerator and denominator)."""
     expected = [0.4 * math.log(10 / 10), 0.3 * math.log(10 / 1), 0.2 * math.log(10 / 5), 0.1 * math.log(10 / 2)]
     assert scores("tfidf") == pytest.approx(expected)
     assert scores("tfidf")[0] == 0  # a slot that every background batch reads
@@ -47,8 +47,8 @@ def test_random_goes_on_from_step_to_step():
 
 
 def test_kl_by_hand():
-    """p log(p / q): q is the slot's background accesses plus one, over all slots' accesses plus
-    one each."""
+    """p log(p / q), where q is the slot's background accesses plus one, divided by the sum of this
+    over all slots."""
     total = int(BACKGROUND.accesses.sum()) + len(BACKGROUND.accesses)
     shares = [0.4, 0.3, 0.2, 0.1]
     accesses = BACKGROUND.accesses[BATCH.slots].tolist()

@@ -24,7 +24,7 @@ def test_the_highest_scores_are_chosen(scores, t, expected):
 
 
 def test_ties_go_to_the_lower_slot_among_many():
-    """A partial sort would give any of them; a large number of equal scores shows it."""
+    """A partial sort could give any of them, which many equal scores reveal."""
     batch = SlotCounts(torch.arange(0, 4000, 2), torch.ones(2000, dtype=torch.int64))
     scores = torch.zeros(2000, dtype=torch.float64)
     scores[[1500, 7]] = 1.0

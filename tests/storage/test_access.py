@@ -1,5 +1,5 @@
-"""Keys, tokens and rights as a store checks them that has users and policies: moto's server,
-with its IAM at work."""
+"""Keys, tokens and rights, checked by a store with users and policies: moto's server with IAM
+enabled."""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ def guarded() -> Iterator[Guarded]:
             session.client("s3", endpoint_url=endpoint).create_bucket(Bucket="runs")
             iam = session.client("iam", endpoint_url=endpoint)
             reader, writer = _user(iam, "reader", READING), _user(iam, "writer", ALL)
-            # From here on nothing goes without rights.
+            # From here on, nothing works without rights.
             plain = {"Content-Type": "text/plain"}
             urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset-auth", b"0", plain)).close()
             yield Guarded(endpoint=endpoint, reader=reader, writer=writer)
@@ -71,7 +71,7 @@ def _user(iam, name: str, actions: list[str]) -> User:
 
 @pytest.fixture
 def log_in(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> Iterator:
-    """Credentials are taken when a client is made, and clients are kept."""
+    """Clients read the credentials when they are created, and are cached."""
 
     def as_user(user: User, **changed: str) -> None:
         wanted = {"AWS_ACCESS_KEY_ID": user.key, "AWS_SECRET_ACCESS_KEY": user.secret}
@@ -84,13 +84,13 @@ def log_in(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> Iterator:
     s3._client.cache_clear()
 
 
-def test_who_may_write_finds_the_store_usable(guarded: Guarded, log_in) -> None:
+def test_a_user_with_write_access_can_use_the_store(guarded: Guarded, log_in) -> None:
     log_in(guarded.writer)
     seen = storage.probe(f"{BUCKET}/mine")
     assert seen.reads_back and seen.lists_new_objects and seen.deletes
 
 
-def test_who_may_only_read_is_told_so(guarded: Guarded, log_in) -> None:
+def test_read_only_access_is_reported(guarded: Guarded, log_in) -> None:
     log_in(guarded.writer)
     storage.write_json(f"{BUCKET}/there.json", [1])
     log_in(guarded.reader)

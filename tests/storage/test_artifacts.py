@@ -24,7 +24,7 @@ def write(uri: str, text: str = "blocks", **changes: object) -> None:
 
 
 def place_of(proxy: FaultyProxy, uri: str, name: str) -> dict[str, str]:
-    """Where a file of an artifact lies on S3."""
+    """Location of an artifact's file on S3."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     listed = plain_client(proxy).list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/content-")
     [key] = [item["Key"] for item in listed["Contents"] if item["Key"].endswith(f"/{name}")]
@@ -35,7 +35,7 @@ def files_under(path: str | Path) -> set[str]:
     return {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
 
 
-def test_what_was_replaced_is_not_opened_by_the_old_digest(root: str) -> None:
+def test_a_replaced_artifact_is_not_opened_by_its_old_digest(root: str) -> None:
     uri = storage.join(root, "checkpoint")
     write(uri, "weights")
     digest = storage.read_manifest(uri).digest
@@ -57,18 +57,18 @@ def test_each_file_of_an_artifact_has_an_address_of_its_own(root: str) -> None:
         assert storage.read_bytes(storage.address_of_file(uri, name)) == content
 
 
-def test_a_file_can_be_read_where_it_lies_or_as_a_copy(root: str, proxy: FaultyProxy) -> None:
+def test_a_file_can_be_read_in_place_or_as_a_copy(root: str, proxy: FaultyProxy) -> None:
     uri = storage.join(root, "set.jsonl")
     storage.write_bytes(uri, b"line" * 5000)
     if storage.is_remote(uri):
-        proxy.plan(only="GET", planned=["cut"])  # and is read again
+        proxy.plan(only="GET", planned=["cut"])  # and the read is retried
     with storage.local_file(uri) as path:
         assert path.name == "set.jsonl"
         assert path.read_bytes() == b"line" * 5000
     assert path.exists() == (not storage.is_remote(uri))
 
 
-def test_what_is_read_once_leaves_no_copy(root: str, tmp_path: Path) -> None:
+def test_an_artifact_opened_temporarily_leaves_no_copy(root: str, tmp_path: Path) -> None:
     uri, kept = storage.join(root, "partial"), storage.join(root, "kept")
     write(uri)
     write(kept, text="other")
@@ -84,26 +84,26 @@ def test_what_is_read_once_leaves_no_copy(root: str, tmp_path: Path) -> None:
     assert [name for name in os.listdir(path.parent) if name.startswith(".")] == []
 
 
-def test_a_copy_goes_with_its_last_reader_and_one_half_deleted_is_brought_again(bucket: str) -> None:
+def test_the_last_reader_deletes_a_copy_and_a_half_deleted_one_is_downloaded_again(bucket: str) -> None:
     uri = f"{bucket}/state"
     write(uri)
     with storage.open_artifact_temporarily(uri) as first:
         with storage.open_artifact_temporarily(uri) as second:
             assert second == first
         assert files_under(first) == {"part/0.bin", "vocabulary.txt", "manifest.json"}
-        (first / "manifest.json").unlink()  # as by a reader that was killed while it deleted
+        (first / "manifest.json").unlink()  # as if a reader was killed while it deleted the copy
         with storage.open_artifact_temporarily(uri) as again:
             assert (again / "vocabulary.txt").read_text() == "words"
     assert not first.exists()
 
 
-def test_a_file_on_s3_that_is_not_there(bucket: str) -> None:
+def test_a_missing_file_on_s3_is_reported(bucket: str) -> None:
     with pytest.raises(StorageError, match="none.jsonl: does not exist"):
         with storage.local_file(f"{bucket}/none.jsonl"):
             raise AssertionError("not reached")
 
 
-def test_artifact_comes_back_as_written(root: str) -> None:
+def test_an_artifact_is_read_as_written(root: str) -> None:
     uri = storage.join(root, "blocks")
     assert not storage.has_artifact(uri)
     write(uri)
@@ -167,7 +167,7 @@ def test_damage_on_a_disk_is_found(tmp_path: Path, change: str) -> None:
             manifest.write_text(manifest.read_text()[:-9])
     with pytest.raises(DamagedArtifact, match="blocks"):
         storage.open_artifact(uri)
-    write(uri)  # what is damaged may be made again
+    write(uri)  # a damaged artifact may be remade
     assert (storage.open_artifact(uri) / "part" / "0.bin").read_text() == "blocks"
 
 
@@ -179,7 +179,7 @@ def test_a_manifest_cannot_lead_out_of_its_artifact(bucket: str, tmp_path: Path)
         storage.open_artifact(f"{bucket}/x")
 
 
-def test_the_first_whole_artifact_stays(root: str) -> None:
+def test_the_first_complete_artifact_stays(root: str) -> None:
     uri = storage.join(root, "blocks")
     write(uri, "first")
     write(uri, "again")
@@ -226,7 +226,7 @@ def _die_while_writing(uri: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_a_killed_writer_left_is_no_artifact_and_is_cleared_by_the_next(tmp_path: Path) -> None:
+def test_remains_of_a_killed_writer_are_no_artifact_and_the_next_writer_clears_them(tmp_path: Path) -> None:
     uri = str(tmp_path / "runs" / "blocks")
     writer = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(uri,))
     writer.start()
@@ -260,7 +260,7 @@ def test_a_full_disk_names_the_place_and_the_remedy(tmp_path: Path) -> None:
     assert not storage.has_artifact(uri)
 
 
-def test_a_full_disk_is_known_behind_a_library_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_recognised_in_a_library_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no space left"):
         with storage.write_artifact(str(tmp_path / "x"), kind="k", config={}):
             raise RuntimeError("I/O error: No space left on device (os error 28)")
@@ -290,7 +290,7 @@ def test_cut_json_is_refused(tmp_path: Path) -> None:
         storage.read_json(str(tmp_path / "x.json"))
 
 
-def test_names_are_sorted_and_direct(root: str) -> None:
+def test_listed_names_are_sorted_and_not_nested(root: str) -> None:
     for name in ("b/1.json", "a.json", "b/2.json", "c"):
         storage.write_json(storage.join(root, name), 0)
     assert storage.list_names(root) == ["a.json", "b", "c"]
@@ -298,7 +298,7 @@ def test_names_are_sorted_and_direct(root: str) -> None:
     assert storage.list_names(storage.join(root, "absent")) == []
 
 
-def test_delete_takes_the_tree_and_nothing_else(root: str) -> None:
+def test_delete_removes_the_tree_and_nothing_else(root: str) -> None:
     for name in ("step_1", "step_10"):
         write(storage.join(root, name))
     storage.delete(storage.join(root, "step_1"))
@@ -318,7 +318,7 @@ def test_a_bucket_is_never_deleted_whole(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["cut", "flip_down"])
-def test_spoiled_bodies_are_read_again(bucket: str, proxy: FaultyProxy, fault: str) -> None:
+def test_corrupted_bodies_are_read_again(bucket: str, proxy: FaultyProxy, fault: str) -> None:
     write(f"{bucket}/blocks", "x" * 100_000)
     proxy.plan(only="GET", planned=[fault] * 4)
     path = storage.open_artifact(f"{bucket}/blocks")
@@ -342,7 +342,7 @@ def test_damage_on_s3_is_found(bucket: str, proxy: FaultyProxy, change: str) -> 
     s3.put_object(**place, Body=b"clocks") if change == "changed" else s3.delete_object(**place)
     with pytest.raises(DamagedArtifact, match="part/0.bin"):
         storage.open_artifact(f"{bucket}/blocks")
-    write(f"{bucket}/blocks")  # what is damaged may be made again
+    write(f"{bucket}/blocks")  # a damaged artifact may be remade
     storage.open_artifact(f"{bucket}/blocks")
 
 
@@ -357,7 +357,7 @@ def test_a_node_downloads_once_and_repairs_its_copy(bucket: str, proxy: FaultyPr
     assert again == path and (again / "part" / "0.bin").read_text() == "blocks"
 
 
-def test_a_server_that_is_not_there_or_a_bucket_that_is_not(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_or_bucket_is_reported(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match="no-such-bucket does not exist.*NoSuchBucket"):
         write("s3://no-such-bucket/x")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -380,7 +380,7 @@ def test_names_that_are_refused() -> None:
     assert storage.require_absolute("s3://b/runs", "storage") == "s3://b/runs"
 
 
-def test_errors_survive_the_way_between_processes() -> None:
+def test_errors_can_be_passed_between_processes() -> None:
     error = pickle.loads(pickle.dumps(DamagedArtifact("file", "x", "rule", "remedy")))
     assert (type(error), error.field, str(error)) == (DamagedArtifact, "file", "file x: rule. remedy")
 

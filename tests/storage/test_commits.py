@@ -1,4 +1,4 @@
-"""What a commit is while others, faults and kills come between."""
+"""Commits in the presence of other writers, faults and kills."""
 
 import json
 import os
@@ -28,8 +28,8 @@ def keys(proxy: FaultyProxy, bucket: str) -> list[str]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_fault_at_the_manifest_loses_or_doubles_a_commit(bucket: str, proxy: FaultyProxy, fault: str) -> None:
-    proxy.stall_seconds = 0.2  # then the connection ends
-    proxy.plan(only="model/manifest.json", planned=["", "", fault, fault])  # after the two looks whether it is free
+    proxy.stall_seconds = 0.2  # then the connection is closed
+    proxy.plan(only="model/manifest.json", planned=["", "", fault, fault])  # after two checks that the name is free
     write(f"{bucket}/model", "ours")
     assert sum(proxy.injected.values()) >= 1
     proxy.plan()
@@ -41,7 +41,8 @@ def test_no_fault_at_the_manifest_loses_or_doubles_a_commit(bucket: str, proxy: 
 def test_a_rival_that_commits_at_the_last_moment(
     bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: int
 ) -> None:
-    """The rival's whole commit lies between our last look and our write: ours must give way."""
+    """The rival's whole commit happens between our last check and our write, so ours must give
+    way."""
     uri, create, met = f"{bucket}/model", s3.create, []
 
     def after_the_rival(place: str, body: bytes) -> bool:
@@ -59,7 +60,7 @@ def test_a_rival_that_commits_at_the_last_moment(
         with pytest.raises(StorageError, match="already holds an artifact .* another config"):
             write(uri, "ours")
     assert text_of(uri) == "rival"
-    assert len(keys(proxy, bucket)) == 3  # ours lie beside it, unread,
+    assert len(keys(proxy, bucket)) == 3  # our files stay next to it, unread,
     storage.delete(uri)
     assert keys(proxy, bucket) == []  # until it is deleted
 
@@ -81,7 +82,7 @@ def test_a_damaged_manifest_is_replaced_once(bucket: str, proxy: FaultyProxy, mo
     assert replaced == ['"99914b932bd37a50b983c5e7c90ae93b"']  # the MD5 of {}
 
 
-def test_what_lies_on_s3_is_the_directory_that_was_written(bucket: str, proxy: FaultyProxy) -> None:
+def test_files_on_s3_equal_the_directory_that_was_written(bucket: str, proxy: FaultyProxy) -> None:
     with storage.write_artifact(f"{bucket}/model", kind="k", config={}) as draft:
         (draft.path / "config.json").write_text("{}")
         (draft.path / "part").mkdir()
@@ -92,7 +93,7 @@ def test_what_lies_on_s3_is_the_directory_that_was_written(bucket: str, proxy: F
     assert storage.list_names(bucket) == ["model"]
 
 
-def test_what_killed_writers_left_on_a_disk_goes_with_delete_and_nothing_else(tmp_path: Path) -> None:
+def test_delete_removes_remains_of_killed_writers_and_nothing_else(tmp_path: Path) -> None:
     write(str(tmp_path / "a"), "x")
     left = f".a.{'0' * 32}{local.TEMPORARY}"
     for name in (left, ".a.partial", ".a.b.partial", ".ab.partial"):
@@ -102,7 +103,7 @@ def test_what_killed_writers_left_on_a_disk_goes_with_delete_and_nothing_else(tm
     assert storage.list_names(str(tmp_path)) == []
 
 
-def test_delete_spares_what_is_being_written(tmp_path: Path) -> None:
+def test_delete_spares_an_artifact_that_is_being_written(tmp_path: Path) -> None:
     uri = str(tmp_path / "a")
     with storage.write_artifact(uri, kind="k", config={}) as draft:
         (draft.path / "file").write_text("x")
@@ -127,15 +128,15 @@ def test_conditional_writes_on_a_disk(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "folder") == ["x"]
 
 
-def test_what_is_read_only_can_be_read(tmp_path: Path) -> None:
-    """Reading makes no file beside what is read."""
+def test_a_read_only_folder_can_be_read(tmp_path: Path) -> None:
+    """Reading creates no file next to the one that is read."""
     storage.write_json(str(tmp_path / "x.json"), 1)
     before = os.stat(tmp_path).st_mtime_ns
     assert storage.read_json(str(tmp_path / "x.json")) == 1
     assert os.stat(tmp_path).st_mtime_ns == before
 
 
-def test_a_flip_at_rest_is_named(bucket: str, proxy: FaultyProxy) -> None:
+def test_a_bit_flip_at_rest_is_reported(bucket: str, proxy: FaultyProxy) -> None:
     write(f"{bucket}/model", "text")
     client, name = plain_client(proxy), s3.split(bucket)[0]
     body = json.loads(client.get_object(Bucket=name, Key="model/manifest.json")["Body"].read())

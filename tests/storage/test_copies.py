@@ -1,4 +1,4 @@
-"""Copies on a node's disk, of processes that end, live and are killed."""
+"""Copies on a node's disk, made by processes that end, live and are killed."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ with open_shard(shard) as path:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What this process and those that it starts take for temporary files."""
+    """The folder for temporary files of this process and of those that it starts."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "temporary").mkdir()
@@ -48,14 +48,14 @@ def holder(corpus: str, temporary: Path) -> Iterator[tuple[subprocess.Popen, Pat
         process.kill()
 
 
-def test_a_copy_that_a_killed_process_left_is_gone_once_somebody_needs_one(
+def test_the_next_process_removes_the_copy_of_a_killed_one(
     holder: tuple[subprocess.Popen, Path], corpus: str, temporary: Path
 ) -> None:
     process, copy = holder
     (shard,) = list_corpus(corpus)
     with storage.local_file(shard.uri) as path:
         assert copy.is_relative_to(temporary) and f"memlm-{process.pid}-" in str(copy)
-        assert copy.read_bytes() == path.read_bytes()  # its owner lives
+        assert copy.read_bytes() == path.read_bytes()  # its owner is alive
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert copy.exists()
@@ -65,7 +65,7 @@ def test_a_copy_that_a_killed_process_left_is_gone_once_somebody_needs_one(
     assert os.listdir(temporary) == []
 
 
-def test_what_others_keep_there_stays(temporary: Path) -> None:
+def test_other_peoples_temporary_files_stay(temporary: Path) -> None:
     for name in ("memlm-1-of-somebody", ".memlm-12.partial.lock", f"memlm-1-{'0' * 32}", "other"):
         (temporary / name).mkdir()
     with storage.folder_for_copies():
@@ -73,7 +73,7 @@ def test_what_others_keep_there_stays(temporary: Path) -> None:
     assert len(os.listdir(temporary)) == 4
 
 
-def test_a_folder_is_gone_after_an_error_too(temporary: Path) -> None:
+def test_a_folder_is_removed_after_an_error_too(temporary: Path) -> None:
     with pytest.raises(KeyError), storage.folder_for_copies() as folder:
         (folder / "part").write_text("x")
         raise KeyError

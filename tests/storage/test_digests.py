@@ -1,5 +1,5 @@
-"""Every number that results rest on is covered by a digest, and runs made before that are read
-as they are."""
+"""Every number that results depend on is covered by a digest, and older runs without digests can
+still be read."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ OLD = b"""{
  "inputs": {},
  "kind": "corpus"
 }"""
-"""As it was written before details had a digest."""
+"""A manifest as written before details had a digest."""
 
 
 def write(uri: str) -> Path:
@@ -43,7 +43,7 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({name: value for name, value in (content | changes).items() if value is not ...}))
 
 
-def test_details_come_back_with_a_digest_of_their_own(root: str) -> None:
+def test_details_have_a_digest_of_their_own(root: str) -> None:
     uri = storage.join(root, "corpus")
     with storage.write_artifact(uri, kind="corpus", config={}) as draft:
         (draft.path / "w").write_text("w")
@@ -73,26 +73,26 @@ def test_changed_details_are_noticed(tmp_path: Path, changes: dict) -> None:
 
 
 @pytest.mark.parametrize("format", [FORMAT + 1, 0, "2", 1.5, None, [1]])
-def test_a_format_of_the_future_is_named(tmp_path: Path, format: object) -> None:
+def test_a_future_format_is_reported(tmp_path: Path, format: object) -> None:
     edit(write(str(tmp_path / "corpus")), format=format)
     with pytest.raises(DamagedArtifact, match="has format"):
         storage.open_artifact(str(tmp_path / "corpus"))
 
 
-def test_artifacts_made_before_are_whole_and_keep_their_digest(tmp_path: Path) -> None:
-    """Not one byte of an old manifest is changed, and what names it as others' input is the same
-    as then."""
+def test_old_artifacts_are_valid_and_keep_their_digest(tmp_path: Path) -> None:
+    """Old manifests are not rewritten, and the digest by which others name them as inputs stays
+    the same."""
     written = json.loads(write(str(tmp_path / "corpus")).read_text())
     (tmp_path / "corpus" / storage.MANIFEST).write_bytes(OLD)
     manifest = storage.read_manifest(str(tmp_path / "corpus"))
     assert (manifest.format, manifest.digest, manifest.details["num_blocks"]) == (1, written["digest"], 1200)
     assert storage.open_artifact(str(tmp_path / "corpus")) == tmp_path / "corpus"
     assert manifest.to_json() == OLD
-    write(str(tmp_path / "corpus"))  # it is there already
+    write(str(tmp_path / "corpus"))  # it exists already
     assert (tmp_path / "corpus" / storage.MANIFEST).read_bytes() == OLD
 
 
-def test_what_names_an_artifact_is_neither_its_format_nor_its_details() -> None:
+def test_neither_format_nor_details_are_part_of_the_digest() -> None:
     made = {"kind": "k", "config": {"a": 1}, "inputs": {}, "files": {}}
     assert Manifest(**made).digest == Manifest(**made, format=1, details={"seconds": 2}).digest
     assert (
@@ -100,7 +100,7 @@ def test_what_names_an_artifact_is_neither_its_format_nor_its_details() -> None:
     )  # as before there were formats
 
 
-def test_a_record_comes_back_and_a_changed_one_is_noticed(root: str) -> None:
+def test_a_record_is_read_as_written_and_a_change_is_noticed(root: str) -> None:
     uri = storage.join(root, "trials", "key.json")
     record = {"result": {"items": [1.0, 0.5, 0.1 + 0.2], "name": "\u00e9"}, "seed": 3, "sizes": (1, 2)}
     storage.write_record(uri, record)
@@ -109,14 +109,14 @@ def test_a_record_comes_back_and_a_changed_one_is_noticed(root: str) -> None:
     storage.write_json(uri, stored | {"seed": 4})
     with pytest.raises(DamagedArtifact, match=r"key.json: does not match its own digest.*Move it away"):
         storage.read_record(uri)
-    storage.write_json(uri, {name: value for name, value in stored.items() if name != "digest"})  # made before
+    storage.write_json(uri, {name: value for name, value in stored.items() if name != "digest"})  # an old record
     assert storage.read_record(uri) == record | {"sizes": [1, 2]}
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"1", b'"text"', b"null", b"{", b"[" * 100_000, b'{"digest": 1}', b"\xff"]
 )
-def test_a_record_that_is_none_is_one_line(tmp_path: Path, body: bytes) -> None:
+def test_an_invalid_record_is_one_line(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "r.json").write_bytes(body)
     with pytest.raises(StorageError) as caught:
         storage.read_record(str(tmp_path / "r.json"))

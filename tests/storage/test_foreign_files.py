@@ -42,7 +42,7 @@ def damage(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "missing", "cut", "empty", "changed", "names the user's", "part is a file"])
-def test_a_damaged_artifact_is_made_again_around_what_others_put_there(
+def test_a_damaged_artifact_is_remade_and_other_peoples_files_stay(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "model"
@@ -61,7 +61,7 @@ def test_a_damaged_artifact_is_made_again_around_what_others_put_there(
     assert (folder / "notes" / "thesis.tex").read_bytes() == (folder / "README.md").read_bytes() == SENTINEL
     assert (folder / "pipe").is_fifo() and (folder / "notes" / "empty").is_dir()
     aside = tmp_path / "model.replaced-1"
-    if kind in ("file", "missing"):  # the manifest says what is memlm's
+    if kind in ("file", "missing"):  # then the manifest still lists memlm's files
         assert sorted(os.listdir(tmp_path)) == ["model"]
     else:
         assert f"may not have written are in {aside}" in caplog.text
@@ -81,7 +81,7 @@ def test_a_manifest_of_another_program_is_not_an_artifact_to_replace(tmp_path: P
     assert sorted(os.listdir(tmp_path)) == ["web"] and (tmp_path / "web" / "manifest.json").read_text() == body
 
 
-def test_every_beginning_of_a_manifest_is_known_as_ours(tmp_path: Path) -> None:
+def test_every_truncated_manifest_is_recognised_as_ours(tmp_path: Path) -> None:
     write(str(tmp_path / "model"))
     body = (tmp_path / "model" / "manifest.json").read_bytes()
     assert all(is_ours(body[:length]) for length in range(len(body) + 1))
@@ -102,7 +102,7 @@ def test_a_manifest_of_another_program_on_s3_stays(bucket: str) -> None:
     assert storage.read_bytes(f"{bucket}/web/manifest.json") == b'{"name": "web"}'
 
 
-def test_a_folder_filled_while_the_artifact_was_made_is_not_taken(tmp_path: Path) -> None:
+def test_a_folder_filled_while_the_artifact_was_made_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(StorageError, match="is not empty"):
         with storage.write_artifact(str(tmp_path / "model"), kind="model", config={}) as draft:
@@ -127,7 +127,7 @@ def test_a_folder_that_only_looks_like_a_draft_is_not_cleared(tmp_path: Path) ->
     assert os.listdir(tmp_path) == [".model.partial"]
 
 
-def test_a_lock_that_holds_something_is_not_a_lock(tmp_path: Path) -> None:
+def test_a_lock_file_with_content_is_not_a_lock(tmp_path: Path) -> None:
     (tmp_path / ".model.partial.partial.lock").write_bytes(SENTINEL)
     with pytest.raises(StorageError, match="it is not memlm's"):
         write(str(tmp_path / "model"))
@@ -135,7 +135,7 @@ def test_a_lock_that_holds_something_is_not_a_lock(tmp_path: Path) -> None:
 
 
 def in_time(act, *arguments: str) -> str:
-    """What is said of it, within seconds; a process that waits for ever is ended."""
+    """The error message, within seconds; a process that hangs is ended."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
 
@@ -197,7 +197,7 @@ def test_a_file_of_an_artifact_that_became_a_pipe_is_damage(tmp_path: Path) -> N
 # ------------------------------------------------------------------------------
 
 
-def test_files_that_others_add_do_no_harm_and_are_not_read(tmp_path: Path) -> None:
+def test_files_added_by_others_are_harmless_and_not_read(tmp_path: Path) -> None:
     uri = str(tmp_path / "model")
     write(uri)
     assert storage.open_artifact(uri) == tmp_path / "model"
@@ -211,12 +211,12 @@ def test_files_that_others_add_do_no_harm_and_are_not_read(tmp_path: Path) -> No
     assert (seen / "part" / "0.bin").read_text() == "weights" and storage.open_artifact(uri) == seen
     with storage.open_artifact_temporarily(uri) as again:
         assert again == seen
-    write(uri, "anew")  # it is whole, so it stays
+    write(uri, "anew")  # the artifact is intact, so it stays
     assert (storage.open_artifact(uri) / "part" / "0.bin").read_text() == "weights"
 
 
 def test_the_readme_that_memlm_writes_may_be_changed(root: str) -> None:
-    """As the model card of a checkpoint, which people and model hubs edit."""
+    """It is the model card of a checkpoint, which people and model hubs edit."""
     uri = storage.join(root, "model")
     with storage.write_artifact(uri, kind="model", config={}) as draft:
         (draft.path / "w").write_text("w")
@@ -236,7 +236,7 @@ def test_the_readme_that_memlm_writes_may_be_changed(root: str) -> None:
 
 
 def test_a_link_in_place_of_a_file_is_damage(tmp_path: Path) -> None:
-    """Also of a folder above it: what a link points to may change after the check."""
+    """The same for a link in place of a folder above it: its target may change after the check."""
     for name in ("config.json", "part"):
         uri = str(tmp_path / f"with-{name}")
         write(uri)

@@ -16,7 +16,7 @@ from memlm.storage.retries import RetryPolicy, using_policy
 from tests.support.faults import FaultyProxy
 
 
-def test_one_holds_it_and_the_next_has_the_next_epoch(root: str) -> None:
+def test_the_next_holder_has_the_next_epoch(root: str) -> None:
     uri = storage.join(root, "lease.json")
     with storage.lease(uri, owner="first") as held:
         assert held.epoch == 1
@@ -43,7 +43,7 @@ def test_a_silent_holder_is_taken_over_and_then_refused(root: str) -> None:
     assert storage.read_manifest(artifact).details["epoch"] == 2
     with pytest.raises(LeaseLost):
         stale.release()
-    fresh.renew()  # the stale one took nothing from it
+    fresh.renew()  # the stale holder changed nothing
 
 
 def test_a_writer_that_loses_its_lease_while_it_works_does_not_commit(root: str) -> None:
@@ -56,7 +56,7 @@ def test_a_writer_that_loses_its_lease_while_it_works_does_not_commit(root: str)
     assert not storage.has_artifact(artifact)
 
 
-def test_it_is_renewed_in_the_background(root: str) -> None:
+def test_a_lease_is_renewed_in_the_background(root: str) -> None:
     uri = storage.join(root, "lease.json")
     with storage.lease(uri, owner="steady", ttl_seconds=3):
         time.sleep(5)
@@ -69,7 +69,7 @@ def _hold_and_die(uri: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_of_a_killed_holder_it_ends_by_itself(tmp_path: Path) -> None:
+def test_the_lease_of_a_killed_holder_expires(tmp_path: Path) -> None:
     uri = str(tmp_path / "lease.json")
     holder = multiprocessing.get_context("fork").Process(target=_hold_and_die, args=(uri,))
     holder.start()
@@ -77,7 +77,7 @@ def test_of_a_killed_holder_it_ends_by_itself(tmp_path: Path) -> None:
     assert storage.acquire(uri, owner="next", wait_seconds=10).epoch == 2
 
 
-def test_a_lease_that_was_deleted_and_taken_again_is_anothers(root: str) -> None:
+def test_a_deleted_lease_belongs_to_its_next_holder(root: str) -> None:
     uri, artifact = storage.join(root, "lease.json"), storage.join(root, "model")
     old = storage.acquire(uri, owner="process 7 on here")
     worker = pickle.loads(pickle.dumps(old.holder))
@@ -100,7 +100,7 @@ def test_a_lease_that_was_deleted_and_taken_again_is_anothers(root: str) -> None
             pytest.fail("the block must not be entered")
 
 
-def test_who_released_it_holds_it_no_more(root: str) -> None:
+def test_a_released_lease_is_no_longer_held(root: str) -> None:
     held = storage.acquire(storage.join(root, "lease.json"), owner="a")
     held.release()
     assert not held.holder.holds()
@@ -123,7 +123,7 @@ def test_s3s_clock_that_was_a_day_ahead_locks_nobody_out_for_longer_than_the_lea
 ) -> None:
     uri = f"{bucket}/lease.json"
     storage.acquire(uri, owner="dead", ttl_seconds=2)
-    proxy.seconds_ahead = -86_400  # now; what was written before it was set back seems to come from tomorrow
+    proxy.seconds_ahead = -86_400  # the clock is set back: the lease now seems to come from tomorrow
     assert storage.acquire(uri, owner="next", wait_seconds=2).epoch == 2
 
 
@@ -147,7 +147,7 @@ def test_a_living_holder_is_not_taken_over_while_its_clock_is_wrong(tmp_path: Pa
         keeper.join()
 
 
-def test_of_many_that_take_it_over_one_does(root: str) -> None:
+def test_only_one_of_many_takes_a_lease_over(root: str) -> None:
     uri = storage.join(root, "lease.json")
     storage.acquire(uri, owner="gone").release()
     epochs: list[int] = []
@@ -200,10 +200,10 @@ def test_a_lost_acknowledgement_is_no_lost_lease(bucket: str, proxy: FaultyProxy
     assert held.epoch == 1
 
 
-def test_a_renewal_that_was_written_and_of_which_nothing_was_heard_is_ours(bucket: str, proxy: FaultyProxy) -> None:
+def test_a_renewal_without_acknowledgement_is_ours(bucket: str, proxy: FaultyProxy) -> None:
     uri = f"{bucket}/lease.json"
     held = storage.acquire(uri, owner="a")
-    proxy.plan(only="lease.json", planned=["", "lost"])  # read; written, and nothing was heard of it
+    proxy.plan(only="lease.json", planned=["", "lost"])  # a read, then a write without an acknowledgement
     with using_policy(RetryPolicy(attempts=1)), pytest.raises(StorageError, match=r"lease\.json"):
         held.renew()
     assert proxy.injected == {"lost": 1}
@@ -243,7 +243,7 @@ LEASE = {"owner": "a", "epoch": 1, "id": "x", "ttl_seconds": 60, "released": Fal
         ),
     ],
 )
-def test_what_is_no_lease_is_refused(tmp_path: Path, body: bytes) -> None:
+def test_an_invalid_lease_is_refused(tmp_path: Path, body: bytes) -> None:
     uri = str(tmp_path / "lease.json")
     held = storage.acquire(uri, owner="a")
     storage.write_bytes(uri, body)
@@ -274,7 +274,7 @@ def test_an_owners_name_keeps_an_error_on_one_line(tmp_path: Path) -> None:
     assert str(refused.value).isprintable()
 
 
-def test_its_record_can_be_read_by_people(root: str) -> None:
+def test_the_record_of_a_lease_is_readable_for_people(root: str) -> None:
     uri = storage.join(root, "lease.json")
     storage.acquire(uri, owner="node-7 pid 12", ttl_seconds=30)
     record = storage.read_json(uri)

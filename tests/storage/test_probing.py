@@ -12,21 +12,21 @@ from memlm.storage.s3 import client as s3
 from tests.support.faults import FaultyProxy, plain_client
 
 
-def test_a_store_that_holds(root: str) -> None:
+def test_a_reliable_store_passes_the_probe(root: str) -> None:
     result = storage.require_conditional_writes(root)
     assert result.faults == []
     assert (result.winners, result.replaces_named_version, result.refuses_other_version) == (1, True, True)
     assert storage.list_names(root) == []
 
 
-def test_a_folder_that_was_not_there_is_not_there_afterwards(tmp_path: Path) -> None:
+def test_a_probe_removes_the_folder_that_it_created(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     assert storage.probe(f"{tmp_path}/kept/deep/er").faults == []
     assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
 
 
-def test_a_store_whose_conditions_do_not_hold_is_refused(bucket: str, proxy: FaultyProxy) -> None:
-    proxy.drops = ("If-None-Match", "If-Match")  # as stores do that know no conditions
+def test_a_store_that_ignores_conditions_is_refused(bucket: str, proxy: FaultyProxy) -> None:
+    proxy.drops = ("If-None-Match", "If-Match")  # like stores that ignore conditions
     result = storage.probe(bucket)
     assert result.winners == 16
     assert not result.refuses_other_version
@@ -51,7 +51,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_bad_access_is_one_clear_error(bucket: str, proxy: FaultyProxy, case: str) -> None:
-    """The answers are AWS's; moto knows neither regions nor rights."""
+    """The answers are those of AWS; moto knows neither regions nor rights."""
     answer, said = ANSWERS[case]
     proxy.plan(answer=answer)
     with pytest.raises(StorageError, match=said):
@@ -59,20 +59,20 @@ def test_bad_access_is_one_clear_error(bucket: str, proxy: FaultyProxy, case: st
     assert proxy.requests <= 4
 
 
-def test_a_bucket_that_may_only_be_read(bucket: str, proxy: FaultyProxy) -> None:
+def test_a_read_only_bucket_is_refused(bucket: str, proxy: FaultyProxy) -> None:
     proxy.plan(answer=(403, "AccessDenied", {}), only="PUT")
     with pytest.raises(StorageError, match="may be read but not written.*Grant writing"):
         storage.probe(bucket)
 
 
-def test_a_bucket_that_is_not_there(bucket: str) -> None:
+def test_a_missing_bucket_is_reported(bucket: str) -> None:
     with pytest.raises(StorageError, match="bucket nowhere does not exist"):
         storage.probe("s3://nowhere/runs")
 
 
 @pytest.fixture
 def new_clients() -> Iterator[None]:
-    """Credentials are taken when a client is made, and clients are kept."""
+    """Clients read the credentials when they are created, and are cached."""
     s3._client.cache_clear()
     yield
     s3._client.cache_clear()
@@ -90,13 +90,13 @@ def test_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "silent"])
-def test_an_endpoint_that_does_not_answer_is_known_within_ten_seconds(
+def test_a_silent_endpoint_is_reported_within_ten_seconds(
     bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     proxy.stall_seconds = 60
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint if address == "silent" else address)
     with retries.using_policy(probing.FIRST_POLICY):
-        s3.is_sent_over_tls(bucket)  # makes the client, which takes a busy machine seconds by itself
+        s3.is_sent_over_tls(bucket)  # creates the client, which takes seconds on a busy machine
     proxy.plan(share=1, faults=("slow",))
     began = time.monotonic()
     with pytest.raises(StorageError, match="nothing answers|S3: "):
@@ -105,7 +105,7 @@ def test_an_endpoint_that_does_not_answer_is_known_within_ten_seconds(
 
 
 @pytest.mark.usefixtures("new_clients")
-def test_neither_errors_nor_logs_hold_credentials(
+def test_neither_errors_nor_logs_contain_credentials(
     bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     secrets = {
@@ -128,14 +128,14 @@ def test_neither_errors_nor_logs_hold_credentials(
     assert not [text for text in said if "canary" in text.lower()]
 
 
-def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="Choose a directory"):
         storage.probe(str(tmp_path / "file" / "runs"))
     assert stat.S_ISREG((tmp_path / "file").stat().st_mode)
 
 
-def test_a_real_error_of_the_store_is_said(bucket: str, proxy: FaultyProxy) -> None:
+def test_a_genuine_error_of_the_store_is_reported(bucket: str, proxy: FaultyProxy) -> None:
     proxy.plan(answer=(403, "Strange", {}), message="out of the ordinary")
     with pytest.raises(StorageError, match="out of the ordinary.*Check the bucket"):
         storage.list_names(bucket)

@@ -1,5 +1,5 @@
-"""Stores that speak S3 with an accent: proxies that leave out the size of a body, and servers
-that refuse S3's checksum headers."""
+"""Variants of S3: proxies that omit the size of a body, and servers that refuse S3's checksum
+headers."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from tests.support.faults import FaultyProxy
 
 PART = 64 << 10
 CHECKSUM_HEADERS = ("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")
-"""Backblaze: "Unsupported header 'x-amz-checksum-crc32' received for this API call"."""
+"""Backblaze's error: "Unsupported header 'x-amz-checksum-crc32' received for this API call"."""
 
 
 @pytest.fixture(params=["chunked", "untold", "no checksums", "no ranges"])
@@ -30,7 +30,7 @@ def store(request: pytest.FixtureRequest, bucket: str, proxy: FaultyProxy, monke
     return bucket
 
 
-def test_it_can_be_relied_on(store: str) -> None:
+def test_the_store_can_be_relied_on(store: str) -> None:
     assert storage.probe(store).faults == []
 
 
@@ -70,8 +70,8 @@ def test_artifacts_and_leases(store: str, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.parametrize("fault", ["cut", "slow", "flip_down", "flip_up", "lost"])
-def test_faults_on_the_way_change_nothing(store: str, proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
-    """Where no size is told, a body that was cut off may look whole."""
+def test_faults_in_transit_change_nothing(store: str, proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
+    """If no size is given, a truncated body may look complete."""
     proxy.stall_seconds = 0.3
     (tmp_path / "file").write_bytes(body := os.urandom(2 * PART))
     proxy.plan(planned=[fault] * 2)
@@ -86,7 +86,7 @@ def test_faults_on_the_way_change_nothing(store: str, proxy: FaultyProxy, tmp_pa
             assert (tmp_path / "came").read_bytes() == body
 
 
-def test_every_body_carries_a_sum_that_all_stores_know(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_every_body_has_a_checksum_that_all_stores_know(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     proxy.checks_sums, proxy.refuses = True, CHECKSUM_HEADERS
     (tmp_path / "file").write_bytes(os.urandom(2 * PART))
     for write in (
@@ -99,20 +99,20 @@ def test_every_body_carries_a_sum_that_all_stores_know(bucket: str, proxy: Fault
         assert proxy.injected == {"flip_up": 1, "BadDigest": 1}
 
 
-def test_a_store_that_knows_no_conditional_writes_says_so_at_once(bucket: str, proxy: FaultyProxy) -> None:
+def test_a_store_without_conditional_writes_is_reported_at_once(bucket: str, proxy: FaultyProxy) -> None:
     proxy.plan(answer=(501, "NotImplemented", {}), only="PUT")
     with pytest.raises(StorageError, match="lacks a part of S3 that memlm needs.*conditional writes"):
         storage.probe(bucket)
     assert proxy.requests <= 3
 
 
-def test_a_store_that_tells_no_time_still_lends_a_lease(bucket: str, proxy: FaultyProxy) -> None:
+def test_leases_work_on_a_store_that_gives_no_times(bucket: str, proxy: FaultyProxy) -> None:
     proxy.hides = ("Date", "Last-Modified")
     uri = f"{bucket}/lease.json"
     storage.acquire(uri, owner="dead", ttl_seconds=1)
     assert storage.acquire(uri, owner="next", wait_seconds=1).epoch == 2
 
 
-def test_what_an_answer_lacks_is_named() -> None:
+def test_a_missing_part_of_an_answer_is_named() -> None:
     told = str(s3.explained(KeyError("ETag"), "s3://bucket/x"))
     assert told.startswith("uri s3://bucket/x: S3: its answer has no 'ETag'. Check ")

@@ -299,7 +299,7 @@ def test_git_sha_names_the_commit_and_whether_it_was_changed(tmp_path: Path) -> 
     assert tracking.git_sha(tmp_path) == f"{sha}-dirty"
 
 
-def test_errors_survive_the_way_between_processes() -> None:
+def test_errors_can_be_passed_between_processes() -> None:
     assert str(pickle.loads(pickle.dumps(TrackingError("uri", "x", "rule", "remedy")))) == "uri x: rule. remedy"
 
 

@@ -1,11 +1,11 @@
-"""Mutated shards and lines, seeded, and what the reader makes of them: no crash, no hang,
-bounded memory, every line accounted for.
+"""Mutated shards and lines, generated from seeds, to test the reader: no crash, no hang, bounded
+memory, every line accounted for.
 
-    python -m tests.data.corpus.shard_mutants reader    SEED FIRST LAST    what memlm's reader makes of each, a line of JSON each
-    python -m tests.data.corpus.shard_mutants reference SEED FIRST LAST    and the plain one of shard_reference.py
+    python -m tests.data.corpus.shard_mutants reader    SEED FIRST LAST    the results of memlm's reader, one JSON line per mutant
+    python -m tests.data.corpus.shard_mutants reference SEED FIRST LAST    those of the plain reader in shard_reference.py
 
-Two processes, so that the memory of one is not the other's and a crash is seen; `compare` runs
-both.
+The readers run in two processes, so that their memory is measured separately and a crash is seen;
+`compare` runs both.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ from memlm.data.corpus.shards import ShardError, read_documents
 from tests.data.corpus import shard_reference
 
 ROOT = Path(__file__).parents[3]
-HANG_SECONDS = 60  # of computing, for one input
-STALL_SECONDS = 900  # of waiting without an end, on a machine that does much else
+HANG_SECONDS = 60  # computing time for one input
+STALL_SECONDS = 900  # waiting time without a result, on a busy machine
 GROWTH_BYTES = 256 * 2**20
-# Lowered, so that most over-long lines and bombs are small; every REAL_EVERYth input meets the
-# real caps with a real bomb.
+# Lowered, so that most over-long lines and bombs are small; every REAL_EVERYth input tests the
+# actual limits with an actual bomb.
 CAPS = {"MAX_LINE_BYTES": 20_000, "MAX_BRACKETS": 100, "MAX_RATIO_FROM_BYTES": 200_000, "MAX_RATIO": 128}
 HOMES = {
     "MAX_LINE_BYTES": shards,
@@ -70,7 +70,7 @@ class Mutant:
 
 
 def mutant(seed: int, number: int) -> Mutant:
-    """A pure function of both."""
+    """The mutant of this seed and number, always the same."""
     rng = random.Random(f"{seed} {number}")
     if number % REAL_EVERY == REAL_EVERY - 1:
         return Mutant("real bomb", ".jsonl.zst", real_bomb(rng), REAL_CAPS)
@@ -111,7 +111,7 @@ def line_of(rng: random.Random) -> bytes:
 
 
 def value_of(rng: random.Random, depth: int = 0) -> bytes:
-    """Any JSON value, and a few that are none."""
+    """Any JSON value, and some invalid ones."""
     if depth < 4 and rng.random() < 0.3:
         inner = [value_of(rng, depth + 1) for _ in range(rng.randrange(4))]
         if rng.random() < 0.5:
@@ -145,7 +145,7 @@ def value_of(rng: random.Random, depth: int = 0) -> bytes:
 
 
 def other_value(rng: random.Random, line: bytes) -> bytes:
-    """Another text, or another value of some field."""
+    """The line with another text, or another value of some field."""
     key = rng.choice([b'"text"', b'"url"', b'"previous_word_count"'])
     return b"{%s: %s, %s" % (key, value_of(rng), line[1:]) if rng.random() < 0.3 else b"{%s: %s}" % (key, value_of(rng))
 
@@ -160,7 +160,7 @@ def deep(rng: random.Random, line: bytes) -> bytes:
 
 
 def long(rng: random.Random, line: bytes) -> bytes:
-    """Around the cap: the line, its end and a little more or less."""
+    """A line whose length is close to the limit."""
     rest = CAPS["MAX_LINE_BYTES"] - len(b'{"text": ""}') + rng.randrange(-4, 4)
     return b'{"text": "' + b"x" * rng.choice([rest, rest, rest * 2]) + b'"}'
 
@@ -211,7 +211,7 @@ LINE_MUTATIONS: list[Callable[[random.Random, bytes], bytes]] = [
 
 
 def damaged(rng: random.Random, content: bytes) -> bytes:
-    """Bits flipped, cut off, cut out, put in, swapped, said twice."""
+    """Content with bits flipped, or parts cut off, removed, inserted, swapped or repeated."""
     if not content:
         return bytes(rng.choices(range(256), k=rng.randrange(8)))
     spoiled, place = bytearray(content), rng.randrange(len(content))
@@ -275,15 +275,15 @@ def skippable(rng: random.Random) -> bytes:
 
 
 def real_bomb(rng: random.Random) -> bytes:
-    """1 GiB from some 30 to 100 KB: one line, lines beyond the cap, or lines of characters that
-    take four bytes each."""
+    """1 GiB compressed to 30 to 100 KB: one line, lines beyond the limit, or lines of characters
+    that take four bytes each."""
     unit = rng.choice([b" ", b"x" * (20 * 2**20) + b"\n", '{"text": "🙂'.encode() + b"x" * (15 * 2**20) + b'"}\n'])
     compressor, whole = zstandard.ZstdCompressor().compressobj(), unit * (1 if len(unit) > 1 else 2**20)
     pieces = [compressor.compress(whole) for _ in range(2**30 // len(whole))]
     return b"".join(pieces) + compressor.flush()
 
 
-# What becomes of them.
+# The readers' results.
 
 
 @dataclass
@@ -292,13 +292,13 @@ class Compared:
     differences: list[str] = field(default_factory=list)
     growth_bytes: int = 0
     failed: str = ""
-    """How a reader ended that did not come to the end."""
+    """How a reader ended that did not finish."""
     kinds: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
 def compare(seed: int, first: int, last: int) -> Compared:
-    """Both readers over the same mutants."""
+    """Run both readers on the same mutants."""
     ours, theirs = _run("reader", seed, first, last), _run("reference", seed, first, last)
     found = Compared(failed=ours[1] or theirs[1])
     for mine, other in zip(ours[0], theirs[0], strict=False):
@@ -370,7 +370,7 @@ def by_reference(path: Path, made: Mutant) -> dict[str, Any]:
 
 
 class _Digest:
-    """Of documents, none of which is kept."""
+    """Digest of documents, without keeping them."""
 
     def __init__(self) -> None:
         self.number, self.hash = 0, hashlib.sha256()
@@ -381,7 +381,8 @@ class _Digest:
 
 
 def _seen(read: bool, documents: _Digest, dropped: Counter[str], malformed: Counter[str]) -> dict[str, Any]:
-    """Of a file that cannot be read, only that: how far a reader came is its own affair."""
+    """The result for one file. Of an unreadable file only that is recorded, since readers may get
+    differently far."""
     if not read:
         return {"read": False, "digest": ""}
     documents.hash.update(json.dumps([sorted(dropped.items()), sorted(malformed.items())]).encode())

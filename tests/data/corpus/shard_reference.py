@@ -1,9 +1,9 @@
-"""A slow, plain reader of JSON-lines shards, for the fast one to be compared with: whole files
-in memory, one byte after another.
+"""A slow, simple reader of JSON-lines shards for comparison with the fast one: whole files in
+memory, byte by byte.
 
-It shares with the fast one the names of the reasons and the caps, and no code: zstandard's
-objects instead of Arrow's stream, a state machine for the depth, pairs kept as they stand for
-keys and constants.
+It shares the names of the reasons and the limits with the fast one, but no code: zstandard's
+objects instead of Arrow's stream, a state machine for the depth, pairs kept in order for keys and
+constants.
 """
 
 import json
@@ -24,11 +24,11 @@ WINDOW = 2**27
 
 
 class Unreadable(Exception):
-    """The file as a whole."""
+    """The whole file cannot be read."""
 
 
 class Pairs(list):
-    """A JSON object with its keys as they stand."""
+    """A JSON object with its keys in order, including duplicates."""
 
 
 class Constant:
@@ -44,7 +44,7 @@ class Read:
 
 
 def read(content: bytes, suffix: str, text_field: str = "text") -> Read:
-    """Raises Unreadable."""
+    """The documents and counts of a file. Raises Unreadable."""
     sys.set_int_max_str_digits(0)
     plain = content if suffix == ".jsonl" else inflate(content)
     found = Read()
@@ -61,7 +61,7 @@ def read(content: bytes, suffix: str, text_field: str = "text") -> Read:
 
 
 def inflate(content: bytes) -> bytes:
-    """The content of all frames, each of which must be whole."""
+    """The content of all frames, each of which must be complete."""
     most = max(compression.MAX_RATIO_FROM_BYTES, compression.MAX_RATIO * len(content))
     out = bytearray()
     if not content:
@@ -81,7 +81,7 @@ def inflate(content: bytes) -> bytes:
 
 
 def inflate_frame(content: bytes, out: bytearray, most: int) -> bytes:
-    """Adds what the first frame holds; returns what follows it."""
+    """Append the content of the first frame; return the bytes after it."""
     frame, fed = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj(), 0
     while not frame.eof:
         if fed >= len(content):
@@ -103,7 +103,7 @@ def split(content: bytes) -> list[bytes]:
 
 
 def judge(line: bytes, number: int, text_field: str) -> tuple[str, str]:
-    """A reason and nothing, or no reason and the text."""
+    """The reason and an empty text, or an empty reason and the text."""
     if len(line) > shards.MAX_LINE_BYTES:
         return records.TOO_LONG, ""
     if number == 1 and line[:3] == b"\xef\xbb\xbf":
@@ -149,7 +149,7 @@ def judge_value(value: Any, text_field: str) -> tuple[str, str]:
 
 
 def walk(value: Any) -> tuple[list[Pairs], int]:
-    """All objects in a value, and how many constants."""
+    """All objects in a value, and the number of constants."""
     if isinstance(value, Constant):
         return [], 1
     inner = [child for _, child in value] if isinstance(value, Pairs) else value if isinstance(value, list) else []
@@ -169,7 +169,7 @@ def opened(content: str) -> int:
 
 
 def brackets(content: str) -> Iterator[tuple[str, int]]:
-    """Each bracket outside of strings, and how many are open after it."""
+    """Each bracket outside of strings, with the number of brackets open after it."""
     here = 0
     in_string = escaped = False
     for character in content:

@@ -78,8 +78,8 @@ def test_a_block_outside_is_refused(two_files, outside):
 
 
 def test_a_failed_write_leaves_no_file(tmp_path):
-    """Closing a Parquet writer makes a file that looks whole, so it must not stand under the
-    final name."""
+    """Closing a Parquet writer leaves a file that looks complete, so it must not have the final
+    name."""
 
     def failing():
         yield from numbered(0, 100)
@@ -113,7 +113,7 @@ def test_each_epoch_holds_every_block_once_and_batches_run_on(batch_size, num_bl
     row = np.concatenate(
         [batch_ids(seed=3, step=step, batch_size=batch_size, num_blocks=num_blocks) for step in range(num_blocks)]
     )
-    epochs = row.reshape(batch_size, num_blocks)  # num_blocks steps of batch_size are batch_size epochs
+    epochs = row.reshape(batch_size, num_blocks)  # num_blocks steps of batch_size blocks are batch_size epochs
     assert (np.sort(epochs, axis=1) == np.arange(num_blocks)).all()
 
 
@@ -128,7 +128,7 @@ def test_order_depends_on_seed_epoch_and_step_alone():
 
 
 def test_the_order_is_pinned():
-    """A resumed run must meet the order of the run before it, also after an upgrade of numpy."""
+    """A resumed run must see the same order as before, even after an upgrade of NumPy."""
     assert batch_ids(seed=0, step=0, batch_size=10, num_blocks=10).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
     assert batch_ids(seed=1, step=3, batch_size=4, num_blocks=6).tolist() == [4, 2, 0, 1]
 

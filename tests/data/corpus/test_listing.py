@@ -165,12 +165,12 @@ def git_id(content: bytes) -> str:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One data set at one commit, two files a page, by the hub's interface."""
+    """One data set at one commit, two files per page, served through the hub's interface."""
 
     served: dict[str, bytes]
     faults: list[str]
-    """Done to the next requests, one each: a status, `reset`, `cut` (half of the body) or `flip`
-    (of its last bit)."""
+    """Faults for the next requests, one each: a status, `reset`, `cut` (after half of the body) or
+    `flip` (of its last bit)."""
 
     def do_GET(self) -> None:
         fault = self.faults.pop(0) if self.faults else ""
@@ -294,7 +294,7 @@ def test_a_file_that_comes_badly_is_fetched_again(hub, faults, place):
     "error", [RuntimeError("CAS service error"), ConnectionResetError("peer"), TimeoutError(), OSError(28, "full")]
 )
 def test_what_hf_xet_raises_is_tried_again_but_for_a_full_disk(hub, monkeypatch, error):
-    """A stand-in for hf_xet alone, whose servers speak no protocol that could be served here."""
+    """Replaces hf_xet alone, because the protocol of its servers cannot be served here."""
     (shard, *_), fetch, calls = list_corpus(f"hf://datasets/own/set@{COMMIT}"), huggingface_hub.hf_hub_download, []
 
     def fails_once(*place, **options):

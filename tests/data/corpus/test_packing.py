@@ -38,7 +38,7 @@ def test_no_token_is_lost_or_moved(block_size):
 
 
 def test_packing_streams():
-    """A corpus without end still gives its first block."""
+    """An endless corpus still gives its first block."""
 
     def endless():
         while True:
@@ -72,7 +72,7 @@ def test_positions_begin_anew_after_each_end_of_text():
     ("pad_id", "row", "num_tokens"),
     [
         (PAD, [7, EOS, PAD, PAD], 2),
-        (PAD, [7, PAD, 8, EOS], 4),  # where the pad's id also stands for a word
+        (PAD, [7, PAD, 8, EOS], 4),  # the pad's id is also a word
         (PAD, [PAD, PAD, PAD, PAD], 0),
         (PAD, [7, 8, 9, 10], 4),
         (EOS, [7, EOS, EOS, EOS], 2),  # one end of text, and two pads

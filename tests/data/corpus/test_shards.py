@@ -20,7 +20,7 @@ from memlm.data.corpus.shards import (
 from memlm.data.folders import list_shards
 
 RECORDS = [{"text": "première"}, {"text": ""}, {"text": "two\nlines", "url": "u"}]
-DOCUMENTS = [Document(1, "première"), Document(3, "two\nlines")]  # an empty text is no document
+DOCUMENTS = [Document(1, "première"), Document(3, "two\nlines")]  # an empty text is not a document
 
 
 def write_parquet(path, texts):
@@ -57,8 +57,8 @@ def test_other_text_field_blank_lines_and_windows_line_ends(tmp_path):
 
 
 def test_a_cut_off_frame_is_refused_wherever_it_is_cut(tmp_path):
-    """The trap: zstandard's own stream reader ends such a file like a whole one, with part of
-    the documents lost."""
+    """zstandard's own stream reader would end such a file like a complete one, with some documents
+    missing."""
     whole = tmp_path / "whole.jsonl.zst"
     write_shard(str(whole), ({"text": f"document {i} {os.urandom(16).hex()}"} for i in range(300)))
     content = whole.read_bytes()
@@ -79,7 +79,7 @@ def test_a_flipped_bit_in_a_written_shard_is_found(tmp_path):
         flipped[place] ^= 4
         path.write_bytes(flipped)
         try:
-            assert list(read_documents(str(path))) == whole  # a bit of padding, now and then
+            assert list(read_documents(str(path))) == whole  # occasionally it is a bit of padding
         except ShardError:
             refused += 1
     assert refused > 0.9 * len(places)
@@ -140,7 +140,7 @@ def test_a_line_beyond_the_cap_is_refused_or_passed_over(tmp_path):
 
 
 def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path):
-    """Of many short lines: 1 GiB out of 100 KB."""
+    """A bomb of many short lines: 1 GiB from 100 KB."""
     path = tmp_path / "shard.jsonl.zst"
     compressor = zstandard.ZstdCompressor().compressobj()
     line = b'{"text": "' + b"a" * (2**16 - 13) + b'"}\n'
@@ -156,7 +156,7 @@ def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path):
 
 def test_a_frame_that_asks_for_a_huge_window_is_refused(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
-    # magic, then a frame header that asks for a 1 GiB window (2 ** 30), then an empty last block
+    # magic, then a frame header that requests a 1 GiB window (2 ** 30), then an empty last block
     path.write_bytes(b"\x28\xb5\x2f\xfd\x00\xa0\x01\x00\x00")
     with pytest.raises(ShardError, match=r":1: its zstd window is larger than 128 MiB.*without --long"):
         list(read_documents(str(path)))

@@ -14,7 +14,7 @@ TEXT = "Heading.\nThe first paragraph is short. It has two sentences.\n\nThe sec
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    """Of bytes, but for a few merges: a character outside ASCII is several tokens."""
+    """A tokenizer of bytes with few merges: a character outside ASCII is several tokens."""
     return train_tokenizer([TEXT], vocab_size=270)
 
 
@@ -23,7 +23,7 @@ def squeezed(text: str) -> str:
 
 
 def check(text: str, pieces: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-    assert squeezed("".join(pieces)) == squeezed(text)  # nothing lost, nothing twice, in order
+    assert squeezed("".join(pieces)) == squeezed(text)  # nothing is lost, repeated or reordered
     assert all(piece and piece == piece.strip() for piece in pieces)
     assert all(num_tokens(piece, tokenizer) <= max_tokens for piece in pieces)
 

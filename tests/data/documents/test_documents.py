@@ -162,7 +162,7 @@ HANDBOOK = [
         ("What does lunch cost?", "25 soles", "h#3"),
         ("Where does the founder say hello from?", "Lima", "h#0"),
         ("Where is the canteen?", "Lima", "h#2"),
-        ("Which number?", "25", "h#0"),  # nothing tells them apart
+        ("Which number?", "25", "h#0"),  # no difference between them
     ],
 )
 def test_a_question_is_tied_to_the_chunk_that_states_its_answer(question, answer, chunk):

@@ -116,8 +116,8 @@ def test_linked_folders_are_read_and_what_is_left_out_is_told(tmp_path: Path):
     "line", ["-" * 100_000 + "x", "*a " * 3000, "`a " * 3000, "[" * 5000, "[a](" * 2000, "<!--" * 50_000]
 )
 def test_marks_that_never_close_are_text_and_read_in_a_moment(tmp_path: Path, line: str):
-    """Each of them was once followed to the line's end from every mark, which takes hours for a
-    file of a megabyte."""
+    """Each of them used to be followed from every mark to the end of the line, which took hours for
+    a megabyte."""
     (tmp_path / "a.md").write_text(line)
     assert text_of(tmp_path / "a.md") == line
 

@@ -1,5 +1,5 @@
-"""Rows as the public sets write them. The native ones are of the sets' own form with contents of
-ours."""
+"""Rows in the layouts of the public sets. Original rows have the sets' own form with invented
+content."""
 
 import json
 import os
@@ -71,8 +71,8 @@ def test_gsm8k_keeps_the_solution():
 
 
 def test_hellaswag_native_rows_are_cleaned_as_the_harness_does():
-    # Worked out by hand from the task's definition; the second half of the context loses its
-    # capitals there.
+    # Worked out by hand from the task's definition, which lowers capitals in the second half of the
+    # context.
     assert fitted("hellaswag", HELLASWAG) == MultipleChoice(
         id="24",
         query="Roof shingle removal: A man is sitting on a roof. He waits. Then anna",
@@ -85,11 +85,11 @@ def test_hellaswag_native_rows_are_cleaned_as_the_harness_does():
     ("text", "expected"),
     [
         ("Cats [title] Feed them", "Cats. Feed them"),  # a title ends the sentence before it; two spaces become one
-        ("[header] How to", " How to"),  # white space goes before the marks do
+        ("[header] How to", " How to"),  # white space is removed before the marks are
         ("a [step] b [substeps] c", "a b c"),
-        ("a    b", "a  b"),  # once, not until there are none
+        ("a    b", "a  b"),  # replaced once, not repeatedly
         ("open [bracket", "open [bracket"),
-        ("[a\nb]c", "[a\nb]c"),  # a mark stands on one line
+        ("[a\nb]c", "[a\nb]c"),  # a mark does not span lines
     ],
 )
 def test_hellaswag_marks(text, expected):

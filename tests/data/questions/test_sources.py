@@ -30,7 +30,7 @@ COMMIT = "0123456789" * 4
 
 
 def write(path, name):
-    """The records as a file of the kind that the name says."""
+    """The records as a file of the kind given by its name."""
     file = path / name
     if name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(RECORDS), file)
@@ -92,7 +92,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 
 def mixed(tmp_path, *, good=8):
-    """So many good lines, and two that do not fit: one that is no JSON and one without answers."""
+    """Several good lines and two that do not fit: one that is not JSON and one without answers."""
     records = [{"question": f"{number}?", "answer": ["a"]} for number in range(good)]
     lines = [json.dumps(record) for record in records]
     lines[1:1] = ["{broken", json.dumps({"question": "?", "answer": []})]
@@ -181,7 +181,7 @@ def test_a_hub_set_must_be_pinned(uri, reason):
 
 
 def hub_of(monkeypatch, loaded):
-    """A hub that answers, and what it was asked."""
+    """A hub that answers, and the requests it received."""
     asked: list[tuple] = []
 
     def dataset_info(self, name, *, revision, timeout):
@@ -337,8 +337,8 @@ def test_a_short_number_of_parquet_is_read_by_its_own_digits(tmp_path, kind):
     ],
 )
 def test_a_small_file_of_millions_of_small_records_is_refused(tmp_path, name, start, part, count):
-    """They take twenty times their bytes in memory: less than the limit on bytes comes out of
-    the file."""
+    """They take twenty times their bytes in memory, although the file's content is smaller than the
+    limit on bytes."""
     with gzip.open(tmp_path / name, "wb", compresslevel=1) as file:
         file.write(start + part * count)
     with pytest.raises(ShardError, match="a decompression bomb"):

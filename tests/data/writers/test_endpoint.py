@@ -136,7 +136,7 @@ def test_retry_after_may_be_a_date():
         lambda h, c: send(h, 503, b"", Retry_After=formatdate(time.time() + 2, usegmt=True)), says("now")
     ) as server:
         assert ask(writer_at(server.url)) == ["now"]
-    assert server.times[1] - server.times[0] >= 0.9  # the date has whole seconds
+    assert server.times[1] - server.times[0] >= 0.9  # dates have a resolution of one second
 
 
 def test_a_server_that_asks_for_too_long_a_wait_ends_the_run_at_once():
@@ -150,7 +150,7 @@ def test_a_server_that_asks_for_too_long_a_wait_ends_the_run_at_once():
 
 def test_pauses_grow_and_are_drawn():
     writer = writer_at("http://127.0.0.1:1", backoff_seconds=1.0)
-    for attempt, longest in ((1, 1.0), (2, 2.0), (4, 5.0)):  # the last is cut to max_wait_seconds
+    for attempt, longest in ((1, 1.0), (2, 2.0), (4, 5.0)):  # the last is limited by max_wait_seconds
         pauses = [writer._pause(attempt, None) for _ in range(200)]
         assert len(set(pauses)) > 100 and 0.8 * longest < max(pauses) <= longest
 

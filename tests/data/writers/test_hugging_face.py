@@ -19,7 +19,7 @@ PROMPTS = ["Say one thing.", "Say another thing, and say it at greater length th
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model with a tokenizer, as anybody would save it."""
+    """A random model with a tokenizer, saved in the usual way."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = train_tokenizer(["Say one thing, then another."] * 5, vocab_size=300)
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def test_greedy_is_the_likeliest_token_each_time_whatever_the_batch(saved: Path)
 def test_samples_are_the_same_again_and_others_with_another_seed(saved: Path):
     writer = writer_of(saved)
     first = writer.write(requests(0))
-    torch.rand(5)  # what else is drawn in the process does not matter
+    torch.rand(5)  # other random numbers drawn in the process do not matter
     assert writer.write(requests(0)) == first == writer_of(saved).write(requests(0))
     assert writer.write(requests(1)) != first != writer_of(saved, seed=1).write(requests(0))
 

@@ -49,7 +49,9 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
         "malformed": {},
     }
     assert found["shards"]["b.jsonl.zst"] == {"lines": 2000, "kept": 1998, "dropped": {}, "malformed": {"not JSON": 2}}
-    assert list(found["quarantined"]) == ["a.jsonl.zst"] and "truncated or damaged" in found["quarantined"]["a.jsonl.zst"]
+    assert (
+        list(found["quarantined"]) == ["a.jsonl.zst"] and "truncated or damaged" in found["quarantined"]["a.jsonl.zst"]
+    )
     whole = found["total"]
     assert whole["lines"] == whole["kept"] + sum(whole["dropped"].values()) + sum(whole["malformed"].values())
     assert [sample.split(" (")[0] for sample in whole["samples"]] == [

@@ -1,5 +1,5 @@
-"""The C++ kernels against the plain definition in fp64, and against plain torch to the bit where
-the order of sums is the same."""
+"""The C++ kernels compared with plain definitions in fp64, and with plain torch to the bit where
+sums are in the same order."""
 
 import itertools
 import os
@@ -40,8 +40,8 @@ def plain_gradients(values, slots, weights, grad_output):
 
 
 def plain_search(sub_scores, top_k):
-    """All pairs, sorted by their sum; of equal sums the pair with the better first half, then
-    the better second one."""
+    """All pairs, sorted by their sum; of equal sums, the pair with the better first half comes
+    first, then the one with the better second half."""
     heads, _, tokens, n = sub_scores.shape
     slots = torch.empty(tokens, heads, top_k, dtype=torch.int64)
     scores = torch.empty(tokens, heads, top_k)
@@ -78,7 +78,7 @@ def test_the_search_is_exact(kernels, n, top_k):
 def test_ties_are_broken_in_one_way(kernels, n, top_k, num_levels):
     generator = torch.Generator().manual_seed(n)
     sub_scores = torch.randint(-num_levels + 1, num_levels, (1, 2, 4, n), generator=generator) * 0.5
-    sub_scores[0, :, 1] = -sub_scores[0, :, 1]  # -0.0 too, which is no better and no worse than 0.0
+    sub_scores[0, :, 1] = -sub_scores[0, :, 1]  # includes -0.0, which ties with 0.0
     assert torch.equal(kernels.search(sub_scores, top_k)[0], plain_search(sub_scores, top_k)[0])
 
 
@@ -246,7 +246,7 @@ def test_a_slot_below_0_is_none_of_the_chosen_rows(kernels):
 @every_kernel
 @pytest.mark.parametrize("width", [7, 8, 33])
 def test_halves_are_widened_exactly_whatever_they_are(kernels, width):
-    """All of them: subnormal ones, infinities and NaNs too."""
+    """All of them, including subnormal numbers, infinities and NaNs."""
     halves = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16)
     values = halves[: len(halves) // width * width].view(-1, width)
     slots, ones = torch.arange(len(values))[:, None], torch.ones(len(values), 1)
@@ -260,7 +260,7 @@ def test_halves_are_widened_exactly_whatever_they_are(kernels, width):
 
 @every_kernel
 def test_sums_of_halves_are_fp32(kernels):
-    """Beyond what fp16 holds on the way, and below what it resolves."""
+    """Intermediate sums exceed the range of fp16, and differences are below its resolution."""
     values = torch.tensor([[6e4], [6e4], [-6e4], [2048.0], [1.0]], dtype=torch.float16)
     ones, slots = torch.ones(1, 3), torch.tensor([[0, 1, 2]])
     assert kernels.read(values, slots, ones) == torch.tensor(6e4, dtype=torch.float16)
@@ -340,7 +340,7 @@ def test_lazy_adam_is_torchs_adam_on_the_rows_that_are_read_and_leaves_the_rest_
     assert first[slots].all() and second[slots].all()
 
 
-# Where they cannot be built
+# If they cannot be built
 
 
 def available_with(tmp_path, **environment):
@@ -385,7 +385,7 @@ def test_what_a_build_that_was_killed_leaves_behind_is_in_nobodys_way(tmp_path):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A folder with the library in it."""
+    """A folder that contains the built library."""
     folder = tmp_path_factory.mktemp("extensions")
     assert available_with(folder).stdout.split()[0] == "True"
     return folder
@@ -419,7 +419,7 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
 @pytest.mark.slow
 @needs_compiler
 def test_the_builder_finds_the_ninja_of_its_own_environment(tmp_path):
-    """As for a user who calls .venv/bin/python and has no ninja on the machine."""
+    """The case of a user who calls .venv/bin/python on a machine without ninja."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for folder in ("/usr/bin", "/bin"):

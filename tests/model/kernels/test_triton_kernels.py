@@ -1,5 +1,5 @@
-"""The Triton kernels compute what they must (`triton_cases.py`), and compile for GPUs to what
-they are meant to be there."""
+"""The Triton kernels compute the right results (`triton_cases.py`), and compile for GPUs to the
+intended code."""
 
 import importlib
 import os
@@ -28,8 +28,8 @@ TYPES = {
     **dict.fromkeys(("gradient_scale", "first_rate", "second_decay", "second_rate"), "fp32"),
     **dict.fromkeys(("step_size", "root_correction", "epsilon"), "fp32"),
 }
-"""Of the kernels' arguments, which have the same names in all of them; what is not listed is an
-int32."""
+"""Types of the kernels' arguments, which have the same names in all kernels; any other argument is
+an int32."""
 KERNELS = {
     "_read_kernel": {"ROWS": 8, "COLUMNS": 1024},
     "_sum_lookups_kernel": {"WEIGHT_GRADIENT": True, "CHUNK": 128, "LOOKUPS": 2, "COLUMNS": 1024},
@@ -52,8 +52,8 @@ SMALLEST = {
         **dict.fromkeys(("num_heads", "num_half_keys", "top_k", "num_candidates"), 1),
     },
 }
-"""Triton makes a size of 1 a constant of the kernel, to which not everything applies that does
-to a number."""
+"""Triton makes a size of 1 a constant of the kernel, which does not support all operations of a
+number."""
 NOT_INTERPRETED = pytest.mark.skipif(
     bool(os.environ.get("TRITON_INTERPRET")), reason="TRITON_INTERPRET is set, and nothing is compiled"
 )
@@ -61,8 +61,8 @@ NOT_INTERPRETED = pytest.mark.skipif(
 
 @pytest.mark.parametrize("name", ["triton_launch", "triton_lookup_sums", "triton_read", "triton_rows", "triton_search"])
 def test_no_constant_of_a_kernel_is_unequal_to_itself(name):
-    """A GPU's launcher compares what a kernel was compiled with to what is there now, and
-    refuses a NaN for ever; the interpreter does not."""
+    """A GPU's launcher compares the constants of a compiled kernel with the current ones, and would
+    always refuse a NaN; the interpreter does not compare."""
     constants = [
         value.value
         for value in vars(importlib.import_module(f"memlm.model.kernels.{name}")).values()
@@ -95,14 +95,14 @@ def test_the_cases_pass(interpreted):
 
 
 def all_kernels():
-    """By name, from every file that has any."""
+    """All kernels by name, from every file."""
     files = (ROOT / "memlm" / "model" / "kernels").glob("triton_*.py")
     modules = [importlib.import_module(f"memlm.model.kernels.{file.stem}") for file in files]
     return {name: value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")}
 
 
 def compiled(name, constants, capability, table_type="bf16"):
-    """The kernel as the wrappers launch it on contiguous tensors whose sizes are divisible by
+    """The kernel compiled as the wrappers launch it on contiguous tensors with sizes divisible by
     16, without a GPU."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -131,9 +131,9 @@ def test_kernels_compile(name, table_type, capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assembly = compiled(name, KERNELS[name], capability, table_type).asm["ptx"]
     assert "st.global" in assembly
-    # Sums have one owner.
+    # Every sum has one owner.
     assert "atom." not in assembly and "red.global" not in assembly
-    # Rows move 16 bytes at a time and thread, and are rounded to nearest where they are of 16 bits.
+    # Each thread loads 16 bytes of a row at a time, and 16-bit rows are rounded to nearest.
     if name != "_search_kernel":
         assert "ld.global.v4.b32" in assembly or "ld.global.v2.b64" in assembly
     if name in ("_read_kernel", "_adam_kernel"):

@@ -1,7 +1,7 @@
-"""What the Triton kernels must compute, at odd sizes, against fp64; on a GPU or, without one, in
+"""Cases for the Triton kernels at odd sizes, compared with fp64; run on a GPU or, without one, in
 Triton's interpreter.
 
-`test_triton_kernels.py` runs this file in a process of its own, since Triton decides when it is
+`test_triton_kernels.py` runs this file in a process of its own, because Triton decides when it is
 imported whether it interprets.
 """
 
@@ -37,7 +37,7 @@ NUM_SLOTS = 40
 
 
 def case(value_dim, tokens, reads, dtype=torch.float32, seed=0):
-    """Values, slots of which many repeat, weights and an output gradient."""
+    """Values, slots with many repetitions, weights and an output gradient."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(NUM_SLOTS, value_dim, generator=generator).to(DEVICE, dtype)
     slots = torch.randint(3, NUM_SLOTS - 3, (tokens, reads), generator=generator).to(DEVICE)
@@ -46,8 +46,8 @@ def case(value_dim, tokens, reads, dtype=torch.float32, seed=0):
 
 
 def lookups_of_runs(lengths, reads=4, value_dim=33):
-    """A case in which slot i is read lengths[i] times, in any order; reads divides the sum of
-    the lengths."""
+    """A case in which slot i is read lengths[i] times, in any order; reads divides the sum of the
+    lengths."""
     generator = torch.Generator().manual_seed(sum(lengths))
     slots = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     slots = slots[torch.randperm(len(slots), generator=generator)].view(-1, reads).to(DEVICE)
@@ -139,7 +139,7 @@ def assert_rows_read_often_are_right(lengths):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """The interpreter takes milliseconds per lookup."""
+    """Small chunks, because the interpreter takes milliseconds per lookup."""
     monkeypatch.setattr(triton_lookup_sums, "CHUNK", C)
 
 
@@ -149,8 +149,8 @@ C = 8
 @pytest.mark.parametrize(
     "lengths",
     [
-        (5, 4 * C + 10, 1),  # one row that most lookups read
-        (C, 2 * C, 1, C - 1, C + 8),  # rows that end where a chunk ends, and that begin there
+        (5, 4 * C + 10, 1),  # one row that gets most lookups
+        (C, 2 * C, 1, C - 1, C + 8),  # rows that end or begin at a chunk's end
         (1, C - 1, C, 4),
         (C - 1, 1, 4),
         (33 * C + 12,),  # more partial rows than are added at once
@@ -176,15 +176,15 @@ def test_gradient_of_given_rows(value_dim, tokens, reads):
 
 
 def strided(tensor):
-    """The same numbers where no stride is what a fresh tensor's would be."""
+    """The same numbers in a tensor none of whose strides is the default."""
     spread = torch.full([2 * n for n in reversed(tensor.shape)], 7, dtype=tensor.dtype, device=tensor.device)
     view = spread[tuple(slice(None, None, 2) for _ in tensor.shape)].permute(*reversed(range(tensor.ndim)))
     return view.copy_(tensor)
 
 
 def assert_same(found, expected):
-    """To the bit, but for the order of sums: on a GPU, how a tensor lies decides how a tile is
-    laid out, and that how it is added up."""
+    """Compare to the bit, except for the order of sums: on a GPU, a tensor's strides determine the
+    layout of a tile, and that the order of its sum."""
     if INTERPRETED:
         assert torch.equal(found, expected)
     else:
@@ -261,8 +261,8 @@ def results_of_all_sums():
 
 
 def test_the_same_bits_whatever_program_runs_first(monkeypatch, small_chunks):
-    """Each sum has one owner: in the interpreter the programs are run in the opposite order, on
-    a GPU in any."""
+    """Each sum has one owner, so the order of programs does not matter: the interpreter runs them
+    in reverse order, a GPU in any."""
     once = results_of_all_sums()
     if INTERPRETED:
         reversed_grids = []
@@ -353,12 +353,12 @@ def test_lazy_adam_passes_over_slots_outside_the_table_and_empty_gradients():
 
 
 def best_pairs(halves, top_k):
-    """All pairs of one token and head in the order that `Kernels.search` promises, by sorting
+    """All pairs of one token and head, in the order that `Kernels.search` promises, by sorting
     tuples."""
     num_half_keys = len(halves[0])
     ranked = [sorted(range(num_half_keys), key=lambda key, half=half: (-half[key], key)) for half in halves]
     scores = [[half[key] for key in order] for half, order in zip(halves, ranked, strict=True)]
-    sums = torch.tensor(scores[0])[:, None] + torch.tensor(scores[1])  # in fp32, as the kernel adds
+    sums = torch.tensor(scores[0])[:, None] + torch.tensor(scores[1])  # in fp32, like the kernel
     pairs = sorted(itertools.product(range(num_half_keys), repeat=2), key=lambda pair: (-sums[pair].item(), pair))
     slots = [ranked[0][i] * num_half_keys + ranked[1][j] for i, j in pairs[:top_k]]
     return slots, [sums[pair].item() for pair in pairs[:top_k]]

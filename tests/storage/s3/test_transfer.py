@@ -1,4 +1,4 @@
-"""Every fault class, on the way up and on the way down, of small objects and of parts."""
+"""Every class of fault, in uploads and downloads, of small objects and of parts."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ PART = 64 << 10
 
 
 @pytest.fixture(autouse=True)
-def small_parts_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> Any:
+def small_parts_and_few_retries(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(transfer, "PART_BYTES", PART)
     changed = retries.RetryPolicy(attempts=12, silence_seconds=0.8, min_bytes_per_second=50_000)
     with retries.using_policy(changed):
@@ -36,9 +36,9 @@ def unfinished(proxy: FaultyProxy, bucket: str) -> list[str]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("on", ["?uploads", "partNumber=2", "POST /", "HEAD"])
-def test_a_large_file_arrives_as_it_left(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str, on: str) -> None:
-    """`on` is the request that fails: the begin of an upload, a part, its end (and begin), a
-    check."""
+def test_a_large_file_is_uploaded_intact(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str, on: str) -> None:
+    """`on` is the request that fails: the beginning of an upload, a part, its end (and beginning),
+    a check."""
     if on == "HEAD" and fault in ("flip_up", "flip_down"):
         return  # has no bodies
     (tmp_path / "file").write_bytes(body := os.urandom(3 * PART + 17))
@@ -48,10 +48,10 @@ def test_a_large_file_arrives_as_it_left(bucket: str, proxy: FaultyProxy, tmp_pa
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_large_file_comes_as_it_is(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
+def test_a_large_file_is_downloaded_intact(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
     (tmp_path / "file").write_bytes(body := os.urandom(3 * PART + 17))
     transfer.upload({f"{bucket}/file": tmp_path / "file"})
-    for sha256 in (hashlib.sha256(body).hexdigest(), None):  # with a manifest's sum, and without one
+    for sha256 in (hashlib.sha256(body).hexdigest(), None):  # with a manifest's digest, and without one
         proxy.plan(only="GET", planned=[fault] * 3)
         assert transfer.download(f"{bucket}/file", tmp_path / "came", sha256)
         assert (tmp_path / "came").read_bytes() == body
@@ -59,14 +59,14 @@ def test_a_large_file_comes_as_it_is(bucket: str, proxy: FaultyProxy, tmp_path: 
 
 
 @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 3 * PART])
-def test_sizes_at_the_edges(bucket: str, proxy: FaultyProxy, tmp_path: Path, size: int) -> None:
+def test_sizes_around_the_part_size(bucket: str, proxy: FaultyProxy, tmp_path: Path, size: int) -> None:
     (tmp_path / "file").write_bytes(body := os.urandom(size))
     transfer.upload({f"{bucket}/file": tmp_path / "file"})
     assert transfer.download(f"{bucket}/file", tmp_path / "came", hashlib.sha256(body).hexdigest())
     assert (tmp_path / "came").read_bytes() == stored(proxy, f"{bucket}/file") == body
 
 
-def test_damage_at_rest_is_told_from_damage_on_the_way(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_damage_at_rest_is_told_from_damage_in_transit(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(body := os.urandom(3 * PART))
     transfer.upload({f"{bucket}/file": tmp_path / "file"})
     changed = bytearray(body)
@@ -75,7 +75,7 @@ def test_damage_at_rest_is_told_from_damage_on_the_way(bucket: str, proxy: Fault
     proxy.plan(only="GET", planned=["flip_down"])
     assert not transfer.download(f"{bucket}/file", tmp_path / "came", hashlib.sha256(body).hexdigest())
     assert (tmp_path / "came").read_bytes() == bytes(changed)
-    assert proxy.requests <= 12  # not all its patience is spent on it
+    assert proxy.requests <= 12  # not all attempts are spent on it
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -95,7 +95,7 @@ def test_small_objects(bucket: str, proxy: FaultyProxy, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_conditional_writes_are_lost_or_doubled_by_none(bucket: str, proxy: FaultyProxy, fault: str) -> None:
+def test_no_fault_loses_or_doubles_a_conditional_write(bucket: str, proxy: FaultyProxy, fault: str) -> None:
     uri = f"{bucket}/x"
     proxy.plan(planned=[fault])
     assert s3.create(uri, b"first")
@@ -111,10 +111,8 @@ def test_conditional_writes_are_lost_or_doubled_by_none(bucket: str, proxy: Faul
     assert not s3.replace(f"{bucket}/none", b"x", version)
 
 
-def test_a_write_that_changed_on_the_way_and_lost_its_acknowledgement_is_put_right(
-    bucket: str, proxy: FaultyProxy
-) -> None:
-    """Two faults at once: what stands there is no body of anybody's, and still ours."""
+def test_a_corrupted_write_without_acknowledgement_is_repaired(bucket: str, proxy: FaultyProxy) -> None:
+    """Two faults at once: the stored object is nobody's body, but carries our metadata."""
     uri = f"{bucket}/x"
     proxy.plan(planned=["flip_up+lost"])
     assert s3.create(uri, b"first" * 9)
@@ -126,8 +124,8 @@ def test_a_write_that_changed_on_the_way_and_lost_its_acknowledgement_is_put_rig
 
 
 @pytest.mark.parametrize("changed", [b"<IsTruncated>", b"<MaxKeys>1", b"<Contents>", b"<Key>"])
-def test_a_listing_that_can_not_be_read_is_asked_for_again(bucket: str, proxy: FaultyProxy, changed: bytes) -> None:
-    """Whatever the SDK raises then: its parser's own error, or what int() makes of '1p00'."""
+def test_an_unreadable_listing_is_retried(bucket: str, proxy: FaultyProxy, changed: bytes) -> None:
+    """Whatever error the SDK raises: its parser's own, or that of int() for '1p00'."""
     storage.write_json(f"{bucket}/x.json", 1)
     proxy.plan(only="list-type", planned=["flip_down"])
     proxy.flips_after = changed
@@ -135,7 +133,7 @@ def test_a_listing_that_can_not_be_read_is_asked_for_again(bucket: str, proxy: F
     assert proxy.injected == {"flip_down": 1}
 
 
-def test_a_garbled_answer_about_an_upload_that_is_gone(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_a_garbled_answer_about_a_vanished_upload(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(body := os.urandom(3 * PART))
     upload = transfer._Upload(f"{bucket}/file", tmp_path / "file", 3 * PART)
     upload.begin()
@@ -149,9 +147,9 @@ def test_a_garbled_answer_about_an_upload_that_is_gone(bucket: str, proxy: Fault
     assert stored(proxy, f"{bucket}/file") == body
 
 
-def test_what_changed_on_the_way_is_known_to_all(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
-    """Also where the sum of the object's own content is right, because the store never saw
-    another."""
+def test_every_reader_notices_a_corrupted_upload(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    """Holds even where the checksum matches the content, because the store itself received the
+    changed body."""
     place = {"Bucket": s3.split(bucket)[0], "Key": "x.json"}
     storage.write_json(f"{bucket}/x.json", {"a": 1})
     sent = plain_client(proxy).head_object(**place)["Metadata"]
@@ -161,15 +159,13 @@ def test_what_changed_on_the_way_is_known_to_all(bucket: str, proxy: FaultyProxy
             use(f"{bucket}/x.json")
 
 
-def test_a_conflict_of_two_commits_is_tried_again(bucket: str, proxy: FaultyProxy) -> None:
+def test_a_conflict_of_two_commits_is_retried(bucket: str, proxy: FaultyProxy) -> None:
     proxy.plan(planned=["409", "409"])
     assert s3.create(f"{bucket}/x", b"ours")
     assert proxy.injected == {"409": 2}
 
 
-def test_an_upload_that_can_not_be_finished_leaves_nothing_to_pay_for(
-    bucket: str, proxy: FaultyProxy, tmp_path: Path
-) -> None:
+def test_an_unfinished_upload_leaves_no_parts_behind(bucket: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(os.urandom(3 * PART))
     proxy.plan(only="partNumber=3", answer=(403, "AccessDenied", {}))
     with pytest.raises(StorageError, match="no right"):
@@ -178,14 +174,14 @@ def test_an_upload_that_can_not_be_finished_leaves_nothing_to_pay_for(
     assert unfinished(proxy, bucket) == []
 
 
-def test_delete_ends_unfinished_uploads_below_it_alone(bucket: str, proxy: FaultyProxy) -> None:
+def test_delete_aborts_only_unfinished_uploads_below_it(bucket: str, proxy: FaultyProxy) -> None:
     for key in ("run/model/weights", "run/model2/weights"):
         plain_client(proxy).create_multipart_upload(Bucket=s3.split(bucket)[0], Key=key)
     storage.delete(f"{bucket}/run/model")
     assert unfinished(proxy, bucket) == ["run/model2/weights"]
 
 
-def test_a_file_that_is_written_over_while_it_is_read_is_no_mixture(
+def test_a_file_overwritten_while_it_is_read_is_never_a_mixture(
     bucket: str, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     old, new = (bytes([number]) * (2 * PART) for number in range(2))
@@ -201,10 +197,10 @@ def test_a_file_that_is_written_over_while_it_is_read_is_no_mixture(
     assert (tmp_path / "came").read_bytes() == new
 
 
-def test_a_body_that_keeps_changing_on_the_way_up_is_found_at_the_end(
+def test_a_body_corrupted_at_every_attempt_is_detected_at_the_end(
     bucket: str, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
-    """After so many tries the ETag is taken to be no MD5, and the object is read back."""
+    """After several attempts the ETag is assumed not to be an MD5, and the object is read back."""
     (tmp_path / "file").write_bytes(body := os.urandom(1000))
     proxy.plan(only="PUT", planned=["flip_up"] * (transfer.MAX_RESENDS + 1))
     transfer.upload({f"{bucket}/file": tmp_path / "file"})
@@ -212,7 +208,7 @@ def test_a_body_that_keeps_changing_on_the_way_up_is_found_at_the_end(
     assert proxy.injected == {"flip_up": transfer.MAX_RESENDS + 1}
 
 
-def test_patience_ends(bucket: str, proxy: FaultyProxy) -> None:
+def test_retries_end(bucket: str, proxy: FaultyProxy) -> None:
     proxy.plan(share=1, faults=("503",))
     with retries.using_policy(retries.RetryPolicy(attempts=3)), pytest.raises(StorageError, match="SlowDown"):
         storage.list_names(bucket)
