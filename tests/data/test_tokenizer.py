@@ -122,7 +122,7 @@ def test_bad_requests_are_refused_with_a_remedy(tmp_path):
         train_tokenizer(TEXTS, vocab_size=100)
     with pytest.raises(TokenizerError, match="corpus is empty"):
         train_tokenizer([], vocab_size=290)
-    with pytest.raises(TokenizerError, match="no such folder"):
+    with pytest.raises(TokenizerError, match="this folder does not exist"):
         load_tokenizer(str(tmp_path / "missing"))
 
 

@@ -46,7 +46,7 @@ def test_a_file_is_brought_once_and_only_if_a_block_of_it_is_wanted(two_files):
     ids = [*range(219, 369, 7), 0, 149]
     assert blocks.take(ids)[:, 0].tolist() == [number if number < 220 else number - 220 for number in ids]
     assert brought == [a, b, a]
-    with pytest.raises(BlocksError, match="holds 70 blocks, and not 71"):
+    with pytest.raises(BlocksError, match="holds 70 blocks, but should hold 71"):
         blocks.take([440])
 
 

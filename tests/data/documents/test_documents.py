@@ -69,7 +69,7 @@ def test_a_file_that_holds_no_documents_is_refused(tmp_path: Path, records, mess
     path = write(tmp_path / "d.jsonl", *records)
     with pytest.raises(DocumentError, match=message):
         read_titled_documents(path)
-    with pytest.raises(ShardError, match="no such file"):
+    with pytest.raises(ShardError, match="does not exist"):
         read_titled_documents(str(tmp_path / "other.jsonl"))
 
 
@@ -82,7 +82,7 @@ def test_questions_without_documents_or_answers_are_refused(tmp_path: Path):
     for bad in ({"doc_ids": []}, {"answer": " "}, {"question": None}, {"doc_ids": "[7"}, {"answer": ["a", 1, None]}):
         with pytest.raises(DocumentError, match=":2: needs a question and an answer, and doc_ids if present must list"):
             read_document_questions(write(tmp_path / "q.jsonl", good, {**good, **bad}))
-    with pytest.raises(DocumentError, match=":2: the answer has 500 words, and 100 are allowed"):
+    with pytest.raises(DocumentError, match=":2: the answer has 500 words, but at most 100 are allowed"):
         read_document_questions(write(tmp_path / "q.jsonl", good, {**good, "answer": "so " * 500}))
 
 

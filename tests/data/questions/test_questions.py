@@ -105,7 +105,7 @@ def test_unknown_layout_names_the_nearest(tmp_path):
 
 
 def test_missing_or_empty_files_are_refused(tmp_path):
-    with pytest.raises(ShardError, match="no such file"):
+    with pytest.raises(ShardError, match="does not exist"):
         read_questions(str(tmp_path / "missing.jsonl"), "triviaqa")
     with pytest.raises(QuestionError, match="holds no questions"):
         read_questions(write_lines(tmp_path / "empty.jsonl"), "triviaqa")

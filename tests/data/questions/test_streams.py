@@ -84,10 +84,13 @@ def test_documents_are_drawn_whole():
     ("stream", "told"),
     [
         (StreamConfig(num_facts=9), ""),
-        (StreamConfig(num_facts=100), "stream.num_facts is 100, and there are 9: all of them are learned"),
+        (StreamConfig(num_facts=100), "stream.num_facts is 100, but there are only 9: all of them are learned"),
         (DocumentStreamConfig(num_documents=0), ""),
         (DocumentStreamConfig(num_documents=3), ""),
-        (DocumentStreamConfig(num_documents=4), "stream.num_documents is 4, and there are 3: all of them are learned"),
+        (
+            DocumentStreamConfig(num_documents=4),
+            "stream.num_documents is 4, but there are only 3: all of them are learned",
+        ),
     ],
 )
 def test_a_stream_of_more_than_there_is_takes_all_and_says_so(stream, told):

@@ -75,20 +75,20 @@ def test_what_passes_is_asked_again(fault: str):
 
 
 REMEDIES = {
-    "429": "answers 429.*num_connections",
-    "500": "answers 500.*server's own log",
+    "429": "its answer has status 429.*num_connections",
+    "500": "its answer has status 500.*server's own log",
     "times out": "no complete answer within 0.4 s.*timeout_seconds",
     "drips": "no complete answer within 0.4 s.*timeout_seconds",
     "hangs up": "the connection fails.*base_url",
     "breaks off": "the connection fails.*base_url",
-    "a page instead of JSON": "no chat completion.*Gateway.*base_url",
-    "no choices": "no chat completion.*IndexError.*base_url",
-    "no message": "no chat completion.*message.*base_url",
+    "a page instead of JSON": "not a chat completion.*Gateway.*base_url",
+    "no choices": "not a chat completion.*IndexError.*base_url",
+    "no message": "not a chat completion.*message.*base_url",
     "empty text": "empty text.*max_new_tokens",
     "no text": "empty text.*max_new_tokens",
-    "brackets without end": "no chat completion.*base_url",
+    "brackets without end": "not a chat completion.*base_url",
     "half a surrogate pair": "half a surrogate pair.*writer.model",
-    "NUL": "holds NUL.*writer.model",
+    "NUL": "contains NUL.*writer.model",
     "no gzip": "Content-Encoding.*base_url.*proxy",
     "no deflate": "Content-Encoding.*base_url.*proxy",
 }
@@ -96,17 +96,20 @@ REMEDIES = {
 
 @pytest.mark.parametrize("fault", REMEDIES)
 def test_what_does_not_pass_is_an_error_with_its_remedy_after_the_last_attempt(fault: str):
-    with serving(PASSING[fault]) as server, pytest.raises(EndpointError, match=f"{REMEDIES[fault]}.*finished is kept"):
+    with (
+        serving(PASSING[fault]) as server,
+        pytest.raises(EndpointError, match=f"{REMEDIES[fault]}.*inished work is kept"),
+    ):
         ask(writer_at(server.url))
     assert len(server.asked) == 3
 
 
 FINAL = {
-    400: "answers 400.*context.*chunk_tokens",
-    401: f"answers 401.*environment variable {KEY_VARIABLE}",
-    403: f"answers 403.*{KEY_VARIABLE}",
-    404: "answers 404.*base_url.*writer.model",
-    302: "answers 302.*base_url",
+    400: "its answer has status 400.*context.*chunk_tokens",
+    401: f"its answer has status 401.*environment variable {KEY_VARIABLE}",
+    403: f"its answer has status 403.*{KEY_VARIABLE}",
+    404: "its answer has status 404.*base_url.*writer.model",
+    302: "its answer has status 302.*base_url",
 }
 
 
@@ -158,7 +161,7 @@ def test_pauses_grow_and_are_drawn():
 def test_no_request_is_sent_beyond_the_budget():
     with serving(says("x")) as server:
         writer = writer_at(server.url, max_requests=5, num_connections=3)
-        with pytest.raises(BudgetSpent, match="writer.endpoint.max_requests is 5.*finished is kept"):
+        with pytest.raises(BudgetSpent, match="writer.endpoint.max_requests is 5.*inished work is kept"):
             ask(writer, *map(str, range(50)))
     assert len(server.asked) == 5
 
