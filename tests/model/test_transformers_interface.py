@@ -9,7 +9,6 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.training.conftest import LAUNCHED
 from transformers import (
     AutoConfig,
     AutoModel,

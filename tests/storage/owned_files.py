@@ -15,5 +15,5 @@ def write(uri: str, text: str = "weights", *, seed: int = 1) -> None:
 
 
 def sentinels_in(home: Path) -> dict[str, bytes]:
-    """Everything that the user owns, by path; through no link."""
+    """Content of everything that the user owns, by path, without following links."""
     return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file() and not path.is_symlink()}

@@ -7,7 +7,7 @@ from memlm import storage
 from tests.storage.owned_files import SENTINEL, sentinels_in, write
 
 
-def test_delete_leaves_a_link_and_what_it_points_to(tmp_path: Path) -> None:
+def test_delete_leaves_a_link_and_its_target(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_bytes(SENTINEL)
     (tmp_path / "units").symlink_to("thesis")
@@ -17,8 +17,7 @@ def test_delete_leaves_a_link_and_what_it_points_to(tmp_path: Path) -> None:
 
 
 def made_tree(root: str) -> str:
-    """Artifacts at several depths, records, and next to all of them what somebody else put
-    there."""
+    """Artifacts at several depths, records, and somebody else's files next to all of them."""
     tree = storage.join(root, "training")
     for name in ("step_1/rank_0", "step_1/rank_1", "step_2/rank_0"):
         write(storage.join(tree, name))
@@ -36,7 +35,7 @@ def keys_below(uri: str) -> set[str]:
     return found
 
 
-def test_what_memlm_made_goes_and_nothing_else(root: str) -> None:
+def test_only_what_memlm_made_is_deleted(root: str) -> None:
     tree = made_tree(root)
     others = {"notes.txt", "step_1/notes.txt", "step_1/rank_0/README.md", "starts/0001.txt", "web/manifest.json"}
     for name in others:
@@ -49,14 +48,14 @@ def test_what_memlm_made_goes_and_nothing_else(root: str) -> None:
     storage.open_artifact(storage.join(root, "training-other"))
 
 
-def test_a_tree_in_which_only_memlm_wrote_is_gone(root: str) -> None:
+def test_a_tree_written_by_memlm_alone_is_removed_completely(root: str) -> None:
     tree = made_tree(root)
     storage.delete_made(tree, loose=r"\d{4}\.json")
     storage.delete_made(storage.join(root, "absent"))
     assert storage.list_names(root) == []
 
 
-def test_the_drafts_of_killed_writers_go_with_it_and_the_folders_of_others_do_not(tmp_path: Path) -> None:
+def test_drafts_of_killed_writers_are_deleted_but_not_other_peoples_folders(tmp_path: Path) -> None:
     tree = Path(made_tree(str(tmp_path)))
     for name, lock in (("killed", True), ("mine", False)):
         (tree / "step_1" / f".{name}.partial").mkdir()
@@ -68,8 +67,8 @@ def test_the_drafts_of_killed_writers_go_with_it_and_the_folders_of_others_do_no
     assert sentinels_in(tmp_path) == {str(tree / "step_1" / ".mine.partial" / "file"): SENTINEL}
 
 
-def test_a_linked_folder_is_emptied_of_what_memlm_made_and_stays(tmp_path: Path) -> None:
-    """As where a run's states lie on another disk."""
+def test_a_linked_folder_stays_without_what_memlm_made(tmp_path: Path) -> None:
+    """The case of a run whose states are on another disk."""
     (tmp_path / "big").mkdir()
     (tmp_path / "training").symlink_to("big")
     made_tree(str(tmp_path))
@@ -81,7 +80,7 @@ def test_a_linked_folder_is_emptied_of_what_memlm_made_and_stays(tmp_path: Path)
     storage.open_artifact(str(tmp_path / "kept"))
 
 
-def test_an_artifact_that_says_nothing_of_itself_stays(tmp_path: Path) -> None:
+def test_an_artifact_with_an_unreadable_manifest_stays(tmp_path: Path) -> None:
     write(str(tmp_path / "tree" / "model"))
     (tmp_path / "tree" / "model" / "manifest.json").write_bytes(b"")
     storage.delete_made(str(tmp_path / "tree"))

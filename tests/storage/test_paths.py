@@ -27,8 +27,8 @@ ABSENT = ("patched", "neu\u00e9", "MODELS", ".hidden", "a.b", "...x")
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: files, empty folders, links to both, and places where nothing is. No path
-    of the test leads out of tmp_path."""
+    """A user's folder with files, empty folders, links to both, and unused names. No path in the
+    test leads out of tmp_path."""
     home = tmp_path.joinpath("1", "2", "3", "4", "5", "home")
     for name in OWNED:
         (home / name / "deep").mkdir(parents=True)
@@ -63,9 +63,9 @@ def random_path(choices: random.Random, home: Path) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_the_path_what_the_user_owns_survives(home: Path, tmp_path: Path, seed: int) -> None:
-    """Each write either refuses or leaves an artifact where the operating system finds that
-    path, next to all that was there."""
+def test_the_users_files_survive_whatever_the_path(home: Path, tmp_path: Path, seed: int) -> None:
+    """Each write either refuses or leaves an artifact where the operating system resolves that
+    path, next to everything that was there."""
     choices, owned = random.Random(seed), sentinels_in(tmp_path)
     written = 0
     for number in range(40):
@@ -79,7 +79,7 @@ def test_whatever_the_path_what_the_user_owns_survives(home: Path, tmp_path: Pat
             written += 1
             assert (storage.open_artifact(path) / "part" / "0.bin").read_text() == "weights", path
             artifact = Path(os.path.realpath(Path(path)))
-            if choices.random() < 0.5:  # damage, and make it again
+            if choices.random() < 0.5:  # damage it, and make it again
                 (artifact / "part" / "0.bin").write_text("clocks")
                 (artifact / "notes.txt").write_bytes(SENTINEL)
                 owned[str(artifact / "notes.txt")] = SENTINEL
@@ -98,8 +98,8 @@ def test_a_folder_behind_a_missing_one_is_not_taken_for_empty(home: Path) -> Non
     assert (home / "models" / "thesis.tex").read_bytes() == SENTINEL
 
 
-def test_the_place_is_that_of_the_links_at_the_beginning(home: Path) -> None:
-    """A link that changes while an artifact is made does not move the commit to another folder."""
+def test_links_are_resolved_once_at_the_beginning(home: Path) -> None:
+    """A link that changes while an artifact is made does not redirect the commit."""
     (home / "way").symlink_to("empty")
     with storage.write_artifact("way/model", kind="model", config={}) as draft:
         (draft.path / "w").write_text("w")
@@ -110,9 +110,9 @@ def test_the_place_is_that_of_the_links_at_the_beginning(home: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["to_itself", "to_itself/", "to_itself//", "to_itself//model", "to_itself/a/../b"])
-def test_links_in_a_circle_lead_nowhere(home: Path, path: str) -> None:
-    """Not to the root folder either, where os.path.realpath finds the second and the third of
-    these."""
+def test_links_in_a_circle_are_refused(home: Path, path: str) -> None:
+    """Neither do they lead to the root folder, which os.path.realpath gives for the second and the
+    third of these."""
     with pytest.raises(StorageError, match="lead in a circle"):
         write(path)
 
@@ -126,7 +126,7 @@ def test_the_root_folder_and_names_with_nul_are_refused(home: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/a/../models", "s3://bucket/./models", "s3://bucket/.."])
-def test_a_prefix_on_s3_has_no_way_up(path: str) -> None:
+def test_a_prefix_on_s3_must_not_contain_dots(path: str) -> None:
     for use in (write, storage.delete, storage.has_artifact, storage.list_names):
         with pytest.raises(StorageError, match="S3 has no folders"):
             use(path)
