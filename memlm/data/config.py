@@ -82,7 +82,8 @@ class QuestionSetConfig:
     num_questions: int = names_result(0)
     """Number of questions to use; 0 for all."""
     skip: int = names_result(0)
-    """Number of questions to skip at the beginning, so that two sets from one file can be disjoint."""
+    """Number of questions to skip at the beginning, so that two sets from one file can be
+    disjoint."""
     shuffle: bool = names_result(False)
     """Use the questions in a random but fixed order instead of the file's, for example if the file
     is sorted. The order is the same for every set from the file."""

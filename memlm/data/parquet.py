@@ -31,8 +31,8 @@ class NoSuchColumn(KeyError):
 
 
 def column_values(path: str, name: str, column: str) -> Iterator[Any]:
-    """The values of one column without structs or lists, row by row; text as bytes, which may not be
-    UTF-8, whatever the schema says.
+    """The values of one column without structs or lists, row by row; text as bytes, which may not
+    be UTF-8, whatever the schema says.
 
     Raises ShardError, or NoSuchColumn with the existing columns.
     """

@@ -133,8 +133,8 @@ def _fill_gaps(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int | None = None) -> None:
-    """Save a tokenizer, including a chat template if it has one, without settings that only describe
-    how it was loaded.
+    """Save a tokenizer, including a chat template if it has one, without settings that only
+    describe how it was loaded.
 
     `max_length` is the maximum input length of the model that is saved with it, in tokens.
     """

@@ -26,7 +26,8 @@ from memlm.model.kernels import RowGradient, kernels_for
 from memlm.model.weighted_read import require_read
 
 CHUNK_BYTES = 1 << 26
-"""Size of the blocks in which whole rows are created or moved, where a whole table would not fit."""
+"""Size of the blocks in which whole rows are created or moved, where a whole table would not
+fit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,19 @@
 """What the stages hand to each other, on a disk or on S3. No reader sees half-written files, and
 nothing that memlm did not write is deleted.
 
-    artifacts   a directory of files and its manifest: write, verify, open          used by the stages
+    artifacts   a directory of files and its manifest: write, verify, open; used by the stages
     replacing   a new artifact in the place of a damaged one, keeping other people's files
     views       an artifact's own files in a folder that holds other files too
     deleting    removal of what memlm made from a tree
-    foreign     other people's objects below a prefix on S3: names, sizes, etags
-    objects     one small file: read, write, create, replace, list, delete          the same on both kinds of place
+    s3.foreign  other people's objects below a prefix on S3: names, sizes, etags
+    objects     one small file on either kind of place: read, write, create, replace, list, delete
     records     one small JSON object with a digest of its own
     leases      the exclusive right to write, numbered by epochs
     probing     a test that a store does what all of the above relies on
-    transfer    files to and from S3 in parallel parts, each checked                |
-    s3, local   objects on S3, files on a disk                                      | the two kinds of place
+    s3, local   the two kinds of place: objects on S3 (large files in s3.transfer), files on a disk
     copies      temporary copies on this node's disk, removed even if their owner was killed
-    retries     which requests are retried, how often, how long                     |
-    manifests, places, errors                                                       shared vocabulary
+    retries     which requests are retried, how often, how long
+    manifests, places, errors    shared vocabulary
 
 Imports go down this list only. Any store that speaks S3 will do if `probe` says so;
 AWS_ENDPOINT_URL_S3 names it, and credentials come from the SDK's standard chain alone.

@@ -7,7 +7,8 @@ last, so a directory without one was never finished:
     write_artifact: fill a draft -> hash, fsync -> manifest -> rename to its name (disk)
                                                 -> upload to content-<digest>/, then create
                                                 manifest.json if there is none (S3)
-    open_artifact:  manifest -> (S3: download into this node's cache) -> check sizes and sha256 -> local directory
+    open_artifact:  manifest -> (S3: download into this node's cache) -> check sizes and sha256
+                    -> local directory
 
 Copies in the cache stay for the next process that opens them, except those made by
 `open_artifact_temporarily`.

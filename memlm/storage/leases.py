@@ -4,8 +4,9 @@ can do no harm.
 A lease is one small object: its holder (owner, epoch, a random id) and its time to live. Every
 change is a conditional write over the version that was read, so two writers cannot both succeed:
 
-    acquire  no lease there: epoch 1 | released, or unchanged for its time to live: epoch + 1 | else LeaseHeld
-    renew    over our own version, which proves that we hold it at this moment; else LeaseLost, for good
+    acquire  no lease there: epoch 1; released, or unchanged for its time to live: epoch + 1;
+             else LeaseHeld
+    renew    over our own version, which proves that we hold it now; else LeaseLost, for good
     release  over our own version; the epoch stays, so that the next holder counts on
 
 Epochs are for people to read. They start over if somebody deletes the object; only the id

@@ -1,4 +1,5 @@
-"""Manifests of artifacts: how each was made, from which inputs, and every file's size and sha256."""
+"""Manifests of artifacts: how each was made, from which inputs, and every file's size and
+sha256."""
 
 import hashlib
 import json

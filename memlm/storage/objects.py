@@ -67,7 +67,8 @@ def read_json(uri: str) -> Any:
 
 @contextmanager
 def local_file(uri: str) -> Iterator[Path]:
-    """One file to read: a path itself, or a temporary copy, with the same name, of an object on S3."""
+    """One file to read: a path itself, or a temporary copy, with the same name, of an object on
+    S3."""
     if not is_remote(uri):
         yield Path(uri)
         return

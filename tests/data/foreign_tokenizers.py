@@ -18,8 +18,8 @@ def saved(folder: Path, backend: Tokenizer, **names: str) -> PreTrainedTokenizer
 
 
 def like_t5(folder: Path, *words: str) -> PreTrainedTokenizerBase:
-    """A tokenizer that reads a line break as a space, and whose vocabulary contains the names of the
-    special tokens."""
+    """A tokenizer that reads a line break as a space, and whose vocabulary contains the names of
+    the special tokens."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces = [*special, ("▁", -2.0), *((letter, -3.0) for letter in LETTERS), *((word, -1.0) for word in words)]
     backend = Tokenizer(models.Unigram(pieces, unk_id=2))

@@ -1,5 +1,5 @@
-"""Cut a document into chunks: paragraphs. A paragraph that is too long is cut between sentences, and
-a sentence that is too long between tokens.
+"""Cut a document into chunks: paragraphs. A paragraph that is too long is cut between sentences,
+and a sentence that is too long between tokens.
 
 A heading is part of the title of the chunks below it; a short paragraph is joined to the next one.
 No part of the text is lost or repeated.
@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from memlm.data.documents.headings import sections_of
 from memlm.data.encoding import encode
 
-# A full stop, possibly a closing mark, then a space and a possible beginning of a sentence; not after
-# an initial or a common abbreviation.
+# A full stop, possibly a closing mark, then a space and a possible beginning of a sentence; not
+# after an initial or a common abbreviation.
 _SENTENCE_END = re.compile(
     r"(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|vs|No)\.)(?<!\b(?:Mrs|etc)\.)(?<=[.!?])[\"')\]”’]?\s+(?=[\"'(\[“‘]?[A-Z0-9])"
 )

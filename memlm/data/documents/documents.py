@@ -1,8 +1,10 @@
 """Read the documents to learn and the questions about them: document and question files -> titled
 texts, and facts made of their chunks.
 
-    documents    .md and .txt, one document per file, or a folder of them; or a table of id, title and text
-    questions    a table of question and answer, and, if there are several documents, the doc_ids that a question is about
+    documents    .md and .txt, one document per file, or a folder of them; or a table of id, title
+                 and text
+    questions    a table of question and answer, and, if there are several documents, the doc_ids
+                 that a question is about
 
 A chunk is a fact whose statements are its augmentations, so that the streams, trials and scores of
 facts work for documents too.

@@ -44,7 +44,8 @@ def sections_of(text: str) -> list[Section]:
 
 
 def _heading(line: str, following: str) -> tuple[int, str, int]:
-    """Level, text and number of lines of the heading that begins here; an empty text if none does."""
+    """Level, text and number of lines of the heading that begins here; an empty text if none
+    does."""
     marked = _MARKED.match(line)
     if marked:
         return len(marked[1]), _without_closing_marks(line[marked.end() :]), 1

@@ -88,8 +88,8 @@ def _silent(message: str) -> None:
 
 
 def _plain_headings(text: str) -> str:
-    """Mark short, isolated lines without final punctuation as headings, as in Markdown, if more text
-    follows."""
+    """Mark short, isolated lines without final punctuation as headings, as in Markdown, if more
+    text follows."""
     lines = text.split("\n")
     filled = [place for place, line in enumerate(lines) if line.strip()]
     like = [_is_like_heading(lines, place) for place in filled]

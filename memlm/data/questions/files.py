@@ -49,8 +49,8 @@ def read_saved_set(path: str) -> list[Record]:
 
 
 def record_of(values: Mapping[str, Any]) -> Record:
-    """A record from its fields in JSON. Artifacts from before the field `fact` existed merged ids at
-    their '#'."""
+    """A record from its fields in JSON. Artifacts from before the field `fact` existed merged ids
+    at their '#'."""
     if "fact" not in values:
         values = {**values, "fact": values["id"].rsplit("#", 1)[0]}
     fields: dict[str, Any] = {

@@ -11,7 +11,8 @@ FINAL_NUMBER = re.compile(r"#### (\-?[0-9\.\,]+)")
 
 
 def final_number(solution: str) -> str:
-    """The final number of a solution, without commas; empty if it has none, which counts as wrong."""
+    """The final number of a solution, without commas; empty if it has none, which counts as
+    wrong."""
     found = FINAL_NUMBER.search(solution)
     return found[1].strip().replace(",", "") if found else ""
 

@@ -104,8 +104,8 @@ def _fields(row: Row, fields: FieldsConfig) -> Record:
 
 
 def clean_hellaswag(text: str) -> str:
-    """The text without WikiHow's marks: a title ends the sentence before it, other marks in brackets
-    are removed, and double spaces are replaced once."""
+    """The text without WikiHow's marks: a title ends the sentence before it, other marks in
+    brackets are removed, and double spaces are replaced once."""
     marked = text.strip().replace(" [title]", ". ")
     # Only up to the last closing bracket of a line: after it, the regular expression would search
     # in vain to the end of the line from every opening bracket.

@@ -186,8 +186,8 @@ def _check_malformed(
     num_malformed: int,
     report: Callable[[str], object],
 ) -> None:
-    """Refuse a set that is empty or has too many malformed records, and report the records left out.
-    `malformed` lists the first of them."""
+    """Refuse a set that is empty or has too many malformed records, and report the records left
+    out. `malformed` lists the first of them."""
     total = num_records + num_malformed
     listed = "; ".join(str(each).rstrip(".") for each in malformed)
     found = f"{source.path}: {num_malformed} of {total} records do not fit the layout {source.layout!r}"

@@ -79,7 +79,7 @@ def _question_of(values: Mapping[str, Any]) -> Question:
 
 
 def open_question_sets(uri: str, *, digest: str | None = None) -> QuestionSets:
-    """Open question sets; with a digest, only those with that digest. Raises StorageError if they do
-    not exist."""
+    """Open question sets; with a digest, only those with that digest. Raises StorageError if they
+    do not exist."""
     found = storage.read_manifest(uri, QUESTIONS_KIND, digest=digest).digest
     return QuestionSets(storage.open_artifact(uri, kind=QUESTIONS_KIND, digest=found), found)

@@ -1,7 +1,8 @@
 """Read the rows of question files: a path, an object on S3 or a data set on the hub -> rows, each
 with its place.
 
-    path, s3://bucket/key            lines of JSON or a list, plain or compressed; CSV; Parquet (file_kinds.py)
+    path, s3://bucket/key                        JSON lines or a list, plain or compressed; CSV;
+                                                 Parquet (file_kinds.py)
     hf://owner/name[/config][:split]@commit      through the datasets library
 
 A row that cannot be read is passed on with its place, so that the caller decides how many are too

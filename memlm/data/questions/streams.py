@@ -23,8 +23,8 @@ def facts_of_stream(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -
 
 
 def require_asked(chosen: Sequence[Fact], *, seed: int) -> None:
-    """Raise FactError if there is no question about the facts of a trial with this seed, because its
-    learning could not be measured."""
+    """Raise FactError if there is no question about the facts of a trial with this seed, because
+    its learning could not be measured."""
     if not any(fact.questions for fact in chosen):
         raise FactError(
             f"no question is about the {len(chosen)} facts or chunks that seed {seed} draws, so learning could not be measured; "
@@ -45,8 +45,8 @@ def shortfall(stream: StreamChoice, facts: Sequence[Fact]) -> str:
 
 
 def sample_documents(chunks: Sequence[Fact], num_documents: int, *, seed: int) -> list[Fact]:
-    """The chunks of a random subset of the documents, or of all for 0. Documents are in random order,
-    and the chunks of each in their own order.
+    """The chunks of a random subset of the documents, or of all for 0. Documents are in random
+    order, and the chunks of each in their own order.
 
     A chunk's id is the id of its document, a '#' and a number.
     """

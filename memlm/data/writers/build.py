@@ -10,7 +10,8 @@ from memlm.data.writers.interface import Writer, WriterError
 
 
 def revision_of(config: WriterConfig) -> str:
-    """Revision of the writer's weights, if it can be determined. An endpoint only names its model."""
+    """Revision of the writer's weights, if it can be determined. An endpoint only names its
+    model."""
     if not config.model:
         raise WriterError(
             "writer.model is empty; name a Hugging Face causal model by folder or hub id, or the model of writer.endpoint.base_url"

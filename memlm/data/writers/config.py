@@ -80,8 +80,8 @@ class WriterConfig:
     model: str = names_result("")
     """A Hugging Face causal model by folder or hub id, or the model's name at the endpoint."""
     revision: str = names_result("")
-    """Commit, tag or branch of the model on the hub; empty for the newest. The commit is stored with
-    the texts."""
+    """Commit, tag or branch of the model on the hub; empty for the newest. The commit is stored
+    with the texts."""
     temperature: float = names_result(0.8)
     """Sampling temperature; 0 always takes the most likely token."""
     top_p: float = names_result(0.95)

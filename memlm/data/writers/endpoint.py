@@ -40,8 +40,8 @@ class _TransientFault(Exception):
 
 
 class EndpointWriter(Writer):
-    """Sends num_connections requests at a time. If one fails for good, those that have not begun are
-    cancelled."""
+    """Sends num_connections requests at a time. If one fails for good, those that have not begun
+    are cancelled."""
 
     def __init__(self, config: WriterConfig, budget: Budget) -> None:
         self.config, self.settings, self.budget = config, config.endpoint, budget
@@ -138,8 +138,8 @@ class EndpointWriter(Writer):
             ) from error
 
     def _read(self, response: requests.Response, ends: float) -> bytes:
-        """The body. The timeout of requests restarts with every byte; ours limits the total time, in
-        case a server sends very slowly."""
+        """The body. The timeout of requests restarts with every byte; ours limits the total time,
+        in case a server sends very slowly."""
         body = bytearray()
         for piece in response.iter_content(chunk_size=1):  # a larger piece would delay the check of the time
             body += piece
@@ -203,8 +203,8 @@ class EndpointWriter(Writer):
         return min(asked or 0.0, self.settings.max_wait_seconds) + random.uniform(0, longest)
 
     def _shown(self, body: bytes) -> str:
-        """The server's answer, shortened to one line, without keys and passwords, which some servers
-        repeat."""
+        """The server's answer, shortened to one line, without keys and passwords, which some
+        servers repeat."""
         text = " ".join(body.decode(errors="replace").split())
         text = (text.replace(self._key, HIDDEN) if self._key else text)[:SEARCHED_CHARACTERS]
         return repr(without_secrets(text)[:SHOWN_CHARACTERS])
@@ -219,8 +219,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _seconds_to_wait(header: str | None) -> float | None:
-    """Seconds to wait according to Retry-After, which holds seconds or a date; None if it is missing
-    or invalid."""
+    """Seconds to wait according to Retry-After, which holds seconds or a date; None if it is
+    missing or invalid."""
     if header is None:
         return None
     try:

@@ -25,7 +25,8 @@ LOOKUPS_IN_FLIGHT = 2
 would be mostly empty and take registers that more programs could use."""
 PARTIAL_ROWS_IN_FLIGHT = 32
 COLUMNS_OF_PARTIAL_ROWS = 64
-"""Narrow blocks: a row that every token reads has many partial rows, but there are few such rows."""
+"""Narrow blocks: a row that every token reads has many partial rows, but there are few such
+rows."""
 MAX_LOOKUPS = 2**31 - 2 * CHUNK
 """The number after a chunk's last lookup must fit 32 bits."""
 

@@ -1,13 +1,15 @@
-"""Single objects on S3, read and written so that no transfer fault corrupts, loses or duplicates one.
+"""Single objects on S3, read and written so that no transfer fault corrupts, loses or duplicates
+one.
 
-up    Every body carries its MD5 (Content-MD5), which stores check: all of them know it, while some refuse S3's newer
-      checksum headers. Without TLS a store might ignore it, so the ETag decides: it must be the MD5
-      of the stored bytes, or else the object is read back and compared.
-down  A body is trusted if its MD5 is the ETag, if it came over TLS and in full, or if two reads agree. Listings
-      carry no checksum; without TLS they are read until two agree. Sizes need not be declared in
-      advance.
-once  A conditional write whose acknowledgement was lost meets its own result when it is retried: after "precondition
-      failed" the object is read back, and if it holds our body, the write succeeded.
+up    Every body carries its MD5 (Content-MD5), which stores check: all of them know it, while some
+      refuse S3's newer checksum headers. Without TLS a store might ignore it, so the ETag decides:
+      it must be the MD5 of the stored bytes, or else the object is read back and compared.
+down  A body is trusted if its MD5 is the ETag, if it came over TLS and in full, or if two reads
+      agree. Listings carry no checksum; without TLS they are read until two agree. Sizes need not
+      be declared in advance.
+once  A conditional write whose acknowledgement was lost meets its own result when it is retried:
+      after "precondition failed" the object is read back, and if it holds our body, the write
+      succeeded.
 """
 
 import base64

@@ -1,8 +1,11 @@
 """Mutated shards and lines, generated from seeds, to test the reader: no crash, no hang, bounded
 memory, every line accounted for.
 
-    python -m tests.data.corpus.shard_mutants reader    SEED FIRST LAST    the results of memlm's reader, one JSON line per mutant
-    python -m tests.data.corpus.shard_mutants reference SEED FIRST LAST    those of the plain reader in shard_reference.py
+    python -m tests.data.corpus.shard_mutants reader    SEED FIRST LAST
+    python -m tests.data.corpus.shard_mutants reference SEED FIRST LAST
+
+The first prints the results of memlm's reader, one JSON line per mutant, the second those of the
+plain reader in shard_reference.py.
 
 The readers run in two processes, so that their memory is measured separately and a crash is seen;
 `compare` runs both.
