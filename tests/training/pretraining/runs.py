@@ -1,5 +1,4 @@
-"""Pretraining by DeepSpeed, and of the pools by LazyAdam, on one and on two gloo workers,
-against each other and against plain torch."""
+"""Runs of pretraining on one and on two gloo workers, for the tests to compare."""
 
 import os
 import resource
@@ -12,22 +11,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from memlm.data.corpus.blocks import Blocks, batch_ids, write_blocks
-from memlm.data.corpus.packing import document_positions
+from memlm.data.corpus.blocks import Blocks, write_blocks
 from memlm.storage import StorageError
 from memlm.training.config import PretrainingConfig
-from memlm.training.pretrain import learning_rate_share, pretrain
-from tests.support.tiny import EOS, MEMORIES, MEMORY, PAD, pool_rows, state, tiny_model
+from memlm.training.pretrain import pretrain
+from tests.support.tiny import EOS, MEMORIES, MEMORY, PAD, state, tiny_model
 
 NUM_BLOCKS, BLOCK_SIZE = 10, 9
 CONFIG = PretrainingConfig(
@@ -55,20 +50,6 @@ ONE_NORM_CASES = [(stage, clip, "one layer") for stage in STAGES for clip in (AC
     (1, ACTIVE, "two layers, shared values"),
     (3, ACTIVE, "two layers, separate values"),
 ]
-
-
-@pytest.mark.parametrize(
-    "step, share", [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (4, 1.0), (6, 0.8682), (8, 0.55), (12, 0.1)]
-)
-def test_learning_rate_share_by_hand(step, share):
-    config = replace(CONFIG, num_steps=12, warmup_steps=4, final_learning_rate=0.1)
-    assert learning_rate_share(step, config) == pytest.approx(share, abs=1e-4)
-
-
-def test_without_warm_up_the_rate_starts_at_its_peak_and_falls():
-    config = replace(CONFIG, num_steps=10, warmup_steps=0, final_learning_rate=0.0)
-    shares = [learning_rate_share(step, config) for step in range(10)]
-    assert shares[0] == 1 and shares == sorted(shares, reverse=True) and shares[-1] > 0
 
 
 def make_blocks(folder: str) -> None:
@@ -391,268 +372,3 @@ def one_worker(rank: int, folder: str) -> None:
     }
     torch.save(result, f"{folder}/of_one_0")
     dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> dict:
-    folder = str(tmp_path_factory.mktemp("pretrain"))
-    make_blocks(folder)
-    # At once, since each reads what the other saved.
-    started = [
-        mp.start_processes(work, args=(folder,), nprocs=world_size, start_method="spawn", join=False)
-        for work, world_size in ((two_workers, 2), (one_worker, 1))
-    ]
-    for processes in started:
-        while not processes.join():
-            pass
-    one = torch.load(f"{folder}/of_one_0", weights_only=False)
-    two = [torch.load(f"{folder}/of_two_{rank}", weights_only=False) for rank in range(2)]
-    return {"one": one, "two": two, "blocks": blocks_in(folder)}
-
-
-class PlainLazyAdam:
-    """Adam (Kingma & Ba 2015, algorithm 1) on the rows of matrices that have a gradient, with
-    one number of steps for all rows."""
-
-    def __init__(self, matrices: list[Tensor], *, epsilon: float) -> None:
-        self.matrices, self.epsilon, self.number = matrices, epsilon, 0
-        self.moments = [(torch.zeros_like(matrix), torch.zeros_like(matrix)) for matrix in matrices]
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        self.number += 1
-        for matrix, (first, second) in zip(self.matrices, self.moments, strict=True):
-            for row, gradient in enumerate(matrix.grad):
-                if gradient.any():
-                    first[row] = 0.9 * first[row] + (1 - 0.9) * gradient
-                    second[row] = 0.95 * second[row] + (1 - 0.95) * gradient**2
-                    corrected = (second[row] / (1 - 0.95**self.number)).sqrt() + self.epsilon
-                    matrix[row] -= rate * first[row] / (1 - 0.9**self.number) / corrected
-            matrix.grad = None
-
-
-def plain_training(
-    blocks: Blocks,
-    config: PretrainingConfig,
-    *,
-    memory: str = "one layer",
-    epsilon: float = 1e-8,
-    num_steps: int = CONFIG.num_steps,
-) -> dict:
-    """The same run in plain torch: the mean loss over the global batch's tokens, clipped, AdamW
-    with the groups' rates."""
-    model = tiny_model(MEMORIES[memory]).train()
-    named = dict(model.named_parameters())
-    values = [parameter for name, parameter in named.items() if "value_pools" in name]
-    matrices = [parameter for name, parameter in named.items() if parameter.ndim > 1 and "value_pools" not in name]
-    vectors = [parameter for parameter in named.values() if parameter.ndim == 1]
-    groups = [
-        {"params": matrices, "peak": config.learning_rate, "weight_decay": config.weight_decay},
-        {"params": vectors, "peak": config.learning_rate, "weight_decay": 0.0},
-    ]
-    lazy = PlainLazyAdam(values if config.pool_optimizer == "lazy_adam" else [], epsilon=epsilon)
-    if config.pool_optimizer == "adamw":
-        groups.append({"params": values, "peak": config.value_learning_rate, "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=epsilon)
-    losses, norms = [], []
-    for step in range(num_steps):
-        ids = batch_ids(seed=config.seed, step=step, batch_size=config.batch_blocks, num_blocks=NUM_BLOCKS)
-        tokens = blocks.take(ids)
-        logits = model(input_ids=tokens, position_ids=document_positions(tokens, eos_id=EOS), use_cache=False).logits
-        targets = tokens[:, 1:].masked_fill(tokens[:, 1:] == PAD, -100)
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
-        optimizer.zero_grad()
-        loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)))
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * learning_rate_share(step, config)
-        optimizer.step()
-        lazy.step(config.value_learning_rate * learning_rate_share(step, config))
-        losses.append(loss.item())
-    moments = {
-        f"{number}.{name}_moments": moment
-        for number, both in enumerate(lazy.moments)
-        for name, moment in zip(("first", "second"), both, strict=True)
-    }
-    return {"losses": losses, "weights": state(model), "moments": moments, "norms": norms}
-
-
-def assert_same_run(one: dict, other: dict) -> None:
-    """To the tolerance of sums in another order, over steps that amplify it."""
-    assert one["losses"] == pytest.approx(other["losses"], rel=2e-4)
-    for name, weight in one["weights"].items():
-        torch.testing.assert_close(weight, other["weights"][name], rtol=1e-2, atol=2e-3)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_one_worker_does_what_plain_torch_does(results, name):
-    plain = plain_training(results["blocks"], replace(CONFIG, pool_optimizer=name))
-    assert plain["losses"][-1] < plain["losses"][0] - 0.2  # it learns, so that equality means something
-    assert_same_run(plain, results["one"]["whole"][name])
-
-
-def test_the_two_optimizers_are_not_the_same(results):
-    lazy, dense = (pool_rows(results["one"]["whole"][name]["weights"]) for name in OPTIMIZERS)
-    assert ((lazy - dense).abs() > 0.01).any()
-
-
-def assert_same_one_norm(found: dict, plain: dict, clip: float) -> None:
-    assert all((norm > clip) == (clip == ACTIVE) for norm in plain["norms"])
-    assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5)
-    for kind in ("weights", "moments"):
-        assert found[kind].keys() == plain[kind].keys()
-        for name, tensor in plain[kind].items():
-            torch.testing.assert_close(found[kind][name], tensor, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("number", range(len(ONE_NORM_CASES)), ids=map(str, ONE_NORM_CASES))
-def test_pools_and_the_rest_are_clipped_by_one_norm(results, number, num_workers):
-    _, clip, memory = ONE_NORM_CASES[number]
-    plain = plain_training(
-        results["blocks"],
-        replace(CONFIG, clip_norm=clip),
-        memory=memory,
-        epsilon=ONE_NORM_EPSILON,
-        num_steps=ONE_NORM_STEPS,
-    )
-    ranks = [results["one"]] if num_workers == 1 else results["two"]
-    for rank in ranks:
-        found = rank["one norm"][number]
-        assert_same_one_norm(found, plain, clip)
-        assert all(
-            torch.equal(tensor, ranks[0]["one norm"][number]["weights"][name])
-            for name, tensor in found["weights"].items()
-        )
-
-
-def test_mutant_that_clips_the_pools_by_a_norm_of_their_own_would_be_seen(results):
-    """The pools' share of the norm is large enough to show in the rest, and the other way round."""
-    plain = plain_training(
-        results["blocks"], replace(CONFIG, clip_norm=ACTIVE), epsilon=ONE_NORM_EPSILON, num_steps=ONE_NORM_STEPS
-    )
-    other = plain_training(
-        results["blocks"], replace(CONFIG, clip_norm=ACTIVE * 1.02), epsilon=ONE_NORM_EPSILON, num_steps=ONE_NORM_STEPS
-    )
-    with pytest.raises(AssertionError):
-        assert_same_one_norm(other, plain, ACTIVE)
-
-
-@pytest.mark.parametrize("number", range(len(ONE_NORM_CASES)), ids=map(str, ONE_NORM_CASES))
-def test_pools_are_saved_once_and_not_by_deepspeed(results, number):
-    """Each rank's file holds a share of the rows: joined they are the moments, whose shape the
-    test above compares."""
-    assert results["one"]["one norm"][number]["num_files"] == 1
-    for rank in (results["one"], *results["two"]):
-        assert rank["one norm"][number]["pools in deepspeed's files"] == []
-    assert [rank["one norm"][number]["num_files"] for rank in results["two"]] == [2, 2]
-
-
-def test_a_lazy_step_allocates_nothing_of_the_size_of_the_pool(results):
-    largest, pool = results["one"]["allocated"]["lazy_adam"]
-    assert 0 < largest < pool / 4
-    largest, pool = results["one"]["allocated"]["adamw"]
-    assert largest >= pool  # what the measure shows where there is a dense gradient
-
-
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_a_batch_whose_loss_is_no_number_moves_nothing_in_zero(results, stage):
-    before, after = results["one"]["poisoned"][stage - 1]
-    assert "num_steps" in before and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-
-
-def test_a_model_trained_lazily_is_saved_as_any_other(results):
-    saved = results["one"]["saved model"]
-    trained, untouched = saved["files"]
-    assert trained == untouched and "model.safetensors" in trained
-    assert saved["loaded"].keys() == saved["weights"].keys()
-    assert all(torch.equal(tensor, saved["loaded"][name]) for name, tensor in saved["weights"].items())
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_accumulation_changes_nothing(results, number):
-    assert_same_run(results["one"]["accumulated"][number], results["one"]["whole"]["lazy_adam"])
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", STAGES)
-def test_two_workers_give_the_loss_curve_of_one_at_every_zero_stage(results, stage, name):
-    first, second = (rank["stages"][name][stage] for rank in results["two"])
-    assert first["losses"] == second["losses"]  # the global batch's loss on both
-    assert_same_run(first, results["one"]["whole"][name])
-    assert all(torch.equal(weight, second["weights"][name]) for name, weight in first["weights"].items())
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_slot_usage_is_that_of_the_global_batch_whatever_shares_it(results, stage):
-    expected = results["one"]["whole"]["lazy_adam"]["usage"]
-    found = results["two"][0]["stages"]["lazy_adam"][stage]["usage"]
-    assert [bool(usage) for usage in found] == [False, True, False, True, False, True]
-    for usage, wanted in zip(found[1::2], expected[1::2], strict=True):
-        assert usage.keys() == {"share_read", "entropy", "top_1_percent"}
-        assert usage == pytest.approx(wanted, rel=0.05)
-        assert 0 < usage["share_read"] <= 1 and 0 < usage["top_1_percent"] < 1
-
-
-def test_bf16_is_near_and_not_the_same(results):
-    whole = results["one"]["whole"]["lazy_adam"]
-    assert results["one"]["bf16"]["losses"] == pytest.approx(whole["losses"], rel=0.05)
-    assert results["one"]["bf16"]["losses"] != whole["losses"]
-
-
-def assert_same_bits(run: dict, undisturbed: dict) -> None:
-    assert run["step"] == CUT
-    assert run["losses"] == undisturbed["losses"]
-    assert all(torch.equal(weight, undisturbed["weights"][name]) for name, weight in run["weights"].items())
-
-
-def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(results):
-    assert_same_bits(results["one"]["resumed"], results["one"]["accumulated"][1])
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_resumed_run_of_two_workers_is_the_undisturbed_one_bit_for_bit(results, stage, name):
-    for rank in results["two"]:
-        assert_same_bits(rank["resumed"][name][stage], rank["stages"][name][stage])
-
-
-def test_a_state_that_lacks_a_rank_is_passed_over_for_the_one_before(results):
-    assert [rank["incomplete"] for rank in results["two"]] == [2, 2]
-
-
-def test_a_state_that_one_rank_cannot_write_is_given_up_by_all(results):
-    assert [rank["given up"] for rank in results["two"]] == [(1, ["step_00000002_start_0001"])] * 2
-
-
-def test_without_a_state_a_run_starts_at_the_beginning(results):
-    assert results["one"]["none"] == 0
-
-
-def assert_gone_on(run: dict, undisturbed: dict) -> None:
-    """From the same step, to the tolerance of sums in another order."""
-    assert run["step"] == CUT
-    assert_same_run(run, {**undisturbed, "losses": undisturbed["losses"][CUT:]})
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", STAGES)
-def test_one_worker_goes_on_with_what_two_saved_at_any_zero_stage(results, stage, name):
-    assert_gone_on(results["one"]["of two"][name][stage], results["one"]["whole"][name])
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", STAGES)
-def test_two_workers_at_any_zero_stage_go_on_with_what_one_saved(results, stage, name):
-    for rank in results["two"]:
-        assert_gone_on(rank["of one"][name][stage], results["one"]["whole"][name])
-
-
-def test_moments_that_were_lost_between_numbers_of_workers_would_be_seen(results):
-    """Going on with fresh moments, as a loader that dropped them would, is out of the tolerance."""
-    with pytest.raises(AssertionError):
-        assert_gone_on(results["one"]["without moments"], results["one"]["whole"]["adamw"])
-
-
-def test_states_of_another_configuration_are_refused(results):
-    assert "belongs to another configuration or corpus" in results["one"]["other config"]

@@ -1,0 +1,65 @@
+"""Runs that resume from a state, also with another number of workers."""
+
+import pytest
+import torch
+
+from tests.training.pretraining.plain import assert_same_run
+from tests.training.pretraining.runs import CUT, OPTIMIZERS, STAGES
+
+
+def assert_same_bits(run: dict, undisturbed: dict) -> None:
+    assert run["step"] == CUT
+    assert run["losses"] == undisturbed["losses"]
+    assert all(torch.equal(weight, undisturbed["weights"][name]) for name, weight in run["weights"].items())
+
+
+def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(results):
+    assert_same_bits(results["one"]["resumed"], results["one"]["accumulated"][1])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_of_two_workers_is_the_undisturbed_one_bit_for_bit(results, stage, name):
+    for rank in results["two"]:
+        assert_same_bits(rank["resumed"][name][stage], rank["stages"][name][stage])
+
+
+def test_a_state_that_lacks_a_rank_is_passed_over_for_the_one_before(results):
+    assert [rank["incomplete"] for rank in results["two"]] == [2, 2]
+
+
+def test_a_state_that_one_rank_cannot_write_is_given_up_by_all(results):
+    assert [rank["given up"] for rank in results["two"]] == [(1, ["step_00000002_start_0001"])] * 2
+
+
+def test_without_a_state_a_run_starts_at_the_beginning(results):
+    assert results["one"]["none"] == 0
+
+
+def assert_gone_on(run: dict, undisturbed: dict) -> None:
+    """From the same step, to the tolerance of sums in another order."""
+    assert run["step"] == CUT
+    assert_same_run(run, {**undisturbed, "losses": undisturbed["losses"][CUT:]})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_worker_goes_on_with_what_two_saved_at_any_zero_stage(results, stage, name):
+    assert_gone_on(results["one"]["of two"][name][stage], results["one"]["whole"][name])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_workers_at_any_zero_stage_go_on_with_what_one_saved(results, stage, name):
+    for rank in results["two"]:
+        assert_gone_on(rank["of one"][name][stage], results["one"]["whole"][name])
+
+
+def test_moments_that_were_lost_between_numbers_of_workers_would_be_seen(results):
+    """Going on with fresh moments, as a loader that dropped them would, is out of the tolerance."""
+    with pytest.raises(AssertionError):
+        assert_gone_on(results["one"]["without moments"], results["one"]["whole"]["adamw"])
+
+
+def test_states_of_another_configuration_are_refused(results):
+    assert "belongs to another configuration or corpus" in results["one"]["other config"]
