@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from memlm.data.questions.facts import FactBatch
 from memlm.methods import sparse_memory
@@ -16,6 +15,7 @@ from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import BackgroundCounts, SlotCounts, merge_over_ranks
 from memlm.training.step import finetune_step
+from tests.support.ranks import run_ranks
 from tests.support.tiny import (
     MEMORIES,
     PAD,
@@ -99,7 +99,7 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(work, args=(str(folder),), nprocs=2, start_method="spawn")
+    run_ranks(work, str(folder), number=2)
     return folder, [torch.load(folder / f"rank_{rank}") for rank in range(2)]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from memlm.model.column_split import ColumnSplit, row_chunks, split_over_ranks
 from memlm.model.kernels import RowGradient
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.training.row_sparse import LazyAdam
+from tests.support.ranks import run_ranks
 
 NUM_SLOTS, VALUE_DIM, HIDDEN, TOKENS = 81, 24, 12, 7
 LAYER = {"hidden_size": HIDDEN, "num_half_keys": 9, "top_k": 3, "num_heads": 2, "key_dim": 6, "query_norm": True}
@@ -159,7 +159,7 @@ def states(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(states, whole) -> list[dict]:
     folder = states
-    mp.start_processes(of_rank, args=(str(folder),), nprocs=4, start_method="spawn")
+    run_ranks(of_rank, str(folder), number=4)
     return [torch.load(folder / f"rank_{rank}", weights_only=False) for rank in range(4)]
 
 

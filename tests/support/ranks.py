@@ -14,8 +14,17 @@ HEAVY = [
 ]
 
 
-def run_ranks(work: Callable[..., None], *arguments: Any, number: int) -> None:
-    """Run `work(rank, *arguments)` in each of `number` processes; raises the error of any of them.
-    All see the environment of the first call in this process."""
+def start_ranks(work: Callable[..., None], *arguments: Any, number: int) -> mp.ProcessContext:
+    """Start `work(rank, *arguments)` in each of `number` processes. All see the environment of the
+    first call in this process."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(HEAVY)
-    mp.start_processes(work, args=arguments, nprocs=number, start_method="forkserver")
+    context = mp.start_processes(work, args=arguments, nprocs=number, start_method="forkserver", join=False)
+    assert context is not None
+    return context
+
+
+def run_ranks(work: Callable[..., None], *arguments: Any, number: int) -> None:
+    """Start ranks and wait for their end; raises the error of any of them."""
+    context = start_ranks(work, *arguments, number=number)
+    while not context.join():
+        pass

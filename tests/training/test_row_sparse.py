@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from memlm.model.kernels import RowGradient
 from memlm.model.memory import ValuePool
 from memlm.training import row_sparse
 from memlm.training.row_sparse import LazyAdam
+from tests.support.ranks import run_ranks
 from tests.support.tiny import TWO_SEPARATE, TWO_SHARED, tiny_model
 
 BETAS, EPSILON, RATE = (0.9, 0.95), 1e-8, 0.05
@@ -302,7 +302,7 @@ def ranks(tmp_path_factory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("ranks")
     for name in ("whole", "in ranges"):
         (folder / name).mkdir()
-    mp.start_processes(of_two_ranks, args=(str(folder),), nprocs=2, start_method="spawn")
+    run_ranks(of_two_ranks, str(folder), number=2)
     return folder, [torch.load(folder / f"rank_{rank}") for rank in range(2)]
 
 

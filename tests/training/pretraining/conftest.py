@@ -2,19 +2,20 @@
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
-from tests.training.pretraining.runs import blocks_in, make_blocks, one_worker, two_workers
+from tests.support.ranks import start_ranks
+from tests.training.pretraining.runs import FEW_STAGES, STAGES, blocks_in, make_blocks, one_worker, two_workers
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> dict:
+@pytest.fixture(scope="session")
+def results(tmp_path_factory, request) -> dict:
+    of_results = [item for item in request.session.items if "results" in item.fixturenames]
+    stages = STAGES if any(item.get_closest_marker("slow") for item in of_results) else FEW_STAGES
     folder = str(tmp_path_factory.mktemp("pretrain"))
     make_blocks(folder)
     # At once, since each reads what the other saved.
     started = [
-        mp.start_processes(work, args=(folder,), nprocs=world_size, start_method="spawn", join=False)
-        for work, world_size in ((two_workers, 2), (one_worker, 1))
+        start_ranks(work, folder, stages, number=world_size) for work, world_size in ((two_workers, 2), (one_worker, 1))
     ]
     for processes in started:
         while not processes.join():

@@ -4,13 +4,14 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -39,6 +40,9 @@ CONFIG = PretrainingConfig(
 INPUTS = {"corpus": "c", "config": "d"}
 CUT = 3
 STAGES = (0, 1, 2, 3)
+FEW_STAGES = (0, 3)
+"""The stages of `make test`."""
+EVERY_STAGE = [stage if stage in FEW_STAGES else pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES]
 OPTIMIZERS = ("lazy_adam", "adamw")
 ONE_NORM_EPSILON = 0.1
 """Adam's step does not depend on the gradient's scale, so a wrong clip coefficient would hardly
@@ -49,6 +53,10 @@ ONE_NORM_CASES = [(stage, clip, "one layer") for stage in STAGES for clip in (AC
     (0, ACTIVE, "two layers, separate values"),
     (1, ACTIVE, "two layers, shared values"),
     (3, ACTIVE, "two layers, separate values"),
+]
+EVERY_CASE = [
+    pytest.param(number, id=str(case), marks=[] if case[0] in FEW_STAGES else [pytest.mark.slow])
+    for number, case in enumerate(ONE_NORM_CASES)
 ]
 
 
@@ -289,32 +297,34 @@ def refusal_of(load) -> str:
         return str(error)
 
 
-def two_workers(rank: int, folder: str) -> None:
+def two_workers(rank: int, folder: str, stages: Sequence[int]) -> None:
     from memlm.training.engine import Engine
 
     start(rank, 2, folder)
     for name in OPTIMIZERS:
-        for stage in STAGES:
+        for stage in stages:
             save_for_the_other(folder, replace(CONFIG, pool_optimizer=name, zero_stage=stage), "two", stage)
     result = {
         "stages": {
-            name: [trained(folder, replace(CONFIG, pool_optimizer=name, zero_stage=stage)) for stage in STAGES]
+            name: {stage: trained(folder, replace(CONFIG, pool_optimizer=name, zero_stage=stage)) for stage in stages}
             for name in OPTIMIZERS
         },
         "resumed": {
-            name: [
-                resumed(
+            name: {
+                stage: resumed(
                     folder,
                     replace(CONFIG, pool_optimizer=name, zero_stage=stage),
                     f"{folder}/states/of_two_{name}_{stage}",
                 )
-                for stage in STAGES
-            ]
+                for stage in stages
+            }
             for name in OPTIMIZERS
         },
-        "one norm": [
-            one_norm(folder, case, f"{folder}/one_norm_of_two/{number}") for number, case in enumerate(ONE_NORM_CASES)
-        ],
+        "one norm": {
+            number: one_norm(folder, case, f"{folder}/one_norm_of_two/{number}")
+            for number, case in enumerate(ONE_NORM_CASES)
+            if case[0] in stages
+        },
     }
     engine = Engine(tiny_model().train(), CONFIG)
     states = states_of(engine, f"{folder}/incomplete")
@@ -332,17 +342,17 @@ def two_workers(rank: int, folder: str) -> None:
     dist.barrier()
     result["incomplete"] = states.load_newest()
     result["of one"] = {
-        name: [
-            gone_on_after_the_other(folder, replace(CONFIG, pool_optimizer=name, zero_stage=stage), "one", 0)
-            for stage in STAGES
-        ]
+        name: {
+            stage: gone_on_after_the_other(folder, replace(CONFIG, pool_optimizer=name, zero_stage=stage), "one", 0)
+            for stage in stages
+        }
         for name in OPTIMIZERS
     }
     torch.save(result, f"{folder}/of_two_{rank}")
     dist.destroy_process_group()
 
 
-def one_worker(rank: int, folder: str) -> None:
+def one_worker(rank: int, folder: str, stages: Sequence[int]) -> None:
     from memlm.training.engine import Engine
 
     start(rank, 1, folder)
@@ -354,11 +364,13 @@ def one_worker(rank: int, folder: str) -> None:
         "accumulated": [trained(folder, replace(CONFIG, micro_batch_blocks=size)) for size in (1, 2)],
         "bf16": trained(folder, replace(whole, precision="bf16")),
         "resumed": resumed(folder, CONFIG, f"{folder}/states/of_one"),
-        "one norm": [
-            one_norm(folder, case, f"{folder}/one_norm_of_one/{number}") for number, case in enumerate(ONE_NORM_CASES)
-        ],
+        "one norm": {
+            number: one_norm(folder, case, f"{folder}/one_norm_of_one/{number}")
+            for number, case in enumerate(ONE_NORM_CASES)
+            if case[0] in stages
+        },
         "allocated": {name: largest_allocation(folder, replace(CONFIG, pool_optimizer=name)) for name in OPTIMIZERS},
-        "poisoned": [poisoned(folder, stage) for stage in (1, 2, 3)],
+        "poisoned": {stage: poisoned(folder, stage) for stage in stages if stage},
     }
     engine = Engine(tiny_model().train(), CONFIG)
     result["saved model"] = saved_model(f"{folder}/saved", engine)
@@ -367,7 +379,10 @@ def one_worker(rank: int, folder: str) -> None:
     other = states_of(engine, f"{folder}/states/of_one", inputs={**INPUTS, "config": "e"})
     result["other config"] = refusal_of(other.load_newest)
     result["of two"] = {
-        name: [gone_on_after_the_other(folder, replace(whole, pool_optimizer=name), "two", stage) for stage in STAGES]
+        name: {
+            stage: gone_on_after_the_other(folder, replace(whole, pool_optimizer=name), "two", stage)
+            for stage in stages
+        }
         for name in OPTIMIZERS
     }
     torch.save(result, f"{folder}/of_one_0")

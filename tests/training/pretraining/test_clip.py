@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tests.training.pretraining.plain import plain_training
-from tests.training.pretraining.runs import ACTIVE, CONFIG, ONE_NORM_CASES, ONE_NORM_EPSILON, ONE_NORM_STEPS
+from tests.training.pretraining.runs import ACTIVE, CONFIG, EVERY_CASE, ONE_NORM_CASES, ONE_NORM_EPSILON, ONE_NORM_STEPS
+
+pytestmark = pytest.mark.xdist_group("pretraining")  # they share `results`
 
 
 def assert_same_one_norm(found: dict, plain: dict, clip: float) -> None:
@@ -19,7 +21,7 @@ def assert_same_one_norm(found: dict, plain: dict, clip: float) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("number", range(len(ONE_NORM_CASES)), ids=map(str, ONE_NORM_CASES))
+@pytest.mark.parametrize("number", EVERY_CASE)
 def test_pools_and_the_rest_are_clipped_by_one_norm(results, number, num_workers):
     _, clip, memory = ONE_NORM_CASES[number]
     plain = plain_training(
@@ -51,7 +53,7 @@ def test_mutant_that_clips_the_pools_by_a_norm_of_their_own_would_be_seen(result
         assert_same_one_norm(other, plain, ACTIVE)
 
 
-@pytest.mark.parametrize("number", range(len(ONE_NORM_CASES)), ids=map(str, ONE_NORM_CASES))
+@pytest.mark.parametrize("number", EVERY_CASE)
 def test_pools_are_saved_once_and_not_by_deepspeed(results, number):
     """Each rank's file holds a share of the rows: joined they are the moments, whose shape the
     test above compares."""

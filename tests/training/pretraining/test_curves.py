@@ -9,7 +9,9 @@ import torch
 from memlm.training.pretrain import learning_rate_share
 from tests.support.tiny import pool_rows
 from tests.training.pretraining.plain import assert_same_run, plain_training
-from tests.training.pretraining.runs import CONFIG, OPTIMIZERS, STAGES
+from tests.training.pretraining.runs import CONFIG, EVERY_STAGE, OPTIMIZERS
+
+pytestmark = pytest.mark.xdist_group("pretraining")  # they share `results`
 
 
 @pytest.mark.parametrize(
@@ -45,9 +47,9 @@ def test_a_lazy_step_allocates_nothing_of_the_size_of_the_pool(results):
     assert largest >= pool  # what the measure shows where there is a dense gradient
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", EVERY_STAGE[1:])
 def test_a_batch_whose_loss_is_no_number_moves_nothing_in_zero(results, stage):
-    before, after = results["one"]["poisoned"][stage - 1]
+    before, after = results["one"]["poisoned"][stage]
     assert "num_steps" in before and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
@@ -65,7 +67,7 @@ def test_accumulation_changes_nothing(results, number):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_two_workers_give_the_loss_curve_of_one_at_every_zero_stage(results, stage, name):
     first, second = (rank["stages"][name][stage] for rank in results["two"])
     assert first["losses"] == second["losses"]  # the global batch's loss on both
@@ -73,7 +75,7 @@ def test_two_workers_give_the_loss_curve_of_one_at_every_zero_stage(results, sta
     assert all(torch.equal(weight, second["weights"][name]) for name, weight in first["weights"].items())
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_slot_usage_is_that_of_the_global_batch_whatever_shares_it(results, stage):
     expected = results["one"]["whole"]["lazy_adam"]["usage"]
     found = results["two"][0]["stages"]["lazy_adam"][stage]["usage"]

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from tests.training.pretraining.plain import assert_same_run
-from tests.training.pretraining.runs import CUT, OPTIMIZERS, STAGES
+from tests.training.pretraining.runs import CUT, EVERY_STAGE, OPTIMIZERS
+
+pytestmark = pytest.mark.xdist_group("pretraining")  # they share `results`
 
 
 def assert_same_bits(run: dict, undisturbed: dict) -> None:
@@ -18,7 +20,7 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(results):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_a_resumed_run_of_two_workers_is_the_undisturbed_one_bit_for_bit(results, stage, name):
     for rank in results["two"]:
         assert_same_bits(rank["resumed"][name][stage], rank["stages"][name][stage])
@@ -43,13 +45,13 @@ def assert_gone_on(run: dict, undisturbed: dict) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_one_worker_goes_on_with_what_two_saved_at_any_zero_stage(results, stage, name):
     assert_gone_on(results["one"]["of two"][name][stage], results["one"]["whole"][name])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_two_workers_at_any_zero_stage_go_on_with_what_one_saved(results, stage, name):
     for rank in results["two"]:
         assert_gone_on(rank["of one"][name][stage], results["one"]["whole"][name])
