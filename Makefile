@@ -25,7 +25,7 @@ reading: .venv/installed
 	.venv/bin/python -m tests.reading
 
 # What `pip install memlm` brings, without the extras: its tests at the lowest and at the newest versions that pyproject.toml allows.
-CORE_TESTS = tests/model tests/slots tests/methods tests/evaluation tests/training/test_patch.py tests/training/test_step.py tests/test_extras.py
+CORE_TESTS = tests/model tests/slots tests/methods tests/evaluation tests/training/test_patch.py tests/training/test_patch_refusals.py tests/training/test_step.py tests/test_extras.py
 
 test-ends:
 	@for end in lowest newest; do \

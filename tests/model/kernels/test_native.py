@@ -391,6 +391,7 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_damaged_library_is_never_loaded_and_built_again(built):
     (library,) = built.rglob("*.so")
@@ -402,6 +403,7 @@ def test_a_damaged_library_is_never_loaded_and_built_again(built):
     assert native._is_intact(library)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_once_built_no_compiler_is_needed(built):
     assert available_with(built, CXX="no-such-compiler").stdout.split()[0] == "True"

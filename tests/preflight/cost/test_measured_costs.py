@@ -114,6 +114,7 @@ def plan_of_rank(ranks, stage):
     return pretraining_of(config, devices=2), reads_spread_by(mean(ranks, stage, "spread"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_rank_holds(ranks, stage):
     """When gradients are whole: of the pools exactly, and of the engine's part within a quarter,
@@ -128,6 +129,7 @@ def test_what_a_rank_holds(ranks, stage):
     assert mean(ranks, stage, "bucket") in (0, parts["ZeRO's bucket"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_rows_that_a_step_reads(ranks, stage):
     plan, uneven = plan_of_rank(ranks, stage)
@@ -136,6 +138,7 @@ def test_rows_that_a_step_reads(ranks, stage):
         assert plan.rows_read(plan.step_tokens) == pytest.approx(mean(ranks, stage, "rows of a step"), rel=QUARTER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_rank_receives_in_a_step(ranks, stage):
     plan, uneven = plan_of_rank(ranks, stage)
@@ -144,6 +147,7 @@ def test_what_a_rank_receives_in_a_step(ranks, stage):
     assert planned == pytest.approx(mean(ranks, stage, "received"), rel=QUARTER)
 
 
+@pytest.mark.slow
 def test_what_a_rank_receives_of_split_columns(ranks):
     """Lookups are gathered forward; outputs and the lookups' gradient are exchanged. What else
     is gathered are single numbers."""
@@ -155,6 +159,7 @@ def test_what_a_rank_receives_of_split_columns(ranks):
     assert sum(plan.network().values()) == pytest.approx(mean(ranks, -1, "received"), rel=QUARTER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_training_state_takes(ranks, stage):
     plan, _ = plan_of_rank(ranks, stage)
