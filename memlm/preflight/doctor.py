@@ -1,5 +1,5 @@
-"""What stands in the way of a recipe here? One line for each check, with the remedy. What a
-check writes it deletes again; on a tracking server an empty experiment stays."""
+"""Doctor: checks whether a recipe can run here, one line for each check, with the remedy. Checks
+delete everything that they write, except for an empty experiment on a tracking server."""
 
 import importlib.util
 import logging
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def examine(config: Config) -> Iterator[Check]:
-    """Each check as it is done, the quick ones first."""
+    """Run the checks one by one, quick ones first."""
     yield python()
     yield from packages()
     yield ray_authentication()
@@ -50,20 +50,22 @@ def examine(config: Config) -> Iterator[Check]:
 
 
 def memory(config: Config, plan: Plan) -> Check:
-    """Of the machine's own memory for what pretrains in it."""
+    """Check that pretraining fits into this machine's memory."""
     free = available_memory()
     if config.cluster.use_gpu or _on_a_cluster():
-        return Check(name="memory", found=f"{_gigabytes(free)} free here; work is on the cluster's nodes or its GPUs")
+        return Check(
+            name="memory", found=f"{_gigabytes(free)} free here; the work runs on the cluster's nodes or on GPUs"
+        )
     workers, each = config.cluster.num_workers, sum(plan.memory.memory().values())
-    arithmetic = f"pretraining takes {workers} x {_gigabytes(each)}, and {_gigabytes(free)} are free"
+    arithmetic = f"pretraining needs {workers} x {_gigabytes(each)}, and {_gigabytes(free)} are free"
     if workers * each <= free:
         return Check(name="memory", found=arithmetic)
-    remedy = "Lower model.memory.num_half_keys or pretraining.micro_batch_blocks, or take a larger machine (memlm plan says what takes how much)"
+    remedy = "Lower model.memory.num_half_keys or pretraining.micro_batch_blocks, or use a larger machine (memlm plan lists what needs memory)"
     return Check(name="memory", state="fail", found=arithmetic, remedy=remedy)
 
 
 def disk(config: Config, plan: Plan) -> Check:
-    """For what a run leaves on a local storage; on S3, for the copies that a node keeps."""
+    """Check the disk for the files of a run or, with S3, for the copies that a node keeps."""
     lines = plan.storage_lines()
     needed = sum(value for name, value in lines.items() if name != "corpus shards, read")
     remote = storage.is_remote(config.storage)
@@ -72,15 +74,15 @@ def disk(config: Config, plan: Plan) -> Check:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    found = f"the run takes about {_gigabytes(needed)}, and {place} has {_gigabytes(free)} free"
+    found = f"the run needs about {_gigabytes(needed)}, and {place} has {_gigabytes(free)} free"
     if needed <= free:
         return Check(name="disk", found=found)
-    remedy = "Free some, or choose a larger disk" + (" by MEMLM_CACHE" if remote else " by --storage")
+    remedy = "Free some space, or choose a larger disk" + (" by MEMLM_CACHE" if remote else " by --storage")
     return Check(name="disk", state="warn" if remote else "fail", found=found, remedy=remedy)
 
 
 def gpus(config: Config) -> Check:
-    import torch  # only now: the checks before it should not wait for it
+    import torch  # slow, so the checks before this one do not wait for it
 
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     found = f"{len(names)} here{': ' if names else ''}{', '.join(sorted(set(names)))}"
@@ -97,7 +99,7 @@ def gpus(config: Config) -> Check:
 
 
 def resources(config: Config) -> Iterator[Check]:
-    """What the cluster can give, and what is asked of it."""
+    """Check that the cluster has room for the workers that the config asks for."""
     from memlm.jobs.on_ray.cluster import logical_cpus
     from memlm.jobs.on_ray.resources import most_workers, requests_of, shortage
 
@@ -113,33 +115,33 @@ def resources(config: Config) -> Iterator[Check]:
         import torch
 
         nodes, kinds = [{"CPU": float(logical_cpus(config)), "GPU": float(torch.cuda.device_count())}], []
-    for asked in requests_of(config):
-        lacking = shortage(asked, nodes)
+    for request in requests_of(config):
+        lacking = shortage(request, nodes)
         if not lacking:
-            most = sum(asked.fitting(node) for node in nodes)
-            yield Check(name="resources", found=f"{asked}, and {len(nodes)} node(s) take {most}")
-        elif most_workers(asked, kinds, nodes) >= asked.workers:
+            most = sum(request.fitting(node) for node in nodes)
+            yield Check(name="resources", found=f"{request}, and {len(nodes)} node(s) have room for {most}")
+        elif most_workers(request, kinds, nodes) >= request.workers:
             yield Check(name="resources", found=f"{lacking}; the autoscaler may start the rest")
         elif of_jobs:
-            remedy = f"Lower {asked.field}, start more nodes, or leave it to the autoscaler, whose limits the dashboard does not show"
+            remedy = f"Lower {request.field}, start more nodes, or rely on the autoscaler, whose limits the dashboard does not show"
             yield Check(name="resources", state="warn", found=lacking, remedy=remedy)
         else:
-            remedy = f"Lower {asked.field}, or start more nodes"
+            remedy = f"Lower {request.field}, or start more nodes"
             yield Check(name="resources", state="fail", found=lacking, remedy=remedy)
 
 
 def _nodes_by_joining() -> "tuple[list[Resources], list[NodeKind]]":
-    """The cluster's nodes, and the kinds that its autoscaler may start."""
+    """Nodes of the cluster, and the kinds of nodes that its autoscaler may start."""
     import ray
 
     from memlm.jobs.on_ray.cluster import joining, no_answer
     from memlm.jobs.on_ray.resources import kinds_that_may_start, nodes_now
 
     try:
-        _require_somebody_there(os.environ.get("RAY_ADDRESS", ""))
+        _require_listener(os.environ.get("RAY_ADDRESS", ""))
         with joining():
             ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    except (ValueError, OSError) as error:  # RAY_ADDRESS is no address
+    except (ValueError, OSError) as error:  # RAY_ADDRESS is not a valid address
         raise error if isinstance(error, RunError) else no_answer(error) from error
     try:
         return nodes_now(), kinds_that_may_start()
@@ -147,16 +149,15 @@ def _nodes_by_joining() -> "tuple[list[Resources], list[NodeKind]]":
         ray.shutdown()
 
 
-def _require_somebody_there(address: str) -> None:
-    """Raises OSError where nothing listens at HOST:PORT, for which Ray itself would wait for
-    minutes."""
+def _require_listener(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _nodes_by_dashboard() -> "list[Resources]":
-    """As RAY_ADDRESS names it for `ray job submit`, which needs no port but the dashboard's."""
+    """Nodes of the cluster whose dashboard RAY_ADDRESS names, as for `ray job submit`."""
     from ray.util.state import list_nodes
 
     from memlm.jobs.on_ray.cluster import no_answer
@@ -165,7 +166,7 @@ def _nodes_by_dashboard() -> "list[Resources]":
         scheme, _, place = os.environ["RAY_ADDRESS"].partition("://")
         os.environ["RAY_ADDRESS"] = f"{scheme.lower()}://{place}"  # Ray takes another spelling for the name of a module
         nodes = list_nodes(filters=[("state", "=", "ALIVE")], timeout=10)
-    except Exception as error:  # of a dozen kinds: Ray's, its HTTP client's, its parser's
+    except Exception as error:  # Ray, its HTTP client and its parser raise a dozen kinds
         raise no_answer(error) from error
     return [dict(node.resources_total) for node in nodes]
 

@@ -1,9 +1,8 @@
-"""What would a pipeline do? `--dry-run` prints, stage by stage, what would be read, made and
-reused, and how much of it.
+"""Dry run: `--dry-run` prints, stage by stage, what a pipeline would read, make and reuse, with sizes.
 
-Nothing is made, no cluster is started, no server is asked but for the listing of a corpus that
-lies in a store and has not been listed yet; where that cannot be had, DCLM's published figures
-stand in for it, and the plan says so.
+It makes nothing, starts no cluster, and asks no server, except for the list of a corpus's files on
+S3 or the hub if there is none yet. If DCLM cannot be listed, the plan uses its published figures
+and says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +20,10 @@ from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND, QUESTIONS_KIND
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.outside import visible
-from memlm.preflight.cost.minutes import fit_side_by_side, machine_told, stage_minutes
+from memlm.preflight.cost.minutes import describe_machine, fit_side_by_side, stage_minutes
 from memlm.preflight.planned_corpus import format_count, plan_corpus
 from memlm.preflight.planned_questions import count_learned
-from memlm.preflight.run_plan import AHEAD, TO_GO_ON, RunPlan, StagePlan
+from memlm.preflight.run_plan import AHEAD, TO_RESUME, RunPlan, StagePlan
 from memlm.run import (
     checkpoint_config,
     counts_config,
@@ -36,12 +35,12 @@ from memlm.training.units import units
 
 
 def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
-    """Print the plan of a pipeline. Names all that stands in its way, and ends with status 1 if
-    something does."""
+    """Print the plan of a pipeline, with every error that would stop it; ends with status 1 if there
+    is one."""
     plan = RunPlan(config, spaces)
     for add in STAGES.get(stage, (plan_corpus, _questions)):
         add(plan)
-    print(f"{stage}, recipe {config.recipe}: what would be done. Nothing is made.")
+    print(f"{stage}, recipe {config.recipe}: this is a plan; nothing is made.")
     for number, part in enumerate(plan.stages, start=1):
         print(f"{number:2} {part.stage}: {part.state}{_first_by(stage, part)}")
         for line in (part.uri, *part.lines):
@@ -52,13 +51,13 @@ def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
         print(f"   tracking: {plan.obstacle(error)}")
     print(f"   time: {_time(plan)}")
     if plan.obstacles:
-        stand = "1 thing stands" if plan.obstacles == 1 else f"{plan.obstacles} things stand"
-        print(f"   {stand} in the way; each is named above, after 'refused'")
+        problems = "1 problem" if plan.obstacles == 1 else f"{plan.obstacles} problems"
+        print(f"   {problems} would stop this run; see 'refused' above")
         raise SystemExit(1)
 
 
 def _first_by(stage: str, part: StagePlan) -> str:
-    """Which command makes what this one only reads; a sweep makes all that it lacks."""
+    """Command that makes an artifact which this stage only reads; a sweep makes all of them itself."""
     maker = part.stage.partition(",")[0]
     maker = maker if maker in STAGES else "prepare_corpus"
     makes_it = stage in (maker, "pareto_sweep")
@@ -66,29 +65,29 @@ def _first_by(stage: str, part: StagePlan) -> str:
 
 
 def _time(plan: RunPlan) -> str:
-    """How long the stages take that are not there yet."""
+    """Estimated duration of the stages that are still to run."""
     try:
-        minutes = stage_minutes(_with_what_there_is(plan), _trials_of(plan))
+        minutes = stage_minutes(_with_available_facts(plan), _trials_of(plan))
     except ValueError as error:
-        return f"not known: {error}"
+        return f"unknown: {error}"
     ahead = {part.stage: minutes[part.stage] for part in plan.stages if part.stage in minutes and part.state in AHEAD}
     if not ahead:
-        return "a few seconds, since everything is there"
+        return "a few seconds: all artifacts exist"
     each = ", ".join(f"{stage} {_minutes(number)}" for stage, number in ahead.items())
     total = sum(ahead.values())
     models = [number for stage, number in ahead.items() if stage.startswith("pretrain")]
     if len(models) > 1 and fit_side_by_side(plan.config, len(models)):
         total -= min(models)
     days = f" ({total / 1440:,.1f} days)" if total > 1440 else ""
-    return f"about {_minutes(total)} minutes{days} on {machine_told(plan.config)} ({each}), by arithmetic on the recipe"
+    return f"about {_minutes(total)} minutes{days} on {describe_machine(plan.config)} ({each}), by arithmetic on the recipe"
 
 
 def _minutes(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
 
 
-def _with_what_there_is(plan: RunPlan) -> Config:
-    """A stream takes no more facts than there are."""
+def _with_available_facts(plan: RunPlan) -> Config:
+    """Config whose stream takes no more facts than there are."""
     stream, there = plan.config.stream, plan.num_learned
     if isinstance(stream, DocumentStreamConfig) or not there:
         return plan.config
@@ -115,23 +114,23 @@ def _questions(plan: RunPlan) -> None:
 
 
 def _learned(plan: RunPlan) -> list[str]:
-    """How many facts or documents there are, and what else their files tell."""
+    """Number of facts or documents to learn, with notes on their files."""
     try:
         counted = count_learned(plan.config, plan.world)
     except PathError:
-        return []  # named with the set itself
+        return []  # reported with the set itself
     except (ValueError, OSError) as error:
         return [plan.obstacle(error)]
     plan.num_learned = counted.number
     documents = plan.config.questions.documents is not None
-    there = f"there are {counted.number} {'documents' if documents else 'facts'} to learn"
-    return [*([there] if counted.number is not None else []), *counted.told]
+    there = f"{counted.number} {'documents' if documents else 'facts'} to learn"
+    return [*([there] if counted.number is not None else []), *counted.notes]
 
 
 def _question_set(plan: RunPlan, name: str, source: QuestionSetConfig) -> str:
     number = f"{source.num_questions or 'all'} questions"
     try:
-        world = Path("{world}") if plan.config.world is not None else None  # it may not be made yet
+        world = Path("{world}") if plan.config.world is not None else None  # the world may not exist yet
         path = source.path if "{world}" in source.path else expand(source.path, f"the path of {name}", world)
     except ValueError as error:
         return f"{name}: {plan.obstacle(error)}"
@@ -143,7 +142,7 @@ def _checkpoint(plan: RunPlan, architecture: Architecture) -> None:
     uri = run.checkpoint(architecture)
     state = plan.state(uri, CHECKPOINT_KIND, checkpoint_config(config, architecture), plan.digest(run.corpus))
     if state == "to be made" and storage.list_names(run.training_states(architecture)):
-        state = TO_GO_ON
+        state = TO_RESUME
     blocks = settings.num_steps * settings.batch_blocks
     passes = f", {blocks / plan.num_blocks:.2g} passes over the corpus" if plan.num_blocks else ""
     plan.add(
@@ -152,7 +151,7 @@ def _checkpoint(plan: RunPlan, architecture: Architecture) -> None:
         state,
         f"{settings.num_steps} steps of {settings.batch_blocks} blocks: {format_count(blocks * config.corpus.block_size)} tokens{passes}",
         f"{config.cluster.num_workers} workers{' with a GPU each' if config.cluster.use_gpu else ''}, {settings.precision}, "
-        f"ZeRO {settings.zero_stage}; a state is kept every {settings.checkpoint_every} steps",
+        f"ZeRO {settings.zero_stage}; saves a state every {settings.checkpoint_every} steps",
     )
 
 
@@ -188,7 +187,7 @@ def _counts(plan: RunPlan) -> None:
         state,
         f"{batches} batches of {config.counting.batch_blocks} blocks: "
         f"{format_count(batches * config.counting.batch_blocks * config.corpus.block_size)} tokens, in {len(tasks)} units"
-        f"{f', {done} of them counted before' if done else ''}",
+        f"{f', {done} of them already counted' if done else ''}",
     )
 
 
@@ -215,7 +214,7 @@ def _trials(plan: RunPlan) -> None:
         planned, _ = plan_trials(config, plan.spaces)
         finished = len(planned) - len(unfinished(run, planned))
     except ValueError:
-        pass  # what trials read is not made yet, as the stages above say
+        pass  # an input of the trials does not exist yet, as the stages above say
     held_out = ", ".join(source.name for source in config.questions.held_out)
     plan.add(
         "pareto_sweep",
@@ -223,7 +222,7 @@ def _trials(plan: RunPlan) -> None:
         "reused" if finished == len(trials) else "to be made",
         f"{len(trials)} trials, {finished} of them finished",
         *lines,
-        f"each: {_stream(plan)}; scored before and after on what is learned, {held_out} and {config.evaluation.num_text_blocks} blocks of text",
+        f"each: {_stream(plan)}; scored before and after on the facts learned, {held_out} and {config.evaluation.num_text_blocks} blocks of text",
     )
 
 
@@ -236,7 +235,7 @@ def _stream(plan: RunPlan) -> str:
             f"the chunks of {documents} documents, {stream.num_passes} times, {stream.num_augmentations} texts a step"
         )
     taken = stream.num_facts if there is None else min(stream.num_facts, there)
-    asked = "" if taken == stream.num_facts else f", all there are (stream.num_facts is {stream.num_facts})"
+    asked = "" if taken == stream.num_facts else f", all that exist (stream.num_facts is {stream.num_facts})"
     return (
         f"{taken} facts{asked}, {stream.num_passes} times: {taken * stream.num_passes} steps of "
         f"{stream.num_wordings} wordings of at most {stream.max_length} tokens"

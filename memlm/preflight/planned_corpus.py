@@ -5,6 +5,7 @@ from pathlib import Path
 
 from memlm import storage
 from memlm.config import Config
+from memlm.data import dclm
 from memlm.data.corpus.listing import Shard
 from memlm.data.file_kinds import kind_of
 from memlm.data.hub import HubUnreachable
@@ -15,13 +16,6 @@ from memlm.preflight.run_plan import RunPlan
 from memlm.run import (
     corpus_config,
 )
-
-# DCLM-baseline as published (Li et al. 2024, arXiv 2406.11794, and the data set's card on the hub).
-DCLM_NAMES = ("mlfoundations/dclm-baseline-1.0", "DCLM-baseline")
-DCLM_SHARDS = 27_840
-DCLM_TOKENS = 4e12
-DCLM_SHARD_BYTES = 200e6  # zstd; 141 to 240 MB
-DCLM_TOKENS_PER_BYTE = DCLM_TOKENS / DCLM_SHARDS / DCLM_SHARD_BYTES
 
 
 def plan_corpus(plan: RunPlan) -> None:
@@ -36,11 +30,13 @@ def plan_corpus(plan: RunPlan) -> None:
     try:
         train, validation = choose_shards(config, world, keep=False)
         lines = [_described("train", train, config), _described("validation", validation, config)]
-        plan.num_blocks = _estimated_tokens(train) / config.corpus.block_size if _is_dclm(config) else None
+        plan.num_blocks = (
+            _estimated_tokens(train) / config.corpus.block_size if dclm.is_dclm(config.corpus.path) else None
+        )
         inputs["sources"] = sources_digest(config, world, [*train, *validation])
         state = plan.state(run.corpus, CORPUS_KIND, corpus_config(config), inputs, "corpus")
     except ValueError as error:
-        if _is_dclm(config) and isinstance(error, HubUnreachable | storage.StorageError):
+        if dclm.is_dclm(config.corpus.path) and isinstance(error, HubUnreachable | storage.StorageError):
             lines = [f"could not be listed: {error}", *_published(plan)]
             state = plan.state(run.corpus, CORPUS_KIND, corpus_config(config), {}, "corpus")
         else:
@@ -52,7 +48,7 @@ def plan_corpus(plan: RunPlan) -> None:
 
 
 def _world(plan: RunPlan) -> Path | None:
-    """The generated world, where it is made."""
+    """Plan the generated world; returns its folder if it exists."""
     config, uri = plan.config, plan.run.world
     if config.world is None:
         return None
@@ -78,37 +74,37 @@ def _packing(config: Config) -> list[str]:
 def _described(split: str, shards: Sequence[Shard], config: Config) -> str:
     corpus = config.corpus
     drawn = f"; a fraction of {corpus.fraction:g}, seed {corpus.sample_seed}" if corpus.fraction < 1 else ""
-    tokens = f", about {format_count(_estimated_tokens(shards))} tokens at DCLM's rate" if _is_dclm(config) else ""
+    tokens = (
+        f", about {format_count(_estimated_tokens(shards))} tokens at DCLM's rate"
+        if dclm.is_dclm(config.corpus.path)
+        else ""
+    )
     size = sum(shard.bytes for shard in shards)
     return f"{split}: {len(shards)} shards, {format_size(size)}{tokens}, from {shards[0].root}{drawn if split == 'train' else ''}"
 
 
-def _is_dclm(config: Config) -> bool:
-    return any(name in config.corpus.path for name in DCLM_NAMES)
-
-
 def _estimated_tokens(shards: Sequence[Shard]) -> float:
-    """How many tokens DCLM's own shards hold; other files have another rate."""
+    """Tokens in DCLM's shards, estimated from their bytes; other files have another rate."""
     kinds = [(shard, kind_of(shard.name)) for shard in shards]
-    return DCLM_TOKENS_PER_BYTE * sum(shard.bytes for shard, kind in kinds if kind and kind.compression == "zstd")
+    return dclm.TOKENS_PER_BYTE * sum(shard.bytes for shard, kind in kinds if kind and kind.compression == "zstd")
 
 
 def _published(plan: RunPlan) -> list[str]:
-    """What DCLM's published figures give for the sample."""
+    """Describe the sample by DCLM's published figures."""
     corpus = plan.config.corpus
-    num_shards = max(1, round((DCLM_SHARDS - (not corpus.validation_path)) * corpus.fraction))
+    num_shards = max(1, round((dclm.NUM_SHARDS - (not corpus.validation_path)) * corpus.fraction))
     num_shards = min(num_shards, corpus.max_shards or num_shards)
-    tokens = DCLM_TOKENS / DCLM_SHARDS * num_shards
+    tokens = dclm.NUM_TOKENS / dclm.NUM_SHARDS * num_shards
     plan.num_blocks = tokens / corpus.block_size
     return [
-        f"by DCLM's published figures ({DCLM_SHARDS} shards of about {format_size(DCLM_SHARD_BYTES)}, {format_count(DCLM_TOKENS)} tokens):",
-        f"train: about {num_shards} shards, {format_size(num_shards * DCLM_SHARD_BYTES)}, {format_count(tokens)} tokens, from {corpus.path}"
+        f"by DCLM's published figures ({dclm.NUM_SHARDS} shards of about {format_size(dclm.SHARD_BYTES)}, {format_count(dclm.NUM_TOKENS)} tokens):",
+        f"train: about {num_shards} shards, {format_size(num_shards * dclm.SHARD_BYTES)}, {format_count(tokens)} tokens, from {corpus.path}"
         f"; a fraction of {corpus.fraction:g}, seed {corpus.sample_seed}",
     ]
 
 
 def format_count(number: float | None) -> str:
-    """With the word that one says."""
+    """Number with a word: 4 trillion."""
     number = number or 0
     for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if number >= size:

@@ -1,5 +1,5 @@
-"""What would be learned and asked: the facts and documents that a recipe's files hold, counted
-for its plan without making anything."""
+"""Count of the facts or documents that a recipe would learn, from its files, without making
+anything."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,18 +17,16 @@ from memlm.data.world.world import World
 
 @dataclass(frozen=True)
 class Counted:
-    """How many facts or documents there are; None where only a run could tell. And what else is
-    worth saying of them."""
+    """Number of facts or documents, None if it is unknown before a run, and notes on them."""
 
     number: int | None
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def count_learned(config: Config, world: Path | None) -> Counted:
-    """The facts or documents that there are to learn; `world` is the generated world's folder
-    where it is made.
+    """Count the facts or documents to learn; `world` is the generated world's folder if it exists.
 
-    Raises ValueError for what a run would be refused for.
+    Raises ValueError for anything that a run would be refused for.
     """
     documents, facts = config.questions.documents, config.questions.facts
     if documents is not None:
@@ -38,7 +36,7 @@ def count_learned(config: Config, world: Path | None) -> Counted:
     merged = facts.merge_numbered or WORLD in facts.path
     located = replace(facts, path=expand(facts.path, "questions.facts.path", world), merge_numbered=merged)
     if located.path.startswith(HUB) or storage.is_remote(located.path):
-        return Counted(None, ("what lies in a store is counted when it is read",))
+        return Counted(None, ("files on S3 or the hub are counted when a run reads them",))
     said: list[str] = []
     questions = require_questions(facts.path, read_set(located, report=said.append))
     if facts.statements and WORLD not in facts.statements and "://" not in facts.statements:
@@ -54,7 +52,7 @@ def count_learned(config: Config, world: Path | None) -> Counted:
 
 
 def _count_of_the_world(config: Config) -> Counted:
-    """The world is drawn from its seed in a moment, so its facts are known before it is written."""
+    """Count the facts of a world that is not written yet: drawing it from its seed takes a moment."""
     assert config.world is not None
     world = World(config.world)
     number = len({numbered_fact(question.id) or question.id for question in world.questions(world.new)})
@@ -67,7 +65,7 @@ def _count_documents(documents: DocumentsConfig) -> Counted:
     path = expand(documents.path, "questions.documents.path", None)
     asked = expand(documents.questions, "questions.documents.questions", None)
     if "://" in path or "://" in asked:
-        return Counted(None, ("what lies in a store is counted when it is read",))
+        return Counted(None, ("files on S3 or the hub are counted when a run reads them",))
     from memlm.data.documents.documents import read_document_questions, read_titled_documents  # imports torch
 
     said: list[str] = []

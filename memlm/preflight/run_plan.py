@@ -13,13 +13,15 @@ from memlm.run import (
     run_of,
 )
 
-TO_GO_ON = "to be continued from its newest state"
-AHEAD = ("to be made", "to be scored", TO_GO_ON)
-"""States of what takes time."""
+TO_RESUME = "to be resumed from its newest state"
+AHEAD = ("to be made", "to be scored", TO_RESUME)
+"""States of stages that will take time."""
 
 
 @dataclass(kw_only=True)
 class StagePlan:
+    """A stage with the artifact that it makes, its state, and lines that describe it."""
+
     stage: str
     uri: str
     state: str
@@ -27,18 +29,18 @@ class StagePlan:
 
 
 class RunPlan:
-    """The stages of one run, in order, as they are found."""
+    """The stages of one run, in order."""
 
     def __init__(self, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
         self.config, self.spaces, self.run = config, spaces, run_of(config)
         self.stages: list[StagePlan] = []
         self.obstacles = 0
         self.world: Path | None = None
-        """The generated world's folder, where it is made."""
+        """Folder of the generated world, if it exists."""
         self.num_blocks: float | None = None
-        """Of the training corpus, once it is known or estimated."""
+        """Blocks of the training corpus, once known or estimated."""
         self.num_learned: int | None = None
-        """Facts or documents that there are to learn, once they are counted."""
+        """Facts or documents to learn, once counted."""
 
     def state(self, uri: str, kind: str, wanted: Mapping[str, Any], inputs: Mapping[str, str], part: str = "") -> str:
         try:
@@ -47,7 +49,7 @@ class RunPlan:
             return self.obstacle(error)
 
     def obstacle(self, error: Exception) -> str:
-        """What a run would be refused for."""
+        """Note an error that would stop a run; returns the state of its stage."""
         self.obstacles += 1
         return f"refused: {error}"
 
@@ -55,5 +57,5 @@ class RunPlan:
         self.stages.append(StagePlan(stage=stage, uri=uri, state=state, lines=[line for line in lines if line]))
 
     def digest(self, uri: str) -> dict[str, str]:
-        """Of an artifact that later ones are made from; none while it is not there."""
+        """Digest of the corpus as an input of later stages; empty until the corpus exists."""
         return {"corpus": storage.read_manifest(uri).digest} if storage.has_artifact(uri) else {}

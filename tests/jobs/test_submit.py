@@ -199,7 +199,9 @@ def test_doctor_asks_the_dashboard_that_jobs_are_submitted_to(head, spelled, tmp
     told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_path), "RAY_ADDRESS": address}
     options = ["smoke", "--storage", str(tmp_path / "runs"), "--tracking", "off"]
     fits = run_command(str(BIN / "memlm"), "doctor", *options, **told)
-    assert "ok    resources: cluster.num_workers = 1 needs 1 x (1 CPU), and 1 node(s) take 4" in fits.out, fits.err
+    assert "ok    resources: cluster.num_workers = 1 needs 1 x (1 CPU), and 1 node(s) have room for 4" in fits.out, (
+        fits.err
+    )
     workers = ["--cluster.num-workers", "16", "--pretraining.micro-batch-blocks", "1"]
     large = run_command(str(BIN / "memlm"), "doctor", *options, *workers, **told)
     assert "warn  resources: cluster.num_workers = 16 needs 16 x (1 CPU), and the cluster has room for 4" in large.out

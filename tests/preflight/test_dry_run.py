@@ -67,7 +67,7 @@ def test_the_papers_sweep_is_planned_without_a_network(capsys, no_hub, tmp_path,
         "1000 facts, 10 times: 10000 steps of 64 wordings",
     ):
         assert part in plan
-    assert "stand in the way" not in plan and not (tmp_path / "runs").exists()
+    assert "would stop this run" not in plan and not (tmp_path / "runs").exists()
 
 
 def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
         "refused: the path of nq_open is '$MEMLM_DATA/qa/nq_open.jsonl', and that environment variable is not set"
         in plan
     )
-    assert "4 things stand in the way" in plan
+    assert "4 problems would stop this run" in plan
     plan = refused_plan_of(
         capsys, "prepare_corpus", "paper_1b", "--corpus.path", "hf://datasets/mlfoundations/dclm-baseline-1.0@main"
     )
@@ -93,7 +93,7 @@ def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
 def test_every_recipe_has_a_plan(capsys, no_hub, tmp_path, recipe, pipeline):
     lacks_data = "$MEMLM_DATA" in repr(RECIPES[recipe]()) and "MEMLM_DATA" not in os.environ
     plan = (refused_plan_of if lacks_data else plan_of)(capsys, pipeline, recipe, "--storage", str(tmp_path))
-    assert f"{pipeline}, recipe {recipe}: what would be done. Nothing is made." in plan
+    assert f"{pipeline}, recipe {recipe}: this is a plan; nothing is made." in plan
     assert ("MEMLM_DATA" in plan and "variable is not set" in plan) == lacks_data
     assert list(tmp_path.iterdir()) == []
 
@@ -132,11 +132,11 @@ def own_facts(tmp_path: Path, content: str = FACTS) -> list[str]:
 
 def test_the_facts_that_there_are_are_counted_and_the_stream_takes_no_more(capsys, tmp_path):
     plan = plan_of(capsys, "finetune", *own_facts(tmp_path), "--stream.num-facts", "100")
-    assert "there are 3 facts to learn" in plan
-    assert "3 facts, all there are (stream.num_facts is 100), 2 times: 6 steps" in plan
+    assert "3 facts to learn" in plan
+    assert "3 facts, all that exist (stream.num_facts is 100), 2 times: 6 steps" in plan
     assert "1 of 3 facts are stated as topic and answer" in plan
     assert "to be made, by pretrain.py before this" in plan and "finetune: to be made\n" in plan
-    assert "there are 100 facts to learn" in plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path))
+    assert "100 facts to learn" in plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_the_facts_that_there_are_are_counted_and_the_stream_takes_no_more(capsy
 def test_what_is_wrong_with_the_facts_is_in_the_way(capsys, tmp_path, content, told):
     plan = refused_plan_of(capsys, "prepare_corpus", *own_facts(tmp_path, content))
     assert told.format(path=tmp_path / "facts.csv") in plan or "refused: " in plan
-    assert "1 thing stands in the way" in plan
+    assert "1 problem would stop this run" in plan
 
 
 def test_documents_and_their_questions_are_counted(capsys, tmp_path):
@@ -161,7 +161,7 @@ def test_documents_and_their_questions_are_counted(capsys, tmp_path):
     documents = ("--questions.documents.path", str(tmp_path / "docs"))
     asked = ("--questions.documents.questions", str(tmp_path / "asked.csv"))
     plan = plan_of(capsys, "finetune", "smoke", "--storage", str(tmp_path / "runs"), *documents, *asked)
-    assert "there are 2 documents to learn" in plan and "1 questions about them" in plan
+    assert "2 documents to learn" in plan and "1 questions about them" in plan
 
 
 def minutes_in(plan: str) -> float:

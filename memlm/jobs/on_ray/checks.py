@@ -5,10 +5,7 @@ import functools
 import importlib.metadata
 import os
 import platform
-import shlex
-import shutil
 import sys
-import sysconfig
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -256,17 +253,17 @@ def probe_tracking(config: Config) -> Check:
 
 
 def compilers() -> Check:
-    """For the C++ kernels of a CPU; a GPU's are compiled by Triton."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
-    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
-    missing = [tool for tool in (compiler, "ninja") if shutil.which(tool, path=path) is None]
-    if missing:
-        remedy = "Install g++ and ninja (pip install ninja), or set CXX to a compiler"
+    """Check that the CPU's C++ kernels can be built; Triton compiles those of a GPU."""
+    from memlm.model.kernels.native import INSTALL_TOOLS, missing_tools  # imports torch, which takes time
+
+    if missing := missing_tools():
         found = (
             f"{' and '.join(missing)} not found: on a CPU the memory layer runs on plain torch, same results, slower"
         )
-        return Check(name="compilers", state="warn", found=found, remedy=remedy)
-    return Check(name="compilers", found=f"{compiler} and ninja")
+        return Check(
+            name="compilers", state="warn", found=found, remedy=f"{INSTALL_TOOLS[0].upper()}{INSTALL_TOOLS[1:]}"
+        )
+    return Check(name="compilers", found="a C++ compiler and ninja")
 
 
 def worst(checks: Sequence[Check]) -> State:

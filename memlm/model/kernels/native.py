@@ -37,6 +37,15 @@ MAX_SLOTS = 1 << 32
 FALLBACK = "the memory layer runs on plain torch, slower"
 log = logging.getLogger(__name__)
 
+INSTALL_TOOLS = "install g++ and ninja (pip install ninja), or set CXX to a compiler"
+
+
+def missing_tools() -> list[str]:
+    """Names of the compiler and the builder that are not installed."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
+    with _own_scripts_on_path():
+        return [tool for tool in (compiler, "ninja") if shutil.which(tool) is None]
+
 
 @functools.cache
 def is_available() -> bool:
@@ -46,9 +55,8 @@ def is_available() -> bool:
     try:
         _require_own_folder(library.parent)
         if not _is_intact(library):
-            compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
-            if shutil.which(compiler) is None:
-                log.warning("no C++ compiler: %s; install g++, or set CXX to one", FALLBACK)
+            if missing := missing_tools():
+                log.warning("%s not found: %s; %s", " and ".join(missing), FALLBACK, INSTALL_TOOLS)
                 return False
             _build(library)
         torch.ops.load_library(str(library))

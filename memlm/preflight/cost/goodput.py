@@ -7,22 +7,22 @@ GPU_HOURS_PER_FAILURE = 50_700.0
 """Llama 3: 419 unexpected interruptions in 54 days on 16,384 GPUs, one in 3.1 hours (arXiv
 2407.21783, section 3.3.4)."""
 RESTART_SECONDS = 300.0
-"""Until a run that lost a device trains again, beside reading its state: the loss found,
-processes started."""
+"""Seconds from the loss of a device until the run trains again, apart from reading its state: the
+loss is detected and processes start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goodput:
     share: float
-    """Of the time, that trains."""
+    """Share of the time that is spent on training steps that count."""
     interval_seconds: float
-    """Between two training states."""
+    """Time between two saved training states."""
     hours_between_failures: float
 
 
 def goodput(*, devices: int, save_seconds: float, load_seconds: float, failures_per_device_hour: float) -> Goodput:
-    """With a state every sqrt(2 * time to save * time between failures) (Young 1974; Daly 2006):
-    what saving, training again what was lost since the last state, and starting again leave."""
+    """Goodput with a state saved every sqrt(2 * time to save * time between failures) (Young 1974;
+    Daly 2006). Saves, repeated steps since the last state, and restarts are subtracted."""
     if not failures_per_device_hour:
         return Goodput(share=1.0, interval_seconds=math.inf, hours_between_failures=math.inf)
     between = 3600 / (failures_per_device_hour * devices)

@@ -10,8 +10,8 @@ VARIABLES = ("slots", "tokens", "gpus", "trials")
 
 
 def growth(plan: Plan) -> dict[tuple[str, str], str]:
-    """By what power of each variable a line grows at this plan, the layout kept: measured on the
-    plan itself, one variable changed."""
+    """Power of each variable with which a line of this plan grows, for a fixed layout: computed by
+    changing one variable of the plan."""
     here = {(line.section, line.name): line.value for line in plan.quantities()}
     powers: dict[tuple[str, str], list[str]] = {key: [] for key in here}
     for name in VARIABLES:
@@ -27,7 +27,7 @@ def growth(plan: Plan) -> dict[tuple[str, str], str]:
 
 
 def _larger(plan: Plan, variable: str) -> tuple[float, Plan]:
-    """By how much the variable was raised, and the plan with it."""
+    """Factor by which the variable was raised, and the plan with it raised."""
     if variable == "trials":
         return 2.0, replace(plan, trials={setting: 2 * seeds for setting, seeds in plan.trials.items()})
     if variable == "tokens":
@@ -44,7 +44,7 @@ def _larger(plan: Plan, variable: str) -> tuple[float, Plan]:
 
 def _on_more_devices(plan: Pretraining) -> Pretraining:
     layout = plan.layout
-    everyone = layout.split == layout.devices > 1  # then the new ones share the columns too
+    everyone = layout.split == layout.devices > 1  # then the new devices share the columns too
     return replace(
         plan, layout=replace(layout, devices=2 * layout.devices, split=layout.split * (2 if everyone else 1))
     )

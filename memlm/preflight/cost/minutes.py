@@ -1,5 +1,5 @@
-"""How long each stage of a recipe takes: the arithmetic of `memlm plan` on this machine's cores,
-or on the recipe's GPUs."""
+"""Duration of each stage of a recipe: the arithmetic of `memlm plan` for this machine's cores or for
+the recipe's GPUs."""
 
 import os
 
@@ -8,26 +8,26 @@ from memlm.preflight.cost.machines import MACHINES
 from memlm.preflight.cost.stages import Assumptions, Trials, make_plan
 
 STARTUP_MINUTES = 0.4
-"""What a stage takes before it works: imports, a local Ray, and reading what it needs."""
+"""Minutes that a stage takes to start: imports, a local Ray, reading its inputs."""
 CPU_UTILISATION = 0.5
-"""The share of a core's peak that the laptop's recipe reaches."""
+"""Share of a core's peak that the laptop recipe reaches."""
 GPU_TYPE = "h100"
 
 
-def machine_told(config: Config) -> str:
+def describe_machine(config: Config) -> str:
     if config.cluster.use_gpu:
         return f"{config.cluster.num_workers} GPUs of the kind {GPU_TYPE}"
     return f"{os.cpu_count() or 1} CPU cores"
 
 
 def fit_side_by_side(config: Config, num_models: int) -> bool:
-    """Whether a machine's cores hold the workers of that many models at once, as a sweep
-    pretrains them."""
+    """Whether this machine has cores for the workers of all models at once, as a sweep pretrains
+    them."""
     return not config.cluster.use_gpu and num_models * config.cluster.num_workers <= (os.cpu_count() or 1)
 
 
 def stage_minutes(config: Config, trials: Trials) -> dict[str, float]:
-    """By the name of each stage. Raises ValueError for what cannot be planned."""
+    """Minutes of each stage, by its name. Raises ValueError for a config that cannot be planned."""
     workers, gpu = config.cluster.num_workers, config.cluster.use_gpu
     assumptions = Assumptions() if gpu else Assumptions(utilisation=CPU_UTILISATION)
     plan = make_plan(config, MACHINES[GPU_TYPE if gpu else "cpu"], workers, assumptions, trials)

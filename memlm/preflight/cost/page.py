@@ -1,5 +1,4 @@
-"""A plan as a page to read: lines of quantities, a column for each layout, and how each line
-grows."""
+"""Page of a plan: lines of quantities, a column for each layout, and the growth of each line."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ FITS, SHARES = "fits", ("goodput", "utilisation over the whole step")
 
 
 def as_page(recipe: str, plans: Sequence[Plan]) -> str:
-    """Lines that are nought in every column are left out; how lines grow is that of the first
-    column."""
+    """Page for people. Lines that are zero in every column are left out; the growth is that of the
+    first column."""
     grows = growth(plans[0])
     columns = [{(line.section, line.name): line for line in plan.quantities()} for plan in plans]
     lines: list[list[str]] = []
@@ -37,7 +36,7 @@ def as_page(recipe: str, plans: Sequence[Plan]) -> str:
 
 
 def as_json(recipe: str, plans: Sequence[Plan]) -> dict[str, Any]:
-    """The same for programs; what is endless is null."""
+    """The same plan for programs; infinite values are null."""
     return {
         "recipe": recipe,
         "machine": plans[0].memory.machine.name,
@@ -94,8 +93,8 @@ def _stated(assumptions: Assumptions) -> list[str]:
     failure = assumptions.failures_per_gpu_hour
     rate = f"one failure in {1 / failure:,.0f} GPU-hours" if failure else "no failures"
     return [
-        f"stated, not measured: {assumptions.utilisation:.0%} of the peak while multiplying; {rate}",
-        "bytes are decimal: 1 GB = 1e9 B; device hours of a stage count no failures, but for pretraining the memory model",
+        f"assumed, not measured: {assumptions.utilisation:.0%} of the peak while multiplying; {rate}",
+        "bytes are decimal: 1 GB = 1e9 B; device hours ignore failures, except for pretraining of the memory model",
     ]
 
 

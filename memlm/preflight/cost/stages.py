@@ -1,11 +1,12 @@
-"""What does each stage of a recipe come to, on so many devices: work, memory, exchange, time,
-storage and trials?"""
+"""Cost of each stage of a recipe on a number of devices: work, memory, exchange, time, storage and
+trials."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from memlm.config import Config
+from memlm.data import dclm
 from memlm.data.config import DocumentStreamConfig
 from memlm.methods.config import MethodConfig, SparseMemoryConfig
 from memlm.preflight.cost.goodput import GPU_HOURS_PER_FAILURE, goodput
@@ -13,24 +14,21 @@ from memlm.preflight.cost.machines import Machine
 from memlm.preflight.cost.model import PlanError, vocabulary_of, work_of
 from memlm.preflight.cost.training import BANDWIDTH_REACHED, Pretraining, lay_out, splits
 
-DCLM_TOKENS, DCLM_SHARDS, DCLM_SHARD_BYTES = 4e12, 27_840, 200e6
-"""mlfoundations/dclm-baseline-1.0 as published: about 4 T tokens in 27,840 files of 141 to 240
-MB (arXiv 2406.11794)."""
 TOKENS_OF_WORLD_DOCUMENT = 83
-"""Of the generated world, with its own vocabulary: 23,474 blocks of 128 tokens for 36,000
-documents, measured."""
+"""Tokens of a document of the generated world, in its own vocabulary: 23,474 blocks of 128 tokens
+for 36,000 documents, measured."""
 PACKED_PER_CORE = 120e3
-"""Tokens per second that one core decompresses, tokenises and packs: `wiki` in 114 s, of which
-one shard of 10.6 M tokens takes most."""
+"""Tokens per second that one core decompresses, tokenises and packs. Measured on `wiki`: 114 s,
+most of them for one shard of 10.6 M tokens."""
 CHECKPOINT_RATE = 1e9
-"""Bytes per second that one device writes of a training state to storage, its own share, or
-reads and verifies, which is all of it."""
+"""Bytes per second at which one device writes its share of a training state to storage, or reads
+and verifies the whole state."""
 KEPT_STATES = 3
-"""Two training states, and one being written."""
+"""Training states on storage: two complete ones, and one being written."""
 LEDGER_BYTES = 15e3
-"""Of a finished trial."""
+"""Bytes of a finished trial's ledger entry."""
 STATEMENT_TOKENS, PROMPT_TOKENS = 24, 48
-"""Of a fact's statement; of a question with its examples."""
+"""Tokens of a fact's statement, and of a question with its examples."""
 SET_SIZES = {
     "nq_open": 3_610,
     "triviaqa": 17_944,
@@ -39,25 +37,27 @@ SET_SIZES = {
     "simpleqa": 4_326,
     "entityquestions": 22_068,
 }
-"""Of the evaluation sets as published, for a recipe that takes all of one."""
+"""Questions in each published evaluation set, for a recipe that uses all of one."""
 CHUNKS = 1_824
-"""Of the documents that the paper streams (Lin et al. 2025, section 5.2); how many a file of
-documents has, it alone could tell."""
+"""Chunks of the documents that the paper streams (Lin et al. 2025, section 5.2). Another file's
+count is only known after reading it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
+    """Assumptions of a plan that the recipe does not state."""
+
     utilisation: float = 0.35
-    """Of a device's peak, while it multiplies; rows and the network come on top."""
+    """Share of a device's peak that matrix products reach. Row reads and the network are added."""
     failures_per_gpu_hour: float = 1 / GPU_HOURS_PER_FAILURE
     vocab_size: int = 0
-    """0 for what is known of the recipe's tokenizer."""
+    """0 to take it from the recipe's tokenizer."""
     split: int = 0
-    """Devices over which a pool's columns are split; 0 for the recipe's pretraining.pool_split,
-    and where that is 1 the fewest that hold them."""
+    """Devices over which a pool's columns are split; 0 for the recipe's pretraining.pool_split, or,
+    if that is 1, for the fewest devices that have room."""
     corpus_tokens: float = 0.0
-    """0 for the recipe's own corpus and number of steps; else the corpus has so many, and
-    pretraining goes through it once."""
+    """Tokens of a corpus that pretraining reads once; 0 for the recipe's own corpus and number of
+    steps."""
 
     def __post_init__(self) -> None:
         if not 0 < self.utilisation <= 1:
@@ -71,7 +71,7 @@ class Assumptions:
         for name in ("corpus_tokens", "vocab_size", "split"):
             if getattr(self, name) < 0:
                 raise PlanError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative (0, or leaving it out, takes the recipe's)"
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative (0 or no option means the recipe's)"
                 )
 
 
@@ -86,12 +86,12 @@ class Quantity:
 
 
 Trials = Mapping[MethodConfig, int]
-"""Settings that the sweep tries, and with how many seeds each."""
+"""Settings of the sweep, with the number of seeds of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A recipe on so many devices of one kind."""
+    """A recipe on a number of devices of one kind."""
 
     config: Config
     assumptions: Assumptions
@@ -220,7 +220,7 @@ class Plan:
         method = self.config.method
         rows = min(slots, steps * method.num_trainable_slots or slots) if isinstance(method, SparseMemoryConfig) else 0
         return {
-            "corpus shards, read": tokens * DCLM_SHARDS * DCLM_SHARD_BYTES / DCLM_TOKENS,
+            "corpus shards, read": tokens / dclm.TOKENS_PER_BYTE,
             "token blocks": tokens * bytes_of_token(self.config, self.memory.vocab_size),
             "checkpoint, memory": 4.0 * (sizes.base + sizes.pool),
             "checkpoint, dense": 4.0 * self.dense.sizes.base,
@@ -234,7 +234,7 @@ class Plan:
         }
 
     def with_each(self, change: Callable[[Pretraining], Pretraining]) -> "Plan":
-        """Both architectures changed alike."""
+        """Plan with the same change in both architectures."""
         return replace(self, memory=change(self.memory), dense=change(self.dense))
 
     def _hours(self, plan: Pretraining) -> float:
@@ -246,8 +246,12 @@ class Plan:
 
     @property
     def corpus_shards(self) -> float:
-        """Of DCLM; 0 where only the corpus itself could tell."""
-        return round(self.corpus_tokens * DCLM_SHARDS / DCLM_TOKENS) if is_dclm(self.config) else 0
+        """Shards of the corpus if it is DCLM; 0 if the number is unknown."""
+        return (
+            round(self.corpus_tokens * dclm.NUM_SHARDS / dclm.NUM_TOKENS)
+            if dclm.is_dclm(self.config.corpus.path)
+            else 0
+        )
 
     def _device_hours(self, flops: float) -> float:
         machine = self.memory.machine
@@ -255,7 +259,7 @@ class Plan:
         return flops / (peak * self.assumptions.utilisation) / 3600
 
     def _counting_hours(self) -> float:
-        """A forward pass up to the last memory layer's search."""
+        """Device hours of counting: a forward pass up to the last memory layer's search."""
         counting, layers = self.config.counting, self.config.model.memory.layers
         if not layers:
             return 0.0
@@ -266,7 +270,8 @@ class Plan:
         return self._device_hours(tokens * (lower + work["half-key scores"].forward))
 
     def _learning_hours(self, setting: MethodConfig) -> float:
-        """Of one trial's stream. What a sweep computes once for all trials is counted in each."""
+        """Device hours of one trial's stream. Work that a sweep does once for all trials is counted in
+        each."""
         if setting.moves == "nothing":
             return 0.0
         model, stream = self.config.model, self.config.stream
@@ -282,8 +287,8 @@ class Plan:
         return self._device_hours(tokens * forward * (3 if setting.moves == "everything" else 2))
 
     def _scoring_hours(self) -> float:
-        """Of one pass over all sets: prompts read, and answers written token by token, each at
-        the price of reading all weights."""
+        """Device hours of one pass over all sets: reading the prompts, and writing answers token by
+        token, where each token costs one read of all weights."""
         evaluation, machine = self.config.evaluation, self.memory.machine
         work = work_of(self.config.model, self.memory.vocab_size, PROMPT_TOKENS, "memory")
         forward = sum(part.forward for part in work.values())
@@ -296,24 +301,19 @@ class Plan:
 
 
 def corpus_tokens(config: Config) -> float:
-    """Of the recipe's corpus; 0 where only its files could tell."""
+    """Tokens of the recipe's corpus; 0 if they are unknown before its files are read."""
     if config.world is not None:
         return float(config.world.num_documents * TOKENS_OF_WORLD_DOCUMENT)
-    if not is_dclm(config):
+    if not dclm.is_dclm(config.corpus.path):
         return 0.0
-    sampled = DCLM_SHARDS * config.corpus.fraction
-    return DCLM_TOKENS * min(sampled, config.corpus.max_shards or sampled) / DCLM_SHARDS
-
-
-def is_dclm(config: Config) -> bool:
-    """By the address, as copies are named after it."""
-    return "DCLM" in config.corpus.path.upper()
+    sampled = dclm.NUM_SHARDS * config.corpus.fraction
+    return dclm.NUM_TOKENS * min(sampled, config.corpus.max_shards or sampled) / dclm.NUM_SHARDS
 
 
 def bytes_of_token(config: Config, vocab_size: int) -> float:
-    """In a Parquet file of blocks, compressed: 0.92 in the generated world, which repeats
-    itself; in text it follows the vocabulary's bits, 1.86 at 4,096 tokens of Wikipedia. Both
-    measured."""
+    """Bytes per token in a compressed Parquet file of blocks: 0.92 in the generated world, which is
+    repetitive; in text, proportional to the vocabulary's bits, 1.86 with 4,096 tokens on
+    Wikipedia. Both measured."""
     return 0.92 if config.world is not None else 0.155 * math.log2(vocab_size)
 
 
@@ -325,7 +325,7 @@ def _num_texts(config: Config) -> int:
 
 
 def _questions(config: Config) -> list[tuple[int, int]]:
-    """Of each set: how many, and how many tokens an answer has."""
+    """Number of questions of each set, and tokens of an answer."""
     evaluation = config.evaluation
     sets = [(_num_texts(config), evaluation.max_new_tokens)]
     for held_out in config.questions.held_out:
@@ -340,7 +340,7 @@ def _questions(config: Config) -> list[tuple[int, int]]:
 
 
 def make_plan(config: Config, machine: Machine, devices: int, assumptions: Assumptions, trials: Trials) -> Plan:
-    """Raises PlanError for what cannot be planned."""
+    """Plan of a recipe. Raises PlanError for options that cannot be planned."""
     if devices < 1:
         raise PlanError(f"--gpus is {devices}; it must be at least 1")
     settings = config.pretraining
@@ -381,7 +381,7 @@ def _misfit(plan: Pretraining) -> list[str]:
 
 
 def _faster_split(plan: Pretraining, utilisation: float) -> list[str]:
-    """Fewer devices hold the tables, and more might merge their gradients sooner."""
+    """Note on a faster split than the one with the fewest devices, if there is one."""
     seconds = {each.layout.split: sum(each.seconds(utilisation).values()) for each in splits(plan) if each.fits()}
     if not plan.is_lazy or plan.layout.split not in seconds:
         return []
@@ -390,5 +390,5 @@ def _faster_split(plan: Pretraining, utilisation: float) -> list[str]:
         return []
     return [
         f"with the columns of the pools over {best} devices (--split {best}) a step takes {seconds[best]:.3g} s "
-        f"instead of {seconds[plan.layout.split]:.3g} s: row gradients are then merged among fewer"
+        f"instead of {seconds[plan.layout.split]:.3g} s: fewer devices then merge their row gradients"
     ]

@@ -360,7 +360,7 @@ def available_with(tmp_path, **environment):
 def test_without_a_compiler_plain_torch_runs_and_one_line_says_so(tmp_path):
     done = available_with(tmp_path, CXX="no-such-compiler")
     assert done.stdout.split() == ["False", "memlm.model.kernels.reference"]
-    assert done.stderr.count("\n") == 1 and "no C++ compiler" in done.stderr
+    assert done.stderr.count("\n") == 1 and "not found" in done.stderr
 
 
 def test_a_build_that_fails_leaves_plain_torch_and_says_why(tmp_path):
