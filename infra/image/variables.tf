@@ -11,7 +11,7 @@ variable "region" {
 }
 
 variable "recipe_version" {
-  description = "Of this recipe; raise it to build another image."
+  description = "Version of this recipe; raise it to build another image."
   type        = string
   nullable    = false
 
@@ -22,7 +22,7 @@ variable "recipe_version" {
 }
 
 variable "parent_ami_id" {
-  description = "Deep Learning Base OSS Nvidia Driver GPU AMI (Amazon Linux 2023). Today's is told by: aws ssm get-parameter --name /aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
+  description = "Deep Learning Base OSS Nvidia Driver GPU AMI (Amazon Linux 2023). The current one: aws ssm get-parameter --name /aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
   type        = string
   nullable    = false
 
@@ -33,7 +33,7 @@ variable "parent_ami_id" {
 }
 
 variable "subnet_id" {
-  description = "Where the image is built: a subnet with a way out to a package index. Never one of a cluster's, which have none."
+  description = "Subnet in which the image is built. It needs a way out to a package index, so never take a cluster's, which have none."
   type        = string
   nullable    = false
 

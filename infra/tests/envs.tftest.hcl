@@ -1,4 +1,4 @@
-# What envs/ choose, and what they refuse.
+# Choices and refusals of envs/.
 
 mock_provider "aws" {
   source = "./tests/mocks"

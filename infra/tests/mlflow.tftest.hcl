@@ -1,4 +1,4 @@
-# MLflow: who comes must sign in, over TLS, and its database is reached by IAM.
+# MLflow: users must sign in, over TLS, and its database is reached by IAM.
 
 mock_provider "aws" {
   source = "./tests/mocks"

@@ -1,4 +1,4 @@
-# Who is told, and of what.
+# Alarms and the budget: events, and the people who are told.
 
 mock_provider "aws" {
   source = "./tests/mocks"

@@ -19,12 +19,15 @@ LOCKED = {
 }
 
 
+NOT_ON_NODES = {"lm-eval", "pytest-xdist", "execnet"}
+
+
 def required() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
     for file in (IMAGE / "requirements.in", ROOT / ".ci/constraints.txt"):
-        lines += [line for line in file.read_text().splitlines() if line and line[0] != "#" and "lm-eval" not in line]
-    return [Requirement(line) for line in lines]
+        lines += [line for line in file.read_text().splitlines() if line and line[0] != "#"]
+    return [each for each in map(Requirement, lines) if each.name not in NOT_ON_NODES]
 
 
 @pytest.mark.parametrize("requirement", required(), ids=str)

@@ -4,7 +4,7 @@ output "commands" {
 }
 
 output "mlflow" {
-  description = "MLflow's address for pipelines and browsers, and how to learn the administrator's password."
+  description = "MLflow's address for pipelines and browsers, and the command that shows the administrator's password."
   value       = module.platform.mlflow
 }
 
@@ -14,7 +14,7 @@ output "corpus_uri" {
 }
 
 output "operator_policy_arns" {
-  description = "By cluster, the policy of people who submit jobs."
+  description = "Policy of people who submit jobs, for each cluster."
   value       = module.platform.operator_policy_arns
 }
 
@@ -24,6 +24,6 @@ output "usd_per_hour" {
 }
 
 output "nodes" {
-  description = "By cluster: Ray's node types, cluster.yaml and boot scripts as plain text. No secrets."
+  description = "Ray's node types, cluster.yaml and boot scripts of each cluster as plain text. No secrets."
   value       = module.platform.nodes
 }

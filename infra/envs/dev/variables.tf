@@ -65,28 +65,28 @@ variable "alert_emails" {
 }
 
 variable "monthly_budget_usd" {
-  description = "What all of it may cost a month before people are told."
+  description = "Monthly cost in USD above which people are told."
   type        = number
   default     = 1000
   nullable    = false
 }
 
 variable "ray_tokens" {
-  description = "By cluster, the token that every call to it must carry: TF_VAR_ray_tokens='{\"main\":\"...\"}'."
+  description = "Token of each cluster, required in every call to it: TF_VAR_ray_tokens='{\"main\":\"...\"}'."
   type        = map(string)
   ephemeral   = true
   nullable    = false
 }
 
 variable "mlflow_passwords" {
-  description = "Of MLflow's users: TF_VAR_mlflow_passwords='{\"admin\":\"...\",\"pipelines\":\"...\"}'."
+  description = "Passwords of MLflow's users: TF_VAR_mlflow_passwords='{\"admin\":\"...\",\"pipelines\":\"...\"}'."
   type        = object({ admin = string, pipelines = string })
   ephemeral   = true
   nullable    = false
 }
 
 variable "secrets_version" {
-  description = "Raise it to have new tokens and passwords take the old ones' place."
+  description = "Version of tokens and passwords; raise it to replace them."
   type        = number
   default     = 1
   nullable    = false

@@ -1,5 +1,5 @@
 # MLflow's server on one machine of a group of one, its database on RDS, its artifacts in S3. The way in is a load balancer inside the
-# network, with TLS; who comes must sign in.
+# network, with TLS, and its users must sign in.
 
 data "aws_caller_identity" "current" {}
 

@@ -1,5 +1,5 @@
 output "tracking" {
-  description = "What a Ray cluster must know of MLflow: address, secret of its user `pipelines`, security group of its load balancer."
+  description = "MLflow for a Ray cluster: address, secret of its user `pipelines`, security group of its load balancer."
   value = {
     uri               = "https://${var.hostname}"
     secret_name       = aws_secretsmanager_secret.password["pipelines"].name
@@ -16,7 +16,7 @@ output "admin_secret_name" {
 }
 
 output "watched" {
-  description = "What alarms need to know: database, load balancer and target group."
+  description = "Watched parts, for alarms: database, load balancer and target group."
   value = {
     database      = aws_db_instance.this.identifier
     storage_gib   = var.database.storage_gib

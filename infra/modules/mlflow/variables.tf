@@ -10,7 +10,7 @@ variable "name" {
 }
 
 variable "hostname" {
-  description = "Name under which browsers and pipelines reach MLflow; resolved inside the network alone."
+  description = "Name under which browsers and pipelines reach MLflow; it resolves inside the network alone."
   type        = string
   nullable    = false
 
@@ -21,7 +21,7 @@ variable "hostname" {
 }
 
 variable "certificate_arn" {
-  description = "ACM certificate of the hostname, valid to clients without further ado."
+  description = "ACM certificate of the hostname, which clients trust without further setup."
   type        = string
   nullable    = false
 
@@ -84,7 +84,7 @@ variable "protected" {
 }
 
 variable "network" {
-  description = "Where the server stands: the network module's outputs."
+  description = "Network of the server: the network module's outputs."
   type = object({
     vpc_id                      = string
     subnet_ids                  = map(string)
@@ -110,7 +110,7 @@ variable "log_group" {
 }
 
 variable "passwords" {
-  description = "Of MLflow's users `admin` (people) and `pipelines` (jobs). They go to Secrets Manager, and never into state or plan."
+  description = "Passwords of MLflow's users `admin` (people) and `pipelines` (jobs). They go to Secrets Manager, and never into state or plan."
   type        = object({ admin = string, pipelines = string })
   ephemeral   = true
   nullable    = false
@@ -132,7 +132,7 @@ variable "passwords" {
 }
 
 variable "passwords_version" {
-  description = "Raise it to have new passwords take the old ones' place."
+  description = "Version of the passwords; raise it to replace them."
   type        = number
   default     = 1
   nullable    = false
@@ -144,7 +144,7 @@ variable "passwords_version" {
 }
 
 variable "machine" {
-  description = "How the machine image is laid out (infra/image makes it so)."
+  description = "Paths and users in the machine image, as infra/image makes it."
   type = object({
     python_prefix = optional(string, "/opt/memlm")
     user          = optional(string, "memlm")
@@ -158,7 +158,7 @@ variable "machine" {
 }
 
 variable "tags" {
-  description = "Of machines and disks that are launched from templates, which the provider's default tags do not reach."
+  description = "Tags of machines and disks that are launched from templates, which the provider's default tags do not reach."
   type        = map(string)
   default     = {}
   nullable    = false

@@ -34,7 +34,7 @@ resource "aws_vpc" "this" {
   depends_on = [data.aws_availability_zones.here]
 }
 
-# What is put into no security group reaches nothing.
+# Machines in no security group reach nothing.
 resource "aws_default_security_group" "closed" {
   vpc_id = aws_vpc.this.id
 

@@ -14,7 +14,7 @@ output "subnet_ids" {
 }
 
 output "endpoints_security_group_id" {
-  description = "Of the interface endpoints: what may reach AWS services needs a way out to it on port 443."
+  description = "Security group of the interface endpoints. Machines that use AWS services need a rule to it on port 443."
   value       = aws_security_group.endpoints.id
 }
 
@@ -24,6 +24,6 @@ output "s3_prefix_list_id" {
 }
 
 output "num_interface_endpoints" {
-  description = "Interface endpoints times zones, which are paid for by the hour."
+  description = "Interface endpoints times zones, each of which costs money by the hour."
   value       = length(var.interface_services) * length(var.availability_zones)
 }

@@ -10,7 +10,7 @@ variable "name" {
 }
 
 variable "cidr_block" {
-  description = "Addresses of the network, /16 to /22. A quarter of them goes to each availability zone, whether there is one or not."
+  description = "Addresses of the network, /16 to /22. Each of four availability zones gets a quarter of them, whether it is used or not."
   type        = string
   nullable    = false
 
@@ -36,7 +36,7 @@ variable "cidr_block" {
 }
 
 variable "availability_zones" {
-  description = "Zones that get a subnet. Two at least: the tracking database and its load balancer stand in two."
+  description = "Zones that get a subnet, at least two, because the tracking database and its load balancer need two."
   type        = list(string)
   nullable    = false
 

@@ -1,4 +1,4 @@
-# Each alarm is something that a person should do something about.
+# Each alarm calls for action by a person.
 
 locals {
   alarms = merge(

@@ -1,4 +1,4 @@
-# Where logs go, and who is told when something is wrong or dear. The alarms on cluster and tracking server are in alarms.tf.
+# Logs, and messages to people about faults and costs. The alarms on cluster and tracking server are in alarms.tf.
 
 data "aws_caller_identity" "current" {}
 

@@ -28,7 +28,7 @@ variable "retention_days" {
 }
 
 variable "alert_emails" {
-  description = "Who is told of alarms and of the budget. Each gets a mail that asks to confirm."
+  description = "Mail addresses for alarms and the budget. Each gets a mail that asks for confirmation."
   type        = set(string)
   nullable    = false
 
@@ -44,7 +44,7 @@ variable "alert_emails" {
 }
 
 variable "monthly_budget_usd" {
-  description = "What everything with the tag `stack = <stack>` may cost a month."
+  description = "Monthly cost in USD of everything with the tag `stack = <stack>` above which people are told."
   type        = number
   nullable    = false
 
@@ -55,7 +55,7 @@ variable "monthly_budget_usd" {
 }
 
 variable "stack" {
-  description = "Value of the cost allocation tag `stack`, by which the budget counts: this environment's alone, since environments share one bill."
+  description = "Value of the cost allocation tag `stack`, by which the budget counts this environment alone, since environments share one bill."
   type        = string
   nullable    = false
 }

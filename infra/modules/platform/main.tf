@@ -1,4 +1,4 @@
-# All of it: one private network, its storage, MLflow, any number of Ray clusters, and who is told when something is wrong.
+# A whole environment: one private network, its storage, MLflow, any number of Ray clusters, and alarms.
 
 data "aws_region" "current" {}
 

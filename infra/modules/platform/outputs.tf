@@ -21,7 +21,7 @@ locals {
 }
 
 output "commands" {
-  description = "What to type, by cluster, in this order: `connect` in a terminal of its own, `mlflow` in another, `environment` and then `python infra/jobs/submit.py` where jobs are submitted."
+  description = "Commands for each cluster, in this order: `connect` in a terminal of its own, `mlflow` in another, `environment` and then `python infra/jobs/submit.py` where jobs are submitted."
   value = {
     for name, cluster in module.ray_cluster : name => {
       connect = "aws ssm start-session --region ${local.region} --target \"${local.head_ids[name]}\" --document-name AWS-StartPortForwardingSession --parameters portNumber=8265,localPortNumber=${local.local_ports[name]}"
@@ -36,7 +36,7 @@ output "commands" {
 }
 
 output "mlflow" {
-  description = "MLflow's address for pipelines and for a browser (behind the command `mlflow`, with the hosts line in place), and the command that tells the administrator's password."
+  description = "MLflow's address for pipelines and for a browser (while the command `mlflow` runs, and with the line in /etc/hosts), and the command that shows the administrator's password."
   value = {
     uri            = module.mlflow.tracking.uri
     browser        = "https://${var.mlflow.hostname}:8443"
@@ -46,17 +46,17 @@ output "mlflow" {
 }
 
 output "corpus_uri" {
-  description = "Where corpus shards are put for `corpus.path`."
+  description = "Address of the corpus shards, for `corpus.path`."
   value       = "s3://${module.storage.buckets["corpus"].name}"
 }
 
 output "operator_policy_arns" {
-  description = "By cluster, the policy of people who submit jobs."
+  description = "Policy of people who submit jobs, for each cluster."
   value       = { for name, cluster in module.ray_cluster : name => cluster.operator_policy_arn }
 }
 
 output "usd_per_hour" {
-  description = "On-demand list prices in us-east-1 as of 2026-11 (check them): what runs without any work, a node of each type, and the most that the limits allow. S3, traffic, disks and logs come on top."
+  description = "On-demand list prices in us-east-1 as of 2026-11 (check them): machines that run without any work, a node of each type, and the most that the limits allow. S3, traffic, disks and logs are extra."
   value = {
     without_work = floor(0.5 + 100 * sum(concat(values(local.fixed_usd_per_hour), [for cluster in module.ray_cluster : cluster.usd_per_hour.head]))) / 100
     node_types   = { for name, cluster in module.ray_cluster : name => cluster.usd_per_hour.node_types }
@@ -65,6 +65,6 @@ output "usd_per_hour" {
 }
 
 output "nodes" {
-  description = "By cluster: Ray's node types, cluster.yaml and boot scripts as plain text. No secrets."
+  description = "Ray's node types, cluster.yaml and boot scripts of each cluster as plain text. No secrets."
   value       = { for name, cluster in module.ray_cluster : name => cluster.nodes }
 }

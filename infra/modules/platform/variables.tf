@@ -109,7 +109,7 @@ variable "protected" {
 }
 
 variable "monthly_budget_usd" {
-  description = "What all of it may cost a month before people are told."
+  description = "Monthly cost in USD above which people are told."
   type        = number
   nullable    = false
 }
@@ -121,7 +121,7 @@ variable "alert_emails" {
 }
 
 variable "ray_tokens" {
-  description = "By cluster, the token that every call to it must carry. They go to Secrets Manager, and never into state or plan."
+  description = "Token of each cluster, required in every call to it. Tokens go to Secrets Manager, and never into state or plan."
   type        = map(string)
   ephemeral   = true
   nullable    = false
@@ -143,14 +143,14 @@ variable "ray_tokens" {
 }
 
 variable "mlflow_passwords" {
-  description = "Of MLflow's users `admin` (people) and `pipelines` (jobs). They go to Secrets Manager, and never into state or plan."
+  description = "Passwords of MLflow's users `admin` (people) and `pipelines` (jobs). They go to Secrets Manager, and never into state or plan."
   type        = object({ admin = string, pipelines = string })
   ephemeral   = true
   nullable    = false
 }
 
 variable "secrets_version" {
-  description = "Raise it to have new tokens and passwords take the old ones' place."
+  description = "Version of tokens and passwords; raise it to replace them."
   type        = number
   default     = 1
   nullable    = false

@@ -1,4 +1,4 @@
-# Who may do what. The head starts and ends this cluster's workers and no other machine; a worker has no say over AWS at all but for its data.
+# Permissions. The head starts and ends this cluster's workers and no other machine; a worker has no rights in AWS except to its data.
 
 locals {
   ec2  = "arn:${local.partition}:ec2:${local.region}:${local.account}"

@@ -37,7 +37,7 @@ module "nodes" {
   machine              = var.machine
 }
 
-# --- Looked up before anything is made ---
+# --- Looked up before anything is created ---
 
 data "aws_ec2_instance_type_offerings" "by_zone" {
   location_type = "availability-zone"
@@ -109,7 +109,7 @@ resource "aws_secretsmanager_secret" "token" {
   # Without protection its name must be free again at once.
   recovery_window_in_days = var.protected ? 30 : 0
 
-  # Nothing of a cluster whose name is taken, or that no zone can hold.
+  # Create nothing if the cluster's name is taken or no zone has its machines.
   depends_on = [terraform_data.preconditions]
 }
 

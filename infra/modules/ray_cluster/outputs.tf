@@ -4,7 +4,7 @@ output "name" {
 }
 
 output "nodes" {
-  description = "What the nodes are: Ray's node types, cluster.yaml and boot scripts as plain text, and the launch templates' names. No secrets."
+  description = "Nodes: Ray's node types, cluster.yaml and boot scripts as plain text, and the launch templates' names. No secrets."
   value = {
     node_types            = module.nodes.node_types
     cluster_yaml          = module.nodes.cluster_yaml
@@ -25,7 +25,7 @@ output "token_secret_name" {
 }
 
 output "head_group_name" {
-  description = "Auto-scaling group in which the head is found."
+  description = "Auto-scaling group of the head."
   value       = aws_autoscaling_group.head.name
 }
 
@@ -45,6 +45,6 @@ output "operator_policy_arn" {
 }
 
 output "storage_uri" {
-  description = "What the pipelines' --storage is on this cluster."
+  description = "Value of the pipelines' --storage on this cluster."
   value       = "s3://${var.storage.buckets["runs"].name}/${var.prefix}"
 }

@@ -1,4 +1,4 @@
-# What name, head, pools, idle_timeout_minutes and machine may hold is checked in nodes/variables.tf, to which they go as they are.
+# name, head, pools, idle_timeout_minutes and machine are checked in nodes/variables.tf, to which they are passed unchanged.
 
 variable "name" {
   description = "Cluster name, unique in the account and region."
@@ -49,7 +49,7 @@ variable "idle_timeout_minutes" {
 }
 
 variable "machine" {
-  description = "How the machine image is laid out; see nodes/variables.tf."
+  description = "Paths and users in the machine image; see nodes/variables.tf."
   type = object({
     python_prefix = optional(string, "/opt/memlm")
     user          = optional(string, "memlm")
@@ -64,7 +64,7 @@ variable "machine" {
 }
 
 variable "network" {
-  description = "Where the nodes stand: the network module's outputs."
+  description = "Network of the nodes: the network module's outputs."
   type = object({
     vpc_id                      = string
     subnet_ids                  = map(string)
@@ -112,14 +112,14 @@ variable "log_group" {
 }
 
 variable "protected" {
-  description = "Whether the token can be had back for 30 days after `terraform destroy`."
+  description = "Whether the token can be restored for 30 days after `terraform destroy`."
   type        = bool
   default     = true
   nullable    = false
 }
 
 variable "ray_token" {
-  description = "Token that every call to Ray must carry. Goes to Secrets Manager, and never into state or plan."
+  description = "Token required in every call to Ray. It goes to Secrets Manager, and never into state or plan."
   type        = string
   ephemeral   = true
   nullable    = false
@@ -131,7 +131,7 @@ variable "ray_token" {
 }
 
 variable "ray_token_version" {
-  description = "Raise it to have a new token take the old one's place."
+  description = "Version of the token; raise it to replace the token."
   type        = number
   default     = 1
   nullable    = false
@@ -143,7 +143,7 @@ variable "ray_token_version" {
 }
 
 variable "tags" {
-  description = "Of machines and disks that are launched from templates, which the provider's default tags do not reach."
+  description = "Tags of machines and disks that are launched from templates, which the provider's default tags do not reach."
   type        = map(string)
   default     = {}
   nullable    = false

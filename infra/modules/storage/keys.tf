@@ -1,4 +1,4 @@
-# A key for each class of data, so that the right to one opens no other.
+# A key for each class of data, so that rights to one open no other.
 
 data "aws_caller_identity" "current" {}
 

@@ -155,7 +155,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "logs" {
   depends_on = [aws_s3_bucket_versioning.this]
 }
 
-# --- What nobody may do, whatever other policies say ---
+# --- Forbidden to everybody, whatever other policies say ---
 
 locals {
   arns = { for name in local.buckets : name => "arn:${local.partition}:s3:::${local.bucket_names[name]}" }
@@ -209,7 +209,7 @@ locals {
     ]
   }
 
-  # Of two that commit at once one must lose. Parts of a multipart upload create no object and carry no condition, so they are exempt.
+  # Of two simultaneous commits one must fail. Parts of a multipart upload create no object and carry no condition, so they are exempt.
   commit_statement = {
     Sid       = "CommitsAreConditional"
     Effect    = "Deny"

@@ -1,5 +1,5 @@
 output "buckets" {
-  description = "Buckets by what they hold (corpus, runs, artifacts, logs): name and ARN."
+  description = "Buckets by content (corpus, runs, artifacts, logs): name and ARN."
   value       = { for name, bucket in aws_s3_bucket.this : name => { name = bucket.bucket, arn = bucket.arn } }
 
   # Who is told of a bucket may rely on its policy.

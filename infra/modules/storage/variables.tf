@@ -17,7 +17,7 @@ variable "protected" {
 }
 
 variable "noncurrent_days" {
-  description = "Days that overwritten and deleted objects can still be had back."
+  description = "Days for which overwritten and deleted objects can be restored."
   type        = number
   default     = 30
   nullable    = false

@@ -1,4 +1,4 @@
-# Answers of AWS that a random string would not do for.
+# Answers of AWS in places where a random string is not enough.
 
 mock_data "aws_caller_identity" {
   defaults = { account_id = "123456789012" }

@@ -1,4 +1,4 @@
-# What the instance types are that a cluster may be made of. A type that is missing here is refused at plan time; adding one is a line.
+# Instance types for clusters. A type that is missing here is refused at plan time; a new one is one line.
 #
 # vcpus, gpus and efa_cards (network cards that take an EFA interface): EC2's instance type pages.
 # usd_per_hour: on-demand list price, Linux, us-east-1, as of 2026-11; check it before you rely on it. Spot is usually 30 to 70 % less.

@@ -1,4 +1,4 @@
-# What a cluster's nodes are: no provider, no resource, only the arithmetic from pools to Ray's node types, launch settings and boot scripts.
+# Nodes of a cluster: no provider and no resource, only the arithmetic from pools to Ray's node types, launch settings and boot scripts.
 
 locals {
   zones = sort(keys(var.subnet_ids))

@@ -122,7 +122,7 @@ variable "subnet_ids" {
 }
 
 variable "token_secret_name" {
-  description = "Secrets Manager name of the token that every call to Ray must carry."
+  description = "Secrets Manager name of the token required in every call to Ray."
   type        = string
   nullable    = false
 }
@@ -161,7 +161,7 @@ variable "idle_timeout_minutes" {
 
 variable "machine" {
   description = <<-EOT
-    How the machine image is laid out (infra/image makes it so).
+    Paths and users in the machine image, as infra/image makes it.
     - python_prefix: bin/python and bin/ray are below it. user, home: whom Ray runs as. token_path: where the token is kept.
     - log_agent: started once before Ray. power_off: run when Ray is gone, to end the machine.
     - environment: exported before everything else; no secrets, user-data can be read by whoever may describe instances.
