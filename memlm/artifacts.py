@@ -302,11 +302,17 @@ def partial_counts(config: Config, unit: range) -> Artifact:
     whole = counts(config)
     return replace(
         whole,
-        uri=storage.join(whole.units, f"unit_{unit.start:07d}_{unit.stop:07d}"),
+        uri=storage.join(whole.units, unit_name(unit.start, unit.stop)),
         kind=PARTIAL_COUNTS_KIND,
         identity={**whole.identity, "first": unit.start, "last": unit.stop},
         part="",
     )
+
+
+def unit_name(first: int, last: int) -> str:
+    """Where the work on items `first` up to, but not including, `last` lies among an artifact's
+    units."""
+    return f"unit_{first:07d}_{last:07d}"
 
 
 def trial_of(config: Config) -> Trial:

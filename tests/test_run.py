@@ -6,32 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.cli import parse
 from memlm.config import Config
-from memlm.identity import identity
+from memlm.identity import first_difference
 from memlm.recipes import RECIPES
-from memlm.run import (
-    CHECKPOINT_KIND,
-    CORPUS_KIND,
-    COUNTS_KIND,
-    QUESTIONS_KIND,
-    WORLD_KIND,
-    RunError,
-    checkpoint_config,
-    command,
-    corpus_config,
-    counts_config,
-    first_difference,
-    is_made,
-    questions_config,
-    require_checkpoint,
-    require_corpus,
-    require_counts,
-    require_questions,
-    run_of,
-    tracking_uri,
-)
+from memlm.run import RunError, command, run_of, tracking_uri
 from memlm.stages import uses
 
 
@@ -70,13 +51,17 @@ def made(tmp_path) -> str:
 CONFIG = {"num_batches": 20, "layers": (1, 2), "deep": {"seed": 0}}
 
 
+def asked(uri: str, changed: dict | None = None, *, kind: str = "counts", part: str = "", **inputs: str) -> Artifact:
+    return Artifact(uri=uri, kind=kind, identity={**CONFIG, **(changed or {})}, inputs=inputs, part=part)
+
+
 def test_what_is_not_there_is_not_made(tmp_path):
-    assert not is_made(str(tmp_path / "counts"), kind="counts", config=CONFIG, inputs={})
+    assert not asked(str(tmp_path / "counts")).is_made()
 
 
 def test_what_was_made_the_same_way_is_made(made):
-    assert is_made(made, kind="counts", config=CONFIG, inputs={"checkpoint": "abc"})
-    assert is_made(made, kind="counts", config={**CONFIG, "layers": [1, 2]}, inputs={"checkpoint": "abc"})
+    assert asked(made, checkpoint="abc").is_made()
+    assert asked(made, {"layers": [1, 2]}, checkpoint="abc").is_made()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +75,7 @@ def test_what_was_made_the_same_way_is_made(made):
 )
 def test_what_was_made_otherwise_is_refused_naming_field_and_both_values(made, changed, field, was, wanted):
     with pytest.raises(RunError) as refused:
-        is_made(made, kind="counts", config={**CONFIG, **changed}, inputs={"checkpoint": "abc"})
+        asked(made, changed, checkpoint="abc").is_made()
     message = str(refused.value)
     assert f"{field} = {was}" in message and f"{field} = {wanted}" in message and made in message
     assert "--run-name" in message and "move" in message and "delete" not in message
@@ -98,17 +83,29 @@ def test_what_was_made_otherwise_is_refused_naming_field_and_both_values(made, c
 
 def test_the_field_is_named_as_it_is_set(made):
     with pytest.raises(RunError, match="counting.deep.seed = 0, and now counting.deep.seed = 7"):
-        is_made(made, kind="counts", config={**CONFIG, "deep": {"seed": 7}}, inputs={}, part="counting")
+        asked(made, {"deep": {"seed": 7}}, part="counting").is_made()
 
 
 def test_what_was_made_from_something_else_is_refused_naming_it(made):
     with pytest.raises(RunError, match=rf"{re.escape(made)} was made from another checkpoint.*--run-name"):
-        is_made(made, kind="counts", config=CONFIG, inputs={"checkpoint": "abd"})
+        asked(made, checkpoint="abd").is_made()
 
 
 def test_an_artifact_of_another_kind_is_refused(made):
     with pytest.raises(storage.StorageError, match="is of kind 'counts', not 'corpus'"):
-        is_made(made, kind="corpus", config=CONFIG, inputs={})
+        asked(made, kind="corpus").is_made()
+
+
+def test_an_input_may_be_an_artifact_that_has_to_be_made_itself(made, tmp_path):
+    upstream = asked(made, checkpoint="abc")
+    whole = Artifact(uri=str(tmp_path / "sum"), kind="sum", identity={}, inputs={"counts": upstream})
+    with whole.write() as draft:
+        (draft.path / "file").write_text("y")
+    assert whole.manifest().inputs == {"counts": upstream.digest} == whole.pinned().inputs
+    storage.delete(made)
+    assert whole.made_from(counts=whole.manifest().inputs["counts"]).is_made()
+    with pytest.raises(RunError, match=f"{made} is missing"):
+        whole.is_made()
 
 
 CONFIGS = [
@@ -118,35 +115,32 @@ CONFIGS = [
 ]
 
 
-def make(uri: str, kind: str, config: dict, **inputs: str) -> str:
-    with storage.write_artifact(uri, kind=kind, config=config, inputs=inputs) as draft:
-        (draft.path / "file").write_text(uri)
-    return storage.read_manifest(uri).digest
+def made_of(config: Config) -> dict[str, Artifact]:
+    """The artifacts that the stages hand on, in the order in which they are made."""
+    return {
+        "world": artifacts.world(config),
+        "corpus": artifacts.corpus(config),
+        "checkpoint": artifacts.checkpoint(config, "memory"),
+        "counts": artifacts.counts(config),
+        "questions": artifacts.questions(config),
+    }
 
 
 def make_all(config: Config, *, without: str = "") -> None:
     """Every artifact that the stages hand on, as that config asks for, up to the one to leave
     out."""
-    run = run_of(config)
-    digests: dict[str, str] = {}
-    for name, uri, kind, wanted, inputs in (
-        ("world", run.world, WORLD_KIND, identity(config.world), ()),
-        ("corpus", run.corpus, CORPUS_KIND, corpus_config(config), ("world",)),
-        ("checkpoint", run.checkpoint("memory"), CHECKPOINT_KIND, checkpoint_config(config, "memory"), ("corpus",)),
-        ("counts", run.counts, COUNTS_KIND, counts_config(config), ("checkpoint", "corpus")),
-        ("questions", run.questions, QUESTIONS_KIND, questions_config(config), ()),
-    ):
+    for name, artifact in made_of(config).items():
         if name == without:
             return
-        digests[name] = make(uri, kind, wanted, **{name: digests[name] for name in inputs})
+        with artifact.write() as draft:
+            (draft.path / "file").write_text(artifact.uri)
 
 
-REQUIRE = {
-    "corpus": require_corpus,
-    "checkpoint": lambda config: require_checkpoint(config, "memory"),
-    "counts": require_counts,
-    "questions": require_questions,
-}
+def require(name: str, config: Config) -> storage.Manifest:
+    return made_of(config)[name].require()
+
+
+REQUIRE = ("corpus", "checkpoint", "counts", "questions")
 
 
 @pytest.mark.parametrize("name", REQUIRE)
@@ -154,7 +148,7 @@ def test_what_is_there_is_handed_on(tmp_path, name):
     config = parse("", ["smoke", "--storage", str(tmp_path)])
     make_all(config)
     place = {"checkpoint": "checkpoint-memory"}.get(name, name)
-    assert REQUIRE[name](config) == storage.read_manifest(str(tmp_path / "smoke" / place))
+    assert require(name, config) == storage.read_manifest(str(tmp_path / "smoke" / place))
 
 
 @pytest.mark.parametrize("arguments", [[], ["--writer.model", "it's mine", "--world.seed", "7", "--method", "lora"]])
@@ -173,7 +167,7 @@ def test_what_is_missing_is_named_with_a_command_that_works(tmp_path, name, file
     config = parse("", ["smoke", *arguments, "--storage", str(tmp_path)])
     make_all(config, without=name)
     with pytest.raises(RunError) as refused:
-        REQUIRE[name](config)
+        require(name, config)
     told = str(refused.value)
     assert f"is missing; make it with: python pipelines/{file}.py smoke " in told
     _, pipeline, *parsed = shlex.split(told.split("make it with: ")[1])
@@ -189,7 +183,7 @@ def test_the_command_for_the_dense_model_makes_the_dense_model(tmp_path):
     config = parse("", ["smoke", "--storage", str(tmp_path)])
     make_all(config)
     with pytest.raises(RunError, match="checkpoint-dense is missing") as refused:
-        require_checkpoint(config, "dense")
+        artifacts.checkpoint(config, "dense").require()
     parsed = parse("", shlex.split(str(refused.value).split("pretrain.py ")[1]))
     assert (parsed.architecture, parsed.storage) == ("dense", str(tmp_path))
     again = parse("", shlex.split(command("pretrain.py --architecture dense", parsed))[2:])
@@ -220,7 +214,7 @@ def test_the_command_for_the_dense_model_makes_the_dense_model(tmp_path):
 def test_what_was_made_with_another_config_is_not_handed_on(tmp_path, name, arguments, told):
     make_all(parse("", ["smoke", "--storage", str(tmp_path)]))
     with pytest.raises(RunError, match=re.escape(told)):
-        REQUIRE[name](parse("", ["smoke", "--storage", str(tmp_path), *arguments]))
+        require(name, parse("", ["smoke", "--storage", str(tmp_path), *arguments]))
 
 
 @pytest.mark.parametrize(
@@ -243,14 +237,14 @@ def test_what_was_made_with_another_config_is_not_handed_on(tmp_path, name, argu
 def test_how_it_is_run_makes_no_other_artifact(tmp_path, arguments):
     make_all(parse("", ["smoke", "--storage", str(tmp_path)]))
     changed = parse("", ["smoke", "--storage", str(tmp_path), *arguments])
-    for require in REQUIRE.values():
-        require(changed)
+    for name in REQUIRE:
+        require(name, changed)
 
 
 def test_what_trains_the_pools_does_not_name_the_dense_model():
     lazy, dense = (parse("", ["smoke", "--pretraining.pool-optimizer", name]) for name in ("lazy_adam", "adamw"))
-    assert checkpoint_config(lazy, "dense") == checkpoint_config(dense, "dense")
-    assert checkpoint_config(lazy, "memory") != checkpoint_config(dense, "memory")
+    assert artifacts.checkpoint(lazy, "dense").identity == artifacts.checkpoint(dense, "dense").identity
+    assert artifacts.checkpoint(lazy, "memory").identity != artifacts.checkpoint(dense, "memory").identity
 
 
 @pytest.mark.parametrize("name, above", [("corpus", "world"), ("checkpoint", "corpus"), ("counts", "checkpoint")])
@@ -265,26 +259,7 @@ def test_what_was_made_from_an_artifact_that_was_made_anew_is_refused(tmp_path, 
     ) as draft:
         (draft.path / "file").write_text("other bytes")
     with pytest.raises(RunError, match=f"was made from another {above} than the one in this run now"):
-        REQUIRE[name](config)
-
-
-def test_every_product_of_a_run_has_a_place_of_its_own():
-    run = run_of(CONFIGS[1])
-    places = [
-        run.world,
-        run.corpus,
-        run.checkpoint("memory"),
-        run.checkpoint("dense"),
-        run.training_states("memory"),
-        run.training_states("dense"),
-        run.counts,
-        run.partial_counts,
-        run.trials,
-        run.learned("a"),
-        run.learned("b"),
-    ]
-    assert len(set(places)) == len(places)
-    assert all(place.startswith("/data/runs/w7/") for place in places)
+        require(name, config)
 
 
 def test_a_run_is_a_folder_of_its_storage():
@@ -316,17 +291,17 @@ def test_a_run_that_starts_from_another_shares_all_but_its_questions_and_trials(
     make_all(base, without="questions")
     config = parse("", ["smoke", "--storage", str(tmp_path), "--run-name", "other", "--base-run", "smoke"])
     for name in ("corpus", "checkpoint", "counts"):
-        assert REQUIRE[name](config) == REQUIRE[name](base)
+        assert require(name, config) == require(name, base)
     with pytest.raises(RunError, match=f"{tmp_path}/other/questions is missing"):
-        require_questions(config)
+        artifacts.questions(config).require()
     run = run_of(config)
     assert (run.trials, run.base_trials) == (f"{tmp_path}/other/trials", f"{tmp_path}/smoke/trials")
     assert run_of(base).trials == run_of(base).base_trials
 
 
 def test_the_mixture_names_the_questions_only_where_overlaps_with_it_are_removed():
-    wiki = RECIPES["wiki"]()
+    wiki = replace(RECIPES["wiki"](), run_name="wiki", storage="/runs")
     other = replace(wiki, corpus=replace(wiki.corpus, mixture=replace(wiki.corpus.mixture, num_questions=7)))
-    assert wiki.questions.remove_overlap and questions_config(wiki) != questions_config(other)
+    assert wiki.questions.remove_overlap and artifacts.questions(wiki).identity != artifacts.questions(other).identity
     kept = [replace(each, questions=replace(each.questions, remove_overlap=False)) for each in (wiki, other)]
-    assert questions_config(kept[0]) == questions_config(kept[1])
+    assert artifacts.questions(kept[0]).identity == artifacts.questions(kept[1]).identity

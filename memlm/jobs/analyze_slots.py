@@ -7,19 +7,19 @@ from typing import Any
 
 import ray
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.identity import settings
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import task_resources
+from memlm.kinds import TOKEN_PAGE_FILE
 from memlm.methods.config import SparseMemoryConfig
-from memlm.run import run_of, trial_inputs
+from memlm.run import run_of
 from memlm.stages import require_slots_to_analyze
 
 SLOTS_FILE = "slots.json"
-PAGE_FILE = "tokens.html"
 
 
 def run(config: Config) -> str:
@@ -27,7 +27,7 @@ def run(config: Config) -> str:
     run = run_of(config)
     require_ready(config)
     method = require_slots_to_analyze(config)
-    inputs = trial_inputs(config, "memory")
+    inputs = artifacts.trial_inputs(config, "memory")
     with connect(config):
         task = ray.remote(_analyze).options(**task_resources(config.cluster))
         facts, page = ray.get(task.remote(config, method, inputs))
@@ -36,7 +36,7 @@ def run(config: Config) -> str:
     report = {"inputs": inputs, "seed": config.seed, **asked, "summary": summary(facts, config), "facts": facts}
     storage.write_json(output, report)
     if page:
-        storage.write_bytes(storage.join(run.uri, PAGE_FILE), page)
+        storage.write_bytes(storage.join(run.uri, TOKEN_PAGE_FILE), page)
     for line in format_summary(report["summary"]):
         say(line)
     say(f"slots: {output}")

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.data.config import DocumentsConfig
 from memlm.data.corpus.corpus import Corpus, open_corpus
@@ -30,7 +30,6 @@ from memlm.data.documents.documents import (
     read_titled_documents,
 )
 from memlm.data.paths import expand
-from memlm.data.prompts import digest_of
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
 from memlm.data.questions.sets import read_fact_lines, write_fact_lines
@@ -38,73 +37,71 @@ from memlm.data.questions.sources import source_content
 from memlm.data.stating.sets import conflict_lines
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
-from memlm.identity import identity
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.preparing.writing_units import Record, write_in_units
 from memlm.jobs.sources import open_world
-from memlm.run import is_made, require_corpus, run_of
+from memlm.kinds import DOCUMENTS_KIND, FACTS_FILE
+from memlm.run import run_of
 from memlm.stages import require_documents
-
-KIND = "documents"
-FACTS_FILE = "facts.jsonl"
 
 
 def run(config: Config) -> str:
     """Augment the chunks, or find them augmented, or go on with those that are missing; returns
     the artifact's uri."""
-    documents, uri = require_documents(config), run_of(config).documents
+    augmenter = require_documents(config).augmenter
     require_ready(config)
     world = open_world(config)
     read, empty, questions = read_sources(config, world)
     path, asked = source_paths(config, world)
     contents = (documents_content(path), source_content(asked))
     sources = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents))
-    inputs = {"sources": sources.hexdigest(), "corpus": require_corpus(config).digest}
-    revision = None if documents.augmenter == "rules" else revision_of(config.writer)
-    wanted = _named(config, revision)
+    corpus = artifacts.corpus(config).require().digest
+    revision = None if augmenter == "rules" else revision_of(config.writer)
+    prompts = () if revision is None else (STRATEGY_PROMPTS[augmenter], APPLY_PROMPT)
+    documents = artifacts.documents(config, revision=revision, prompts=prompts)
+    documents = documents.made_from(sources=sources.hexdigest(), corpus=corpus)
 
     def is_there() -> bool:
-        made = is_made(uri, kind=KIND, config=wanted, inputs=inputs)
+        made = documents.is_made()
         if made:
-            say(f"documents: reusing {uri}")
+            say(f"documents: reusing {documents.uri}")
         return made
 
     if is_there():
-        return uri
+        return documents.uri
     for place in empty[:5]:
         say(f"documents: {place} and left out ({len(empty)} in all)")
     with alone(run_of(config).documents_lease):
         if not is_there():  # another driver made it meanwhile
-            _augment_all(config, read, questions, wanted, inputs, revision)
-    return uri
+            _augment_all(config, read, questions, documents, revision)
+    return documents.uri
 
 
 def _augment_all(
     config: Config,
     read: Sequence[TitledDocument],
     questions: Sequence[DocumentQuestion],
-    wanted: dict[str, Any],
-    inputs: dict[str, str],
+    documents: Artifact,
     revision: str | None,
 ) -> None:
     """From what was augmented before to the artifact."""
-    documents, uri = require_documents(config), run_of(config).documents
-    chunks, placed = _chunks(read, questions, documents, open_corpus(run_of(config).corpus, digest=inputs["corpus"]))
-    records = _augment_chunks(config, chunks, {**wanted, "corpus": inputs["corpus"]}, revision)
+    settings, digest = require_documents(config), documents.digests()["corpus"]
+    chunks, placed = _chunks(read, questions, settings, open_corpus(artifacts.corpus(config).uri, digest=digest))
+    records = _augment_chunks(config, chunks, documents, revision)
     texts = [record["texts"] for record in records]
-    chunks, texts = check_augmented(chunks, texts, max_failed_share=documents.max_failed_share)
+    chunks, texts = check_augmented(chunks, texts, max_failed_share=settings.max_failed_share)
     facts = facts_of_chunks(chunks, texts, placed)
     details = _details(read, facts, records)
-    with storage.write_artifact(uri, kind=KIND, config=wanted, inputs=inputs) as draft:
+    with documents.write() as draft:
         write_fact_lines(draft.path / FACTS_FILE, facts)
         draft.details.update(details)
-    storage.delete_made(_units(config))
+    storage.delete_made(documents.units)
     say(
         f"documents: {details['num_documents']} in {len(facts)} chunks, {details['num_texts']} texts ({details['num_cut']} cut to fit), "
-        f"{details['num_questions']} of {len(questions)} questions, in {uri}"
+        f"{details['num_questions']} of {len(questions)} questions, in {documents.uri}"
     )
     _say_left_out(questions, facts)
     of_documents = [replace(each.question, context=" ".join(sorted(each.document_ids))) for each in questions]
@@ -121,9 +118,9 @@ def _say_left_out(questions: Sequence[DocumentQuestion], facts: Sequence[Fact]) 
         )
 
 
-def document_facts(config: Config, digest: str) -> list[Fact]:
+def document_facts(uri: str, *, digest: str) -> list[Fact]:
     """The chunks as facts, of the very artifact that was made."""
-    return read_fact_lines(storage.open_artifact(run_of(config).documents, kind=KIND, digest=digest) / FACTS_FILE)
+    return read_fact_lines(storage.open_artifact(uri, kind=DOCUMENTS_KIND, digest=digest) / FACTS_FILE)
 
 
 def source_paths(config: Config, world: Path | None) -> list[str]:
@@ -143,20 +140,6 @@ def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocumen
     if asked > len(read):
         say(f"questions.documents.num_documents is {asked}, and there are {len(read)}: all of them are taken")
     return read[: asked or None], empty, read_document_questions(questions)
-
-
-def _named(config: Config, revision: str | None) -> dict[str, Any]:
-    """What decides the texts."""
-    documents = require_documents(config)
-    wanted = {"documents": identity(documents)}
-    if revision is not None:
-        prompts = (STRATEGY_PROMPTS[documents.augmenter], APPLY_PROMPT)
-        wanted |= {"writer": config.writer.provenance(revision), "prompts": {"digest": digest_of(prompts)}}
-    return wanted
-
-
-def _units(config: Config) -> str:
-    return f"{run_of(config).documents}-partial"
 
 
 def _chunks(
@@ -179,14 +162,14 @@ def _chunks(
     return [chunk for chunk in chunks if chunk.id in placed or not config.answering_chunks_only], placed
 
 
-def _augment_chunks(
-    config: Config, chunks: Sequence[Chunk], wanted: dict[str, Any], revision: str | None
-) -> list[Record]:
-    corpus = partial(open_corpus, run_of(config).corpus, digest=wanted["corpus"])
+def _augment_chunks(config: Config, chunks: Sequence[Chunk], documents: Artifact, revision: str | None) -> list[Record]:
+    digest = documents.digests()["corpus"]
+    corpus = partial(open_corpus, artifacts.corpus(config).uri, digest=digest)
+    wanted = {**documents.identity, "corpus": digest}
     work = partial(_augment, config=require_documents(config), corpus=corpus)
     items = [asdict(chunk) for chunk in chunks]
     with connect(config):
-        return write_in_units(config, work, items, folder=_units(config), wanted=wanted, revision=revision)
+        return write_in_units(config, work, items, folder=documents.units, wanted=wanted, revision=revision)
 
 
 def _augment(

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
@@ -21,16 +22,8 @@ from memlm.jobs.on_ray.cluster import connect, num_processors
 from memlm.jobs.on_ray.console import Progress, quiet, say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import corpus_read, log_config
-from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND
-from memlm.run import (
-    RunError,
-    counts_config,
-    is_made,
-    require_checkpoint,
-    require_corpus,
-    run_of,
-    tracking_uri,
-)
+from memlm.kinds import COUNTS_FILE
+from memlm.run import RunError, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.units import num_batches, units
 
@@ -54,42 +47,39 @@ class _Counted:
 def run(config: Config) -> str:
     """Count, or find it counted, or go on with the units that are missing; returns the counts'
     uri."""
-    run = run_of(config)
     require_ready(config)
-    inputs = {"checkpoint": require_checkpoint(config, "memory").digest, "corpus": require_corpus(config).digest}
-    wanted = counts_config(config)
+    counts = artifacts.counts(config).pinned()
 
     def is_there() -> bool:
-        made = is_made(run.counts, kind=COUNTS_KIND, config=wanted, inputs=inputs, part="counting")
+        made = counts.is_made()
         if made:
-            left_out = storage.read_manifest(run.counts).details.get("quarantined", [])
-            what, remedy = f"{run.counts} was made without the units", f"move {run.counts} away to count again"
+            left_out = counts.manifest().details.get("quarantined", [])
+            what, remedy = f"{counts.uri} was made without the units", f"move {counts.uri} away to count again"
             _require_few(left_out, config, what, remedy)
-            say(f"count: reusing {run.counts}")
+            say(f"count: reusing {counts.uri}")
         return made
 
     if is_there():
-        return run.counts
+        return counts.uri
     tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
-    with alone(run.counting_lease):
+    with alone(run_of(config).counting_lease):
         if not is_there():  # another driver made it meanwhile
-            _count_all(config, inputs, tracker)
-    return run.counts
+            _count_all(config, counts, tracker)
+    return counts.uri
 
 
-def _count_all(config: Config, inputs: dict[str, str], tracker: Tracker) -> None:
+def _count_all(config: Config, counts: Artifact, tracker: Tracker) -> None:
     """From what was counted before to the artifact."""
-    run = run_of(config)
-    storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND)  # a damaged one is found before work is done
-    num_blocks = int(storage.read_manifest(run.corpus).details["num_blocks"])
+    run, inputs = run_of(config), counts.digests()
+    artifacts.checkpoint(config, "memory").open()  # a damaged one is found before work is done
+    num_blocks = int(artifacts.corpus(config).manifest().details["num_blocks"])
     counted = _count(config, _tasks(config, num_blocks), inputs)
-    from memlm.jobs.counting_units import COUNTS_FILE
     from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES
 
-    with storage.write_artifact(run.counts, kind=COUNTS_KIND, config=counts_config(config), inputs=inputs) as draft:
+    with counts.write() as draft:
         counted.counts.save(draft.path / COUNTS_FILE)
         draft.details.update(**usage(counted.counts), quarantined=counted.quarantined)
-    storage.delete_made(run.partial_counts)
+    storage.delete_made(counts.units)
     storage.delete_made(run.counting_attempts, loose=ATTEMPT_NAMES)
     tags = {
         "stage": "count",
@@ -98,29 +88,27 @@ def _count_all(config: Config, inputs: dict[str, str], tracker: Tracker) -> None
     }
     params = {"num_batches": num_batches(config.counting, num_blocks), "batch_blocks": config.counting.batch_blocks}
     with tracker.run(
-        f"count/{storage.read_manifest(run.counts).digest}",
+        f"count/{counts.digest}",
         name=f"count-{config.run_name}-{inputs['checkpoint'][:6]}",
         params=params,
         tags=tags,
     ) as tracked:
         log_config(tracked, config)
-        tracked.log_inputs([corpus_read(run, inputs["corpus"])])
+        tracked.log_inputs([corpus_read(config, inputs["corpus"])])
         of_job = {"units_quarantined": len(counted.quarantined), "tokens_per_second": counted.tokens_per_second}
         tracked.log_metrics(
             {f"slots/{name}": value for name, value in usage(counted.counts).items()}
             | {f"count/{name}": value for name, value in of_job.items()}
         )
     say(
-        f"count: {counted.counts.num_batches} batches, {counted.counts.num_tokens} tokens, {usage(counted.counts)['share_read']:.0%} of the slots read, in {run.counts}"
+        f"count: {counted.counts.num_batches} batches, {counted.counts.num_tokens} tokens, {usage(counted.counts)['share_read']:.0%} of the slots read, in {counts.uri}"
     )
 
 
 def _tasks(config: Config, num_blocks: int) -> list[dict[str, Any]]:
-    partials = run_of(config).partial_counts
-    named = ((unit, f"unit_{unit.start:07d}_{unit.stop:07d}") for unit in units(config.counting, num_blocks))
     return [
-        {"first": unit.start, "last": unit.stop, "unit": name, "uri": storage.join(partials, name)}
-        for unit, name in named
+        {"first": unit.start, "last": unit.stop, "unit": artifacts.unit_name(unit.start, unit.stop)}
+        for unit in units(config.counting, num_blocks)
     ]
 
 
@@ -150,11 +138,11 @@ def usage(counts: "BackgroundCounts") -> dict[str, float]:
 
 
 def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> _Counted:
-    from memlm.jobs.counting_units import COUNTS_FILE, PARTIAL_KIND, is_counted  # imports torch
+    from memlm.jobs.counting_units import is_counted, partial_of  # imports torch
     from memlm.slots.counts import BackgroundCounts
 
     run = run_of(config)
-    missing = [task for task in tasks if not is_counted(config, task, inputs)]
+    missing = [task for task in tasks if not is_counted(partial_of(config, task, inputs))]
     quarantined: list[list[int]] = []
     seconds, num_tokens = 0.0, 0
     if missing:
@@ -182,7 +170,7 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
     total: BackgroundCounts | None = None
     for task in tasks:
         if [task["first"], task["last"]] not in quarantined:
-            with storage.open_artifact_temporarily(task["uri"], kind=PARTIAL_KIND) as path:
+            with partial_of(config, task, inputs).open_temporarily() as path:
                 part = BackgroundCounts.load(path / COUNTS_FILE)
             total = part if total is None else total + part
     if total is None:

@@ -1,38 +1,38 @@
 """The worker's side of `count_accesses`: an actor that counts one unit after another, each
 committed once."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs.on_ray.attempts import Attempts
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import enter_worker, user_errors_as_raised
-from memlm.kinds import CHECKPOINT_KIND
+from memlm.kinds import COUNTS_FILE
 from memlm.model.language_model import load_checkpoint
-from memlm.run import RunError, counts_config, is_made, run_of
+from memlm.run import RunError, run_of
 from memlm.slots.accesses import memory_layers, value_pools
 from memlm.training.counting import count_unit
 
-PARTIAL_KIND = "partial_counts"
-COUNTS_FILE = "counts.safetensors"
+
+def partial_of(config: Config, task: Mapping[str, Any], inputs: Mapping[str, str]) -> Artifact:
+    """The counts of a task's unit, made from inputs of these digests."""
+    return artifacts.partial_counts(config, range(int(task["first"]), int(task["last"]))).made_from(**inputs)
 
 
-def _partial_config(config: Config, task: dict[str, Any]) -> dict[str, Any]:
-    return {**counts_config(config), "first": int(task["first"]), "last": int(task["last"])}
-
-
-def is_counted(config: Config, task: dict[str, Any], inputs: dict[str, str]) -> bool:
+def is_counted(partial: Artifact) -> bool:
     """Whether the unit's partial is there and whole; a damaged one is counted again."""
     try:
-        if not is_made(task["uri"], kind=PARTIAL_KIND, config=_partial_config(config, task), inputs=inputs):
+        if not partial.is_made():
             return False
-        storage.open_artifact(task["uri"], kind=PARTIAL_KIND)  # the copy goes once it is added up
+        partial.open()  # the copy goes once it is added up
     except storage.DamagedArtifact as error:
         say(f"warning: {error}; it is counted again")
         return False
@@ -58,16 +58,19 @@ class CountUnits:
     def _load(self) -> None:
         """Ray starts an actor that died here again, under its old name, without limit and
         without a word."""
-        run, loading = run_of(self.config), f"loading_{ray.get_runtime_context().get_actor_id()}"
+        checkpoint, loading = (
+            artifacts.checkpoint(self.config, "memory"),
+            f"loading_{ray.get_runtime_context().get_actor_id()}",
+        )
         if not self.attempts.begin(loading):
             raise RunError(
-                f"{self.attempts.limit} workers died while they loaded {run.checkpoint('memory')}, most likely because memory ran out. "
+                f"{self.attempts.limit} workers died while they loaded {checkpoint.uri}, most likely because memory ran out. "
                 "See Ray's logs for why; give nodes more memory, or fewer workers each (cluster.num_trials_at_once)"
             )
-        opened = open_corpus(run.corpus, digest=self.inputs["corpus"])
+        opened = open_corpus(artifacts.corpus(self.config).uri, digest=self.inputs["corpus"])
         self.blocks = opened.train_blocks()
         self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
-        folder = storage.open_artifact(run.checkpoint("memory"), kind=CHECKPOINT_KIND, digest=self.inputs["checkpoint"])
+        folder = checkpoint.open(digest=self.inputs["checkpoint"])
         device = torch.device("cuda" if self.config.cluster.use_gpu else "cpu")
         self.model = load_checkpoint(folder, device)
         assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"
@@ -78,23 +81,23 @@ class CountUnits:
             if self.load_error:
                 raise self.load_error
             (task,) = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            if is_counted(self.config, task, self.inputs):  # a worker died between its commit and its answer
+            partial = partial_of(self.config, task, self.inputs)
+            if is_counted(partial):  # a worker died between its commit and its answer
                 return self._answer(batch, tokens=0)
             if not self.attempts.begin(str(task["unit"])):
                 return self._answer(batch, tokens=0, quarantined=True)
-            return self._answer(batch, tokens=self._count(task))
+            return self._answer(batch, tokens=self._count(partial))
 
-    def _count(self, task: dict[str, Any]) -> int:
+    def _count(self, partial: Artifact) -> int:
         counts = count_unit(
             self.model,
             self.blocks,
-            range(int(task["first"]), int(task["last"])),
+            range(partial.identity["first"], partial.identity["last"]),
             self.config.counting,
             eos_id=self.eos_id,
             pad_id=self.pad_id,
         )
-        wanted = _partial_config(self.config, task)
-        with storage.write_artifact(str(task["uri"]), kind=PARTIAL_KIND, config=wanted, inputs=self.inputs) as draft:
+        with partial.write() as draft:
             counts.save(draft.path / COUNTS_FILE)
         return counts.num_tokens
 

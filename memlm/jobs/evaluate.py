@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import trial_of
 from memlm.config import Config
 from memlm.identity import settings
 from memlm.jobs.on_ray.checks import require_ready
@@ -17,7 +18,7 @@ from memlm.jobs.on_ray.workers import enter_worker, task_resources
 from memlm.jobs.tracked import log_config, log_model, sets_read
 from memlm.kinds import CHECKPOINT_KIND
 from memlm.results.scores import Scores
-from memlm.run import require_checkpoint, require_corpus, require_questions, run_of, tracking_uri, trial_of
+from memlm.run import run_of, tracking_uri
 from memlm.tracking import Tracker
 
 EXPERIMENT = "memlm evaluation"
@@ -28,13 +29,16 @@ def run(config: Config) -> str:
     scores."""
     run = run_of(config)
     require_ready(config)
-    inputs = {"corpus": require_corpus(config).digest, "questions": require_questions(config).digest}
+    inputs = {
+        "corpus": artifacts.corpus(config).require().digest,
+        "questions": artifacts.questions(config).require().digest,
+    }
     if config.checkpoint:
         uri = storage.require_absolute(config.checkpoint, "--checkpoint")
         checkpoint = storage.read_manifest(uri, CHECKPOINT_KIND)
     else:
-        uri = run.checkpoint(config.architecture)
-        checkpoint = require_checkpoint(config, config.architecture)
+        own = artifacts.checkpoint(config, config.architecture)
+        uri, checkpoint = own.uri, own.require()
     tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
     with connect(config):
         task = ray.remote(_score).options(**task_resources(config.cluster))
@@ -52,7 +56,7 @@ def run(config: Config) -> str:
         tags={**tags, "checkpoint.digest": checkpoint.digest, "checkpoint.uri": uri},
     ) as tracked:
         log_config(tracked, config)
-        tracked.log_inputs(sets_read(run, inputs, learned=False))
+        tracked.log_inputs(sets_read(config, inputs, learned=False))
         tracked.log_metrics({f"final/{name}": value.value for name, value in scores.sets.items()})
         tracked.log_metrics({f"final/{name}": value for name, value in scores.extra.items()})
         log_model(tracked, storage.open_artifact(uri, digest=checkpoint.digest), config)
@@ -76,7 +80,7 @@ def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str])
     from memlm.training.finetune import score
 
     enter_worker(config.cluster)
-    materials = load_materials(run_of(config), config.evaluation.num_text_blocks, inputs)
+    materials = load_materials(config, inputs)
     if told := shortfall(config.stream, materials.facts):
         say(told)
     say_unanswerable(config)

@@ -6,7 +6,8 @@ from typing import Any
 
 import ray
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
@@ -14,61 +15,55 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import ui_line
-from memlm.kinds import PATCH_KIND
+from memlm.kinds import REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
 from memlm.results.scores import LEARNING_SET, TrialResult
-from memlm.run import command, run_of, tracking_uri, trial_inputs, trial_of
+from memlm.run import command, run_of, tracking_uri
 from memlm.stages import require_traceable
 from memlm.tracking import Tracker
 
 EXPERIMENT = "memlm finetuning"
-SCORES_FILE = "scores.json"
 ADVICE = "advice"
 """Why a run learned nothing, in the details of its patch."""
 GUIDE = "docs/your-own-facts.md"
-REPORT_FILE = "report.html"
-PICTURE_FILE = "scores.png"
 
 
 def run(config: Config) -> str:
     """Learn and write the patch, or find it learned; returns the patch's uri."""
-    run = run_of(config)
     require_ready(config)
     require_traceable(config)
-    inputs = trial_inputs(config, config.method.base)
-    trial = trial_of(config)
-    key = trial.key(inputs)
-    name = f"{config.method.label}-{key}"
-    uri, trace = run.learned(name), run.trace(name) if config.trace else ""
+    inputs = artifacts.trial_inputs(config, config.method.base)
+    learned, trace = artifacts.learned(config, inputs), artifacts.trace(config, inputs)
+    uri = learned.uri
 
     def is_there() -> bool:
-        return storage.has_artifact(uri) and (not trace or storage.has_artifact(trace))
+        return learned.is_there() and (not config.trace or trace.is_there())
 
     if is_there():
         say(f"finetune: reusing {uri}")
     else:
         Tracker(tracking_uri(config), EXPERIMENT)
-        with connect(config), alone(run.learning_lease(name)):
+        with connect(config), alone(run_of(config).learning_lease(artifacts.learned_name(config, inputs))):
             if not is_there():  # another driver made it meanwhile
-                ray.get(
-                    ray.remote(_learn).options(**task_resources(config.cluster)).remote(config, key, uri, trace, inputs)
-                )
-    result = TrialResult.from_json(storage.read_json(str(storage.open_artifact(uri, kind=PATCH_KIND) / SCORES_FILE)))
+                ray.get(ray.remote(_learn).options(**task_resources(config.cluster)).remote(config, inputs))
+    result = TrialResult.from_json(storage.read_json(str(learned.open() / SCORES_FILE)))
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
-    if trace:
+    if config.trace:
         from memlm.jobs.trial.traces import say_trace  # draws, for which it imports matplotlib
 
         say_trace(trace)
-    if REPORT_FILE in storage.read_manifest(uri).files:  # those of older versions have none
-        files = ", ".join(storage.address_of_file(uri, name) for name in (REPORT_FILE, PICTURE_FILE, SCORES_FILE))
+    if REPORT_FILE in learned.manifest().files:  # those of older versions have none
+        files = ", ".join(
+            storage.address_of_file(uri, name) for name in (REPORT_FILE, SCORES_PICTURE_FILE, SCORES_FILE)
+        )
         say(f"report: {files}")
     if line := ui_line(config, "in MLflow"):
         say(line)
-    _say_outcome(config, uri, result)
+    _say_outcome(config, learned, result)
     return uri
 
 
-def _say_outcome(config: Config, uri: str, result: TrialResult) -> None:
+def _say_outcome(config: Config, learned: Artifact, result: TrialResult) -> None:
     """What was learned and how to use it, or that nothing was, why, and what to do."""
     start, end = result.start[LEARNING_SET], result.end[LEARNING_SET]
     if end.value > start.value and config.method.moves == "nothing":
@@ -78,17 +73,19 @@ def _say_outcome(config: Config, uri: str, result: TrialResult) -> None:
         )
         return
     if end.value > start.value:
-        checkpoint = run_of(config).checkpoint(config.method.base)
+        checkpoint = artifacts.checkpoint(config, config.method.base).uri
         say(
-            f"patch: {uri}; put it in with: memlm apply {quote(checkpoint)} {quote(uri)} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
+            f"patch: {learned.uri}; put it in with: memlm apply {quote(checkpoint)} {quote(learned.uri)} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
         )
         return
     say(
         f"NOTHING WAS LEARNED: {sum(end.items):.3g} of {len(end.items)} new facts are answered right, and {sum(start.items):.3g} were before."
     )
-    for reason in storage.read_manifest(uri, PATCH_KIND).details.get(ADVICE, []):
+    for reason in learned.manifest().details.get(ADVICE, []):
         say(f"  why: {reason}")
-    say(f"what a model can learn, and how to give it your own facts: {GUIDE}. The patch, of no use as it is: {uri}")
+    say(
+        f"what a model can learn, and how to give it your own facts: {GUIDE}. The patch, of no use as it is: {learned.uri}"
+    )
 
 
 def _learn(*arguments: Any) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.data.questions.sets import open_question_sets
@@ -71,7 +71,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
 def _make_upstream(config: Config, stages: "_Stages") -> None:
     with stages.timed("prepare_corpus"):
         corpus = open_corpus(prepare_corpus.run(config))
-    facts = open_question_sets(run_of(config).questions).facts()
+    facts = open_question_sets(artifacts.questions(config).uri).facts()
     if told := shortfall(config.stream, facts):
         say(told)
     for seed in config.sweep.seeds:

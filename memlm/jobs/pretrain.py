@@ -7,7 +7,7 @@ import time
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import IN_JOB, Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
@@ -19,8 +19,7 @@ from memlm.jobs.on_ray.rendezvous import torch_config
 from memlm.jobs.on_ray.resources import report_shortage
 from memlm.jobs.on_ray.workers import worker_resources
 from memlm.jobs.pretrain_worker import EXPERIMENT, WorkerTask, require_room, train_worker
-from memlm.kinds import CHECKPOINT_KIND
-from memlm.run import RunError, checkpoint_config, is_made, require_corpus, run_of, tracking_uri
+from memlm.run import RunError, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.goodput import START_NAMES
 
@@ -36,28 +35,24 @@ def run(config: Config) -> str:
     uri."""
     run, architecture = run_of(config), config.architecture
     require_ready(config)
-    corpus = require_corpus(config)
-    checkpoint = run.checkpoint(architecture)
-    wanted = checkpoint_config(config, architecture)
+    checkpoint = artifacts.checkpoint(config, architecture).pinned()
 
     def is_there() -> bool:
-        made = is_made(checkpoint, kind=CHECKPOINT_KIND, config=wanted, inputs={"corpus": corpus.digest})
+        made = checkpoint.is_made()
         if made:
-            say(f"pretrain {architecture}: reusing {checkpoint}")
+            say(f"pretrain {architecture}: reusing {checkpoint.uri}")
         return made
 
     if is_there():
-        return checkpoint
+        return checkpoint.uri
     if not os.environ.get(IN_JOB) and not config.cluster.use_gpu:  # then the workers run on this machine
         require_room(config, workers_here=config.cluster.num_workers)
     Tracker(tracking_uri(config), EXPERIMENT)  # fails early if the tracking server does not answer
     with connect(config), alone(run.pretraining_lease(architecture), ttl_seconds=LEASE_SECONDS) as lease:
         if is_there():  # another driver made it meanwhile
-            return checkpoint
+            return checkpoint.uri
         task = WorkerTask(
             config=config,
-            corpus=run.corpus,
-            corpus_digest=corpus.digest,
             checkpoint=checkpoint,
             training_states=run.training_states(architecture),
             tracking=tracking_uri(config),
@@ -79,11 +74,11 @@ def run(config: Config) -> str:
                 f"pretraining the {architecture} model diverged: {diverged}; no checkpoint is made of it, and the states saved before "
                 f"are kept in {task.training_states}"
             )
-        if not storage.has_artifact(checkpoint):
+        if not checkpoint.is_there():
             task.holder.require()
             raise Interrupted  # the workers or Ray handled the signal, and fit() returned as after success
         storage.delete_made(task.training_states, loose=START_NAMES)
-    return checkpoint
+    return checkpoint.uri
 
 
 class Interrupted(KeyboardInterrupt):

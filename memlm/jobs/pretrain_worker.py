@@ -12,7 +12,8 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.tokenizer import save_tokenizer
@@ -20,11 +21,9 @@ from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.notice import Notice, Watch
 from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
-from memlm.kinds import CHECKPOINT_KIND
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
 from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
-from memlm.run import checkpoint_config, run_of
 from memlm.tracking import Run, Tracker, TrackingError
 from memlm.training.checkpoints.checkpoint import TrainingStates
 from memlm.training.checkpoints.model_card import model_card
@@ -47,15 +46,18 @@ class WorkerTask:
     """Everything that a worker needs to know."""
 
     config: Config
-    corpus: str
-    corpus_digest: str
-    checkpoint: str
+    checkpoint: Artifact
+    """To be made from the corpus of the digest among its inputs."""
     training_states: str
     tracking: str
     session: float
     """Start of the command, in seconds since 1970."""
     holder: storage.Holder
     """Holder of the lease: the driver."""
+
+    @property
+    def corpus_digest(self) -> str:
+        return self.checkpoint.digests()["corpus"]
 
     @property
     def notice(self) -> str:
@@ -111,7 +113,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
     logging.getLogger("memlm").setLevel(logging.INFO)
     task = loop_config["task"]
     config, settings = task.config, task.config.pretraining
-    corpus = open_corpus(task.corpus, digest=task.corpus_digest)
+    corpus = open_corpus(artifacts.corpus(config).uri, digest=task.corpus_digest)
     device = ray.train.torch.get_device()
     require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
     dist.barrier()  # no worker takes memory while another still measures what is free
@@ -135,14 +137,14 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
             f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, in addition to its share of the rest"
         )
     diary, start = None, torch.zeros(1, dtype=torch.int64, device=device)
-    if rank == 0 and not storage.has_artifact(task.checkpoint) and _holds_lease(task.holder):
+    if rank == 0 and not task.checkpoint.is_there() and _holds_lease(task.holder):
         diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session)
         start.fill_(diary.number)
     dist.broadcast(start, src=0)
     if not start:  # a worker died after the checkpoint was made, or another driver took over
         return None
     engine = Engine(model.to(device), settings)
-    inputs = {"corpus": task.corpus_digest, "config": _config_digest(config)}
+    inputs = {"corpus": task.corpus_digest, "config": digest_of(task.checkpoint)}
     states = TrainingStates(engine, task.training_states, inputs=inputs, start=int(start))
     first_step = states.load_newest()
     try:
@@ -217,7 +219,7 @@ class _Pretraining:
     def log_provenance(self) -> None:
         try:
             log_config(self.tracked, self.task.config)
-            self.tracked.log_inputs([corpus_read(run_of(self.task.config), self.task.corpus_digest)])
+            self.tracked.log_inputs([corpus_read(self.task.config, self.task.corpus_digest)])
         except TrackingError as error:
             say(f"warning: {error}; the config is not logged by this start")
 
@@ -306,12 +308,7 @@ class _Pretraining:
     def write_checkpoint(self, sizes: NumParameters) -> None:
         config = self.task.config
         if self.diary:
-            with storage.write_artifact(
-                self.task.checkpoint,
-                kind=CHECKPOINT_KIND,
-                config=checkpoint_config(config, config.architecture),
-                inputs={"corpus": self.task.corpus_digest},
-            ) as draft:
+            with self.task.checkpoint.write() as draft:
                 self.engine.export(draft.path)
                 save_tokenizer(self.corpus.tokenizer, draft.path, max_length=config.model.max_positions)
                 card = model_card(
@@ -328,13 +325,13 @@ class _Pretraining:
     def _log_checkpoint(self) -> None:
         """Tag the run with the checkpoint's address and digest, by which the runs that use it find
         this one."""
-        digest = storage.read_manifest(self.task.checkpoint).digest
-        tags = {"checkpoint": digest[:16], "checkpoint.digest": digest, "checkpoint.uri": self.task.checkpoint}
+        digest = self.task.checkpoint.digest
+        tags = {"checkpoint": digest[:16], "checkpoint.digest": digest, "checkpoint.uri": self.task.checkpoint.uri}
         try:
             self.tracked.set_tags(tags)
         except TrackingError as error:
             say(f"warning: {error}; the checkpoint's digest is {digest}")
-        log_model(self.tracked, storage.open_artifact(self.task.checkpoint), self.task.config)
+        log_model(self.tracked, self.task.checkpoint.open(), self.task.config)
 
 
 def _num_tokens(config: Config) -> int:
@@ -342,9 +339,7 @@ def _num_tokens(config: Config) -> int:
     return config.pretraining.num_steps * config.pretraining.batch_blocks * config.corpus.block_size
 
 
-def _config_digest(config: Config) -> str:
+def digest_of(checkpoint: Artifact) -> str:
     """Digest that identifies the training states of this configuration; training does not resume
     from states of another."""
-    return hashlib.sha256(
-        json.dumps(checkpoint_config(config, config.architecture), sort_keys=True).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(dict(checkpoint.identity), sort_keys=True).encode()).hexdigest()

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memlm import storage
+from memlm import artifacts
 from memlm.config import Config
 from memlm.identity import settings
 from memlm.jobs.on_ray.console import say
+from memlm.kinds import FACTS_FILE, HELD_OUT_FOLDER
 from memlm.results.scores import LEARNING_SET, TrialResult
-from memlm.run import Run, command, tracking_uri
+from memlm.run import command, tracking_uri
 from memlm.tracking import DataSet, TrackingError
 from memlm.tracking import Run as TrackedRun
 from memlm.training.trial import Trial
@@ -56,19 +57,20 @@ def final_metrics(result: TrialResult) -> dict[str, float]:
     return learned | {f"final/{name}": value for name, value in result.extra.items()}
 
 
-def corpus_read(run: Run, digest: str, context: str = "training") -> DataSet:
-    return DataSet(name="corpus", digest=digest, uri=run.corpus, context=context)
+def corpus_read(config: Config, digest: str, context: str = "training") -> DataSet:
+    return DataSet(name="corpus", digest=digest, uri=artifacts.corpus(config).uri, context=context)
 
 
-def sets_read(run: Run, inputs: Mapping[str, str], *, learned: bool) -> list[DataSet]:
+def sets_read(config: Config, inputs: Mapping[str, str], *, learned: bool) -> list[DataSet]:
     """What a trial or an evaluation reads: each set of the questions by its own digest, and the
     corpus, whose held-out text is scored."""
-    found = [corpus_read(run, inputs["corpus"], "evaluation")]
-    for file, content in storage.read_manifest(run.questions).files.items():
-        name = LEARNING_SET if file == "facts.jsonl" else Path(file).stem
-        if name == LEARNING_SET or file.startswith("held_out/"):
+    found = [corpus_read(config, inputs["corpus"], "evaluation")]
+    sets = artifacts.questions(config)
+    for file, content in sets.manifest().files.items():
+        name = LEARNING_SET if file == FACTS_FILE else Path(file).stem
+        if name == LEARNING_SET or file.startswith(f"{HELD_OUT_FOLDER}/"):
             context = "training" if learned and name == LEARNING_SET else "evaluation"
-            found.append(DataSet(name=name, digest=content["sha256"], uri=run.questions, context=context))
+            found.append(DataSet(name=name, digest=content["sha256"], uri=sets.uri, context=context))
     return found
 
 

@@ -10,21 +10,19 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.data.config import WordingsConfig
 from memlm.data.corpus.shards import write_shard
 from memlm.data.paths import expand
-from memlm.data.prompts import digest_of
 from memlm.data.questions.files import write_nq_open
 from memlm.data.questions.records import Question
 from memlm.data.questions.sources import source_content
 from memlm.data.stating.paraphrasing import PROMPTS, Stated, check_stated, questions_by_fact, state_facts
 from memlm.data.writers.build import revision_of
 from memlm.data.writers.interface import Writer
-from memlm.identity import identity
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
@@ -32,65 +30,52 @@ from memlm.jobs.on_ray.console import say
 from memlm.jobs.preparing.questions import fact_questions
 from memlm.jobs.preparing.writing_units import Record, write_in_units
 from memlm.jobs.sources import open_world
-from memlm.kinds import SHORT_FILE, STATED_QUESTIONS_FILE, STATEMENTS_FILE, STATEMENTS_KIND, WRITTEN_UNIT_KIND
-from memlm.run import is_made, run_of
+from memlm.kinds import SHORT_FILE, STATED_QUESTIONS_FILE, STATEMENTS_FILE
+from memlm.run import run_of
 
 
 def run(config: Config) -> str:
     """Have the facts stated, or find them stated, or go on with those that are missing; returns
     the artifact's uri."""
-    uri = run_of(config).statements
     require_ready(config)
     world = open_world(config)
     facts = questions_by_fact(fact_questions(config, world))
     path = expand(config.questions.facts.path, "questions.facts.path", world)
-    inputs = {"questions": hashlib.sha256(source_content(path)).hexdigest()}
     revision = revision_of(config.writer)
-    wanted = _named(config, revision)
+    statements = artifacts.statements(config, revision=revision, prompts=PROMPTS)
+    statements = statements.made_from(questions=hashlib.sha256(source_content(path)).hexdigest())
 
     def is_there() -> bool:
-        made = is_made(uri, kind=STATEMENTS_KIND, config=wanted, inputs=inputs)
+        made = statements.is_made()
         if made:
-            say(f"statements: reusing {uri}")
+            say(f"statements: reusing {statements.uri}")
         return made
 
     if not is_there():
         with alone(run_of(config).statements_lease):
             if not is_there():  # another driver made it meanwhile
-                _state_all(config, facts, wanted, inputs, revision)
-    return uri
+                _state_all(config, facts, statements, revision)
+    return statements.uri
 
 
-def _state_all(
-    config: Config, facts: dict[str, list[Question]], wanted: dict[str, Any], inputs: dict[str, str], revision: str
-) -> None:
+def _state_all(config: Config, facts: dict[str, list[Question]], statements: Artifact, revision: str) -> None:
     """From what was stated before to the artifact."""
-    uri = run_of(config).statements
-    units = f"{uri}-partial"
     with connect(config):
         records = write_in_units(
             config,
             partial(_state, config=config.wordings),
             [{"questions": [asdict(question) for question in asked]} for asked in facts.values()],
-            folder=units,
-            wanted=_named(config, revision, of=WRITTEN_UNIT_KIND),
+            folder=statements.units,
+            wanted=artifacts.unit_of_statements(config, revision=revision, prompts=PROMPTS),
             revision=revision,
         )
     stated = [Stated(**{**record, "statements": tuple(record["statements"])}) for record in records]
     short = check_stated(stated, config.wordings)
-    with storage.write_artifact(uri, kind=STATEMENTS_KIND, config=wanted, inputs=inputs) as draft:
+    with statements.write() as draft:
         _write(draft.path, facts, stated, short)
         draft.details.update(num_facts=len(stated), num_short=len(short))
-    storage.delete_made(units)
-    _report(uri, stated, short)
-
-
-def _named(config: Config, revision: str, *, of: str = STATEMENTS_KIND) -> dict[str, Any]:
-    """What decides the statements: the questions that were taken, the model, and how it was
-    asked."""
-    source = identity(config.questions.facts, of=STATEMENTS_KIND)
-    writing = {"writer": config.writer.provenance(revision), "prompts": digest_of(PROMPTS)}
-    return {"facts": source, **writing, **identity(config.wordings, of=of)}
+    storage.delete_made(statements.units)
+    _report(statements.uri, stated, short)
 
 
 def _state(writer: Writer, items: Sequence[Record], *, config: WordingsConfig) -> list[Record]:

@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import trial_of
 from memlm.config import Config
 from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
 from memlm.data.hub import HUB
 from memlm.data.paths import PathError, expand
 from memlm.jobs.sweep.planned_trials import plan_trials, unfinished
 from memlm.jobs.sweep.spaces import MethodSpace
-from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND, QUESTIONS_KIND
+from memlm.kinds import CHECKPOINT_KIND
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.outside import visible
@@ -24,13 +25,7 @@ from memlm.preflight.cost.minutes import describe_machine, fit_side_by_side, sta
 from memlm.preflight.planned_corpus import format_count, plan_corpus
 from memlm.preflight.planned_questions import count_learned
 from memlm.preflight.run_plan import AHEAD, TO_RESUME, RunPlan, StagePlan
-from memlm.run import (
-    checkpoint_config,
-    counts_config,
-    questions_config,
-    tracking_uri,
-    trial_of,
-)
+from memlm.run import tracking_uri
 from memlm.training.units import units
 
 
@@ -100,8 +95,7 @@ def _trials_of(plan: RunPlan) -> dict[MethodConfig, int]:
 
 
 def _questions(plan: RunPlan) -> None:
-    config, run = plan.config, plan.run
-    questions = config.questions
+    config, questions = plan.config, plan.config.questions
     sets: list[tuple[str, QuestionSetConfig]] = [(held_out.name, held_out) for held_out in questions.held_out]
     lines = [_question_set(plan, name, source) for name, source in sets]
     if questions.documents is None:
@@ -109,8 +103,8 @@ def _questions(plan: RunPlan) -> None:
     else:
         lines.insert(0, f"documents to learn: {questions.documents.path}, {questions.documents.augmenter}")
     lines[1:1] = _learned(plan)
-    state = plan.state(run.questions, QUESTIONS_KIND, questions_config(config), {}, "questions")
-    plan.add("questions, in prepare_corpus", run.questions, state, *lines)
+    made = artifacts.questions(config)
+    plan.add("questions, in prepare_corpus", made.uri, plan.state(made), *lines)
 
 
 def _learned(plan: RunPlan) -> list[str]:
@@ -139,15 +133,15 @@ def _question_set(plan: RunPlan, name: str, source: QuestionSetConfig) -> str:
 
 def _checkpoint(plan: RunPlan, architecture: Architecture) -> None:
     config, run, settings = plan.config, plan.run, plan.config.pretraining
-    uri = run.checkpoint(architecture)
-    state = plan.state(uri, CHECKPOINT_KIND, checkpoint_config(config, architecture), plan.digest(run.corpus))
+    checkpoint = artifacts.checkpoint(config, architecture)
+    state = plan.state(checkpoint, **plan.digests(corpus=artifacts.corpus(config)))
     if state == "to be made" and storage.list_names(run.training_states(architecture)):
         state = TO_RESUME
     blocks = settings.num_steps * settings.batch_blocks
     passes = f", {blocks / plan.num_blocks:.2g} passes over the corpus" if plan.num_blocks else ""
     plan.add(
         f"pretrain, {architecture}",
-        uri,
+        checkpoint.uri,
         state,
         f"{settings.num_steps} steps of {settings.batch_blocks} blocks: {format_count(blocks * config.corpus.block_size)} tokens{passes}",
         f"{config.cluster.num_workers} workers{' with a GPU each' if config.cluster.use_gpu else ''}, {settings.precision}, "
@@ -172,18 +166,16 @@ def _base_of_method(plan: RunPlan) -> None:
 
 
 def _counts(plan: RunPlan) -> None:
-    config, run = plan.config, plan.run
-    inputs = plan.digest(run.corpus)
-    if storage.has_artifact(run.checkpoint("memory")):
-        inputs["checkpoint"] = storage.read_manifest(run.checkpoint("memory")).digest
-    state = plan.state(run.counts, COUNTS_KIND, counts_config(config), inputs, "counting")
+    config, counts = plan.config, artifacts.counts(plan.config)
+    inputs = plan.digests(corpus=artifacts.corpus(config), checkpoint=artifacts.checkpoint(config, "memory"))
+    state = plan.state(counts, **inputs)
     most = config.counting.num_batches * config.counting.batch_blocks
     tasks = units(config.counting, int(plan.num_blocks) if plan.num_blocks else most)
     batches = tasks[-1].stop
-    done = len(storage.list_names(run.partial_counts)) if state == "to be made" else 0
+    done = len(storage.list_names(counts.units)) if state == "to be made" else 0
     plan.add(
         "count_accesses",
-        run.counts,
+        counts.uri,
         state,
         f"{batches} batches of {config.counting.batch_blocks} blocks: "
         f"{format_count(batches * config.counting.batch_blocks * config.corpus.block_size)} tokens, in {len(tasks)} units"
@@ -249,7 +241,7 @@ def _scores(plan: RunPlan) -> None:
             storage.read_manifest(storage.require_absolute(config.checkpoint, "--checkpoint"), CHECKPOINT_KIND)
         except ValueError as error:
             state = plan.obstacle(error)
-    plan.add("evaluate", config.checkpoint or plan.run.checkpoint(config.architecture), state)
+    plan.add("evaluate", config.checkpoint or artifacts.checkpoint(config, config.architecture).uri, state)
 
 
 STAGES: dict[str, tuple[Callable[[RunPlan], None], ...]] = {

@@ -3,29 +3,23 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data import dclm
 from memlm.data.corpus.listing import Shard
 from memlm.data.file_kinds import kind_of
 from memlm.data.hub import HubUnreachable
-from memlm.identity import identity
 from memlm.jobs.preparing.corpus_shards import choose_shards, sources_digest
-from memlm.kinds import CORPUS_KIND, WORLD_KIND
 from memlm.preflight.run_plan import RunPlan
-from memlm.run import (
-    corpus_config,
-)
 
 
 def plan_corpus(plan: RunPlan) -> None:
-    config, run, inputs = plan.config, plan.run, {}
+    config, corpus = plan.config, artifacts.corpus(plan.config)
     world = _world(plan)
     if config.world is not None and world is None:
-        plan.add("prepare_corpus", run.corpus, "to be made", *_packing(config), "from the generated world's shards")
+        plan.add("prepare_corpus", corpus.uri, "to be made", *_packing(config), "from the generated world's shards")
         return
-    if world is not None:
-        inputs["world"] = storage.read_manifest(run.world).digest
+    inputs = plan.digests(world=artifacts.world(config)) if world is not None else {}
     lines: list[str] = []
     try:
         train, validation = choose_shards(config, world, keep=False)
@@ -34,29 +28,30 @@ def plan_corpus(plan: RunPlan) -> None:
             _estimated_tokens(train) / config.corpus.block_size if dclm.is_dclm(config.corpus.path) else None
         )
         inputs["sources"] = sources_digest(config, world, [*train, *validation])
-        state = plan.state(run.corpus, CORPUS_KIND, corpus_config(config), inputs, "corpus")
+        state = plan.state(corpus, **inputs)
     except ValueError as error:
         if dclm.is_dclm(config.corpus.path) and isinstance(error, HubUnreachable | storage.StorageError):
             lines = [f"could not be listed: {error}", *_published(plan)]
-            state = plan.state(run.corpus, CORPUS_KIND, corpus_config(config), {}, "corpus")
+            state = plan.state(corpus)
         else:
             state = plan.obstacle(error)
     if state == "reused":
-        plan.num_blocks = storage.read_manifest(run.corpus).details["num_blocks"]
+        plan.num_blocks = corpus.manifest().details["num_blocks"]
     blocks = f"{format_count(plan.num_blocks)} blocks to train on" if plan.num_blocks else ""
-    plan.add("prepare_corpus", run.corpus, state, *lines, *_packing(config), blocks)
+    plan.add("prepare_corpus", corpus.uri, state, *lines, *_packing(config), blocks)
 
 
 def _world(plan: RunPlan) -> Path | None:
     """Plan the generated world; returns its folder if it exists."""
-    config, uri = plan.config, plan.run.world
+    config = plan.config
     if config.world is None:
         return None
-    state = plan.state(uri, WORLD_KIND, identity(config.world), {}, "world")
-    plan.world = storage.open_artifact(uri, kind=WORLD_KIND) if state == "reused" else None
+    world = artifacts.world(config)
+    state = plan.state(world)
+    plan.world = world.open() if state == "reused" else None
     plan.add(
         "the generated world",
-        uri,
+        world.uri,
         state,
         f"{config.world.num_documents} documents in {config.world.num_shards} shards, {config.world.num_known} known and "
         f"{config.world.num_new} new people, places and works",

@@ -1,17 +1,14 @@
 """Plan of a run: the stages in order, each with its state and what a run would be refused for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from memlm import storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.jobs.sweep.spaces import MethodSpace
-from memlm.run import (
-    is_made,
-    run_of,
-)
+from memlm.run import run_of
 
 TO_RESUME = "to be resumed from its newest state"
 AHEAD = ("to be made", "to be scored", TO_RESUME)
@@ -42,9 +39,10 @@ class RunPlan:
         self.num_learned: int | None = None
         """Facts or documents to learn, once counted."""
 
-    def state(self, uri: str, kind: str, wanted: Mapping[str, Any], inputs: Mapping[str, str], part: str = "") -> str:
+    def state(self, artifact: Artifact, **inputs: str) -> str:
+        """State of an artifact that is to be made from inputs of these digests."""
         try:
-            return "reused" if is_made(uri, kind=kind, config=wanted, inputs=inputs, part=part) else "to be made"
+            return "reused" if artifact.made_from(**inputs).is_made() else "to be made"
         except ValueError as error:
             return self.obstacle(error)
 
@@ -56,6 +54,6 @@ class RunPlan:
     def add(self, stage: str, uri: str, state: str, *lines: str) -> None:
         self.stages.append(StagePlan(stage=stage, uri=uri, state=state, lines=[line for line in lines if line]))
 
-    def digest(self, uri: str) -> dict[str, str]:
-        """Digest of the corpus as an input of later stages; empty until the corpus exists."""
-        return {"corpus": storage.read_manifest(uri).digest} if storage.has_artifact(uri) else {}
+    def digests(self, **inputs: Artifact) -> dict[str, str]:
+        """Digests of those inputs of a stage that exist already."""
+        return {name: storage.read_manifest(each.uri).digest for name, each in inputs.items() if each.is_there()}

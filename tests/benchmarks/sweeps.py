@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import ClusterConfig, Config, SweepConfig
 from memlm.data.config import StreamConfig
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs import prepare_corpus
-from memlm.jobs.counting_units import COUNTS_FILE
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import quiet
 from memlm.jobs.sweep.planned_trials import PlannedTrial, plan_trials, read_results, unfinished
@@ -25,13 +24,13 @@ from memlm.jobs.sweep.starts import Part, Shared, start_of
 from memlm.jobs.sweep.trials import run_trials
 from memlm.jobs.sweep.weights import TrialWeights
 from memlm.jobs.trial.materials import load_materials, load_model, read_model_config
-from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND
+from memlm.kinds import COUNTS_FILE
 from memlm.model.config import Architecture
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader import PackedRecording, Recording
 from memlm.recipes import laptop
 from memlm.results.scores import Scores, TrialResult, join
-from memlm.run import checkpoint_config, counts_config, run_of
+from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import run_trial
 from tests.benchmarks.contender import Clock, Contender
@@ -85,7 +84,7 @@ class Preparation(_Sweep):
             self._write_counts(corpus_digest)
 
     def _write_checkpoint(self, architecture: Architecture, corpus_digest: str) -> None:
-        tokenizer = open_corpus(self.run.corpus).tokenizer
+        tokenizer = open_corpus(artifacts.corpus(self.config).uri).tokenizer
         shape = model_config(
             self.config.model,
             dense=architecture == "dense",
@@ -93,12 +92,7 @@ class Preparation(_Sweep):
             eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id,
         )
-        with storage.write_artifact(
-            self.run.checkpoint(architecture),
-            kind=CHECKPOINT_KIND,
-            config=checkpoint_config(self.config, architecture),
-            inputs={"corpus": corpus_digest},
-        ) as draft:
+        with artifacts.checkpoint(self.config, architecture).made_from(corpus=corpus_digest).write() as draft:
             build_model(shape, seed=self.config.pretraining.seed).save_pretrained(draft.path)
             tokenizer.save_pretrained(draft.path)
 
@@ -115,13 +109,9 @@ class Preparation(_Sweep):
             num_sequences=num_batches,
             num_tokens=num_batches,
         )
-        inputs = {
-            "checkpoint": storage.read_manifest(self.run.checkpoint("memory")).digest,
-            "corpus": corpus_digest,
-        }
-        with storage.write_artifact(
-            self.run.counts, kind=COUNTS_KIND, config=counts_config(self.config), inputs=inputs
-        ) as draft:
+        checkpoint = artifacts.checkpoint(self.config, "memory").digest
+        made = artifacts.counts(self.config).made_from(checkpoint=checkpoint, corpus=corpus_digest)
+        with made.write() as draft:
             counts.save(draft.path / COUNTS_FILE)
 
 
@@ -180,7 +170,9 @@ class BareLoop(_Sweep):
 
     def _load(self) -> None:
         self.pending, inputs = planned_trials(self.config)
-        checkpoints = {architecture: self.run.checkpoint(architecture) for architecture in ARCHITECTURES}
+        checkpoints = {
+            architecture: artifacts.checkpoint(self.config, architecture).uri for architecture in ARCHITECTURES
+        }
         self.shared = Shared(
             config=self.config,
             run=self.run,
@@ -189,7 +181,7 @@ class BareLoop(_Sweep):
                 name: {key: tensor.numpy() for key, tensor in load_model(uri).state_dict().items()}
                 for name, uri in checkpoints.items()
             },
-            materials=load_materials(self.run, self.config.evaluation.num_text_blocks, inputs["memory"]),
+            materials=load_materials(self.config, inputs["memory"]),
         )
         self.weights = {
             name: TrialWeights(self.shared.model_configs[name], self.shared.weights[name], self.device)

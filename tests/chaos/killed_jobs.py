@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
-from memlm.jobs import count_accesses, counting_units, pretrain
+from memlm.jobs import count_accesses, pretrain
+from memlm.kinds import COUNTS_FILE
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.chaos.frame import Outcome, Row
@@ -39,7 +40,7 @@ STEPS_BETWEEN = 7
 
 def partials_in(config: Config) -> dict[str, int]:
     """Committed partial counts, with the time of their commit."""
-    folder = Path(run_of(config).partial_counts)
+    folder = Path(artifacts.counts(config).units)
     found = {}
     for manifest in folder.glob(f"[!.]*/{storage.MANIFEST}"):  # a draft has one too, just before it is renamed
         try:
@@ -50,7 +51,7 @@ def partials_in(config: Config) -> dict[str, int]:
 
 
 def counted(config: Config) -> BackgroundCounts:
-    return BackgroundCounts.load(Path(count_accesses.run(config)) / counting_units.COUNTS_FILE)
+    return BackgroundCounts.load(Path(count_accesses.run(config)) / COUNTS_FILE)
 
 
 def lose_counting_workers(seed: int, small: bool) -> Outcome:
@@ -73,7 +74,7 @@ def lose_counting_workers(seed: int, small: bool) -> Outcome:
             kills += sum(killed)
             by_seed.append(sum(killed))
             differences += differing(counts, counts_of_one_process())
-            shutil.rmtree(run_of(config).counts)
+            shutil.rmtree(artifacts.counts(config).uri)
             assert len(by_seed) < 20, f"kills come too late: {by_seed}"
     return Outcome(
         tries=kills, survived=0 if differences else kills, differences=differences, details={"kills_by_seed": by_seed}

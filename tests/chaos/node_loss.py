@@ -20,8 +20,8 @@ from typing import Any
 
 from mlflow.tracking import MlflowClient
 
-from memlm import storage
-from memlm.jobs.counting_units import COUNTS_FILE
+from memlm import artifacts, storage
+from memlm.kinds import COUNTS_FILE
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from tests.chaos.frame import Outcome, Row
@@ -180,7 +180,7 @@ def _while_counting(here: Site, folder: Path, choices: random.Random, losses: in
     for name in artifacts_in(folder / "undisturbed"):
         _upload(folder / "undisturbed" / name, storage.join(here.storage, "lost", name))
     job, lost = _Job(here, folder, "lost", "count_accesses", *OPTIONS), 0
-    partials = run_of(job.config).partial_counts
+    partials = artifacts.counts(job.config).units
 
     def num_counted() -> int:
         return sum(name.endswith(f"/{storage.MANIFEST}") for name in _names_below(here, partials))
@@ -191,7 +191,7 @@ def _while_counting(here: Site, folder: Path, choices: random.Random, losses: in
             break
         lost += job.lose_a_worker_of("CountUnits")
     job.to_the_end()
-    counts = BackgroundCounts.load(storage.open_artifact(run_of(job.config).counts) / COUNTS_FILE)
+    counts = BackgroundCounts.load(artifacts.counts(job.config).open() / COUNTS_FILE)
     return _outcome(lost, differing(counts, BackgroundCounts.load(folder / "expected")))
 
 
@@ -217,9 +217,9 @@ def _while_pretraining(here: Site, folder: Path, choices: random.Random, losses:
         if job.wait_until(lambda words=words: job.lose_a_worker_of("RayTrainWorker", first_say=words)):
             lost, announced = lost + 1, announced + announce
     job.to_the_end()
-    made = [run_of(smoke(here.storage, "--run-name", name)).checkpoint("memory") for name in ("whole", "lost")]
-    whole, found = (storage.read_manifest(uri) for uri in made)
-    storage.open_artifact(made[1])
+    made = [artifacts.checkpoint(smoke(here.storage, "--run-name", name), "memory") for name in ("whole", "lost")]
+    whole, found = (each.manifest() for each in made)
+    made[1].open()
     differences = sum(found.files.get(name) != file for name, file in whole.files.items())
     details = {"announced": announced, "nodes_at_once": job.most_nodes, "goodput": found.details["goodput"]}
     return _outcome(lost, differences + (job.most_nodes < 2), **details)

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs import prepare_corpus, pretrain
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.trial.materials import load_model
-from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.counting import count_unit
 from tests.jobs.running import smoke
@@ -64,10 +63,9 @@ def undisturbed_checkpoint() -> storage.Manifest:
 @cache
 def counts_of_one_process() -> BackgroundCounts:
     config = smoke(undisturbed_run(), *OPTIONS)
-    run = run_of(config)
-    corpus = open_corpus(run.corpus)
+    corpus = open_corpus(artifacts.corpus(config).uri)
     return count_unit(
-        load_model(run.checkpoint("memory")),
+        load_model(artifacts.checkpoint(config, "memory").uri),
         corpus.train_blocks(),
         range(NUM_UNITS),
         config.counting,

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
 from memlm.data.corpus.shards import write_shard
 from memlm.data.questions.sets import open_question_sets
 from memlm.data.writers.config import EndpointConfig, WriterConfig
 from memlm.jobs import augment_documents, finetune, prepare_corpus, pretrain
-from memlm.run import run_of
 from tests.jobs.running import refused, smoke
 from tests.support.serving import says, serving
 
@@ -69,7 +68,7 @@ def studies(handler: BaseHTTPRequestHandler, content: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_documents_are_learned_by_a_trial_like_facts(config: Config, capfd):
     prepare_corpus.run(config)
-    questions = open_question_sets(run_of(config).questions)
+    questions = open_question_sets(artifacts.questions(config).uri)
     facts = questions.facts()
     assert [fact.id for fact in facts] == ["Ada#0", "Ada#1", "Bo#0", "Bo#1", "Cy#0", "Cy#1"]
     assert [[question.id for question in fact.questions] for fact in facts] == [["qAda"], [], ["qBo"], [], ["qCy"], []]
@@ -111,7 +110,7 @@ def test_active_reading_asks_a_model_once_and_cuts_what_does_not_fit(config: Con
         assert augment_documents.run(read) == uri and len(server.asked) == num_asked == 3 * (1 + 6)
     manifest = storage.read_manifest(uri)
     assert manifest.config["writer"]["model"] == "m" and manifest.details["num_cut"] == 18
-    facts = augment_documents.document_facts(read, manifest.digest)
+    facts = augment_documents.document_facts(uri, digest=manifest.digest)
     assert [fact.id for fact in facts] == ["Ada#0", "Bo#0", "Cy#0"]
     assert all(text.endswith(".") for fact in facts for text in fact.statements)
     assert {text.split()[0] for text in facts[0].statements} == {"Sing", "Draw"}

@@ -2,12 +2,13 @@
 
 import pytest
 
+from memlm import artifacts
+from memlm.artifacts import trial_inputs
 from memlm.config import Config
 from memlm.jobs.counting_units import CountUnits
 from memlm.jobs.evaluate import _score
 from memlm.jobs.trial.fact_slots import analyze
 from memlm.jobs.trial.learning import learn
-from memlm.run import run_of, trial_inputs
 from memlm.storage import StorageError
 from tests.jobs.running import smoke
 
@@ -23,10 +24,10 @@ def _count(config: Config, inputs: dict[str, str]) -> None:
 
 
 WORKERS = {
-    "finetune": lambda config, inputs: learn(config, "key", f"{config.storage}/nothing", "", inputs),
+    "finetune": lambda config, inputs: learn(config, inputs),
     "analyze_slots": lambda config, inputs: analyze(config, config.method, inputs),
     "evaluate": lambda config, inputs: _score(
-        config, run_of(config).checkpoint("memory"), inputs["checkpoint"], inputs
+        config, artifacts.checkpoint(config, "memory").uri, inputs["checkpoint"], inputs
     ),
     "count_accesses": _count,
 }

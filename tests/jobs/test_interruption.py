@@ -14,12 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.data.corpus.listing import list_corpus
 from memlm.data.corpus.shards import ShardError, write_shard
-from memlm.jobs import count_accesses, counting_units, pareto_sweep, prepare_corpus, pretrain, pretrain_worker
+from memlm.jobs import count_accesses, pareto_sweep, prepare_corpus, pretrain, pretrain_worker
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.preparing.corpus_shards import unit_of
+from memlm.kinds import COUNTS_FILE
 from memlm.run import RunError, run_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.tracking import TrackingError
@@ -130,7 +131,7 @@ def _last_step(folder: Path) -> int:
 
 def test_a_worker_that_dies_once_the_checkpoint_is_made_costs_no_step(runs, capfd):
     config = smoke(runs, *LONG, "--run-name", "late", "--pretraining.num-steps", "6", "--pretraining.warmup-steps", "2")
-    checkpoint = run_of(config).checkpoint("memory")
+    checkpoint = artifacts.checkpoint(config, "memory").uri
     with once(
         lambda: storage.has_artifact(checkpoint), lambda: kill(workers_of_this_process("RayTrainWorker")) and None
     ):
@@ -201,7 +202,7 @@ def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
     counts = count_accesses.run(smoke(runs, *options, "--counting.max-quarantined", "1"))
     out = capfd.readouterr().out
     assert "1 of 2 units were counted before" in out
-    assert BackgroundCounts.load(Path(counts) / counting_units.COUNTS_FILE).num_batches == 200
+    assert BackgroundCounts.load(Path(counts) / COUNTS_FILE).num_batches == 200
     assert storage.read_manifest(counts).details["quarantined"] == [[200, 400]]
     assert not attempts.parent.exists()
     with pytest.raises(RunError, match=r"was made without the units of micro-batches 200 to 399"):

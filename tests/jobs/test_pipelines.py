@@ -11,11 +11,10 @@ from statistics import mean
 
 import pytest
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.cli import parse
 from memlm.jobs.sweep.planned_trials import plan_trials
 from memlm.jobs.trial.materials import load_materials, load_model
-from memlm.run import run_of
 from memlm.training.finetune import run_trial
 from tests.jobs.running import ROOT, artifacts_in, smoke
 from tests.jobs.sweep.results import HELD_OUT, METHODS, ONE_EVERY_TIME, SEEDS, drop_of, mean_of
@@ -99,12 +98,11 @@ def test_trials_of_one_seed_start_from_the_same_scores_and_seeds_have_other_fact
 def test_a_trial_of_the_sweep_is_the_trial_alone_to_the_bit(swept, method):
     """What the sweep's trials share, of weights and of activations, changes no score."""
     config = smoke(swept.storage)
-    run = run_of(config)
     planned, inputs = plan_trials(config, load_spaces([method], "smoke"))
     (read,) = inputs.values()
-    materials = load_materials(run, config.evaluation.num_text_blocks, read)
+    materials = load_materials(config, read)
     for plan in (planned[0], planned[-1]):
-        model = load_model(run.checkpoint(plan.architecture))
+        model = load_model(artifacts.checkpoint(config, plan.architecture).uri)
         alone, _ = run_trial(plan.trial, model, materials, key=plan.key)
         entries = [json.loads(json.dumps(alone.to_json())), json.loads(swept.ledger()[plan.key].read_text())["result"]]
         for entry in entries:

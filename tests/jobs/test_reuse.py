@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.cli import parse
-from memlm.jobs import count_accesses, counting_units, evaluate, finetune, prepare_corpus, pretrain
-from memlm.run import counts_config
+from memlm.jobs import count_accesses, evaluate, finetune, prepare_corpus, pretrain
+from memlm.kinds import COUNTS_FILE
 from memlm.slots.counts import BackgroundCounts
 from tests.jobs.running import artifacts_in, refused, smoke
 from tests.jobs.sweep.results import METHODS, RUNS_OF, query, sweep, times_of, without_times
@@ -85,12 +85,10 @@ def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
     shutil.rmtree(run / "counts")
     marked = BackgroundCounts.zero(len(whole.accesses))
     marked = BackgroundCounts(**{**vars(marked), "num_tokens": 1000})
-    wanted = {**counts_config(config), "first": 5, "last": 10}
-    partial = str(run / "counts-partial" / "unit_0000005_0000010")
-    with storage.write_artifact(
-        partial, kind=counting_units.PARTIAL_KIND, config=wanted, inputs=manifest.inputs
-    ) as draft:
-        marked.save(draft.path / counting_units.COUNTS_FILE)
+    partial = artifacts.partial_counts(config, range(5, 10))
+    assert partial.uri == str(run / "counts-partial" / "unit_0000005_0000010")
+    with partial.made_from(**manifest.inputs).write() as draft:
+        marked.save(draft.path / COUNTS_FILE)
     counted = BackgroundCounts.load(Path(count_accesses.run(config)) / "counts.safetensors")
     assert counted.num_batches == 15  # three units of five, and the marked one of none
     assert counted.num_tokens == 1000 + whole.num_tokens * 15 // 20

@@ -45,7 +45,8 @@ def run(config: Config, sources: Sources | None = None) -> str:
     world = artifacts.world(config).open() if config.world is not None else None
     inputs = {"sources": _sources_digest(config, world)}
     if config.questions.documents:
-        inputs["documents"] = storage.read_manifest(augment_documents.run(config)).digest
+        documents = augment_documents.run(config)
+        inputs["documents"] = storage.read_manifest(documents).digest
     made = artifacts.questions(config).made_from(**inputs)
     if made.is_made():
         say(f"questions: reusing {made.uri}")
@@ -54,7 +55,9 @@ def run(config: Config, sources: Sources | None = None) -> str:
     sources = sources or read_sources(config, world)
     held_out = sources.held_out
     facts = (
-        augment_documents.document_facts(config, inputs["documents"]) if config.questions.documents else sources.facts
+        augment_documents.document_facts(documents, digest=inputs["documents"])
+        if config.questions.documents
+        else sources.facts
     )
     known: dict[str, Sequence[Record]] = {**held_out, "corpus.mixture": sources.mixture}
     facts = _without_overlap(facts, known, remove=config.questions.remove_overlap)

@@ -6,7 +6,6 @@ keyed by the unit and committed once, and the driver reads exactly the units of 
 that was cut off, or whose budget was spent, goes on from the units there are.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.corpus.shards import read_records, write_shard
 from memlm.data.writers.budget import Budget
@@ -26,10 +25,7 @@ from memlm.data.writers.interface import Writer
 from memlm.jobs.on_ray.cluster import num_processors
 from memlm.jobs.on_ray.console import Progress
 from memlm.jobs.on_ray.workers import enter_worker, task_resources, user_errors_as_raised
-from memlm.run import is_made
-
-UNIT_KIND = "written_unit"
-UNIT_FILE = "records.jsonl"
+from memlm.kinds import WRITTEN_UNIT_FILE
 
 Record = dict[str, Any]
 Work = Callable[[Any, Sequence[Record]], list[Record]]
@@ -58,8 +54,8 @@ def write_in_units(
         progress.advance(len(json.loads(row["items"])))
     records: list[Record] = []
     for task in tasks:
-        with storage.open_artifact_temporarily(task["uri"], kind=UNIT_KIND) as path:
-            records += [record for _, record in read_records(str(path / UNIT_FILE))]
+        with artifacts.written_unit(**task, decided_by=wanted).open_temporarily() as path:
+            records += [record for _, record in read_records(str(path / WRITTEN_UNIT_FILE))]
     return records
 
 
@@ -67,7 +63,7 @@ def _tasks(items: Sequence[Record], folder: str, *, size: int) -> list[dict[str,
     units = [(first, items[first : first + size]) for first in range(0, len(items), size)]
     return [
         {
-            "uri": storage.join(folder, f"unit_{first:07d}_{first + len(unit):07d}"),
+            "uri": storage.join(folder, artifacts.unit_name(first, first + len(unit))),
             "items": json.dumps(unit, ensure_ascii=False),
         }
         for first, unit in units
@@ -113,9 +109,9 @@ class _WriteUnits:
             if self.revision is not None and self.writer is None:
                 self.writer = self.build(self.revision)
             for uri, items in zip(batch["uri"], batch["items"], strict=True):
-                wanted = {**self.wanted, "items": hashlib.sha256(items.encode()).hexdigest()}
-                if not is_made(uri, kind=UNIT_KIND, config=wanted, inputs={}):
-                    with storage.write_artifact(uri, kind=UNIT_KIND, config=wanted) as draft:
+                unit = artifacts.written_unit(uri, items, decided_by=self.wanted)
+                if not unit.is_made():
+                    with unit.write() as draft:
                         records = self.work(self.writer, json.loads(items))
-                        write_shard(str(draft.path / UNIT_FILE), records)
+                        write_shard(str(draft.path / WRITTEN_UNIT_FILE), records)
         return batch

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memlm import storage
+from memlm.artifacts import trial_inputs, trial_of
 from memlm.config import Config
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.outside import reading
 from memlm.results.scores import FailedSetting, TrialResult
-from memlm.run import Run, trial_inputs, trial_of
+from memlm.run import Run
 from memlm.training.trial import Trial
 
 

@@ -30,7 +30,7 @@ from memlm.results.frontier_picture import draw_frontier, draw_frontiers
 from memlm.results.frontier_tables import PAPER_FORGETTING, format_table
 from memlm.results.report import write_report
 from memlm.results.scores import LEARNING_SET, TrialResult
-from memlm.run import Run, RunError, run_of, tracking_uri
+from memlm.run import Run, RunError, tracking_uri
 from memlm.tracking import DataSet, Tracker
 from memlm.tracking import Run as TrackedRun
 
@@ -58,7 +58,7 @@ class SweepTracker:
         self.parent.log_inputs(self._sets())
 
     def _sets(self) -> list[DataSet]:
-        return sets_read(run_of(self.config), next(iter(self.inputs.values())), learned=True)
+        return sets_read(self.config, next(iter(self.inputs.values())), learned=True)
 
     def child(self, plan: PlannedTrial) -> TrackedRun:
         trial = plan.trial

@@ -16,7 +16,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 from torch import nn
 
-from memlm import credentials, storage
+from memlm import artifacts, credentials, storage
 from memlm.config import Config
 from memlm.data.questions.streams import num_steps
 from memlm.jobs.on_ray.cluster import num_processors
@@ -50,7 +50,7 @@ def run_trials(
     """`inputs` are the digests of what the trials were planned for, which is what they read.
     While `holder` has the sweep's lease: LeaseLost if another took over."""
     architectures = sorted({plan.architecture for plan in pending})
-    checkpoints = {name: (run.checkpoint(name), inputs[name]["checkpoint"]) for name in architectures}
+    checkpoints = {name: (artifacts.checkpoint(config, name).uri, inputs[name]["checkpoint"]) for name in architectures}
     read = {name: digest for architecture in architectures for name, digest in inputs[architecture].items()}
     shared = ray.put(
         Shared(
@@ -58,7 +58,7 @@ def run_trials(
             run=run,
             model_configs={name: read_model_config(uri, digest=digest) for name, (uri, digest) in checkpoints.items()},
             weights={name: _arrays_of(load_model(uri, digest=digest)) for name, (uri, digest) in checkpoints.items()},
-            materials=load_materials(run, config.evaluation.num_text_blocks, read),
+            materials=load_materials(config, read),
         )
     )
     began = time.monotonic()

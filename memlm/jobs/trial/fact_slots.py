@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from memlm import artifacts
+from memlm.artifacts import trial_of
 from memlm.config import Config
 from memlm.data.questions.facts import Fact
-from memlm.jobs.analyze_slots import PAGE_FILE
 from memlm.jobs.on_ray.console import Progress
 from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.token_pages import PageFact, write_page
+from memlm.kinds import TOKEN_PAGE_FILE
 from memlm.methods.config import SparseMemoryConfig
-from memlm.run import run_of, trial_of
 from memlm.training.finetune import Materials, facts_of
 from memlm.training.slot_analysis import FactSlots, LearnedWith, minimum_slots_to_learn, slots_of_fact
 
@@ -24,9 +25,8 @@ from memlm.training.slot_analysis import FactSlots, LearnedWith, minimum_slots_t
 def analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
     """The entries of slots.json, and the page; empty for none."""
     enter_worker(config.cluster)
-    run, trial = run_of(config), trial_of(config)
-    materials = load_materials(run, config.evaluation.num_text_blocks, inputs)
-    model = load_model(run.checkpoint("memory"), device_of(config), digest=inputs["checkpoint"])
+    trial, materials = trial_of(config), load_materials(config, inputs)
+    model = load_model(artifacts.checkpoint(config, "memory").uri, device_of(config), digest=inputs["checkpoint"])
     facts = facts_of(trial, materials)[: config.analysis.num_facts]
     progress = Progress(f"learning each of {len(facts)} facts with as few slots as suffice", len(facts))
     found = []
@@ -80,7 +80,7 @@ def _page(
     )
     shown = [PageFact(fact, slots.trainable, _note(slots, learned)) for fact, slots, learned in found]
     with TemporaryDirectory() as folder:
-        path = Path(folder) / PAGE_FILE
+        path = Path(folder) / TOKEN_PAGE_FILE
         write_page(path, model, materials.tokenizer, shown, lead=lead)
         return path.read_bytes()
 

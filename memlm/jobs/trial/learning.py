@@ -3,33 +3,35 @@ patch."""
 
 from tempfile import TemporaryDirectory
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import trial_of
 from memlm.config import Config
 from memlm.data.questions.streams import num_steps, shortfall
-from memlm.identity import identity
-from memlm.jobs.finetune import ADVICE, EXPERIMENT, PICTURE_FILE, REPORT_FILE, SCORES_FILE, trial_tags
+from memlm.jobs.finetune import ADVICE, EXPERIMENT, trial_tags
 from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.tracked import final_metrics, log_config, log_model, sets_read, start_metrics, trial_name, trial_params
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.traces import tracer_of, write_trace
-from memlm.kinds import PATCH_KIND
+from memlm.kinds import PATCH_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
 from memlm.results.trial_report import draw_scores, write_trial_report
-from memlm.run import run_of, tracking_uri, trial_of
+from memlm.run import tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned, why_nothing_was_learned
 from memlm.training.finetune import SEES_NOTHING, facts_of, run_trial
-from memlm.training.patch import PATCH_FILE, changed_rows, save_patch, stored_weights
+from memlm.training.patch import changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
 
 
-def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]) -> None:
+def learn(config: Config, inputs: dict[str, str]) -> None:
     enter_worker(config.cluster)
-    run, trial = run_of(config), trial_of(config)
-    materials = load_materials(run, config.evaluation.num_text_blocks, inputs)
+    trial = trial_of(config)
+    key, materials = trial.key(inputs), load_materials(config, inputs)
     if told := shortfall(trial.stream, materials.facts):
         say(told)
-    model = load_model(run.checkpoint(config.method.base), device_of(config), digest=inputs["checkpoint"])
+    model = load_model(
+        artifacts.checkpoint(config, config.method.base).uri, device_of(config), digest=inputs["checkpoint"]
+    )
     before = {name: tensor.clone() for name, tensor in stored_weights(model).items()}
     progress = Progress(
         f"learning with {trial.method.label}", num_steps(trial.stream, materials.facts, seed=trial.seed)
@@ -49,10 +51,10 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
                 step=step,
             )
 
-    tracer = tracer_of(trial, materials, tracked) if trace else None
+    tracer = tracer_of(trial, materials, tracked) if config.trace else None
     with tracked, tracked.measuring():
         log_config(tracked, config)
-        tracked.log_inputs(sets_read(run, inputs, learned=True))
+        tracked.log_inputs(sets_read(config, inputs, learned=True))
         result, learned = run_trial(trial, model, materials, key=key, on_step=on_step, observer=tracer or SEES_NOTHING)
         tracked.log_metrics(start_metrics(result))
         tracked.log_metrics(final_metrics(result), step=progress.total)
@@ -62,19 +64,17 @@ def learn(config: Config, key: str, uri: str, trace: str, inputs: dict[str, str]
                 materials.tokenizer.save_pretrained(folder)
                 log_model(tracked, folder, config)
         if tracer:
-            write_trace(trace, tracer, learned, materials, config, inputs, tracked)
+            write_trace(tracer, learned, materials, config, inputs, tracked)
         advice: list[str] = []
         if not has_learned(result):
             advice = why_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
         patch = changed_rows(before, stored_weights(learned))
-        with storage.write_artifact(
-            uri, kind=PATCH_KIND, config={"method": identity(trial.method), "seed": trial.seed}, inputs=inputs
-        ) as draft:
+        with artifacts.learned(config, inputs).write() as draft:
             save_patch(patch, draft.path / PATCH_FILE)
             storage.write_json(str(draft.path / SCORES_FILE), {**result.to_json(), "answers": result.answers})
-            draw_scores(result, draft.path / PICTURE_FILE)
+            draw_scores(result, draft.path / SCORES_PICTURE_FILE)
             write_trial_report(result, draft.path / REPORT_FILE, heading=f"{config.run_name}: {trial.title}")
-            for file in (SCORES_FILE, PICTURE_FILE, REPORT_FILE):
+            for file in (SCORES_FILE, SCORES_PICTURE_FILE, REPORT_FILE):
                 tracked.log_file(draft.path / file)
             draft.details["rows"] = {name: len(change.rows) for name, change in patch.items()}
             draft.details[ADVICE] = advice

@@ -7,18 +7,16 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.corpus.blocks import batch_ids
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.encoding import filler_id
 from memlm.data.questions.sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
-from memlm.jobs.counting_units import COUNTS_FILE
-from memlm.kinds import CHECKPOINT_KIND, COUNTS_KIND
+from memlm.kinds import CHECKPOINT_KIND, COUNTS_FILE
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.language_model import attention_on, load_checkpoint, load_model_config
-from memlm.run import Run
 from memlm.slots.counts import BackgroundCounts
 from memlm.training.finetune import Materials
 
@@ -27,23 +25,23 @@ REHEARSED_BLOCKS = 1024
 """Drawn from by replay and distillation; small beside a corpus, so the sample is held in memory."""
 
 
-def load_materials(run: Run, num_text_blocks: int, inputs: Mapping[str, str]) -> Materials:
+def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
     """`inputs` are the digests of corpus and questions, and of the counts for methods that need
     them: as the driver found them, which may be replaced before a worker opens them. Raises
     StorageError if one was."""
-    corpus = open_corpus(run.corpus, digest=inputs["corpus"])
-    sets = open_question_sets(run.questions, digest=inputs["questions"])
+    corpus = open_corpus(artifacts.corpus(config).uri, digest=inputs["corpus"])
+    sets = open_question_sets(artifacts.questions(config).uri, digest=inputs["questions"])
     text = corpus.validation_blocks()
     counts = None
     if "counts" in inputs:
-        counts = storage.open_artifact(run.counts, kind=COUNTS_KIND, digest=inputs["counts"]) / COUNTS_FILE
+        counts = artifacts.counts(config).open(digest=inputs["counts"]) / COUNTS_FILE
     return Materials(
         tokenizer=corpus.tokenizer,
         facts=sets.facts(),
         held_out=HeldOut(
             questions=sets.held_out(),
             tasks=sets.tasks(),
-            text=text.take(range(min(num_text_blocks, len(text)))),
+            text=text.take(range(min(config.evaluation.num_text_blocks, len(text)))),
         ),
         background=BackgroundCounts.load(counts) if counts else None,
         text=_background_text(corpus),

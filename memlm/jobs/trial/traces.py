@@ -7,23 +7,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from memlm import storage
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.data.questions.records import Question
 from memlm.evaluation.stream_metrics import CurvePoint
-from memlm.identity import identity
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.trial.token_pages import PageFact, write_page
+from memlm.kinds import METRICS_FILE, METRICS_PICTURE_FILE, TOKEN_PAGE_FILE
 from memlm.results.stream_report import draw_stream, format_stream
 from memlm.tracking import Run as TrackedRun
 from memlm.training.finetune import Materials
 from memlm.training.stream_trace import StreamTracer
 from memlm.training.trial import Trial
 
-KIND = "stream_trace"
-METRICS_FILE = "stream_metrics.json"
-PICTURE_FILE = "stream_metrics.png"
-PAGE_FILE = "tokens.html"
 NUM_HELD_OUT = 200
 """Questions of each held-out set that every point of a curve asks."""
 
@@ -46,7 +43,6 @@ def tracer_of(trial: Trial, materials: Materials, tracked: TrackedRun) -> Stream
 
 
 def write_trace(
-    uri: str,
     tracer: StreamTracer,
     learned: nn.Module,
     materials: Materials,
@@ -55,18 +51,17 @@ def write_trace(
     tracked: TrackedRun,
 ) -> None:
     metrics = tracer.metrics()
-    made_from = {"method": identity(config.method), "seed": config.seed}
-    with storage.write_artifact(uri, kind=KIND, config=made_from, inputs=inputs) as draft:
+    with artifacts.trace(config, inputs).write() as draft:
         storage.write_json(str(draft.path / METRICS_FILE), metrics)
-        draw_stream(metrics, draft.path / PICTURE_FILE)
+        draw_stream(metrics, draft.path / METRICS_PICTURE_FILE)
         shown = _page_facts(tracer, config.analysis.num_page_facts)
         if shown:
             lead = (
                 f"How many of the slots that {config.method.label} trained in the last step on a fact each token reads, "
                 f"after the stream. Run {config.run_name}, seed {config.seed}."
             )
-            write_page(draft.path / PAGE_FILE, learned, materials.tokenizer, shown, lead=lead)
-        for name in (METRICS_FILE, PICTURE_FILE, PAGE_FILE):
+            write_page(draft.path / TOKEN_PAGE_FILE, learned, materials.tokenizer, shown, lead=lead)
+        for name in (METRICS_FILE, METRICS_PICTURE_FILE, TOKEN_PAGE_FILE):
             if (draft.path / name).exists():
                 tracked.log_file(draft.path / name)
     tracked.log_metrics(final_metrics(metrics), step=metrics["num_steps"])
@@ -99,10 +94,10 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value["mean"] for name, value in found.items() if value is not None}
 
 
-def say_trace(uri: str) -> None:
-    metrics = storage.read_json(str(storage.open_artifact(uri, kind=KIND) / METRICS_FILE))
+def say_trace(trace: Artifact) -> None:
+    metrics = storage.read_json(str(trace.open() / METRICS_FILE))
     for line in filter(None, format_stream(metrics).splitlines()):
         say(line)
     say(
-        f"trace: {storage.address_of_file(uri, METRICS_FILE)}, next to it {PICTURE_FILE} and, where slots are selected, {PAGE_FILE}"
+        f"trace: {storage.address_of_file(trace.uri, METRICS_FILE)}, next to it {METRICS_PICTURE_FILE} and, where slots are selected, {TOKEN_PAGE_FILE}"
     )

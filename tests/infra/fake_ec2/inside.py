@@ -20,9 +20,8 @@ from typing import Any
 import boto3
 import ray
 
-from memlm import storage
-from memlm.jobs.counting_units import COUNTS_FILE
-from memlm.run import run_of
+from memlm import artifacts, storage
+from memlm.kinds import COUNTS_FILE
 from memlm.slots.counts import BackgroundCounts
 from tests.chaos.smoke_run import differing
 from tests.infra.fake_ec2.ask import status_of
@@ -173,7 +172,7 @@ def _with_a_loss(site: Site, pipeline: str, options: list[str], process: str, *,
 
 
 def _counted(config: Any) -> int:
-    return _manifests(run_of(config).partial_counts)
+    return _manifests(artifacts.counts(config).units)
 
 
 def _manifests(uri: str) -> int:
@@ -185,14 +184,13 @@ def _manifests(uri: str) -> int:
 
 def _differences(site: Site, pipeline: str, config: Any) -> int:
     """Number of differences from the results of the same work when undisturbed."""
-    run, undisturbed = run_of(config), site.folder / "expected"
+    undisturbed = site.folder / "expected"
     if pipeline == "count_accesses":
-        counts = BackgroundCounts.load(storage.open_artifact(run.counts) / COUNTS_FILE)
+        counts = BackgroundCounts.load(artifacts.counts(config).open() / COUNTS_FILE)
         return differing(counts, BackgroundCounts.load(undisturbed / "counts" / COUNTS_FILE))
-    made, wanted = (
-        storage.read_manifest(uri) for uri in (run.checkpoint("memory"), str(undisturbed / "checkpoint-memory"))
-    )
-    storage.open_artifact(run.checkpoint("memory"))
+    checkpoint = artifacts.checkpoint(config, "memory")
+    made, wanted = checkpoint.manifest(), storage.read_manifest(str(undisturbed / "checkpoint-memory"))
+    checkpoint.open()
     return sum(made.files.get(name) != file for name, file in wanted.files.items())
 
 

@@ -1,8 +1,8 @@
 """Permissions in an applied environment: IAM's decisions on its policies, for requests that must
 and must not pass.
 
-What pipelines touch is named by memlm itself (memlm/run.py), so a key that moves there and not
-in the policies is found.
+What pipelines touch is named by memlm itself (memlm/artifacts.py, memlm/run.py), so a key that
+moves there and not in the policies is found.
 """
 
 import json
@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from memlm import artifacts
 from memlm.cli import parse
+from memlm.config import Config
 from memlm.run import Run, run_of
 from memlm.storage import MANIFEST, join
 from tests.infra.frame import Outcome, Row
@@ -114,8 +116,12 @@ class Access:
         return told.partition("MEMLM_STORAGE=")[2].split()[0]
 
     @cached_property
+    def config(self) -> Config:
+        return parse("", ["smoke", "--storage", self.storage, "--tracking", "off", "--writer.model", "any"])
+
+    @cached_property
     def run(self) -> Run:
-        return run_of(parse("", ["smoke", "--storage", self.storage, "--tracking", "off"]))
+        return run_of(self.config)
 
     def templates(self) -> dict[str, Resource]:
         return {t.values["name"]: t for t in self.stack.of("aws_launch_template")}
@@ -170,19 +176,21 @@ def _never(access: Access) -> Iterator[Expectation]:
 
 
 def _data(access: Access) -> Iterator[Expectation]:
-    run, corpus = access.run, f"arn:aws:s3:::{access.bucket('corpus')}"
-    kept = [
-        run.corpus,
-        run.checkpoint("memory"),
-        run.counts,
-        run.learned("a1"),
-        run.trials,
-        run.questions,
-        run.tokenizer,
-    ]
+    run, config, corpus = access.run, access.config, f"arn:aws:s3:::{access.bucket('corpus')}"
+    counts = artifacts.counts(config)
+    made = (
+        artifacts.corpus(config),
+        artifacts.checkpoint(config, "memory"),
+        counts,
+        artifacts.learned(config, {}),
+        artifacts.questions(config),
+        artifacts.tokenizer(config),
+    )
+    kept = [*(each.uri for each in made), run.trials]
+    statements = artifacts.statements(config, revision="a1", prompts=())
     passing = [
-        *(run.training_states("memory"), run.partial_counts, run.counting_attempts, run.packing_attempts),
-        *(f"{run.statements}-partial", f"{run.documents}-partial", join(run.uri, "ray", "sweep-1")),
+        *(run.training_states("memory"), counts.units, run.counting_attempts, run.packing_attempts),
+        *(statements.units, f"{run.uri}/documents-partial", join(run.uri, "ray", "sweep-1")),
     ]
     for kind in ("head", "worker"):
         yield _expect(f"{kind} reads the corpus", True, access.decide_s3(kind, "s3:GetObject", f"{corpus}/a.jsonl.zst"))
@@ -216,9 +224,10 @@ def _arn(uri: str) -> str:
 
 def _commits(access: Access) -> Iterator[Expectation]:
     """Requests that the bucket's own policy refuses, whatever the role allows."""
-    manifest = _arn(f"{access.run.checkpoint('memory')}/{MANIFEST}")
+    checkpoint = artifacts.checkpoint(access.config, "memory").uri
+    manifest = _arn(f"{checkpoint}/{MANIFEST}")
     lease = _arn(f"{access.run.pretraining_lease('memory')}/0000000001.json")
-    plain = _arn(f"{access.run.checkpoint('memory')}/model.safetensors")
+    plain = _arn(f"{checkpoint}/model.safetensors")
     creates = {"s3:ObjectCreationOperation": "true"}
     for what, key in (("a manifest", manifest), ("a lease", lease)):
         for condition in ("s3:if-none-match", "s3:if-match"):

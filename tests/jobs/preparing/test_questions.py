@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from memlm import storage
+from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionsConfig
 from memlm.data.corpus.corpus import write_corpus
@@ -13,7 +13,6 @@ from memlm.data.questions.records import MultipleChoice, Question, QuestionError
 from memlm.data.questions.sets import open_question_sets
 from memlm.jobs.preparing import questions as prepare_questions
 from memlm.kinds import CORPUS_KIND
-from memlm.run import questions_config, run_of
 from tests.evaluation.asking import new_tokenizer
 
 
@@ -137,7 +136,7 @@ def test_what_can_never_be_answered_right_is_said_when_made_and_when_found_made(
     with open(files["nq"], "a") as file:
         file.write('\n{"question": "Long?", "answer": ["' + "word " * 40 + 'end"], "id": "long"}')
     config = config_of(files, tmp_path / "runs", nq={"num_examples": 0})
-    with storage.write_artifact(run_of(config).corpus, kind=CORPUS_KIND, config={}) as draft:
+    with storage.write_artifact(artifacts.corpus(config).uri, kind=CORPUS_KIND, config={}) as draft:
         write_corpus(draft.path, new_tokenizer(), train=[], validation=[], accounts={}, quarantined={})
     for _ in range(2):
         prepare_questions.run(config)
@@ -166,5 +165,7 @@ def test_numbered_ids_are_merged_on_request_alone_and_either_way_is_said(files, 
 def test_a_set_that_asks_for_nothing_new_is_named_as_before(files, tmp_path):
     """So that runs from before the setting are still found."""
     config = config_of(files, tmp_path / "runs")
-    assert "merge_numbered" not in json.dumps(questions_config(config))
-    assert "merge_numbered" in json.dumps(questions_config(config_of(files, tmp_path, nq={"merge_numbered": True})))
+    assert "merge_numbered" not in json.dumps(dict(artifacts.questions(config).identity))
+    assert "merge_numbered" in json.dumps(
+        dict(artifacts.questions(config_of(files, tmp_path, nq={"merge_numbered": True})).identity)
+    )

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from memlm import storage
+from memlm.artifacts import trial_of
 from memlm.cli import parse
 from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, read_entries, read_results, unfinished
 from memlm.results.scores import SetScore, TrialResult
-from memlm.run import Run, trial_of
+from memlm.run import Run
 
 
 def planned(key: str) -> PlannedTrial:

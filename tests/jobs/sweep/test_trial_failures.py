@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from memlm import storage
+from memlm.artifacts import learned_name, trial_inputs
 from memlm.config import Config
 from memlm.jobs import count_accesses, finetune, pareto_sweep
 from memlm.jobs.on_ray import alone
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.sweep import trials
 from memlm.jobs.sweep.planned_trials import plan_trials, unfinished
-from memlm.run import RunError, run_of, trial_inputs, trial_of
+from memlm.run import RunError, run_of
 from tests.jobs.running import smoke
 from tune_spaces import load_spaces
 
@@ -108,7 +109,7 @@ def test_two_commands_do_not_count_or_learn_the_same_at_once(swept, tmp_path, mo
             count_accesses.run(config)
     assert not (tmp_path / "smoke" / "counts-partial").exists()
     count_accesses.run(config)
-    trial = f"{config.method.label}-{trial_of(config).key(trial_inputs(config, 'memory'))}"
+    trial = learned_name(config, trial_inputs(config, "memory"))
     with storage.lease(run_of(config).learning_lease(trial), owner="the other"):
         with pytest.raises(storage.LeaseHeld, match="held by the other"):
             finetune.run(config)

@@ -1,0 +1,220 @@
+"""Artifacts are named as they were by the code before `memlm/artifacts.py`, so that runs made then
+are reused. `recorded/identities.json` was written by that code, and is never written anew."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
+from memlm.cli import parse
+from memlm.config import Config
+from memlm.data.corpus.listing import Shard
+from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS
+from memlm.data.stating.paraphrasing import PROMPTS
+from memlm.identity import role_of
+from memlm.jobs.pretrain_worker import digest_of
+from memlm.methods.config import METHOD_CONFIGS
+from tune_spaces import load_spaces
+
+RECORDED = json.loads((Path(__file__).parent / "recorded" / "identities.json").read_text())
+STORAGE = "/runs"
+INPUTS = {"corpus": "0a", "questions": "0b", "checkpoint": "0c"}
+SHARDS = (
+    Shard(root="/text", name="a.jsonl", bytes=12),
+    Shard(root="s3://bucket/text", name="b/c.jsonl.zst", bytes=34, version="etag"),
+)
+REVISION = "c0ffee"
+
+
+def config_of(arguments: list[str]) -> Config:
+    return parse("", [*arguments, "--storage", STORAGE])
+
+
+def inputs_of(config: Config) -> dict[str, str]:
+    return {**INPUTS, **({"counts": "0d"} if config.method.base == "memory" else {})}
+
+
+def artifacts_of(config: Config) -> dict[str, Artifact]:
+    """Every product of a run, as its stage makes it."""
+    read, sources = inputs_of(config), {"world": "01"} if config.world else {}
+    found = {
+        "listing": artifacts.listing(config, "train", "s3://bucket/text", "corpus"),
+        "tokenizer": artifacts.tokenizer(config).made_from(**sources, sources="02"),
+        "corpus": artifacts.corpus(config).made_from(**sources, sources="02"),
+        "questions": artifacts.questions(config).made_from(sources="02"),
+        "checkpoint memory": artifacts.checkpoint(config, "memory"),
+        "checkpoint dense": artifacts.checkpoint(config, "dense"),
+        "partial counts": artifacts.partial_counts(config, range(5)),
+        "counts": artifacts.counts(config),
+        "patch": artifacts.learned(config, read),
+        "trace": artifacts.trace(config, read),
+    }
+    for index, shard in enumerate(SHARDS):
+        found[f"blocks {index}"] = artifacts.blocks(config, index, shard, tokenizer="03")
+    if config.world:
+        found["world"] = artifacts.world(config)
+    if config.corpus.mixture:
+        found["mixture"] = artifacts.mixture(config, questions="04")
+    if config.questions.documents:
+        augmenter = config.questions.documents.augmenter
+        written = augmenter != "rules"
+        prompts = (STRATEGY_PROMPTS.get(augmenter, APPLY_PROMPT), APPLY_PROMPT) if written else ()
+        documents = artifacts.documents(config, revision=REVISION if written else None, prompts=prompts)
+        found["questions"] = artifacts.questions(config).made_from(sources="02", documents="05")
+        found["documents"] = documents.made_from(sources="02", corpus="0a")
+        found["unit of documents"] = unit(documents, {**documents.identity, "corpus": "0a"})
+    elif config.writer.model:
+        asked = {"revision": REVISION, "prompts": PROMPTS}
+        statements = artifacts.statements(config, **asked)
+        found["statements"] = statements.made_from(questions="04")
+        found["unit of statements"] = unit(statements, artifacts.unit_of_statements(config, **asked))
+    return found
+
+
+def unit(whole: Artifact, decided_by: Mapping[str, Any]) -> Artifact:
+    """The first two items of it."""
+    return artifacts.written_unit(storage.join(whole.units, artifacts.unit_name(0, 2)), "[1, 2]", decided_by)
+
+
+def as_recorded(artifact: Artifact) -> dict[str, Any]:
+    """What its stage writes into the manifest, but for the digests of its inputs."""
+    named = json.loads(json.dumps(dict(artifact.identity)))
+    if "items" in named:
+        named["items"] = "1e"
+    place = artifact.uri.removeprefix(f"{STORAGE}/")
+    return {"place": place, "kind": artifact.kind, "identity": named, "inputs": sorted(artifact.inputs)}
+
+
+@pytest.mark.parametrize("case", RECORDED["cases"])
+def test_every_product_is_named_as_before(case):
+    recorded = RECORDED["cases"][case]
+    wanted = {
+        name: {"place": place, "kind": kind, "identity": RECORDED["identities"][named], "inputs": inputs}
+        for name, (place, kind, named, inputs) in recorded["artifacts"].items()
+    }
+    made = artifacts_of(config_of(recorded["arguments"]))
+    assert {name: as_recorded(artifact) for name, artifact in made.items()} == wanted
+
+
+@pytest.mark.parametrize("case", RECORDED["cases"])
+def test_every_trial_and_training_state_is_named_as_before(case):
+    recorded = RECORDED["cases"][case]
+    config = config_of(recorded["arguments"])
+    assert artifacts.trial_of(config).key(inputs_of(config)) == recorded["trial"]
+    states = {name: digest_of(artifacts.checkpoint(config, name)) for name in ("memory", "dense")}
+    assert states == recorded["training_states"]
+    swept = [
+        replace(config, method=setting, seed=seed)
+        for space in load_spaces(config.sweep.methods, config.sweep.scale)
+        for setting in space.settings()
+        for seed in config.sweep.seeds
+    ]
+    keys = sorted(artifacts.trial_of(each).key(inputs_of(each)) for each in swept)
+    assert [len(keys), hashlib.sha256("".join(keys).encode()).hexdigest()] == recorded["sweep"]
+
+
+def made_by_smoke(config: Config) -> dict[str, Artifact]:
+    """What the recorded run made, by its place, as it is asked for now."""
+    patch = RECORDED["made"]["learned/sparse_memory-46d34e4c907cee61"]
+    asked = {**artifacts_of(config), "patch": artifacts.learned(config, patch["inputs"])}
+    places = {artifact.uri.removeprefix(f"{STORAGE}/smoke/"): artifact for artifact in asked.values()}
+    for index in range(3):
+        place = artifacts.blocks_name(index)
+        made_from = RECORDED["made"][place]["config"]
+        shard = Shard(root="/world", name=made_from["shard"], bytes=made_from["bytes"])
+        places[place] = artifacts.blocks(config, index, shard, tokenizer="03")
+    return places
+
+
+def test_what_a_smoke_run_wrote_is_what_is_asked_for_now():
+    """The manifests of a run that was really made: a sweep and a finetune."""
+    asked = made_by_smoke(config_of(["smoke"]))
+    for place, manifest in RECORDED["made"].items():
+        named = as_recorded(asked[place])
+        assert (named["kind"], named["identity"]) == (manifest["kind"], manifest["config"])
+        assert named["inputs"] == sorted(manifest["inputs"])
+    assert len(RECORDED["made"]) == 11
+
+
+def leaves(part: Any, path: tuple[str, ...] = (), *, names: bool = True) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """The path of every setting, and whether it and all parts above it name a result."""
+    if isinstance(part, tuple) and part and is_dataclass(part[0]):
+        yield from leaves(part[0], (*path, "0"), names=names)
+    elif is_dataclass(part):
+        for each in fields(part):
+            named = names and role_of(each).names_result
+            yield from leaves(getattr(part, each.name), (*path, each.name), names=named)
+    else:
+        yield path, names
+
+
+def with_another_value(part: Any, path: tuple[str, ...]) -> Any:
+    """A copy with the setting at this path changed, whatever the rules for its value."""
+    if not path:
+        return another(part)
+    if isinstance(part, tuple):
+        return (with_another_value(part[0], path[1:]), *part[1:])
+    changed = copy.copy(part)
+    object.__setattr__(changed, path[0], with_another_value(getattr(part, path[0]), path[1:]))
+    return changed
+
+
+def another(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case float():
+            return value / 2 + 0.3
+        case str():
+            return f"{value}x"
+        case tuple():
+            return (*value, *(value[:1] or ("x",)))
+    raise TypeError(value)
+
+
+def names_of(config: Config) -> str:
+    """The identities of all products and the key of the trial, not their addresses."""
+    named = {name: dict(artifact.identity) for name, artifact in artifacts_of(config).items()}
+    return json.dumps([named, artifacts.trial_of(config).key(inputs_of(config))], sort_keys=True)
+
+
+NAMES_NO_ARTIFACT = ("architecture", "checkpoint", "analysis", "sweep")
+"""Settings of what is recorded in files that are no artifacts: scores, slots, the frontier."""
+WRITER = ["--writer.model", "some/model"]
+EVERY_PART = {
+    "facts": config_of(["smoke", *WRITER]),
+    "documents": config_of(["wiki_documents", "--questions.documents.augmenter", "trivia", *WRITER]),
+    "a sample of the shards": config_of(["smoke", "--corpus.fraction", "0.5"]),
+    **{name: config_of(["smoke", "--method", name]) for name in METHOD_CONFIGS},
+}
+
+
+def test_a_setting_changes_a_name_exactly_if_it_says_so():
+    before = {id(config): names_of(config) for config in EVERY_PART.values()}
+    named, said = {}, {}
+    for part, config in EVERY_PART.items():
+        for path, says in leaves(config):
+            looked_at = path[0] == "method" if part in METHOD_CONFIGS else path[0] not in NAMES_NO_ARTIFACT
+            if not looked_at or attribute(config, path) is None:
+                continue
+            said[path] = says
+            changes = names_of(with_another_value(config, path)) != before[id(config)]
+            named[path] = named.get(path, False) or changes
+    assert {".".join(path) for path in said if said[path] and not named[path]} == set()
+    assert {".".join(path) for path in said if named[path] and not said[path]} == set()
+    assert len(said) > 150
+
+
+def attribute(part: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        part = part[0] if name == "0" else getattr(part, name)
+    return part
