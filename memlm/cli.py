@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from difflib import get_close_matches
 from functools import partial
 from typing import TypeVar
 
@@ -23,6 +22,7 @@ from memlm.credentials import OLD_NAMES, VARIABLES, has_password, redacted, with
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
 from memlm.extras import MissingExtra, missing_extra, needed_for
 from memlm.methods.registry import METHOD_CONFIGS
+from memlm.names import suggestion
 from memlm.outside import visible
 from memlm.parser_errors import errors_on_one_line
 from memlm.preflight.cost.command import answer, take_options
@@ -160,8 +160,7 @@ def _fail(error: ValueError) -> int:
 
 def _named(what: str, name: str, known: Mapping[str, T]) -> T:
     if name not in known:
-        nearest = get_close_matches(name, known, n=1, cutoff=0.0)
-        raise UsageError(f"unknown {what} {name!r}; did you mean {nearest[0]!r}? Known: {', '.join(known)}")
+        raise UsageError(f"unknown {what} {name!r}; {suggestion(name, known)}")
     return known[name]
 
 

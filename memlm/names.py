@@ -2,6 +2,8 @@
 as a folder, an S3 key, a file, an MLflow key, a part of an address or a word on a command line."""
 
 import re
+from collections.abc import Collection
+from difflib import get_close_matches
 
 MAX_LENGTH = 80
 """Longest name, in characters. File systems allow 255 bytes, and stages append digests and
@@ -32,3 +34,9 @@ def require_distinct(field: str, names: list[str]) -> None:
             raise ValueError(
                 f"{field} contains {other!r} and {name!r}, and upper and lower case count as equal; rename one of them"
             )
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """End of a message about an unknown name: the most similar known name, and all known names."""
+    (nearest,) = get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"did you mean {nearest!r}? Known: {', '.join(known)}"

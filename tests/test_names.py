@@ -6,7 +6,7 @@ import pytest
 
 from memlm.config import MAX_SEED, Config, SweepConfig, replace_field
 from memlm.data.config import HeldOutConfig, QuestionsConfig
-from memlm.names import MAX_LENGTH, require_name
+from memlm.names import MAX_LENGTH, require_name, suggestion
 from memlm.recipes import RECIPES
 from memlm.training.config import PretrainingConfig
 
@@ -138,3 +138,8 @@ def test_a_batch_that_workers_cannot_share_is_refused_with_what_they_can():
 def test_three_workers_are_told_of_batches_that_work():
     with pytest.raises(ValueError, match="batch_blocks to 33 with .* 11, or pretraining.batch_blocks to 30 with .* 10"):
         PretrainingConfig(batch_blocks=32, micro_batch_blocks=32).require_workers(3)
+
+
+def test_an_unknown_name_gets_the_most_similar_known_one():
+    assert suggestion("lorra", ["full", "lora"]) == "did you mean 'lora'? Known: full, lora"
+    assert suggestion("", ["full"]) == "did you mean 'full'? Known: full"

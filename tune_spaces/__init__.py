@@ -3,8 +3,9 @@
 import importlib
 import pkgutil
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
+
+from memlm.names import suggestion
 
 if TYPE_CHECKING:
     from memlm.jobs.sweep.spaces import MethodSpace
@@ -37,5 +38,4 @@ def modules() -> dict[str, str]:
 
 
 def _unknown(field: str, name: str, known: Sequence[str]) -> str:
-    nearest = get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"{field} names {name!r}; did you mean {nearest[0]!r}? Known: {', '.join(known)}"
+    return f"{field} names {name!r}; {suggestion(name, known)}"

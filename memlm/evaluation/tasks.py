@@ -7,7 +7,6 @@ same model.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,7 @@ from memlm.evaluation.multiple_choice import choice_chance, choose
 from memlm.evaluation.question_answering import answer_questions
 from memlm.evaluation.solutions import score_solutions
 from memlm.model.reader import Reader
+from memlm.names import suggestion
 from memlm.results.scores import Measure
 
 TEXT_VERSION = 1
@@ -98,10 +98,7 @@ def tell_unanswerable(name: str, exam: Exam, tokenizer: PreTrainedTokenizerBase,
 def find_task(name: str, task: str) -> Task:
     """Raises QuestionError naming the nearest."""
     if task not in TASKS:
-        nearest = get_close_matches(task, TASKS, n=1, cutoff=0.0)
-        raise QuestionError(
-            f"{name}: unknown task {task!r}. Did you mean {nearest[0]!r}? Known are {', '.join(TASKS)}."
-        )
+        raise QuestionError(f"{name}: unknown task {task!r}; {suggestion(task, TASKS)}")
     return TASKS[task]
 
 

@@ -2,16 +2,17 @@
 nothing that memlm did not write is deleted.
 
     artifacts   a directory of files and its manifest: write, verify, open; used by the stages
+    probing     a test that a store does what storage relies on
+    deleting    removal of what memlm made from a tree
+    leases      the exclusive right to write, numbered by epochs
+    records     one small JSON object with a digest of its own
     replacing   a new artifact in the place of a damaged one, keeping other people's files
     views       an artifact's own files in a folder that holds other files too
-    deleting    removal of what memlm made from a tree
-    s3.foreign  other people's objects below a prefix on S3: names, sizes, etags
     objects     one small file on either kind of place: read, write, create, replace, list, delete
-    records     one small JSON object with a digest of its own
-    leases      the exclusive right to write, numbered by epochs
-    probing     a test that a store does what all of the above relies on
-    s3, local   the two kinds of place: objects on S3 (large files in s3.transfer), files on a disk
+    s3          objects on S3 (client), large files in checked parallel parts (transfer), other
+                people's objects (foreign)
     copies      temporary copies on this node's disk, removed even if their owner was killed
+    local       files on a disk
     retries     which requests are retried, how often, how long
     manifests, places, errors    shared vocabulary
 

@@ -45,7 +45,7 @@ def test_examples_are_the_last_records_and_never_asked(num_examples, expected):
         (QUESTIONS, TaskChoice(task="hellaswag"), "needs choices"),
         (CHOICES, TaskChoice(task="triviaqa"), "needs questions with answers"),
         ([], TaskChoice(), "needs questions with answers"),
-        (QUESTIONS, TaskChoice(task="trivia_qa"), "'trivia_qa'. Did you mean 'triviaqa'?"),
+        (QUESTIONS, TaskChoice(task="trivia_qa"), "'trivia_qa'; did you mean 'triviaqa'?"),
     ],
 )
 def test_a_set_that_cannot_be_asked_is_refused(records, choice, reason):

@@ -128,7 +128,7 @@ def test_an_unknown_tokenizer(tmp_path, capfd, cluster):
         ("--corpus.path", "$MEMLM_NOT_SET/text", "that environment variable is not set"),
         ("--corpus.path", "{tmp}/one", "is the only shard of corpus.path"),
         ("--questions.facts.path", "{tmp}/unanswered.jsonl", ":2: a question without answers"),
-        ("--questions.facts.layout", "triviqa", "unknown question layout 'triviqa'. Did you mean 'triviaqa'?"),
+        ("--questions.facts.layout", "triviqa", "unknown question layout 'triviqa'; did you mean 'triviaqa'?"),
         ("--questions.facts.layout", "nq_open", ":1: "),
         ("--questions.held-out.0.path", "{tmp}/unanswered.jsonl", ":1: "),
         ("--questions.held-out.0.path", "{tmp}/no_questions.jsonl", "holds no questions"),

@@ -12,7 +12,6 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from memlm.data.config import QuestionSetConfig
 from memlm.data.questions.layouts import LAYOUTS, DoesNotFit
 from memlm.data.questions.records import MultipleChoice, Question, QuestionError, Record, numbered_fact
 from memlm.data.questions.sources import Malformed, Row, read_rows
+from memlm.names import suggestion
 from memlm.outside import reason_of
 
 SHOWN = 3
@@ -44,9 +44,7 @@ def read_set(source: QuestionSetConfig, *, report: Callable[[str], object] = log
     Malformed records are reported if the config allows leaving them out.
     """
     if source.layout not in LAYOUTS:
-        nearest = get_close_matches(source.layout, LAYOUTS, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise QuestionError(f"unknown question layout {source.layout!r}.{hint} Known are {', '.join(LAYOUTS)}.")
+        raise QuestionError(f"unknown question layout {source.layout!r}; {suggestion(source.layout, LAYOUTS)}")
     records: list[Record] = []
     malformed, num_malformed = [], 0
     lines: dict[str, int] = {}

@@ -100,7 +100,7 @@ def test_an_id_twice_is_refused(tmp_path):
 
 
 def test_unknown_layout_names_the_nearest(tmp_path):
-    with pytest.raises(QuestionError, match=r"'trivia_qa'. Did you mean 'triviaqa'\?"):
+    with pytest.raises(QuestionError, match=r"'trivia_qa'; did you mean 'triviaqa'\?"):
         read_questions(str(tmp_path / "missing.jsonl"), "trivia_qa")
 
 

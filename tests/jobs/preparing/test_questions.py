@@ -76,7 +76,7 @@ def test_every_kind_of_set_comes_back_whole_with_the_way_it_is_asked(files, tmp_
     [
         ("nq", {"num_questions": 5}, "questions.held_out nq: 5 examples leave none of 5"),
         ("nq", {"task": "hellaswag"}, "questions.held_out nq: the task 'hellaswag' needs choices"),
-        ("nq", {"task": "nqopen"}, "Did you mean 'nq_open'"),
+        ("nq", {"task": "nqopen"}, "did you mean 'nq_open'"),
         ("own", {"layout": "nq_open"}, "own.jsonl:1: not a question in the layout"),
         ("nq", {"max_answer_words": 1, "path": "own"}, "does not exist"),
     ],
