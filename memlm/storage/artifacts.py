@@ -36,7 +36,6 @@ from typing import Any
 
 from memlm.storage import local
 from memlm.storage.errors import REMAKE, DamagedArtifact, StorageError
-from memlm.storage.leases import Lease
 from memlm.storage.local import Found
 from memlm.storage.manifests import FORMAT, MANIFEST, README, Manifest, is_ours, parse, plain
 from memlm.storage.objects import store_of
@@ -107,34 +106,26 @@ def write_artifact(
     kind: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
-    lease: Lease | None = None,
 ) -> Iterator[Draft]:
     """Give a draft directory to fill; on a clean exit it becomes the artifact `uri`, on an
-    exception nothing changes.
-
-    With a lease, raises LeaseLost unless the lease is still ours both when the work begins and
-    when it is committed.
-    """
+    exception nothing changes."""
     wanted = Manifest(kind=kind, config=plain("config", config), inputs=plain("inputs", inputs or {}), files={})
     if not is_remote(uri):
         # Links may change during the work; the resolved path is both inspected and replaced.
         uri = str(local.resolved(uri))
     _vacancy(uri, wanted)  # raises before work is done
-    if lease is not None:
-        lease.renew()
     upload = hashlib.sha256(uri.encode()).hexdigest()
     with _scratch(_cache() / upload if is_remote(uri) else Path(uri)) as path:
         draft = Draft(path=path)
         yield draft
-        details = draft.details if lease is None else {**draft.details, "epoch": lease.epoch}
-        manifest = replace(wanted, files=draft.measure(), details=plain("details", details), format=draft.format)
+        manifest = replace(wanted, files=draft.measure(), details=plain("details", draft.details), format=draft.format)
         if not manifest.files:
             raise StorageError("artifact", uri, "no file was written", "Fill the draft's path inside the block.")
         (path / MANIFEST).write_bytes(manifest.to_json())
         if is_remote(uri):
-            _commit_to_s3(path, uri, manifest, lease)
+            _commit_to_s3(path, uri, manifest)
         else:
-            _commit_to_disk(path, uri, manifest, lease)
+            _commit_to_disk(path, uri, manifest)
 
 
 def add_manifest(folder: str, *, kind: str, config: Mapping[str, Any], names: Sequence[str]) -> Manifest:
@@ -267,13 +258,11 @@ def _require_empty(place: Path) -> None:
                 raise StorageError("uri", place, f"lies inside the artifact {above}", "Give a path outside of it.")
 
 
-def _commit_to_disk(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
+def _commit_to_disk(path: Path, uri: str, manifest: Manifest) -> None:
     """Commit while holding the scratch directory's lock: no other writer on this file system is
     here."""
     for inner in [*path.rglob("*"), path]:
         local.sync(inner)
-    if lease is not None:
-        lease.renew()
     vacancy = _vacancy(uri, manifest)
     if vacancy is None:
         return
@@ -284,7 +273,7 @@ def _commit_to_disk(path: Path, uri: str, manifest: Manifest, lease: Lease | Non
     local.sync(Path(uri).parent)
 
 
-def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None) -> None:
+def _commit_to_s3(path: Path, uri: str, manifest: Manifest) -> None:
     """Commit the one manifest that wins. A loser learns it from what is there now: the same
     artifact, another complete one, or one that must not be replaced."""
     if not _vacancy(uri, manifest):
@@ -295,8 +284,6 @@ def _commit_to_s3(path: Path, uri: str, manifest: Manifest, lease: Lease | None)
     transfer.upload({_key(uri, manifest, name): path / name for name in (*manifest.files, *readme)})
     store, place, body = store_of(uri), join(uri, MANIFEST), manifest.to_json()
     for _ in range(MAX_COMMIT_ATTEMPTS):
-        if lease is not None:
-            lease.renew()
         vacancy = _vacancy(uri, manifest)
         if vacancy is None:
             return

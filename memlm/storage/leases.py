@@ -17,9 +17,8 @@ A lease's age is measured by the store's own clock (now minus last modified), so
 differ. That clock may jump too: a waiting process also watches the lease by its own monotonic
 clock, and takes it over at the latest once it has been unchanged for its time to live. A holder
 that was paused for longer than its time to live finds at its next renewal that another epoch has
-begun; `write_artifact(lease=...)` renews just before it commits. No lease excludes a commit that
-is in transit for longer than that: its result is still one complete artifact of the same config,
-with its own epoch in the details.
+begun; those who work for it ask its `Holder` before they commit. No lease excludes a commit that
+is in transit for longer than that: its result is still one complete artifact of the same config.
 """
 
 import json
@@ -168,8 +167,7 @@ class _Watch:
 
 @contextmanager
 def lease(uri: str, *, owner: str, ttl_seconds: float = 60, wait_seconds: float = 0) -> Iterator[Lease]:
-    """Hold the lease at `uri` for the block and renew it in the background. Give it to
-    `write_artifact`."""
+    """Hold the lease at `uri` for the block and renew it in the background."""
     held = acquire(uri, owner=owner, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds)
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(held, ended), name=f"lease {uri}", daemon=True)

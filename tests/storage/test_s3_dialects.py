@@ -61,8 +61,8 @@ def test_large_files(store: str, tmp_path: Path, size: int) -> None:
 
 
 def test_artifacts_and_leases(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with storage.lease(f"{store}/lease", owner="a") as lease:
-        with storage.write_artifact(f"{store}/model", kind="k", config={}, lease=lease) as draft:
+    with storage.lease(f"{store}/lease", owner="a"):
+        with storage.write_artifact(f"{store}/model", kind="k", config={}) as draft:
             (draft.path / "weights").write_bytes(body := os.urandom(2 * PART))
     monkeypatch.setenv("MEMLM_CACHE", str(tmp_path / "another node"))
     assert (storage.open_artifact(f"{store}/model") / "weights").read_bytes() == body
