@@ -88,6 +88,7 @@ def test_a_contender_that_does_not_fit_is_not_started(tmp_path: Path) -> None:
         Process(spec("contenders.search:PrunedSearch", needs_bytes=1 << 50), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_contender_is_gone_when_its_turn_is_over(tmp_path: Path) -> None:
     with Process(spec("contenders.search:PrunedSearch"), tmp_path) as process:
         in_turns([process], FEW)

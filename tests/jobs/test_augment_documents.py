@@ -64,6 +64,7 @@ def studies(handler: BaseHTTPRequestHandler, content: dict[str, Any]) -> None:
         says(text + f"And {name} said so once more. " * 20)(handler, content)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_documents_are_learned_by_a_trial_like_facts(config: Config, capfd):

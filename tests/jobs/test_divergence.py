@@ -9,7 +9,7 @@ import pytest
 from memlm.jobs import prepare_corpus, pretrain
 from tests.jobs.running import refused, smoke
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RATE = "1e30"
 DIVERGING = (
     *("--tracking", "off"),

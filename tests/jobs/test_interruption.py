@@ -86,6 +86,7 @@ def test_a_run_that_another_driver_trains_is_refused_before_any_work(runs, monke
     assert not (runs / "smoke" / "training-memory").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd):
     config = smoke(runs, *LONG)
     run, before = runs / "smoke", signal.getsignal(signal.SIGTERM)
@@ -129,6 +130,7 @@ def _last_step(folder: Path) -> int:
     return max(json.loads(path.read_text())["last_step"] for path in folder.glob("starts/*.json"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_once_the_checkpoint_is_made_costs_no_step(runs, capfd):
     config = smoke(runs, *LONG, "--run-name", "late", "--pretraining.num-steps", "6", "--pretraining.warmup-steps", "2")
     checkpoint = artifacts.checkpoint(config, "memory").uri

@@ -89,6 +89,7 @@ def test_after_a_bad_shard_is_repaired_the_same_command_goes_on(tmp_path, capfd,
     assert storage.has_artifact(prepare_corpus.run(config))
 
 
+@pytest.mark.slow
 @ray
 def test_from_the_shell_the_error_is_the_last_word(tmp_path):
     (tmp_path / "corpus").mkdir()

@@ -34,7 +34,13 @@ def traced(method, materials, memory=MEMORY, **settings):  # noqa: F811
     return trial, materials, tracer, result, learned
 
 
-@pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+@pytest.mark.parametrize(
+    "memory",
+    [
+        pytest.param(each, id=name, marks=[] if each is MEMORY else [pytest.mark.slow])
+        for name, each in MEMORIES.items()
+    ],
+)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 def test_a_traced_trial_is_the_plain_one_to_the_bit(materials, method, memory):  # noqa: F811
     trial, materials, _, result, learned = traced(method, materials, memory, num_points=100)

@@ -59,6 +59,7 @@ def test_a_worker_that_dies_between_two_trials_is_no_failed_trial(made, monkeypa
     assert (made / "died").exists() and len(names) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_workers_ends_the_sweep_and_is_named(made, monkeypatch):
     class Dies(trials.TrialRunner):
         def step(self) -> dict[str, Any]:
