@@ -74,8 +74,8 @@ class ColumnSplit:
         weights: Float[Tensor, "tokens reads"],
         gradients: list[RowGradient] | None,
     ) -> Float[Tensor, "tokens value_dim"]:
-        """`weighted_read_into` of the whole table. Every reader must call it, with the same number
-        of tokens.
+        """The read of the whole table with RowGradients. Every reader must call it, with the same
+        number of tokens.
 
         If `gradients` is None, no gradient of the table is computed. Raises ValueError if the
         table is a parameter, because a split table has no dense gradient.

@@ -6,7 +6,8 @@ x -> query -> product-key search -> slots, scores -> softmax over top_k per head
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from memlm.model.column_split import ColumnSplit, row_chunks
-from memlm.model.kernels import RowGradient
 from memlm.model.product_keys import product_key_search
 from memlm.model.tied_pools import PoolHolder
-from memlm.model.weighted_read import TrainableRows, weighted_read, weighted_read_into, weighted_read_with
+from memlm.model.weighted_read import RowGradients, TrainableRows, weighted_read
 
 
 class ValuePool(nn.Module):
@@ -32,15 +32,10 @@ class ValuePool(nn.Module):
         self.columns = slice(0, value_dim) if split is None else split.columns(value_dim)
         """Of the whole table, those that the weight holds."""
         self.weight = nn.Parameter(torch.empty(num_slots, self.columns.stop - self.columns.start))
-        self.trainable_rows: TrainableRows | None = None
-        """Set by sparse memory finetuning for the length of one step; the read then sends its
-        gradient there."""
-        self.moved_slots: list[Int[Tensor, " rows"]] | None = None
-        """Set by who must put rows back afterwards; sparse memory finetuning then adds the slots
-        of each step."""
-        self.row_gradients: list[RowGradient] | None = None
-        """Set by the row-sparse optimizer; each backward then adds the gradient of the rows that
-        were read."""
+        self.gradient_target: TrainableRows | RowGradients | None = None
+        """Where reads send the gradient of the values; None for the weight itself."""
+        self.on_write: Callable[[Int[Tensor, " rows"]], None] | None = None
+        """Called with the slots of rows that a method is about to write."""
 
     def reset_parameters(self) -> None:
         """The same values however the table is split."""
@@ -54,15 +49,30 @@ class ValuePool(nn.Module):
                 whole = self.weight.new_empty(rows.stop - rows.start, self.value_dim)
                 self.weight[rows] = init.normal_(whole, std=self.value_dim**-0.5)[:, self.columns]
 
+    @contextmanager
+    def sending_gradients_to(self, target: TrainableRows | RowGradients | None) -> Iterator[None]:
+        """Within the context, reads send the gradient of the values to this target."""
+        before, self.gradient_target = self.gradient_target, target
+        try:
+            yield
+        finally:
+            self.gradient_target = before
+
+    def announce_write(self, slots: Int[Tensor, " rows"]) -> None:
+        """Tell whoever restores the pool afterwards which rows are about to be written."""
+        if self.on_write is not None:
+            self.on_write(slots)
+
     def forward(
         self, slots: Int[Tensor, "tokens reads"], weights: Float[Tensor, "tokens reads"]
     ) -> Float[Tensor, "tokens value_dim"]:
-        if self.trainable_rows is not None:
-            return weighted_read_with(self.weight, slots, weights, self.trainable_rows)
+        target = self.gradient_target
         if self.split is not None:
-            return self.split.read(self.weight, slots, weights, self.row_gradients)
-        if self.row_gradients is not None and torch.is_grad_enabled():
-            return weighted_read_into(self.weight, slots, weights, self.row_gradients)
+            return self.split.read(
+                self.weight, slots, weights, target.parts if isinstance(target, RowGradients) else None
+            )
+        if target is not None:
+            return target.read(self.weight, slots, weights)
         return weighted_read(self.weight, slots, weights)
 
 

@@ -6,6 +6,7 @@ for torch's optimizers, a list of row gradients for a row-sparse optimizer, or t
 few trainable rows for sparse memory finetuning.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,37 @@ class TrainableRows(NamedTuple):
     values: Float[Tensor, "rows value_dim"]
     """Equal to the pool's rows when the step begins; receives the gradient."""
 
+    def read(
+        self,
+        values: Float[Tensor, "num_slots value_dim"],
+        slots: Int[Tensor, "tokens reads"],
+        weights: Float[Tensor, "tokens reads"],
+    ) -> Float[Tensor, "tokens value_dim"]:
+        """The read of the whole table whose gradient goes to these rows and the weights, but to no
+        other row."""
+        require_read(values, slots, weights)
+        return _TrainableRows.apply(self.values, values.detach(), self.slots, slots, weights)
+
+
+class RowGradients:
+    """A list to which each backward appends the gradient of the rows that were read."""
+
+    def __init__(self, parts: Iterable[RowGradient] = ()) -> None:
+        self.parts = list(parts)
+
+    def read(
+        self,
+        values: Float[Tensor, "num_slots value_dim"],
+        slots: Int[Tensor, "tokens reads"],
+        weights: Float[Tensor, "tokens reads"],
+    ) -> Float[Tensor, "tokens value_dim"]:
+        """The read whose backward appends the table's gradient. Where gradients are enabled, weights
+        must need one."""
+        if not torch.is_grad_enabled():
+            return weighted_read(values, slots, weights)
+        require_read(values, slots, weights)
+        return _RowGradients.apply(values.detach(), slots, weights, self.parts)
+
 
 def weighted_read(
     values: Float[Tensor, "num_slots value_dim"],
@@ -46,30 +78,6 @@ def weighted_read(
     if is_traced(weights):
         return operators.weighted_read(values, slots, weights)
     return _DenseGradient.apply(values, slots, weights)
-
-
-def weighted_read_into(
-    values: Float[Tensor, "num_slots value_dim"],
-    slots: Int[Tensor, "tokens reads"],
-    weights: Float[Tensor, "tokens reads"],
-    gradients: list[RowGradient],
-) -> Float[Tensor, "tokens value_dim"]:
-    """The read whose backward appends the table's gradient, at the rows that were read, to a list.
-    The weights must require a gradient."""
-    require_read(values, slots, weights)
-    return _RowGradients.apply(values.detach(), slots, weights, gradients)
-
-
-def weighted_read_with(
-    values: Float[Tensor, "num_slots value_dim"],
-    slots: Int[Tensor, "tokens reads"],
-    weights: Float[Tensor, "tokens reads"],
-    trainable: TrainableRows,
-) -> Float[Tensor, "tokens value_dim"]:
-    """The read of the whole table whose gradient goes only to the trainable rows and the
-    weights."""
-    require_read(values, slots, weights)
-    return _TrainableRows.apply(trainable.values, values.detach(), trainable.slots, slots, weights)
 
 
 def require_read(values: Tensor, slots: Tensor, weights: Tensor) -> None:

@@ -1,7 +1,7 @@
 """How are value tables trained at the cost of the rows that a batch reads? Adam that is lazy:
 what has no gradient does not move.
 
-    backward of each micro-batch -> pool.row_gradients -> merged over micro-batches -> merged
+    backward of each micro-batch -> pool.gradient_target -> merged over micro-batches -> merged
     over ranks -> Adam on these rows
 
 Each rank holds the tables and both moments whole and takes the same step on them, to the bit;
@@ -12,7 +12,7 @@ they stop being parameters here.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from memlm.model.column_split import row_chunks
 from memlm.model.kernels import AdamStep, RowGradient, kernels_for
 from memlm.model.memory import ValuePool
+from memlm.model.weighted_read import RowGradients
 
 SAVED = "value_pools"
 EXCHANGED_BYTES = 1 << 28
@@ -57,7 +58,7 @@ class LazyAdam:
         self._gradients: list[RowGradient] = []
         for pool in self.pools:
             _keep_as_buffer(pool)
-            pool.row_gradients = []
+            pool.gradient_target = RowGradients()
             dist.broadcast(pool.weight, group=_holders(pool), group_src=0)
         self._tables = [_Table(pool.weight, *_moments_of(pool.weight)) for pool in self.pools]
 
@@ -110,16 +111,17 @@ class LazyAdam:
         """Within the context the pools are as they were built: their values are parameters, and
         their gradients dense. Not for split ones."""
         assert not self.is_split, "the columns of one rank are not the pool"
-        for pool in self.pools:
-            values, pool.row_gradients = pool.weight, None
-            del pool.weight
-            pool.weight = nn.Parameter(values)
-        try:
-            yield
-        finally:
+        with ExitStack() as dense:
             for pool in self.pools:
-                _keep_as_buffer(pool)
-                pool.row_gradients = []
+                dense.enter_context(pool.sending_gradients_to(None))
+                values = pool.weight
+                del pool.weight
+                pool.weight = nn.Parameter(values)
+            try:
+                yield
+            finally:
+                for pool in self.pools:
+                    _keep_as_buffer(pool)
 
     def matrices(self) -> Iterator[tuple[int, Float[Tensor, "num_slots width"]]]:
         """What this rank holds of each pool, by the pool's number: its values and its moments."""
@@ -199,8 +201,8 @@ def _moments_of(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _collected(pool: ValuePool) -> list[RowGradient]:
-    assert pool.row_gradients is not None, "the pool's gradients were taken over by someone else"
-    return pool.row_gradients
+    assert isinstance(pool.gradient_target, RowGradients), "the pool's gradients were taken over by someone else"
+    return pool.gradient_target.parts
 
 
 def _take_gradient(pool: ValuePool) -> RowGradient:

@@ -85,7 +85,7 @@ def test_a_repeat_can_be_repeated_and_leaves_no_gradient_behind(our_layer: OurLa
             contender.repeat(clock)
             assert clock.seconds > 0, contender
     assert our_layer.hidden.grad is None
-    assert our_layer.pool.row_gradients == []
+    assert our_layer.pool.gradient_target.parts == []
 
 
 def test_reads_of_the_growth_rows_are_the_same_in_every_pool() -> None:

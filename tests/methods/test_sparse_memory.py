@@ -8,8 +8,7 @@ import torch
 
 from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.sparse_memory import SparseMemoryFinetuning
-from memlm.model.memory import ValuePool
-from memlm.model.weighted_read import weighted_read_with
+from memlm.model.weighted_read import TrainableRows
 from memlm.slots.counts import BackgroundCounts, count_slots
 from memlm.training.step import finetune_step
 from tests.support.tiny import (
@@ -49,8 +48,8 @@ class CountsPads(SparseMemoryFinetuning):
 
 class TrainsOneMoreRow(SparseMemoryFinetuning):
     def update(self):
-        pool, opened = self.pools[0], self.pools[0].trainable_rows
-        chosen = set(opened.slots.tolist()) if opened else set()
+        pool = self.pools[0]
+        chosen = set(self.rows[pool].slots.tolist()) if pool in self.rows else set()
         super().update()
         pool.weight.data[next(slot for slot in range(len(pool.weight)) if slot not in chosen)] += 1e-3
 
@@ -153,13 +152,10 @@ def test_several_steps_are_the_plain_definition_each_time(memory):
 def test_mutant_without_the_gradient_through_an_upper_layers_weights_is_caught(monkeypatch):
     """What a lower memory layer writes decides what an upper one looks up."""
 
-    def forward(self, slots, weights):
-        rows = self.trainable_rows
-        if rows is None:
-            return (self.weight[slots] * weights[..., None]).sum(dim=1)
-        return weighted_read_with(self.weight, slots, weights.detach(), rows)
-
-    monkeypatch.setattr(ValuePool, "forward", forward)
+    read = TrainableRows.read
+    monkeypatch.setattr(
+        TrainableRows, "read", lambda self, values, slots, weights: read(self, values, slots, weights.detach())
+    )
     check_step_is_the_plain_definition(MEMORY)  # with one layer there is no such path
     with pytest.raises(AssertionError):
         check_step_is_the_plain_definition(TWO_SHARED)
@@ -170,7 +166,7 @@ def test_no_gradient_is_left_and_none_has_the_pools_size(memory):
     model = tiny_model(memory)
     step(model, [random_batch(0)])
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
-    assert all(pool.trainable_rows is None for pool in model.model.value_pools)
+    assert all(pool.gradient_target is None for pool in model.model.value_pools)
 
 
 @every_memory
@@ -182,7 +178,7 @@ def test_a_step_that_fails_leaves_nothing_behind(memory, chunks):
     with pytest.raises(RuntimeError, match="on purpose"), method.step(batches):
         method.logits(batches[0]).sum().backward()
         raise RuntimeError("on purpose")
-    assert all(pool.trainable_rows is None for pool in method.pools)
+    assert all(pool.gradient_target is None for pool in method.pools)
     assert all(layer.on_access is None for layer in method.layers)
     assert all(torch.equal(value, before[name]) for name, value in state(model).items())
     begun = []

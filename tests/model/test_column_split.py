@@ -15,6 +15,7 @@ from memlm.model import column_split
 from memlm.model.column_split import ColumnSplit, row_chunks, split_over_ranks
 from memlm.model.kernels import RowGradient
 from memlm.model.memory import MemoryLayer, ValuePool
+from memlm.model.weighted_read import RowGradients
 from memlm.training.row_sparse import LazyAdam
 from tests.support.ranks import run_ranks
 
@@ -93,7 +94,7 @@ def trained(layer: MemoryLayer, ranks: range, own: int | None, states: Path, nam
     for step in range(NUM_STEPS):
         inputs = Inputs.of_all(ranks, step) if own is None else Inputs.of(own, step)
         found = gradients_of(layer, inputs)
-        (row_gradient,) = layer.pool.row_gradients
+        (row_gradient,) = layer.pool.gradient_target.parts
         optimizer.compact()
         norm = optimizer.merge()
         optimizer.step(learning_rate=RATE, gradient_scale=0.5)
@@ -102,7 +103,7 @@ def trained(layer: MemoryLayer, ranks: range, own: int | None, states: Path, nam
     optimizer.save(states / name)
     dist.barrier()
     in_first_group = own is None or own < layer.pool.split.num_parts
-    layer.pool.row_gradients = [lopsided(layer.pool.columns)] if in_first_group else []
+    layer.pool.gradient_target = RowGradients([lopsided(layer.pool.columns)] if in_first_group else [])
     optimizer.merge()
     optimizer.step(learning_rate=RATE, gradient_scale=0.5)
     return {"columns": layer.pool.columns, "steps": steps, "after a lopsided step": list(optimizer._tables[0])}
@@ -208,9 +209,9 @@ def test_the_gradient_of_a_ranks_columns_is_that_of_its_groups_tokens(ranks, spl
     for rank in range(world_size):
         group = range(rank // parts * parts, (rank // parts + 1) * parts)
         layer, inputs = new_layer(), Inputs.of_all(group, 0)
-        layer.pool.row_gradients = []
+        layer.pool.gradient_target = RowGradients()
         gradients_of(layer, inputs)
-        (expected,) = layer.pool.row_gradients
+        (expected,) = layer.pool.gradient_target.parts
         dense = torch.zeros(NUM_SLOTS, VALUE_DIM).index_copy_(0, expected.slots, expected.rows)
         slots, rows = ranks[rank][split]["steps"][0]["row gradient"]
         columns = ranks[rank][split]["columns"]

@@ -57,9 +57,8 @@ def test_softmax_is_per_head():
 
 def row_gradient(pool, row_slots, slots, weights, grad_output):
     values = pool.weight.detach()[row_slots].clone().requires_grad_(True)
-    pool.trainable_rows = TrainableRows(row_slots, values)
-    output = pool(slots, weights)
-    pool.trainable_rows = None
+    with pool.sending_gradients_to(TrainableRows(row_slots, values)):
+        output = pool(slots, weights)
     return output, *torch.autograd.grad(output, [values, *([weights] if weights.requires_grad else [])], grad_output)
 
 
@@ -105,8 +104,8 @@ def test_a_pool_of_16_bits_gives_its_fp32_rows_a_gradient(dtype):
     pool.reset_parameters()
     slots, weights = random_reads()
     values = pool.weight.detach()[:4].float().requires_grad_(True)
-    pool.trainable_rows = TrainableRows(torch.arange(4), values)
-    pool(slots, weights).sum().backward()
+    with pool.sending_gradients_to(TrainableRows(torch.arange(4), values)):
+        pool(slots, weights).sum().backward()
     expected = torch.zeros(20).index_add_(0, slots.flatten(), weights.flatten())[:4, None].expand(4, 7)
     torch.testing.assert_close(values.grad, expected, rtol=0.02, atol=0.02)
 

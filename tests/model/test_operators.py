@@ -11,7 +11,7 @@ from memlm.model import operators
 from memlm.model.kernels import native, reference
 from memlm.model.kernels.reference import candidate_pairs
 from memlm.model.memory import MemoryLayer, ValuePool
-from memlm.model.weighted_read import TrainableRows
+from memlm.model.weighted_read import RowGradients, TrainableRows
 from tests.support.tiny import MEMORY, TWO_SHARED, random_batch, tiny_model
 
 SLOW = pytest.mark.slow
@@ -169,12 +169,12 @@ def test_what_is_set_for_a_step_is_heeded_in_a_compiled_layer_too():
     slots, found = torch.arange(0, 81, 3), []
     for run in (layer, compiled):
         rows = layer.pool.weight.detach()[slots].requires_grad_(True)
-        layer.pool.trainable_rows = TrainableRows(slots, rows)
-        run(hidden).square().mean().backward()
-        layer.pool.trainable_rows, layer.pool.row_gradients = None, []
-        run(hidden).square().mean().backward()
-        found.append((rows.grad, layer.pool.row_gradients[0].slots, layer.pool.row_gradients[0].rows))
-        layer.pool.row_gradients = None
+        with layer.pool.sending_gradients_to(TrainableRows(slots, rows)):
+            run(hidden).square().mean().backward()
+        with layer.pool.sending_gradients_to(RowGradients()):
+            run(hidden).square().mean().backward()
+            (gradient,) = layer.pool.gradient_target.parts
+        found.append((rows.grad, gradient.slots, gradient.rows))
     for one, other in zip(*found, strict=True):
         assert one.numel() and torch.equal(one, other)
 

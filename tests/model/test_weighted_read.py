@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from memlm.model.weighted_read import TrainableRows, weighted_read, weighted_read_into, weighted_read_with
+from memlm.model.weighted_read import RowGradients, TrainableRows, weighted_read
 
 
 def random_read(*, untrained=(), seed=0):
@@ -38,12 +38,10 @@ def test_the_dense_gradient():
 def test_row_gradients_are_the_dense_one_at_the_rows_that_trained_tokens_read(untrained):
     values, slots, weights, grad_output = random_read(untrained=untrained)
     _, grad_values, grad_weights = plain(values, slots, weights, grad_output)
-    gradients = []
-    (through_weights,) = torch.autograd.grad(
-        weighted_read_into(values, slots, weights, gradients), [weights], grad_output
-    )
+    gradients = RowGradients()
+    (through_weights,) = torch.autograd.grad(gradients.read(values, slots, weights), [weights], grad_output)
     trained = [token for token in range(9) if token not in untrained]
-    (gradient,) = gradients
+    (gradient,) = gradients.parts
     assert torch.equal(gradient.slots, slots[trained].unique())
     torch.testing.assert_close(gradient.rows, grad_values[gradient.slots])
     torch.testing.assert_close(through_weights, grad_weights)
@@ -54,7 +52,7 @@ def test_trainable_rows_get_the_dense_gradient_and_no_other_row_gets_one():
     _, grad_values, grad_weights = plain(values, slots, weights, grad_output)
     rows = slots.unique()[::3]
     trainable = TrainableRows(rows, values[rows].clone().requires_grad_(True))
-    output = weighted_read_with(values, slots, weights, trainable)
+    output = trainable.read(values, slots, weights)
     found = torch.autograd.grad(output, [trainable.values, weights], grad_output)
     for gradient, expected in zip(found, (grad_values[rows], grad_weights), strict=True):
         torch.testing.assert_close(gradient, expected)
@@ -66,17 +64,17 @@ def test_a_table_of_16_bits_is_read_and_trained_as_its_fp32_copy_to_rounding(dty
     values, slots, weights, grad_output = random_read()
     values, grad_output = values.to(dtype), grad_output.to(dtype)
     expected = plain(values.float(), slots, weights, grad_output.float())
-    rows, gradients = slots.unique(), []
+    rows, gradients = slots.unique(), RowGradients()
     leaf = values.clone().requires_grad_(True)
     trainable = TrainableRows(rows, values[rows].float().requires_grad_(True))
     output, moves = {
         "dense": lambda: (weighted_read(leaf, slots, weights), leaf),
-        "row gradients": lambda: (weighted_read_into(values, slots, weights, gradients), None),
-        "trainable rows": lambda: (weighted_read_with(values, slots, weights, trainable), trainable.values),
+        "row gradients": lambda: (gradients.read(values, slots, weights), None),
+        "trainable rows": lambda: (trainable.read(values, slots, weights), trainable.values),
     }[read]()
     assert output.dtype == dtype
     through_weights, *rest = torch.autograd.grad(output, [weights] if moves is None else [weights, moves], grad_output)
-    found = gradients[0].rows if moves is None else rest[0] if read == "trainable rows" else rest[0][rows]
+    found = gradients.parts[0].rows if moves is None else rest[0] if read == "trainable rows" else rest[0][rows]
     rounding = torch.finfo(dtype).eps
     torch.testing.assert_close(output.float(), expected[0], rtol=rounding, atol=1e-5)
     torch.testing.assert_close(through_weights, expected[2])
@@ -92,12 +90,12 @@ def test_a_slot_outside_the_table_is_an_error_that_names_it():
 
 @pytest.mark.parametrize("shape", [(0, 6), (9, 0)])
 def test_no_tokens_or_no_reads_give_zeros_and_no_rows(shape):
-    values, gradients = torch.randn(40, 7), []
+    values, gradients = torch.randn(40, 7), RowGradients()
     slots, weights = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, requires_grad=True)
-    output = weighted_read_into(values, slots, weights, gradients)
+    output = gradients.read(values, slots, weights)
     assert torch.equal(output, torch.zeros(shape[0], 7))
     output.backward(torch.ones(shape[0], 7))
-    assert weights.grad.shape == shape and len(gradients[0].slots) == 0
+    assert weights.grad.shape == shape and len(gradients.parts[0].slots) == 0
 
 
 @pytest.mark.parametrize(

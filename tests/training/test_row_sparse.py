@@ -12,6 +12,7 @@ from torch import Tensor
 
 from memlm.model.kernels import RowGradient
 from memlm.model.memory import ValuePool
+from memlm.model.weighted_read import RowGradients
 from memlm.training import row_sparse
 from memlm.training.row_sparse import LazyAdam
 from tests.support.ranks import run_ranks
@@ -57,8 +58,8 @@ def gradients_of(step: int, num_parts: int = 3) -> list[list[RowGradient]]:
 def leave(pools: list[ValuePool], gradients: list[RowGradient]) -> None:
     """As one backward would."""
     for pool, gradient in zip(pools, gradients, strict=True):
-        assert pool.row_gradients is not None
-        pool.row_gradients.append(gradient)
+        assert isinstance(pool.gradient_target, RowGradients)
+        pool.gradient_target.parts.append(gradient)
 
 
 def run_lazily(optimizer: LazyAdam, steps: range, scale: float = 0.5) -> list[float]:
@@ -154,7 +155,7 @@ def test_a_row_that_only_pads_read_does_not_move_on_its_momentum(one_rank, tmp_p
     rows = torch.zeros(10, SIZES[0][1])
     rows[7] = 1.0
     for pool, gradient in zip(pools, (RowGradient(slots, rows), random_gradient(9, SIZES[1], 3)), strict=True):
-        pool.row_gradients = [gradient]
+        pool.gradient_target = RowGradients([gradient])
     optimizer.merge()
     optimizer.step(learning_rate=RATE, gradient_scale=1.0)
     after = saved(optimizer, tmp_path / "after")
@@ -195,7 +196,7 @@ def test_many_micro_batches_hold_no_more_rows_than_twice_those_read(one_rank):
         total[gradient.slots] += gradient.rows
         leave(pools, [gradient, random_gradient(seed, SIZES[1], 1)])
         optimizer.compact()
-        held.append(sum(len(part.slots) for part in pools[0].row_gradients or []))
+        held.append(sum(len(part.slots) for part in pools[0].gradient_target.parts))
     assert max(held) < 2 * SIZES[0][0]
     optimizer.merge()
     merged = optimizer._gradients[0]
@@ -213,10 +214,10 @@ def test_a_pool_is_no_parameter_while_it_is_trained_lazily(one_rank):
     )
     with optimizer.as_parameters():
         assert sorted(dict(model.named_parameters())) == sorted(names) and list(model.state_dict()) == stored
-        assert all(pool.row_gradients is None and pool.weight.requires_grad for pool in optimizer.pools)
+        assert all(pool.gradient_target is None and pool.weight.requires_grad for pool in optimizer.pools)
     assert list(dict(model.named_parameters())) == rest
     for pool, weight in zip(optimizer.pools, weights, strict=True):
-        assert pool.row_gradients == [] and torch.equal(pool.weight, weight)
+        assert pool.gradient_target.parts == [] and torch.equal(pool.weight, weight)
 
 
 def test_a_pool_that_layers_share_is_moved_once(one_rank):
@@ -224,7 +225,7 @@ def test_a_pool_that_layers_share_is_moved_once(one_rank):
     optimizer = lazy_adam(list(model.model.value_pools))
     tokens = torch.arange(12).view(2, 6)
     model(input_ids=tokens, use_cache=False).logits.square().sum().backward()
-    assert len(optimizer.pools) == 1 and len(optimizer.pools[0].row_gradients or []) == 2  # one of each layer
+    assert len(optimizer.pools) == 1 and len(optimizer.pools[0].gradient_target.parts) == 2  # one of each layer
     norm = optimizer.merge()
     dense = tiny_model(TWO_SHARED)
     dense(input_ids=tokens, use_cache=False).logits.square().sum().backward()
@@ -283,7 +284,7 @@ def numbers_received(rank: int) -> int:
     row_sparse.EXCHANGED_BYTES = 1 << 28
     pool = ValuePool(100_000, 4)
     optimizer = lazy_adam([pool])
-    pool.row_gradients = [RowGradient(torch.tensor([1, 50 + rank, 99_999]), torch.ones(3, 4))]
+    pool.gradient_target = RowGradients([RowGradient(torch.tensor([1, 50 + rank, 99_999]), torch.ones(3, 4))])
     received, gather = 0, dist.all_gather
 
     def counting(tensors: list[Tensor], tensor: Tensor, group: object = None) -> None:

@@ -56,14 +56,15 @@ class TrialWeights:
             self.pools = {name: self.base[name].to(self.device, copy=True) for name in names}
         rest = self._base_on_device(self.base.keys() - self.pools.keys())
         model = model_of_weights(self.config, {**rest, **self.pools})
-        lent = pool_weights(model)
-        for pool in lent.values():
-            pool.moved_slots = []
+        written: dict[str, list[Tensor]] = {}
+        for name, pool in pool_weights(model).items():
+            written[name] = []
+            pool.on_write = written[name].append
         try:
             yield model
         finally:
-            for name, pool in lent.items():
-                _put_back(self.pools[name], self.base[name], pool.moved_slots or [])
+            for name, slots in written.items():
+                _put_back(self.pools[name], self.base[name], slots)
 
     def _base_on_device(self, names: Iterable[str]) -> dict[str, Tensor]:
         placed = {}

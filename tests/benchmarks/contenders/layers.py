@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memlm.model.memory import MemoryLayer, ValuePool
+from memlm.model.weighted_read import RowGradients
 from memlm.training.row_sparse import LazyAdam
 from tests.benchmarks.contender import Clock, Contender, begin_group_of_one
 from tests.benchmarks.contenders.search import square_search
@@ -120,8 +121,8 @@ class OurLayer(_SameFormula):
         self.optimizer = adamw(layer.parameters())
 
     def table_gradient(self, slots: Tensor) -> Tensor:
-        assert self.pool.row_gradients is not None
-        (gradient,) = self.pool.row_gradients
+        assert isinstance(self.pool.gradient_target, RowGradients)
+        (gradient,) = self.pool.gradient_target.parts
         dense = torch.zeros_like(self.table)
         dense[gradient.slots] = gradient.rows
         return dense[slots]

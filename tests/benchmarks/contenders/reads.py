@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlm.model.kernels import RowGradient
-from memlm.model.weighted_read import weighted_read_into
+from memlm.model.weighted_read import RowGradients
 from tests.benchmarks.contender import Clock, Contender
 from tests.benchmarks.inputs import compared_slots, output_gradient, read_weights, uniform_reads, value_table
 from tests.benchmarks.measure import far_apart
@@ -54,10 +53,10 @@ class _Read(Contender):
 
 class OurRead(_Read):
     def step(self) -> Tensor:
-        gradients: list[RowGradient] = []
-        output = weighted_read_into(self.table, self.slots, self.weights, gradients)
+        gradients = RowGradients()
+        output = gradients.read(self.table, self.slots, self.weights)
         output.backward(self.gradient)
-        (rows,) = gradients
+        (rows,) = gradients.parts
         self.table.index_add_(0, rows.slots, rows.rows, alpha=-self.learning_rate)
         return output
 

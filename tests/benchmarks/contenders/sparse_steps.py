@@ -149,8 +149,7 @@ class OurPoolStep(_PoolStep):
         )
         with clock:
             self.layer.on_access(slots.view(*self.facts.tokens.shape, -1))
-        assert self.pool.trainable_rows is not None
-        chosen = self.pool.trainable_rows.slots
+        chosen = self.method.rows[self.pool].slots
         output = self.pool(slots, self.weights)
         with clock:
             output.backward(self.gradient)

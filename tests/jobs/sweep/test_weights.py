@@ -10,11 +10,12 @@ import torch
 from peft.tuners.lora import Linear
 
 from memlm.jobs.sweep.weights import TrialWeights, pool_weights
-from memlm.methods import sparse_memory
 from memlm.methods.build import build_method
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRA, LoRAConfig
+from memlm.methods.parts import pool_writers
+from memlm.model.memory import ValuePool
 from memlm.training.step import finetune_step
 from tests.support.tiny import MEMORIES, random_background, random_batch, sparse_config, state, tiny_model
 
@@ -83,22 +84,20 @@ def test_trials_give_the_same_in_either_order_and_alone_to_the_bit(memory):
 @pytest.mark.parametrize("mutant", ["forgets some rows", "forgets AdamW's rows"])
 def test_mutants_that_leave_rows_behind_are_caught(monkeypatch, mutant):
     if mutant == "forgets some rows":
-        opened = sparse_memory.SparseMemoryFinetuning._open_rows
-
-        def open_rows(self, selected):
-            opened(self, selected)
-            self.pools[0].moved_slots[-1] = self.pools[0].moved_slots[-1][1:]
-
-        monkeypatch.setattr(sparse_memory.SparseMemoryFinetuning, "_open_rows", open_rows)
+        announced = ValuePool.announce_write
+        monkeypatch.setattr(ValuePool, "announce_write", lambda self, slots: announced(self, slots[1:]))
     else:
-        made = sparse_memory._WriteAdamW.__init__
+        made = pool_writers.AdamWWriter.__init__
 
         def init(self, pools, config):
-            made(self, pools, config)
+            observers = [pool.on_write for pool in pools]
             for pool in pools:
-                pool.moved_slots.clear()
+                pool.on_write = None
+            made(self, pools, config)
+            for pool, observer in zip(pools, observers, strict=True):
+                pool.on_write = observer
 
-        monkeypatch.setattr(sparse_memory._WriteAdamW, "__init__", init)
+        monkeypatch.setattr(pool_writers.AdamWWriter, "__init__", init)
     with pytest.raises(AssertionError):
         check_order_does_not_matter(MEMORIES["one layer"])
 
@@ -125,6 +124,15 @@ def test_mutant_that_merges_into_the_shared_weights_is_caught(monkeypatch):
     monkeypatch.setattr(LoRA, "finish", lambda self: self.model.merge_and_unload())
     with pytest.raises(AssertionError):
         check_shared_weights_stay(MEMORIES["one layer"], METHODS["LoRA"])
+
+
+def watch_writes(model):
+    """The slots that are written from now on, by pool, with what the pool's lender sees of them."""
+    seen = {}
+    for pool in pool_weights(model).values():
+        lender, seen[pool] = pool.on_write, []
+        pool.on_write = lambda slots, lender=lender, own=seen[pool]: (own.append(slots), lender(slots))
+    return seen
 
 
 def shares(tensor, array):
@@ -162,8 +170,9 @@ def test_the_pool_is_copied_once_and_only_its_moved_rows_are_put_back(monkeypatc
     (pool,) = weights.pools.values()
     address, mark = pool.data_ptr(), pool.clone()
     with weights.model_for(METHODS["sparse memory"]) as lent:
+        (written,) = watch_writes(lent).values()
         learned = learn(lent, METHODS["sparse memory"], range(3))
-        (moved,) = [torch.cat(each.moved_slots).unique() for each in pool_weights(lent).values()]
+        moved = torch.cat(written).unique()
         pool += 1.0  # what the trial did not move is nobody's to put back
     (pool,) = weights.pools.values()
     assert pool.data_ptr() == address and 6 <= len(moved) <= 18
@@ -177,16 +186,16 @@ def test_the_pool_is_copied_once_and_only_its_moved_rows_are_put_back(monkeypatc
 def test_a_trial_that_fails_or_diverges_leaves_nothing_behind(memory, config):
     weights, other = weights_of(tiny_model(memory)), weights_of(tiny_model(memory))
     with suppress(ZeroDivisionError), weights.model_for(config) as lent:
+        seen = watch_writes(lent) if config.moves == "values" else {}
         learn(lent, config, range(3))
-        for pool in pool_weights(lent).values():
-            if pool.moved_slots:
-                pool.weight.data[torch.cat(pool.moved_slots)] = math.nan
+        for pool, written in seen.items():
+            pool.weight.data[torch.cat(written)] = math.nan
         raise ZeroDivisionError
     with weights.model_for(METHODS["full"]) as ours, other.model_for(METHODS["full"]) as theirs:
         assert_same(state(ours), state(theirs))
     with weights.model_for(METHODS["sparse memory"]) as ours, other.model_for(METHODS["sparse memory"]) as theirs:
         assert_same(state(ours), state(theirs))
         assert all(parameter.requires_grad for parameter in ours.parameters())
-        assert all(pool.trainable_rows is None for pool in ours.model.value_pools)
+        assert all(pool.gradient_target is None for pool in ours.model.value_pools)
         tokens = random_batch(9).tokens
         assert torch.equal(ours(input_ids=tokens).logits, tiny_model(memory)(input_ids=tokens).logits)
