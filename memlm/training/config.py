@@ -48,7 +48,7 @@ class PretrainingConfig:
     3: weights too (16 bytes over the workers), which are then gathered layer by layer in each
     pass: half as much again on the network, for bases that fit no other way. Pools trained by
     lazy_adam are no part of this. All four give the same curve to rounding
-    (tests/training/test_pretrain.py, on two workers), and a run may continue at another stage."""
+    (tests/training/pretraining/, on two workers), and a run may continue at another stage."""
     checkpoint_every: int = execution_only(500)
     """Steps between two training states. Twice the time of a save times the mean time between
     failures, and its square root, is the interval that loses least (Young 1974); a save costs

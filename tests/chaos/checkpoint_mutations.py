@@ -22,7 +22,7 @@ from memlm.slots.accesses import value_pools
 from memlm.training.config import PretrainingConfig
 from tests.chaos.frame import Outcome, Row
 from tests.support.tiny import tiny_model
-from tests.training.test_pretrain import make_blocks, run_steps, save_now, start, states_of
+from tests.training.pretraining.runs import make_blocks, run_steps, save_now, start, states_of
 
 CONFIG = PretrainingConfig(
     num_steps=9, batch_blocks=4, micro_batch_blocks=2, warmup_steps=2, log_every=9, seed=3, zero_stage=1

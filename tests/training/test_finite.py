@@ -12,7 +12,7 @@ import torch
 from memlm.training.config import PretrainingConfig
 from memlm.training.finite import DivergedError, first_not_finite, is_finite
 from tests.support.tiny import state, tiny_model
-from tests.training.test_pretrain import make_blocks, run_steps, save_now, states_of
+from tests.training.pretraining.runs import make_blocks, run_steps, save_now, states_of
 
 CONFIG = PretrainingConfig(num_steps=4, batch_blocks=4, micro_batch_blocks=2, warmup_steps=2, log_every=2, seed=3)
 STRANGE = [float("nan"), float("inf"), float("-inf")]

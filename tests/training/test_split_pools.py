@@ -18,8 +18,8 @@ from memlm.model.column_split import split_over_ranks
 from memlm.training.config import PretrainingConfig
 from tests.support.ranks import run_ranks
 from tests.support.tiny import MEMORIES, random_batch, state, tiny_model
-from tests.training.test_pretrain import CONFIG as PRETRAINING
-from tests.training.test_pretrain import make_blocks, run_steps, start
+from tests.training.pretraining.runs import CONFIG as PRETRAINING
+from tests.training.pretraining.runs import make_blocks, run_steps, start
 
 NUM_WORKERS, EPSILON = 4, 0.1
 CONFIG = replace(PRETRAINING, batch_blocks=8, micro_batch_blocks=1, num_steps=4, log_every=4)

@@ -20,7 +20,7 @@ from memlm.training.config import PretrainingConfig
 from tests.support.faults import client_environment, faulty_s3, make_bucket
 from tests.support.ranks import run_ranks
 from tests.support.tiny import state, tiny_model
-from tests.training.test_pretrain import INPUTS, make_blocks, no_file_above, run_steps, save_now, start, states_of
+from tests.training.pretraining.runs import INPUTS, make_blocks, no_file_above, run_steps, save_now, start, states_of
 
 CONFIG = PretrainingConfig(num_steps=9, batch_blocks=4, micro_batch_blocks=2, warmup_steps=2, log_every=2, seed=3)
 
