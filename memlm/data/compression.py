@@ -30,13 +30,13 @@ memory as the window."""
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 """The first four bytes of a frame without content (RFC 8878, section 3.1.2)."""
-DAMAGE = (OSError, EOFError, zlib.error)
+STREAM_ERRORS = (OSError, EOFError, zlib.error)
 """Errors raised by a compressed stream that is truncated or damaged."""
 
 
 def open_bytes(path: str, name: str) -> io.BufferedIOBase:
     """The file's bytes, decompressed according to its name. Raises ShardError; reading the stream
-    may raise DAMAGE."""
+    may raise STREAM_ERRORS."""
     source, kind = Path(path), kind_of(path)
     compression = kind.compression if kind else ""
     require_file(source, name)

@@ -59,7 +59,7 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return set(tokenizer.all_special_ids) - as_text
 
 
-def filler_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that pads rows to equal length. Any id will do, since a mask marks the padding."""
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
@@ -74,14 +74,14 @@ def line_break_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _as_text(tokenizer: PreTrainedTokenizerBase, text: str, control: set[int]) -> list[int]:
     """Encode a text in which a special token is spelled out. Its name may be a piece of the
     vocabulary, so the text is cut within each such name."""
-    cuts = _places_inside(tokenizer, text, control)
+    cuts = _cut_positions(tokenizer, text, control)
     tokens: list[int] = []
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         tokens += encode(tokenizer, text[start:end])
     return tokens
 
 
-def _places_inside(tokenizer: PreTrainedTokenizerBase, text: str, control: set[int]) -> list[int]:
+def _cut_positions(tokenizer: PreTrainedTokenizerBase, text: str, control: set[int]) -> list[int]:
     """Positions at which to cut. Raises EncodingError if a special token cannot be cut or the
     tokenizer does not give its position."""
     spans = []

@@ -84,7 +84,7 @@ def list_files(uri: str) -> list[HubFile]:
                 lambda: api.dataset_info(place.name, revision=place.commit, timeout=HUB_TIMEOUT_SECONDS),
                 lambda error: _is_transient(error) and "Timeout" not in type(error).__name__,
             )
-        files = _asked(tree)
+        files = _with_retries(tree)
     except Exception as error:  # the hub's client lets a dozen kinds of lower-level errors through
         raise HubUnreachable(_unanswered(uri, "could not be listed", error)) from error
     start = f"{place.folder}/" if place.folder else ""
@@ -99,7 +99,7 @@ def list_files(uri: str) -> list[HubFile]:
 
 
 @contextmanager
-def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
+def temporary_copy(uri: str, name: str, version: str) -> Iterator[Path]:
     """A temporary copy of one file of an address, with checked content. Raises HubError if the
     content does not have the expected digest."""
     place = _parse(uri)
@@ -121,9 +121,9 @@ def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
             return Path(path)
 
         try:
-            path = _asked(lambda: download(again=False))
+            path = _with_retries(lambda: download(again=False))
             if _version_of(path, version) != version:  # possibly corrupted in transit
-                path = _asked(lambda: download(again=True))
+                path = _with_retries(lambda: download(again=True))
         except Exception as error:  # as above
             raise HubUnreachable(_unanswered(f"{uri}/{name}", "could not be downloaded", error)) from error
         found = _version_of(path, version)
@@ -134,7 +134,7 @@ def fetched(uri: str, name: str, version: str) -> Iterator[Path]:
         yield path
 
 
-def _asked(question: Callable[[], T]) -> T:
+def _with_retries(question: Callable[[], T]) -> T:
     return retries.call(question, _is_transient)
 
 

@@ -74,7 +74,7 @@ def _batches(
         length = len(rows[order[-1]][0])
         size = max(1, min(batch_size, MAX_LOGITS // (length * len(tokenizer))))
         order, places = order[:-size], order[-size:]
-        tokens = torch.full((len(places), length), encoding.filler_id(tokenizer))
+        tokens = torch.full((len(places), length), encoding.padding_id(tokenizer))
         is_scored = torch.zeros_like(tokens, dtype=torch.bool)
         for index, place in enumerate(places):
             row, start = rows[place]

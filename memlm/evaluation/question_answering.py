@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.encoding import decode_all, encode_all, filler_id, line_break_ids
+from memlm.data.encoding import decode_all, encode_all, line_break_ids, padding_id
 from memlm.data.questions.records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.evaluation.continuations import Continuation, continuation_nats
@@ -132,7 +132,7 @@ def complete(
             batch.tokens.to(reader.device),
             max_new_tokens=max_new_tokens,
             end_ids=sorted(ends),
-            pad_id=filler_id(tokenizer),
+            pad_id=padding_id(tokenizer),
         )
         # What follows a row's end is filling, whatever id it has.
         written = [list(takewhile(lambda id: id not in ends, row)) for row in continuations.tolist()]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Int
 from torch import Tensor
 
-from memlm.data.encoding import filler_id
+from memlm.data.encoding import padding_id
 from memlm.data.questions.records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.likelihood import num_bytes_of, score_text
@@ -90,7 +90,7 @@ def _score_text(reader: Reader, config: EvaluationConfig, text: Int[Tensor, "blo
         reader,
         text,
         eos_id=reader.tokenizer.eos_token_id,
-        pad_id=filler_id(reader.tokenizer),
+        pad_id=padding_id(reader.tokenizer),
         batch_size=config.batch_size,
         token_bytes=num_bytes_of(reader.tokenizer),
     )

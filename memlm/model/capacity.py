@@ -97,10 +97,10 @@ def available_memory(device: "torch.device | None" = None) -> int:
         import torch  # a caller with such a device has imported it already
 
         return torch.cuda.mem_get_info(device)[0]
-    return min([psutil.virtual_memory().available, *left_in_control_groups()])
+    return min([psutil.virtual_memory().available, *free_in_control_groups()])
 
 
-def left_in_control_groups(
+def free_in_control_groups(
     membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
 ) -> Iterator[int]:
     """Bytes left under each memory limit of the process's control groups and their parents;

@@ -59,7 +59,7 @@ class Holder:
         """Whether it still has the lease. Raises StorageError if the storage does not answer."""
         found = store_of(self.uri).read(self.uri)
         try:
-            record = _decode(found, self.uri) if found is not None else _NOBODY
+            record = _decode(found, self.uri) if found is not None else _NO_HOLDER
         except DamagedArtifact:  # the holder could not renew it either
             return False
         return not record["released"] and _holder_of(record, self.uri) == self
@@ -129,7 +129,7 @@ def acquire(uri: str, *, owner: str, ttl_seconds: float = 60, wait_seconds: floa
     store, watch = store_of(uri), _Watch()
     while True:
         found = store.read(uri, with_age=True)
-        record = _NOBODY if found is None else _decode(found, uri)
+        record = _NO_HOLDER if found is None else _decode(found, uri)
         left = 0.0 if found is None or record["released"] else watch.seconds_left(found, record["ttl_seconds"])
         if left <= 0:
             holder = Holder(uri=uri, owner=owner, epoch=record["epoch"] + 1, id=uuid.uuid4().hex)
@@ -194,7 +194,7 @@ def _keep(held: Lease, ended: threading.Event) -> None:
             log.warning("The lease was not renewed: %s", error)
 
 
-_NOBODY: dict[str, Any] = {"owner": "", "epoch": 0, "id": "", "ttl_seconds": 0.0, "released": True}
+_NO_HOLDER: dict[str, Any] = {"owner": "", "epoch": 0, "id": "", "ttl_seconds": 0.0, "released": True}
 
 
 def _encode(holder: Holder, ttl_seconds: float, *, released: bool = False) -> bytes:

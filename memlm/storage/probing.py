@@ -59,7 +59,7 @@ def probe(uri: str) -> Probe:
     """Test the store below `uri` for a second or two, and leave nothing behind. Raises
     StorageError if it cannot be used at all."""
     with nullcontext() if is_remote(uri) else local.no_new_folders(local.resolved(uri)):
-        return _tried(uri)
+        return _run_probe(uri)
 
 
 def require_conditional_writes(uri: str) -> Probe:
@@ -74,7 +74,7 @@ def require_conditional_writes(uri: str) -> Probe:
     return result
 
 
-def _tried(uri: str) -> Probe:
+def _run_probe(uri: str) -> Probe:
     place, store, began = join(uri, f"probe-{uuid.uuid4().hex}"), store_of(uri), time.monotonic()
     with retries.using_policy(FIRST_POLICY):
         _require_access(uri, store, join(place, "written"))

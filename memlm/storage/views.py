@@ -14,7 +14,7 @@ from pathlib import Path
 from memlm.storage.copies import folder_for_copies
 from memlm.storage.manifests import MANIFEST, README, Manifest
 
-_kept = ExitStack()
+_open_views = ExitStack()
 _views: dict[tuple[int, Path, str], Path] = {}
 
 
@@ -27,7 +27,7 @@ def view_of(directory: Path, manifest: Manifest) -> Path:
     if key not in _views:
         if not _views:
             atexit.register(_close, os.getpid())
-        folder = _kept.enter_context(folder_for_copies()) / directory.name
+        folder = _open_views.enter_context(folder_for_copies()) / directory.name
         for name in (*manifest.files, MANIFEST):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(directory / name)
@@ -37,7 +37,7 @@ def view_of(directory: Path, manifest: Manifest) -> Path:
 
 def _close(owner: int) -> None:
     if os.getpid() == owner:  # a forked child must not remove its parent's views
-        _kept.close()
+        _open_views.close()
 
 
 def _has_others(directory: Path, manifest: Manifest) -> bool:

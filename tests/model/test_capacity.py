@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from memlm.model.capacity import available_memory, left_in_control_groups, pool_bytes, require_room_for_values
+from memlm.model.capacity import available_memory, free_in_control_groups, pool_bytes, require_room_for_values
 from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig
 from memlm.training.config import PretrainingConfig
@@ -112,7 +112,7 @@ def test_limits_of_all_control_groups_around_the_process(tmp_path):
         memory__current=str(6 * GIB),
         memory__stat=f"anon 5\ninactive_file {GIB}",
     )
-    assert list(left_in_control_groups(tmp_path / "membership", mount)) == [3 * GIB]
+    assert list(free_in_control_groups(tmp_path / "membership", mount)) == [3 * GIB]
 
 
 def test_limits_of_the_first_version_and_of_a_container_that_sees_its_own_group_at_the_mount(tmp_path):
@@ -123,8 +123,8 @@ def test_limits_of_the_first_version_and_of_a_container_that_sees_its_own_group_
         memory__usage_in_bytes=str(GIB),
         memory__stat=f"cache 9\ntotal_inactive_file {GIB // 2}",
     )
-    assert list(left_in_control_groups(tmp_path / "membership", tmp_path / "mount")) == [GIB + GIB // 2]
+    assert list(free_in_control_groups(tmp_path / "membership", tmp_path / "mount")) == [GIB + GIB // 2]
 
 
 def test_without_control_groups_there_is_no_limit_of_theirs(tmp_path):
-    assert list(left_in_control_groups(tmp_path / "membership", tmp_path)) == []
+    assert list(free_in_control_groups(tmp_path / "membership", tmp_path)) == []

@@ -79,7 +79,7 @@ class Accounting:
         if self.malformed_share > limit:
             raise TooManyMalformed(
                 f"{name}: {self.num_malformed} of {self.lines} lines ({self.malformed_share:.3%}) are malformed "
-                f"({named(self.malformed)}), more than corpus.max_malformed_share ({limit:.3%}) allows; the first is {name}:{self.samples[0]}. "
+                f"({format_counts(self.malformed)}), more than corpus.max_malformed_share ({limit:.3%}) allows; the first is {name}:{self.samples[0]}. "
                 "Repair or remove these lines, name another text field, or raise corpus.max_malformed_share.",
                 [f"{name}:{sample}" for sample in self.samples],
                 self.malformed_share,
@@ -88,9 +88,9 @@ class Accounting:
     def __str__(self) -> str:
         parts = [f"{self.lines} lines: {self.kept} kept"]
         if self.dropped:
-            parts.append(f"{self.dropped.total()} dropped ({named(self.dropped)})")
+            parts.append(f"{self.dropped.total()} dropped ({format_counts(self.dropped)})")
         if self.malformed:
-            parts.append(f"{self.num_malformed} malformed and left out ({named(self.malformed)})")
+            parts.append(f"{self.num_malformed} malformed and left out ({format_counts(self.malformed)})")
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -126,5 +126,5 @@ def total(parts: Mapping[str, Accounting]) -> Accounting:
     return whole
 
 
-def named(counts: Mapping[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

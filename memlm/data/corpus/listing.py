@@ -114,7 +114,7 @@ def open_shard(shard: Shard) -> Iterator[Path]:
         _require_listed(shard, os.path.getsize(shard.uri) if os.path.isfile(shard.uri) else None)
         yield Path(shard.uri)
     elif shard.root.startswith(hub.HUB):
-        with hub.fetched(shard.root, shard.name, shard.version) as path:
+        with hub.temporary_copy(shard.root, shard.name, shard.version) as path:
             yield path
     else:
         with storage.local_file(shard.uri) as path:

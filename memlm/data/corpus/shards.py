@@ -18,7 +18,7 @@ import zstandard
 
 from memlm.data import parquet
 from memlm.data.compression import (
-    DAMAGE,
+    STREAM_ERRORS,
     max_bytes,
     open_bytes,
     refuse_damage,
@@ -175,7 +175,7 @@ def _lines(path: str, name: str, limit: float) -> Iterator[tuple[int, bytes | No
                     yield number, None
                 require_no_bomb(name, number, read, limit)
                 number += 1
-        except DAMAGE as error:
+        except STREAM_ERRORS as error:
             refuse_damage(name, number, error)
 
 

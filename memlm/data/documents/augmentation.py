@@ -16,9 +16,9 @@ from memlm.data.documents.chunking import Chunk, sentences_of
 from memlm.data.mentions import plain
 
 _WORD = re.compile(r"\w[\w'’-]*")
-_TELLING = re.compile(r"\b(?:[A-Z][\w'’-]+(?:\s+[A-Z][\w'’-]+)*|\d[\d,.]*\d|\d)")
+_NAME_OR_NUMBER = re.compile(r"\b(?:[A-Z][\w'’-]+(?:\s+[A-Z][\w'’-]+)*|\d[\d,.]*\d|\d)")
 """Names and numbers, which questions usually ask about."""
-STOPPED = re.compile(r"[.!?;,…][\"'”’)\]]*$")
+ENDS_WITH_PUNCTUATION = re.compile(r"[.!?;,…][\"'”’)\]]*$")
 MAX_HEADING_WORDS = 8
 TRIES_PER_TEXT = 6  # exercises may repeat an earlier text, since a short chunk has few orders and gaps
 
@@ -49,8 +49,8 @@ def _titled_sentences(chunk: Chunk) -> tuple[str, list[str]]:
     added to the title."""
     title, sentences = chunk.title or "this text", sentences_of(chunk.text)
     first, *others = sentences or [""]
-    unfinished = len(first.split()) <= MAX_HEADING_WORDS and not STOPPED.search(first)
-    if unfinished and others and STOPPED.search(others[0]) and f"{first}\n" in chunk.text:
+    unfinished = len(first.split()) <= MAX_HEADING_WORDS and not ENDS_WITH_PUNCTUATION.search(first)
+    if unfinished and others and ENDS_WITH_PUNCTUATION.search(others[0]) and f"{first}\n" in chunk.text:
         return f"{title}: {first}", others
     return title, sentences
 
@@ -65,7 +65,7 @@ def _in_another_order(title: str, sentences: list[str], random: Random) -> str:
 
 def _with_gaps(title: str, sentences: list[str], random: Random) -> str:
     """A cloze exercise, with the missing parts listed below."""
-    left_out = [_pick(_telling_parts(sentence), random) for sentence in sentences]
+    left_out = [_pick(_key_parts(sentence), random) for sentence in sentences]
     gapped = [_gapped(sentence, part) for sentence, part in zip(sentences, left_out, strict=True)]
     kept = random.random(len(sentences)) < 0.4  # some sentences stay complete, so that each text has different gaps
     text = " ".join(whole if keep else gap for whole, gap, keep in zip(sentences, gapped, kept, strict=True))
@@ -77,7 +77,7 @@ def _as_questions(title: str, sentences: list[str], random: Random) -> str:
     lines = [f"Questions about {title}."]
     for index in random.permutation(len(sentences)):
         sentence = sentences[index]
-        part = _pick(_telling_parts(sentence), random)
+        part = _pick(_key_parts(sentence), random)
         question, answer = QUESTIONS[int(random.integers(len(QUESTIONS)))]
         places = {"part": part, "sentence": sentence, "gap": _gapped(sentence, part)}
         lines.append(f"Q: {question.format(**places)} A: {answer.format(**places)}")
@@ -87,7 +87,7 @@ def _as_questions(title: str, sentences: list[str], random: Random) -> str:
 def _under_headlines(title: str, sentences: list[str], random: Random) -> str:
     lines = []
     for sentence in _rotated(sentences, random):
-        parts = list(dict.fromkeys(_telling_parts(sentence)))
+        parts = list(dict.fromkeys(_key_parts(sentence)))
         named = [parts[i] for i in sorted(random.permutation(len(parts))[: 1 + int(random.integers(3))])]
         lines.append(f"{title.upper()}: {', '.join(named)}\n{sentence}")
     return "\n".join(lines)
@@ -95,7 +95,7 @@ def _under_headlines(title: str, sentences: list[str], random: Random) -> str:
 
 def _by_first_letters(title: str, sentences: list[str], random: Random) -> str:
     """Abbreviated sentences to recall, followed by the complete sentences."""
-    hinted = " ".join(_hinted(sentence, random) for sentence in sentences)
+    hinted = " ".join(_abbreviated(sentence, random) for sentence in sentences)
     return f"Recall what is known of {title} from the first letters. {hinted}\nIn full: {' '.join(sentences)}"
 
 
@@ -144,9 +144,9 @@ def _rotated(sentences: list[str], random: Random) -> list[str]:
     return sentences[start:] + sentences[:start]
 
 
-def _telling_parts(sentence: str) -> list[str]:
+def _key_parts(sentence: str) -> list[str]:
     """Names and numbers after the first word; if there are none, the longest words."""
-    found = [match.group() for match in _TELLING.finditer(sentence) if match.start() > 0]
+    found = [match.group() for match in _NAME_OR_NUMBER.finditer(sentence) if match.start() > 0]
     return found or sorted(_WORD.findall(sentence), key=len)[-2:] or [sentence]
 
 
@@ -154,6 +154,6 @@ def _gapped(sentence: str, part: str) -> str:
     return re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", "____", sentence, count=1)
 
 
-def _hinted(sentence: str, random: Random) -> str:
+def _abbreviated(sentence: str, random: Random) -> str:
     """The sentence with some words reduced to their first letter."""
     return _WORD.sub(lambda match: f"{match.group()[0]}." if random.random() < 0.6 else match.group(), sentence)

@@ -255,10 +255,10 @@ differently."""
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:STEM_LETTERS] for word in words_of(text) if len(word) > 2 and not ASKING.fullmatch(word)}
+    return {word[:STEM_LETTERS] for word in words_of(text) if len(word) > 2 and not QUESTION_WORDS.fullmatch(word)}
 
 
-ASKING = re.compile(
+QUESTION_WORDS = re.compile(
     "wh(at|ich|ere|en|o|om|ose|y)|how|the|and|for|did|does|was|were|are|has|have|had|that|this|with|from"
 )
 """Words that say nothing about the topic of a question."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.encoding import encode_all, filler_id
+from memlm.data.encoding import encode_all, padding_id
 from memlm.data.questions.records import Fact, Question, id_of, numbered_fact
 from memlm.data.questions.sources import Row, read_rows
 
@@ -128,7 +128,7 @@ def fact_batch(
         raise FactError(
             f"a statement of fact {fact_id!r} has {longest} tokens, more than stream.max_length ({max_length}); raise it or shorten the statement"
         )
-    tokens = torch.full((len(rows), longest), filler_id(tokenizer))
+    tokens = torch.full((len(rows), longest), padding_id(tokenizer))
     for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = torch.tensor(ids)
     lengths = torch.tensor([len(row) for row in rows])

@@ -23,8 +23,8 @@ from memlm.credentials import HUB as HUB_TOKENS
 from memlm.credentials import strip_credentials, without_secrets
 from memlm.data import parquet
 from memlm.data.compression import (
-    DAMAGE,
     MAX_HELD_FROM_BYTES,
+    STREAM_ERRORS,
     max_bytes,
     open_bytes,
     refuse_damage,
@@ -181,7 +181,7 @@ def _content(path: Path, source: str) -> bytes:
             while part := stream.read(2**20):
                 content += part
                 require_no_bomb(source, 1, len(content), limit)
-        except DAMAGE as error:
+        except STREAM_ERRORS as error:
             refuse_damage(source, content.count(b"\n") + 1, error)
     return bytes(content)
 

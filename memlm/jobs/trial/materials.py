@@ -11,7 +11,7 @@ from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.corpus.blocks import batch_ids
 from memlm.data.corpus.corpus import Corpus, open_corpus
-from memlm.data.encoding import filler_id
+from memlm.data.encoding import padding_id
 from memlm.data.questions.sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
 from memlm.kinds import CHECKPOINT_KIND, COUNTS_FILE
@@ -52,7 +52,7 @@ def _background_text(corpus: Corpus) -> BackgroundText:
     """A sample of the training blocks, for methods that rehearse them."""
     blocks, tokenizer = corpus.train_blocks(), corpus.tokenizer
     sample = batch_ids(seed=0, step=0, batch_size=min(REHEARSED_BLOCKS, len(blocks)), num_blocks=len(blocks))
-    return BackgroundText(blocks=blocks.take(sample), eos_id=tokenizer.eos_token_id, pad_id=filler_id(tokenizer))
+    return BackgroundText(blocks=blocks.take(sample), eos_id=tokenizer.eos_token_id, pad_id=padding_id(tokenizer))
 
 
 def device_of(config: Config) -> torch.device:

@@ -57,7 +57,7 @@ _LOST_ON_THE_WAY = (  # answers to requests that were garbled, throttled or in c
 )
 _GARBLED = (ResponseParserError, ValueError, LookupError)  # raised by the SDK for an answer that it cannot parse
 _NO_RIGHTS = ("AccessDenied", "AllAccessDisabled", "403", "Forbidden")
-_EXPLAINED = {
+_EXPLANATIONS = {
     "NoSuchBucket": ("bucket {bucket} does not exist", "Create it, or correct the name."),
     "ExpiredToken": ("the session's token has expired", "Get new credentials and start again: nothing done is lost."),
     "InvalidAccessKeyId": ("the store does not know these credentials", "Check the profile, or the environment."),
@@ -69,7 +69,7 @@ _EXPLAINED = {
         "Use one that honours conditional writes: AWS S3, or a current MinIO or Ceph.",
     ),
 }
-_SAME = {
+_SYNONYMS = {
     **dict.fromkeys(("ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"), "ExpiredToken"),
     **dict.fromkeys(("PermanentRedirect", "301", "IllegalLocationConstraintException"), "AuthorizationHeaderMalformed"),
     **dict.fromkeys(("InvalidToken", "UnrecognizedClientException"), "InvalidAccessKeyId"),
@@ -91,7 +91,7 @@ def read(uri: str, *, with_age: bool = False) -> Found | None:
         response = client.get_object(Bucket=bucket, Key=key)
         sent = response.get("Metadata", {}).get(SENT, "")
         age = _age(response) if with_age else 0
-        found = Found(body=drain(response), version=response["ETag"], age_seconds=age, sha256=sent)
+        found = Found(body=read_body(response), version=response["ETag"], age_seconds=age, sha256=sent)
         safe = uses_tls(client) and _declares_its_end(response)
         if not (is_md5(response["ETag"], found.body) or safe or found.body in seen):
             seen.append(found.body)
@@ -192,7 +192,7 @@ def request(uri: str, call: Callable[[Any, str, str], T]) -> T:
             raise UploadGone(uri) from None
         if _status(error) == 412:
             raise PreconditionFailed(uri) from None
-        raise explained(error, uri) from None  # the SDK's own error may contain what must not be logged
+        raise explain_error(error, uri) from None  # the SDK's own error may contain what must not be logged
 
 
 class PreconditionFailed(Exception):
@@ -215,7 +215,7 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, (*passing, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError, CorruptTransfer))
 
 
-def explained(error: Exception, uri: str) -> StorageError:
+def explain_error(error: Exception, uri: str) -> StorageError:
     """The error on one line for people, without keys, tokens or signatures."""
     bucket, code = split(uri)[0], code_of(error)
     if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)):
@@ -224,7 +224,7 @@ def explained(error: Exception, uri: str) -> StorageError:
     if isinstance(error, (aws.EndpointConnectionError, aws.ConnectTimeoutError)):
         remedy = "Check AWS_ENDPOINT_URL_S3, the region and the network."
         return StorageError("uri", uri, f"nothing answers at {endpoint()}", remedy)
-    known = _EXPLAINED.get(_SAME.get(code, code))
+    known = _EXPLANATIONS.get(_SYNONYMS.get(code, code))
     if known is not None:
         headers = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})
         region = headers.get("x-amz-bucket-region", "")
@@ -236,7 +236,7 @@ def explained(error: Exception, uri: str) -> StorageError:
     return StorageError("uri", uri, f"S3: {without_secrets(reason).rstrip('.')}", remedy)
 
 
-def drain(response: dict[str, Any], size: int | None = None) -> bytes:
+def read_body(response: dict[str, Any], size: int | None = None) -> bytes:
     """The complete body, received at an acceptable rate. Uses the raw stream, because only that
     returns the bytes received so far."""
     limit, began = retries.current_policy(), time.monotonic()
@@ -275,7 +275,7 @@ def _size(client: Any, bucket: str, key: str, etag: str) -> int:
         if _status(error) == 416:  # there is no first byte
             return 0
         raise
-    body = drain(first)
+    body = read_body(first)
     if first["ETag"] != etag:
         raise CorruptTransfer(f"{key} was overwritten")
     return int(first["ContentRange"].rpartition("/")[2]) if "ContentRange" in first else len(body)
@@ -301,7 +301,7 @@ def is_sent_over_tls(uri: str) -> bool:
     return request(uri, lambda client, bucket, key: uses_tls(client))
 
 
-def sum_of(body: bytes) -> str:
+def md5_base64(body: bytes) -> str:
     """MD5 in the form of S3's ContentMD5."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
@@ -353,7 +353,9 @@ def _client(endpoint_url: str | None, process: int, limit: retries.RetryPolicy) 
 def _put(client: Any, bucket: str, key: str, body: bytes, **condition: str) -> str:
     """Store an object and return its ETag."""
     sent = {SENT: hashlib.sha256(body).hexdigest()}
-    answer = client.put_object(Bucket=bucket, Key=key, Body=body, ContentMD5=sum_of(body), Metadata=sent, **condition)
+    answer = client.put_object(
+        Bucket=bucket, Key=key, Body=body, ContentMD5=md5_base64(body), Metadata=sent, **condition
+    )
     return str(answer.get("ETag", ""))
 
 

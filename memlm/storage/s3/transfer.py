@@ -25,13 +25,13 @@ from memlm.storage.s3.client import (
     UploadGone,
     aws,
     code_of,
-    drain,
     head,
     in_parallel,
     is_md5,
     is_sent_over_tls,
+    md5_base64,
+    read_body,
     request,
-    sum_of,
 )
 
 PART_BYTES = 16 << 20
@@ -144,8 +144,8 @@ def _part(uri: str, etag: str, start: int, size: int, whole: int) -> bytes:
     def once(client: Any, bucket: str, key: str) -> bytes:
         response = client.get_object(Bucket=bucket, Key=key, IfMatch=etag, **wanted)
         if wanted and "ContentRange" not in response:  # a store or proxy that ignores ranges sends everything
-            return drain(response, whole)[start : start + size]
-        return drain(response, size)
+            return read_body(response, whole)[start : start + size]
+        return read_body(response, size)
 
     return request(uri, once)
 
@@ -178,7 +178,7 @@ class _Upload:
         strange: list[str] = []
 
         def once(client: Any, bucket: str, key: str) -> str:
-            sent = {"Bucket": bucket, "Key": key, "Body": body, "ContentMD5": sum_of(body)}
+            sent = {"Bucket": bucket, "Key": key, "Body": body, "ContentMD5": md5_base64(body)}
             if self.id:
                 answer = client.upload_part(**sent, UploadId=self.id, PartNumber=self._number(start))
             else:
