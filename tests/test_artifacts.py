@@ -20,7 +20,7 @@ from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS
 from memlm.data.stating.paraphrasing import PROMPTS
 from memlm.identity import role_of
 from memlm.jobs.pretrain_worker import digest_of
-from memlm.methods.config import METHOD_CONFIGS
+from memlm.methods.registry import METHOD_CONFIGS
 from tune_spaces import load_spaces
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "identities.json").read_text())

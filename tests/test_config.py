@@ -16,7 +16,7 @@ from memlm.data.config import (
 )
 from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
-from memlm.identity import identity
+from memlm.identity import first_difference, identity
 from memlm.methods.config import OptimizerConfig, RehearsalConfig, SparseMemoryConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.in_context import InContextConfig
@@ -25,7 +25,6 @@ from memlm.methods.registry import METHOD_CONFIGS
 from memlm.methods.retrieval import RetrievalConfig
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.recipes import RECIPES
-from memlm.run import first_difference
 from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingConfig
 
 SMALL_MEMORY = MemoryConfig(layers=(0,), num_half_keys=8, top_k=4)
