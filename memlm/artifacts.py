@@ -1,13 +1,13 @@
-"""The products of a run, each as one `Artifact`: where it lies, what kind it is, the settings that
-name it, and what it is made from.
+"""The products of a run, each as one `Artifact`: its address, its kind, the settings that name it,
+and its inputs.
 
     world, listing                    corpus <- world, sources (tokenizer, mixture, blocks on the way)
     questions <- sources, documents   documents <- sources, corpus       statements <- questions
     checkpoint <- corpus              counts <- checkpoint, corpus (partial counts on the way)
     learned, trace <- corpus, questions, checkpoint, counts
 
-Folders for leases, attempts and unfinished work are no artifacts; they stand in run.py. Asking
-what is there imports no torch.
+Folders for leases, attempts and unfinished work are no artifacts; run.py names them. This module
+imports no torch.
 """
 
 import hashlib
@@ -49,24 +49,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A product of a stage, as a config asks for it; whether it is there is another question."""
+    """A product of a stage, as a config asks for it. It may not exist yet, or differ from what is
+    asked."""
 
     uri: str
     kind: str
     identity: Mapping[str, Any]
     """The settings that name it, as JSON."""
     inputs: "Mapping[str, str | Artifact]" = field(default_factory=dict)
-    """What it is made from: digests, or artifacts of the same run."""
+    """Its ingredients by name: their digests, or artifacts of the same run."""
     part: str = ""
-    """Where the identity's fields stand in the config, so that errors name them as they are set."""
+    """Path of the identity's fields in the config, so that errors name them as they are set."""
     made_by: str = ""
-    """The command line that makes it."""
+    """Command line that makes it."""
     is_spent: bool = False
-    """Whether it may be gone once what is made from it is there."""
+    """Whether it may be missing once the artifacts made from it exist."""
 
     @property
     def units(self) -> str:
-        """The folder of the units that it is put together from."""
+        """Folder of its units, while it is made unit by unit."""
         return f"{self.uri}-partial"
 
     @property
@@ -74,12 +75,12 @@ class Artifact:
         return self.manifest().digest
 
     def is_there(self) -> bool:
-        """Whether an artifact lies there, made in whatever way."""
+        """Whether an artifact exists at the uri, however it was made."""
         return storage.has_artifact(self.uri)
 
     def is_made(self) -> bool:
-        """Whether it is there, made from these settings and inputs. Raises RunError if from
-        others, and as `require` does for an input that is another artifact."""
+        """Whether it exists, made from these settings and inputs. Raises RunError if it was made from
+        others, or if an input that is an artifact does not exist."""
         inputs = self.digests()
         if not self.is_there():
             return False
@@ -99,18 +100,18 @@ class Artifact:
         return True
 
     def require(self) -> storage.Manifest:
-        """Its manifest. Raises RunError naming the command that makes it, or the field in which it
-        differs."""
+        """Its manifest. Raises RunError naming the command that makes it if it does not exist, or the
+        field in which it differs."""
         if not self.is_made():
             raise RunError(f"{self.uri} is missing; make it with: {self.made_by}")
         return self.manifest()
 
     def manifest(self) -> storage.Manifest:
-        """What lies there says of itself. Raises StorageError where nothing does."""
+        """The manifest at the uri. Raises StorageError if there is none, or of another kind."""
         return storage.read_manifest(self.uri, self.kind)
 
     def digests(self) -> dict[str, str]:
-        """The digests of its inputs as they are now. Raises as `require` does."""
+        """Digests of its inputs as they are now. Raises RunError as `require` does."""
         return {
             name: each if isinstance(each, str) else each.require().digest
             for name, each in self.inputs.items()
@@ -118,12 +119,12 @@ class Artifact:
         }
 
     def made_from(self, **inputs: str) -> "Artifact":
-        """The same, made from the inputs of these digests alone."""
+        """The same artifact, made from inputs of these digests and no others."""
         return replace(self, inputs=inputs)
 
     def pinned(self) -> "Artifact":
-        """The same, made from its inputs as they are now, whatever becomes of them. Raises as
-        `require` does."""
+        """The same artifact, made from its inputs as they are now, even if they are replaced later.
+        Raises RunError as `require` does."""
         return self.made_from(**self.digests())
 
     def write(self) -> AbstractContextManager[storage.Draft]:
@@ -131,11 +132,12 @@ class Artifact:
         return storage.write_artifact(self.uri, kind=self.kind, config=self.identity, inputs=self.digests())
 
     def open(self, *, digest: str | None = None) -> Path:
-        """Its verified files on this machine; with a digest, those of that very artifact."""
+        """Folder on this machine with its verified files. With a digest, raises StorageError if it is
+        not that very artifact."""
         return storage.open_artifact(self.uri, kind=self.kind, digest=digest)
 
     def open_temporarily(self) -> AbstractContextManager[Path]:
-        """Like `open`, for what is read only once: a copy made on this machine is removed afterwards."""
+        """Like `open`, for files that are read only once: a copy made on this machine is removed."""
         return storage.open_artifact_temporarily(self.uri, kind=self.kind)
 
 
@@ -191,7 +193,7 @@ def blocks(config: Config, index: int, shard: "Shard", *, tokenizer: str) -> Art
 
 
 def blocks_name(index: int) -> str:
-    """Where the blocks of a shard lie, seen from the run's folder."""
+    """Address of a shard's blocks, relative to the run's folder."""
     return f"{BLOCKS_KIND}/part_{index:05d}"
 
 
@@ -251,7 +253,7 @@ def statements(config: Config, *, revision: str, prompts: Sequence[str]) -> Arti
 
 
 def unit_of_statements(config: Config, *, revision: str, prompts: Sequence[str]) -> dict[str, Any]:
-    """What decides the statements of a unit, next to its facts."""
+    """Settings that the statements of a unit depend on, in addition to its facts."""
     return _statements_identity(config, revision, prompts, of=WRITTEN_UNIT_KIND)
 
 
@@ -265,7 +267,8 @@ def _statements_identity(config: Config, revision: str, prompts: Sequence[str], 
 
 
 def written_unit(uri: str, items: str, decided_by: Mapping[str, Any]) -> Artifact:
-    """What was written about a few items, given as JSON; `decided_by` is all else that decides it."""
+    """The records written about a few items, which are given as JSON. `decided_by` holds every other
+    setting that the records depend on."""
     digest = hashlib.sha256(items.encode()).hexdigest()
     return Artifact(uri=uri, kind=WRITTEN_UNIT_KIND, identity={**decided_by, "items": digest})
 
@@ -310,8 +313,7 @@ def partial_counts(config: Config, unit: range) -> Artifact:
 
 
 def unit_name(first: int, last: int) -> str:
-    """Where the work on items `first` up to, but not including, `last` lies among an artifact's
-    units."""
+    """Name of the unit of the items from `first` up to, but not including, `last`."""
     return f"unit_{first:07d}_{last:07d}"
 
 
@@ -320,8 +322,7 @@ def trial_of(config: Config) -> Trial:
 
 
 def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
-    """The digests of all that a trial reads. Raises RunError naming the command that makes what
-    is missing or does not fit."""
+    """Digests of all artifacts that a trial reads. Raises RunError as `Artifact.require` does."""
     read = {"corpus": corpus(config), "questions": questions(config), "checkpoint": checkpoint(config, architecture)}
     if architecture == "memory":
         read["counts"] = counts(config)
@@ -329,7 +330,7 @@ def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
 
 
 def learned(config: Config, inputs: Mapping[str, str]) -> Artifact:
-    """What the config's trial learns from inputs of these digests: a patch, and its scores."""
+    """The patch and the scores of the config's trial, on inputs of these digests."""
     return Artifact(
         uri=storage.join(run_of(config).uri, "learned", learned_name(config, inputs)),
         kind=PATCH_KIND,
@@ -344,7 +345,7 @@ def learned_name(config: Config, inputs: Mapping[str, str]) -> str:
 
 
 def trace(config: Config, inputs: Mapping[str, str]) -> Artifact:
-    """What that trial's stream does to each fact. Apart from what is learned, which patched
-    checkpoints name by its digest."""
+    """The effect of that trial's stream on each fact. An artifact of its own, because patched
+    checkpoints name the patch by its digest."""
     patch = learned(config, inputs)
     return replace(patch, uri=f"{patch.uri}-trace", kind=TRACE_KIND)

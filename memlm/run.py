@@ -1,7 +1,7 @@
-"""Where does each product of a run lie, and is what lies there what was asked for?
+"""Folders of a run that are no artifacts: leases, attempts, unfinished work and the sweep's ledger;
+and the command lines of its stages.
 
-A run is a folder under the storage root; a stage reads the artifacts of the stages before it and
-makes one of its own.
+A run is a folder under the storage root. Its artifacts are in artifacts.py.
 """
 
 import shlex
@@ -16,20 +16,26 @@ from memlm.tracking import sqlite_uri
 
 @dataclass(frozen=True)
 class Run:
-    """The artifacts of one run by name. What no question file changes lies with the run that it
-    starts from, most often itself."""
+    """The folder of one run, and the folder of the run whose corpus, checkpoints and counts it
+    uses: most often the same."""
 
     uri: str
     base: str
-    """Where corpus, checkpoints and counts lie."""
+    """Folder with corpus, checkpoints and counts."""
+
+    @property
+    def trials(self) -> str:
+        """The sweep's ledger: one JSON per finished trial."""
+        return storage.join(self.uri, "trials")
+
+    @property
+    def base_trials(self) -> str:
+        """The ledger of the base run; a trial that both runs plan is run once."""
+        return storage.join(self.base, "trials")
 
     def training_states(self, architecture: Architecture) -> str:
-        """Where an unfinished pretraining keeps what it needs to go on."""
+        """Folder in which an unfinished pretraining keeps its states, to resume from."""
         return storage.join(self.base, f"training-{architecture}")
-
-    def pretraining_lease(self, architecture: Architecture) -> str:
-        """Who alone may pretrain."""
-        return storage.join(self.base, "leases", f"pretrain-{architecture}")
 
     @property
     def counting_attempts(self) -> str:
@@ -42,47 +48,41 @@ class Run:
         return storage.join(self.base, "blocks-attempts")
 
     @property
-    def trials(self) -> str:
-        """The sweep's ledger: one JSON per finished trial."""
-        return storage.join(self.uri, "trials")
+    def corpus_lease(self) -> str:
+        """Lease of the driver that makes tokenizer and corpus."""
+        return storage.join(self.base, "leases", "prepare_corpus")
 
-    @property
-    def sweep_lease(self) -> str:
-        """Who alone may sweep."""
-        return storage.join(self.uri, "leases", "pareto_sweep")
+    def pretraining_lease(self, architecture: Architecture) -> str:
+        """Lease of the driver that pretrains the architecture."""
+        return storage.join(self.base, "leases", f"pretrain-{architecture}")
 
     @property
     def counting_lease(self) -> str:
-        """Who alone may count."""
+        """Lease of the driver that counts accesses."""
         return storage.join(self.base, "leases", "count_accesses")
 
     @property
-    def corpus_lease(self) -> str:
-        """Who alone may make tokenizer and corpus."""
-        return storage.join(self.base, "leases", "prepare_corpus")
-
-    @property
     def documents_lease(self) -> str:
-        """Who alone may augment the documents."""
+        """Lease of the driver that augments the documents."""
         return storage.join(self.uri, "leases", "augment_documents")
 
     @property
     def statements_lease(self) -> str:
-        """Who alone may have the facts stated."""
+        """Lease of the driver that has the facts stated."""
         return storage.join(self.uri, "leases", "write_statements")
 
-    def learning_lease(self, key: str) -> str:
-        """Who alone may do the finetune of that key."""
-        return storage.join(self.uri, "leases", f"finetune-{key}")
+    def learning_lease(self, name: str) -> str:
+        """Lease of the driver of one finetune, by the name of its patch."""
+        return storage.join(self.uri, "leases", f"finetune-{name}")
 
     @property
-    def base_trials(self) -> str:
-        """The ledger of the run that this one starts from; a trial that both plan runs once."""
-        return storage.join(self.base, "trials")
+    def sweep_lease(self) -> str:
+        """Lease of the driver that sweeps."""
+        return storage.join(self.uri, "leases", "pareto_sweep")
 
 
 def run_of(config: Config) -> Run:
-    """The folder of a config's run."""
+    """The folders of a config's run."""
     root = storage.require_absolute(config.storage, "--storage")
     if not config.run_name:
         raise RunError("--run-name is empty; it names the folder of the results, so give it one")
@@ -91,8 +91,8 @@ def run_of(config: Config) -> Run:
 
 
 def tracking_uri(config: Config) -> str:
-    """The MLflow server to log to: the one given, else a sqlite file beside the runs; empty for
-    none."""
+    """Address of the MLflow server: the one given, else a sqlite file in the storage folder; empty
+    for none."""
     if config.tracking == "off":
         return ""
     if config.tracking:
@@ -102,8 +102,8 @@ def tracking_uri(config: Config) -> str:
 
 
 def command(pipeline: str, config: Config) -> str:
-    """The command line of another stage of the same run: the same recipe, and those of its
-    overrides that this stage uses."""
+    """Command line of another stage of the same run: the same recipe, and those overrides that the
+    stage uses."""
     file, *options = pipeline.split()
     arguments = options_for(file.removesuffix(".py"), config.arguments)
     return " ".join(["python", f"pipelines/{file}", config.recipe, *map(shlex.quote, arguments), *options])
