@@ -1,5 +1,5 @@
-"""Memory checkpoint -> the slots of each fact: how many its wordings share, how few suffice to
-learn it, and which tokens read them."""
+"""Analysis of the slots of single facts on the memory checkpoint: how many all wordings share, how
+few suffice to learn the fact, and which tokens read them."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -23,7 +23,7 @@ SLOTS_FILE = "slots.json"
 
 
 def run(config: Config) -> str:
-    """Write slots.json and tokens.html into the run's folder; returns the uri of the first."""
+    """Write slots.json and tokens.html into the run's folder; return the uri of slots.json."""
     run = run_of(config)
     require_ready(config)
     method = require_slots_to_analyze(config)
@@ -45,15 +45,15 @@ def run(config: Config) -> str:
 
 def _analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
     from memlm.jobs.trial.fact_slots import (
-        analyze,  # imports torch and transformers, which only a worker should wait for
+        analyze,  # imports torch and transformers, slow, so only in a worker
     )
 
     return analyze(config, method, inputs)
 
 
 def summary(facts: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Any]:
-    """Medians and ranges over facts, and the share of the facts not known before that each
-    number of slots sufficed for."""
+    """Medians and ranges over facts, and for each number of slots the share of unknown facts that it
+    was enough to learn."""
     names = [name for name in facts[0] if name.startswith("num_")]
     spread = {
         name: {"median": median(values), "from": min(values), "to": max(values)}

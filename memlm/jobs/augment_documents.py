@@ -1,7 +1,7 @@
-"""Documents to learn -> chunks, each in many texts: by rules, or by a model with Active Reading.
-prepare_corpus reads what comes out.
+"""Chunks of the documents to learn, each restated in many texts, by rules or by a language model
+(Active Reading). prepare_corpus reads the result:
 
-documents/   facts.jsonl (a line per chunk, in order, with its texts and the questions that it answers)
+    documents/facts.jsonl   a line per chunk, in order, with its texts and the questions it answers
 """
 
 import hashlib
@@ -49,8 +49,7 @@ from memlm.stages import require_documents
 
 
 def run(config: Config) -> str:
-    """Augment the chunks, or find them augmented, or go on with those that are missing; returns
-    the artifact's uri."""
+    """Augment the chunks, or only the missing ones, or reuse the artifact; return its uri."""
     augmenter = require_documents(config).augmenter
     require_ready(config)
     world = open_world(config)
@@ -75,7 +74,7 @@ def run(config: Config) -> str:
     for place in empty[:5]:
         say(f"documents: {place} and left out ({len(empty)} in all)")
     with alone(run_of(config).documents_lease):
-        if not is_there():  # another driver made it meanwhile
+        if not is_there():  # unless another driver made it meanwhile
             _augment_all(config, read, questions, documents, revision)
     return documents.uri
 
@@ -87,7 +86,7 @@ def _augment_all(
     documents: Artifact,
     revision: str | None,
 ) -> None:
-    """From what was augmented before to the artifact."""
+    """Augment the missing chunks and write the artifact."""
     settings, digest = require_documents(config), documents.digests()["corpus"]
     chunks, placed = _chunks(read, questions, settings, open_corpus(artifacts.corpus(config).uri, digest=digest))
     records = _augment_chunks(config, chunks, documents, revision)
@@ -119,7 +118,7 @@ def _say_left_out(questions: Sequence[DocumentQuestion], facts: Sequence[Fact]) 
 
 
 def document_facts(uri: str, *, digest: str) -> list[Fact]:
-    """The chunks as facts, of the very artifact that was made."""
+    """The chunks of the artifact, as facts."""
     return read_fact_lines(storage.open_artifact(uri, kind=DOCUMENTS_KIND, digest=digest) / FACTS_FILE)
 
 
@@ -132,20 +131,20 @@ def source_paths(config: Config, world: Path | None) -> list[str]:
 
 
 def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocument], list[str], list[DocumentQuestion]]:
-    """The documents, where empty ones stand, and the questions. Everything that can be wrong
-    with them is found here."""
+    """Read the documents, the positions of empty ones, and the questions. Every error in them is found
+    here."""
     path, questions = source_paths(config, world)
     read, empty = read_titled_documents(path, report=lambda message: say(f"questions.documents.path: {message}"))
     asked = require_documents(config).num_documents
     if asked > len(read):
-        say(f"questions.documents.num_documents is {asked}, and there are {len(read)}: all of them are taken")
+        say(f"questions.documents.num_documents is {asked}, and there are {len(read)}; all of them are used")
     return read[: asked or None], empty, read_document_questions(questions)
 
 
 def _chunks(
     read: Sequence[TitledDocument], questions: Sequence[DocumentQuestion], config: DocumentsConfig, corpus: Corpus
 ) -> tuple[list[Chunk], dict[str, list[Question]]]:
-    """What is learned, and what is asked by the chunk that answers it."""
+    """The chunks to learn, each with the questions that it answers."""
     tokenizer = corpus.tokenizer
     bounds = {"max_tokens": config.chunk_tokens, "min_tokens": config.min_chunk_tokens}
     chunks = [
@@ -157,7 +156,7 @@ def _chunks(
     if not placed:
         raise DocumentError(
             f"none of the {len(questions)} questions in questions.documents.questions is answered by a document of questions.documents.path, "
-            "so learning could not be measured; check that doc_ids name those documents, or set questions.documents.answered_only False"
+            "so learning cannot be measured; check that doc_ids name those documents, or set questions.documents.answered_only False"
         )
     return [chunk for chunk in chunks if chunk.id in placed or not config.answering_chunks_only], placed
 

@@ -1,4 +1,4 @@
-"""Checkpoint -> scores: the facts to learn, the held-out questions and the held-out text."""
+"""Scores of a checkpoint on the facts to learn, the held-out questions and the held-out text."""
 
 import hashlib
 import json
@@ -25,8 +25,7 @@ EXPERIMENT = "memlm evaluation"
 
 
 def run(config: Config) -> str:
-    """Score the run's checkpoint, or the one that --checkpoint names; returns the uri of the
-    scores."""
+    """Score the run's checkpoint, or the one that --checkpoint names; return the uri of the scores."""
     run = run_of(config)
     require_ready(config)
     inputs = {
@@ -73,7 +72,7 @@ def run(config: Config) -> str:
 
 
 def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str]) -> Scores:
-    from memlm.data.questions.streams import shortfall  # these import torch, which only a worker should wait for
+    from memlm.data.questions.streams import shortfall  # these import torch: only in a worker
     from memlm.jobs.preparing.questions import say_unanswerable
     from memlm.jobs.trial.materials import device_of, load_materials, load_model
     from memlm.model.reader import Reader

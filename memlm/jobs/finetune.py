@@ -1,5 +1,5 @@
-"""One method learns one stream: base checkpoint -> scores before and after, and a patch that can
-be applied and undone."""
+"""Finetuning of a checkpoint on one stream by one method: scores before and after, and a patch that
+can be applied and undone."""
 
 from shlex import quote
 from typing import Any
@@ -23,12 +23,12 @@ from memlm.tracking import Tracker
 
 EXPERIMENT = "memlm finetuning"
 ADVICE = "advice"
-"""Why a run learned nothing, in the details of its patch."""
+"""Name, in the details of a patch, of the reasons why nothing was learned."""
 GUIDE = "docs/your-own-facts.md"
 
 
 def run(config: Config) -> str:
-    """Learn and write the patch, or find it learned; returns the patch's uri."""
+    """Learn the stream and write the patch, or reuse it; return the patch's uri."""
     require_ready(config)
     require_traceable(config)
     inputs = artifacts.trial_inputs(config, config.method.base)
@@ -43,16 +43,16 @@ def run(config: Config) -> str:
     else:
         Tracker(tracking_uri(config), EXPERIMENT)
         with connect(config), alone(run_of(config).learning_lease(artifacts.learned_name(config, inputs))):
-            if not is_there():  # another driver made it meanwhile
+            if not is_there():  # unless another driver made it meanwhile
                 ray.get(ray.remote(_learn).options(**task_resources(config.cluster)).remote(config, inputs))
     result = TrialResult.from_json(storage.read_json(str(learned.open() / SCORES_FILE)))
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
     if config.trace:
-        from memlm.jobs.trial.traces import say_trace  # draws, for which it imports matplotlib
+        from memlm.jobs.trial.traces import say_trace  # imports matplotlib
 
         say_trace(trace)
-    if REPORT_FILE in learned.manifest().files:  # those of older versions have none
+    if REPORT_FILE in learned.manifest().files:  # patches of older versions have no report
         files = ", ".join(
             storage.address_of_file(uri, name) for name in (REPORT_FILE, SCORES_PICTURE_FILE, SCORES_FILE)
         )
@@ -64,32 +64,32 @@ def run(config: Config) -> str:
 
 
 def _say_outcome(config: Config, learned: Artifact, result: TrialResult) -> None:
-    """What was learned and how to use it, or that nothing was, why, and what to do."""
+    """Say what was learned and how to use it; if nothing was, say why and what to do."""
     start, end = result.start[LEARNING_SET], result.end[LEARNING_SET]
     if end.value > start.value and config.method.moves == "nothing":
         say(
-            f"method {config.method.name} writes to no weight: it answers with statements before each question, so there is no patch to put in; "
+            f"method {config.method.name} changes no weight: it puts statements before each question, so there is no patch to apply; "
             f"compare methods with: {command('pareto_sweep.py', config)}"
         )
         return
     if end.value > start.value:
         checkpoint = artifacts.checkpoint(config, config.method.base).uri
         say(
-            f"patch: {learned.uri}; put it in with: memlm apply {quote(checkpoint)} {quote(learned.uri)} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
+            f"patch: {learned.uri}; apply it with: memlm apply {quote(checkpoint)} {quote(learned.uri)} OUTPUT; compare methods with: {command('pareto_sweep.py', config)}"
         )
         return
     say(
-        f"NOTHING WAS LEARNED: {sum(end.items):.3g} of {len(end.items)} new facts are answered right, and {sum(start.items):.3g} were before."
+        f"NOTHING WAS LEARNED: {sum(end.items):.3g} of {len(end.items)} new facts are answered correctly, and {sum(start.items):.3g} were before."
     )
     for reason in learned.manifest().details.get(ADVICE, []):
         say(f"  why: {reason}")
     say(
-        f"what a model can learn, and how to give it your own facts: {GUIDE}. The patch, of no use as it is: {learned.uri}"
+        f"how to teach a model your own facts, and what it can learn: {GUIDE}. The patch, which is of no use: {learned.uri}"
     )
 
 
 def _learn(*arguments: Any) -> None:
-    from memlm.jobs.trial.learning import learn  # imports torch and transformers, which only a worker should wait for
+    from memlm.jobs.trial.learning import learn  # imports torch and transformers, slow, so only in a worker
 
     learn(*arguments)
 

@@ -1,11 +1,9 @@
-"""Corpus shards -> tokenizer and token blocks; question files -> facts and held-out questions
-(prepare_questions.py).
+"""Preparation of the data: tokenizer and token blocks from corpus shards, and facts and held-out
+questions from question files (preparing/questions.py).
 
-Shards are packed side by side; each part is written once. One that cannot be read, or kills its
-workers, is left out within a limit.
-
-The generated world, where a recipe has one, is made first, and read by the very readers that
-real data goes through.
+Shards are packed in parallel, and each part is written once. A shard that cannot be read, or that
+kills its workers, is left out, up to a limit. If the recipe has a generated world, it is made
+first, and read like real data.
 """
 
 import hashlib
@@ -60,10 +58,10 @@ KILLS = (
 
 
 def run(config: Config) -> str:
-    """Make the corpus and questions artifacts, or find them made; returns the corpus's uri."""
+    """Make the corpus and the questions, or reuse them; return the corpus's uri."""
     require_ready(config)
     world = _make_world(config)
-    # Everything that can be wrong with the input is found before work is done.
+    # Errors in the input are found before any work.
     train, validation = choose_shards(config, world)
     sources = prepare_questions.read_sources(config, world)
     corpus = _make_corpus(config, world, train, validation, sources.mixture)
@@ -87,7 +85,7 @@ def _make_corpus(
 
     if not is_there():
         with alone(run_of(config).corpus_lease):
-            if not is_there():  # another driver made it meanwhile
+            if not is_there():  # unless another driver made it meanwhile
                 _pack_all(config, corpus, world, train, validation, known)
     return corpus
 
@@ -100,7 +98,7 @@ def _pack_all(
     validation: list[Shard],
     known: list[Question],
 ) -> None:
-    """From what was packed before to the artifact."""
+    """Pack the missing shards and write the artifact."""
     with connect(config):
         made = {str(world): artifacts.world(config)} if world else {}
         mixture = []
@@ -108,12 +106,12 @@ def _pack_all(
             facts, shard = _make_mixture(config, world, known)
             made[shard.uri], mixture = facts, [shard]
         opener = partial(_open_here, made=made)
-        # The tokenizer is trained on the first shard and the mixture alone, so repairing another
-        # keeps it. Where the first cannot be read it is the next one's, and stays that until the
-        # first is repaired.
+        # The tokenizer depends only on the first readable shard and the mixture, so repairing another
+        # shard keeps it. If the first shard cannot be read, the next one is used until the first is
+        # repaired.
         learned_from = {**corpus.digests(), "sources": hashlib.sha256(name_shards([*train[:1], *mixture])).hexdigest()}
         most = config.corpus.max_quarantined_share * len([*train, *mixture, *validation])
-        tokenizer = _make_tokenizer(config, train, mixture, learned_from, opener, most_passed_over=most)
+        tokenizer = _make_tokenizer(config, train, mixture, learned_from, opener, max_skipped=most)
         train = [*train, *mixture]
         packed = _pack_shards(config, tokenizer, [*train, *validation], opener)
         of_train, of_validation = packed.parts_of(train), packed.parts_of(validation)
@@ -151,7 +149,7 @@ def _make_world(config: Config) -> Path | None:
 
 
 def _make_mixture(config: Config, world: Path | None, questions: list[Question]) -> tuple[Artifact, Shard]:
-    """The documents that state and ask the mixture's facts, and the shard that holds them."""
+    """Documents that state and ask about the mixture's facts, and the shard of these documents."""
     mixture = config.corpus.mixture
     assert mixture is not None
     content = source_content(expand(mixture.path, "corpus.mixture.path", world))
@@ -166,8 +164,8 @@ def _make_mixture(config: Config, world: Path | None, questions: list[Question])
 
 @contextmanager
 def _open_here(shard: Shard, *, made: Mapping[str, Artifact]) -> Iterator[Path]:
-    """A shard's path on the node that reads it: what this run made, if it lies on S3, is brought
-    to each node and kept."""
+    """Path of a shard on the node that reads it; each node copies and keeps shards that this run made
+    on S3."""
     for here, artifact in made.items():
         if shard.uri.startswith(here):
             yield Path(str(artifact.open()) + (shard.uri.removeprefix(here) or f"/{MIXTURE_SHARD}"))
@@ -177,7 +175,7 @@ def _open_here(shard: Shard, *, made: Mapping[str, Artifact]) -> Iterator[Path]:
 
 
 def _attempts(config: Config) -> Attempts:
-    """At shards, of one pass over them."""
+    """Attempts of one pass over the shards."""
     return Attempts(
         uri=run_of(config).packing_attempts, session=f"{time.time_ns():x}", limit=config.corpus.max_attempts
     )
@@ -190,7 +188,7 @@ def _make_tokenizer(
     inputs: dict[str, str],
     opener: Opener,
     *,
-    most_passed_over: float,
+    max_skipped: float,
 ) -> Artifact:
     corpus, made = config.corpus, artifacts.tokenizer(config).made_from(**inputs)
     if not made.is_made():
@@ -202,7 +200,7 @@ def _make_tokenizer(
                 f"tokenizer: training {corpus.vocab_size} tokens on {corpus.tokenizer_documents} documents of the first shard{', and of the mixture' if mixture else ''}"
             )
             tokenizer, trained_on = train_on_first_readable(
-                corpus, shards, mixture, opener, _attempts(config), most_passed_over=most_passed_over
+                corpus, shards, mixture, opener, _attempts(config), max_skipped=max_skipped
             )
         with made.write() as draft:
             save_tokenizer(tokenizer, draft.path)
@@ -246,12 +244,12 @@ def _pack_shards(config: Config, tokenizer: Artifact, shards: Sequence[Shard], o
 def _pack_shard(
     config: Config, shard: Shard, blocks: Artifact, tokenizer: Artifact, opener: Opener, attempts: Attempts
 ) -> Poison | None:
-    """In a worker: the part of one shard is made, or found made. Returns why the shard is left
-    out, or None."""
+    """Make the part of one shard, or reuse it, in a worker. Returns the reason if the shard is left
+    out, else None."""
     if blocks.is_made():
         if "accounting" in blocks.manifest().details:
             return None
-        storage.delete_made(blocks.uri)  # packed before lines were accounted for
+        storage.delete_made(blocks.uri)  # packed by a version without accounts of lines
     if not attempts.on_this_node().begin(unit_of(shard)):
         return Poison(reason=f"{shard.uri}: {KILLS}")
     loaded = load_tokenizer(str(tokenizer.open(digest=blocks.digests()["tokenizer"])))

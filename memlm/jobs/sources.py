@@ -1,4 +1,4 @@
-"""Where the generated world lies, and what is read from it."""
+"""Location of the generated world."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from memlm.config import Config
 
 
 def open_world(config: Config) -> Path | None:
-    """The generated world on this machine; none for a recipe without one. Raises RunError naming
-    the command that makes it."""
+    """Folder of the generated world on this machine; None for a recipe without one. Raises RunError,
+    naming the command that makes the world, if it is missing."""
     if config.world is None:
         return None
     world = artifacts.world(config)

@@ -1,5 +1,4 @@
-"""What every stage tells the tracking server of itself: the whole config, the sizes that runs
-are compared by, the data that was read."""
+"""Entries of every stage on the tracking server: config, sizes, data sets and scores."""
 
 import shlex
 import sys
@@ -22,12 +21,12 @@ CONFIG_FILE = "config.json"
 
 
 def log_config(tracked: TrackedRun, config: Config) -> None:
-    """Whole, so that a run can be made again from its page alone."""
+    """Log the whole config, so that the run's page is enough to repeat it."""
     tracked.log_json({**settings(config), "method": settings(config.method)}, CONFIG_FILE)
 
 
 def model_sizes(config: Config) -> dict[str, int]:
-    """The model's sizes, for every run that trains or asks one."""
+    """Sizes of the model, for every run that trains or scores one."""
     return {"width": config.model.hidden_size, "layers": config.model.num_layers}
 
 
@@ -42,17 +41,17 @@ def trial_params(config: Config, trial: Trial) -> dict[str, Any]:
 
 
 def trial_name(trial: Trial, key: str) -> str:
-    """No two trials of a run have the same."""
+    """Name of a trial, unique within the run."""
     return f"{trial.title}-seed{trial.seed}-{key[:6]}".replace(" ", "-")
 
 
 def start_metrics(result: TrialResult) -> dict[str, float]:
-    """Every set before learning, so that a drop can be seen next to `final/`."""
+    """Scores of every set before learning, to compare with `final/`."""
     return {f"start/{name}": score.value for name, score in result.start.items()}
 
 
 def final_metrics(result: TrialResult) -> dict[str, float]:
-    """What the tracking server compares: every set at the end, and the learning."""
+    """Scores of every set after learning, and the learning itself."""
     learned = {f"final/{name}": score.value for name, score in result.end.items()}
     return learned | {f"final/{name}": value for name, value in result.extra.items()}
 
@@ -62,8 +61,8 @@ def corpus_read(config: Config, digest: str, context: str = "training") -> DataS
 
 
 def sets_read(config: Config, inputs: Mapping[str, str], *, learned: bool) -> list[DataSet]:
-    """What a trial or an evaluation reads: each set of the questions by its own digest, and the
-    corpus, whose held-out text is scored."""
+    """Data sets that a trial or an evaluation reads: each question set by its own digest, and the
+    corpus with its held-out text."""
     found = [corpus_read(config, inputs["corpus"], "evaluation")]
     sets = artifacts.questions(config)
     for file, content in sets.manifest().files.items():
@@ -75,8 +74,8 @@ def sets_read(config: Config, inputs: Mapping[str, str], *, learned: bool) -> li
 
 
 def log_model(tracked: TrackedRun, folder: str | Path, config: Config) -> None:
-    """The model of a checkpoint's folder, where the config asks for it. What MLflow refuses is
-    said: the model is on storage anyway."""
+    """Log the model of a checkpoint's folder if the config asks for it. If MLflow refuses it, only
+    warn: the model is on storage in any case."""
     if not (config.log_model or config.register_model):
         return
     import torch
@@ -95,7 +94,7 @@ def log_model(tracked: TrackedRun, folder: str | Path, config: Config) -> None:
 
 
 def ui_line(config: Config, what: str) -> str:
-    """How to look at what was logged; empty where nothing is."""
+    """Line with the command that opens the logged runs; empty if nothing is tracked."""
     uri = tracking_uri(config)
     if not uri.startswith("sqlite"):
         return f"{what}: {uri}" if uri else ""

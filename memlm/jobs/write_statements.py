@@ -1,7 +1,8 @@
-"""Questions about the facts to learn -> statements in a model's words: a file that
-questions.facts.statements reads.
+"""Statements of the facts to learn, written by a language model, for questions.facts.statements.
 
-statements/   statements.jsonl  questions.jsonl (about the facts that are stated)  short.jsonl (facts with fewer wordings, and why)
+statements/statements.jsonl   the statements
+statements/questions.jsonl    the questions about the stated facts
+statements/short.jsonl        facts with fewer wordings than asked for, and why
 """
 
 import hashlib
@@ -35,8 +36,8 @@ from memlm.run import run_of
 
 
 def run(config: Config) -> str:
-    """Have the facts stated, or find them stated, or go on with those that are missing; returns
-    the artifact's uri."""
+    """Write statements of all facts, or only of the missing ones, or reuse the artifact; return its
+    uri."""
     require_ready(config)
     world = open_world(config)
     facts = questions_by_fact(fact_questions(config, world))
@@ -53,13 +54,13 @@ def run(config: Config) -> str:
 
     if not is_there():
         with alone(run_of(config).statements_lease):
-            if not is_there():  # another driver made it meanwhile
+            if not is_there():  # unless another driver made it meanwhile
                 _state_all(config, facts, statements, revision)
     return statements.uri
 
 
 def _state_all(config: Config, facts: dict[str, list[Question]], statements: Artifact, revision: str) -> None:
-    """From what was stated before to the artifact."""
+    """Write the missing statements and the artifact."""
     with connect(config):
         records = write_in_units(
             config,
@@ -100,13 +101,15 @@ def _report(uri: str, stated: Sequence[Stated], short: Sequence[Stated]) -> None
     num_lines = sum(len(fact.statements) + sum(fact.rejected.values()) for fact in stated)
     num_passed = sum(len(fact.statements) for fact in stated)
     say(
-        f"statements: {num_passed} wordings of {len(stated)} facts, {num_passed / max(1, num_lines):.0%} of the lines that the model wrote"
+        f"statements: {num_passed} wordings of {len(stated)} facts, {num_passed / max(1, num_lines):.0%} of the model's lines"
     )
     for fact in short[:5]:
-        say(f"  {fact.id}: only {len(fact.statements)}; turned down: {fact.rejected or 'nothing, no more was written'}")
+        say(
+            f"  {fact.id}: only {len(fact.statements)}; rejected: {fact.rejected or 'nothing; the model wrote no more'}"
+        )
     if short:
         say(
-            f"  {len(short)} facts have fewer statements than asked for; they are named in {storage.address_of_file(uri, SHORT_FILE)}"
+            f"  {len(short)} facts have fewer statements than asked for; see {storage.address_of_file(uri, SHORT_FILE)}"
         )
     questions, statements = (
         quote(storage.address_of_file(uri, name)) for name in (STATED_QUESTIONS_FILE, STATEMENTS_FILE)

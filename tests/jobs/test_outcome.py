@@ -40,7 +40,7 @@ def test_a_run_that_learned_nothing_says_so_and_why_every_time(swept, tmp_path, 
     for _ in range(2):  # the second time it is found learned
         uri = finetune.run(config)
         out = said_with(capfd, "docs/your-own-facts.md")
-        assert "NOTHING WAS LEARNED: 0 of 100 new facts are answered right, and 0 were before" in out
+        assert "NOTHING WAS LEARNED: 0 of 100 new facts are answered correctly, and 0 were before" in out
         assert "why: the model hardly moved" in out and "learning_rate (1e-06)" in out
         assert uri in out and "memlm apply" not in out
     assert Path(finetune.__file__).parents[2].joinpath(finetune.GUIDE).is_file()

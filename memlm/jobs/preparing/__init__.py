@@ -1,2 +1,2 @@
-"""The parts of `prepare_corpus`: shards, texts for the tokenizer, packed blocks, and questions;
-and texts written by a model."""
+"""Parts of `prepare_corpus` (shards, texts for the tokenizer, packed blocks, questions), and texts
+written by a language model."""

@@ -1,5 +1,5 @@
-"""Which shards does a corpus take, for training and for validation? Listed, sampled, and kept
-where a store was listed."""
+"""Choice of a corpus's shards for training and validation. A listing of S3 or the hub is stored with
+the run."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 def choose_shards(config: Config, world: Path | None, *, keep: bool = True) -> tuple[list[Shard], list[Shard]]:
-    """The shards to train on and those to validate on. `keep` stores the listing of a store, if
-    there is none yet.
+    """Choose the shards for training and for validation. With `keep`, a new listing of S3 or the hub
+    is stored.
 
-    Raises ShardError if none is left for either, RunError if the listing that is kept is one of
+    Raises ShardError if no shard is left for one of them, and RunError if the stored listing is of
     another address or revision.
     """
     corpus = config.corpus
@@ -36,19 +36,19 @@ def choose_shards(config: Config, world: Path | None, *, keep: bool = True) -> t
     sampled = sample_shards(train, fraction=corpus.fraction, seed=corpus.sample_seed)
     if not sampled:
         raise ShardError(
-            f"corpus.fraction is {corpus.fraction}, and with corpus.sample_seed {corpus.sample_seed} takes none of {len(train)} shards; raise it"
+            f"corpus.fraction is {corpus.fraction}, and with corpus.sample_seed {corpus.sample_seed} selects none of {len(train)} shards; raise it"
         )
     return sampled[: corpus.max_shards or None], validation[: corpus.max_validation_shards or None]
 
 
 def name_shards(shards: Sequence[Shard]) -> bytes:
-    """What names the content of these shards."""
+    """Digest of the content of these shards."""
     return "".join(f"{' '.join(map(str, shard.identity.values()))}\n" for shard in shards).encode()
 
 
 def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
-    """Names what was read: shards by name and size, and version where a store tells it; the
-    mixture's questions by content."""
+    """Digest of the sources: each shard by name, size and, if known, version; the mixture's questions
+    by content."""
     digest = hashlib.sha256(name_shards(shards))
     if config.corpus.mixture:
         digest.update(source_content(expand(config.corpus.mixture.path, "corpus.mixture.path", world)))
@@ -56,8 +56,8 @@ def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) 
 
 
 def unit_of(shard: Shard) -> str:
-    """Its name among the attempts: no other shard's, and another once it was repaired, so that
-    it is tried again."""
+    """Name of a shard's attempts. It is unique, and changes when the shard is repaired, so that the
+    shard is tried again."""
     return f"shard_{hashlib.sha256(f'{shard.uri} {shard.bytes} {shard.version}'.encode()).hexdigest()[:16]}"
 
 

@@ -1,5 +1,5 @@
-"""What came of packing the shards of a corpus: their parts, what became of their lines, and
-those that are left out."""
+"""Result of packing the shards of a corpus: their parts, an account of their lines, and the shards
+left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,27 +13,26 @@ from memlm.jobs.on_ray.console import say
 from memlm.run import RunError
 
 MALFORMED_SHARE, QUARANTINED_SHARE = "malformed_share", "quarantined_share"
-"""Details of a corpus artifact; their limits are the settings of the same names with max_
-before."""
+"""Details of a corpus artifact. Each has a limit in the config, whose name begins with max_."""
 MALFORMED_LEFT_OUT = "malformed_share_left_out"
-"""Detail: the least malformed share for which a shard was left out, if one was."""
+"""Detail: the smallest malformed share for which a shard was left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Poison:
-    """Why a shard is left out."""
+    """Reason why a shard is left out."""
 
     reason: str
     malformed_share: float = 0.0
-    """Of its lines, where that is why."""
+    """Share of malformed lines, if that is the reason."""
 
 
 class PackedShards:
-    """In the order of the shards, whatever order they were packed in."""
+    """Parts and faults in the order of the shards, whatever the order of packing."""
 
     def __init__(self, shards: Sequence[Shard], *, limits: Mapping[str, float]) -> None:
-        """`limits` by MALFORMED_SHARE (of each shard's lines) and QUARANTINED_SHARE (of the
-        shards)."""
+        """`limits` has the keys MALFORMED_SHARE (share of each shard's lines) and QUARANTINED_SHARE
+        (share of the shards)."""
         self.shards, self.limits = list(shards), dict(limits)
         self.num_documents = 0
         self._parts: dict[Shard, Part] = {}
@@ -41,8 +40,7 @@ class PackedShards:
         self._poison: dict[Shard, Poison] = {}
 
     def add(self, shard: Shard, name: str, digest: str, details: Mapping[str, Any]) -> None:
-        """The part of one shard; left out if it was packed when more malformed lines were
-        allowed."""
+        """Add the part of one shard, unless it was packed under a higher limit that it needs."""
         accounting = Accounting.from_json(details["accounting"])
         accounting.check(shard.uri)
         try:
@@ -57,7 +55,7 @@ class PackedShards:
         self.num_documents += accounting.kept
 
     def leave_out(self, shard: Shard, poison: Poison) -> None:
-        """A shard in quarantine. Raises ShardError once there are more than the limit allows."""
+        """Put a shard in quarantine. Raises ShardError if there are more than the limit allows."""
         self._poison[shard], reason = poison, poison.reason
         limit = self.limits[QUARANTINED_SHARE]
         if len(self._poison) <= limit * len(self.shards):
@@ -71,7 +69,7 @@ class PackedShards:
             )
 
     def parts_of(self, shards: Sequence[Shard]) -> list[Part]:
-        """The parts of those that are not in quarantine. Raises ShardError if there is none."""
+        """Parts of all shards outside quarantine. Raises ShardError if there is none."""
         parts = [self._parts[shard] for shard in shards if shard in self._parts]
         if not parts:
             raise ShardError(
@@ -80,13 +78,11 @@ class PackedShards:
         return parts
 
     def accounts(self) -> dict[str, Accounting]:
-        """By shard, under the names that they have below the corpus's address, where those are
-        not twice."""
+        """Accounts by shard, under names relative to the corpus's address if these are unique."""
         return {name: self._accounts[shard] for name, shard in self._named().items() if shard in self._accounts}
 
     def quarantined(self) -> dict[str, str]:
-        """Why each was left out. The address that is named there is not part of what makes a
-        corpus."""
+        """Reason why each shard was left out. The address in it is not part of a corpus's identity."""
         return {
             name: self._poison[shard].reason.replace(shard.uri, shard.name or shard.uri.rpartition("/")[2])
             for name, shard in self._named().items()
@@ -94,7 +90,7 @@ class PackedShards:
         }
 
     def shares(self) -> dict[str, float]:
-        """What the limits are held against when the corpus is used again."""
+        """Details that the limits are compared with when the corpus is reused."""
         shares = {
             MALFORMED_SHARE: max(accounting.malformed_share for accounting in self._accounts.values()),
             QUARANTINED_SHARE: len(self._poison) / len(self.shards),
@@ -103,7 +99,7 @@ class PackedShards:
         return {**shares, **({MALFORMED_LEFT_OUT: min(malformed)} if malformed else {})}
 
     def say_accounts(self) -> None:
-        """What was read and what was left out, down to the line."""
+        """Say how much was read and left out, down to single lines."""
         whole = total(self.accounts())
         say(f"corpus: {len(self._parts)} shards, {whole}")
         for sample in whole.samples:
@@ -120,8 +116,8 @@ class PackedShards:
 
 
 def require_within_limits(uri: str, details: Mapping[str, Any], limits: Mapping[str, float]) -> None:
-    """A corpus that was made when more was put up with is not the one that is asked for, nor one
-    without shards that are allowed now. Raises RunError."""
+    """Raise RunError for a corpus made under looser limits, or without shards that the present limits
+    allow."""
     for share, limit in limits.items():
         found = details.get(share, 0.0)
         if found > limit:

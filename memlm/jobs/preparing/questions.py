@@ -1,5 +1,5 @@
-"""Question files -> the facts to learn, put into statements, and the held-out questions. Checked
-before anything is trained."""
+"""Facts to learn, with their statements, and held-out questions, from question files. All errors
+are found before any training."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,19 +28,18 @@ from memlm.results.scores import LEARNING_SET
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What the question files of a config hold, selected."""
+    """Selected questions from the files of a config."""
 
     facts: list[Fact]
-    """Empty for a run that learns documents, whose chunks are known once there is a tokenizer."""
+    """Empty for a run that learns documents: chunking them needs the tokenizer."""
     held_out: dict[str, list[Record]]
     mixture: list[Question]
 
 
 def run(config: Config, sources: Sources | None = None) -> str:
-    """Make the questions artifact, or find it made; returns its uri. The world, where the recipe
-    has one, is there.
+    """Make the questions artifact, or reuse it; return its uri. A recipe's world must exist already.
 
-    `sources` are what read_sources gave, where they have been read.
+    `sources` is the result of read_sources, if the caller has read them.
     """
     world = artifacts.world(config).open() if config.world is not None else None
     inputs = {"sources": _sources_digest(config, world)}
@@ -74,8 +73,7 @@ def run(config: Config, sources: Sources | None = None) -> str:
 
 
 def say_unanswerable(config: Config) -> None:
-    """Names each question of the questions artifact that can never be answered right by this
-    config, once there is a tokenizer."""
+    """Say which questions can never be answered correctly under this config; needs the tokenizer."""
     corpus = artifacts.corpus(config)
     if not corpus.is_there():
         return
@@ -90,8 +88,7 @@ def say_unanswerable(config: Config) -> None:
 
 
 def read_sources(config: Config, world: Path | None) -> Sources:
-    """Read every question file, so that everything that can be wrong with one is found before
-    work is done."""
+    """Read every question file, so that errors in one are found before any work."""
     if config.questions.documents:
         augment_documents.read_sources(config, world)
     mixture = config.corpus.mixture
@@ -105,7 +102,7 @@ def read_sources(config: Config, world: Path | None) -> Sources:
 
 
 def fact_questions(config: Config, world: Path | None) -> list[Question]:
-    """What is asked about the facts to learn."""
+    """Questions about the facts to learn."""
     questions = _questions(config.questions.facts, "questions.facts.path", world)
     _say_conflicts(questions)
     return questions
@@ -154,20 +151,22 @@ def _say_of(field: str, message: str) -> None:
 
 
 def _say_merged(field: str, records: Sequence[Record]) -> None:
-    """Names questions that are scored as one, and ids that look as if they should be."""
+    """Say which questions are scored as one fact, and which ids look as if they should be."""
     facts = {record.fact_id for record in records}
     numbered = [record.id for record in records if not record.fact and numbered_fact(record.id)]
     if len(facts) < len(records):
-        say(f"{field}: {len(records)} questions ask for {len(facts)} facts, and those of one fact are scored as one")
+        say(
+            f"{field}: {len(records)} questions ask about {len(facts)} facts; the questions about one fact are scored together"
+        )
     if len(set(map(numbered_fact, numbered))) < len(numbered):
         say(
-            f"{field}: {len(numbered)} ids differ in a number after '#' and are scored one by one, the first {numbered[0]!r}; "
-            "where they are wordings of one question, set merge_numbered"
+            f"{field}: {len(numbered)} ids differ only in a number after '#' and are scored separately, the first {numbered[0]!r}; "
+            "if they are wordings of one question, set merge_numbered"
         )
 
 
 def _tasks(config: Config, held_out: Mapping[str, Sequence[Record]]) -> dict[str, TaskChoice]:
-    """How each set is asked; raises QuestionError if one cannot be."""
+    """Task of each set. Raises QuestionError for a set without one."""
     choices = {}
     for source in config.questions.held_out:
         records = held_out[source.name]
@@ -184,13 +183,13 @@ def _without_overlap(facts: list[Fact], known: Mapping[str, Sequence[Record]], *
         if not shared:
             continue
         done = "left out of the facts" if remove else "kept; --questions.remove-overlap True leaves them out"
-        say(f"questions: {len(shared)} facts to learn are asked in {name} too, the first {shared[0].id!r}: {done}")
+        say(f"questions: {len(shared)} facts to learn are also asked in {name}, the first {shared[0].id!r}: {done}")
         if remove:
             gone = {fact.id for fact in shared}
             facts = [fact for fact in facts if fact.id not in gone]
     if not facts:
         raise FactError(
-            "questions.remove_overlap leaves no fact to learn: each is asked in a held-out set or in the mixture; name another file of facts"
+            "questions.remove_overlap leaves no fact to learn: each is also asked in a held-out set or in the mixture; give another file of facts"
         )
     return facts
 

@@ -1,8 +1,8 @@
-"""Which texts is a tokenizer trained on? The first documents of the first shard that can be
-read, and as many of the mixture.
+"""Training of the tokenizer, on the first documents of the first readable shard and equally many of
+the mixture.
 
-Read in a worker, as shards are packed: one that cannot be read, or kills its workers, is passed
-over within the limit for quarantine.
+A worker reads the shards, as in packing: a shard that cannot be read, or that kills its workers, is
+skipped, up to the limit for quarantine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ KILLS = (
 )
 
 Opener = Callable[[Shard], AbstractContextManager[Path]]
-"""Gives a shard's path on the node that reads it."""
+"""Function that returns a shard's path on the node that reads it."""
 
 
 def train_on_first_readable(
@@ -41,26 +41,26 @@ def train_on_first_readable(
     opener: Opener,
     attempts: Attempts,
     *,
-    most_passed_over: float,
+    max_skipped: float,
 ) -> tuple[PreTrainedTokenizerBase, Shard]:
-    """The tokenizer, and the shard that it was trained on.
+    """Train the tokenizer; return it with the shard that it was trained on.
 
-    Raises ShardError once more than `most_passed_over` shards cannot be read, or one of the
-    mixture's cannot.
+    Raises ShardError if more than `max_skipped` shards cannot be read, or if one of the mixture's
+    cannot.
     """
     for passed_over, shard in enumerate(shards, start=1):
         try:
             texts = chain.from_iterable(_first_texts(each, corpus, opener, attempts) for each in (shard, *mixture))
             return train_tokenizer(texts, vocab_size=corpus.vocab_size), shard
         except _Unreadable as error:
-            if error.shard != shard or passed_over > most_passed_over:
+            if error.shard != shard or passed_over > max_skipped:
                 raise ShardError(error.reason) from error
             say(f"tokenizer: not trained on a shard that cannot be read: {error.reason}")
     raise ShardError(f"none of {len(shards)} shards can be read")
 
 
 class _Unreadable(Exception):
-    """A shard that packing will leave out, or refuse, for this reason."""
+    """A shard cannot be read. Packing will leave it out, or refuse it, for the same reason."""
 
     def __init__(self, shard: Shard, reason: str) -> None:
         super().__init__(shard, reason)
@@ -76,14 +76,14 @@ def _first_texts(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: A
         if row["unreadable"]:
             raise _Unreadable(shard, row["unreadable"])
         yield row["text"]
-    # Ray keeps what an attempt gave before it died, and drops what a later one gives in its
-    # place: the row that says so may be lost.
+    # Ray keeps the rows of an attempt that died, and drops those of the next one in their
+    # place, which may include the row with the reason.
     if attempts.has_given_up(unit_of(shard)):
         raise _Unreadable(shard, f"{shard.uri}: {KILLS}")
 
 
 def _read(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: Attempts) -> Iterator[dict[str, list[str]]]:
-    """In a worker: batches of texts, or one row that says why there are none."""
+    """Batches of texts, or one row with the reason why there are none; runs in a worker."""
     if not attempts.begin(unit_of(shard)):
         yield {"text": [""], "unreadable": [f"{shard.uri}: {KILLS}"]}
         return
@@ -94,7 +94,7 @@ def _read(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: Attempts
             asked = islice(documents, corpus.tokenizer_documents)
             while texts := [document.text for document in islice(asked, TEXTS_PER_BATCH)]:
                 yield {"text": texts, "unreadable": [""] * len(texts)}
-            if accounting.kept < corpus.tokenizer_documents:  # all of it was read
+            if accounting.kept < corpus.tokenizer_documents:  # the whole shard was read
                 accounting.require_few_malformed(shard.uri, corpus.max_malformed_share)
     except ChangedShard:
         raise

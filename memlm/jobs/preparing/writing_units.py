@@ -1,9 +1,9 @@
-"""How do many facts or chunks get written about side by side? Units of them go to a pool of
-actors, each with a writer of its own.
+"""Parallel writing about facts or chunks: units of them go to a pool of actors, each with its own
+writer.
 
-Ray Data runs a task at least once, so nothing is written as a side effect: a unit's records are
-keyed by the unit and committed once, and the driver reads exactly the units of the plan. A run
-that was cut off, or whose budget was spent, goes on from the units there are.
+Ray Data runs a task at least once, so a record is never a side effect: each unit's records are
+committed once under the unit's name, and the driver reads exactly the units of the plan. A run that
+was interrupted, or that spent its budget, resumes with the missing units.
 """
 
 import json
@@ -29,16 +29,16 @@ from memlm.kinds import WRITTEN_UNIT_FILE
 
 Record = dict[str, Any]
 Work = Callable[[Any, Sequence[Record]], list[Record]]
-"""What is done with a unit, given the writer: one record for each that goes in."""
+"""Work on one unit with a writer: returns one record for each record of the unit."""
 
 
 def write_in_units(
     config: Config, work: Work, items: Sequence[Record], *, folder: str, wanted: Mapping[str, Any], revision: str | None
 ) -> list[Record]:
-    """One record per item, in their order. `wanted` names what decides a record beside the item
-    itself.
+    """One record per item, in order. `wanted` holds all settings that decide a record, in addition to
+    the item.
 
-    `revision` is the writer's; with none, the work needs no writer and is given none.
+    `revision` is the writer's; None if the work needs no writer.
     """
     tasks = _tasks(items, folder, size=config.writer.items_per_unit)
     cluster = replace(config.cluster, use_gpu=config.cluster.use_gpu and not config.writer.endpoint.base_url)
@@ -71,7 +71,7 @@ def _tasks(items: Sequence[Record], folder: str, *, size: int) -> list[dict[str,
 
 
 def _shared_budget(config: Config) -> Any:
-    """One for all workers, which lives as long as the run, whatever becomes of them."""
+    """Budget shared by all workers; it lives as long as the run, even if workers die."""
     endpoint = config.writer.endpoint
     actor = ray.remote(Budget).options(num_cpus=0)
     return actor.remote(max_requests=endpoint.max_requests, max_tokens=endpoint.max_tokens)
@@ -104,8 +104,8 @@ class _WriteUnits:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         with user_errors_as_raised():
-            # The writer is built here and not in the constructor, whose errors Ray would report
-            # in its own words, after tries of its own.
+            # The writer is not built in the constructor: Ray would retry it, and report its errors in
+            # words of its own.
             if self.revision is not None and self.writer is None:
                 self.writer = self.build(self.revision)
             for uri, items in zip(batch["uri"], batch["items"], strict=True):

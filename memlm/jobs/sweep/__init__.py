@@ -1,2 +1,1 @@
-"""Many trials: which settings are swept, what trials share, how Ray Tune runs them, and the
-report."""
+"""Sweeps: settings, data shared by the trials, trials on Ray Tune, and the report."""

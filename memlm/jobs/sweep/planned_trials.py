@@ -1,5 +1,5 @@
-"""The trials that a sweep plans, and what became of them. The ledger holds one JSON per trial,
-keyed by everything that names its result."""
+"""Trials of a sweep, planned and finished. The ledger has one JSON file per trial, whose key is the
+trial's identity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,8 +27,8 @@ class PlannedTrial:
 def plan_trials(
     config: Config, spaces: Sequence[MethodSpace]
 ) -> tuple[list[PlannedTrial], dict[Architecture, dict[str, str]]]:
-    """Every setting of every method with every seed, and the digests of what they read. Seeds go
-    first, so all methods fill evenly."""
+    """All trials, and the digests of their inputs. The seed varies slowest, so that all methods advance
+    evenly."""
     inputs = {space.base.base: trial_inputs(config, space.base.base) for space in spaces}
     planned: dict[str, PlannedTrial] = {}
     for seed in config.sweep.seeds:
@@ -36,7 +36,7 @@ def plan_trials(
             for setting in space.settings():
                 trial = trial_of(replace(config, method=setting, seed=seed))
                 plan = PlannedTrial(key=trial.key(inputs[setting.base]), trial=trial, architecture=setting.base)
-                planned[plan.key] = plan  # spaces may overlap
+                planned[plan.key] = plan  # search spaces may overlap
     return list(planned.values()), inputs
 
 
@@ -45,20 +45,19 @@ def ledger_entry(run: Run, plan: PlannedTrial) -> str:
 
 
 def unfinished(run: Run, planned: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-    """The trials that neither ledger holds."""
+    """Trials that are in neither ledger."""
     finished = _ledgers(run)
     return [plan for plan in planned if plan.key not in finished]
 
 
 def read_entries(run: Run, planned: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, dict[str, Any]]]:
-    """The finished trials and their entries. Raises StorageError at one that is not what was
-    written."""
+    """Finished trials with their entries. Raises StorageError for an entry that was changed."""
     ledgers = _ledgers(run)
     return [(plan, _entry_at(ledgers[plan.key])) for plan in planned if plan.key in ledgers]
 
 
 def _ledgers(run: Run) -> dict[str, str]:
-    """Where each finished trial's entry lies, by key; the run's own ledger first."""
+    """Location of each finished trial's entry, by key; the run's own ledger comes first."""
     return {
         name.removesuffix(".json"): storage.join(ledger, name)
         for ledger in dict.fromkeys((run.base_trials, run.trials))
@@ -84,10 +83,10 @@ def _entry_at(uri: str) -> dict[str, Any]:
 def read_results(
     run: Run, planned: Sequence[PlannedTrial]
 ) -> tuple[list[tuple[PlannedTrial, TrialResult]], list[FailedSetting]]:
-    """The finished trials, and the settings that diverged: left out with all their seeds, so
-    that no mean hides it."""
+    """Finished trials, and the settings that diverged. These are left out with all their seeds, so that
+    no mean hides a divergence."""
     for plan in unfinished(run, planned):
-        raise storage.StorageError("trial", ledger_entry(run, plan), "nothing is there", "Run the sweep again.")
+        raise storage.StorageError("trial", ledger_entry(run, plan), "does not exist", "Run the sweep again.")
     entries = read_entries(run, planned)
     diverged: dict[MethodConfig, list[tuple[PlannedTrial, dict[str, Any]]]] = {}
     for plan, entry in entries:

@@ -1,5 +1,5 @@
-"""What does a sweep leave behind? The frontier's files, and its runs on the tracking server: one
-parent, a child per trial."""
+"""Report of a sweep: the frontier's files, and the runs on the tracking server, one parent with a
+child per trial."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ FRONTIER_FILES = ("frontier.json", "frontier.csv", "frontier.png", "report.html"
 
 
 class SweepTracker:
-    """One parent run per sweep, a child per trial."""
+    """Tracked runs of a sweep: one parent, and a child per trial."""
 
     def __init__(self, config: Config, inputs: Mapping[Architecture, dict[str, str]]) -> None:
         self.config, self.inputs = config, inputs
@@ -75,8 +75,8 @@ class SweepTracker:
         )
 
     def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
-        """What a server that does not answer misses, the sweep's end logs again, or the same
-        command later."""
+        """Log a finished trial. If the server does not answer, the end of the sweep logs the trial, or the
+        same command run again."""
         with self.child(plan) as child:
             log_config(child, replace(self.config, method=plan.trial.method, seed=plan.trial.seed))
             child.log_inputs(self._sets())
@@ -110,7 +110,7 @@ class SweepTracker:
             with self.child(plan) as child:
                 child.log_metrics(
                     start_metrics(result) | final_metrics(result)
-                )  # again, for a trial whose driver was cut off before it could
+                )  # again, in case the driver was interrupted before
                 child.set_tags({"pareto": str(point["on_frontier"]).lower()})
                 child.log_metrics(
                     {"final/learning": result.end[LEARNING_SET].value, "final/forgetting": sum(drops) / len(drops)}
@@ -118,7 +118,7 @@ class SweepTracker:
 
 
 def _others(config: Config) -> list[dict[str, Any]]:
-    """The frontiers that there are, of those that are to stand beside this one."""
+    """Existing frontiers of the runs to compare with."""
     found = []
     for name in config.sweep.compare_with:
         folder = storage.join(config.storage, name)
@@ -130,8 +130,8 @@ def _others(config: Config) -> list[dict[str, Any]]:
 
 
 def _draw_joint(config: Config, frontier: dict[str, Any], path: Path) -> bool:
-    """Whether it was drawn: another run's frontier that cannot be read costs this picture and
-    not the sweep."""
+    """Draw the joint picture; returns whether it was drawn. A frontier of another run that cannot be
+    read costs only this picture."""
 
     def refuse(reason: str) -> RunError:
         others = ", ".join(config.sweep.compare_with)
@@ -158,8 +158,7 @@ def write_frontier(
     tracker: SweepTracker,
     trials: Sequence[tuple[PlannedTrial, TrialResult]],
 ) -> None:
-    """The picture, the report and the tables, in the run's folder and on the tracking server;
-    the table is printed too."""
+    """Write picture, report and tables into the run's folder and log them; print the table."""
     with TemporaryDirectory() as scratch:
         files = [Path(scratch) / name for name in FRONTIER_FILES]
         storage.write_record(str(files[0]), frontier)

@@ -1,5 +1,5 @@
-"""Which settings of a method are swept. Kept apart from what runs them, because a plan counts
-them and should not wait for torch or Ray."""
+"""Settings of a method that are swept. This module imports neither torch nor Ray, so that a dry run
+can count settings at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,26 @@ from memlm.config import replace_field
 from memlm.methods.config import MethodConfig
 
 GRID = "grid_search"
-"""As Ray Tune marks a grid, so that a space written with `tune.grid_search` is the same one."""
+"""Ray Tune's mark of a grid, so that a space may also use `tune.grid_search`."""
 
 
 def grid(values: Sequence[Any]) -> dict[str, list[Any]]:
-    """Each of these values is swept."""
+    """Grid of values to sweep."""
     return {GRID: list(values)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSpace:
-    """One method's settings: its base config and the spaces that are swept around it."""
+    """Settings of one method: a base config, and the spaces to sweep around it."""
 
     base: MethodConfig
     spaces: Sequence[Mapping[str, Any]]
-    """Each maps dotted fields of the base to a value or a `grid`; their settings are joined."""
+    """Spaces, each a mapping of dotted fields of the base to a value or a `grid`; the sweep uses the
+    settings of all."""
 
     def settings(self) -> list[MethodConfig]:
-        """Every setting once, in order: of a space's fields the first by name changes fastest.
-        Raises ValueError for a value that is neither plain nor a grid."""
+        """Every setting once. Within a space, the first field by name changes fastest. Raises ValueError
+        for a value that is neither plain nor a grid."""
         found: dict[MethodConfig, None] = {}
         for space in self.spaces:
             fields = sorted(space, reverse=True)
@@ -46,5 +47,5 @@ def _choices(field: str, value: Any) -> list[Any]:
     if value is None or isinstance(value, str | int | float | tuple):
         return [value]
     raise ValueError(
-        f"{field} is swept over {value!r}; a space holds plain values and grids, so write grid([first, second, ...])"
+        f"{field} is swept over {value!r}; a space must contain plain values or grids; write grid([first, second, ...])"
     )

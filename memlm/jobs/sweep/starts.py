@@ -1,9 +1,9 @@
-"""What the trials of a sweep share: the base model's scores, and a recording of its trunk on the
+"""Data shared by the trials of a sweep: the base model's scores, and a recording of its trunk on the
 sets and streams.
 
-Both are made once, in tasks that end before the first trial begins, one per checkpoint for
-the held-out sets and one per checkpoint and seed for the stream and its new facts; trials read
-the results in the object store, one copy a node.
+Both are computed before the first trial begins: one task per checkpoint for the held-out sets, and
+one per checkpoint and seed for the stream and its new facts. Trials read the results from the
+object store, which has one copy per node.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from memlm.training.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all trials read as it is."""
+    """Read-only data of all trials."""
 
     config: Config
     run: Run
@@ -41,21 +41,20 @@ class Shared:
 
 
 Part = tuple[Architecture, int | None]
-"""A checkpoint with a seed, for the stream and its new facts, or with None for the held-out
-sets."""
+"""Checkpoint, with the seed of a stream and its new facts, or with None for the held-out sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Starts:
-    """Where every trial starts from. The recordings lie in the object store; each process unpacks
-    those of a seed once."""
+    """Starting point of every trial. The recordings are in the object store; each process unpacks those
+    of a seed once."""
 
     scores: dict[Part, Scores]
     packed: "dict[Part, ObjectRef[PackedRecording]]"
     unpacked: dict[Part, Recording] = field(default_factory=dict)
 
     def of(self, architecture: Architecture, seed: int) -> tuple[Scores, Recording]:
-        """The scores of the base model, and what was recorded of it."""
+        """Scores of the base model, and its recording."""
         parts: list[Part] = [(architecture, seed), (architecture, None)]
         if parts[0] not in self.unpacked:
             packed = ray.get([self.packed[part] for part in parts if part in self.packed])
@@ -64,12 +63,13 @@ class Starts:
 
 
 def compute_starts(config: Config, shared: "ObjectRef[Shared]", trials: Sequence[tuple[Architecture, Trial]]) -> Starts:
-    """As many tasks side by side as trials will be. An error in one is raised here."""
+    """Compute scores and recordings, in as many parallel tasks as there will be trials. Raises the
+    error of a task that fails."""
     trial_of_part: dict[Part, Trial] = {}
     for architecture, trial in trials:
         parts: list[Part] = [(architecture, None), (architecture, trial.seed)]
         for part in parts:
-            # Of the trials that start alike, one that can use a recording.
+            # Among trials with the same start, prefer one that can use a recording.
             if part not in trial_of_part or trial.method.moves == "values":
                 trial_of_part[part] = trial
     sharing = [part for part, trial in trial_of_part.items() if trial.method.moves == "values"]
@@ -90,10 +90,10 @@ def compute_starts(config: Config, shared: "ObjectRef[Shared]", trials: Sequence
 
 
 def start_of(shared: Shared, part: Part, trial: Trial, max_bytes: int) -> tuple[Scores, PackedRecording]:
-    """The base model's scores, and what scoring them and learning the stream read of its trunk.
+    """Scores of the base model, and a recording of its trunk for scoring and for the stream.
 
-    The stream is recorded before the questions: its small batches gain the most, and prompts,
-    which keep keys and values, take the most bytes.
+    The stream is recorded before the questions: its small batches gain most, and prompts need most
+    bytes for their keys and values.
     """
     enter_worker(shared.config.cluster)
     (architecture, seed), materials = part, shared.materials

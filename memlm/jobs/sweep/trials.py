@@ -1,8 +1,7 @@
-"""A sweep's trials are run by Ray Tune. Each writes its result into the ledger (planned_trials.py).
+"""Trials of a sweep on Ray Tune. Each trial writes its result into the ledger (planned_trials.py).
 
-Ray Tune runs the trials on a few actors that live through the sweep. Through the object store
-they share one copy of the weights (trial_weights.py) and what no trial changes
-(trial_starts.py).
+Ray Tune runs the trials on a few actors that live through the sweep. They share, in the object
+store, one copy of the weights (weights.py) and all data that no trial changes (starts.py).
 """
 
 import time
@@ -33,8 +32,8 @@ from memlm.run import Run, RunError
 from memlm.training.finetune import DivergedError, run_trial
 from memlm.training.step import StepResult
 
-# Ray Tune copies these into each trial's runtime_env, which Ray's agent logs in full. Trials
-# need no copy: they have the environment of their node, as the workers of every other stage do.
+# Ray Tune would copy these variables into each trial's runtime_env, which Ray's agent logs in full.
+# Trials do not need that: they have the environment of their node, like all other workers.
 class_cache.ENV_VARS_TO_PROPAGATE.difference_update(credentials.AWS)
 
 
@@ -47,8 +46,8 @@ def run_trials(
     holder: storage.Holder,
     on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
 ) -> None:
-    """`inputs` are the digests of what the trials were planned for, which is what they read.
-    While `holder` has the sweep's lease: LeaseLost if another took over."""
+    """Run the pending trials. `inputs` are the digests of the inputs that they were planned for, and
+    that they read. Raises LeaseLost if another driver took over from `holder`."""
     architectures = sorted({plan.architecture for plan in pending})
     checkpoints = {name: (artifacts.checkpoint(config, name).uri, inputs[name]["checkpoint"]) for name in architectures}
     read = {name: digest for architecture in architectures for name, digest in inputs[architecture].items()}
@@ -70,10 +69,10 @@ def run_trials(
         _tuner(config, run, runner, pending, events, name=name).fit()
         storage.delete(
             storage.join(run.uri, "ray", name)
-        )  # Ray's own, which nobody reads: the ledger is the sweep's memory
+        )  # Ray's own records, which nothing reads: the ledger records the sweep
         pending = unfinished(run, pending)
         if any(plan.key not in events.given_up for plan in pending):
-            # Tune takes the first Ctrl-C for itself and returns as if all were well.
+            # Tune handles the first Ctrl-C itself and returns as after success.
             raise KeyboardInterrupt
         if not pending:
             return
@@ -82,11 +81,11 @@ def run_trials(
             f"  {plan.trial.title} seed {plan.trial.seed}: {events.given_up[plan.key]}" for plan in pending
         )
         if tries_left:
-            say(f"sweep: {len(pending)} trials failed or lost their workers, and are tried again:\n{failed}")
+            say(f"sweep: {len(pending)} trials failed or lost their workers; trying them again:\n{failed}")
     raise RunError(
-        f"{len(pending)} trials failed, each after {config.sweep.max_failures} new tries (sweep.max_failures), "
+        f"{len(pending)} trials failed, each after {config.sweep.max_failures} retries (sweep.max_failures), "
         f"and no frontier is drawn without them:\n{failed}\n"
-        "What is finished is kept: run the same command again, or leave the setting out of tune_spaces/"
+        "Finished trials are kept: run the same command again, or leave the setting out of tune_spaces/"
     )
 
 
@@ -99,8 +98,8 @@ def _tuner(
     *,
     name: str,
 ) -> tune.Tuner:
-    """Tries each trial once. Tune's own new tries would not do: one death of a worker can count
-    as two failures, and what dies between two trials of its worker is given up at once."""
+    """Tuner that tries each trial once. Tune's own retries would not do: the death of one worker can
+    count as two failures, and a trial whose worker dies between two trials is not retried."""
     needed = task_resources(config.cluster)
     return tune.Tuner(
         tune.with_resources(runner, {"cpu": needed["num_cpus"], "gpu": needed["num_gpus"]}),
@@ -121,7 +120,7 @@ def _arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 class TrialRunner(tune.Trainable):
-    """An actor that runs one trial after another. One call of step is one whole trial."""
+    """Actor that runs one trial after another: each call of `step` is a whole trial."""
 
     def setup(
         self,
@@ -145,7 +144,7 @@ class TrialRunner(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        self.holder.require()  # else another driver tries the same
+        self.holder.require()  # another driver might run the same trial
         shared, plan = self.shared, self.plan
         trial = plan.trial
         start, recording = self.starts.of(plan.architecture, trial.seed)
@@ -178,22 +177,22 @@ class TrialRunner(tune.Trainable):
         return {"done": True, "key": plan.key}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the ledger is the sweep's memory."""
+        """Do nothing: the ledger records the sweep."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: a trial that was cut off starts again."""
+        """Do nothing: an interrupted trial starts again."""
 
 
 class _TrialEvents(tune.Callback):
-    """What Tune says of trials, in the driver: of one that ended a line of progress, and its
-    child run on the tracking server."""
+    """Callbacks of Tune in the driver: a trial that ends gets a line of progress and its run on the
+    tracking server."""
 
     def __init__(
         self, run: Run, pending: Sequence[PlannedTrial], on_finished: Callable[[PlannedTrial, dict[str, Any]], None]
     ) -> None:
         self.run, self.by_key, self.on_finished = run, {plan.key: plan for plan in pending}, on_finished
         self.given_up: dict[str, str] = {}
-        """The keys of trials that Tune did not end, and why."""
+        """Reason for each trial that failed, by key."""
         self.progress = Progress("sweep", len(pending), every_seconds=0)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -203,7 +202,7 @@ class _TrialEvents(tune.Callback):
         self.progress.advance(note=_describe(plan, entry))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Perhaps more than once for one death."""
+        """Record a failure. Tune may call this twice for the death of one worker."""
         self.given_up[trial.config["plan"].key] = (
             str(trial.get_error() or "its worker was lost").strip().splitlines()[-1]
         )

@@ -1,8 +1,7 @@
-"""Which of a trial's weights are its own? Trials on a node read one copy of a checkpoint, in the
-object store, and own what they write to.
+"""Weights of the trials on a node. All read one copy of a checkpoint in the object store, and each
+has its own copy of the weights that it writes to.
 
-What a method writes to says its config: only the rows of the value pools, nothing, or
-everything.
+The method's config says which ones: rows of the value pools, none, or all.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,25 +19,25 @@ from memlm.model.reader.recording import read_only_tensor
 
 
 class TrialWeights:
-    """One checkpoint as an actor holds it, from trial to trial."""
+    """Weights of one checkpoint in an actor, kept from trial to trial."""
 
     def __init__(self, config: PreTrainedConfig, arrays: Mapping[str, np.ndarray], device: torch.device) -> None:
         self.config, self.device = config, device
         self.base = {name: read_only_tensor(array) for name, array in arrays.items()}
         self.pools: dict[str, Tensor] = {}
-        """This actor's own value pools, by the name of their weight; between trials they equal
-        the base's."""
+        """This actor's own value pools, by the name of the weight. Between trials they equal the
+        base model's."""
         self.placed: dict[str, Tensor] = {}
-        """The base where trials run; on a CPU the shared arrays themselves."""
+        """The base model on the trials' device; on a CPU, the shared arrays themselves."""
 
     def model(self) -> nn.Module:
-        """The base model, to be read and never written to."""
+        """The base model, read-only."""
         return model_of_weights(self.config, self._base_on_device(self.base))
 
     @contextmanager
     def model_for(self, method: MethodConfig) -> Iterator[nn.Module]:
-        """The base model for one trial, which may write to what its method moves. No trace of
-        the trial is left on leaving."""
+        """The base model for one trial, which may write to the weights that its method trains. All
+        changes are undone at the end of the block."""
         if method.moves == "values":
             with self._model_with_own_pools() as model:
                 yield model
@@ -52,7 +51,7 @@ class TrialWeights:
     def _model_with_own_pools(self) -> Iterator[nn.Module]:
         if not self.pools:
             names = pool_weights(model_of_weights(self.config, self.base))
-            # .to() copies to another device by itself.
+            # .to() makes a copy on another device anyway.
             self.pools = {name: self.base[name].to(self.device, copy=True) for name in names}
         rest = self._base_on_device(self.base.keys() - self.pools.keys())
         model = model_of_weights(self.config, {**rest, **self.pools})
@@ -76,12 +75,12 @@ class TrialWeights:
 
 
 def pool_weights(model: nn.Module) -> dict[str, ValuePool]:
-    """The value pools by the names of their weights."""
+    """Value pools by the names of their weights."""
     return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, ValuePool)}
 
 
 def _put_back(own: Tensor, base: Tensor, moved: list[Tensor]) -> None:
-    """Cost follows the rows that moved, not the pool."""
+    """Restore the rows that moved, at a cost that depends on their number and not on the pool's size."""
     if not moved:
         return
     slots = torch.cat(moved).unique()

@@ -1,1 +1,1 @@
-"""One trial on a worker: what it reads, how it learns, and the pages that it leaves."""
+"""One trial on a worker: inputs, learning, and pages about it."""

@@ -1,4 +1,4 @@
-"""The worker's side of `analyze_slots`: the slots of each fact, and the page of coloured tokens."""
+"""Worker's side of `analyze_slots`: slots of each fact, and the page of coloured tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from memlm.training.slot_analysis import FactSlots, LearnedWith, minimum_slots_t
 
 
 def analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
-    """The entries of slots.json, and the page; empty for none."""
+    """Entries of slots.json, and the page, which may be empty."""
     enter_worker(config.cluster)
     trial, materials = trial_of(config), load_materials(config, inputs)
     model = load_model(artifacts.checkpoint(config, "memory").uri, device_of(config), digest=inputs["checkpoint"])

@@ -1,5 +1,4 @@
-"""The worker's side of `finetune`: it loads the model, learns the stream, scores, and writes the
-patch."""
+"""Worker's side of `finetune`: load the model, learn the stream, score it, and write the patch."""
 
 from tempfile import TemporaryDirectory
 

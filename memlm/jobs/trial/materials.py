@@ -1,5 +1,4 @@
-"""What every trial and every evaluation of a run reads: the base model, the corpus's questions,
-the background counts."""
+"""Inputs of every trial and evaluation of a run: base model, questions and background counts."""
 
 from collections.abc import Mapping
 
@@ -22,13 +21,13 @@ from memlm.training.finetune import Materials
 
 CPU = torch.device("cpu")
 REHEARSED_BLOCKS = 1024
-"""Drawn from by replay and distillation; small beside a corpus, so the sample is held in memory."""
+"""Training blocks that replay and distillation draw from. The sample is small enough to keep in
+memory."""
 
 
 def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
-    """`inputs` are the digests of corpus and questions, and of the counts for methods that need
-    them: as the driver found them, which may be replaced before a worker opens them. Raises
-    StorageError if one was."""
+    """Load the inputs. `inputs` are the digests, as the driver found them, of corpus and questions and,
+    for methods that need them, of the counts. Raises StorageError if one was replaced since."""
     corpus = open_corpus(artifacts.corpus(config).uri, digest=inputs["corpus"])
     sets = open_question_sets(artifacts.questions(config).uri, digest=inputs["questions"])
     text = corpus.validation_blocks()
@@ -49,7 +48,7 @@ def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
 
 
 def _background_text(corpus: Corpus) -> BackgroundText:
-    """A sample of the training blocks, for methods that rehearse them."""
+    """Sample of training blocks for methods with rehearsal."""
     blocks, tokenizer = corpus.train_blocks(), corpus.tokenizer
     sample = batch_ids(seed=0, step=0, batch_size=min(REHEARSED_BLOCKS, len(blocks)), num_blocks=len(blocks))
     return BackgroundText(blocks=blocks.take(sample), eos_id=tokenizer.eos_token_id, pad_id=padding_id(tokenizer))
@@ -60,7 +59,7 @@ def device_of(config: Config) -> torch.device:
 
 
 def load_model(checkpoint: str, device: torch.device = CPU, *, digest: str | None = None) -> nn.Module:
-    """With a digest, that very checkpoint. Raises StorageError if it is not there."""
+    """Model of the checkpoint. Raises StorageError if it is missing or has another digest."""
     folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND, digest=digest)
     return load_checkpoint(folder, device)
 
@@ -71,15 +70,14 @@ def read_model_config(checkpoint: str, *, digest: str | None = None) -> PreTrain
 
 
 def model_of_weights(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A model over these very tensors, which are all on one device; reads no file and copies
-    nothing."""
+    """Model that uses these tensors, all on one device, without a copy; reads no file."""
     device = next(iter(weights.values())).device
     with torch.device("meta"):
         attention = attention_on(device)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, trust_remote_code=False)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
-    # The rotary frequencies are no weights but are computed from the configuration, which the
-    # meta device cannot do.
+    # Rotary frequencies are not weights: they are computed from the configuration, which the meta
+    # device cannot do.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
     return model.eval()

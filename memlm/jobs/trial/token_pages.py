@@ -1,4 +1,4 @@
-"""From facts and their trainable slots to the page of coloured tokens."""
+"""Page of coloured tokens for facts and their trainable slots."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from memlm.results.token_page import PageRow, PageSection, PageToken, write_toke
 from memlm.training.slot_analysis import TextReads, text_reads
 
 NUM_WORDINGS = 4
-"""Shown of each fact."""
+"""Entry of the page: a fact, its trainable slots and a note."""
 
 
 class PageFact(NamedTuple):

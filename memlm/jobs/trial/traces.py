@@ -1,5 +1,5 @@
-"""What a traced finetune leaves behind: stream_metrics.json and .png, the page of coloured
-tokens, and curves on the tracking server."""
+"""Trace of a finetune: stream_metrics.json and .png, the page of coloured tokens, and curves on the
+tracking server."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,11 +22,11 @@ from memlm.training.stream_trace import StreamTracer
 from memlm.training.trial import Trial
 
 NUM_HELD_OUT = 200
-"""Questions of each held-out set that every point of a curve asks."""
+"""Questions of each held-out set at each point of a curve."""
 
 
 def tracer_of(trial: Trial, materials: Materials, tracked: TrackedRun) -> StreamTracer:
-    """Logs each point of the curve as it is measured."""
+    """Log each point of the curve as soon as it is measured."""
 
     def log(point: CurvePoint) -> None:
         held_out = {f"stream/{name}": value for name, value in point.held_out.items()}
@@ -68,7 +68,7 @@ def write_trace(
 
 
 def _page_facts(tracer: StreamTracer, count: int) -> list[PageFact]:
-    """The first of those for which slots were selected."""
+    """The first facts for which slots were selected."""
     selected = [(trace, tracer.slots[trace.fact_id]) for trace in tracer.traces()]
     return [
         PageFact(
@@ -99,5 +99,5 @@ def say_trace(trace: Artifact) -> None:
     for line in filter(None, format_stream(metrics).splitlines()):
         say(line)
     say(
-        f"trace: {storage.address_of_file(trace.uri, METRICS_FILE)}, next to it {METRICS_PICTURE_FILE} and, where slots are selected, {TOKEN_PAGE_FILE}"
+        f"trace: {storage.address_of_file(trace.uri, METRICS_FILE)}, next to it {METRICS_PICTURE_FILE} and, for methods that select slots, {TOKEN_PAGE_FILE}"
     )

@@ -121,7 +121,7 @@ def test_a_sample_is_taken_by_fraction_and_by_number(tmp_path):
     quarter, _ = names("--corpus.fraction", "0.25")
     assert set(quarter) < set(half) < set(every) and same_last == last
     assert names("--corpus.fraction", "0.5", "--corpus.max-shards", "3")[0] == half[:3]
-    with pytest.raises(ShardError, match="corpus.fraction is 1e-09, .* takes none of 39 shards; raise it"):
+    with pytest.raises(ShardError, match="corpus.fraction is 1e-09, .* selects none of 39 shards; raise it"):
         names("--corpus.fraction", "1e-9")
 
 

@@ -121,7 +121,7 @@ def test_a_fact_that_a_held_out_set_asks_too_is_reported_and_removed_on_request(
     learned = [fact.id for fact in open_question_sets(prepare_questions.run(config)).facts()]
     assert learned == (["1", "2"] if remove else ["0", "1", "2"])
     said = capsys.readouterr()
-    assert "1 facts to learn are asked in nq too, the first '0'" in said.out + said.err
+    assert "1 facts to learn are also asked in nq, the first '0'" in said.out + said.err
     assert ("left out of the facts" if remove else "--questions.remove-overlap True") in said.out + said.err
 
 
@@ -155,7 +155,8 @@ def test_numbered_ids_are_merged_on_request_alone_and_either_way_is_said(files, 
     assert len({record.fact_id for record in records}) == (1 if merge else 100)
     said = capsys.readouterr().out
     assert (
-        "questions.held_out nq: 100 questions ask for 1 facts, and those of one fact are scored as one" in said
+        "questions.held_out nq: 100 questions ask about 1 facts; the questions about one fact are scored together"
+        in said
     ) == merge
     assert (
         "questions.held_out nq: 100 ids differ in a number after '#'" in said and "set merge_numbered" in said

@@ -40,7 +40,7 @@ def test_entries_come_back_from_both_ledgers_the_own_one_first(run: Run) -> None
     assert [plan.key for plan in unfinished(run, plans)] == ["c"]
     results, failed = read_results(run, plans[:2])
     assert ([each.end["new_facts"].value for _, each in results], failed) == ([0.75, 0.5], [])
-    with pytest.raises(storage.StorageError, match=r"c.json: nothing is there"):
+    with pytest.raises(storage.StorageError, match=r"c.json: does not exist"):
         read_results(run, plans)
 
 

@@ -69,7 +69,7 @@ def test_a_trial_that_kills_its_workers_ends_the_sweep_and_is_named(made, monkey
 
     monkeypatch.setattr(trials, "TrialRunner", Dies)
     config = smoke(made, *SHORT, "--sweep.max-failures", "1", "--sweep.seeds", "1")
-    with pytest.raises(RunError, match=r"2 trials failed, each after 1 new tries \(sweep.max_failures\)") as error:
+    with pytest.raises(RunError, match=r"2 trials failed, each after 1 retries \(sweep.max_failures\)") as error:
         sweep(config)
     assert str(error.value).count("sparse_memory") == 2 and "seed 1: " in str(error.value)
     tries = (made / "tries").read_text().split()
