@@ -1,11 +1,10 @@
-"""Checkpoint and corpus -> background counts. Units of micro-batches go to a pool of model
-actors; each writes its partial once.
+"""Background counts of a checkpoint on a corpus. Units of micro-batches go to a pool of model actors;
+each unit's partial count is written once.
 
 Ray Data runs a task at least once, so a count is never a side effect: a partial is keyed by its
-unit and committed atomically, and the driver adds up exactly the units of the plan. What a unit
-counts is defined by its numbers alone (training/counting.py), so the sum is that of one process,
-whoever read what, whoever died, and whichever driver began. A unit that kills its workers is
-given up, and named.
+unit and committed atomically, and the driver adds up exactly the units of the plan. A unit is
+defined by its numbers alone (training/counting.py), so the sum is the same for any workers, deaths
+and restarts. A unit that kills its workers goes into quarantine and is reported.
 """
 
 import time
@@ -35,18 +34,17 @@ EXPERIMENT = "memlm background counts"
 
 @dataclass(kw_only=True)
 class _Counted:
-    """What came of one run of the job."""
+    """Result of one run of the job."""
 
     counts: "BackgroundCounts"
     quarantined: list[list[int]]
-    """First and last micro-batch, the last left out, of the units that are not in the counts."""
+    """Half-open ranges of micro-batches of the units that are not in the counts."""
     tokens_per_second: float
-    """Of what this run counted itself; 0 if all was there."""
+    """Speed of this run's own counting; 0 if there was nothing left to count."""
 
 
 def run(config: Config) -> str:
-    """Count, or find it counted, or go on with the units that are missing; returns the counts'
-    uri."""
+    """Count all units, or only the missing ones, or reuse the counts; return their uri."""
     require_ready(config)
     counts = artifacts.counts(config).pinned()
 
@@ -63,15 +61,15 @@ def run(config: Config) -> str:
         return counts.uri
     tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
     with alone(run_of(config).counting_lease):
-        if not is_there():  # another driver made it meanwhile
+        if not is_there():  # unless another driver made it meanwhile
             _count_all(config, counts, tracker)
     return counts.uri
 
 
 def _count_all(config: Config, counts: Artifact, tracker: Tracker) -> None:
-    """From what was counted before to the artifact."""
+    """Count the missing units and write the artifact."""
     run, inputs = run_of(config), counts.digests()
-    artifacts.checkpoint(config, "memory").open()  # a damaged one is found before work is done
+    artifacts.checkpoint(config, "memory").open()  # finds damage before any work
     num_blocks = int(artifacts.corpus(config).manifest().details["num_blocks"])
     counted = _count(config, _tasks(config, num_blocks), inputs)
     from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES
@@ -113,18 +111,18 @@ def _tasks(config: Config, num_blocks: int) -> list[dict[str, Any]]:
 
 
 def _require_few(quarantined: list[list[int]], config: Config, what: str, remedy: str) -> None:
-    """Raises RunError if more units are in quarantine than the config lets pass."""
+    """Raise RunError if more units are in quarantine than the config allows."""
     if len(quarantined) > config.counting.max_quarantined:
         names = ", ".join(f"{first} to {last - 1}" for first, last in quarantined[:10])
         more = f" and {len(quarantined) - 10} more" if len(quarantined) > 10 else ""
         raise RunError(
-            f"{what} of micro-batches {names}{more}, more than counting.max_quarantined ({config.counting.max_quarantined}) lets pass; "
-            f"{remedy}, or raise counting.max_quarantined to go without them"
+            f"{what} of micro-batches {names}{more}, more than counting.max_quarantined ({config.counting.max_quarantined}) allows; "
+            f"{remedy}, or raise counting.max_quarantined to leave them out"
         )
 
 
 def usage(counts: "BackgroundCounts") -> dict[str, float]:
-    """How the background uses the pool."""
+    """Statistics of how background text uses the pool."""
     shares = counts.accesses.sort(descending=True).values.double() / max(1, int(counts.accesses.sum()))
     top = -(-len(shares) // 100)
     return {
@@ -148,7 +146,7 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
     if missing:
         done = sum(task["last"] - task["first"] for task in tasks if task not in missing)
         if done:
-            say(f"counting accesses: {len(tasks) - len(missing)} of {len(tasks)} units were counted before")
+            say(f"counting accesses: {len(tasks) - len(missing)} of {len(tasks)} units are already counted")
         with connect(config):
             progress = Progress("counting accesses", tasks[-1]["last"], done=done)
             began = time.monotonic()
@@ -157,14 +155,14 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
                 if row["quarantined"]:
                     quarantined.append([int(row["first"]), int(row["last"])])
                     say(
-                        f"counting accesses: {row['unit']} killed {config.counting.max_attempts} workers; in quarantine"
+                        f"counting accesses: {row['unit']} killed {config.counting.max_attempts} workers and is now in quarantine"
                     )
                 progress.advance(int(row["last"] - row["first"]), note=f"{num_tokens / seconds:,.0f} tokens/s")
     quarantined.sort()
     _require_few(
         quarantined,
         config,
-        f"{config.counting.max_attempts} workers died, most likely because memory ran out, in each of the units",
+        f"{config.counting.max_attempts} workers died, probably out of memory, in each of the units",
         f"see Ray's logs for why, and move {run.counting_attempts} away to try again",
     )
     total: BackgroundCounts | None = None
@@ -179,13 +177,13 @@ def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) 
 
 
 def _rows(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """One for each task, as it is done."""
+    """Rows of the tasks, each as soon as it is done."""
     import ray.data
     from ray.data import ActorPoolStrategy
 
     from memlm.jobs.counting_units import CountUnits
 
-    quiet()  # Ray Data too, now that it is imported
+    quiet()  # again, now that Ray Data is imported
     session = f"{time.time_ns():x}"
     counted = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         CountUnits,

@@ -1,5 +1,4 @@
-"""The worker's side of `count_accesses`: an actor that counts one unit after another, each
-committed once."""
+"""Worker's side of `count_accesses`: an actor that counts units one by one and commits each once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,19 +27,19 @@ def partial_of(config: Config, task: Mapping[str, Any], inputs: Mapping[str, str
 
 
 def is_counted(partial: Artifact) -> bool:
-    """Whether the unit's partial is there and whole; a damaged one is counted again."""
+    """Whether the unit's partial count exists and is intact; a damaged one is counted again."""
     try:
         if not partial.is_made():
             return False
-        partial.open()  # the copy goes once it is added up
+        partial.open()  # the copy is deleted after it is added up
     except storage.DamagedArtifact as error:
-        say(f"warning: {error}; it is counted again")
+        say(f"warning: {error}; counting it again")
         return False
     return True
 
 
 class CountUnits:
-    """An actor that holds the model and counts one unit after another."""
+    """Actor that holds the model and counts one unit after another."""
 
     def __init__(self, config: Config, inputs: dict[str, str], session: str) -> None:
         enter_worker(config.cluster)
@@ -52,19 +51,19 @@ class CountUnits:
             self._load()
         except torch.OutOfMemoryError as error:
             self.load_error = RunError(f"{error}. Give a worker a GPU of its own with more memory, or a smaller model")
-        except (ValueError, OSError) as error:  # raised here, it would reach the driver as a page of text
+        except (ValueError, OSError) as error:  # Ray would report an error of a constructor as a page of text
             self.load_error = error
 
     def _load(self) -> None:
-        """Ray starts an actor that died here again, under its old name, without limit and
-        without a word."""
+        """Load corpus and model. Counts its attempts: Ray restarts an actor that dies here under the
+        same name, silently and without limit."""
         checkpoint, loading = (
             artifacts.checkpoint(self.config, "memory"),
             f"loading_{ray.get_runtime_context().get_actor_id()}",
         )
         if not self.attempts.begin(loading):
             raise RunError(
-                f"{self.attempts.limit} workers died while they loaded {checkpoint.uri}, most likely because memory ran out. "
+                f"{self.attempts.limit} workers died while they loaded {checkpoint.uri}, probably out of memory. "
                 "See Ray's logs for why; give nodes more memory, or fewer workers each (cluster.num_trials_at_once)"
             )
         opened = open_corpus(artifacts.corpus(self.config).uri, digest=self.inputs["corpus"])
@@ -82,7 +81,7 @@ class CountUnits:
                 raise self.load_error
             (task,) = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             partial = partial_of(self.config, task, self.inputs)
-            if is_counted(partial):  # a worker died between its commit and its answer
+            if is_counted(partial):  # a worker died after its commit and before its answer
                 return self._answer(batch, tokens=0)
             if not self.attempts.begin(str(task["unit"])):
                 return self._answer(batch, tokens=0, quarantined=True)

@@ -1,13 +1,13 @@
-"""Many finetunes -> the learning-forgetting frontier. Makes whatever upstream artifact is missing.
+"""Sweep: many finetunes, and the frontier of learning against forgetting. Makes missing inputs first.
 
-Which trials are finished is known from the ledger: a sweep that was interrupted continues, and
-one that is done is only drawn again. No early stopping: a trial that was stopped has forgotten
-less.
+The ledger records finished trials, so an interrupted sweep continues, and a finished one is only
+drawn again. There is no early stopping: a trial that is stopped early has forgotten less.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -35,23 +35,25 @@ from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned
 from memlm.training.finetune import check_stream
 
+STAGES_FILE = "stages.json"
+
 
 def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
-    """Sweep, or go on with the trials that are missing; returns the uri of the run's folder."""
+    """Run the missing trials and draw the frontier; return the uri of the run's folder."""
     run = run_of(config)
     require_ready(config)
     Tracker(tracking_uri(config), EXPERIMENT)
     for space in spaces:
         for setting in space.settings():
-            replace(config, method=setting)  # an impossible setting is found before an hour of pretraining
+            replace(config, method=setting)  # fails for an impossible setting, before an hour of pretraining
     stages = _Stages(run, config)
-    stages.read()  # one that was changed is found before hours of work
+    stages.read()  # finds a changed record before hours of work
     with connect(config), alone(run.sweep_lease) as lease:
         _make_upstream(config, stages)
         planned, inputs = plan_trials(config, spaces)
-        read_entries(run, planned)  # one that was changed is found before hours of work
+        read_entries(run, planned)  # finds a changed record before hours of work
         pending = unfinished(run, planned)
-        say(f"sweep: {len(planned)} trials, {len(planned) - len(pending)} of them finished before")
+        say(f"sweep: {len(planned)} trials, {len(planned) - len(pending)} of them already finished")
         tracker = SweepTracker(config, inputs)
         with tracker.parent, tracker.parent.measuring():
             if pending:
@@ -62,7 +64,7 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
             write_frontier(config, run, frontier, stages.read(), tracker, trials)
             if not any(has_learned(result) for _, result in trials):
                 say(
-                    f"NOTHING WAS LEARNED by any of {len(trials)} trials, so there is nothing to compare; one of them says why: "
+                    f"NOTHING WAS LEARNED by any of {len(trials)} trials, so there is nothing to compare; find out why with: "
                     f"{command('finetune.py', config)}, and {GUIDE}"
                 )
     return run.uri
@@ -78,17 +80,17 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
         check_stream(config.stream, facts, corpus.tokenizer, seed=seed)
     memory, dense = (replace(config, architecture=architecture) for architecture in ("memory", "dense"))
     with stages.timed("pretrain"):
-        _pretrain_side_by_side([memory, dense])
+        _pretrain_in_parallel([memory, dense])
     with stages.timed("count_accesses"):
         count_accesses.run(memory)
 
 
-def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
-    """A worker each: two cores do more for two models of one thread than for one of two. One
-    after the other where the cluster has no room for both: the second would wait for its workers
-    until it gives up."""
-    (asked, *_) = requests_of(configs[0])
-    both = replace(asked, workers=asked.workers * len(configs))
+def _pretrain_in_parallel(configs: Sequence[Config]) -> None:
+    """Pretrain the models in parallel: on two cores, two models with one thread each are faster than
+    one with two. If the cluster has no room for both, pretrain one after the other, since the second
+    would wait for workers and give up."""
+    (request, *_) = requests_of(configs[0])
+    both = replace(request, workers=request.workers * len(configs))
     drivers = ThreadPoolExecutor(max_workers=1 if shortage(both, nodes_now()) else len(configs))
     with forward_sigterm_to_threads():
         running = [drivers.submit(pretrain.run, config) for config in configs]
@@ -97,24 +99,26 @@ def _pretrain_side_by_side(configs: Sequence[Config]) -> None:
                 try:
                     finished.result()
                 except pretrain.Interrupted:
-                    drivers.shutdown(cancel_futures=True)  # the other one saves what it has too
+                    drivers.shutdown(cancel_futures=True)  # the other model saves its state too
                     raise
         finally:
-            # On an error or Ctrl-C nobody waits for the other model; its newest training state
-            # is kept.
+            # On an error or Ctrl-C, do not wait for the other model; its newest training state is
+            # kept.
             drivers.shutdown(wait=False, cancel_futures=True)
 
 
 class _Stages:
-    """How long each stage took when it was last made; a stage that was reused keeps its figure."""
+    """Record of how long each stage took when it was last made; reusing a stage keeps its entry."""
 
     def __init__(self, run: Run, config: Config) -> None:
-        self.uri = storage.join(run.uri, "stages.json")
-        self.config = config
+        self.folder, self.config = run.uri, config
+
+    @property
+    def uri(self) -> str:
+        return storage.join(self.folder, STAGES_FILE)
 
     def read(self) -> dict[str, dict[str, Any]]:
-        name = self.uri.rsplit("/", 1)[1]
-        if name not in storage.list_names(self.uri.rsplit("/", 1)[0]):
+        if STAGES_FILE not in storage.list_names(self.folder):
             return {}
         record = storage.read_record(self.uri)
 
@@ -128,28 +132,13 @@ class _Stages:
                 for stage, made in record.items()
             }
 
-    def timed(self, stage: str) -> "_Timed":
-        return _Timed(self, stage)
-
-
-class _Timed:
-    def __init__(self, stages: _Stages, stage: str) -> None:
-        self.stages, self.stage = stages, stage
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        seconds = time.monotonic() - self.began
-        known = self.stages.read()
-        if kind is None and seconds > known.get(self.stage, {}).get("seconds", 0.0):
-            storage.write_record(
-                self.stages.uri,
-                known
-                | {
-                    self.stage: {
-                        "seconds": round(seconds, 1),
-                        "command": command(f"{self.stage}.py", self.stages.config),
-                    }
-                },
-            )
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Record the block's duration, if it is longer than the recorded one."""
+        began = time.monotonic()
+        yield
+        seconds = time.monotonic() - began
+        known = self.read()
+        if seconds > known.get(stage, {}).get("seconds", 0.0):
+            made = {"seconds": round(seconds, 1), "command": command(f"{stage}.py", self.config)}
+            storage.write_record(self.uri, known | {stage: made})

@@ -52,7 +52,7 @@ from memlm.kinds import BLOCKS_FILE, MIXTURE_SHARD
 from memlm.run import run_of
 
 KILLS = (
-    "each worker that packed it died, as many as corpus.max_attempts says, most likely because memory ran out. "
+    "all corpus.max_attempts workers that packed it died, probably out of memory. "
     "See Ray's logs for why, and move blocks-attempts out of the run's folder to try it again."
 )
 

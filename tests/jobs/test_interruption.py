@@ -121,7 +121,7 @@ def test_sigterm_reaches_pretrainings_side_by_side(runs, capfd):
 
     with connect(memory), once(training, lambda: os.kill(os.getpid(), signal.SIGTERM)):
         with pytest.raises(KeyboardInterrupt):
-            pareto_sweep._pretrain_side_by_side(both)
+            pareto_sweep._pretrain_in_parallel(both)
     assert run.exists() and all(list(folder.glob("step_*")) for folder in states)
     assert capfd.readouterr().out.count(": stopping") == 2
 
@@ -199,11 +199,11 @@ def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
         count_accesses.run(smoke(runs, *options))
     assert "1 workers died" in str(refused.value) and "micro-batches 200 to 399" in str(refused.value)
     assert str(attempts.parent) in str(refused.value) and "counting.max_quarantined (0)" in str(refused.value)
-    assert "unit_0000200_0000400 killed 1 workers; in quarantine" in capfd.readouterr().out
+    assert "unit_0000200_0000400 killed 1 workers and is now in quarantine" in capfd.readouterr().out
 
     counts = count_accesses.run(smoke(runs, *options, "--counting.max-quarantined", "1"))
     out = capfd.readouterr().out
-    assert "1 of 2 units were counted before" in out
+    assert "1 of 2 units are already counted" in out
     assert BackgroundCounts.load(Path(counts) / COUNTS_FILE).num_batches == 200
     assert storage.read_manifest(counts).details["quarantined"] == [[200, 400]]
     assert not attempts.parent.exists()
@@ -260,7 +260,7 @@ def test_a_shard_that_kills_its_workers_is_given_up_and_named(tmp_path, cluster,
         with pytest.raises(ShardError) as refused:
             prepare_corpus.run(smoke(tmp_path / "runs", *options))
     assert len(set(killed)) == 2
-    assert f"{corpus}/{heavy_name}: each worker that {killers} died" in str(refused.value)
+    assert f"{corpus}/{heavy_name}: all corpus.max_attempts workers that {killers} died" in str(refused.value)
     assert re.search("move blocks-attempts .*out of the run's folder", str(refused.value))
     uri = prepare_corpus.run(smoke(tmp_path / "runs", *options, "--corpus.max-quarantined-share", "0.3"))
     assert f"quarantined: {corpus}/{heavy_name}: each worker" in capfd.readouterr().out

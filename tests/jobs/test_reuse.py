@@ -25,7 +25,7 @@ def test_run_again_it_reuses_all_that_is_done(swept, cluster, capsys):
     sweep(smoke(swept.storage))
     assert time.monotonic() - began < 30
     out = capsys.readouterr().out
-    assert all(f"{stage}: reusing" in out for stage in ("corpus", "count")) and "12 of them finished before" in out
+    assert all(f"{stage}: reusing" in out for stage in ("corpus", "count")) and "12 of them already finished" in out
     assert times_of(swept) == times
     assert swept.frontier() == before
     assert len(query(swept, RUNS_OF, "memlm pareto sweeps")) == 13
@@ -39,7 +39,7 @@ def test_trials_that_are_missing_are_run_again_alone_and_end_where_they_ended(sw
         path.unlink()
     sweep(smoke(swept.storage))
     out = capsys.readouterr().out
-    assert "12 trials, 9 of them finished before" in out and "sweep: 3/3" in out
+    assert "12 trials, 9 of them already finished" in out and "sweep: 3/3" in out
     changed = {path for path, when in times_of(swept).items() if times[path] != when}
     assert changed == {str(path) for path in lost}
     for path, result in results.items():
@@ -58,7 +58,7 @@ def test_a_run_is_drawn_beside_the_others_that_it_names(swept, cluster, capsys):
     )
     sweep(config)
     out = capsys.readouterr().out
-    assert "12 trials, 12 of them finished before" in out
+    assert "12 trials, 12 of them already finished" in out
     assert f"joint picture: {swept.storage}/none has no frontier yet; run pareto_sweep.py none" in out
     one, two = (matplotlib.image.imread(swept.storage / "beside" / name) for name in ("frontier.png", "joint.png"))
     assert two.shape[1] > 1.3 * one.shape[1]

@@ -31,7 +31,7 @@ def test_a_folder_of_other_files_is_refused_and_stays(config, tmp_path: Path) ->
     (tmp_path / "thesis" / "corpus" / "manifest.json").write_text('{"name": "web"}')
     (tmp_path / "thesis" / "report.html").write_text("three years of work")
     with pytest.raises(
-        RunError, match=r"thesis holds report.html and nothing that memlm made. Give another --run-name"
+        RunError, match=r"thesis contains report.html and nothing that memlm made. Give another --run-name"
     ):
         require_ready(config)
     assert (tmp_path / "thesis" / "report.html").read_text() == "three years of work"
@@ -57,7 +57,9 @@ def test_other_objects_on_s3_are_refused_and_stay(bucket: str) -> None:
     storage.write_bytes(f"{bucket}/site/leases/pretrain", b"{}")
     require_ready(config)
     storage.write_bytes(f"{bucket}/site/report.html", b"three years of work")
-    with pytest.raises(RunError, match=r"site holds report.html and nothing that memlm made. Give another --run-name"):
+    with pytest.raises(
+        RunError, match=r"site contains report.html and nothing that memlm made. Give another --run-name"
+    ):
         require_ready(config)
     assert storage.read_bytes(f"{bucket}/site/report.html") == b"three years of work"
     with storage.write_artifact(f"{bucket}/site/world", kind="world", config={}) as draft:

@@ -1,5 +1,5 @@
-"""One driver at a time: two commands on one run would do its work twice, and spoil each other's
-states."""
+"""Lease that lets one driver at a time work on a part of a run: two would do its work twice and
+corrupt each other's states."""
 
 import os
 import socket
@@ -11,17 +11,15 @@ from memlm import storage
 from memlm.jobs.on_ray.console import say
 
 LEASE_SECONDS = 10.0
-"""How long a driver may be silent before another one may take its place: less than Ray takes to
-start."""
+"""Silence after which another driver may take this one's place: shorter than Ray's start."""
 
 
 @contextmanager
 def alone(uri: str, *, ttl_seconds: float | None = None) -> Iterator[storage.Lease]:
-    """The lease at `uri` for the block. A driver that died without a word is waited for, until
-    its lease is over.
+    """Hold the lease at `uri` for the block. If another driver died, wait until its lease expires.
 
-    Raises LeaseHeld, naming the other driver, where that one lives. Workers are given the
-    lease's holder, and ask it before they write.
+    Raises LeaseHeld, naming the other driver, if that one is alive. Workers get the lease's holder,
+    and check it before they write.
     """
     taking = partial(
         storage.lease,

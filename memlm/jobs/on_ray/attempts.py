@@ -1,10 +1,10 @@
-"""Which units of work were begun, and which of them kill whoever begins them?
+"""Attempts at units of work, and quarantine for units that kill their workers.
 
-Ray starts a worker that died again, and gives it its work again, without limit: a unit that
-takes all memory would do so for ever. So an attempt is written down before the work. One that is
-followed by another in the same session killed its worker; the last one of a session may have
-died with its driver, which says nothing of the unit, and one whose node is gone with the node.
-After too many the unit is in quarantine, and stays there.
+Ray restarts a worker that died and gives it the same work again, without limit: a unit that needs
+too much memory would be retried forever. So an attempt is recorded before the work. An attempt that
+is followed by another in the same session killed its worker. The last attempt of a session may have
+ended with its driver, and an attempt on a lost node with the node, so these do not count. A unit
+with too many attempts goes into quarantine and stays there.
 """
 
 import os
@@ -20,7 +20,7 @@ from memlm import storage
 
 QUARANTINED = "quarantined"
 ATTEMPT_NAMES = rf"[0-9a-zA-Z.]+_\d{{3,}}|{QUARANTINED}"
-"""The names of the files in which attempts are written down."""
+"""Names of the files that record attempts."""
 _NO_NODE = ""
 
 
@@ -30,18 +30,19 @@ def _no_nodes() -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempts:
+    """Record of attempts, one folder per unit below `uri`."""
+
     uri: str
     session: str
-    """Names one life of the driver; digits or letters only."""
+    """Name of this start of the driver; digits or letters only."""
     limit: int
     nodes: Callable[[], set[str]] = _no_nodes
-    """Those that are alive; asked only where a unit was begun before."""
+    """Nodes that are alive; called only for a unit with earlier attempts."""
     node: str = _NO_NODE
-    """This one."""
+    """This node."""
 
     def begin(self, unit: str) -> bool:
-        """Write down an attempt; False, and none, if the unit is in quarantine or has to go
-        there now."""
+        """Record an attempt and return True; False if the unit is in quarantine, or goes there now."""
         names = storage.list_names(storage.join(self.uri, unit))
         if QUARANTINED in names:
             return False
@@ -58,17 +59,16 @@ class Attempts:
         return QUARANTINED in storage.list_names(storage.join(self.uri, unit))
 
     def forget(self, unit: str) -> None:
-        """It went well, and is begun again by others: what it met before says nothing any more."""
+        """Delete the attempts at a unit that succeeded and that others will begin again."""
         storage.delete_made(storage.join(self.uri, unit), loose=ATTEMPT_NAMES)
 
     def _lost_with_their_nodes(self, unit: str, names: list[str]) -> int:
-        """Of these attempts, those on nodes that are no longer there."""
+        """Number of these attempts whose nodes were lost."""
         alive = self.nodes() if names else set()
         return sum(storage.read_json(storage.join(self.uri, unit, name))["node"] not in alive for name in names)
 
     def on_this_node(self) -> "Attempts":
-        """In a worker: says where an attempt is made, and asks the cluster which nodes it still
-        has."""
+        """Attempts for use in a worker: records its node, and asks the cluster for the living ones."""
         return replace(self, nodes=_alive, node=ray.get_runtime_context().get_node_id())
 
 

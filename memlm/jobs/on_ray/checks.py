@@ -1,5 +1,5 @@
-"""Can work run here? One question to each check, each answered in one line: `memlm doctor` asks
-them all, a pipeline those that it needs."""
+"""Checks of the surroundings, each with a result on one line. `memlm doctor` runs all of them, a
+pipeline those that it needs."""
 
 import functools
 import importlib.metadata
@@ -28,7 +28,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What was asked, how it stands, and what to do about it."""
+    """Result of a check: its name, its state, and the remedy if it failed."""
 
     name: str
     state: State = "ok"
@@ -40,18 +40,17 @@ class Check:
 
 
 def require(checks: Iterable[Check]) -> None:
-    """Raises RunError for the first that fails."""
+    """Raise RunError for the first check that failed."""
     for check in checks:
         if check.state == "fail":
             raise RunError(f"{check.name}: {check.found}. {check.remedy}")
 
 
 def require_ready(config: Config) -> None:
-    """What every pipeline needs before it begins, asked once per process: versions, and a
-    storage that keeps what it is given.
+    """Check once per process what every pipeline needs: package versions and reliable storage.
 
-    On one machine a folder does. That of a cluster's nodes is on a file system that they share,
-    whose locks may not hold.
+    A folder on one machine needs no check. A cluster's folder is on a shared file system, whose
+    locks may not work.
     """
     require([*_versions_once(), credentials(config)])
     if storage.is_remote(config.storage) or os.environ.get(IN_JOB):
@@ -60,14 +59,14 @@ def require_ready(config: Config) -> None:
 
 
 def run_folder(config: Config) -> Check:
-    """A run's folder is new or one of memlm's: in another, a report or a picture of the same
-    name would be written over."""
+    """Check that a run's folder is new or made by memlm: in any other folder, the report could
+    overwrite a file of the same name."""
     uri = run_of(config).uri
     names = [name for name in storage.list_names(uri) if name.strip(".")]  # a key on S3 may have empty parts, or dots
-    if not any(_is_made(uri, name) for name in names):  # of a run what has a manifest comes first
+    if not any(_is_made(uri, name) for name in names):  # the first things in a run's folder have manifests
         file = next((name for name in names if _is_file(uri, name)), None)
         if file is not None:
-            found = f"{uri} holds {file} and nothing that memlm made"
+            found = f"{uri} contains {file} and nothing that memlm made"
             return Check(name="run folder", state="fail", found=found, remedy="Give another --run-name or --storage")
     return Check(name="run folder", found=uri)
 
@@ -101,15 +100,15 @@ def python() -> Check:
 
 
 def packages() -> list[Check]:
-    """One for each that is missing or of another version than memlm takes; one for all if none
-    is."""
+    """One check for each package that is missing or has an unsupported version; one for all if none
+    has."""
     pins = _pinned()
     checks = [
         *(check for each in pins.packages if (check := _package(each)) is not None),
         *(check for each in pins.cluster if (check := _package(each, extra="cluster")) is not None),
     ]
     number = len(pins.packages) + len(pins.cluster)
-    return checks or [Check(name="packages", found=f"{number}, each of a version that memlm takes")]
+    return checks or [Check(name="packages", found=f"{number}, all with supported versions")]
 
 
 def _package(requirement: Requirement, *, extra: str = "") -> Check | None:
@@ -132,12 +131,12 @@ class _Pins:
     python: str
     packages: tuple[Requirement, ...]
     cluster: tuple[Requirement, ...] = ()
-    """The packages of the extra that pipelines need."""
+    """Packages of the extra that pipelines need."""
 
 
 @functools.cache
 def _pinned() -> _Pins:
-    """Of the checkout that runs, else of the installed package."""
+    """Pins of the running checkout, else of the installed package."""
     project = Path(memlm.__file__).parents[1] / "pyproject.toml"
     if project.is_file() and (told := tomllib.loads(project.read_text())["project"])["name"] == "memlm":
         return _Pins(
@@ -155,8 +154,7 @@ def _pinned() -> _Pins:
 
 
 def credentials(config: Config) -> Check:
-    """Whether what is set can be keys, tokens and passwords, so that no client prints one when
-    it refuses it."""
+    """Check that credentials are well-formed, since clients print a malformed one in their errors."""
     name, known = "credentials", dict.fromkeys([*VARIABLES, config.writer.endpoint.api_key_variable])
     try:
         given = [variable for variable in known if read_credential(variable)]
@@ -167,7 +165,7 @@ def credentials(config: Config) -> Check:
 
 
 def ray_authentication() -> Check:
-    """Whether who reaches the cluster's ports must know its token."""
+    """Check that the cluster asks for a token."""
     name, mode = "ray authentication", os.environ.get("RAY_AUTH_MODE", "")
     shared = bool(os.environ.get("RAY_ADDRESS") or os.environ.get(IN_JOB))
     if not shared:
@@ -177,14 +175,14 @@ def ray_authentication() -> Check:
     return Check(
         name=name,
         state="warn",
-        found=f"none (RAY_AUTH_MODE is {mode or 'not set'}): who reaches the cluster's ports can run code on it",
+        found=f"none (RAY_AUTH_MODE is {mode or 'not set'}): anyone anyone who reaches the cluster's ports can run code on it",
         remedy="Set RAY_AUTH_MODE=token on every node and here, with RAY_AUTH_TOKEN_PATH naming a file with the token",
     )
 
 
 def _token_of_a_local_ray(name: str) -> Check:
-    """What a run would find, and would put right by itself. No other cluster was named
-    (RAY_ADDRESS)."""
+    """Check of the local Ray's token, for a run without RAY_ADDRESS; a run mends some problems
+    itself."""
     try:
         local_ray.require_known_mode()
     except RunError as error:
@@ -193,7 +191,7 @@ def _token_of_a_local_ray(name: str) -> Check:
     if not local_ray.asks_for_token():
         found = f"none (RAY_AUTH_MODE is {os.environ[local_ray.MODE]}): {local_ray.WITHOUT_TOKEN}"
         return Check(name=name, state="warn", found=found, remedy="Unset RAY_AUTH_MODE")
-    where = "a local Ray listens on loopback alone"
+    where = "a local Ray listens only on loopback"
     file = local_ray.token_file()
     if file is None:
         return Check(name=name, found=f"token, from RAY_AUTH_TOKEN; {where}")
@@ -222,7 +220,7 @@ def _ray_token(name: str) -> Check:
 
 
 def probe_storage(uri: str) -> Check:
-    """The storage room's own probe, whose traces are gone after it."""
+    """Check that the storage supports conditional writes; deletes its test objects afterwards."""
     try:
         seen = storage.require_conditional_writes(uri)
     except storage.StorageError as error:

@@ -1,4 +1,4 @@
-"""How does a job get its Ray cluster? A local one of its own, or the one it was submitted to."""
+"""Connection of a job to Ray: a local Ray of its own, or the cluster it was submitted to."""
 
 import logging
 import os
@@ -18,8 +18,8 @@ from memlm.jobs.on_ray.local_ray import only_for_this_user, turn_off_uv_hook
 from memlm.jobs.on_ray.resources import require_resources
 from memlm.run import RunError
 
-# glibc returns large freed blocks to the system at once and faults them in again; on a CPU that
-# costs training up to a third.
+# By default glibc returns large freed blocks to the system at once and faults them in again, which
+# slows training on a CPU by up to a third.
 WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
@@ -39,9 +39,9 @@ WORKER_ENVIRONMENT = {
 
 @contextmanager
 def connect(config: Config) -> Iterator[None]:
-    """Ray for the length of the context: the cluster of the submitted job, else a local one.
+    """Connect to Ray for the block: to the cluster of the submitted job, else to a local Ray.
 
-    Already connected, as when one job runs inside another's process, it changes nothing.
+    Does nothing if the process is already connected, as when one job runs inside another.
     """
     if ray.is_initialized():
         yield
@@ -50,7 +50,7 @@ def connect(config: Config) -> Iterator[None]:
     environment = {**WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(config.cluster.threads_per_worker)}
     started = time.monotonic()
     say("starting Ray" if not os.environ.get(IN_JOB) else "joining the cluster")
-    # What workers print stays in Ray's logs, most of it libraries' chatter; what they say comes
+    # Output that workers print, mostly of libraries, stays in Ray's logs; lines that they `say` come
     # through the console.
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     with ExitStack() as until_the_end:
@@ -71,10 +71,10 @@ def connect(config: Config) -> Iterator[None]:
 def _start_local(config: Config, environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
         os.environ.setdefault(name, value)
-    # CPUs are logical: workers hold one each, and so do the tasks that start them, so a small
-    # machine declares a few more.
+    # These CPUs are logical: every worker holds one, and so does every task that starts workers, so a
+    # small machine declares a few more than it has.
     num_cpus = logical_cpus(config)
-    # Weights, materials and background counts, and what else trials share.
+    # For data that trials share: weights, questions, background counts and recordings.
     store = (1 << 29) + config.sweep.trunk_cache_bytes
     with starting():
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=store, **settings)
@@ -82,13 +82,12 @@ def _start_local(config: Config, environment: Mapping[str, str], settings: Mappi
 
 @contextmanager
 def joining() -> Iterator[None]:
-    """Raises RunError, with the remedy, where the cluster is not to be joined: Ray's own errors
-    fill a page."""
+    """Raise RunError, with the remedy, if the block cannot connect; Ray's own errors fill a page."""
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
         raise RunError(
-            "the cluster does not accept this token: it has expired or is another cluster's. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
+            "the cluster does not accept this token: it has expired or belongs to another cluster. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
             "to a file with the token that the cluster was started with"
         ) from error
     except (ConnectionError, RuntimeError) as error:
@@ -96,9 +95,9 @@ def joining() -> Iterator[None]:
 
 
 def no_answer(error: Exception) -> RunError:
-    """What Ray's clients raise, as one line with the remedy."""
+    """Error of one of Ray's clients, on one line and with the remedy."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
-    first = without_secrets(line).partition(". ")[0].rstrip(".")  # what follows is advice on Ray's installation
+    first = without_secrets(line).partition(". ")[0].rstrip(".")  # the rest is advice on installing Ray
     return RunError(
         f"the cluster does not answer, or does not accept this token ({first}). Start it, correct RAY_ADDRESS, or set RAY_AUTH_MODE=token, "
         "and RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
@@ -107,8 +106,7 @@ def no_answer(error: Exception) -> RunError:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Raises RunError, with the remedy, where Ray's temporary folder has a path too long for the
-    sockets in it."""
+    """Raise RunError, with the remedy, if the path of Ray's temporary folder is too long for sockets."""
     try:
         yield
     except OSError as error:
@@ -116,26 +114,26 @@ def starting() -> Iterator[None]:
             raise
         folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
         raise RunError(
-            f"Ray's temporary folder {folder} has too long a path: its sockets' paths may have 107 bytes in all. Set the environment variable "
+            f"Ray's temporary folder {folder} has too long a path: the path of a socket in it is limited to 107 bytes. Set the environment variable "
             "RAY_TMPDIR to an existing folder with a path of at most 20 characters, such as /tmp"
         ) from error
 
 
 def logical_cpus(config: Config) -> int:
-    """That a local Ray is told of."""
+    """Number of CPUs that a local Ray is configured with."""
     return max(4, num_cpus_here(), 2 * config.cluster.num_workers + 1, config.cluster.num_trials_at_once + 1)
 
 
 def num_cpus_here() -> int:
-    """Of this process, which may have been given fewer than the machine has."""
+    """Number of CPUs of this process, which may be fewer than the machine's."""
     return len(os.sched_getaffinity(0))
 
 
 def num_processors(config: Config) -> int:
-    """Tasks side by side: what the config says, or one a GPU, or one per so many CPUs as a task
-    has threads.
+    """Number of parallel tasks: from the config, or one per GPU, or one for every `threads_per_worker`
+    CPUs.
 
-    On one machine its real CPUs count, not the logical ones that Ray was told of.
+    On a single machine its real CPUs count, not the logical ones that Ray is configured with.
     """
     if config.cluster.num_trials_at_once:
         return config.cluster.num_trials_at_once

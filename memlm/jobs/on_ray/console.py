@@ -1,4 +1,4 @@
-"""Console of a command: what the driver and its workers print, and what libraries must not."""
+"""Console of a command: lines from the driver and its workers, without the libraries' notices."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from memlm.outside import visible
 
 
 def say(text: str) -> None:
-    """A line of progress, from the driver or from any worker."""
+    """Print a line of progress, from the driver or from any worker."""
     line = f"[{time.strftime('%H:%M:%S')}] {visible(without_secrets(text))}"
     if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
         find_actor(_console_name()).say.remote(line)
@@ -26,10 +26,10 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Says how far a stage is and how long the rest will take."""
+    """Progress of a stage: prints how far it is and how long the rest will take."""
 
     def __init__(self, what: str, total: int, *, done: int = 0, every_seconds: float = 5.0) -> None:
-        """`done` was done before, in no time."""
+        """`done` units are already done; they do not count for the speed."""
         self.what, self.total, self.every_seconds = what, total, every_seconds
         self.done = self.first = done
         self.began = self.said = time.monotonic()
@@ -45,8 +45,8 @@ class Progress:
         say(f"{self.what}: {self.done}/{self.total} in {elapsed:.0f} s, about {rest:.0f} s to go{note and '; ' + note}")
 
 
-class SaidWarnings(logging.Handler):
-    """Warnings of our own, such as of a disk that is full, said to whoever waits for the job."""
+class ConsoleWarnings(logging.Handler):
+    """Handler that prints memlm's own warnings, such as of a full disk, on the console."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -56,19 +56,19 @@ class SaidWarnings(logging.Handler):
 
 
 def quiet() -> None:
-    """Libraries' notices that a user can do nothing about. Imports none of them: what is
-    imported later reads the environment, but for Ray Data, after which this is to be called
+    """Silence notices of libraries that a user can do nothing about. Imports no library: one that is
+    imported later reads the environment, except for Ray Data, after whose import this must be called
     again."""
     warnings.filterwarnings("ignore")
     ours = logging.getLogger("memlm")
-    if not any(isinstance(handler, SaidWarnings) for handler in ours.handlers):
-        ours.addHandler(SaidWarnings())
+    if not any(isinstance(handler, ConsoleWarnings) for handler in ours.handlers):
+        ours.addHandler(ConsoleWarnings())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if (transformers := sys.modules.get("transformers")) is not None:
         transformers.utils.logging.disable_progress_bar()
     for name in ("ray", "ray.train", "ray.tune", "deepspeed", "DeepSpeed", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # logs with its own frames what it raises anyway
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs errors that it also raises
     if "ray.data" in sys.modules:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -77,7 +77,7 @@ def quiet() -> None:
 
 @contextmanager
 def console() -> Iterator[None]:
-    # One per driver, found by workers through the job id that they share with it.
+    # One per driver; workers find it by their common job id.
     console = on_driver_node(_Console, _console_name()).remote()
     done = threading.Event()
 
@@ -98,7 +98,7 @@ def console() -> Iterator[None]:
 
 
 class _Console:
-    """Collects what workers say until the driver prints it."""
+    """Actor that collects lines from workers until the driver prints them."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

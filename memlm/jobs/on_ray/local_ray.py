@@ -1,7 +1,7 @@
-"""A local Ray that only its user can use: its token and its folder are open to nobody else, and
-it listens on loopback alone.
+"""Protection of a local Ray from other users: its token and folder are private, and it listens only
+on loopback.
 
-Whoever reaches Ray's ports and knows its token runs code as the user who started it.
+Anyone who reaches Ray's ports and knows its token can run code as the user who started it.
 """
 
 import os
@@ -23,23 +23,22 @@ TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 TMPDIR = "RAY_TMPDIR"
 UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""On every system, Ray takes 127.0.0.1 for the address of its node where this is 0, and then
-listens there alone."""
+"""If this is 0, Ray uses 127.0.0.1 as the address of its node on every system, and listens only
+there."""
 WITHOUT_TOKEN = "every user of this machine can run code as you while a local Ray runs"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFile:
-    """Where Ray's token lies: in the user's home, where memlm makes it, or where
-    RAY_AUTH_TOKEN_PATH says."""
+    """File of Ray's token: in the user's home, where memlm makes it, or at RAY_AUTH_TOKEN_PATH."""
 
     path: Path
     is_named: bool
 
     def problem(self) -> str:
-        """Why others may know the token, or why it is none; "" if all is well or the file is
-        still to be made. Raises OSError."""
+        """Reason why others may know the token or why it is invalid; "" if there is none, or no file
+        yet. Raises OSError."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -53,15 +52,13 @@ class TokenFile:
         return "" if self.path.read_bytes().strip() else "is empty"
 
     def make_private(self) -> None:
-        """The file of the user's home is made if it is missing, with mode 0600, which one that
-        Ray made gets too. Raises OSError."""
+        """Make the file in the user's home if it is missing, with mode 0600; a file that Ray made gets
+        this mode too. Raises OSError."""
         if self.is_named:
             return
         folder = self.path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_mode & (
-            stat.S_IWGRP | stat.S_IWOTH
-        ):  # who may write there may put a token of theirs in its place
+        if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):  # anyone who can write there could replace the token
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
         if not self.path.exists():
             _write_once(self.path, secrets.token_hex(32))
@@ -70,21 +67,20 @@ class TokenFile:
 
 
 def asks_for_token() -> bool:
-    """A local Ray does, unless it was told otherwise."""
+    """Whether a local Ray asks for a token, which is the default."""
     return os.environ.get(MODE, "").strip().lower() != "disabled"
 
 
 def require_known_mode() -> None:
-    """Raises RunError for a mode that is neither token nor disabled: Ray would ask for no token
-    then, without a word.
+    """Raise RunError for a mode that is neither token nor disabled: Ray would then silently ask for no
+    token.
 
-    One that is empty or has white space around it, as files of variables leave it, means what it
-    says.
+    An empty mode means the default, and white space around a mode is ignored.
     """
     mode = os.environ.get(MODE, "")
     if mode.strip().lower() not in ("", "token", "disabled"):
         raise RunError(
-            f"{MODE} is {mode!r}, which Ray takes for no token at all. Unset it, or set it to token, or to disabled if every user of this machine "
+            f"{MODE} is {mode!r}, which makes Ray ask for no token. Unset it, or set it to token, or to disabled if every user of this machine "
             "may run code as you"
         )
     if not mode.strip():
@@ -94,7 +90,7 @@ def require_known_mode() -> None:
 
 
 def token_file() -> TokenFile | None:
-    """None where no file counts: the token stands in the environment, or there is none."""
+    """File of the token; None if the token is in the environment or disabled."""
     if os.environ.get(TOKEN) or not asks_for_token():
         return None
     named = os.environ.get(TOKEN_PATH)
@@ -102,19 +98,19 @@ def token_file() -> TokenFile | None:
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Whole or not at all, and never over what is there."""
+    """Write a file completely or not at all, and never over an existing one."""
     draft = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
-        with suppress(FileExistsError):  # another run was first
+        with suppress(FileExistsError):  # another run has made it
             os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def require_private_token() -> None:
-    """Raises RunError where other users of this machine could learn the token."""
+    """Raise RunError if other users of this machine could learn the token."""
     file = token_file()
     if file is None:
         return
@@ -125,7 +121,7 @@ def require_private_token() -> None:
         problem = f"cannot be made readable by you alone ({error.strerror or type(error).__name__})"
     if problem:
         raise RunError(
-            f"Ray's token {file.path} {problem}, and Ray is not started: who knows it can run code as you. {remedy(file)}"
+            f"Ray's token {file.path} {problem}, so Ray is not started: anyone who knows it can run code as you. {remedy(file)}"
         )
 
 
@@ -136,11 +132,11 @@ def remedy(file: TokenFile) -> str:
 
 
 def private_folder() -> Path:
-    """Where Ray's sessions lie, with their sockets and logs, which Ray itself opens to every
-    user of the machine.
+    """Private folder for Ray's sessions, sockets and logs, which Ray itself would open to every user
+    of the machine.
 
-    The folder that RAY_TMPDIR names, or the system's for temporary files; below it one of this
-    user's, unless it is that already. Raises RunError where others may enter that too.
+    It is below RAY_TMPDIR, or below the system's temporary folder; or RAY_TMPDIR itself if that is
+    private. Raises RunError if other users can enter it.
     """
     above = Path(os.environ.get(TMPDIR) or ("/tmp" if sys.platform == "darwin" else tempfile.gettempdir()))
     folder = above if _is_private(above) else above / f"memlm-{os.geteuid()}"
@@ -154,7 +150,7 @@ def private_folder() -> Path:
         ) from error
     if not _is_private(folder):
         raise RunError(
-            f"Ray's folder {folder} belongs to another user or is a link, and Ray is not started: its sockets would lie there. Set {TMPDIR} to a "
+            f"Ray's folder {folder} belongs to another user or is a link, so Ray is not started: its sockets would be there. Set {TMPDIR} to a "
             "folder of your own with mode 700"
         )
     return folder
@@ -170,8 +166,8 @@ def _is_private(folder: Path) -> bool:
 
 @contextmanager
 def only_for_this_user(say: Callable[[str], None]) -> Iterator[None]:
-    """Around a local Ray, from before it starts until after it is shut down. `say` warns of a
-    token that was turned off."""
+    """Protect a local Ray that starts and ends within the block. `say` gets a warning if the token is
+    disabled."""
     require_known_mode()
     require_private_token()
     if not asks_for_token():
@@ -192,8 +188,7 @@ def only_for_this_user(say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _settings_of_imported_ray() -> Iterator[None]:
-    """Ray reads both from the environment when it is imported, which may have been before memlm
-    was."""
+    """Set both in Ray too: it reads them from the environment on import, perhaps before memlm's."""
     from ray._private import ray_constants
 
     before = ray_constants.ENABLE_RAY_CLUSTER
@@ -206,8 +201,8 @@ def _settings_of_imported_ray() -> Iterator[None]:
 
 
 def turn_off_uv_hook() -> None:
-    """As memlm/jobs/__init__.py does, also where Ray was imported before it. Who sets the
-    variable to 1 keeps the hook."""
+    """Turn Ray's uv hook off, even if Ray was imported before memlm.jobs did so. Setting the variable
+    to 1 keeps the hook."""
     from ray._private import ray_constants
 
     if os.environ.get(UV_HOOK, "0").lower() not in ("1", "true"):
@@ -215,8 +210,8 @@ def turn_off_uv_hook() -> None:
 
 
 def _loopback_interface() -> dict[str, str]:
-    """For gloo and NCCL, which else listen on the interface that the host's name leads to. What
-    the user has set stays."""
+    """Make gloo and NCCL listen on loopback, unless the user chose an interface; their default is the
+    interface of the host's name."""
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     wanted = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     return {variable: names[0] for variable in wanted if names and variable not in os.environ}

@@ -1,9 +1,8 @@
-"""Where does Ray keep what it writes for itself? On a disk as it likes; on S3 through our
-storage room.
+"""Storage of Ray's own files: on disk by Ray itself, on S3 through memlm.storage.
 
-Ray Train and Tune mirror their own state, which no stage reads, to a place that all nodes see.
-pyarrow, with which they would, gives up after three tries, and with it a sweep whose trials are
-all done; ours tries as long for Ray's files as for any other.
+Ray Train and Tune mirror their own state, which no stage reads, to a place that all nodes see. By
+default they use pyarrow, which gives up after three attempts, and would end a sweep whose trials
+are all done. memlm.storage retries as long as for any other file.
 """
 
 import io
@@ -16,15 +15,15 @@ from memlm import storage
 
 
 def ray_storage(uri: str) -> dict[str, Any]:
-    """The arguments of a RunConfig, of Ray Train or Tune, that keep Ray's files below `uri`."""
+    """Arguments of a RunConfig, for Ray Train or Tune, that put Ray's files below `uri`."""
     if not storage.is_remote(uri):
         return {"storage_path": uri}
     return {"storage_path": "/", "storage_filesystem": PyFileSystem(RayFiles(uri))}
 
 
 class RayFiles(FileSystemHandler):
-    """pyarrow's view of a folder on S3: small files, written whole. It has no folders of their
-    own and appends to nothing."""
+    """pyarrow file system for a folder on S3, for small files written whole. It has no real folders
+    and cannot append."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -61,7 +60,7 @@ class RayFiles(FileSystemHandler):
         return found
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """Nothing: a folder is there once a file is in it."""
+        """Do nothing: a folder exists as soon as a file is in it."""
 
     def delete_dir(self, path: str) -> None:
         storage.delete(self._at(path))
@@ -101,7 +100,7 @@ class RayFiles(FileSystemHandler):
 
 
 class _Written(io.BytesIO):
-    """Goes to storage as one, when it is closed."""
+    """File that is written to storage as a whole when it is closed."""
 
     def __init__(self, uri: str) -> None:
         super().__init__()

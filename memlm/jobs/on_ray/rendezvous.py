@@ -1,7 +1,6 @@
-"""Where the workers of a pretraining find each other on one machine: in a file of this user's.
+"""Rendezvous of the pretraining workers on one machine, through a private file.
 
-By default torch opens a store for them that listens on every interface and asks nobody for a
-token.
+By default torch opens a store that listens on every interface and asks for no token.
 """
 
 import shutil
@@ -19,14 +18,13 @@ LOOPBACK = "127.0.0.1"
 
 
 def torch_config() -> TorchConfig:
-    """For the cluster that this process is connected to."""
+    """Configuration of torch for the cluster that this process is connected to."""
     is_local = all(node["NodeManagerAddress"] == LOOPBACK for node in ray.nodes() if node["Alive"])
     return FileTorchConfig() if is_local else TorchConfig()
 
 
 class FileTorchConfig(TorchConfig):
-    """Ray Train's configuration of torch's process group, which is formed through a file in
-    place of a server."""
+    """Ray Train's configuration of a process group that is formed through a file, without a server."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -38,8 +36,8 @@ class _FileBackend(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(_set_torch_distributed_env_vars)
-        self._remove()  # of a group that was lost
-        self.folder = tempfile.mkdtemp(prefix="memlm-rendezvous-")  # nobody else may enter it
+        self._remove()  # left by a lost group
+        self.folder = tempfile.mkdtemp(prefix="memlm-rendezvous-")  # private
         ray.get(
             [
                 worker_group.execute_single_async(

@@ -26,7 +26,7 @@ from memlm.jobs.preparing.corpus_shards import unit_of
 
 TEXTS_PER_BATCH = 1000
 KILLS = (
-    "each worker that read it for the tokenizer died, as many as corpus.max_attempts says, most likely because memory ran out. "
+    "all corpus.max_attempts workers that read it for the tokenizer died, probably out of memory. "
     "See Ray's logs for why, and move blocks-attempts and tokenizer out of the run's folder to try it again."
 )
 

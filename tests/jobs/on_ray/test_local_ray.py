@@ -67,7 +67,7 @@ def test_runs_that_start_at_once_agree_on_one_token(home):
 
 
 def refused() -> str:
-    with pytest.raises(RunError, match="Ray is not started: who knows it can run code as you") as error:
+    with pytest.raises(RunError, match="Ray is not started: anyone who knows it can run code as you") as error:
         require_private_token()
     assert ray_authentication().state == "fail"
     return str(error.value)
@@ -173,7 +173,7 @@ def test_a_folder_that_somebody_laid_there_is_not_taken(tmp_path, monkeypatch):
     (tmp_path / "theirs").mkdir(mode=0o700)
     mine = tmp_path / f"memlm-{os.geteuid()}"
     mine.symlink_to(tmp_path / "theirs")
-    with pytest.raises(RunError, match="is a link, and Ray is not started.*Set RAY_TMPDIR"):
+    with pytest.raises(RunError, match="is a link, so Ray is not started.*Set RAY_TMPDIR"):
         private_folder()
     mine.unlink()
     mine.write_text("no folder")
