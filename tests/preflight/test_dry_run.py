@@ -186,7 +186,7 @@ def test_a_checkpoint_that_is_not_there_is_in_the_way(capsys, tmp_path):
     "text, questions, told",
     [
         ("# A\nText.", "prompt,answer\nWho?,Ada\n", "needs a question and an answer"),
-        ("# A\nText.", "question,answer\nWho?\n", "not as many fields as the 2 of the header"),
+        ("# A\nText.", "question,answer\nWho?\n", "not as many fields as the header, which has 2"),
         (" \n", "question,answer\nWho?,Ada\n", "no document holds any text"),
     ],
 )
