@@ -33,7 +33,7 @@ from memlm.results.frontier import build_frontier
 from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned
-from memlm.training.finetune import check_stream
+from memlm.training.materials import check_stream
 
 STAGES_FILE = "stages.json"
 

@@ -15,7 +15,8 @@ from memlm.evaluation.suite import TEXT_SET
 from memlm.evaluation.tasks import exam_of, tell_unanswerable
 from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, TrialResult
-from memlm.training.finetune import ANSWER_GAIN, Materials
+from memlm.training.finetune import ANSWER_GAIN
+from memlm.training.materials import Materials
 from memlm.training.trial import Trial
 
 HARDLY_LIKELIER = 0.1

@@ -20,7 +20,8 @@ from memlm.evaluation.question_answering import answer_questions
 from memlm.evaluation.stream_metrics import CurvePoint, FactTrace, stream_metrics
 from memlm.methods.method import Method
 from memlm.model.reader import Reader
-from memlm.training.finetune import Materials, StreamObserver, facts_of, stream_of
+from memlm.training.finetune import StreamObserver
+from memlm.training.materials import Materials, facts_of, stream_of
 from memlm.training.step import StepResult
 from memlm.training.trial import Trial
 

@@ -13,7 +13,8 @@ from memlm.methods.full import FullConfig
 from memlm.methods.in_context import InContextConfig
 from memlm.results.scores import LEARNING_SET
 from memlm.training.diagnosis import has_learned, why_nothing_was_learned
-from memlm.training.finetune import facts_of, run_trial
+from memlm.training.finetune import run_trial
+from memlm.training.materials import facts_of
 from tests.support.tiny import MEMORY
 from tests.training.test_finetune import base_model, materials, tokenizer, trial_with  # noqa: F401
 

@@ -22,16 +22,9 @@ from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader import Reader, Recording
 from memlm.training import finetune
-from memlm.training.finetune import (
-    DivergedError,
-    Materials,
-    reader_for,
-    run_trial,
-    score,
-    score_held_out,
-    score_learning,
-    stream_of,
-)
+from memlm.training.finetune import run_trial, score, score_held_out, score_learning
+from memlm.training.finite import DivergedError
+from memlm.training.materials import Materials, reader_for, stream_of
 from memlm.training.trial import Trial
 from tests.support.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
 

@@ -25,7 +25,8 @@ from memlm.model.config import Architecture
 from memlm.model.reader import PackedRecording, Reader, Recording
 from memlm.results.scores import Scores, join
 from memlm.run import Run
-from memlm.training.finetune import Materials, score_held_out, score_learning, stream_of
+from memlm.training.finetune import score_held_out, score_learning
+from memlm.training.materials import Materials, stream_of
 from memlm.training.trial import Trial
 
 

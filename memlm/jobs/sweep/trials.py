@@ -29,7 +29,8 @@ from memlm.jobs.trial.materials import device_of, load_materials, load_model, re
 from memlm.model.config import Architecture
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError
-from memlm.training.finetune import DivergedError, run_trial
+from memlm.training.finetune import run_trial
+from memlm.training.finite import DivergedError
 from memlm.training.step import StepResult
 
 # Ray Tune would copy these variables into each trial's runtime_env, which Ray's agent logs in full.

@@ -17,7 +17,8 @@ from memlm.results.trial_report import draw_scores, write_trial_report
 from memlm.run import tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned, why_nothing_was_learned
-from memlm.training.finetune import SEES_NOTHING, facts_of, run_trial
+from memlm.training.finetune import SEES_NOTHING, run_trial
+from memlm.training.materials import facts_of
 from memlm.training.patch import changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
 

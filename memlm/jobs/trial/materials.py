@@ -17,7 +17,7 @@ from memlm.kinds import CHECKPOINT_KIND, COUNTS_FILE
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.language_model import attention_on, load_checkpoint, load_model_config
 from memlm.slots.counts import BackgroundCounts
-from memlm.training.finetune import Materials
+from memlm.training.materials import Materials
 
 CPU = torch.device("cpu")
 REHEARSED_BLOCKS = 1024

@@ -17,7 +17,7 @@ from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.kinds import METRICS_FILE, METRICS_PICTURE_FILE, TOKEN_PAGE_FILE
 from memlm.results.stream_report import draw_stream, format_stream
 from memlm.tracking import Run as TrackedRun
-from memlm.training.finetune import Materials
+from memlm.training.materials import Materials
 from memlm.training.stream_trace import StreamTracer
 from memlm.training.trial import Trial
 

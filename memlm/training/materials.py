@@ -1,0 +1,90 @@
+"""What the trials of a run read: facts and their stream, held-out sets, background counts, and what
+was recorded of the base model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from memlm.data.config import StreamChoice
+from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_batch
+from memlm.data.questions.records import Question
+from memlm.data.questions.streams import batches_of_stream, facts_of_stream, require_asked
+from memlm.evaluation.question_answering import prompts_of
+from memlm.evaluation.suite import HeldOut
+from memlm.methods.parts.rehearsal import BackgroundText
+from memlm.model.reader import Reader, Recording
+from memlm.slots.counts import BackgroundCounts
+from memlm.training.counting import count_batches
+from memlm.training.trial import Trial
+
+BACKGROUND_ROWS = 8
+"""Texts of a background batch made from facts or questions, for the ablation of what slots are
+ranked against."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What all trials of a run share."""
+
+    tokenizer: PreTrainedTokenizerBase
+    facts: Sequence[Fact]
+    held_out: HeldOut
+    background: BackgroundCounts | None
+    text: BackgroundText | None = None
+    """Pretraining text, for methods that rehearse it."""
+    recording: Recording | None = None
+    """Of the memory model's checkpoint, for methods that move values alone; changes no result."""
+
+
+def facts_of(trial: Trial, materials: Materials) -> list[Fact]:
+    """The facts that the trial learns."""
+    return facts_of_stream(trial.stream, materials.facts, seed=trial.seed)
+
+
+def stream_of(trial: Trial, materials: Materials) -> Iterator[FactBatch]:
+    """The batches that the trial learns, in their order."""
+    return batches_of_stream(trial.stream, facts_of(trial, materials), materials.tokenizer, seed=trial.seed)
+
+
+def check_stream(stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+    """Raises FactError if a trial with this stream and seed could not begin: nothing that asks
+    about what is learned, or a statement too long."""
+    chosen = facts_of_stream(stream, facts, seed=seed)
+    require_asked(chosen, seed=seed)
+    batches_of_stream(stream, chosen, tokenizer, seed=seed)
+
+
+def reader_for(trial: Trial, model: nn.Module, materials: Materials) -> Reader:
+    """A reader of the model before or after the trial."""
+    return Reader(model, materials.tokenizer, recording_for(trial, materials))
+
+
+def recording_for(trial: Trial, materials: Materials) -> Recording | None:
+    """What was recorded of the base model holds only where nothing but values moves."""
+    return materials.recording if trial.method.moves == "values" else None
+
+
+def background_for(
+    trial: Trial, model: nn.Module, facts: Sequence[Fact], materials: Materials
+) -> BackgroundCounts | None:
+    """What slots are ranked against: the run's counts, or for an ablation those of the facts or
+    the held-out questions themselves."""
+    source = getattr(trial.method, "background", "corpus")
+    if source == "corpus":
+        return materials.background
+    if source == "facts":
+        texts = [fact.statements[:BACKGROUND_ROWS] for fact in facts]
+    else:
+        records = [record for each in materials.held_out.questions.values() for record in each]
+        prompts = [prompts_of([each])[0] if isinstance(each, Question) else each.query for each in records]
+        texts = [tuple(prompts[start : start + BACKGROUND_ROWS]) for start in range(0, len(prompts), BACKGROUND_ROWS)]
+    device, max_length = next(model.parameters()).device, model.config.max_position_embeddings
+    try:
+        batches = [fact_batch(source, each, materials.tokenizer, max_length=max_length).to(device) for each in texts]
+    except FactError as error:
+        raise FactError(
+            f"method.background is {source!r}, whose texts must each fit into the model's {max_length} positions; rank against the corpus, or take shorter sets"
+        ) from error
+    return count_batches(model, ((batch.tokens, batch.is_token) for batch in batches))
