@@ -42,7 +42,7 @@ class StreamObserver:
         """With the learned model in the base model's form."""
 
 
-SEES_NOTHING = StreamObserver()
+NULL_OBSERVER = StreamObserver()
 
 
 def run_trial(
@@ -53,7 +53,7 @@ def run_trial(
     key: str,
     start: Scores | None = None,
     on_step: Callable[[int, StepResult], None] = lambda step, result: None,
-    observer: StreamObserver = SEES_NOTHING,
+    observer: StreamObserver = NULL_OBSERVER,
 ) -> tuple[TrialResult, nn.Module]:
     """Learn the stream and score. `start` is the base model's scores where they are known; the
     model is changed in place."""

@@ -17,7 +17,7 @@ from memlm.results.trial_report import draw_scores, write_trial_report
 from memlm.run import tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned, why_nothing_was_learned
-from memlm.training.finetune import SEES_NOTHING, run_trial
+from memlm.training.finetune import NULL_OBSERVER, run_trial
 from memlm.training.materials import facts_of
 from memlm.training.patch import changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
@@ -55,7 +55,7 @@ def learn(config: Config, inputs: dict[str, str]) -> None:
     with tracked, tracked.measuring():
         log_config(tracked, config)
         tracked.log_inputs(sets_read(config, inputs, learned=True))
-        result, learned = run_trial(trial, model, materials, key=key, on_step=on_step, observer=tracer or SEES_NOTHING)
+        result, learned = run_trial(trial, model, materials, key=key, on_step=on_step, observer=tracer or NULL_OBSERVER)
         tracked.log_metrics(start_metrics(result))
         tracked.log_metrics(final_metrics(result), step=progress.total)
         if config.log_model or config.register_model:
