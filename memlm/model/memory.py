@@ -22,15 +22,15 @@ from memlm.model.weighted_read import RowGradients, TrainableRows, weighted_read
 
 
 class ValuePool(nn.Module):
-    """The values of num_slots slots, read as weighted sums of rows. Split, it holds some columns
-    of the table, and is read as if it held all."""
+    """The values of num_slots slots, read as weighted sums of rows. A split pool holds some columns
+    of the table, but is read as if it held them all."""
 
     def __init__(self, num_slots: int, value_dim: int, split: ColumnSplit | None = None) -> None:
         super().__init__()
-        # Kept beside the weight, whose own shape is empty while ZeRO-3 has shared it out.
+        # Stored separately, because the weight's own shape is empty while ZeRO-3 has partitioned it.
         self.num_slots, self.value_dim, self.split = num_slots, value_dim, split
         self.columns = slice(0, value_dim) if split is None else split.columns(value_dim)
-        """Of the whole table, those that the weight holds."""
+        """Columns of the whole table that `weight` stores."""
         self.weight = nn.Parameter(torch.empty(num_slots, self.columns.stop - self.columns.start))
         self.gradient_target: TrainableRows | RowGradients | None = None
         """Where reads send the gradient of the values; None for the weight itself."""
@@ -38,12 +38,12 @@ class ValuePool(nn.Module):
         """Called with the slots of rows that a method is about to write."""
 
     def reset_parameters(self) -> None:
-        """The same values however the table is split."""
+        """Initialise the values. They do not depend on how the table is split."""
         if self.split is None:
             init.normal_(self.weight, std=self.value_dim**-0.5)
             return
-        # torch draws on a CPU in blocks of 16 numbers, so whole rows drawn in chunks of 16 are
-        # those of the table drawn at once.
+        # On a CPU, torch generates random numbers in blocks of 16, so drawing whole rows in chunks
+        # of 16 gives the same numbers as drawing the table at once.
         with torch.no_grad():
             for rows in row_chunks(self.num_slots, self.value_dim):
                 whole = self.weight.new_empty(rows.stop - rows.start, self.value_dim)
@@ -59,7 +59,7 @@ class ValuePool(nn.Module):
             self.gradient_target = before
 
     def announce_write(self, slots: Int[Tensor, " rows"]) -> None:
-        """Tell whoever restores the pool afterwards which rows are about to be written."""
+        """Notify the observer that restores the pool afterwards that rows will be written."""
         if self.on_write is not None:
             self.on_write(slots)
 
@@ -77,8 +77,7 @@ class ValuePool(nn.Module):
 
 
 class MemoryLayer(PoolHolder):
-    """Takes the place of a decoder layer's feed-forward network. Its pool may be that of other
-    layers too."""
+    """A replacement of a decoder layer's feed-forward network. Several layers may share a pool."""
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class MemoryLayer(PoolHolder):
     ) -> None:
         super().__init__()
         self.num_heads, self.top_k, self.key_dim = num_heads, top_k, key_dim
-        # Kept here too: what PEFT puts in the pool's place need not know them.
+        # Stored here too, because a module that PEFT puts in the pool's place may lack them.
         self.num_slots, self.value_dim = num_half_keys**2, pool.value_dim
         self.query = nn.Linear(hidden_size, num_heads * key_dim)
         self.query_norm = nn.RMSNorm(key_dim, eps=1e-6) if query_norm else nn.Identity()
@@ -102,7 +101,7 @@ class MemoryLayer(PoolHolder):
         self.output = nn.Linear(pool.value_dim, hidden_size)
         self.pool = pool
         self.on_access: Callable[[Int[Tensor, "*batch reads"]], None] | None = None
-        """Called with the slots of every token after the search and before the read; not when
+        """Called with the slots of every token after the search and before the read, but not when
         checkpointing recomputes."""
 
     def reset_parameters(self) -> None:
@@ -117,8 +116,8 @@ class MemoryLayer(PoolHolder):
     def search(
         self, hidden: Float[Tensor, "tokens hidden"]
     ) -> tuple[Int[Tensor, "tokens reads"], Float[Tensor, "tokens reads"]]:
-        """Slots and softmax weights of each token, heads side by side: reads = num_heads *
-        top_k."""
+        """Slots and softmax weights of each token, those of all heads concatenated: reads =
+        num_heads * top_k."""
         queries = self.query_norm(self.query(hidden).view(-1, self.num_heads, self.key_dim))
         slots, scores = product_key_search(queries, self.half_keys, self.top_k)
         return slots.flatten(1), scores.softmax(dim=-1).flatten(1)
@@ -133,7 +132,7 @@ class MemoryLayer(PoolHolder):
         slots: Int[Tensor, "tokens reads"],
         weights: Float[Tensor, "tokens reads"],
     ) -> Float[Tensor, "*batch hidden"]:
-        """What forward does once the search is done, or known from before."""
+        """The part of the forward pass after the search, whose results may also be cached."""
         batch = hidden_states.shape[:-1]
         if self.on_access is not None and not _inside_backward():
             self.on_access(slots.view(*batch, slots.shape[1]))
@@ -143,6 +142,6 @@ class MemoryLayer(PoolHolder):
 
 
 def _inside_backward() -> bool:
-    """Gradient checkpointing runs the forward pass again from within backward; those accesses
+    """Whether gradient checkpointing is repeating the forward pass within backward, whose accesses
     were recorded before."""
     return torch._C._current_graph_task_id() != -1

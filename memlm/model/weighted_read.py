@@ -37,8 +37,7 @@ class TrainableRows(NamedTuple):
         slots: Int[Tensor, "tokens reads"],
         weights: Float[Tensor, "tokens reads"],
     ) -> Float[Tensor, "tokens value_dim"]:
-        """The read of the whole table whose gradient goes to these rows and the weights, but to no
-        other row."""
+        """The read of the whole table whose gradient goes only to these rows and the weights."""
         require_read(values, slots, weights)
         return _TrainableRows.apply(self.values, values.detach(), self.slots, slots, weights)
 
@@ -55,8 +54,8 @@ class RowGradients:
         slots: Int[Tensor, "tokens reads"],
         weights: Float[Tensor, "tokens reads"],
     ) -> Float[Tensor, "tokens value_dim"]:
-        """The read whose backward appends the table's gradient. Where gradients are enabled, weights
-        must need one."""
+        """The read whose backward appends the table's gradient. If gradients are enabled, the
+        weights must require one."""
         if not torch.is_grad_enabled():
             return weighted_read(values, slots, weights)
         require_read(values, slots, weights)
@@ -70,7 +69,7 @@ def weighted_read(
 ) -> Float[Tensor, "tokens value_dim"]:
     """The read with a dense gradient of the table, for torch's own optimizers.
 
-    Like the functions below, raises ValueError for tensors that do not fit together, and on a CPU
+    Like the reads above, raises ValueError for tensors that do not fit together, and on a CPU
     IndexError for a slot outside the table. On a GPU, where that check would make the host wait,
     such a read gives NaN.
     """

@@ -100,7 +100,7 @@ def test_small_files_of_questions_cannot_fill_the_memory(tmp_path):
     assert all(":" in each and "a decompression bomb" in each and "split it" in each for each in said)
 
 
-def test_an_honest_file_that_repeats_itself_is_read(tmp_path):
+def test_a_repetitive_file_that_is_no_bomb_is_read(tmp_path):
     path = str(tmp_path / "q.parquet")
     rows = [{"question": f"{i}?", "answer": ["a"], "context": "long " * 2000, "score": None} for i in range(2000)]
     pq.write_table(pa.Table.from_pylist(rows), path)
@@ -119,7 +119,7 @@ def test_other_compressed_shards_are_read(tmp_path, name):
     assert [document.text for document in read_documents(str(tmp_path / name))] == ["a", "b"]
 
 
-def test_a_cut_off_or_flipped_gzip_is_refused_wherever_it_is(tmp_path):
+def test_a_truncated_or_corrupted_gzip_is_refused_wherever_the_fault_is(tmp_path):
     content = gzip.compress(b"".join(b'{"text": "%s"}\n' % os.urandom(16).hex().encode() for _ in range(200)), mtime=0)
     path = tmp_path / "shard.jsonl.gz"
     path.write_bytes(content)
@@ -141,7 +141,7 @@ def test_a_cut_off_or_flipped_gzip_is_refused_wherever_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["zst", "gz"])
-def test_plain_text_under_a_compressed_name_says_so(tmp_path, suffix):
+def test_plain_text_under_a_compressed_name_is_reported(tmp_path, suffix):
     path = tmp_path / f"q.jsonl.{suffix}"
     path.write_text('{"text": "a"}\n')
     for read in (read_documents, read_lines, read_rows):
@@ -150,7 +150,7 @@ def test_plain_text_under_a_compressed_name_says_so(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["q.jsonl.zst", "q.json.zst"])
-def test_a_window_that_is_too_large_is_named_with_the_way_to_a_smaller_one(tmp_path, name):
+def test_a_window_that_is_too_large_is_reported_with_the_remedy(tmp_path, name):
     options = zstandard.ZstdCompressionParameters.from_level(1, window_log=28, enable_ldm=True)
     frame = zstandard.ZstdCompressor(compression_params=options).compressobj()
     whole = frame.compress(b'{"text": "a"}\n') + frame.flush()
@@ -164,7 +164,7 @@ def test_a_window_that_is_too_large_is_named_with_the_way_to_a_smaller_one(tmp_p
             assert "again" not in str(refused.value).replace("compress it again", "")
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+def test_a_folder_in_place_of_a_file_is_reported(tmp_path):
     (tmp_path / "q.jsonl").mkdir()
     for read in (read_documents, read_rows):
         with pytest.raises(ShardError, match="is a folder"):

@@ -43,13 +43,13 @@ def test_a_fact_about_the_end_of_a_text_ends_once(tokenizer):
     assert num_tokens(statement, tokenizer) == int(batch.is_token[0].sum()) - 1
 
 
-def test_other_text_is_encoded_as_ever(tokenizer):
+def test_ordinary_text_is_encoded_as_before(tokenizer):
     texts = ["Where is Lima?\nAnswer: Peru", " two  spaces", "Çandarlı 東京", ""]
     assert encode_all(tokenizer, texts) == tokenizer(texts, add_special_tokens=False)["input_ids"]
     assert encode_all(tokenizer, []) == []
 
 
-def test_bytes_that_a_folder_calls_special_are_shown(tmp_path):
+def test_byte_tokens_marked_as_special_are_decoded(tmp_path):
     tokenizer = like_llama2(tmp_path)
     tokens = [*encode(tokenizer, "São\nPaulo"), tokenizer.eos_token_id, tokenizer.pad_token_id]
     assert decode_all(tokenizer, [tokens]) == ["São\nPaulo"]
@@ -70,7 +70,7 @@ def test_a_special_token_that_cannot_be_spelled_is_refused_with_a_remedy(tmp_pat
 
 
 @pytest.mark.parametrize("names", [{}, {"pad_token": "</s>"}, {"pad_token": "<unk>"}, {"pad_token": "a"}])
-def test_rows_are_filled_with_any_id_and_a_mask_says_where(tmp_path, names):
+def test_rows_are_padded_with_any_id_and_a_mask(tmp_path, names):
     """With a tokenizer as its folder stores it, to which load_tokenizer has not added a pad."""
     like_llama2(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, pad_token=None)

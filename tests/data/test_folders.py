@@ -44,7 +44,7 @@ def listed(root):
         ("a.jsonl/readme", None),
     ],
 )
-def test_a_name_says_what_kind_of_file_it_is(name, kind):
+def test_the_kind_of_a_file_follows_from_its_name(name, kind):
     assert kind_of(name) == kind
 
 
@@ -67,7 +67,7 @@ def test_a_name_is_hidden_from_its_first_hidden_part_on(name, part):
     assert hidden_part(name) == part
 
 
-def test_shards_are_found_at_any_depth_in_one_order_and_the_rest_is_told(tmp_path):
+def test_shards_are_found_at_any_depth_in_one_order_and_other_files_are_reported(tmp_path):
     names = ["b/shard_1.jsonl.zst", "b/shard_0.jsonl.zstd", "a.parquet", "c/d/e.jsonl", "b.JSONL.ZST", "f.jsonl.gz"]
     lay(tmp_path, *names, "readme.md", "x.json", "y.zst")
     shards, told = listed(tmp_path)
@@ -83,7 +83,7 @@ def test_shards_are_found_at_any_depth_in_one_order_and_the_rest_is_told(tmp_pat
     assert list_shards(str(tmp_path / "a.parquet"), report=print) == [str(tmp_path / "a.parquet")]
 
 
-def test_hidden_and_system_files_are_left_out_and_told(tmp_path):
+def test_hidden_and_system_files_are_left_out_and_reported(tmp_path):
     lay(tmp_path, "a.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "b/.c.jsonl", "__MACOSX/._a.jsonl", ".git/x")
     assert listed(tmp_path) == (
         ["a.jsonl"],
@@ -92,7 +92,7 @@ def test_hidden_and_system_files_are_left_out_and_told(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["$Recycle.Bin/a.jsonl", "@Recycle/a.jsonl", "_change_data/a.parquet", "~$a.jsonl"])
-def test_a_systems_names_are_known_in_any_case(tmp_path, name):
+def test_system_folders_are_recognised_in_any_case(tmp_path, name):
     lay(tmp_path, "a.jsonl", name)
     shards, told = listed(tmp_path)
     assert shards == ["a.jsonl"] and told[0].startswith(f"1 ({HIDDEN})")
@@ -105,7 +105,7 @@ def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path):
         listed(tmp_path)
 
 
-def test_a_root_that_is_hidden_itself_is_read(tmp_path):
+def test_a_hidden_root_is_read(tmp_path):
     lay(tmp_path, ".cache/corpus/a.jsonl")
     assert listed(tmp_path / ".cache/corpus") == (["a.jsonl"], [])
 
@@ -126,7 +126,7 @@ def test_a_corpus_of_links_alone_is_read_and_so_is_a_linked_root(tmp_path):
     assert listed(tmp_path / "current") == (["disk1/a.jsonl", "disk2/a.jsonl"], [])
 
 
-def test_links_that_lead_back_end_and_each_real_file_is_read_once_under_its_own_name(tmp_path):
+def test_circular_links_end_and_each_real_file_is_read_once_under_its_own_name(tmp_path):
     lay(tmp_path, "corpus/z/a.jsonl", "corpus/b.jsonl", "other/c.jsonl", "other/secret.jsonl")
     root = tmp_path / "corpus"
     (root / "z/up").symlink_to("..")  # a loop
@@ -146,7 +146,7 @@ def test_links_that_lead_back_end_and_each_real_file_is_read_once_under_its_own_
     ]
 
 
-def test_a_link_to_a_folder_around_a_folder_that_is_listed_lists_that_one_once(tmp_path):
+def test_a_link_to_a_parent_of_a_listed_folder_lists_that_folder_once(tmp_path):
     lay(tmp_path, "data/part/a.jsonl", "data/b.jsonl")
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/1").symlink_to("../data/part")
@@ -154,7 +154,7 @@ def test_a_link_to_a_folder_around_a_folder_that_is_listed_lists_that_one_once(t
     assert listed(tmp_path / "corpus") == (["1/a.jsonl", "2/b.jsonl"], [f"1 ({SEEN_BEFORE}): '2/part/'"])
 
 
-def test_what_is_neither_file_nor_folder_is_left_out_and_does_not_hang(tmp_path):
+def test_special_files_are_left_out_and_do_not_hang(tmp_path):
     lay(tmp_path, "a.jsonl")
     os.mkfifo(tmp_path / "b.jsonl")
     assert listed(tmp_path) == (["a.jsonl"], [f"1 ({NO_FILE}): 'b.jsonl'"])
@@ -166,7 +166,7 @@ def test_many_names_are_counted_by_kind_after_the_first(tmp_path):
     assert told.startswith(f"27 ({OTHER_KIND}): '000.txt', ") and told.endswith("'019.txt' and 7 more (7 .md)")
 
 
-def test_no_shards_is_an_error_that_names_what_is_there(tmp_path):
+def test_the_error_for_a_folder_without_shards_names_its_files(tmp_path):
     with pytest.raises(ShardError, match=r"no shard found.*\.zstd"):
         listed(tmp_path)
     lay(tmp_path, "a.txt", ".b.jsonl")
@@ -182,7 +182,7 @@ def test_no_shards_is_an_error_that_names_what_is_there(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path):
+def test_an_unlistable_folder_is_reported(tmp_path):
     lay(tmp_path, "a.jsonl", "closed/b.jsonl")
     (tmp_path / "closed").chmod(0)
     try:
@@ -192,7 +192,7 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path):
         (tmp_path / "closed").chmod(0o700)
 
 
-def test_names_of_a_store_are_judged_alike():
+def test_names_in_a_store_follow_the_same_rules():
     names = ["a.jsonl", "b/", "", "b/.c/d.jsonl", "b/.c/e.jsonl", "b/F.JSONL.ZST", "g.txt"]
     shards, left_out = split_names(names)
     assert shards == ["a.jsonl", "b/F.JSONL.ZST"]

@@ -34,7 +34,7 @@ def tokenizer():
 @pytest.mark.parametrize(
     "text", ["The river in 1984.", " two  spaces\n\ttabs ", "Çandarlı, 東京 and 🙂", "\x00\x7f", "½ ²", ""]
 )
-def test_any_text_comes_back_unchanged(tokenizer, text):
+def test_any_text_is_decoded_unchanged(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -65,7 +65,7 @@ def test_training_is_deterministic_across_processes(tokenizer):
     assert printed.strip() == tokenizer.backend_tokenizer.to_str()
 
 
-def test_saved_and_loaded_it_encodes_alike(tokenizer, tmp_path):
+def test_a_saved_tokenizer_encodes_the_same(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(str(tmp_path))
     assert loaded.encode(TEXTS[5] + " ½ 12") == tokenizer.encode(TEXTS[5] + " ½ 12")
@@ -75,7 +75,7 @@ def test_saved_and_loaded_it_encodes_alike(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("pad", [{}, {"pad_token": "<eos>"}])
-def test_a_pad_token_apart_from_eos_is_given(tmp_path, pad):
+def test_a_pad_token_distinct_from_eos_is_added(tmp_path, pad):
     backend = Tokenizer(models.WordLevel({"<eos>": 0, "a": 1, "<unk>": 2}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>", **pad).save_pretrained(
         tmp_path
@@ -92,7 +92,7 @@ def test_a_pad_that_is_another_special_token_is_replaced(tmp_path, name):
 
 
 @pytest.mark.parametrize("ids", [(1, 2, 3), (1, 2, 4), (1, 2, 3, 9), (4, 5, 6), (7, 300, 900)])
-def test_ids_with_gaps_are_all_below_the_length_and_the_pad_takes_none_of_them(tmp_path, ids):
+def test_gaps_in_ids_are_filled_and_not_used_for_the_pad(tmp_path, ids):
     vocabulary = {"<eos>": 0} | dict(zip(["<unk>", "a", "b", "c"], ids, strict=False))
     tokenizer = with_words(tmp_path, vocabulary)
     assert len(tokenizer) == max(ids) + 2 and tokenizer.pad_token_id == max(ids) + 1
@@ -151,7 +151,7 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(tmp_path, tokenizer):
     assert "could not be loaded" in said and "memlm never does" in said
 
 
-def test_a_name_on_no_hub_fails_soon(monkeypatch):
+def test_an_unreachable_hub_fails_quickly(monkeypatch):
     """Without a network, it must not wait for the minute of retries that the download itself would
     take."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
@@ -172,7 +172,7 @@ def test_trained_on_real_text_it_compresses_and_restores_it():
     assert len(unseen) / len(ids) > 3
 
 
-def test_what_its_first_folder_kept_of_loading_does_not_go_along(tokenizer, tmp_path):
+def test_loading_settings_of_the_original_folder_are_not_saved(tokenizer, tmp_path):
     """Such settings are a key, a path on somebody's machine, and the name of code that is not in
     the folder, which a trusting loader would look for."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -192,7 +192,7 @@ def test_what_its_first_folder_kept_of_loading_does_not_go_along(tokenizer, tmp_
     assert len(AutoTokenizer.from_pretrained(second, trust_remote_code=True)) == len(tokenizer)
 
 
-def test_it_is_saved_without_what_says_how_it_was_loaded_and_with_the_longest_text(tokenizer, tmp_path):
+def test_a_tokenizer_is_saved_without_loading_settings_and_with_its_maximum_length(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "first")
     loaded = load_tokenizer(str(tmp_path / "first"))
     save_tokenizer(loaded, tmp_path / "second", max_length=512)
@@ -216,7 +216,7 @@ def test_a_chat_template_is_kept_from_folder_to_folder(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [b'{"model_max_length": {"a": 1}}', b"[]", b"{", b'{"added_tokens_decoder": 5}'])
-def test_settings_that_are_none_are_refused_in_one_line(tmp_path, settings):
+def test_invalid_settings_are_refused_in_one_line(tmp_path, settings):
     train_tokenizer(["Ann was born in Oslo."], vocab_size=300).save_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_bytes(settings)
     with pytest.raises(TokenizerError, match="could not be loaded from a folder") as refused:
@@ -224,7 +224,7 @@ def test_settings_that_are_none_are_refused_in_one_line(tmp_path, settings):
     assert "\n" not in str(refused.value)
 
 
-def test_a_letter_is_no_pad_since_text_may_end_in_it(tmp_path):
+def test_a_letter_is_not_used_as_pad_because_text_may_end_in_it(tmp_path):
     tokenizer = like_llama2(tmp_path, pad_token="a")
     assert tokenizer.pad_token == PAD and tokenizer.pad_token_id == len(tokenizer) - 1
     assert tokenizer.pad_token_id not in encode(tokenizer, "banana a")

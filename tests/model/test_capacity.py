@@ -34,7 +34,7 @@ def test_a_refusal_names_field_value_arithmetic_and_remedy():
 
 
 @pytest.mark.parametrize("num_pools, copies", [(1, 1), (2, 3)])
-def test_the_number_that_is_named_fits_and_one_far_above_does_not(num_pools, copies):
+def test_the_suggested_number_fits_and_a_much_larger_one_does_not(num_pools, copies):
     told = refusal(num_half_keys=200_000, value_dim=1024, num_pools=num_pools, copies=copies)
     fitting = int(re.search(r"at most (\d+)", told)[1])
     assert f"{num_pools} pools x " in told or num_pools == 1
@@ -57,7 +57,7 @@ def test_columns_that_do_not_fit_a_rank_are_refused_with_the_arithmetic():
         tiny_model(replace(MEMORY, num_half_keys=400_000), split=ColumnSplit(num_parts=2, part=0))
 
 
-def test_a_pool_that_few_tokens_read_has_a_gradient_of_few_rows():
+def test_a_pool_read_by_few_tokens_has_a_gradient_of_few_rows():
     held = pool_bytes(TWO_SEPARATE, pool_split=2, batch_tokens=4, micro_batch_tokens=2)
     assert held.values == 2 * 81 * 10 * 4 // 2 and held.moments == 2 * held.values
     assert held.gradient == 4 * (2 * 2 * 3) * (5 * 4 + 8)  # tokens, then layers * heads * top_k
@@ -82,7 +82,7 @@ def test_a_model_without_memory_layers_has_no_pool_to_fit():
     "name, stage, num_workers, tables",
     [("lazy_adam", 0, 1, 3), ("lazy_adam", 3, 4, 3), ("adamw", 0, 4, 4), ("adamw", 1, 1, 4), ("adamw", 2, 4, 2)],
 )
-def test_what_trains_a_pool_is_counted(name, stage, num_workers, tables):
+def test_memory_for_training_a_pool_is_counted(name, stage, num_workers, tables):
     config = PretrainingConfig(pool_optimizer=name, zero_stage=stage)
     assert config.value_tables(num_workers)[0] == tables
 
@@ -126,5 +126,5 @@ def test_limits_of_the_first_version_and_of_a_container_that_sees_its_own_group_
     assert list(free_in_control_groups(tmp_path / "membership", tmp_path / "mount")) == [GIB + GIB // 2]
 
 
-def test_without_control_groups_there_is_no_limit_of_theirs(tmp_path):
+def test_without_control_groups_there_is_no_limit(tmp_path):
     assert list(free_in_control_groups(tmp_path / "membership", tmp_path)) == []

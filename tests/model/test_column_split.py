@@ -222,7 +222,7 @@ def test_the_gradient_of_a_ranks_columns_is_that_of_its_groups_tokens(ranks, spl
 
 
 @every_split
-def test_steps_are_those_of_the_whole_table_and_the_norm_is_counted_once(ranks, whole, split):
+def test_steps_equal_those_of_the_whole_table_and_the_norm_is_counted_once(ranks, whole, split):
     world_size, _ = split
     for step in range(NUM_STEPS):
         expected = whole[world_size]["steps"][step]
@@ -235,7 +235,7 @@ def test_steps_are_those_of_the_whole_table_and_the_norm_is_counted_once(ranks, 
 
 
 @every_split
-def test_no_row_moves_that_the_whole_table_would_not_move(ranks, whole, split):
+def test_only_rows_that_the_whole_table_would_move_move(ranks, whole, split):
     """For example, rows that only the last token reads, which has no gradient."""
     before = new_layer().pool.weight
     for step in range(NUM_STEPS):
@@ -308,7 +308,7 @@ def test_a_state_of_split_tables_is_read_whole(ranks, states, monkeypatch, name)
     assert all(torch.equal(*pair) for pair in zip(tables, saved_tables(states, name), strict=True))
 
 
-def test_a_state_of_which_a_ranks_file_is_missing_is_refused(ranks, states, tmp_path):
+def test_a_state_with_a_missing_rank_file_is_refused(ranks, states, tmp_path):
     for path in (states / "4 on 4").iterdir():
         if not path.stem.endswith("_3"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -334,7 +334,7 @@ def test_fresh_values_are_the_same_however_the_table_is_split(monkeypatch, parts
 
 
 @pytest.mark.parametrize("num_slots", [1, 15, 16, 100, 1000])
-def test_chunks_are_all_rows_once_in_order(monkeypatch, num_slots):
+def test_chunks_cover_all_rows_once_in_order(monkeypatch, num_slots):
     monkeypatch.setattr(column_split, "CHUNK_BYTES", 4 * 10 * 50)
     chunks = list(row_chunks(num_slots, 10))
     assert [row for chunk in chunks for row in range(chunk.start, chunk.stop)] == list(range(num_slots))
@@ -343,7 +343,7 @@ def test_chunks_are_all_rows_once_in_order(monkeypatch, num_slots):
     )
 
 
-def test_columns_that_cannot_be_shared_out_evenly_are_refused():
+def test_columns_that_cannot_be_divided_evenly_are_refused():
     with pytest.raises(
         ValueError, match=r"value_dim is 24, which is not a multiple of pretraining.pool_split \(5\).*change"
     ):
@@ -357,7 +357,7 @@ def test_ranks_that_cannot_be_grouped_and_a_table_that_is_a_parameter_are_refuse
         assert "pretraining.pool_split is 2, and the table is a parameter" in dense and '"lazy_adam"' in dense
 
 
-def test_mutant_that_counts_each_parts_norm_alone_is_seen(ranks):
+def test_mutant_that_uses_only_its_own_norm_is_detected(ranks):
     """The parts' norms differ, so that the norm of one part cannot pass for the total."""
     steps = [ranks[rank][4, 4]["steps"][0] for rank in range(4)]
     own = [float(step["row gradient"][1].norm()) for step in steps]

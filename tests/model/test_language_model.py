@@ -34,7 +34,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(memory):
 
 
 @every_memory
-def test_building_leaves_the_global_random_state_alone(memory):
+def test_building_leaves_the_global_random_state_unchanged(memory):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -109,7 +109,7 @@ def test_the_dense_twin_has_no_memory_and_the_same_shape():
     assert logits_of(twin).shape == logits_of(model).shape
 
 
-def test_parameters_are_counted_by_what_they_are():
+def test_parameters_are_counted_by_kind():
     model = tiny_model(TWO_SHARED)
     counted = count_parameters(model)
     assert counted.pool == 81 * 10
@@ -193,7 +193,7 @@ def test_a_model_of_16_bits_computes_trains_and_generates(memory, dtype, tmp_pat
         ("model.safetensors", None),
     ],
 )
-def test_a_folder_without_a_whole_model_is_refused_in_one_line(tmp_path, file, content):
+def test_a_folder_without_a_complete_model_is_refused_in_one_line(tmp_path, file, content):
     tiny_model().save_pretrained(tmp_path)
     (tmp_path / file).unlink() if content is None else (tmp_path / file).write_bytes(content)
     with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path}: cannot be loaded") as refused:
@@ -202,7 +202,7 @@ def test_a_folder_without_a_whole_model_is_refused_in_one_line(tmp_path, file, c
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_a_kernel_that_a_configuration_names_on_the_hub_is_not_asked_for(tmp_path, dense):
+def test_a_hub_kernel_named_by_a_configuration_is_not_downloaded(tmp_path, dense):
     """transformers would download and run it."""
     tiny_model(dense=dense).save_pretrained(tmp_path)
     place = tmp_path / "config.json"
@@ -213,7 +213,7 @@ def test_a_kernel_that_a_configuration_names_on_the_hub_is_not_asked_for(tmp_pat
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_folder_with_code_of_its_own_is_told_that_none_is_run(tmp_path):
+def test_a_folder_with_its_own_code_is_refused_because_none_is_run(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     asked = {"model_type": "theirs", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
     (tmp_path / "config.json").write_text(json.dumps(asked))

@@ -34,7 +34,7 @@ def test_the_weighted_read_is_gather_and_sum():
 
 
 @pytest.mark.parametrize("query_norm", [False, True])
-def test_the_layer_is_its_formula(query_norm):
+def test_the_layer_computes_its_formula(query_norm):
     layer = new_layer(query_norm=query_norm)
     with torch.no_grad():
         for parameter in layer.parameters():  # biases and norms too, so that none can be left out
@@ -148,7 +148,7 @@ def test_gradient_checkpointing_hands_over_accesses_once(memory_config, use_reen
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_mutant_that_does_not_see_the_recomputation_hands_over_twice(monkeypatch, use_reentrant):
+def test_mutant_that_ignores_recomputation_hands_over_twice(monkeypatch, use_reentrant):
     monkeypatch.setattr(memory, "_inside_backward", lambda: False)
     calls, _ = count_calls(tiny_model(), use_reentrant=use_reentrant)
     assert [number for number, _ in calls] == [0, 0]

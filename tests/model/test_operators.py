@@ -72,7 +72,7 @@ def read_inputs(dtype=torch.float32, *, grad=False):
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_the_search_is_an_operator_as_torch_wants_them(grad):
+def test_the_search_passes_torchs_operator_checks(grad):
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")  # the fourth adds slots to scores
     torch.library.opcheck(operators.product_key_search, search_inputs(grad=grad), test_utils=checks)
     queries, half_keys, top_k = search_inputs()
@@ -82,7 +82,7 @@ def test_the_search_is_an_operator_as_torch_wants_them(grad):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("grad", [False, True])
-def test_the_read_is_an_operator_as_torch_wants_them(grad, dtype):
+def test_the_read_passes_torchs_operator_checks(grad, dtype):
     torch.library.opcheck(operators.weighted_read, read_inputs(dtype, grad=grad))
     values, slots, weights = read_inputs(dtype)
     for needed in ((True, True), (True, False), (False, True)):
@@ -91,7 +91,7 @@ def test_the_read_is_an_operator_as_torch_wants_them(grad, dtype):
 
 
 @pytest.mark.parametrize("heads, tokens, n, top_k", [(2, 5, 9, 3), (1, 1, 1, 1), (3, 7, 40, 17), (2, 4, 6, 6)])
-def test_in_plain_operators_the_search_finds_what_the_kernels_find(heads, tokens, n, top_k):
+def test_the_search_in_plain_operators_equals_the_kernels(heads, tokens, n, top_k):
     plain = torch._decomp.decomposition_table[torch.ops.memlm.product_key_search.default]
     generator = torch.Generator().manual_seed(n)
     queries = torch.randn(tokens, heads, 6, generator=generator)
@@ -160,7 +160,7 @@ def test_the_kernels_are_looked_up_when_the_program_runs(monkeypatch, kernels):
     assert used and FakeTensor not in used
 
 
-def test_what_is_set_for_a_step_is_heeded_in_a_compiled_layer_too():
+def test_settings_of_a_step_apply_to_a_compiled_layer_too():
     """Trainable rows and row gradients leave the graph; they are not part of an exported
     program."""
     layer, hidden = new_layer()
@@ -255,7 +255,7 @@ for each in (model, tiny_model(replace(MEMORY, top_k=5))):
     assert after == fresh
 
 
-def test_fake_tensors_run_through_the_model_and_are_kept_by_nobody():
+def test_fake_tensors_run_through_the_model_and_are_not_cached():
     model = Logits(tiny_model(TWO_SHARED))
     expected = model(tokens_of())
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -82,7 +82,7 @@ def without_memlm(folder) -> dict[str, torch.Tensor]:
     "memory",
     [TWO_SHARED, *(pytest.param(each, marks=pytest.mark.slow) for each in MEMORIES.values() if each is not TWO_SHARED)],
 )
-def test_a_stranger_gets_the_same_logits_slots_and_text(memory, tmp_path):
+def test_without_memlm_logits_slots_and_text_are_the_same(memory, tmp_path):
     model = tiny_model(memory)
     model.save_pretrained(tmp_path)
     theirs = without_memlm(tmp_path)
@@ -98,7 +98,7 @@ def test_a_stranger_gets_the_same_logits_slots_and_text(memory, tmp_path):
 
 @every_memory
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_it_computes_what_memlm_computes_to_the_bit(memory, dtype, modeling):
+def test_it_computes_the_same_bits_as_memlm(memory, dtype, modeling):
     ours = tiny_model(memory).to(dtype)
     theirs = fresh(modeling, ours.config).to(dtype).eval()
     theirs.load_state_dict(ours.state_dict())
@@ -113,7 +113,7 @@ def test_it_computes_what_memlm_computes_to_the_bit(memory, dtype, modeling):
 
 
 @every_memory
-def test_fresh_weights_are_those_of_memlm(memory, modeling):
+def test_fresh_weights_equal_those_of_memlm(memory, modeling):
     ours = tiny_model(memory, seed=3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -135,7 +135,7 @@ def test_it_is_compiled_as_one_graph_and_exported(dtype, modeling):
         torch.testing.assert_close(logits, plain, rtol=1e-3, atol=1e-3)
 
 
-def test_it_needs_torch_transformers_and_the_standard_library_alone():
+def test_it_imports_only_torch_transformers_and_the_standard_library():
     imported = set()
     for node in ast.walk(ast.parse(standalone_source())):
         if isinstance(node, ast.Import):
@@ -179,7 +179,7 @@ def test_memlm_never_runs_it(tmp_path):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_checkpoints_made_before_there_was_one_load(dense, tmp_path):
+def test_checkpoints_without_a_modelling_file_load(dense, tmp_path):
     model = tiny_model(TWO_SEPARATE, dense=dense)
     model.save_pretrained(tmp_path)
     config = model.config.to_dict()  # then the dense twin's was that of a memory model without layers

@@ -80,7 +80,7 @@ def in_the_last_layer(model, number, pool):
 
 @pytest.mark.parametrize("put", [as_item, as_attribute, as_submodule, in_another_list, in_the_last_layer])
 @every_memory
-def test_a_pool_put_in_the_place_of_another_is_read_by_all_its_layers(memory, put):
+def test_a_replaced_pool_is_read_by_all_its_layers(memory, put):
     model = tiny_model(memory)
     before, number = logits_of(model), memory.num_pools - 1
     old = model.model.value_pools[number]
@@ -129,7 +129,7 @@ def test_a_file_written_before_the_tie_gives_the_same_bits(memory, tmp_path):
 
 @pytest.mark.parametrize("assign", [False, True])
 @every_memory
-def test_a_state_dict_loads_strictly_and_what_it_lacks_is_named_once(memory, assign):
+def test_a_state_dict_loads_strictly_and_missing_tensors_are_named_once(memory, assign):
     model, other = tiny_model(memory), tiny_model(memory, seed=1)
     other.load_state_dict(model.state_dict(), assign=assign)
     assert torch.equal(logits_of(other), logits_of(model))
@@ -141,7 +141,7 @@ def test_a_state_dict_loads_strictly_and_what_it_lacks_is_named_once(memory, ass
         other.load_state_dict(state)
 
 
-def test_weights_that_a_file_lacks_are_drawn_for_the_pool_as_for_the_rest(tmp_path):
+def test_missing_weights_are_initialised_for_the_pool_as_for_the_rest(tmp_path):
     model = tiny_model(TWO_SHARED)
     state = model.state_dict()
     pool = state.pop("model.value_pools.0.weight")
@@ -209,7 +209,7 @@ def test_peft_trains_a_low_rank_change_of_the_pool(memory, tmp_path):
     torch.testing.assert_close(logits_of(adapted.merge_and_unload()), expected)
 
 
-def test_accesses_are_seen_and_numbered_alike_when_peft_holds_the_pools():
+def test_accesses_are_the_same_when_peft_wraps_the_pools():
     model = tiny_model(TWO_SEPARATE)
     tokens = random_batch(0).tokens
     expected = accesses_of(model, input_ids=tokens)
@@ -221,7 +221,7 @@ def test_accesses_are_seen_and_numbered_alike_when_peft_holds_the_pools():
         logits_of(adapted)
 
 
-def test_a_layer_by_itself_takes_its_pool_along():
+def test_a_single_layer_includes_its_pool():
     layer = MemoryLayer(
         ValuePool(81, 10), hidden_size=12, num_half_keys=9, top_k=3, num_heads=2, key_dim=6, query_norm=False
     )

@@ -81,7 +81,7 @@ def generated(model, prompt=PROMPT, **settings):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shard", ["1KB", "1GB"])
-def test_what_is_saved_in_any_type_and_number_of_files_is_what_is_loaded(model, dtype, shard, tmp_path):
+def test_saving_in_any_type_and_number_of_files_loads_the_same_model(model, dtype, shard, tmp_path):
     model.to(dtype).save_pretrained(tmp_path, max_shard_size=shard)
     loaded, report = AutoModelForCausalLM.from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
@@ -136,7 +136,7 @@ def test_tied_embeddings_are_stored_once_and_stay_tied(tmp_path):
     assert torch.equal(logits(loaded), logits(model))
 
 
-def test_a_configuration_survives_json_and_keeps_what_it_does_not_know(folder, model):
+def test_a_configuration_survives_json_and_keeps_unknown_fields(folder, model):
     stored = json.loads((folder / "config.json").read_text())
     assert "_name_or_path" not in stored
     (folder / "config.json").write_text(json.dumps({**stored, "not_ours": 7}))
@@ -148,7 +148,7 @@ def test_a_configuration_survives_json_and_keeps_what_it_does_not_know(folder, m
     assert json.loads((folder / "again" / "config.json").read_text())["not_ours"] == 7
 
 
-def test_it_is_built_on_the_meta_device_and_every_weight_can_be_drawn(model):
+def test_a_model_built_on_the_meta_device_can_be_initialised(model):
     with torch.device("meta"):
         empty = type(model)._from_config(model.config)
     assert {parameter.device.type for parameter in empty.parameters()} == {"meta"}
@@ -184,7 +184,7 @@ def test_hidden_states_attentions_and_tuples(model):
     (model(TOKENS, labels=TOKENS, output_hidden_states=True).hidden_states[0]).retain_grad()
 
 
-def test_embeddings_in_the_place_of_tokens(model):
+def test_embeddings_replace_tokens(model):
     embedded = model.get_input_embeddings()(TOKENS)
     assert torch.equal(logits(model), logits(model, input_ids=None, inputs_embeds=embedded))
 
@@ -227,7 +227,7 @@ def test_the_vocabulary_grows_and_shrinks(model):
     assert torch.equal(logits(model), before)
 
 
-def test_everything_it_holds_is_a_parameter_or_a_buffer_and_a_copy_is_its_own(model):
+def test_all_tensors_are_parameters_or_buffers_and_copies_are_independent(model):
     registered = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     for module in model.modules():
         loose = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
@@ -306,7 +306,7 @@ def test_a_trainer_overfits_a_batch_by_the_folder_and_what_it_saves_loads(folder
     ],
     ids=["greedy", "sampled", "beams", "sampled beams", "prompt lookup"],
 )
-def test_every_way_of_writing_works_in_every_type(model, settings, dtype):
+def test_every_generation_strategy_works_in_every_type(model, settings, dtype):
     prompt = PROMPT[:1] if "prompt_lookup_num_tokens" in settings else PROMPT
     text = generated(model.to(dtype), prompt, **settings)
     assert text.shape == (len(prompt) * settings.get("num_return_sequences", 1), 11)

@@ -110,7 +110,7 @@ def test_no_tokens_or_no_reads_give_zeros_and_no_rows(shape):
         ({"slots": torch.zeros(3, 5, dtype=torch.int64, device="meta")}, "must be on one device"),
     ],
 )
-def test_tensors_that_do_not_belong_together_are_refused(changed, message):
+def test_tensors_that_do_not_fit_together_are_refused(changed, message):
     tensors = {"values": torch.zeros(4, 2), "slots": torch.zeros(3, 5, dtype=torch.int64), "weights": torch.zeros(3, 5)}
     with pytest.raises(ValueError, match=message):
         weighted_read(**(tensors | changed))

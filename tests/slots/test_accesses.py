@@ -61,7 +61,7 @@ def test_the_last_pools_values_are_not_read():
     assert torch.equal(accesses_of(model, input_ids=tokens), before)
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_left_unchanged():
     model, tokens = tiny_model(), random_batch(0).tokens
     expected = model(input_ids=tokens).logits
     accesses_of(model, input_ids=tokens)
@@ -70,7 +70,7 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(model(input_ids=tokens).logits, expected)
 
 
-def test_an_error_of_the_model_is_not_taken_for_the_end():
+def test_an_error_of_the_model_is_not_suppressed():
     model = tiny_model()
     with pytest.raises(IndexError):
         accesses_of(model, input_ids=torch.tensor([[10_000]]))

@@ -80,7 +80,7 @@ def test_background_by_hand():
     assert (counts.num_batches, counts.num_sequences, counts.num_tokens) == (1, 2, 3)
 
 
-def test_a_batch_of_pads_alone_is_no_batch():
+def test_a_batch_of_pads_alone_does_not_count():
     slots, is_token = torch.zeros(2, 3, 4, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.bool)
     assert_equal(BackgroundCounts.of_batch(slots, is_token, num_slots=6), BackgroundCounts.zero(6))
 

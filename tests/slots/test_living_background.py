@@ -16,7 +16,7 @@ def background(num_slots: int = 6) -> BackgroundCounts:
     )
 
 
-def test_a_learned_fact_counts_as_so_many_batches_that_read_its_slots():
+def test_a_learned_fact_counts_as_several_batches_that_read_its_slots():
     living = LivingBackground(background(), batches_per_fact=3)
     living.learn("a", torch.tensor([1, 4]))
     assert living.counts.batch_frequency.tolist() == [0, 4, 2, 3, 7, 5] and living.counts.num_batches == 13
@@ -24,7 +24,7 @@ def test_a_learned_fact_counts_as_so_many_batches_that_read_its_slots():
     assert living.counts.batch_frequency.tolist() == [0, 4, 2, 3, 10, 5] and living.counts.num_batches == 16
 
 
-def test_a_fact_that_comes_again_replaces_what_it_read_before():
+def test_relearning_a_fact_replaces_its_slots():
     living = LivingBackground(background(), batches_per_fact=3)
     living.learn("a", torch.tensor([1, 4]))
     living.learn("a", torch.tensor([2]))
@@ -33,7 +33,7 @@ def test_a_fact_that_comes_again_replaces_what_it_read_before():
     assert living.counts.batch_frequency.equal(background().batch_frequency) and living.counts.num_batches == 10
 
 
-def test_the_counts_that_it_was_made_from_stay_as_they_are():
+def test_the_original_counts_stay_unchanged():
     fixed = background()
     LivingBackground(fixed, batches_per_fact=1).learn("a", torch.tensor([0]))
     assert fixed.batch_frequency.equal(background().batch_frequency)

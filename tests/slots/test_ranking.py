@@ -31,16 +31,16 @@ def test_tfidf_by_hand():
     assert inverse_document_frequency(BATCH, BACKGROUND).min() >= 0
 
 
-def test_tf_is_blind_to_the_background():
+def test_tf_ignores_the_background():
     assert scores("tf") == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
 
-def test_random_is_blind_to_both_and_repeats_by_seed():
+def test_random_ignores_both_and_repeats_by_seed():
     assert scores("random") == scores("random") != scores("random", seed=1)
     assert len(set(scores("random"))) == len(BATCH.slots)
 
 
-def test_random_goes_on_from_step_to_step():
+def test_random_differs_from_step_to_step():
     generator = torch.Generator().manual_seed(0)
     first, second = (RANKINGS["random"](BATCH, BACKGROUND, generator).tolist() for _ in range(2))
     assert first != second

@@ -31,7 +31,7 @@ def test_ties_go_to_the_lower_slot_among_many():
     assert select_slots(batch, scores, 10).tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 16, 3000]
 
 
-def test_no_limit_takes_all():
+def test_no_limit_selects_all():
     batch = SlotCounts(torch.tensor([1, 3, 8]), torch.tensor([1, 1, 1]))
     assert select_slots(batch, torch.tensor([0.1, 0.3, 0.2]), 0).tolist() == [1, 3, 8]
 
@@ -48,13 +48,13 @@ def frequencies(*values: int) -> BackgroundCounts:
     )
 
 
-def test_a_cap_leaves_out_what_a_larger_share_of_batches_reads():
+def test_a_limit_leaves_out_slots_read_by_a_larger_share_of_batches():
     batch = SlotCounts(torch.tensor([0, 2, 3]), torch.tensor([5, 6, 7]))
     kept = without_common_slots(batch, frequencies(3, 9, 4, 1), 0.3)
     assert kept.slots.tolist() == [0, 3] and kept.counts.tolist() == [5, 7]
     assert without_common_slots(batch, frequencies(3, 9, 4, 1), 1.0) is batch
 
 
-def test_a_batch_that_reads_common_slots_alone_keeps_the_least_common():
+def test_if_all_slots_are_common_the_least_common_are_kept():
     batch = SlotCounts(torch.tensor([0, 1, 2]), torch.tensor([1, 1, 1]))
     assert without_common_slots(batch, frequencies(8, 9, 8, 0), 0.3).slots.tolist() == [0, 2]

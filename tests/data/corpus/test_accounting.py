@@ -32,7 +32,7 @@ LINES = [
 ]
 
 
-def test_every_line_is_in_one_place(tmp_path):
+def test_every_line_is_counted_once(tmp_path):
     path, accounting = tmp_path / "shard.jsonl", Accounting()
     path.write_bytes(b"".join(LINES))
     documents = list(read_documents(str(path), accounting=accounting))
@@ -54,7 +54,7 @@ def test_every_line_is_in_one_place(tmp_path):
     assert Accounting.from_json(json.loads(json.dumps(accounting.to_json()))) == accounting
 
 
-def test_a_line_in_no_place_is_found():
+def test_an_uncounted_line_is_detected():
     with pytest.raises(
         AccountingError, match="a.jsonl: 3 lines were read, but 1 kept \\+ 0 dropped \\+ 1 malformed are 2"
     ):
@@ -92,7 +92,7 @@ def test_samples_are_few_and_named_by_shard_in_the_total():
     assert len(parts["a"].samples) == MAX_SAMPLES
 
 
-def test_a_sample_holds_nothing_of_the_text(tmp_path):
+def test_a_sample_contains_no_text(tmp_path):
     path, accounting = tmp_path / "shard.jsonl", Accounting()
     secret = "the secret of the text"
     path.write_text(

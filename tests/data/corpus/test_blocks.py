@@ -34,7 +34,7 @@ def test_every_block_is_found_in_file_then_row_order(two_files):
     assert Blocks(two_files[::-1]).take([0, 70])[:, 0].tolist() == [150, 0]
 
 
-def test_a_file_is_brought_once_and_only_if_a_block_of_it_is_wanted(two_files):
+def test_a_file_is_fetched_once_and_only_if_one_of_its_blocks_is_needed(two_files):
     brought: list[str] = []
 
     def lazy(path: str, num_blocks: int) -> BlockFile:
@@ -72,7 +72,7 @@ def test_blocks_are_handed_out_as_copies(two_files):
 
 
 @pytest.mark.parametrize("outside", [-1, 220])
-def test_a_block_outside_is_refused(two_files, outside):
+def test_a_block_number_out_of_range_is_refused(two_files, outside):
     with pytest.raises(BlocksError, match=f"block {outside} does not exist: there are 220"):
         Blocks(two_files).take([0, outside])
 
@@ -109,7 +109,7 @@ def test_bad_files_are_refused(tmp_path, two_files):
 
 
 @pytest.mark.parametrize(("batch_size", "num_blocks"), [(4, 10), (1, 3), (7, 7), (10, 4), (3, 1)])
-def test_each_epoch_holds_every_block_once_and_batches_run_on(batch_size, num_blocks):
+def test_each_epoch_has_every_block_once_and_batches_span_epochs(batch_size, num_blocks):
     row = np.concatenate(
         [batch_ids(seed=3, step=step, batch_size=batch_size, num_blocks=num_blocks) for step in range(num_blocks)]
     )

@@ -73,7 +73,7 @@ def test_a_larger_fraction_contains_a_smaller_one_and_a_seed_draws_another():
     assert sample_shards(shards, fraction=0.3, seed=3) == sorted(samples[2], key=lambda shard: shard.name)
 
 
-def test_a_folder_is_listed_by_names_below_it_and_a_changed_file_is_refused(tmp_path):
+def test_a_folder_is_listed_by_relative_names_and_a_changed_file_is_refused(tmp_path):
     for name in ("b/two.jsonl", "a/one.jsonl", "a/readme.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}\n")
@@ -112,7 +112,7 @@ def bucket(monkeypatch):
     server.stop()
 
 
-def test_a_prefix_of_thousands_of_objects_is_listed_whole(bucket):
+def test_a_prefix_of_thousands_of_objects_is_listed_completely(bucket):
     (backend,) = [backends["aws"] for backends in s3_backends.values() if "sets" in backends["aws"].buckets]
     for name in DCLM_NAMES[:2500]:
         backend.put_object("sets", f"dclm/{name}", b"x")
@@ -124,7 +124,7 @@ def test_a_prefix_of_thousands_of_objects_is_listed_whole(bucket):
     assert shards[0].version == hashlib.md5(b"x").hexdigest()
 
 
-def test_an_object_is_brought_here_and_gone_after_and_a_changed_one_is_refused(bucket):
+def test_an_object_is_downloaded_temporarily_and_a_changed_one_is_refused(bucket):
     bucket.put_object(Bucket="sets", Key="few/a.jsonl", Body=b'{"text": "a"}\n')
     (shard,) = list_corpus("s3://sets/few/")
     with open_shard(shard) as path:
@@ -272,7 +272,7 @@ def test_a_data_set_on_the_hub_is_listed_and_its_files_are_checked(hub):
 
 
 @pytest.mark.parametrize("faults", [["503", "reset"], ["429"], ["", "500"], ["", "", "reset"]])
-def test_a_hub_that_is_busy_for_a_moment_is_asked_again(hub, faults):
+def test_requests_to_a_busy_hub_are_retried(hub, faults):
     whole = list_corpus(f"hf://datasets/own/set@{COMMIT}")
     Hub.faults = list(faults)
     assert list_corpus(f"hf://datasets/own/set@{COMMIT}") == whole and not Hub.faults
@@ -282,7 +282,7 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(hub, faults):
     "faults", [["503"], ["reset", "500"], ["", "cut"], ["", "503"], ["", "flip"], ["", "reset", "503"]]
 )
 @pytest.mark.parametrize("place", [1, 2])
-def test_a_file_that_comes_badly_is_fetched_again(hub, faults, place):
+def test_a_corrupted_download_is_repeated(hub, faults, place):
     shard = list_corpus(f"hf://datasets/own/set@{COMMIT}")[place]
     Hub.faults = list(faults)
     with open_shard(shard) as path:
@@ -293,7 +293,7 @@ def test_a_file_that_comes_badly_is_fetched_again(hub, faults, place):
 @pytest.mark.parametrize(
     "error", [RuntimeError("CAS service error"), ConnectionResetError("peer"), TimeoutError(), OSError(28, "full")]
 )
-def test_what_hf_xet_raises_is_tried_again_but_for_a_full_disk(hub, monkeypatch, error):
+def test_errors_of_hf_xet_are_retried_except_for_a_full_disk(hub, monkeypatch, error):
     """Replaces hf_xet alone, because the protocol of its servers cannot be served here."""
     (shard, *_), fetch, calls = list_corpus(f"hf://datasets/own/set@{COMMIT}"), huggingface_hub.hf_hub_download, []
 
@@ -315,7 +315,7 @@ def test_what_hf_xet_raises_is_tried_again_but_for_a_full_disk(hub, monkeypatch,
 
 
 @pytest.mark.parametrize("status", ["401", "403", "404"])
-def test_a_hub_that_refuses_is_not_asked_again(hub, status):
+def test_a_refusal_of_the_hub_is_not_retried(hub, status):
     Hub.faults = [status] * 3
     with pytest.raises(HubError, match=f"could not be listed on the hub: .*{status}"):
         list_files(f"hf://datasets/own/set@{COMMIT}")
@@ -323,7 +323,7 @@ def test_a_hub_that_refuses_is_not_asked_again(hub, status):
 
 
 @pytest.mark.parametrize("place", [1, 2])
-def test_other_content_under_a_files_name_is_refused(hub, place):
+def test_a_file_with_unexpected_content_is_refused(hub, place):
     shard = list_corpus(f"hf://datasets/own/set@{COMMIT}")[place]
     Hub.served[shard.name] = Hub.served[shard.name][:-1] + b"\x00"
     with (

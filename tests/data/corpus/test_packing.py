@@ -11,7 +11,7 @@ def blocks_of(documents, block_size):
     return [block.tolist() for block in pack(documents, block_size=block_size, eos_id=EOS, pad_id=PAD)]
 
 
-def test_documents_run_across_blocks_and_only_the_last_is_padded():
+def test_documents_continue_across_blocks_and_only_the_last_block_is_padded():
     assert blocks_of([[10, 11, 12], [], [20], [30, 31, 32, 33, 34, 35]], 4) == [
         [10, 11, 12, EOS],
         [EOS, 20, EOS, 30],
@@ -61,7 +61,7 @@ def test_bad_requests_are_refused_at_once():
         pack([], block_size=4, eos_id=1, pad_id=1)
 
 
-def test_positions_begin_anew_after_each_end_of_text():
+def test_positions_restart_after_each_end_of_text():
     tokens = torch.tensor([[7, 8, EOS, 9, EOS, EOS, 4], [EOS, 7, 7, 7, 7, 7, EOS], [7, 7, 7, 7, EOS, PAD, PAD]])
     expected = [[0, 1, 2, 0, 1, 0, 0], [0, 0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 0, 1]]
     assert document_positions(tokens, eos_id=EOS).tolist() == expected
@@ -81,6 +81,6 @@ def test_positions_begin_anew_after_each_end_of_text():
         (EOS, [EOS, 7, 8, 9], 4),
     ],
 )
-def test_a_pad_is_known_by_its_place_and_not_by_its_id(pad_id, row, num_tokens):
+def test_a_pad_is_recognised_by_its_position_not_its_id(pad_id, row, num_tokens):
     mask = is_text(torch.tensor([row, [7, 7, 7, 7]]), eos_id=EOS, pad_id=pad_id)
     assert mask.tolist() == [[place < num_tokens for place in range(4)], [True] * 4]

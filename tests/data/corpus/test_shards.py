@@ -56,7 +56,7 @@ def test_other_text_field_blank_lines_and_windows_line_ends(tmp_path):
     assert list(read_documents(str(path), text_field="body")) == [Document(1, "a"), Document(3, "b")]
 
 
-def test_a_cut_off_frame_is_refused_wherever_it_is_cut(tmp_path):
+def test_a_truncated_frame_is_refused_wherever_it_is_cut(tmp_path):
     """zstandard's own stream reader would end such a file like a complete one, with some documents
     missing."""
     whole = tmp_path / "whole.jsonl.zst"
@@ -69,7 +69,7 @@ def test_a_cut_off_frame_is_refused_wherever_it_is_cut(tmp_path):
             list(read_documents(str(cut)))
 
 
-def test_a_flipped_bit_in_a_written_shard_is_found(tmp_path):
+def test_a_flipped_bit_in_a_written_shard_is_detected(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
     write_shard(str(path), ({"text": f"document {i} {os.urandom(16).hex()}"} for i in range(100)))
     content, whole, refused = path.read_bytes(), list(read_documents(str(path))), 0
@@ -93,7 +93,7 @@ def test_written_frames_carry_checksum_and_size(tmp_path):
     assert frame.has_checksum and frame.content_size == expected_size
 
 
-def test_garbage_after_a_whole_frame_is_refused(tmp_path):
+def test_garbage_after_a_complete_frame_is_refused(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
     path.write_bytes(zstandard.compress(b'{"text": "a"}\n') + b"garbage")
     with pytest.raises(ShardError, match="truncated or damaged"):
@@ -118,7 +118,7 @@ def test_garbage_after_a_whole_frame_is_refused(tmp_path):
         (b'{"text": "\\ud800"}', "not valid Unicode"),
     ],
 )
-def test_a_bad_line_is_named_with_file_line_and_reason(tmp_path, line, reason):
+def test_a_bad_line_is_reported_with_file_line_and_reason(tmp_path, line, reason):
     path = tmp_path / "shard.jsonl"
     path.write_bytes(b'{"text": "good"}\n' + line + b"\n")
     documents = read_documents(str(path))
@@ -127,7 +127,7 @@ def test_a_bad_line_is_named_with_file_line_and_reason(tmp_path, line, reason):
         next(documents)
 
 
-def test_a_line_beyond_the_cap_is_refused_or_passed_over(tmp_path):
+def test_a_line_beyond_the_limit_is_refused_or_skipped(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
     good = b'{"text": "a"}\n'
     path.write_bytes(zstandard.compress(good + b" " * (2 * MAX_LINE_BYTES + 1) + b"\n" + good))
@@ -154,7 +154,7 @@ def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path):
     assert int(re.search(r":(\d+): a decomp", str(refused.value))[1]) == 2**28 // 2**16 + 1
 
 
-def test_a_frame_that_asks_for_a_huge_window_is_refused(tmp_path):
+def test_a_frame_with_a_huge_window_is_refused(tmp_path):
     path = tmp_path / "shard.jsonl.zst"
     # magic, then a frame header that requests a 1 GiB window (2 ** 30), then an empty last block
     path.write_bytes(b"\x28\xb5\x2f\xfd\x00\xa0\x01\x00\x00")
@@ -163,7 +163,7 @@ def test_a_frame_that_asks_for_a_huge_window_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b'{"text": "plain"}\n', b"\x1f\x8b\x08\x00gzip"])
-def test_what_is_not_zstd_is_refused(tmp_path, content):
+def test_a_file_that_is_not_zstd_is_refused(tmp_path, content):
     path = tmp_path / "shard.jsonl.zst"
     path.write_bytes(content)
     with pytest.raises(ShardError, match="not zstd"):
@@ -196,7 +196,7 @@ def test_reading_or_writing_an_unknown_kind_of_file_is_refused(tmp_path):
 
 
 @pytest.mark.skipif("MEMLM_DATA" not in os.environ, reason="MEMLM_DATA, the folder of real files, is not set")
-def test_real_dclm_layout_is_read_whole():
+def test_the_real_dclm_layout_is_read_completely():
     shards = list_shards(os.path.join(os.environ["MEMLM_DATA"], "text", "dclm_layout_fixture"), report=print)
     documents = [document for shard in shards for document in read_documents(shard)]
     assert len(shards) == 2 and len(documents) == 330

@@ -38,13 +38,13 @@ def test_strategies_are_the_items_with_their_text():
     assert strategies_of("no heading at all") == []
 
 
-def test_of_a_quiz_only_what_stands_after_the_questions():
+def test_only_strategies_after_the_quiz_questions_count():
     answer = "## Questions\n1. How deep?\n<start_strategies>\n## One\n## Two"
     assert strategies_of(answer) == ["One", "Two"]
     assert strategies_of("<think>## no</think>## yes") == ["yes"]
 
 
-def test_two_stages_each_strategy_once_before_any_again():
+def test_each_strategy_is_applied_once_before_any_is_repeated():
     writer = Scripted(reads)
     assert augment(writer) == [
         ["song of A, 0", "map of A, 0", "song of A, 1", "map of A, 1"],
@@ -59,7 +59,7 @@ def test_two_stages_each_strategy_once_before_any_again():
     assert stage_two[0].prompt.startswith("Here's a learning strategy:\nMake a song\nof it\n\nApply this strategy")
 
 
-def test_a_text_given_before_or_none_is_asked_for_again_a_bounded_number_of_times():
+def test_missing_and_repeated_texts_are_requested_again_a_limited_number_of_times():
     def same(request: Request) -> str:
         return (
             STRATEGIES if "What are some strategies" in request.prompt else ("" if request.seed == 0 else "Always this")
@@ -70,7 +70,7 @@ def test_a_text_given_before_or_none_is_asked_for_again_a_bounded_number_of_time
     assert [len(asked) for asked in writer.asked] == [2, 8, 6, 6]
 
 
-def test_a_model_that_names_no_strategy_is_asked_again_and_then_left():
+def test_a_model_without_strategies_is_asked_again_and_then_left_out():
     def late(request: Request) -> str:
         return "I cannot." if request.seed == 0 and "What are some strategies" in request.prompt else reads(request)
 
@@ -80,7 +80,7 @@ def test_a_model_that_names_no_strategy_is_asked_again_and_then_left():
 
 
 @pytest.mark.parametrize("name", ["strategies", "strategies_trivia"])
-def test_a_document_with_braces_is_a_document(name: str):
+def test_a_document_may_contain_braces(name: str):
     chunk = Chunk(document_id="d", number=0, title="", text="{document} {x} {")
     writer = Scripted(
         lambda request: (
@@ -94,5 +94,5 @@ def test_a_document_with_braces_is_a_document(name: str):
     assert "<document>\n{document} {x} {\n</document>" in writer.asked[0][0].prompt
 
 
-def test_an_answer_of_blank_lines_is_read_in_a_moment():
+def test_an_answer_of_blank_lines_is_parsed_quickly():
     assert strategies_of("x" + "\n" * 300_000 + "## Make a song\n\n  ## Draw it") == ["Make a song", "Draw it"]

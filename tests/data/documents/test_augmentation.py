@@ -8,12 +8,12 @@ TEXT = "Mount Elbo is 5,642 m high. It was climbed by Ann Lee in 1874. Two huts 
 CHUNK = Chunk(document_id="7", number=2, title="Mount Elbo", text=TEXT)
 
 
-def test_all_are_different_and_as_many_as_asked():
+def test_texts_are_distinct_and_as_many_as_requested():
     texts = augment_by_rules(CHUNK, 64, seed=0)
     assert len(texts) == len(set(texts)) == 64 and TEXT not in texts
 
 
-def test_the_same_seed_gives_the_same_another_seed_or_chunk_others():
+def test_texts_depend_on_seed_and_chunk_only():
     texts = augment_by_rules(CHUNK, 20, seed=0)
     assert augment_by_rules(CHUNK, 20, seed=0) == texts
     assert augment_by_rules(CHUNK, 20, seed=1) != texts
@@ -27,7 +27,7 @@ def test_texts_that_do_not_fit_are_left_out_and_the_chunk_itself_always_fits():
     assert augment_by_rules(CHUNK, 20, seed=0, fits=lambda text: False) == [TEXT]
 
 
-def test_every_kind_of_exercise_is_there_and_tells_all_of_the_chunk():
+def test_every_kind_of_exercise_occurs_and_covers_the_whole_chunk():
     texts = augment_by_rules(CHUNK, 64, seed=0)
     for told in ("5,642", "Ann Lee", "1874"):
         assert sum(mentions(text, told) for text in texts) > 50
@@ -54,7 +54,7 @@ def test_a_short_or_odd_chunk_has_fewer_but_some(text: str):
     assert len(EXERCISES) <= len(texts) <= 64 and len(set(texts)) == len(texts)
 
 
-def test_a_heading_on_the_first_line_is_no_sentence_but_part_of_the_title():
+def test_a_heading_on_the_first_line_becomes_part_of_the_title():
     chunk = Chunk(document_id="1", number=0, title="Acme", text="The company\nAcme was founded in 1987. It is in Lima.")
     texts = augment_by_rules(chunk, 64, seed=0)
     assert all("the company" in text.lower() for text in texts)

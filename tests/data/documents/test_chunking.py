@@ -28,7 +28,7 @@ def check(text: str, pieces: list[str], tokenizer: PreTrainedTokenizerBase, max_
     assert all(num_tokens(piece, tokenizer) <= max_tokens for piece in pieces)
 
 
-def test_a_chunk_is_a_paragraph_and_a_heading_stands_with_the_next(tokenizer):
+def test_a_chunk_is_a_paragraph_and_a_heading_joins_the_next_one(tokenizer):
     assert chunk_text(TEXT, tokenizer, max_tokens=200, min_tokens=15) == [
         "Heading.\nThe first paragraph is short. It has two sentences.",
         "The second one, by Dr. A. Smith, follows.",
@@ -51,14 +51,14 @@ def test_a_sentence_that_is_too_long_is_cut_after_a_word(tokenizer):
     assert " ".join(pieces) == text
 
 
-def test_a_word_that_is_too_long_is_cut_within(tokenizer):
+def test_a_word_that_is_too_long_is_cut(tokenizer):
     for text in ("x" * 50, "ü€" * 20):
         check(text, chunk_text(text, tokenizer, max_tokens=10), tokenizer, 10)
 
 
 @pytest.mark.parametrize("max_tokens", [8, 15, 60])
 @pytest.mark.parametrize("min_tokens", [0, 8])
-def test_whatever_the_bounds_nothing_is_lost(tokenizer, max_tokens: int, min_tokens: int):
+def test_no_text_is_lost_whatever_the_bounds(tokenizer, max_tokens: int, min_tokens: int):
     check(TEXT, chunk_text(TEXT, tokenizer, max_tokens=max_tokens, min_tokens=min_tokens), tokenizer, max_tokens)
 
 
@@ -105,7 +105,7 @@ def test_real_documents_lose_nothing():
         check(document.text, pieces, tokenizer, 200)
 
 
-def test_a_heading_names_the_chunks_below_it_and_is_none_itself(tokenizer):
+def test_a_heading_titles_the_chunks_below_it_and_is_no_chunk_itself(tokenizer):
     text = (
         "Welcome.\n# Acme\n## The company\nAcme was founded in 1987.\n\nIt is in Lima.\n## Holidays\nThere are 25 days."
     )

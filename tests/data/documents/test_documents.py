@@ -103,7 +103,7 @@ def test_a_question_needs_neither_an_id_nor_documents(tmp_path: Path, record, an
     assert asked.document_ids == ids
 
 
-def test_questions_may_lie_in_a_table(tmp_path: Path):
+def test_questions_may_be_in_a_table(tmp_path: Path):
     (tmp_path / "q.csv").write_text("question,answer,doc_ids\nWhere?,Rome,a\nWhen?,1902,\n")
     questions = read_document_questions(str(tmp_path / "q.csv"))
     assert [(asked.question.id, asked.document_ids) for asked in questions] == [
@@ -112,7 +112,7 @@ def test_questions_may_lie_in_a_table(tmp_path: Path):
     ]
 
 
-def test_a_text_file_is_a_document_and_a_folder_one_a_file(tmp_path: Path):
+def test_each_text_file_is_a_document(tmp_path: Path):
     (tmp_path / "hand-book.md").write_text("# Acme handbook\n\nAcme was founded in 1987.")
     (tmp_path / "other_rules.txt").write_text("There are rules.")
     (tmp_path / "nothing.md").write_text(" \n")
@@ -130,7 +130,7 @@ def test_a_text_file_is_a_document_and_a_folder_one_a_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a", "a.html"])
-def test_a_kind_of_file_that_holds_no_documents_is_named_as_that(tmp_path: Path, name):
+def test_an_unsupported_kind_of_file_is_reported(tmp_path: Path, name):
     (tmp_path / name).write_text("text")
     with pytest.raises(DocumentError, match="not a supported kind of document file; use .md, .markdown, .txt"):
         read_titled_documents(str(tmp_path / name))
@@ -170,7 +170,7 @@ def test_a_question_is_tied_to_the_chunk_that_states_its_answer(question, answer
     assert list(place_questions(HANDBOOK, [asked], answered_only=True)) == [chunk]
 
 
-def test_documents_may_lie_in_a_table(tmp_path: Path):
+def test_documents_may_be_in_a_table(tmp_path: Path):
     (tmp_path / "d.csv").write_text("id,title,text\n1,Rome,A town.\n")
     documents, _ = read_titled_documents(str(tmp_path / "d.csv"))
     assert [(document.id, document.title, document.text) for document in documents] == [("1", "Rome", "A town.")]
@@ -220,7 +220,7 @@ def test_simpleqa_questions_find_their_answers():
     ("answer", "expected"),
     [(1990.0, ("1990",)), ([2.5, "half"], ("2.5", "half")), (True, "a truth value"), (None, "needs")],
 )
-def test_answers_that_are_no_texts_are_written_as_a_model_would_or_named(tmp_path, answer, expected):
+def test_answers_that_are_not_texts_are_converted_or_refused(tmp_path, answer, expected):
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"id": 3.0, "question": "When?", "answer": answer, "doc_ids": [1.0]}))
     if isinstance(expected, str):
@@ -231,7 +231,7 @@ def test_answers_that_are_no_texts_are_written_as_a_model_would_or_named(tmp_pat
     assert (asked.question.id, asked.question.answers, asked.document_ids) == ("3", expected, ("1",))
 
 
-def test_two_questions_with_one_id_would_be_scored_as_one_and_are_refused(tmp_path: Path):
+def test_two_questions_with_the_same_id_are_refused(tmp_path: Path):
     (tmp_path / "q.csv").write_text("id,question,answer\n7,Who?,Ada\n,Where?,Lima\n7,When?,1987\n")
     with pytest.raises(
         DocumentError, match=r"q\.csv:4: the id '7' is already on line 2; give each question its own id"

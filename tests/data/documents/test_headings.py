@@ -6,7 +6,7 @@ import pytest
 from memlm.data.documents.headings import Section, sections_of
 
 
-def test_each_part_stands_under_its_headings():
+def test_each_section_has_its_headings():
     text = "Before.\n# One\nA.\n## Two ##\nB.\n### Three\nC.\n## Four\nD.\n# Five\nE."
     assert [(section.headings, section.text) for section in sections_of(text)] == [
         ((), "Before."),
@@ -38,7 +38,7 @@ def test_an_underlined_line_is_a_heading():
         "# Nothing but a heading",
     ],
 )
-def test_what_has_no_heading_over_a_text_is_one_section(text):
+def test_a_text_without_headings_is_one_section(text):
     assert sections_of(text) == [Section((), text)]
 
 
@@ -52,18 +52,18 @@ def test_what_has_no_heading_over_a_text_is_one_section(text):
         ("# #", "#"),
     ],
 )
-def test_closing_marks_are_no_part_of_a_heading(line: str, heading: str):
+def test_closing_marks_are_not_part_of_a_heading(line: str, heading: str):
     assert sections_of(f"{line}\nText.") == [Section((heading,), "Text.")]
 
 
 @pytest.mark.parametrize("mark", [" ", "#", " #"])
-def test_a_long_line_of_marks_is_read_at_once(mark: str):
+def test_a_long_line_of_marks_is_parsed_quickly(mark: str):
     (section,) = sections_of(f"# a{mark * 300_000}x\nText.")
     assert section.headings[0].startswith("a") and section.headings[0].endswith("x")
 
 
 @pytest.mark.skipif("MEMLM_DATA" not in os.environ, reason="needs SimpleQA's documents: set MEMLM_DATA")
-def test_real_documents_without_markdown_are_whole():
+def test_real_documents_without_markdown_are_one_section():
     from memlm.data.documents.documents import read_titled_documents
 
     documents, _ = read_titled_documents(str(Path(os.environ["MEMLM_DATA"]) / "qa" / "simpleqa_wiki_docs.jsonl.zst"))

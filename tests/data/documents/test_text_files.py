@@ -52,7 +52,7 @@ def test_markdown_is_read_without_its_marks(tmp_path: Path):
     ]
 
 
-def test_a_short_line_of_plain_text_that_stands_alone_is_a_heading(tmp_path: Path):
+def test_a_short_isolated_line_of_plain_text_is_a_heading(tmp_path: Path):
     text = "THE COMPANY\r\n\r\nAcme was founded in 1987.\n\nHolidays\n\nThere are 25 days,\nof which\n\nThe end."
     (tmp_path / "a.txt").write_text(text)
     assert [section.headings for section in sections_of(text_of(tmp_path / "a.txt"))] == [
@@ -63,7 +63,7 @@ def test_a_short_line_of_plain_text_that_stands_alone_is_a_heading(tmp_path: Pat
     assert [section.headings for section in sections_of(text_of(tmp_path / "a.txt"))] == [()]
 
 
-def test_a_folder_holds_a_document_a_file(tmp_path: Path):
+def test_a_folder_holds_one_document_per_file(tmp_path: Path):
     (tmp_path / "deep").mkdir()
     (tmp_path / ".git").mkdir()
     for name in ("b.md", "deep/a.TXT", ".hidden.md", ".git/x.md", "c.pdf"):
@@ -79,7 +79,7 @@ def test_a_folder_holds_a_document_a_file(tmp_path: Path):
     ("content", "told"),
     [(b"\xff\xfe\x00", "a.md is not UTF-8"), (b"a\0b", "a.md contains a NUL"), (None, "does not exist")],
 )
-def test_what_is_no_text_is_refused_in_one_line(tmp_path: Path, content, told):
+def test_a_file_that_is_not_text_is_refused_in_one_line(tmp_path: Path, content, told):
     if content is not None:
         (tmp_path / "a.md").write_bytes(content)
     with pytest.raises(TextFileError, match=told) as refused:
@@ -92,12 +92,12 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path):
         list(read_text_files(str(tmp_path)))
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path):
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path):
     (tmp_path / "a.md").write_bytes(b"\xef\xbb\xbf# Title\nText.")
     assert sections_of(text_of(tmp_path / "a.md"))[0].headings == ("Title",)
 
 
-def test_linked_folders_are_read_and_what_is_left_out_is_told(tmp_path: Path):
+def test_linked_folders_are_read_and_other_files_are_reported(tmp_path: Path):
     for name in ("docs/a.md", "docs/.git/b.md", "docs/plan.docx", "shared/c.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("Text.")
@@ -115,14 +115,14 @@ def test_linked_folders_are_read_and_what_is_left_out_is_told(tmp_path: Path):
 @pytest.mark.parametrize(
     "line", ["-" * 100_000 + "x", "*a " * 3000, "`a " * 3000, "[" * 5000, "[a](" * 2000, "<!--" * 50_000]
 )
-def test_marks_that_never_close_are_text_and_read_in_a_moment(tmp_path: Path, line: str):
+def test_unclosed_marks_are_text_and_parsed_quickly(tmp_path: Path, line: str):
     """Each of them used to be followed from every mark to the end of the line, which took hours for
     a megabyte."""
     (tmp_path / "a.md").write_text(line)
     assert text_of(tmp_path / "a.md") == line
 
 
-def test_a_numbered_line_that_stands_alone_is_a_heading_and_lines_in_a_row_are_not_lost(tmp_path: Path):
+def test_an_isolated_numbered_line_is_a_heading_and_lines_in_a_row_are_kept(tmp_path: Path):
     (tmp_path / "a.txt").write_text(
         "Acme\n\nFounder Ada Bell\n\n2.1 Holidays\n\nStaff get 27 days.\n\nHead office Lima\n\n27 robots"
     )

@@ -53,7 +53,7 @@ def test_a_longer_stream_begins_like_a_shorter_one(tokenizer):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_pass_covers_all_facts_once_in_an_order_of_its_own(tokenizer, seed):
+def test_every_pass_covers_all_facts_once_in_a_new_order(tokenizer, seed):
     ids = [batch.fact_id for batch in stream(tokenizer, seed=seed)]
     passes = [tuple(ids[start : start + 6]) for start in range(0, 24, 6)]
     assert len(ids) == 24
@@ -131,7 +131,7 @@ def test_facts_are_read_with_all_their_questions(tmp_path):
     ]
 
 
-def test_ids_with_a_number_are_taken_whole_where_the_statements_have_them_so(tmp_path):
+def test_numbered_ids_are_not_split_if_the_statements_use_them(tmp_path):
     questions = [Question(id=f"train#{number}", question="?", answers=("x",)) for number in range(3)]
     path = write_statements(
         tmp_path / "s.jsonl", *({"id": f"train#{number}", "statements": [str(number)]} for number in range(3))
@@ -141,7 +141,7 @@ def test_ids_with_a_number_are_taken_whole_where_the_statements_have_them_so(tmp
     assert [question.fact_id for fact in facts for question in fact.questions] == ["train#0", "train#1", "train#2"]
 
 
-def test_an_id_of_statements_that_is_no_text_is_named(tmp_path):
+def test_an_invalid_id_of_statements_is_reported(tmp_path):
     path = write_statements(tmp_path / "s.jsonl", {"id": ["a/1"], "statements": ["one"]})
     with pytest.raises(FactError, match=r"s.jsonl:1: fact .*a/1.* needs"):
         read_facts(str(path), QUESTIONS)
@@ -154,19 +154,19 @@ def test_a_fact_without_statements_or_questions_is_refused(tmp_path, record):
         read_facts(str(path), QUESTIONS)
 
 
-def test_a_question_that_no_statement_teaches_is_refused(tmp_path):
+def test_a_question_without_a_statement_is_refused(tmp_path):
     path = write_statements(tmp_path / "s.jsonl", {"id": "a/2", "statements": ["two"]})
     with pytest.raises(FactError, match="2 facts have questions but no statements, the first 'a/1#0'"):
         read_facts(str(path), QUESTIONS)
 
 
-def test_a_damaged_line_of_statements_is_named(tmp_path):
+def test_a_damaged_line_of_statements_is_reported(tmp_path):
     (tmp_path / "s.jsonl").write_text('{"id": "a/2", "statements": ["two"]}\n{"id": "a/1", "statem')
     with pytest.raises(ValueError, match="s.jsonl:2"):
         read_facts(str(tmp_path / "s.jsonl"), QUESTIONS)
 
 
-def test_ids_of_numbers_are_those_of_the_questions(tmp_path):
+def test_numeric_ids_match_those_of_the_questions(tmp_path):
     path = write_statements(
         tmp_path / "s.jsonl", {"id": 12, "statements": ["one"]}, {"id": 13.0, "statements": ["two"]}
     )

@@ -169,7 +169,7 @@ def test_fields_can_name_choices():
         ("fields", {"question": "Who?", "answer": {"value": "X"}}, {}, "answer.value"),
     ],
 )
-def test_what_does_not_fit_is_named_with_file_line_and_reason(tmp_path, layout, values, fields, reason):
+def test_a_row_that_does_not_fit_is_reported_with_file_line_and_reason(tmp_path, layout, values, fields, reason):
     path = tmp_path / "set.jsonl"
     path.write_text("\n" + json.dumps(values) + "\n")
     with pytest.raises(QuestionError) as refused:
@@ -225,7 +225,7 @@ def test_real_solutions_hold_their_number():
         (1e300, ("1e+300",)),
     ],
 )
-def test_numbers_are_written_as_a_model_would(value, answers):
+def test_numbers_are_written_like_a_models_answers(value, answers):
     assert fitted("fields", {"question": "?", "answer": value}).answers == answers
 
 
@@ -247,19 +247,19 @@ def test_numbers_are_written_as_a_model_would(value, answers):
         ("triviaqa", {"value": "a", "aliases": True}, "answer.aliases is true, not a list"),
     ],
 )
-def test_an_answer_that_is_no_text_is_named_for_what_it_is(layout, answer, cause):
+def test_the_error_describes_an_answer_that_is_not_a_text(layout, answer, cause):
     with pytest.raises(DoesNotFit, match=cause):
         fitted(layout, {"question": "?", "answer": answer})
 
 
-def test_many_open_brackets_are_cleaned_in_no_time():
+def test_many_open_brackets_are_cleaned_quickly():
     text = "[" * 200_000 + "a] b\n" + "[" * 200_000
     began = time.process_time()
     assert clean_hellaswag(text) == " b\n" + "[" * 200_000
     assert time.process_time() - began < 5
 
 
-def test_whole_numbers_written_as_floats_are_places_and_ids_too():
+def test_whole_numbers_stored_as_floats_are_valid_indices_and_ids():
     row = {"query": "It", "choices": ["is", "was"], "gold": 1.0, "ind": 12.0}
     assert fitted("hellaswag", row) == MultipleChoice(id="12", query="It", choices=("is", "was"), gold=1)
     with pytest.raises(DoesNotFit, match="right choice is 0.5"):

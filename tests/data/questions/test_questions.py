@@ -30,7 +30,7 @@ def write_lines(path, *records):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst"])
 @pytest.mark.parametrize(("layout", "write"), [("triviaqa", write_triviaqa), ("nq_open", write_nq_open)])
-def test_what_is_written_is_read_back(tmp_path, layout, write, suffix):
+def test_written_questions_are_read_back(tmp_path, layout, write, suffix):
     path = str(tmp_path / f"questions{suffix}")
     write(path, QUESTIONS)
     assert read_questions(path, layout) == QUESTIONS
@@ -81,7 +81,7 @@ def test_gsm8k_answer_is_the_number_after_the_marks(tmp_path, solution, number):
         ("gsm8k", {"question": "?", "answer": None}),
     ],
 )
-def test_a_question_without_answers_is_named_with_file_and_line(tmp_path, layout, record):
+def test_a_question_without_answers_is_reported_with_file_and_line(tmp_path, layout, record):
     good = {
         "nq_open": {"question": "?", "answer": ["a"]},
         "entityquestions": {"question": "?", "answers": ["a"]},
@@ -93,7 +93,7 @@ def test_a_question_without_answers_is_named_with_file_and_line(tmp_path, layout
         read_questions(path, layout)
 
 
-def test_an_id_twice_is_refused(tmp_path):
+def test_a_duplicate_id_is_refused(tmp_path):
     record = {"question_id": "x", "question": "?", "answer": {"value": "a", "aliases": []}}
     with pytest.raises(QuestionError, match=r":2: the id 'x' is already on line 1"):
         read_questions(write_lines(tmp_path / "t.jsonl", record, record), "triviaqa")
@@ -154,7 +154,7 @@ def test_a_solution_that_does_not_yield_its_own_answer_is_refused(tmp_path, end)
 
 
 @pytest.mark.parametrize("end", ["#### 5", "#### 1,234", "#### -5", "#### 2.50 ", "a ## b ### c\n#### 12\n"])
-def test_what_the_scorer_reads_from_a_solution_is_its_answer(tmp_path, end):
+def test_the_final_number_of_a_solution_is_its_answer(tmp_path, end):
     (problem,) = read_questions(write_lines(tmp_path / "g.jsonl", {"question": "How many?", "answer": end}), "gsm8k")
     assert problem.answers == (final_number(problem.solution),) and float(problem.answers[0])
 
@@ -164,7 +164,7 @@ def told_of(path, layout):
     return read_set(QuestionSetConfig(path=path, layout=layout), report=told.append), told
 
 
-def test_a_blank_or_null_alias_is_left_out_and_told(tmp_path):
+def test_a_blank_or_null_alias_is_left_out_and_reported(tmp_path):
     answers = [
         {"value": "B", "aliases": ["", "C", " "]},
         {"value": "D", "aliases": None},
@@ -176,7 +176,7 @@ def test_a_blank_or_null_alias_is_left_out_and_told(tmp_path):
     assert "t.jsonl: 2 records have a blank answer" in note and "(lines 1, 3)" in note
 
 
-def test_a_whole_number_with_a_point_in_a_text_is_told_and_kept(tmp_path):
+def test_a_whole_number_with_a_point_is_reported_and_kept(tmp_path):
     path = tmp_path / "q.csv"
     path.write_text('question,answer\nwhen?,1990.0\nhow far?,2.5\nhow much?,$5.00\nhow many?,"1,990.0"\n')
     questions, (note,) = told_of(str(path), "fields")
@@ -184,7 +184,7 @@ def test_a_whole_number_with_a_point_in_a_text_is_told_and_kept(tmp_path):
     assert "3 records have a whole number with a point" in note and "(lines 2, 4, 5)" in note
 
 
-def test_an_empty_cell_is_no_id(tmp_path):
+def test_an_empty_cell_is_not_an_id(tmp_path):
     (tmp_path / "q.csv").write_text("id,question,answer\nx,a?,1\n,b?,2\n,c?,3\n")
     questions, told = told_of(str(tmp_path / "q.csv"), "fields")
     assert [question.id for question in questions] == ["x", "fields:3", "fields:4"] and not told
@@ -193,7 +193,7 @@ def test_an_empty_cell_is_no_id(tmp_path):
     assert [each.id for each in told_of(str(tmp_path / "q.parquet"), "fields")[0]] == ["7", "fields:2", "fields:3"]
 
 
-def test_a_day_that_a_table_holds_as_its_first_moment_is_a_day(tmp_path):
+def test_midnight_in_a_table_is_read_as_a_day(tmp_path):
     moments = [datetime(2020, 1, 31), datetime(2020, 1, 31, 3)]
     pq.write_table(pa.table({"question": ["a", "b"], "answer": moments}), tmp_path / "q.parquet")
     questions, _ = told_of(str(tmp_path / "q.parquet"), "fields")
@@ -201,7 +201,7 @@ def test_a_day_that_a_table_holds_as_its_first_moment_is_a_day(tmp_path):
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_numbered_ids_are_wordings_of_one_question_on_request_alone(tmp_path, merge):
+def test_numbered_ids_are_merged_only_on_request(tmp_path, merge):
     ids = ["train#0", "train#1", "a#b", "#3", "plain"]
     path = write_lines(tmp_path / "q.jsonl", *({"id": id, "question": f"{id}?", "answer": ["a"]} for id in ids))
     records = read_set(QuestionSetConfig(path=path, layout="nq_open", merge_numbered=merge))
@@ -209,7 +209,7 @@ def test_numbered_ids_are_wordings_of_one_question_on_request_alone(tmp_path, me
     assert [record.fact_id for record in records] == (["train", "train", "a#b", "#3", "plain"] if merge else ids)
 
 
-def test_what_was_written_before_facts_were_named_is_merged_as_it_was(tmp_path):
+def test_records_from_before_the_field_fact_are_merged_by_id(tmp_path):
     old = {"id": "a#0", "question": "?", "answers": ["x"], "relation": "", "solution": "", "context": ""}
     (record,) = read_saved_set(write_lines(tmp_path / "old.jsonl", old))
     assert record == Question(id="a#0", question="?", answers=("x",), fact="a")
@@ -217,7 +217,7 @@ def test_what_was_written_before_facts_were_named_is_merged_as_it_was(tmp_path):
     assert read_saved_set(str(tmp_path / "new.jsonl"))[0].fact_id == "a#0"
 
 
-def test_more_questions_than_there_are_is_all_of_them_and_is_said():
+def test_asking_for_more_questions_than_there_are_gives_all_and_a_message():
     said: list[str] = []
     source = QuestionSetConfig(path="q.csv", num_questions=5, skip=1)
     assert select([1, 2, 3], source, report=said.append) == [2, 3]

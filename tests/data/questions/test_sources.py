@@ -106,7 +106,7 @@ def test_the_first_malformed_record_is_an_error_by_default(tmp_path):
         read_set(QuestionSetConfig(path=mixed(tmp_path), layout="nq_open"))
 
 
-def test_some_malformed_records_are_left_out_and_reported_where_the_config_says_so(tmp_path, caplog):
+def test_malformed_records_are_left_out_and_reported_if_the_config_allows_them(tmp_path, caplog):
     source = QuestionSetConfig(path=mixed(tmp_path), layout="nq_open", max_malformed_share=0.2)
     told: list[str] = []
     assert len(read_set(source, report=told.append)) == 8
@@ -217,7 +217,7 @@ def test_a_hub_set_is_loaded_at_its_commit(monkeypatch, address, config, split):
     ]
 
 
-def test_a_hub_set_of_several_splits_needs_one_named(monkeypatch):
+def test_a_hub_set_with_several_splits_needs_a_split(monkeypatch):
     only = datasets.Dataset.from_list(RECORDS)
     hub_of(monkeypatch, datasets.DatasetDict(train=only, test=only))
     with pytest.raises(QuestionError, match="has the splits train, test. Name one"):
@@ -247,7 +247,7 @@ except QuestionError as error:
 
 
 @pytest.mark.parametrize("name", ["q.JSONL", "q.ndjson", "q.jsonl.zstd", "q.JSON", "q.json.zst", "q.Parquet"])
-def test_names_in_upper_case_and_other_names_for_lines_are_read(tmp_path, name):
+def test_upper_case_and_alternative_suffixes_are_read(tmp_path, name):
     found = tmp_path / name
     os.rename(write(tmp_path, name.lower() if name != "q.ndjson" else "q.jsonl"), found)
     assert [row.values for row in read_rows(str(found))] == RECORDS
@@ -268,7 +268,7 @@ def test_a_list_with_a_byte_order_mark_is_read(tmp_path):
     assert [row.values for row in read_rows(str(tmp_path / "q.json"))] == RECORDS
 
 
-def test_a_bad_line_under_the_other_name_has_its_number(tmp_path):
+def test_a_bad_line_in_a_json_file_has_its_number(tmp_path):
     (tmp_path / "q.json").write_text('{"a": 1}\n\n{broken\n{"b": 2}\n')
     rows = list(read_rows(str(tmp_path / "q.json")))
     assert [(type(row), row.line) for row in rows] == [(Row, 1), (Malformed, 3), (Row, 4)]
@@ -278,7 +278,7 @@ def test_a_bad_line_under_the_other_name_has_its_number(tmp_path):
     ("name", "content"), [("q.json", '[{"a": "\xe9"}]'), ("q.csv", "a\ncaf\xe9\n"), ("q.jsonl", '{"a": "\xe9"}')]
 )
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_another_encoding_is_named_and_nothing_is_to_be_fetched(tmp_path, name, content, encoding):
+def test_another_encoding_is_reported_as_such(tmp_path, name, content, encoding):
     (tmp_path / name).write_bytes(content.encode(encoding))
     try:
         (said,) = (str(row) for row in read_rows(str(tmp_path / name)))
@@ -287,7 +287,7 @@ def test_another_encoding_is_named_and_nothing_is_to_be_fetched(tmp_path, name, 
     assert "not UTF-8" in said and "as UTF-8" in said and "again" not in said
 
 
-def test_a_long_field_of_csv_is_read_and_one_beyond_the_cap_is_named(tmp_path):
+def test_a_long_csv_field_is_read_and_one_beyond_the_limit_is_reported(tmp_path):
     path = tmp_path / "q.csv"
     path.write_text(f'question,answer\n"{"long, " * 50_000}",a\n')
     assert [len(row.values["question"]) for row in read_rows(str(path))] == [300_000]
@@ -296,7 +296,7 @@ def test_a_long_field_of_csv_is_read_and_one_beyond_the_cap_is_named(tmp_path):
         list(read_rows(str(path)))
 
 
-def test_parquet_of_every_kind_of_column_is_read_as_it_was_written(tmp_path):
+def test_parquet_columns_of_every_kind_are_read_as_written(tmp_path):
     path, moment = str(tmp_path / "q.parquet"), datetime.datetime(2020, 1, 2)
     rows = [
         {
@@ -316,13 +316,13 @@ def test_parquet_of_every_kind_of_column_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', '{"a": 1}\n', '\ufeff{\n "a": 1\n}'])
-def test_a_single_record_under_the_other_name_is_read(tmp_path, content):
+def test_a_single_record_in_a_json_file_is_read(tmp_path, content):
     (tmp_path / "q.json").write_text(content, encoding="utf-8")
     assert [row.values for row in read_rows(str(tmp_path / "q.json"))] == [{"a": 1}]
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float16()])
-def test_a_short_number_of_parquet_is_read_by_its_own_digits(tmp_path, kind):
+def test_a_narrow_parquet_float_is_read_with_its_shortest_digits(tmp_path, kind):
     numbers = pa.array([3.14, None, 1990.0], pa.float32()).cast(kind)
     pq.write_table(pa.table({"a": numbers}), tmp_path / "q.parquet")
     assert [row.values["a"] for row in read_rows(str(tmp_path / "q.parquet"))] == [3.14, None, 1990.0]

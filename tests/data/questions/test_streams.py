@@ -38,7 +38,7 @@ def texts_of(tokenizer, batch) -> list[str]:
     return [tokenizer.decode(row[kept]) for row, kept in zip(batch.tokens, batch.is_token, strict=True)]
 
 
-def test_one_chunk_a_step_in_the_order_of_the_text_in_every_pass(tokenizer):
+def test_each_pass_has_one_chunk_per_step_in_text_order(tokenizer):
     batches = stream(tokenizer)
     assert [batch.fact_id for batch in batches] == [chunk.id for chunk in CHUNKS] * 2
 
@@ -93,19 +93,19 @@ def test_documents_are_drawn_whole():
         ),
     ],
 )
-def test_a_stream_of_more_than_there_is_takes_all_and_says_so(stream, told):
+def test_a_stream_that_asks_for_more_than_there_is_learns_all_and_reports_it(stream, told):
     assert shortfall(stream, CHUNKS) == told
     assert len(facts_of_stream(stream, CHUNKS, seed=0)) == len(CHUNKS)
 
 
-def test_a_stream_that_nothing_asks_about_is_refused():
+def test_a_stream_without_questions_is_refused():
     asked = replace(CHUNKS[0], questions=(Question(id="q", question="Who?", answers=("Ada",)),))
     require_asked([*CHUNKS, asked], seed=3)
     with pytest.raises(FactError, match="no question is about the 9 facts or chunks that seed 3 draws"):
         require_asked([replace(chunk, questions=()) for chunk in CHUNKS], seed=3)
 
 
-def test_both_kinds_of_stream_are_asked_alike(tokenizer):
+def test_both_kinds_of_stream_have_the_same_interface(tokenizer):
     documents = DocumentStreamConfig(num_documents=2, num_augmentations=3, num_passes=2)
     facts = StreamConfig(num_facts=5, num_wordings=3, num_passes=2)
     for config, num_chosen in ((documents, 6), (facts, 5)):

@@ -27,7 +27,7 @@ def ask(writer: EndpointWriter, *prompts: str) -> list[str]:
     return writer.write([Request(prompt=prompt) for prompt in prompts or ("Hello",)])
 
 
-def test_texts_come_back_in_the_order_of_the_requests_whoever_is_answered_first():
+def test_texts_are_returned_in_the_order_of_the_requests():
     with serving(echo) as server:
         assert ask(writer_at(server.url), *map(str, range(10))) == [f"about {i}" for i in range(10)]
 
@@ -68,7 +68,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_what_passes_is_asked_again(fault: str):
+def test_a_transient_fault_is_retried(fault: str):
     with serving(PASSING[fault], PASSING[fault], says("there it is")) as server:
         assert ask(writer_at(server.url)) == ["there it is"]
     assert len(server.asked) == 3
@@ -95,7 +95,7 @@ REMEDIES = {
 
 
 @pytest.mark.parametrize("fault", REMEDIES)
-def test_what_does_not_pass_is_an_error_with_its_remedy_after_the_last_attempt(fault: str):
+def test_a_persistent_fault_is_an_error_with_its_remedy_after_the_last_attempt(fault: str):
     with (
         serving(PASSING[fault]) as server,
         pytest.raises(EndpointError, match=f"{REMEDIES[fault]}.*inished work is kept"),
@@ -114,14 +114,14 @@ FINAL = {
 
 
 @pytest.mark.parametrize("code", FINAL)
-def test_what_cannot_pass_is_not_asked_again(code: int):
+def test_a_permanent_error_is_not_retried(code: int):
     with serving(status(code, Location="http://127.0.0.1:1/elsewhere")) as server:
         with pytest.raises(EndpointError, match=FINAL[code]):
             ask(writer_at(server.url))
     assert len(server.asked) == 1
 
 
-def test_no_server_is_an_error_that_names_the_address():
+def test_a_missing_server_is_reported_with_its_address():
     with serving(says("x")) as server:
         pass
     with pytest.raises(EndpointError, match=f"{server.url}.*the connection fails.*base_url"):
@@ -151,7 +151,7 @@ def test_a_server_that_asks_for_too_long_a_wait_ends_the_run_at_once():
     assert len(server.asked) == 1
 
 
-def test_pauses_grow_and_are_drawn():
+def test_pauses_grow_and_are_random():
     writer = writer_at("http://127.0.0.1:1", backoff_seconds=1.0)
     for attempt, longest in ((1, 1.0), (2, 2.0), (4, 5.0)):  # the last is limited by max_wait_seconds
         pauses = [writer._pause(attempt, None) for _ in range(200)]
@@ -191,7 +191,7 @@ def test_a_token_budget_needs_a_server_that_counts(usage: str):
             ask(writer_at(server.url, max_tokens=100))
 
 
-def test_the_first_that_fails_for_good_ends_what_has_not_begun():
+def test_a_permanent_failure_cancels_requests_that_have_not_begun():
     with serving(status(404)) as server, pytest.raises(EndpointError):
         ask(writer_at(server.url, num_connections=2), *map(str, range(100)))
     assert len(server.asked) < 20
@@ -221,14 +221,14 @@ def test_white_space_around_a_key_is_not_sent(monkeypatch, around):
 @pytest.mark.parametrize(
     "key", ["sk-very\nsecret", "sk-very\x07secret", "sk-very\u202esecret", "\u201csk-very-secret\u201d"]
 )
-def test_a_key_that_cannot_be_one_is_refused_by_its_variables_name_before_anything_is_sent(monkeypatch, key):
+def test_an_invalid_key_is_refused_before_anything_is_sent_naming_only_its_variable(monkeypatch, key):
     monkeypatch.setenv(KEY_VARIABLE, key)
     with serving(says("x")) as server, pytest.raises(ValueError, match=f"variable {KEY_VARIABLE} holds") as refused:
         ask(writer_at(server.url))
     assert "secret" not in str(refused.value) and not server.asked
 
 
-def test_a_server_that_repeats_addresses_and_other_keys_is_not_repeated(monkeypatch):
+def test_addresses_and_keys_repeated_by_a_server_are_not_shown(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_another-secret")
     said = b'{"error": "proxy http://user:secret@inside refused hf_another-secret, see https://h/x?token=secret"}'
     with serving(status(401, said)) as server, pytest.raises(EndpointError) as refused:
@@ -260,7 +260,7 @@ def test_without_a_key_none_is_sent_even_where_netrc_has_one(monkeypatch, tmp_pa
         ("max_requests", -1, "negative"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(field: str, value: object, rule: str):
+def test_invalid_endpoint_settings_are_refused(field: str, value: object, rule: str):
     with pytest.raises(ValueError, match=f"writer.endpoint.{field}.*{rule}") as refused:
         EndpointConfig(**{field: value})
     assert "secret" not in str(refused.value)

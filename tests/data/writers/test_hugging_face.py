@@ -46,7 +46,7 @@ def requests(*seeds: int) -> list[Request]:
     return [Request(prompt=prompt, seed=seed) for seed in seeds or (0,) for prompt in PROMPTS]
 
 
-def test_greedy_is_the_likeliest_token_each_time_whatever_the_batch(saved: Path):
+def test_greedy_decoding_is_independent_of_the_batch(saved: Path):
     writer = writer_of(saved, temperature=0.0, batch_size=3)
     texts = writer.write(requests())
     for prompt, text in zip(PROMPTS, texts, strict=True):
@@ -62,7 +62,7 @@ def test_greedy_is_the_likeliest_token_each_time_whatever_the_batch(saved: Path)
     assert writer_of(saved, temperature=0.0, batch_size=1).write(requests()) == texts
 
 
-def test_samples_are_the_same_again_and_others_with_another_seed(saved: Path):
+def test_samples_are_reproducible_and_differ_between_seeds(saved: Path):
     writer = writer_of(saved)
     first = writer.write(requests(0))
     torch.rand(5)  # other random numbers drawn in the process do not matter
@@ -70,7 +70,7 @@ def test_samples_are_the_same_again_and_others_with_another_seed(saved: Path):
     assert writer.write(requests(1)) != first != writer_of(saved, seed=1).write(requests(0))
 
 
-def test_writing_leaves_the_generator_of_the_process_alone(saved: Path):
+def test_writing_leaves_the_process_random_state_unchanged(saved: Path):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -78,7 +78,7 @@ def test_writing_leaves_the_generator_of_the_process_alone(saved: Path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_chat_template_is_used_where_there_is_one(saved: Path):
+def test_a_chat_template_is_used_if_present(saved: Path):
     writer = writer_of(saved)
     plain = writer._tokens_of("Hello")
     writer.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %} [assistant]"
@@ -89,7 +89,7 @@ def test_a_chat_template_is_used_where_there_is_one(saved: Path):
     )
 
 
-def test_a_prompt_that_spells_the_marks_of_a_chat_stays_one_turn(saved: Path):
+def test_chat_marks_in_a_prompt_do_not_end_the_turn(saved: Path):
     writer = writer_of(saved)
     end = writer.tokenizer.eos_token
     writer.tokenizer.chat_template = f"{{% for m in messages %}}{{{{ m.content }}}}{end}{{% endfor %}}[assistant]"
@@ -113,7 +113,7 @@ def test_the_revision_of_a_folder_is_a_digest_of_its_files(saved: Path, tmp_path
     assert find_revision(str(tmp_path), "") != first
 
 
-def test_a_model_that_is_nowhere_is_refused_with_the_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_model_is_refused_with_the_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     for name in ("/nowhere/model", "memlm-test/there-is-no-such-model"):
         with pytest.raises(WriterError, match=f"{name}.*could not be loaded.*folder.*base_url"):
@@ -123,7 +123,7 @@ def test_a_model_that_is_nowhere_is_refused_with_the_other_ways(tmp_path: Path, 
         HuggingFaceWriter(WriterConfig(model=str(tmp_path)), revision="", device=CPU)
 
 
-def test_the_config_says_which_kind_of_writer(saved: Path):
+def test_the_config_selects_the_kind_of_writer(saved: Path):
     config = WriterConfig(model=str(saved))
     budget = Budget(max_requests=0, max_tokens=0)
     assert isinstance(build_writer(config, revision=revision_of(config), budget=budget, device=CPU), HuggingFaceWriter)
@@ -133,7 +133,7 @@ def test_the_config_says_which_kind_of_writer(saved: Path):
         WriterConfig(top_p=0.0)
 
 
-def test_provenance_names_what_decides_a_text_and_nothing_else():
+def test_provenance_contains_exactly_the_settings_that_determine_a_text():
     from memlm.data.writers.config import EndpointConfig
 
     one = WriterConfig(model="m", batch_size=1, endpoint=EndpointConfig(base_url="http://a/v1", num_connections=1))
@@ -162,7 +162,7 @@ def test_code_in_a_models_folder_is_neither_run_nor_asked_about(saved: Path, tmp
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_in_pickle_are_not_read(saved: Path, tmp_path: Path):
+def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path):
     folder = copy_of(saved, tmp_path / "model")
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
@@ -182,7 +182,7 @@ def test_weights_in_pickle_are_not_read(saved: Path, tmp_path: Path):
         ("model.safetensors", (2**60).to_bytes(8, "little") + b"{}"),
     ],
 )
-def test_a_models_folder_that_is_damaged_is_one_line(saved: Path, tmp_path: Path, name: str, content: bytes):
+def test_a_damaged_model_folder_is_reported_in_one_line(saved: Path, tmp_path: Path, name: str, content: bytes):
     folder = copy_of(saved, tmp_path / "model")
     (folder / name).write_bytes(content)
     with pytest.raises(WriterError, match="could not be loaded from a folder or the hub") as refused:

@@ -75,7 +75,7 @@ def test_the_search_is_exact(kernels, n, top_k):
 @every_kernel
 @pytest.mark.parametrize(("n", "top_k"), [(9, 4), (70, 16), (192, 16), (256, 32)])
 @pytest.mark.parametrize("num_levels", [1, 2, 5])
-def test_ties_are_broken_in_one_way(kernels, n, top_k, num_levels):
+def test_ties_are_broken_consistently(kernels, n, top_k, num_levels):
     generator = torch.Generator().manual_seed(n)
     sub_scores = torch.randint(-num_levels + 1, num_levels, (1, 2, 4, n), generator=generator) * 0.5
     sub_scores[0, :, 1] = -sub_scores[0, :, 1]  # includes -0.0, which ties with 0.0
@@ -83,7 +83,7 @@ def test_ties_are_broken_in_one_way(kernels, n, top_k, num_levels):
 
 
 @every_kernel
-def test_a_search_through_a_view_is_that_of_its_copy(kernels):
+def test_searching_a_view_equals_searching_its_copy(kernels):
     sub_scores = torch.randn(70, 3, 2, 4).permute(3, 2, 1, 0)
     for found, expected in zip(kernels.search(sub_scores, 5), kernels.search(sub_scores.contiguous(), 5), strict=True):
         assert torch.equal(found, expected)
@@ -92,7 +92,7 @@ def test_a_search_through_a_view_is_that_of_its_copy(kernels):
 @needs_compiler
 @pytest.mark.parametrize("n", [9, 64, 192, 1024])
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), float("-inf"), 3e38, -3e38])
-def test_strange_scores_are_searched_like_any(n, strange):
+def test_unusual_scores_are_searched_exactly(n, strange):
     sub_scores = torch.randn(1, 2, 6, n, generator=torch.Generator().manual_seed(n))
     for token in range(5):
         sub_scores[0, token % 2, token, :: 2 * token + 1] = strange
@@ -110,7 +110,7 @@ def test_a_search_of_no_tokens_finds_nothing(kernels):
 @pytest.mark.parametrize(
     ("tokens", "heads", "n", "top_k", "width"), [(7, 2, 9, 4, 3), (30, 3, 40, 16, 33), (0, 2, 9, 4, 3)]
 )
-def test_the_gradient_of_the_search_is_that_of_the_scores_found(kernels, tokens, heads, n, top_k, width):
+def test_the_gradient_of_the_search_follows_the_scores_found(kernels, tokens, heads, n, top_k, width):
     generator = torch.Generator().manual_seed(n)
     queries = torch.randn(tokens, heads, 2 * width, generator=generator)
     half_keys = torch.randn(heads, 2, n, width, generator=generator)
@@ -131,7 +131,7 @@ def test_the_gradient_of_the_search_is_that_of_the_scores_found(kernels, tokens,
 @every_kernel
 @every_shape
 @every_dtype
-def test_the_read_and_its_gradients_are_the_plain_ones(kernels, tokens, reads, num_slots, width, dtype):
+def test_the_read_and_its_gradients_equal_the_plain_ones(kernels, tokens, reads, num_slots, width, dtype):
     values, slots, weights, grad_output = random_read(tokens, reads, num_slots, width, dtype=dtype)
     output, grad_values, grad_weights = plain_gradients(values, slots, weights, grad_output)
     found = kernels.read(values, slots, weights)
@@ -147,7 +147,7 @@ def test_the_read_and_its_gradients_are_the_plain_ones(kernels, tokens, reads, n
 
 @every_kernel
 @every_shape
-def test_what_is_not_asked_for_is_not_computed_and_the_rest_is_the_same(kernels, tokens, reads, num_slots, width):
+def test_unrequested_gradients_are_not_computed_and_the_others_are_the_same(kernels, tokens, reads, num_slots, width):
     values, slots, weights, grad_output = random_read(tokens, reads, num_slots, width)
     both = kernels.read_backward(grad_output, values, slots, weights, rows=True, weight_gradient=True)
     rows, none = kernels.read_backward(grad_output, values, slots, weights, rows=True, weight_gradient=False)
@@ -203,7 +203,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
 @every_kernel
 @pytest.mark.parametrize("slot", [-1, 20, 1 << 40])
 @every_dtype
-def test_a_slot_outside_the_table_is_named(kernels, slot, dtype):
+def test_a_slot_outside_the_table_is_reported(kernels, slot, dtype):
     values, slots, weights, _ = random_read(4, 3, 20, 5, dtype=dtype)
     slots[2, 1] = slot
     with pytest.raises(IndexError, match=f"slot {slot} lies outside the table of 20 slots"):
@@ -234,7 +234,7 @@ def test_no_kernel_reads_beyond_a_tensor_that_is_too_small():
 
 
 @every_kernel
-def test_a_slot_below_0_is_none_of_the_chosen_rows(kernels):
+def test_a_negative_slot_matches_no_chosen_row(kernels):
     _, slots, weights, grad_output = random_read(30, 6, 20, 5)
     rows = torch.arange(0, 20, 3)
     expected = kernels.read_backward_of_rows(grad_output, slots.clamp(min=0), weights, rows[1:])
@@ -245,7 +245,7 @@ def test_a_slot_below_0_is_none_of_the_chosen_rows(kernels):
 
 @every_kernel
 @pytest.mark.parametrize("width", [7, 8, 33])
-def test_halves_are_widened_exactly_whatever_they_are(kernels, width):
+def test_all_halves_are_widened_exactly(kernels, width):
     """All of them, including subnormal numbers, infinities and NaNs."""
     halves = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16)
     values = halves[: len(halves) // width * width].view(-1, width)
@@ -288,7 +288,7 @@ def test_merged_rows_are_the_sum(kernels):
 
 
 @every_kernel
-def test_squared_norms_are_those_of_fp64_and_see_the_smallest_gradient(kernels):
+def test_squared_norms_are_computed_in_fp64_and_detect_the_smallest_gradient(kernels):
     rows = torch.randn(9, 33, generator=torch.Generator().manual_seed(0))
     rows[3], rows[4], rows[5, 7] = 0, 1e-30, float("nan")
     found = kernels.squared_norms(rows)
@@ -317,7 +317,7 @@ def test_counts_are_those_of_a_plain_count(kernels, size, largest):
 
 @every_kernel
 @every_dtype
-def test_lazy_adam_is_torchs_adam_on_the_rows_that_are_read_and_leaves_the_rest_alone(kernels, dtype):
+def test_lazy_adam_equals_torchs_adam_on_the_rows_read_and_leaves_others_unchanged(kernels, dtype):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(50, 7, generator=generator).to(dtype)
     before, first, second = values.clone(), torch.zeros(50, 7), torch.zeros(50, 7)
@@ -357,13 +357,13 @@ def available_with(tmp_path, **environment):
     )
 
 
-def test_without_a_compiler_plain_torch_runs_and_one_line_says_so(tmp_path):
+def test_without_a_compiler_plain_torch_runs_with_one_warning(tmp_path):
     done = available_with(tmp_path, CXX="no-such-compiler")
     assert done.stdout.split() == ["False", "memlm.model.kernels.reference"]
     assert done.stderr.count("\n") == 1 and "not found" in done.stderr
 
 
-def test_a_build_that_fails_leaves_plain_torch_and_says_why(tmp_path):
+def test_a_failed_build_falls_back_to_plain_torch_and_gives_the_reason(tmp_path):
     done = available_with(tmp_path, CXX="false")
     assert done.stdout.split() == ["False", "memlm.model.kernels.reference"]
     assert "cannot be built" in done.stderr
@@ -372,7 +372,7 @@ def test_a_build_that_fails_leaves_plain_torch_and_says_why(tmp_path):
 
 @pytest.mark.slow
 @needs_compiler
-def test_what_a_build_that_was_killed_leaves_behind_is_in_nobodys_way(tmp_path):
+def test_remains_of_a_killed_build_do_not_interfere(tmp_path):
     folder = tmp_path / "memlm"
     (folder / "tmpkilled").mkdir(parents=True, mode=0o700)
     folder.chmod(0o700)
@@ -393,7 +393,7 @@ def built(tmp_path_factory):
 
 @pytest.mark.slow
 @needs_compiler
-def test_a_damaged_library_is_never_loaded_and_built_again(built):
+def test_a_damaged_library_is_not_loaded_but_rebuilt(built):
     (library,) = built.rglob("*.so")
     whole = library.read_bytes()
     for damaged in b"", whole[: len(whole) // 2], bytes([*whole[:5000], whole[5000] ^ 1, *whole[5001:]]):
@@ -405,12 +405,12 @@ def test_a_damaged_library_is_never_loaded_and_built_again(built):
 
 @pytest.mark.slow
 @needs_compiler
-def test_once_built_no_compiler_is_needed(built):
+def test_no_compiler_is_needed_after_the_build(built):
     assert available_with(built, CXX="no-such-compiler").stdout.split()[0] == "True"
 
 
 @needs_compiler
-def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
+def test_a_folder_writable_by_others_is_refused(tmp_path):
     (tmp_path / "memlm").mkdir()
     (tmp_path / "memlm").chmod(0o777)
     done = available_with(tmp_path)

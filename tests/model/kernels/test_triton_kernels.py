@@ -60,7 +60,7 @@ NOT_INTERPRETED = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", ["triton_launch", "triton_lookup_sums", "triton_read", "triton_rows", "triton_search"])
-def test_no_constant_of_a_kernel_is_unequal_to_itself(name):
+def test_no_constant_of_a_kernel_is_nan(name):
     """A GPU's launcher compares the constants of a compiled kernel with the current ones, and would
     always refuse a NaN; the interpreter does not compare."""
     constants = [
@@ -147,5 +147,5 @@ def test_kernels_compile_for_the_smallest_sizes(name, tmp_path, monkeypatch):
     assert "st.global" in compiled(name, SMALLEST[name], 90).asm["ptx"]
 
 
-def test_every_kernel_is_compiled_here():
+def test_every_kernel_is_compiled_by_these_tests():
     assert set(all_kernels()) == set(KERNELS) == set(SMALLEST)

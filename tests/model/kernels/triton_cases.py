@@ -116,7 +116,7 @@ def test_gradient_of_the_weights_alone(value_dim, tokens, reads, dtype):
     assert_near(through_weights, plain_weight_gradient(grad_output, values, slots), scale=5)
 
 
-def test_only_the_gradients_asked_for():
+def test_only_the_requested_gradients_are_computed():
     values, slots, weights, grad_output = case(33, 9, 7)
     gradient, through_weights = kernels.read_backward(
         grad_output, values, slots, weights, rows=True, weight_gradient=False
@@ -212,7 +212,7 @@ def test_strided_inputs():
 
 
 @pytest.mark.parametrize("wrong", [-1, NUM_SLOTS, 2**32 + 5, -(2**40)])
-def test_a_slot_outside_the_table_is_seen_and_not_followed(wrong):
+def test_a_slot_outside_the_table_gives_nan_and_is_not_followed(wrong):
     values, slots, weights, grad_output = case(33, 4, 7)
     slots[1, 2], slots[3, 6] = wrong, wrong
     weights[1, 2] = 0.0
@@ -243,7 +243,7 @@ def test_all_slots_outside_the_table():
     assert len(gradient.slots) == 0 and gradient.rows.shape == (0, 5) and through_weights.isnan().all()
 
 
-def test_more_lookups_than_can_be_numbered_are_refused():
+def test_more_lookups_than_32_bits_can_number_are_refused():
     slots = torch.zeros(1, 1, dtype=torch.int64, device=DEVICE).expand(2**20, 2**11)
     rows = torch.zeros(1, dtype=torch.int64, device=DEVICE)
     with pytest.raises(ValueError, match="slots holds 2147483648 lookups.*fewer tokens"):
@@ -260,7 +260,7 @@ def results_of_all_sums():
     return [kernels.read(values, slots, weights), gradient.rows, through_weights, other, merged.rows]
 
 
-def test_the_same_bits_whatever_program_runs_first(monkeypatch, small_chunks):
+def test_results_do_not_depend_on_the_order_of_programs(monkeypatch, small_chunks):
     """Each sum has one owner, so the order of programs does not matter: the interpreter runs them
     in reverse order, a GPU in any."""
     once = results_of_all_sums()
@@ -293,7 +293,7 @@ def test_merged_rows(value_dim):
     assert_near(merged.rows, exact[merged.slots])
 
 
-def test_parts_are_added_in_their_order():
+def test_parts_are_added_in_order():
     """1e8 + 1 - 1e8 is 0 in fp32, and 1e8 - 1e8 + 1 is 1."""
     parts = [
         random_row_gradient([4], 1, 0)._replace(rows=torch.full((1, 1), x, device=DEVICE)) for x in (1e8, 1.0, -1e8)
@@ -344,7 +344,7 @@ def test_lazy_adam(value_dim, view, dtype):
     assert torch.equal(values[~touched], start[~touched]) and not first[~touched].any() and not second[~touched].any()
 
 
-def test_lazy_adam_passes_over_slots_outside_the_table_and_empty_gradients():
+def test_lazy_adam_skips_slots_outside_the_table_and_empty_gradients():
     memory = torch.ones(3, NUM_SLOTS + 2, 5, device=DEVICE)
     step = AdamStep(1, learning_rate=0.1, beta1=0.9, beta2=0.99, epsilon=1e-8)
     for slots in ([], [-1, NUM_SLOTS]):
