@@ -27,7 +27,8 @@ class ValuePool(nn.Module):
 
     def __init__(self, num_slots: int, value_dim: int, split: ColumnSplit | None = None) -> None:
         super().__init__()
-        # Stored separately, because the weight's own shape is empty while ZeRO-3 has partitioned it.
+        # Stored separately, because the weight's own shape is empty while ZeRO-3 has partitioned
+        # it.
         self.num_slots, self.value_dim, self.split = num_slots, value_dim, split
         self.columns = slice(0, value_dim) if split is None else split.columns(value_dim)
         """Columns of the whole table that `weight` stores."""
