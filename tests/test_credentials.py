@@ -55,7 +55,7 @@ def test_passwords_of_addresses_are_hidden(scheme, form, user):
 
 @pytest.mark.parametrize("address", ["user:hunter2-Zq@host:5000", "user:a/hunter2-Zq@host", "user:hunter2-Zq@x@host/p"])
 def test_they_are_hidden_where_the_scheme_was_forgotten(address):
-    assert PASSWORD not in redacted(address) + without_secrets(f"tracking uri {address}: is of no known kind")
+    assert PASSWORD not in redacted(address) + without_secrets(f"tracking uri {address}: has an unknown scheme")
 
 
 @pytest.mark.parametrize(

@@ -18,19 +18,19 @@ _REMEDY = "Check the server, your rights on it, and that it runs the same MLflow
 _REFUSALS = {
     401: (
         "does not accept these credentials, or they have expired",
-        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, anew.",
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, again.",
     ),
-    403: ("these credentials have no right to do this", "Have it granted on the server, or use others."),
+    403: ("these credentials have no right to do this", "Ask for the rights on the server, or use other credentials."),
 }
 PROBE_SECONDS = 8  # MLflow itself would try for minutes
 
 
 class TrackingError(ValueError):
-    """What tracking refuses or cannot do: which field, its value, the rule, the remedy."""
+    """Error of tracking: the field, its value, the rule and the remedy."""
 
     def __init__(self, field: str, value: object, rule: str, remedy: str) -> None:
         value, rule = without_secrets(redacted(str(value))), without_secrets(rule)
-        super().__init__(field, value, rule, remedy)  # all four, so that it survives pickling between processes
+        super().__init__(field, value, rule, remedy)  # all four, so that the error can be pickled between processes
         self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
 
     def __str__(self) -> str:
@@ -38,34 +38,32 @@ class TrackingError(ValueError):
 
 
 def sqlite_uri(database: str) -> str:
-    """The address of a database file. SQLAlchemy, which opens it, ends a path at '?' and decodes
-    it."""
+    """Address of a database file, with '%' and '?' encoded: SQLAlchemy decodes the path, and ends it at
+    '?'."""
     return "sqlite:///" + database.replace("%", "%25").replace("?", "%3F")
 
 
 def for_mlflow(uri: str) -> str:
-    """Under the plain name MLflow makes a folder of an address before it decodes it."""
+    """Address for MLflow. With a '%' it needs another scheme: MLflow would make a folder from the
+    undecoded path."""
     return uri.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in uri else uri
 
 
 def database_of(uri: str) -> Path:
-    """The file that a sqlite address names. Raises TrackingError where it names none, or another
-    one for MLflow than for us."""
+    """File of a sqlite address. Raises TrackingError if the address names no absolute path, or if
+    MLflow would read it differently."""
     database = Path(unquote(uri.removeprefix("sqlite:///")))
     if not uri.startswith("sqlite:///") or not database.is_absolute():
         remedy = "Write sqlite:////absolute/path/mlflow.db, with four slashes."
         raise TrackingError("tracking uri", uri, "must be absolute: workers run elsewhere", remedy)
     if "?" in uri:
-        raise TrackingError(
-            "tracking uri", uri, "has a '?', at which its path ends", "Write %3F for a '?' in the path."
-        )
+        raise TrackingError("tracking uri", uri, "has a '?', which ends its path", "Write %3F for a '?' in the path.")
     return database
 
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Alone among the processes that open a database. The file stays; a link or a pipe of this
-    name is not followed."""
+    """Hold a lock file, one process at a time. The file stays; links and pipes are refused."""
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -78,7 +76,7 @@ def locked(lock: Path) -> Iterator[None]:
 
 
 def require_mlflow_database(database: Path, uri: str) -> None:
-    """Another program's database is not one to make MLflow's tables in."""
+    """Raise TrackingError for another program's database, in which MLflow would make its tables."""
     with closing(sqlite3.connect(database)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and "experiments" not in tables:
@@ -99,10 +97,11 @@ def probe_sqlite(uri: str) -> Path:
 
 
 def probe_server(uri: str) -> None:
-    """Any answer below 500 will do: what it refuses, it says at the first real request."""
+    """Raise TrackingError if the server does not answer. Any status below 500 is accepted: a refusal is
+    reported at the first real request."""
     if not uri.startswith(("http://", "https://")):
         remedy = 'Use sqlite:////absolute/mlflow.db, http(s)://host:port, or "" for none.'
-        raise TrackingError("tracking uri", uri, "is of no known kind", remedy)
+        raise TrackingError("tracking uri", uri, "has an unknown scheme", remedy)
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS).close()
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -113,8 +112,8 @@ def probe_server(uri: str) -> None:
 
 
 def is_of_request(error: TrackingError) -> bool:
-    """Whether the server answered, and refused this very call; not that it is gone, overloaded,
-    or does not accept who asks."""
+    """Whether the server answered and refused this call; False if it is down or overloaded, or refuses
+    the credentials."""
     from mlflow.exceptions import MlflowException
 
     cause = error.__cause__
@@ -133,6 +132,6 @@ def translated(uri: str) -> Iterator[None]:
 
 
 def _on_one_line(error: Exception) -> str:
-    """Without the SQL statement and its values, which SQLAlchemy adds to a database's error."""
+    """Message without the SQL statement and its values, which SQLAlchemy adds."""
     lines = str(error).partition("\n[SQL:")[0].splitlines()
     return " ".join(line.strip().rstrip(".") for line in lines if not line.startswith("(raised as a result of"))

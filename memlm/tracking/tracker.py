@@ -1,4 +1,4 @@
-"""Trackers and their runs."""
+"""Trackers, each for one experiment, and their runs."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ from memlm.tracking.provenance import DataSet, source_tags
 KEY_TAG = "memlm.key"
 MODEL_FOLDER = "model"
 PAUSE_SECONDS = 300.0
-"""Without a try after a server did not answer."""
+"""Seconds without a new attempt after a server did not answer."""
 PROBE_EXPERIMENT = "memlm doctor"
 PASSWORD_REMEDY = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, instead."
 BATCH = 100  # the server's limit for params and for tags in one call; for metrics it is 1000
@@ -52,26 +52,28 @@ class _Place:
     silent_until: float = 0.0
 
     def call(self, what: Callable[[Any], object], run_id: str = "") -> None:
-        """On the experiment, or on one of its runs. Where it was deleted this is said once, and
-        the call left undone. So is one that a forgiving place cannot make; each try holds up the
-        work, so there is none for a while."""
+        """Make a call on the experiment, or on one of its runs.
+
+        If the run was deleted, warn once and skip the call. If the place is forgiving and the
+        server does not answer, skip calls for a while, since each attempt delays the work.
+        """
         if time.monotonic() < self.silent_until:
             return
         try:
             with translated(self.uri):
                 what(self.client)
         except TrackingError as error:
-            refused = is_of_request(error)  # else the server would only be asked in vain again
+            refused = is_of_request(error)  # only then can the server say what was deleted
             if refused and (deleted := self._deleted(run_id)) is not None:
                 self.say_once(*deleted)
             elif self.forgiving and not refused:
                 self.silent_until = time.monotonic() + PAUSE_SECONDS
-                _log.warning("%s The work continues, and logging is tried again in %.0f s", error, PAUSE_SECONDS)
+                _log.warning("%s The work continues; the next attempt to log is in %.0f s", error, PAUSE_SECONDS)
             else:
                 raise
 
     def _deleted(self, run_id: str) -> tuple[str, str] | None:
-        """What is no longer there, with what brings it back."""
+        """Deleted experiment or run, with the command that restores it; None if neither is."""
         experiment = self._state(lambda: self.client.get_experiment(self.experiment_id).lifecycle_stage)
         if experiment != "active":
             restore = f"mlflow experiments restore --experiment-id {self.experiment_id}"
@@ -82,7 +84,7 @@ class _Place:
         return None
 
     def _state(self, read: Callable[[], str]) -> str:
-        """active, deleted, or gone for good; active where the server does not tell."""
+        """State of an entity: active, deleted, or gone for good; active if the server does not say."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -106,19 +108,21 @@ _said_deleted: set[tuple[str, str]] = set()
 
 
 class Tracker:
-    def __init__(self, uri: str, experiment: str, *, forgiving: bool = False) -> None:
-        """`uri`: `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" for none: all calls
-        work, nothing is kept.
+    """One experiment on one server or in one sqlite file."""
 
-        Forgiving, it costs only the log that a server stops answering; not that it does not
-        answer here.
+    def __init__(self, uri: str, experiment: str, *, forgiving: bool = False) -> None:
+        """`uri` is `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" to track nothing: all calls
+        then do nothing.
+
+        A forgiving tracker only warns if the server stops answering later. A server that does not
+        answer here is an error in any case.
         """
         self.uri, self.experiment, self.forgiving = uri, experiment, forgiving
         self._client: Any = None
         if not uri:
             return
         if has_password(uri):
-            rule = "holds a user name, a password or a query, and addresses are logged"
+            rule = "contains a user name, a password or a query, and addresses are logged"
             raise TrackingError("tracking uri", uri, rule, PASSWORD_REMEDY)
         strip_credentials(*MLFLOW)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -134,10 +138,10 @@ class Tracker:
 
     def _open(self, artifacts: str | None) -> None:
         with needed_for("tracking (--tracking off leaves it out)"):
-            from mlflow import MlflowClient  # slow, so only where it is used
+            from mlflow import MlflowClient  # slow, so only if it is used
 
-        # A line for every table of a new database, and a traceback for each error, which is
-        # raised as well.
+        # MLflow logs a line for every table of a new database, and a traceback for each error,
+        # which it also raises.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -156,7 +160,7 @@ class Tracker:
             self._client.create_experiment(self.experiment, artifact_location=artifacts)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise  # else another job was first
+                raise  # otherwise another job has created it
 
     def run(
         self,
@@ -167,10 +171,10 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "Run":
-        """The run with this key, new or continued; with other params than it began with it would
-        be another run."""
+        """Run with this key, new or continued. Raises TrackingError if a run with this key began with
+        other params."""
         if "'" in key:
-            raise TrackingError("key", key, "must not hold a quote", "Use letters, digits, '/', '-' and '_'.")
+            raise TrackingError("key", key, "must not contain a quote", "Use letters, digits, '/', '-' and '_'.")
         if self._client is None:
             return NOT_TRACKED
         begun: list[Run] = []
@@ -205,7 +209,8 @@ def _parent_tag(parent: "Run | None") -> dict[str, str]:
 
 
 class Run:
-    """As a context manager it ends FINISHED, FAILED on an exception, KILLED on Ctrl-C."""
+    """Tracked run. As a context manager it ends as FINISHED, as FAILED after an exception, and as
+    KILLED after Ctrl-C."""
 
     def __init__(self, place: _Place | None, run_id: str) -> None:
         self._place, self.run_id = place, run_id
@@ -218,13 +223,13 @@ class Run:
         self._call(lambda client: client.set_terminated(self.run_id, status))
 
     def _call(self, call: Callable[[Any], object]) -> None:
-        """On the client; nothing where nothing is tracked, or the run was deleted."""
+        """Make a call with MLflow's client; does nothing if the run is not tracked or was deleted."""
         if self._place is not None:
             self._place.call(call, self.run_id)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """All in one call. MLflow's SQL store would change values that are not finite, so they
-        are left out."""
+        """Log metrics in one call. Values that are not finite are left out, since MLflow's SQL store
+        would change them."""
         if self._place is None:
             return
         from mlflow.entities import Metric
@@ -243,16 +248,16 @@ class Run:
 
     def log_file(self, path: str | Path, folder: str = "") -> None:
         if not os.path.isfile(path):
-            raise TrackingError("file", path, "is not there", "Write it before logging it.")
+            raise TrackingError("file", path, "does not exist", "Write it before logging it.")
         self._call(lambda client: client.log_artifact(self.run_id, str(path), artifact_path=folder or None))
 
     def log_json(self, value: Any, name: str) -> None:
-        """As an artifact, without passwords and keys."""
+        """Log a value as a JSON artifact, without passwords and keys."""
         text = without_secrets(json.dumps(value, indent=1, default=str))
         self._call(lambda client: client.log_text(self.run_id, text, name))
 
     def log_inputs(self, sets: Sequence[DataSet]) -> None:
-        """What the run reads, in MLflow's own table of data sets."""
+        """Log the data sets that the run reads, in MLflow's own table."""
         if self._place is None:
             return
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -267,9 +272,8 @@ class Run:
         self._call(lambda client: client.log_inputs(self.run_id, inputs))
 
     def log_model(self, model: Any, tokenizer: Any, *, register: str = "") -> str:
-        """A transformers model with its tokenizer, for mlflow.transformers.load_model, and as a
-        new version in the registry where a name is given. Returns its address; empty where
-        nothing is tracked."""
+        """Log a transformers model with its tokenizer, for mlflow.transformers.load_model; with a name,
+        also register a new version. Returns its address, or "" if the run is not tracked."""
         if self._place is None:
             return ""
         import mlflow.transformers
@@ -281,8 +285,7 @@ class Run:
                 transformers_model={"model": model, "tokenizer": tokenizer},
                 path=str(folder),
                 task="text-generation",
-                # The model's folder holds the code that it needs; to infer requirements MLflow
-                # would run it in another process.
+                # Given explicitly, since MLflow would run the model in another process to infer them.
                 pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "transformers", "safetensors")],
             )
             self._call(lambda client: client.log_artifacts(self.run_id, str(folder), MODEL_FOLDER))
@@ -304,8 +307,8 @@ class Run:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """CPU, memory, disk, network and GPUs of this machine every ten seconds, while the block
-        runs: MLflow's system metrics."""
+        """Log MLflow's system metrics (CPU, memory, disk, network and GPUs of this machine) every ten
+        seconds while the block runs."""
         if self._place is None:
             yield
             return
@@ -316,8 +319,7 @@ class Run:
         try:
             yield
         finally:
-            # It may be waiting for a server that is gone, for which work that is done should not
-            # wait.
+            # The monitor may wait for a dead server; finished work should not wait with it.
             ending = threading.Thread(target=monitor.finish, name="system metrics end", daemon=True)
             ending.start()
             ending.join(timeout=PROBE_SECONDS)
@@ -338,8 +340,8 @@ def _kind_of(uri: str) -> str:
 
 
 def probe(uri: str) -> str:
-    """Write a run and delete it again; returns the server's version, empty if it does not tell
-    (a database has none)."""
+    """Write a run and delete it again. Returns the server's version; "" if it does not report one, or
+    for a database."""
     tracker = Tracker(uri, PROBE_EXPERIMENT)
     with tracker.run("probe", name="probe") as run:
         run.log_metrics({"probe": 1.0})
@@ -357,6 +359,6 @@ def _version_of(server: str) -> str:
 
     try:
         answer = http_request(get_default_host_creds(server), "/version", "GET", timeout=PROBE_SECONDS, max_retries=0)
-    except Exception:  # of many kinds; a server need not tell
+    except Exception:  # many kinds; the version is optional
         return ""
     return answer.text.strip() if answer.status_code == 200 else ""

@@ -72,7 +72,7 @@ def test_credentials_that_the_server_does_not_accept_are_one_error(
         tracking.probe(guarded.uri)
     assert str(refused.value) == (
         f"tracking uri {guarded.uri}: does not accept these credentials, or they have expired. "
-        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, anew."
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, again."
     )
 
 
@@ -84,5 +84,5 @@ def test_who_has_no_right_to_write_is_told_so(guarded: MLflow, monkeypatch: pyte
 
     AuthServiceClient(guarded.uri).create_user("second", "another-password")
     log_in(monkeypatch, "second", "another-password")
-    with pytest.raises(TrackingError, match="these credentials have no right to do this. Have it granted"):
+    with pytest.raises(TrackingError, match="these credentials have no right to do this. Ask for the rights"):
         Tracker(guarded.uri, "of the first user").run("k", name="a")
