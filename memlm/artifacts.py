@@ -79,8 +79,8 @@ class Artifact:
         return storage.has_artifact(self.uri)
 
     def is_made(self) -> bool:
-        """Whether it exists, made from these settings and inputs. Raises RunError if it was made from
-        others, or if an input that is an artifact does not exist."""
+        """Whether it exists, made from these settings and inputs. Raises RunError if it was made
+        from others, or if an input that is an artifact does not exist."""
         inputs = self.digests()
         if not self.is_there():
             return False
@@ -100,8 +100,8 @@ class Artifact:
         return True
 
     def require(self) -> storage.Manifest:
-        """Its manifest. Raises RunError naming the command that makes it if it does not exist, or the
-        field in which it differs."""
+        """Its manifest. Raises RunError naming the command that makes it if it does not exist, or
+        the field in which it differs."""
         if not self.is_made():
             raise RunError(f"{self.uri} is missing; make it with: {self.made_by}")
         return self.manifest()
@@ -132,12 +132,13 @@ class Artifact:
         return storage.write_artifact(self.uri, kind=self.kind, config=self.identity, inputs=self.digests())
 
     def open(self, *, digest: str | None = None) -> Path:
-        """Folder on this machine with its verified files. With a digest, raises StorageError if it is
-        not that very artifact."""
+        """Folder on this machine with its verified files. With a digest, raises StorageError if it
+        is not that very artifact."""
         return storage.open_artifact(self.uri, kind=self.kind, digest=digest)
 
     def open_temporarily(self) -> AbstractContextManager[Path]:
-        """Like `open`, for files that are read only once: a copy made on this machine is removed."""
+        """Like `open`, for files that are read only once: a copy made on this machine is
+        removed."""
         return storage.open_artifact_temporarily(self.uri, kind=self.kind)
 
 
@@ -267,8 +268,8 @@ def _statements_identity(config: Config, revision: str, prompts: Sequence[str], 
 
 
 def written_unit(uri: str, items: str, decided_by: Mapping[str, Any]) -> Artifact:
-    """The records written about a few items, which are given as JSON. `decided_by` holds every other
-    setting that the records depend on."""
+    """The records written about a few items, which are given as JSON. `decided_by` holds every
+    other setting that the records depend on."""
     digest = hashlib.sha256(items.encode()).hexdigest()
     return Artifact(uri=uri, kind=WRITTEN_UNIT_KIND, identity={**decided_by, "items": digest})
 

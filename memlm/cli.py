@@ -1,5 +1,5 @@
-"""Command lines: `[recipe] [--dry-run] [--method NAME] [--dotted.field value ...]` becomes a config;
-and the `memlm` command.
+"""Command lines: `[recipe] [--dry-run] [--method NAME] [--dotted.field value ...]` becomes a
+config; and the `memlm` command.
 
 Arguments are checked before any slow import, so a mistake is reported within a second.
 """
@@ -107,7 +107,8 @@ def _parse_whole(description: str, command: str, arguments: Sequence[str]) -> Co
 
 
 def _require_documents(config: Config) -> None:
-    """Refuse one file of documents without the other, when the options add documents to a recipe."""
+    """Refuse one file of documents without the other, when the options add documents to a
+    recipe."""
     documents = config.questions.documents
     for name in ("path", "questions"):
         if documents is not None and not getattr(documents, name).strip():
@@ -139,8 +140,8 @@ def _absolute(uri: str, option: str) -> str:
 
 
 def _refuse_passwords(arguments: Sequence[str]) -> None:
-    """Raise UsageError for a password in an argument, before any argument is printed: other users of
-    the machine can read arguments, and runs store them."""
+    """Raise UsageError for a password in an argument, before any argument is printed: other users
+    of the machine can read arguments, and runs store them."""
     option = ""
     for argument in arguments:
         name, _, value = argument.partition("=") if argument.startswith("-") else (option, "", argument)

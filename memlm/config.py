@@ -137,8 +137,8 @@ class Config:
     checkpoint: str = names_result("")
     """For evaluate: checkpoint to score in place of the run's own, such as a patched one."""
     trace: bool = execution_only(False)
-    """For finetune: also record how each step of the stream changes each fact, as numbers, a picture
-    and a page of coloured tokens. Changes no result."""
+    """For finetune: also record how each step of the stream changes each fact, as numbers, a
+    picture and a page of coloured tokens. Changes no result."""
     log_model: bool = execution_only(False)
     """For pretrain, finetune and evaluate: also store the model in MLflow, for
     mlflow.transformers.load_model. Changes no result."""
@@ -264,7 +264,8 @@ def _check_documents(config: Config) -> None:
 
 
 def replace_field(config: Any, path: str, value: Any) -> Any:
-    """Copy with the field at a dotted path replaced. Raises ValueError, listing the known fields."""
+    """Copy with the field at a dotted path replaced. Raises ValueError, listing the known
+    fields."""
     head, _, rest = path.partition(".")
     names = [each.name for each in fields(config)]
     if head not in names:

@@ -1,4 +1,5 @@
-"""Keys, tokens and passwords: read from the environment, and kept out of output, errors and files."""
+"""Keys, tokens and passwords: read from the environment, and kept out of output, errors and
+files."""
 
 import os
 import re
@@ -43,8 +44,8 @@ writer.endpoint.api_key_variable names."""
 
 
 class CredentialError(ValueError):
-    """An environment variable has a value that cannot be a key, token or password. The message names
-    the variable, never its value."""
+    """An environment variable has a value that cannot be a key, token or password. The message
+    names the variable, never its value."""
 
 
 class PublicError(ValueError):

@@ -17,8 +17,8 @@ class MissingExtra(ValueError):
 
 @contextmanager
 def needed_for(what: str) -> Iterator[None]:
-    """Raise MissingExtra, with the command that installs the extra, if an import in the block fails.
-    `what` names the feature for people."""
+    """Raise MissingExtra, with the command that installs the extra, if an import in the block
+    fails. `what` names the feature for people."""
     try:
         yield
     except ModuleNotFoundError as error:

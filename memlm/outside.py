@@ -53,5 +53,6 @@ def _is_own(error: BaseException) -> bool:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether Rust code panicked: pyo3 raises a BaseException of a class that it does not export."""
+    """Whether Rust code panicked: pyo3 raises a BaseException of a class that it does not
+    export."""
     return type(error).__name__ == "PanicException"

@@ -162,7 +162,8 @@ RIVALS = ("lora_replay", "full_replay", "lora_distillation", "full_distillation"
 
 
 def laptop_controls() -> Config:
-    """All controls and rival methods next to the three main ones, on the checkpoints of `laptop`."""
+    """All controls and rival methods next to the three main ones, on the checkpoints of
+    `laptop`."""
     base = laptop()
     return replace(
         base,

@@ -44,8 +44,8 @@ TRACKED = ("pretrain", "count_accesses", "finetune", "evaluate", "pareto_sweep")
 
 
 class RunError(ValueError):
-    """A run lacks an input of a command, or has another artifact under its name; or a command is given
-    an option that it cannot use."""
+    """A run lacks an input of a command, or has another artifact under its name; or a command is
+    given an option that it cannot use."""
 
 
 def uses(stage: str, option: str) -> bool:
@@ -65,8 +65,8 @@ def options_for(stage: str, arguments: Sequence[str]) -> list[str]:
 
 
 def require_used(stage: str, arguments: Sequence[str]) -> None:
-    """Raise RunError for the first option that the command would ignore, naming the commands that use
-    it."""
+    """Raise RunError for the first option that the command would ignore, naming the commands that
+    use it."""
     for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
         if uses(stage, option):
             continue
@@ -111,7 +111,8 @@ def require_tracking(config: Config) -> None:
 
 
 def require_documents(config: Config) -> DocumentsConfig:
-    """Return the config of the documents to learn. Raises RunError for a recipe that learns facts."""
+    """Return the config of the documents to learn. Raises RunError for a recipe that learns
+    facts."""
     if config.questions.documents is None:
         raise RunError(
             "the recipe has no questions.documents; give --questions.documents.path and --questions.documents.questions, or name a recipe "
@@ -121,8 +122,8 @@ def require_documents(config: Config) -> DocumentsConfig:
 
 
 def require_slots_to_analyze(config: Config) -> SparseMemoryConfig:
-    """Return the method whose slots are analysed. Raises RunError if it selects no slots, or if more
-    slots are asked for than the pool has."""
+    """Return the method whose slots are analysed. Raises RunError if it selects no slots, or if
+    more slots are asked for than the pool has."""
     method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
     if not isinstance(method, SparseMemoryConfig):
         raise RunError(

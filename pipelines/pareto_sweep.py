@@ -1,4 +1,5 @@
-"""Finetune with every method, setting and seed, and draw the frontier of learning against forgetting.
+"""Finetune with every method, setting and seed, and draw the frontier of learning against
+forgetting.
 
 Makes the corpus, checkpoints and counts first if they are missing.
 

@@ -22,8 +22,8 @@ PIPELINES = sorted(path.name for path in (ROOT / "pipelines").glob("*.py"))
 
 
 def refusal(capsys, *arguments: str) -> str:
-    """What a refused command line is told, on stderr alone, with the exit status of a usage
-    error."""
+    """Error line of a refused command line; checks that only stderr has output and that the status
+    is that of a usage error."""
     with pytest.raises(SystemExit) as stopped:
         parse("what it does", arguments)
     printed = capsys.readouterr()
@@ -176,7 +176,7 @@ def test_help_says_what_a_stage_does_how_it_is_called_and_the_ten_options_that_m
     shown = re.findall(r"^  (--[\w.-]+) ", page, flags=re.MULTILINE)
     assert len(set(shown)) == len(shown) == 10 and shown[:2] == ["--dry-run", "--storage"]
     assert len(page.splitlines()) < 50 and f"python pipelines/{pipeline} smoke --help-all" in page
-    # Each is an option, and one that this command uses.
+    # Each is an option that this command uses.
     everything = help_of(capsys, monkeypatch, pipeline, "smoke", "--help-all")
     for option in shown[1:]:
         assert uses(pipeline[:-3], option)
@@ -229,7 +229,7 @@ def test_a_plan_waits_for_no_torch():
 
 
 def test_what_waits_for_workers_imports_nothing_that_only_they_need():
-    """A stage that finds its product made, a plan of one and the doctor answer without torch."""
+    """A stage that reuses its artifact, a dry run and the doctor do not import torch."""
     jobs = [f"memlm.jobs.{job}" for job in ("finetune", "evaluate", "analyze_slots", "count_accesses")]
     plans = ["memlm.preflight.dry_run", "memlm.preflight.doctor", "memlm.jobs.sweep.planned_trials"]
     program = f"import sys, {', '.join([*jobs, *plans])}; print(*sys.modules)"
@@ -276,7 +276,7 @@ def test_launch_ends_with_one_line_for_what_the_user_can_mend(capsys, error, cod
 
 
 class Wrapped(Exception):
-    """As Ray hands on what a worker raised."""
+    """Wrapper like Ray's around an error of a worker."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__(f"a traceback\nof many lines\n{cause}")
@@ -316,8 +316,8 @@ def test_the_memlm_command_says_what_is_missing(tmp_path):
     "given", ["--storage=~/runs", "--storage=~/x/../runs", "--storage=link/../runs", "--storage=here/../runs"]
 )
 def test_storage_is_one_path_whatever_it_looks_like(tmp_path, monkeypatch, given):
-    """No shell writes out the `~` of `--storage=~/runs`; behind a link `..` is the folder above
-    the link's target."""
+    """No shell expands the `~` of `--storage=~/runs`; `..` after a link means the folder above the
+    link's target."""
     (tmp_path / "there" / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to("there/inner")
     monkeypatch.setenv("HOME", str(tmp_path))

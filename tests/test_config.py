@@ -132,7 +132,7 @@ def test_a_value_that_cannot_work_is_refused_with_field_value_and_rule(kind, fie
 
 
 def test_the_neighbours_of_refused_values_are_allowed():
-    """The table above tests the rules' edges, not that everything is refused."""
+    """Values at the edges of the rules above are accepted."""
     CorpusConfig(block_size=2, vocab_size=300, max_shards=0)
     QuestionsConfig(held_out=held_out("a", "b"))
     MixtureConfig(path="a.jsonl", exposures=1, question_share=0.0)

@@ -1,5 +1,5 @@
-"""No address that is printed holds a password, and no credential with a line break reaches a
-client that would print it."""
+"""No printed address contains a password, and no credential with a line break reaches a client that
+would print it."""
 
 import os
 import pickle

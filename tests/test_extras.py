@@ -1,5 +1,4 @@
-"""The core works where nothing of the extras can be imported, and what needs an extra says which
-in one line."""
+"""The core works without any extra, and a feature that needs an extra names it on one line."""
 
 import subprocess
 import sys
@@ -133,7 +132,7 @@ def pins_of(file: str) -> dict[str, str]:
 
 
 def test_the_core_brings_what_its_kernels_are_built_with():
-    """torch's builder calls ninja, which none of torch, transformers and PEFT brings."""
+    """torch's builder calls ninja, which torch, transformers and PEFT do not install."""
     assert "ninja" in {Requirement(line).name for line in PROJECT["dependencies"]}
 
 

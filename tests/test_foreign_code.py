@@ -1,5 +1,5 @@
-"""A folder or repository from outside is data: no call of memlm lets its code run, and weights
-come from safetensors alone."""
+"""A folder or repository from outside is data: memlm never runs its code, and reads weights only
+from safetensors."""
 
 import ast
 import json

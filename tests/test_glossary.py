@@ -1,4 +1,4 @@
-"""The glossary holds the words that the README and the messages use, each explained once."""
+"""The glossary explains each word of the README and the messages once."""
 
 import re
 from pathlib import Path

@@ -82,13 +82,13 @@ def test_paper_64m_is_the_papers_model_with_64_times_the_slots():
     )
     counted, of_paper = (count_parameters(on_meta_device(config, dense=False)) for config in (large, paper))
     assert counted.pool == 67_108_864 * 1024
-    # 7,168 more half-keys of 256 in each half and head; what a token reads is no more.
+    # 7,168 more half-keys of 256 in each half and head; a token reads no more rows.
     assert counted.base - of_paper.base == 2 * 4 * 7168 * 256
     assert counted.active - counted.base == of_paper.active - of_paper.base
 
 
 def test_what_a_rank_holds_of_paper_64m():
-    """32 columns of 64 M rows, and as many first and second moments: 8 GiB each."""
+    """32 columns of 64 M rows, with first and second moments: 8 GiB each."""
     config = RECIPES["paper_64m"]()
     split = ColumnSplit(num_parts=config.pretraining.pool_split, part=31)
     with torch.device("meta"):

@@ -116,7 +116,7 @@ CONFIGS = [
 
 
 def made_of(config: Config) -> dict[str, Artifact]:
-    """The artifacts that the stages hand on, in the order in which they are made."""
+    """Artifacts of the stages, in the order in which they are made."""
     return {
         "world": artifacts.world(config),
         "corpus": artifacts.corpus(config),
@@ -127,8 +127,7 @@ def made_of(config: Config) -> dict[str, Artifact]:
 
 
 def make_all(config: Config, *, without: str = "") -> None:
-    """Every artifact that the stages hand on, as that config asks for, up to the one to leave
-    out."""
+    """Make every artifact for this config, up to the one to leave out."""
     for name, artifact in made_of(config).items():
         if name == without:
             return
@@ -162,8 +161,8 @@ def test_what_is_there_is_handed_on(tmp_path, name):
     ],
 )
 def test_what_is_missing_is_named_with_a_command_that_works(tmp_path, name, file, arguments):
-    """What is named is a pipeline that exists, and its arguments parse to the same run but for
-    what the pipeline has no use for."""
+    """The message names an existing pipeline, whose arguments parse to the same run, except for
+    options that the pipeline does not use."""
     config = parse("", ["smoke", *arguments, "--storage", str(tmp_path)])
     make_all(config, without=name)
     with pytest.raises(RunError) as refused:
@@ -268,7 +267,7 @@ def test_a_run_is_a_folder_of_its_storage():
 
 
 def test_a_relative_storage_is_refused():
-    """Workers run in other folders; the command line makes it absolute before."""
+    """Workers run in other folders, so the command line makes the path absolute first."""
     with pytest.raises(storage.StorageError, match="--storage runs: must be absolute"):
         run_of(replace(CONFIGS[0], storage="runs"))
 

@@ -52,8 +52,8 @@ def _analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str])
 
 
 def summary(facts: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Any]:
-    """Medians and ranges over facts, and for each number of slots the share of unknown facts that it
-    was enough to learn."""
+    """Medians and ranges over facts, and for each number of slots the share of unknown facts that
+    it was enough to learn."""
     names = [name for name in facts[0] if name.startswith("num_")]
     spread = {
         name: {"median": median(values), "from": min(values), "to": max(values)}

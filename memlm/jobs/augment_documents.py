@@ -131,8 +131,8 @@ def source_paths(config: Config, world: Path | None) -> list[str]:
 
 
 def read_sources(config: Config, world: Path | None) -> tuple[list[TitledDocument], list[str], list[DocumentQuestion]]:
-    """Read the documents, the positions of empty ones, and the questions. Every error in them is found
-    here."""
+    """Read the documents, the positions of empty ones, and the questions. Every error in them is
+    found here."""
     path, questions = source_paths(config, world)
     read, empty = read_titled_documents(path, report=lambda message: say(f"questions.documents.path: {message}"))
     asked = require_documents(config).num_documents

@@ -1,5 +1,5 @@
-"""Background counts of a checkpoint on a corpus. Units of micro-batches go to a pool of model actors;
-each unit's partial count is written once.
+"""Background counts of a checkpoint on a corpus. Units of micro-batches go to a pool of model
+actors; each unit's partial count is written once.
 
 Ray Data runs a task at least once, so a count is never a side effect: a partial is keyed by its
 unit and committed atomically, and the driver adds up exactly the units of the plan. A unit is

@@ -1,4 +1,5 @@
-"""Worker's side of `count_accesses`: an actor that counts units one by one and commits each once."""
+"""Worker's side of `count_accesses`: an actor that counts units one by one and commits each
+once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -55,8 +56,8 @@ class CountUnits:
             self.load_error = error
 
     def _load(self) -> None:
-        """Load corpus and model. Counts its attempts: Ray restarts an actor that dies here under the
-        same name, silently and without limit."""
+        """Load corpus and model. Counts its attempts: Ray restarts an actor that dies here under
+        the same name, silently and without limit."""
         checkpoint, loading = (
             artifacts.checkpoint(self.config, "memory"),
             f"loading_{ray.get_runtime_context().get_actor_id()}",

@@ -25,7 +25,8 @@ EXPERIMENT = "memlm evaluation"
 
 
 def run(config: Config) -> str:
-    """Score the run's checkpoint, or the one that --checkpoint names; return the uri of the scores."""
+    """Score the run's checkpoint, or the one that --checkpoint names; return the uri of the
+    scores."""
     run = run_of(config)
     require_ready(config)
     inputs = {

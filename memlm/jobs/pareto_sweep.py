@@ -1,4 +1,5 @@
-"""Sweep: many finetunes, and the frontier of learning against forgetting. Makes missing inputs first.
+"""Sweep: many finetunes, and the frontier of learning against forgetting. Makes missing inputs
+first.
 
 The ledger records finished trials, so an interrupted sweep continues, and a finished one is only
 drawn again. There is no early stopping: a trial that is stopped early has forgotten less.
@@ -86,9 +87,9 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
 
 
 def _pretrain_in_parallel(configs: Sequence[Config]) -> None:
-    """Pretrain the models in parallel: on two cores, two models with one thread each are faster than
-    one with two. If the cluster has no room for both, pretrain one after the other, since the second
-    would wait for workers and give up."""
+    """Pretrain the models in parallel: on two cores, two models with one thread each are faster
+    than one with two. If the cluster has no room for both, pretrain one after the other, since the
+    second would wait for workers and give up."""
     (request, *_) = requests_of(configs[0])
     both = replace(request, workers=request.workers * len(configs))
     drivers = ThreadPoolExecutor(max_workers=1 if shortage(both, nodes_now()) else len(configs))

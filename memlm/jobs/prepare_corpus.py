@@ -106,9 +106,9 @@ def _pack_all(
             facts, shard = _make_mixture(config, world, known)
             made[shard.uri], mixture = facts, [shard]
         opener = partial(_open_here, made=made)
-        # The tokenizer depends only on the first readable shard and the mixture, so repairing another
-        # shard keeps it. If the first shard cannot be read, the next one is used until the first is
-        # repaired.
+        # The tokenizer depends only on the first readable shard and the mixture, so repairing
+        # another shard keeps it. If the first shard cannot be read, the next one is used until the
+        # first is repaired.
         learned_from = {**corpus.digests(), "sources": hashlib.sha256(name_shards([*train[:1], *mixture])).hexdigest()}
         most = config.corpus.max_quarantined_share * len([*train, *mixture, *validation])
         tokenizer = _make_tokenizer(config, train, mixture, learned_from, opener, max_skipped=most)
@@ -164,8 +164,8 @@ def _make_mixture(config: Config, world: Path | None, questions: list[Question])
 
 @contextmanager
 def _open_here(shard: Shard, *, made: Mapping[str, Artifact]) -> Iterator[Path]:
-    """Path of a shard on the node that reads it; each node copies and keeps shards that this run made
-    on S3."""
+    """Path of a shard on the node that reads it; each node copies and keeps shards that this run
+    made on S3."""
     for here, artifact in made.items():
         if shard.uri.startswith(here):
             yield Path(str(artifact.open()) + (shard.uri.removeprefix(here) or f"/{MIXTURE_SHARD}"))

@@ -1,2 +1,2 @@
-"""Before anything runs: what stands in the way (doctor), what would be done (dry run), and what
-it would cost."""
+"""Answers before a run: can it run here (doctor), what would it do (dry run), what would it cost
+(cost/)?"""

@@ -1,4 +1,5 @@
-"""Dry run: `--dry-run` prints, stage by stage, what a pipeline would read, make and reuse, with sizes.
+"""Dry run: `--dry-run` prints, stage by stage, what a pipeline would read, make and reuse, with
+sizes.
 
 It makes nothing, starts no cluster, and asks no server, except for the list of a corpus's files on
 S3 or the hub if there is none yet. If DCLM cannot be listed, the plan uses its published figures
@@ -30,8 +31,8 @@ from memlm.training.units import units
 
 
 def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
-    """Print the plan of a pipeline, with every error that would stop it; ends with status 1 if there
-    is one."""
+    """Print the plan of a pipeline, with every error that would stop it; ends with status 1 if
+    there is one."""
     plan = RunPlan(config, spaces)
     for add in STAGES.get(stage, (plan_corpus, _questions)):
         add(plan)
@@ -52,7 +53,8 @@ def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
 
 
 def _first_by(stage: str, part: StagePlan) -> str:
-    """Command that makes an artifact which this stage only reads; a sweep makes all of them itself."""
+    """Command that makes an artifact which this stage only reads; a sweep makes all of them
+    itself."""
     maker = part.stage.partition(",")[0]
     maker = maker if maker in STAGES else "prepare_corpus"
     makes_it = stage in (maker, "pareto_sweep")

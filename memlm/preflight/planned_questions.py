@@ -52,7 +52,8 @@ def count_learned(config: Config, world: Path | None) -> Counted:
 
 
 def _count_of_the_world(config: Config) -> Counted:
-    """Count the facts of a world that is not written yet: drawing it from its seed takes a moment."""
+    """Count the facts of a world that is not written yet: drawing it from its seed takes a
+    moment."""
     assert config.world is not None
     world = World(config.world)
     number = len({numbered_fact(question.id) or question.id for question in world.questions(world.new)})

@@ -38,8 +38,8 @@ class TrackingError(ValueError):
 
 
 def sqlite_uri(database: str) -> str:
-    """Address of a database file, with '%' and '?' encoded: SQLAlchemy decodes the path, and ends it at
-    '?'."""
+    """Address of a database file, with '%' and '?' encoded: SQLAlchemy decodes the path, and ends
+    it at '?'."""
     return "sqlite:///" + database.replace("%", "%25").replace("?", "%3F")
 
 
@@ -97,8 +97,8 @@ def probe_sqlite(uri: str) -> Path:
 
 
 def probe_server(uri: str) -> None:
-    """Raise TrackingError if the server does not answer. Any status below 500 is accepted: a refusal is
-    reported at the first real request."""
+    """Raise TrackingError if the server does not answer. Any status below 500 is accepted: a
+    refusal is reported at the first real request."""
     if not uri.startswith(("http://", "https://")):
         remedy = 'Use sqlite:////absolute/mlflow.db, http(s)://host:port, or "" for none.'
         raise TrackingError("tracking uri", uri, "has an unknown scheme", remedy)
@@ -112,8 +112,8 @@ def probe_server(uri: str) -> None:
 
 
 def is_of_request(error: TrackingError) -> bool:
-    """Whether the server answered and refused this call; False if it is down or overloaded, or refuses
-    the credentials."""
+    """Whether the server answered and refused this call; False if it is down or overloaded, or
+    refuses the credentials."""
     from mlflow.exceptions import MlflowException
 
     cause = error.__cause__

@@ -84,7 +84,8 @@ class _Place:
         return None
 
     def _state(self, read: Callable[[], str]) -> str:
-        """State of an entity: active, deleted, or gone for good; active if the server does not say."""
+        """State of an entity: active, deleted, or gone for good; active if the server does not
+        say."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -111,8 +112,8 @@ class Tracker:
     """One experiment on one server or in one sqlite file."""
 
     def __init__(self, uri: str, experiment: str, *, forgiving: bool = False) -> None:
-        """`uri` is `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" to track nothing: all calls
-        then do nothing.
+        """`uri` is `sqlite:////absolute/mlflow.db`, `http(s)://...`, or "" to track nothing: all
+        calls then do nothing.
 
         A forgiving tracker only warns if the server stops answering later. A server that does not
         answer here is an error in any case.
@@ -171,8 +172,8 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "Run":
-        """Run with this key, new or continued. Raises TrackingError if a run with this key began with
-        other params."""
+        """Run with this key, new or continued. Raises TrackingError if a run with this key began
+        with other params."""
         if "'" in key:
             raise TrackingError("key", key, "must not contain a quote", "Use letters, digits, '/', '-' and '_'.")
         if self._client is None:
@@ -223,13 +224,14 @@ class Run:
         self._call(lambda client: client.set_terminated(self.run_id, status))
 
     def _call(self, call: Callable[[Any], object]) -> None:
-        """Make a call with MLflow's client; does nothing if the run is not tracked or was deleted."""
+        """Make a call with MLflow's client; does nothing if the run is not tracked or was
+        deleted."""
         if self._place is not None:
             self._place.call(call, self.run_id)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log metrics in one call. Values that are not finite are left out, since MLflow's SQL store
-        would change them."""
+        """Log metrics in one call. Values that are not finite are left out, since MLflow's SQL
+        store would change them."""
         if self._place is None:
             return
         from mlflow.entities import Metric
@@ -272,8 +274,8 @@ class Run:
         self._call(lambda client: client.log_inputs(self.run_id, inputs))
 
     def log_model(self, model: Any, tokenizer: Any, *, register: str = "") -> str:
-        """Log a transformers model with its tokenizer, for mlflow.transformers.load_model; with a name,
-        also register a new version. Returns its address, or "" if the run is not tracked."""
+        """Log a transformers model with its tokenizer, for mlflow.transformers.load_model; with a
+        name, also register a new version. Returns its address, or "" if the run is not tracked."""
         if self._place is None:
             return ""
         import mlflow.transformers
@@ -285,7 +287,8 @@ class Run:
                 transformers_model={"model": model, "tokenizer": tokenizer},
                 path=str(folder),
                 task="text-generation",
-                # Given explicitly, since MLflow would run the model in another process to infer them.
+                # Given explicitly, since MLflow would run the model in another process to infer
+                # them.
                 pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "transformers", "safetensors")],
             )
             self._call(lambda client: client.log_artifacts(self.run_id, str(folder), MODEL_FOLDER))
@@ -307,8 +310,8 @@ class Run:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Log MLflow's system metrics (CPU, memory, disk, network and GPUs of this machine) every ten
-        seconds while the block runs."""
+        """Log MLflow's system metrics (CPU, memory, disk, network and GPUs of this machine) every
+        ten seconds while the block runs."""
         if self._place is None:
             yield
             return
@@ -340,8 +343,8 @@ def _kind_of(uri: str) -> str:
 
 
 def probe(uri: str) -> str:
-    """Write a run and delete it again. Returns the server's version; "" if it does not report one, or
-    for a database."""
+    """Write a run and delete it again. Returns the server's version; "" if it does not report one,
+    or for a database."""
     tracker = Tracker(uri, PROBE_EXPERIMENT)
     with tracker.run("probe", name="probe") as run:
         run.log_metrics({"probe": 1.0})

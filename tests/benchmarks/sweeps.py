@@ -197,7 +197,8 @@ class BareLoop(_Sweep):
             self.results[plan.key], _ = run_trial(plan.trial, model, materials, key=plan.key, start=start)
 
     def _start(self, plan: PlannedTrial) -> tuple[Scores, Recording]:
-        """Scores and a recording of the base model, made for the first trial that starts from it."""
+        """Scores and a recording of the base model, made for the first trial that starts from
+        it."""
         parts: list[Part] = [(plan.architecture, plan.trial.seed), (plan.architecture, None)]
         for part in parts:
             if part not in self.parts:

@@ -1,5 +1,4 @@
-"""How the tests of the jobs call them: as a user does, or in this process where only the job
-itself is of interest."""
+"""Calls of the jobs in tests: as a user, or in this process if only the job matters."""
 
 import os
 import subprocess
@@ -24,7 +23,7 @@ STARTS_RAY = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_MODE", "RA
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Without anything that points a process to some other Ray cluster."""
+    """Environment without variables that point to another Ray cluster."""
     kept = {name: value for name, value in os.environ.items() if name not in STARTS_RAY}
     return {**kept, "PATH": f"{BIN}:{os.environ['PATH']}", **changes}
 
@@ -54,8 +53,8 @@ def smoke(root: Path | str, *arguments: str) -> Config:
 
 
 def the_error_line(code: object, out: str, err: str) -> str:
-    """What a user is told who can mend it: a status that is not 0 and one line, the last word,
-    in nobody else's voice."""
+    """Error line of a failed command. Checks that the status is not 0 and that this line is the
+    last one and memlm's own."""
     lines = err.strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert code == 1, f"ended with status {code}:\n{out}\n{err}"
@@ -65,7 +64,7 @@ def the_error_line(code: object, out: str, err: str) -> str:
 
 
 def refused(capfd: pytest.CaptureFixture, job: Callable[[Config], Any], config: Config) -> str:
-    """The error line of a job that runs in this process."""
+    """Error line of a job that runs in this process."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as stopped:
         launch(lambda: job(config))
@@ -73,8 +72,8 @@ def refused(capfd: pytest.CaptureFixture, job: Callable[[Config], Any], config: 
 
 
 def said_with(capfd: pytest.CaptureFixture, words: str, *, seconds: float = 10.0) -> str:
-    """What was printed, once these words are there: what workers say comes half a second after
-    the job where the cluster goes on."""
+    """Output, once it contains these words: if the cluster stays up, lines from workers come half a
+    second after the job."""
     said, deadline = capfd.readouterr().out, time.monotonic() + seconds
     while words not in said and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -83,12 +82,12 @@ def said_with(capfd: pytest.CaptureFixture, words: str, *, seconds: float = 10.0
 
 
 def artifacts_in(folder: Path | str) -> set[str]:
-    """Everything finished below a folder, by its path."""
+    """Finished artifacts below a folder, by path."""
     return {str(path.parent.relative_to(folder)) for path in Path(folder).rglob(storage.MANIFEST)}
 
 
 def uploaded(folder: Path) -> set[str]:
-    """The files that Ray itself would put into the package of a working directory."""
+    """Files that Ray itself would package from a working directory."""
     from ray._private.runtime_env.packaging import create_package
 
     with tempfile.TemporaryDirectory() as place:

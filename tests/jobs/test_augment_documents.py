@@ -1,4 +1,4 @@
-"""The job with rules and with a model behind an endpoint, and a trial that learns what it makes."""
+"""The job with rules and with a model behind an endpoint, and a trial on its result."""
 
 import json
 import re
@@ -24,8 +24,8 @@ NAMES = ("Ada", "Bo", "Cy")
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Three documents of two paragraphs, and one that is empty; a question about each first
-    paragraph, and one that nobody answers."""
+    """Three documents of two paragraphs and an empty one; a question about each first paragraph,
+    and one that no document answers."""
     texts = {
         name: f"{name} was born in {name}ville in 190{i}.\n{name} kept bees for 3{i} years."
         for i, name in enumerate(NAMES)
@@ -53,7 +53,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def studies(handler: BaseHTTPRequestHandler, content: dict[str, Any]) -> None:
-    """Names two strategies, and applies each at some length."""
+    """Writer that names two strategies and applies each."""
     prompt = content["messages"][0]["content"]
     name = re.search(r"<document>\n(\w+) Doe", prompt)[1]
     if "What are some strategies" in prompt:
@@ -80,7 +80,7 @@ def test_documents_are_learned_by_a_trial_like_facts(config: Config, capfd):
     pretrain.run(replace(config, architecture="dense"))
     learned = finetune.run(replace(config, method=lora_of(config), trace=True))
     metrics = json.loads((storage.open_artifact(f"{learned}-trace") / "stream_metrics.json").read_text())
-    assert metrics["num_facts"] == 2 and metrics["num_steps"] == 4  # each document has a chunk that nothing asks about
+    assert metrics["num_facts"] == 2 and metrics["num_steps"] == 4  # each document has a chunk without a question
     scores = json.loads((storage.open_artifact(learned) / "scores.json").read_text())
     assert scores["extra"]["steps"] == 4 and "new_facts" in json.dumps(scores["end"])
 

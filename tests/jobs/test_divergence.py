@@ -1,4 +1,4 @@
-"""A pretraining that leaves the range of numbers ends with one line, at its first start."""
+"""Pretraining that overflows ends with one line, without a restart."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a driver chose is what its workers read: an artifact that was replaced meanwhile is not."""
+"""Workers read the artifacts that the driver chose, and refuse one that was replaced meanwhile."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.jobs.running import smoke
 
 pytestmark = pytest.mark.ray
 OTHER = "0" * 64
-"""The digest of what was there when the driver looked."""
+"""Digest of the artifact when the driver read it."""
 
 
 def _count(config: Config, inputs: dict[str, str]) -> None:

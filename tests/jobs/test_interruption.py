@@ -1,4 +1,4 @@
-"""Jobs that are told to stop, and units of work that kill who takes them up."""
+"""Jobs that are told to stop, and units of work that kill their workers."""
 
 import json
 import os
@@ -44,7 +44,7 @@ HEAVY = ("--counting.num-batches", "400", "--counting.batches-per-unit", "200")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, cluster, swept) -> Path:
-    """Runs that have their corpus and nothing else."""
+    """Runs with a corpus and nothing else."""
     root: Path = tmp_path_factory.mktemp("interrupted")
     for name in ("smoke", "both", "late"):
         swept.copy_to(root / name, without=LEARNED)
@@ -111,7 +111,7 @@ def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd)
 
 @pytest.mark.slow
 def test_sigterm_reaches_pretrainings_side_by_side(runs, capfd):
-    """As a sweep runs them: in threads, which hear no signals."""
+    """Pretrainings in threads, as in a sweep; threads receive no signals."""
     memory = smoke(runs, *LONG, "--run-name", "both")
     both, run = [memory, replace(memory, architecture="dense")], runs / "both"
     states = [Path(run_of(config).training_states(config.architecture)) for config in both]
@@ -146,7 +146,7 @@ def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypa
     logged: list[int] = []
 
     class Server:
-        """Of the tracked run, what a report needs."""
+        """The part of a tracked run that a report needs."""
 
         is_down = True
 
@@ -164,7 +164,7 @@ def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypa
         run._log(last=False)
     assert "does not answer. Start it.; 1 reports are logged later" in capsys.readouterr().out and not logged
     server.is_down = False
-    run._log(last=False)  # not asked again so soon
+    run._log(last=False)  # no new attempt so soon
     assert not logged
     run._log(last=True)
     assert logged == [1, 2] and not run.unlogged
@@ -231,8 +231,7 @@ def texts(number: int) -> list[dict[str, str]]:
 
 @contextmanager
 def killing_all_that_begin(attempts: Path, unit: str) -> Iterator[list[int]]:
-    """SIGKILL to each worker that writes down an attempt at the unit: as with one that takes all
-    memory, but at once."""
+    """Kill each worker that records an attempt at the unit, as if it ran out of memory."""
     killed: list[int] = []
     seen: set[Path] = set()
 
@@ -250,7 +249,7 @@ def killing_all_that_begin(attempts: Path, unit: str) -> Iterator[list[int]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("heavy, killers", [("heavy", "packed it"), ("_heavy", "read it for the tokenizer")])
 def test_a_shard_that_kills_its_workers_is_given_up_and_named(tmp_path, cluster, capfd, heavy, killers):
-    """The second of the corpus, and the first."""
+    """Second shard of the corpus, and the first one."""
     corpus, run, heavy_name = tmp_path / "corpus", tmp_path / "runs" / "smoke", f"{heavy}.jsonl.zst"
     for name, number in (("a", 300), (heavy, 30_000), ("z", 300)):
         write_shard(f"{corpus}/{name}.jsonl.zst", texts(number))

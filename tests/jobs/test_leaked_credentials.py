@@ -1,5 +1,5 @@
-"""Keys, tokens and passwords of every kind that memlm reads, and where they must not be:
-anywhere that outlives a command or is seen by others."""
+"""Credentials of every kind that memlm reads must not leak: neither to places that outlive a
+command, nor to places that other users see."""
 
 import base64
 import os
@@ -21,13 +21,12 @@ import pytest
 from memlm.credentials import VARIABLES
 from tests.jobs.running import ROOT, environment
 
-NOBODY = "127.0.0.1:9"  # where nothing listens
+NOBODY = "127.0.0.1:9"  # nothing listens there
 
 
 @dataclass
 class Planted:
-    """Canaries by the place that they were planted in, and the folders in which nobody may find
-    them again."""
+    """Canaries by the place where they were planted, and the folders where none may appear."""
 
     home: Path
     storage: Path
@@ -35,9 +34,9 @@ class Planted:
     canaries: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     commands: set[str] = field(default_factory=set)
-    """Command lines of all processes that were seen."""
+    """Command lines of all observed processes."""
     listening: set[str] = field(default_factory=set)
-    """Addresses that they listened on."""
+    """Addresses on which they listened."""
     said: str = ""
 
     def new(self, place: str) -> str:
@@ -48,7 +47,7 @@ class Planted:
         return {place for place, canary in self.canaries.items() if any(form in text for form in spellings(canary))}
 
     def found(self) -> list[tuple[str, str]]:
-        """Every canary that is where none may be."""
+        """Every canary that leaked."""
         places = [("console", self.said.encode()), ("process arguments", "\n".join(self.commands).encode())]
         kept = {
             self.home / name for name in (".ray/auth_token", ".aws/credentials", ".netrc", ".cache/huggingface/token")
@@ -62,7 +61,7 @@ class Planted:
 
 
 def spellings(canary: str) -> list[bytes]:
-    """As it is, and at each of the three offsets that base64 may give it."""
+    """The canary itself, and its three base64 forms, one for each offset."""
     shifted = [base64.b64encode(b"x" * offset + canary.encode())[4:-4] for offset in range(3)]
     return [canary.encode(), quote(canary).encode(), *shifted]
 
@@ -70,7 +69,7 @@ def spellings(canary: str) -> list[bytes]:
 def plant(home: Path, storage: Path, ray: Path) -> Planted:
     planted = Planted(home, storage, ray)
     for name in (*VARIABLES, "SOME_OTHER_KEY"):
-        if name != "RAY_AUTH_TOKEN":  # left out, so that a local Ray makes itself one
+        if name != "RAY_AUTH_TOKEN":  # left out, so that a local Ray makes its own
             planted.variables[name] = planted.new(name)
     planted.variables["AWS_ACCESS_KEY_ID"] = planted.canaries["AWS_ACCESS_KEY_ID"] = (
         f"AKIA{secrets.token_hex(8).upper()}"
@@ -89,8 +88,8 @@ def plant(home: Path, storage: Path, ray: Path) -> Planted:
 
 
 def watched(planted: Planted, *command: str, timeout: float) -> int:
-    """Run a command, and look at it and at all its children meanwhile as other users of the
-    machine can. Returns its status."""
+    """Run a command, and observe it and its children as other users of the machine can. Returns its
+    status."""
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
@@ -119,8 +118,8 @@ def _look(planted: Planted, process: psutil.Process) -> None:
 
 @pytest.fixture(scope="module")
 def swept_with_canaries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
-    """A whole smoke run, with two workers side by side in pretraining."""
-    ray = Path(tempfile.mkdtemp(prefix="mr"))  # the names of sockets are short, and pytest's folders are deep
+    """A whole smoke run, with two parallel pretraining workers."""
+    ray = Path(tempfile.mkdtemp(prefix="mr"))  # names of sockets are limited, and pytest's folders have long paths
     planted = plant(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("storage"), ray)
     options = ["--storage", str(planted.storage), "--cluster.num-workers", "2", "--pretraining.micro-batch-blocks", "8"]
     try:
@@ -171,7 +170,7 @@ PATIENT = [
     "a hub that does not answer",
     "a session token with a line break",
 ]
-"""The cases in which memlm asks again for half a minute."""
+"""Cases in which memlm retries for half a minute."""
 
 
 def _broken(planted: Planted, variable: str) -> list[str]:
@@ -190,7 +189,7 @@ def test_an_error_names_no_credential(case, tmp_path):
     storage = [] if "--storage" in options else ["--storage", str(planted.storage)]
     status = watched(planted, f"pipelines/{pipeline}.py", "smoke", *storage, *options, timeout=120)
     assert status in (1, 2) and "Traceback" not in planted.said, planted.said
-    planted.commands = set()  # what the user put there
+    planted.commands = set()  # put there by the user
     assert planted.found() == [], planted.said
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module", params=ONE_EVERY_TIME)
 def learned(request, swept, cluster) -> tuple[str, Path, Path]:
-    """A method, what it learned, and the checkpoint that it learned from."""
+    """A method, its patch, and the checkpoint that it was learned from."""
     config = smoke(swept.storage, "--method", request.param, "--method.optimizer.learning-rate", "0.01")
     base = "memory" if request.param == "sparse_memory" else "dense"
     return request.param, Path(finetune.run(config)), swept.run / f"checkpoint-{base}"
@@ -77,8 +77,7 @@ def test_a_finetune_that_is_done_is_reused(swept, learned, cluster, capsys):
 
 
 def test_sweep_and_finetune_agree_on_the_same_trial(swept, cluster):
-    """The actor that runs many trials, and shares weights and start scores among them, changes
-    none of them."""
+    """The actor that runs many trials, and shares weights and scores among them, changes none."""
     entry = next(
         entry
         for entry in (json.loads(path.read_text())["result"] for path in swept.ledger().values())
@@ -95,7 +94,7 @@ def test_sweep_and_finetune_agree_on_the_same_trial(swept, cluster):
     assert {name: result[name] for name in ("key", "start", "end")} == {
         name: entry[name] for name in ("key", "start", "end")
     }
-    # And the finetune, which is looked at alone, leaves its answers, a picture and a page.
+    # A single finetune also writes its answers, a picture and a page.
     for name, answers in result["answers"].items():
         right = [each["after"].strip() in each["accepted"] for each in answers]
         assert len(answers) >= len(result["end"][name]["items"]) and all(

@@ -1,4 +1,4 @@
-"""What a finetune says at its end: how to use what was learned, or why nothing was."""
+"""Last lines of a finetune: how to use the patch, or why nothing was learned."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_run_that_learned_nothing_says_so_and_why_every_time(swept, tmp_path, 
     config = smoke(
         tmp_path, "--tracking", "off", "--method.optimizer.learning-rate", "1e-6", "--stream.num-facts", "500"
     )
-    for _ in range(2):  # the second time it is found learned
+    for _ in range(2):  # the second time, the patch is reused
         uri = finetune.run(config)
         out = said_with(capfd, "docs/your-own-facts.md")
         assert "NOTHING WAS LEARNED: 0 of 100 new facts are answered correctly, and 0 were before" in out

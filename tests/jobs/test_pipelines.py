@@ -1,5 +1,4 @@
-"""The whole path at the smoke recipe's size, from nothing to a frontier, and what a user does
-with it afterwards."""
+"""A complete smoke run up to the frontier, and the uses of its results."""
 
 import csv
 import html
@@ -96,7 +95,7 @@ def test_trials_of_one_seed_start_from_the_same_scores_and_seeds_have_other_fact
 
 @pytest.mark.parametrize("method", ONE_EVERY_TIME)
 def test_a_trial_of_the_sweep_is_the_trial_alone_to_the_bit(swept, method):
-    """What the sweep's trials share, of weights and of activations, changes no score."""
+    """Sharing weights and activations among trials changes no score."""
     config = smoke(swept.storage)
     planned, inputs = plan_trials(config, load_spaces([method], "smoke"))
     (read,) = inputs.values()

@@ -1,5 +1,5 @@
-"""What users get wrong: each is one clear line with the remedy, before work is lost, and never a
-library's traceback."""
+"""Mistakes of users: each is reported on one clear line with the remedy, before work is lost, and
+never as a traceback."""
 
 import json
 import os
@@ -67,7 +67,7 @@ BAD_SHARDS = [
 @pytest.mark.parametrize("make, reason, remedy", BAD_SHARDS, ids=[make.__name__ for make, _, _ in BAD_SHARDS])
 @pytest.mark.parametrize("place", ["first", "second"])
 def test_a_bad_shard_is_named_with_line_reason_and_remedy(tmp_path, capfd, cluster, make, reason, remedy, place):
-    """The first is read for the tokenizer, the second only when it is packed."""
+    """The first shard is read for the tokenizer, the second only in packing."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     bad, good = ("a", "b") if place == "first" else ("b", "a")
@@ -155,12 +155,12 @@ def test_bad_input_is_found_before_work_is_done_and_without_a_cluster(tmp_path, 
     assert artifacts_in(tmp_path / "runs") == {"smoke/world"}
 
 
-# With checkpoints and counts at hand.
+# With existing checkpoints and counts.
 
 
 @ray
 def test_more_trainable_slots_than_the_pool_of_the_checkpoint_has(swept, cluster, capfd):
-    """The command line compares with the config's pool; this checkpoint was made with another."""
+    """The command line is checked against the config's pool; this checkpoint has another."""
     options = ["--model.memory.num-half-keys", "64", "--method.num-trainable-slots", "1025"]
     before = artifacts_in(swept.storage)
     line = refused(capfd, finetune.run, smoke(swept.storage, *options))
@@ -195,7 +195,8 @@ def test_a_rate_at_which_learning_diverges(swept, cluster, capfd):
 
 @ray
 def test_counts_of_another_checkpoint(swept, capfd, tmp_path):
-    """The same settings, another result: slot numbers mean other things there."""
+    """A checkpoint with the same settings but another digest: its slot numbers mean something
+    else."""
     base = swept.run / "checkpoint-memory"
     kept = shutil.ignore_patterns("trials", "ray", "learned", "checkpoint-memory")
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=kept)
@@ -240,12 +241,12 @@ def test_an_evaluation_of_a_checkpoint_that_is_not_there(swept, capfd, tmp_path,
     assert checkpoint in refused(capfd, evaluate.run, smoke(swept.storage, "--checkpoint", checkpoint))
 
 
-# Where results go.
+# Places for results.
 
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """An address at which no server answers: the port is bound, and nobody listens."""
+    """Address without a server: the port is bound, but nothing listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -281,7 +282,7 @@ def small_disk(tmp_path, request) -> Iterator[Path]:
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("needs the right to mount a small disk")
     yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a worker may still hold a file that it has read
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a worker may still have a file open
 
 
 @ray
@@ -289,7 +290,7 @@ def small_disk(tmp_path, request) -> Iterator[Path]:
     "small_disk, made", [("64k", set()), ("280k", {"smoke/world"})], indirect=["small_disk"], ids=["world", "blocks"]
 )
 def test_no_space_left(small_disk, made, capfd, cluster):
-    """In the driver, and in a worker."""
+    """Both in the driver and in a worker."""
     line = refused(capfd, prepare_corpus.run, smoke(small_disk, "--tracking", "off"))
     assert f"storage {small_disk}/smoke/" in line and "no space left. Free some, or choose a larger disk" in line
     assert artifacts_in(small_disk) >= made and "smoke/corpus" not in artifacts_in(small_disk)

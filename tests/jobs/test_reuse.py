@@ -1,4 +1,4 @@
-"""What a command reuses of an earlier one, and what it refuses to mix."""
+"""Reuse of earlier results, and refusals to mix different ones."""
 
 import json
 import shlex
@@ -52,7 +52,7 @@ def test_trials_that_are_missing_are_run_again_alone_and_end_where_they_ended(sw
 
 
 def test_a_run_is_drawn_beside_the_others_that_it_names(swept, cluster, capsys):
-    """With all its trials in the other's ledger: nothing is run, and one picture shows both."""
+    """All trials are in the other run's ledger: nothing is run, and one picture shows both."""
     config = smoke(
         swept.storage, "--run-name", "beside", "--base-run", "smoke", "--sweep.compare-with", "smoke", "none"
     )
@@ -64,20 +64,19 @@ def test_a_run_is_drawn_beside_the_others_that_it_names(swept, cluster, capsys):
     assert two.shape[1] > 1.3 * one.shape[1]
 
 
-# Counting, interrupted.
+# Interrupted counting.
 
 
 @pytest.fixture
 def copied(swept, tmp_path) -> Path:
-    """A run of its own that may be spoiled: the world, the corpus and the checkpoints of the
-    smoke run."""
+    """Copy of the smoke run's world, corpus and checkpoints that the test may damage."""
     kept = shutil.ignore_patterns("trials", "ray", "learned", "scores", "frontier*", "report*")
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=kept)
     return tmp_path
 
 
 def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
-    """A partial that claims a thousand tokens more shows that it was added up and not counted
+    """A partial count with a thousand extra tokens shows that it was reused and not counted
     again."""
     run, config = copied / "smoke", smoke(copied)
     whole = BackgroundCounts.load(run / "counts" / "counts.safetensors")
@@ -90,12 +89,12 @@ def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
     with partial.made_from(**manifest.inputs).write() as draft:
         marked.save(draft.path / COUNTS_FILE)
     counted = BackgroundCounts.load(Path(count_accesses.run(config)) / "counts.safetensors")
-    assert counted.num_batches == 15  # three units of five, and the marked one of none
+    assert counted.num_batches == 15  # three units of five, and the marked one without new tokens
     assert counted.num_tokens == 1000 + whole.num_tokens * 15 // 20
     assert not (run / "counts-partial").exists()
 
 
-# What does not fit together.
+# Artifacts that do not fit together.
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""A run writes reports and pictures by name into its folder, so that folder must be new or
-memlm's."""
+"""The folder of a run must be new or made by memlm, since reports and pictures are written
+there."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The same files as submitted jobs, on a cluster with token authentication."""
+"""Pipelines as submitted jobs, on a cluster with token authentication."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def wait_for(head: Head, process: subprocess.Popen, log: Path) -> None:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory) -> Iterator[Head]:
     folder = tmp_path_factory.mktemp("head")
-    # The names of Unix sockets are short, and pytest's folders are deep.
+    # Names of Unix sockets are limited, and pytest's folders have long paths.
     session = Path(tempfile.mkdtemp(prefix="memlm-ray-"))
     gcs, dashboard, client, agent, agent_grpc, environments, metrics = free_ports(7)
     token = secrets.token_hex(32)
@@ -123,10 +123,10 @@ def head(tmp_path_factory) -> Iterator[Head]:
         yield found
     finally:
         process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):  # what follows ends it
+        with suppress(subprocess.TimeoutExpired):  # the code below ends it
             process.wait(timeout=5)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # this cluster's own processes, and no other's
+            os.killpg(process.pid, signal.SIGKILL)  # only processes of this cluster
         process.wait()
         shutil.rmtree(session, ignore_errors=True)
 
@@ -141,7 +141,7 @@ def test_a_submitted_job_prepares_and_another_pretrains(head, tmp_path):
     manifest = storage.read_manifest(str(tmp_path / "smoke" / "checkpoint-memory"), CHECKPOINT_KIND)
     assert manifest.config["pretraining"]["num_steps"] == 20
     assert manifest.inputs["corpus"] == storage.read_manifest(str(tmp_path / "smoke" / "corpus")).digest
-    assert "pretrain memory: 20/20" in ended.out  # what workers say comes through
+    assert "pretrain memory: 20/20" in ended.out  # lines from workers arrive
 
 
 @pytest.mark.parametrize("options", [[], ["--storage", "here/runs"]], ids=["none", "relative"])
@@ -166,7 +166,7 @@ def test_a_job_without_the_token_is_refused(head, tmp_path):
 
 
 def test_a_token_that_the_cluster_does_not_accept_is_one_error(head, tmp_path):
-    """Of a job whose driver has the token of before."""
+    """A job whose driver has the previous token."""
     (tmp_path / "token").write_text(secrets.token_hex(32))
     os.chmod(tmp_path / "token", 0o600)
     old = {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
@@ -178,7 +178,7 @@ def test_a_token_that_the_cluster_does_not_accept_is_one_error(head, tmp_path):
 
 
 def test_what_is_uploaded_is_small():
-    """Ray refuses working directories above 512 MiB; data and environments do not belong in
+    """Ray refuses working directories above 512 MiB; data and environments must stay out of
     them."""
     assert sum((ROOT / name).stat().st_size for name in uploaded(ROOT)) < 10 * 2**20
 

@@ -1,4 +1,4 @@
-"""The job against a real endpoint on this machine, and with a model that runs here."""
+"""The job with a real endpoint on this machine, and with a local model."""
 
 import json
 import os
@@ -29,7 +29,7 @@ NUM_FACTS = 12
 
 
 class Careful:
-    """Follows the prompts, but for the facts that it is told to know nothing of."""
+    """Writer that follows the prompts, except for facts that it is told not to know."""
 
     def __init__(self, *ignorant_of: str) -> None:
         self.ignorant_of, self.lock, self.asked = ignorant_of, threading.Lock(), []

@@ -1,4 +1,4 @@
-"""Each check as it stands, and as it fails; what pipelines refuse before they begin."""
+"""Each check when it passes and when it fails, and refusals of pipelines before they begin."""
 
 import importlib.metadata
 import json
@@ -38,7 +38,7 @@ GONE = 10**15
 
 @pytest.fixture
 def pinned(monkeypatch):
-    """Other pins than the checkout's."""
+    """Pins other than the checkout's."""
 
     def pin(python=">=3.11", packages=(), cluster=()):
         found = checks._Pins(
@@ -134,7 +134,7 @@ def test_a_storage_is_left_as_it_was(tmp_path):
 
 @pytest.fixture
 def proxy(monkeypatch):
-    """Of an S3 server; what is asked of it once in a process is asked anew."""
+    """Address of an S3 server, with the cached checks of the process cleared."""
     with faulty_s3() as proxy:
         for name, value in client_environment(proxy).items():
             monkeypatch.setenv(name, value)
@@ -152,7 +152,7 @@ def test_a_store_is_tried_whole(proxy):
 
 def test_a_store_that_cannot_keep_writers_apart_stops_a_pipeline_that_asks_it_once(proxy, capfd):
     uri = make_bucket(proxy)
-    proxy.drops = ("If-None-Match", "If-Match")  # as stores do that know no conditions
+    proxy.drops = ("If-None-Match", "If-Match")  # like stores without conditional writes
     for _ in range(2):
         line = refused(capfd, prepare_corpus.run, smoke(f"{uri}/runs", "--tracking", "off"))
         assert f"storage: {uri}/runs: this store cannot keep writers apart: 16 of 16 writers" in line

@@ -1,4 +1,4 @@
-"""A plan names what would be done, and does none of it."""
+"""A dry run prints what would be done, and does nothing."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def plan_of(capsys, pipeline: str, *arguments: str) -> str:
 
 
 def refused_plan_of(capsys, pipeline: str, *arguments: str) -> str:
-    """A plan that finds something in the way, which its status tells."""
+    """Output of a dry run with an obstacle; checks the exit status."""
     with pytest.raises(SystemExit) as stopped:
         plan_of(capsys, pipeline, *arguments)
     assert stopped.value.code == 1
@@ -40,7 +40,7 @@ def everything_in(folder: Path) -> dict[str, int]:
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    """As without a network: nobody answers."""
+    """Block the network: nobody answers."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
 
 

@@ -1,4 +1,4 @@
-"""A database of MLflow that tests share, and how they read it."""
+"""MLflow database that tests share, and a reader for it."""
 
 import sqlite3
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def query(uri: str) -> Callable[..., list]:
-    """What a reader who knows nothing of our code finds in the database."""
+    """Contents of the database, read without memlm."""
 
     def rows(sql: str, *values: str) -> list:
         connection = sqlite3.connect(uri.removeprefix("sqlite:///"))

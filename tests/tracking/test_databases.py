@@ -1,4 +1,4 @@
-"""Where the local database lies, and files in its place."""
+"""Location of the local database, and other files in its place."""
 
 import os
 import sqlite3
@@ -13,8 +13,7 @@ from memlm.tracking import Tracker, TrackingError
 
 
 def test_nothing_is_written_beside_the_database(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow makes mlflow.db or mlruns in the working directory when it is asked without a full
-    address."""
+    """Without a full address MLflow would make mlflow.db or mlruns in the working directory."""
     monkeypatch.chdir(tmp_path)
     Tracker(uri, "elsewhere").run("k", name="a").log_metrics({"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
@@ -33,8 +32,8 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_storage_folder_of_any_name_holds_its_own_database_and_nothing_appears_elsewhere(tmp_path: Path) -> None:
-    """SQLAlchemy ends a path at '?' and decodes %41; MLflow makes a folder of the address before
-    it is decoded."""
+    """SQLAlchemy ends a path at '?' and decodes %41; MLflow makes a folder from the undecoded
+    address."""
     folder = tmp_path / "a?b%41 %#é=c"
     address = tracking_uri(parse("", ["smoke", "--storage", str(folder)]))
     with Tracker(address, "all").run("k", name="n") as run:

@@ -149,7 +149,7 @@ def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
     if what == "for good":
         assert "restore" not in said
         return
-    # What is said to do is done.
+    # Follow the advice.
     told = re.search(r"To log again: MLFLOW_TRACKING_URI=(\S+) (mlflow .*), and then", said)
     assert told is not None and told[1] == uri
     subprocess.run(
@@ -165,8 +165,7 @@ def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
 def test_a_server_that_goes_away_costs_a_forgiving_tracker_the_log_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A sqlite file that is taken away stands for it: MLflow reports both as errors of the
-    server."""
+    """Uses a sqlite file that was moved away: MLflow reports it like an error of a server."""
     uri = f"sqlite:///{tmp_path}/deep/mlflow.db"
     strict, forgiving = Tracker(uri, "strict").run("k", name="a"), Tracker(uri, "x", forgiving=True)
     run = forgiving.run("k", name="a")
@@ -187,7 +186,7 @@ def test_a_server_that_goes_away_costs_a_forgiving_tracker_the_log_alone(
     run.log_metrics({"loss": 2.0}, step=4)
     with sqlite3.connect(tmp_path / "deep" / "mlflow.db") as database:
         assert database.execute("SELECT step, value FROM metrics").fetchall() == [(4, 2.0)]
-    with pytest.raises(TrackingError, match="MLflow: .*loss!"):  # a fault of ours is no fault of the server
+    with pytest.raises(TrackingError, match="MLflow: .*loss!"):  # our own error is not reported as the server's
         run.log_metrics({"loss!": 1.0})
 
 

@@ -1,4 +1,4 @@
-"""Tracking servers that are not there, never answer, or do not let everybody in."""
+"""Tracking servers that are down, never answer, or require credentials."""
 
 import socket
 import threading

@@ -42,7 +42,8 @@ class Attempts:
     """This node."""
 
     def begin(self, unit: str) -> bool:
-        """Record an attempt and return True; False if the unit is in quarantine, or goes there now."""
+        """Record an attempt and return True; False if the unit is in quarantine, or goes there
+        now."""
         names = storage.list_names(storage.join(self.uri, unit))
         if QUARANTINED in names:
             return False
@@ -68,7 +69,8 @@ class Attempts:
         return sum(storage.read_json(storage.join(self.uri, unit, name))["node"] not in alive for name in names)
 
     def on_this_node(self) -> "Attempts":
-        """Attempts for use in a worker: records its node, and asks the cluster for the living ones."""
+        """Attempts for use in a worker: records its node, and asks the cluster for the living
+        ones."""
         return replace(self, nodes=_alive, node=ray.get_runtime_context().get_node_id())
 
 

@@ -154,7 +154,8 @@ def _pinned() -> _Pins:
 
 
 def credentials(config: Config) -> Check:
-    """Check that credentials are well-formed, since clients print a malformed one in their errors."""
+    """Check that credentials are well-formed, since clients print a malformed one in their
+    errors."""
     name, known = "credentials", dict.fromkeys([*VARIABLES, config.writer.endpoint.api_key_variable])
     try:
         given = [variable for variable in known if read_credential(variable)]

@@ -50,8 +50,8 @@ def connect(config: Config) -> Iterator[None]:
     environment = {**WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(config.cluster.threads_per_worker)}
     started = time.monotonic()
     say("starting Ray" if not os.environ.get(IN_JOB) else "joining the cluster")
-    # Output that workers print, mostly of libraries, stays in Ray's logs; lines that they `say` come
-    # through the console.
+    # Output that workers print, mostly of libraries, stays in Ray's logs; lines that they `say`
+    # come through the console.
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     with ExitStack() as until_the_end:
         if os.environ.get(IN_JOB):
@@ -71,8 +71,8 @@ def connect(config: Config) -> Iterator[None]:
 def _start_local(config: Config, environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     for name, value in {**environment, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
         os.environ.setdefault(name, value)
-    # These CPUs are logical: every worker holds one, and so does every task that starts workers, so a
-    # small machine declares a few more than it has.
+    # These CPUs are logical: every worker holds one, and so does every task that starts workers, so
+    # a small machine declares a few more than it has.
     num_cpus = logical_cpus(config)
     # For data that trials share: weights, questions, background counts and recordings.
     store = (1 << 29) + config.sweep.trunk_cache_bytes
@@ -82,7 +82,8 @@ def _start_local(config: Config, environment: Mapping[str, str], settings: Mappi
 
 @contextmanager
 def joining() -> Iterator[None]:
-    """Raise RunError, with the remedy, if the block cannot connect; Ray's own errors fill a page."""
+    """Raise RunError, with the remedy, if the block cannot connect; Ray's own errors fill a
+    page."""
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
@@ -106,7 +107,8 @@ def no_answer(error: Exception) -> RunError:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Raise RunError, with the remedy, if the path of Ray's temporary folder is too long for sockets."""
+    """Raise RunError, with the remedy, if the path of Ray's temporary folder is too long for
+    sockets."""
     try:
         yield
     except OSError as error:
@@ -130,8 +132,8 @@ def num_cpus_here() -> int:
 
 
 def num_processors(config: Config) -> int:
-    """Number of parallel tasks: from the config, or one per GPU, or one for every `threads_per_worker`
-    CPUs.
+    """Number of parallel tasks: from the config, or one per GPU, or one for every
+    `threads_per_worker` CPUs.
 
     On a single machine its real CPUs count, not the logical ones that Ray is configured with.
     """

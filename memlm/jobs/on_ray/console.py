@@ -56,9 +56,9 @@ class ConsoleWarnings(logging.Handler):
 
 
 def quiet() -> None:
-    """Silence notices of libraries that a user can do nothing about. Imports no library: one that is
-    imported later reads the environment, except for Ray Data, after whose import this must be called
-    again."""
+    """Silence notices of libraries that a user can do nothing about. Imports no library: one that
+    is imported later reads the environment, except for Ray Data, after whose import this must be
+    called again."""
     warnings.filterwarnings("ignore")
     ours = logging.getLogger("memlm")
     if not any(isinstance(handler, ConsoleWarnings) for handler in ours.handlers):

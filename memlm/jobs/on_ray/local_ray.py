@@ -37,8 +37,8 @@ class TokenFile:
     is_named: bool
 
     def problem(self) -> str:
-        """Reason why others may know the token or why it is invalid; "" if there is none, or no file
-        yet. Raises OSError."""
+        """Reason why others may know the token or why it is invalid; "" if there is none, or no
+        file yet. Raises OSError."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -52,8 +52,8 @@ class TokenFile:
         return "" if self.path.read_bytes().strip() else "is empty"
 
     def make_private(self) -> None:
-        """Make the file in the user's home if it is missing, with mode 0600; a file that Ray made gets
-        this mode too. Raises OSError."""
+        """Make the file in the user's home if it is missing, with mode 0600; a file that Ray made
+        gets this mode too. Raises OSError."""
         if self.is_named:
             return
         folder = self.path.parent
@@ -72,8 +72,8 @@ def asks_for_token() -> bool:
 
 
 def require_known_mode() -> None:
-    """Raise RunError for a mode that is neither token nor disabled: Ray would then silently ask for no
-    token.
+    """Raise RunError for a mode that is neither token nor disabled: Ray would then silently ask for
+    no token.
 
     An empty mode means the default, and white space around a mode is ignored.
     """
@@ -132,8 +132,8 @@ def remedy(file: TokenFile) -> str:
 
 
 def private_folder() -> Path:
-    """Private folder for Ray's sessions, sockets and logs, which Ray itself would open to every user
-    of the machine.
+    """Private folder for Ray's sessions, sockets and logs, which Ray itself would open to every
+    user of the machine.
 
     It is below RAY_TMPDIR, or below the system's temporary folder; or RAY_TMPDIR itself if that is
     private. Raises RunError if other users can enter it.
@@ -166,8 +166,8 @@ def _is_private(folder: Path) -> bool:
 
 @contextmanager
 def only_for_this_user(say: Callable[[str], None]) -> Iterator[None]:
-    """Protect a local Ray that starts and ends within the block. `say` gets a warning if the token is
-    disabled."""
+    """Protect a local Ray that starts and ends within the block. `say` gets a warning if the token
+    is disabled."""
     require_known_mode()
     require_private_token()
     if not asks_for_token():
@@ -201,8 +201,8 @@ def _settings_of_imported_ray() -> Iterator[None]:
 
 
 def turn_off_uv_hook() -> None:
-    """Turn Ray's uv hook off, even if Ray was imported before memlm.jobs did so. Setting the variable
-    to 1 keeps the hook."""
+    """Turn Ray's uv hook off, even if Ray was imported before memlm.jobs did so. Setting the
+    variable to 1 keeps the hook."""
     from ray._private import ray_constants
 
     if os.environ.get(UV_HOOK, "0").lower() not in ("1", "true"):
@@ -210,8 +210,8 @@ def turn_off_uv_hook() -> None:
 
 
 def _loopback_interface() -> dict[str, str]:
-    """Make gloo and NCCL listen on loopback, unless the user chose an interface; their default is the
-    interface of the host's name."""
+    """Make gloo and NCCL listen on loopback, unless the user chose an interface; their default is
+    the interface of the host's name."""
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     wanted = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     return {variable: names[0] for variable in wanted if names and variable not in os.environ}

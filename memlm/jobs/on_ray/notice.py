@@ -2,7 +2,7 @@
 same step.
 
     SIGTERM to the driver -> an actor that workers find by name -> rank 0 asks it once a second
-    a node about to be removed (a spot notice, `ray drain-node`) -> Ray Train, which any rank may ask
+    node about to be removed (spot notice, `ray drain-node`) -> Ray Train, which any rank may ask
 
 After SIGTERM the workers save a state and the driver ends. A node that is removed takes its workers
 with it, and the run continues without that node from the saved state. SIGTERM must reach the driver

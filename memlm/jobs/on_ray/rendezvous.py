@@ -24,7 +24,8 @@ def torch_config() -> TorchConfig:
 
 
 class FileTorchConfig(TorchConfig):
-    """Ray Train's configuration of a process group that is formed through a file, without a server."""
+    """Ray Train's configuration of a process group that is formed through a file, without a
+    server."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:

@@ -1,5 +1,5 @@
-"""Choice of a corpus's shards for training and validation. A listing of S3 or the hub is stored with
-the run."""
+"""Choice of a corpus's shards for training and validation. A listing of S3 or the hub is stored
+with the run."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 def choose_shards(config: Config, world: Path | None, *, keep: bool = True) -> tuple[list[Shard], list[Shard]]:
-    """Choose the shards for training and for validation. With `keep`, a new listing of S3 or the hub
-    is stored.
+    """Choose the shards for training and for validation. With `keep`, a new listing of S3 or the
+    hub is stored.
 
     Raises ShardError if no shard is left for one of them, and RunError if the stored listing is of
     another address or revision.
@@ -47,8 +47,8 @@ def name_shards(shards: Sequence[Shard]) -> bytes:
 
 
 def sources_digest(config: Config, world: Path | None, shards: Sequence[Shard]) -> str:
-    """Digest of the sources: each shard by name, size and, if known, version; the mixture's questions
-    by content."""
+    """Digest of the sources: each shard by name, size and, if known, version; the mixture's
+    questions by content."""
     digest = hashlib.sha256(name_shards(shards))
     if config.corpus.mixture:
         digest.update(source_content(expand(config.corpus.mixture.path, "corpus.mixture.path", world)))

@@ -82,7 +82,8 @@ class PackedShards:
         return {name: self._accounts[shard] for name, shard in self._named().items() if shard in self._accounts}
 
     def quarantined(self) -> dict[str, str]:
-        """Reason why each shard was left out. The address in it is not part of a corpus's identity."""
+        """Reason why each shard was left out. The address in it is not part of a corpus's
+        identity."""
         return {
             name: self._poison[shard].reason.replace(shard.uri, shard.name or shard.uri.rpartition("/")[2])
             for name, shard in self._named().items()
@@ -116,8 +117,8 @@ class PackedShards:
 
 
 def require_within_limits(uri: str, details: Mapping[str, Any], limits: Mapping[str, float]) -> None:
-    """Raise RunError for a corpus made under looser limits, or without shards that the present limits
-    allow."""
+    """Raise RunError for a corpus made under looser limits, or without shards that the present
+    limits allow."""
     for share, limit in limits.items():
         found = details.get(share, 0.0)
         if found > limit:

@@ -37,7 +37,8 @@ class Sources:
 
 
 def run(config: Config, sources: Sources | None = None) -> str:
-    """Make the questions artifact, or reuse it; return its uri. A recipe's world must exist already.
+    """Make the questions artifact, or reuse it; return its uri. A recipe's world must exist
+    already.
 
     `sources` is the result of read_sources, if the caller has read them.
     """
@@ -73,7 +74,8 @@ def run(config: Config, sources: Sources | None = None) -> str:
 
 
 def say_unanswerable(config: Config) -> None:
-    """Say which questions can never be answered correctly under this config; needs the tokenizer."""
+    """Say which questions can never be answered correctly under this config; needs the
+    tokenizer."""
     corpus = artifacts.corpus(config)
     if not corpus.is_there():
         return

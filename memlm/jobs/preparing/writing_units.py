@@ -35,8 +35,8 @@ Work = Callable[[Any, Sequence[Record]], list[Record]]
 def write_in_units(
     config: Config, work: Work, items: Sequence[Record], *, folder: str, wanted: Mapping[str, Any], revision: str | None
 ) -> list[Record]:
-    """One record per item, in order. `wanted` holds all settings that decide a record, in addition to
-    the item.
+    """One record per item, in order. `wanted` holds all settings that decide a record, in addition
+    to the item.
 
     `revision` is the writer's; None if the work needs no writer.
     """
@@ -104,8 +104,8 @@ class _WriteUnits:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         with user_errors_as_raised():
-            # The writer is not built in the constructor: Ray would retry it, and report its errors in
-            # words of its own.
+            # The writer is not built in the constructor: Ray would retry it, and report its errors
+            # in words of its own.
             if self.revision is not None and self.writer is None:
                 self.writer = self.build(self.revision)
             for uri, items in zip(batch["uri"], batch["items"], strict=True):

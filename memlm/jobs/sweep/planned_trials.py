@@ -27,8 +27,8 @@ class PlannedTrial:
 def plan_trials(
     config: Config, spaces: Sequence[MethodSpace]
 ) -> tuple[list[PlannedTrial], dict[Architecture, dict[str, str]]]:
-    """All trials, and the digests of their inputs. The seed varies slowest, so that all methods advance
-    evenly."""
+    """All trials, and the digests of their inputs. The seed varies slowest, so that all methods
+    advance evenly."""
     inputs = {space.base.base: trial_inputs(config, space.base.base) for space in spaces}
     planned: dict[str, PlannedTrial] = {}
     for seed in config.sweep.seeds:
@@ -83,8 +83,8 @@ def _entry_at(uri: str) -> dict[str, Any]:
 def read_results(
     run: Run, planned: Sequence[PlannedTrial]
 ) -> tuple[list[tuple[PlannedTrial, TrialResult]], list[FailedSetting]]:
-    """Finished trials, and the settings that diverged. These are left out with all their seeds, so that
-    no mean hides a divergence."""
+    """Finished trials, and the settings that diverged. These are left out with all their seeds, so
+    that no mean hides a divergence."""
     for plan in unfinished(run, planned):
         raise storage.StorageError("trial", ledger_entry(run, plan), "does not exist", "Run the sweep again.")
     entries = read_entries(run, planned)

@@ -75,8 +75,8 @@ class SweepTracker:
         )
 
     def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
-        """Log a finished trial. If the server does not answer, the end of the sweep logs the trial, or the
-        same command run again."""
+        """Log a finished trial. If the server does not answer, the end of the sweep logs the trial,
+        or the same command run again."""
         with self.child(plan) as child:
             log_config(child, replace(self.config, method=plan.trial.method, seed=plan.trial.seed))
             child.log_inputs(self._sets())
@@ -130,8 +130,8 @@ def _others(config: Config) -> list[dict[str, Any]]:
 
 
 def _draw_joint(config: Config, frontier: dict[str, Any], path: Path) -> bool:
-    """Draw the joint picture; returns whether it was drawn. A frontier of another run that cannot be
-    read costs only this picture."""
+    """Draw the joint picture; returns whether it was drawn. A frontier of another run that cannot
+    be read costs only this picture."""
 
     def refuse(reason: str) -> RunError:
         others = ", ".join(config.sweep.compare_with)

@@ -24,12 +24,12 @@ class MethodSpace:
 
     base: MethodConfig
     spaces: Sequence[Mapping[str, Any]]
-    """Spaces, each a mapping of dotted fields of the base to a value or a `grid`; the sweep uses the
-    settings of all."""
+    """Spaces, each a mapping of dotted fields of the base to a value or a `grid`; the sweep uses
+    the settings of all."""
 
     def settings(self) -> list[MethodConfig]:
-        """Every setting once. Within a space, the first field by name changes fastest. Raises ValueError
-        for a value that is neither plain nor a grid."""
+        """Every setting once. Within a space, the first field by name changes fastest. Raises
+        ValueError for a value that is neither plain nor a grid."""
         found: dict[MethodConfig, None] = {}
         for space in self.spaces:
             fields = sorted(space, reverse=True)

@@ -1,5 +1,5 @@
-"""Data shared by the trials of a sweep: the base model's scores, and a recording of its trunk on the
-sets and streams.
+"""Data shared by the trials of a sweep: the base model's scores, and a recording of its trunk on
+the sets and streams.
 
 Both are computed before the first trial begins: one task per checkpoint for the held-out sets, and
 one per checkpoint and seed for the stream and its new facts. Trials read the results from the
@@ -47,8 +47,8 @@ Part = tuple[Architecture, int | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Starts:
-    """Starting point of every trial. The recordings are in the object store; each process unpacks those
-    of a seed once."""
+    """Starting point of every trial. The recordings are in the object store; each process unpacks
+    those of a seed once."""
 
     scores: dict[Part, Scores]
     packed: "dict[Part, ObjectRef[PackedRecording]]"

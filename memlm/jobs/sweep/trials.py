@@ -47,8 +47,8 @@ def run_trials(
     holder: storage.Holder,
     on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
 ) -> None:
-    """Run the pending trials. `inputs` are the digests of the inputs that they were planned for, and
-    that they read. Raises LeaseLost if another driver took over from `holder`."""
+    """Run the pending trials. `inputs` are the digests of the inputs that they were planned for,
+    and that they read. Raises LeaseLost if another driver took over from `holder`."""
     architectures = sorted({plan.architecture for plan in pending})
     checkpoints = {name: (artifacts.checkpoint(config, name).uri, inputs[name]["checkpoint"]) for name in architectures}
     read = {name: digest for architecture in architectures for name, digest in inputs[architecture].items()}
@@ -99,8 +99,8 @@ def _tuner(
     *,
     name: str,
 ) -> tune.Tuner:
-    """Tuner that tries each trial once. Tune's own retries would not do: the death of one worker can
-    count as two failures, and a trial whose worker dies between two trials is not retried."""
+    """Tuner that tries each trial once. Tune's own retries would not do: the death of one worker
+    can count as two failures, and a trial whose worker dies between two trials is not retried."""
     needed = task_resources(config.cluster)
     return tune.Tuner(
         tune.with_resources(runner, {"cpu": needed["num_cpus"], "gpu": needed["num_gpus"]}),

@@ -80,7 +80,8 @@ def pool_weights(model: nn.Module) -> dict[str, ValuePool]:
 
 
 def _put_back(own: Tensor, base: Tensor, moved: list[Tensor]) -> None:
-    """Restore the rows that moved, at a cost that depends on their number and not on the pool's size."""
+    """Restore the rows that moved, at a cost that depends on their number and not on the pool's
+    size."""
     if not moved:
         return
     slots = torch.cat(moved).unique()

@@ -26,8 +26,9 @@ memory."""
 
 
 def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
-    """Load the inputs. `inputs` are the digests, as the driver found them, of corpus and questions and,
-    for methods that need them, of the counts. Raises StorageError if one was replaced since."""
+    """Load the inputs. `inputs` are the digests, as the driver found them, of corpus and questions
+    and, for methods that need them, of the counts. Raises StorageError if one was replaced
+    since."""
     corpus = open_corpus(artifacts.corpus(config).uri, digest=inputs["corpus"])
     sets = open_question_sets(artifacts.questions(config).uri, digest=inputs["questions"])
     text = corpus.validation_blocks()

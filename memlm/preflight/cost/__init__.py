@@ -1,2 +1,1 @@
-"""What does a recipe cost before it is run? Arithmetic on the config alone: no cluster, no
-torch, no file is read."""
+"""Cost of a recipe, by arithmetic on the config alone: without a cluster, torch or files."""

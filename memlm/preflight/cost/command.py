@@ -1,4 +1,4 @@
-"""What `memlm plan` is asked: its own options, before the recipe's dotted overrides."""
+"""Options of `memlm plan`, apart from the recipe's overrides, and its answer."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from memlm.preflight.cost.model import PlanError
 from memlm.preflight.cost.page import as_json, as_page
 from memlm.preflight.cost.stages import Assumptions, Trials, make_plan
 
-MOST_COLUMNS = 8
+MAX_COLUMNS = 8
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 LARGEST = 1e18
 DESCRIPTION = """What a recipe costs, before it is run: parameters, memory, FLOPs, network, time, goodput, storage and trials, each with how it
@@ -25,7 +25,7 @@ grows. Arithmetic on the config alone; no cluster is needed. Several numbers aft
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     gpus: tuple[int, ...]
-    """None for the recipe's own number of workers."""
+    """Numbers of devices; None for the recipe's number of workers."""
     gpu_type: str
     slots: tuple[int, ...]
     corpus_tokens: tuple[float, ...]
@@ -37,8 +37,8 @@ class PlanOptions:
 
 
 def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
-    """The plan's own options, and the rest: recipe and overrides. Exits with status 2 on a value
-    that is no number."""
+    """Split a command line into the plan's own options, and recipe and overrides. Exits with status
+    2 for a value that is not a number."""
     parser = argparse.ArgumentParser(
         prog="memlm plan",
         usage="memlm plan [RECIPE] [--gpus N ...] [--gpu-type TYPE] [options] [--FIELD VALUE ...]",
@@ -86,16 +86,16 @@ def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
 
 
 def answer(config: Config, machine: Machine, options: PlanOptions, trials: Trials) -> str:
-    """The page, or JSON. Raises PlanError, or ValueError naming a field of the config."""
+    """Page or JSON of a plan. Raises PlanError, or ValueError naming a field of the config."""
     gpus, slots, tokens = (
         options.gpus or (config.cluster.num_workers,),
         options.slots or (0,),
         options.corpus_tokens or (0.0,),
     )
-    if len(gpus) * len(slots) * len(tokens) > MOST_COLUMNS:
+    if len(gpus) * len(slots) * len(tokens) > MAX_COLUMNS:
         raise PlanError(
             f"--gpus, --slots and --corpus-tokens make {len(gpus)} x {len(slots)} x {len(tokens)} columns; "
-            f"a page has room for {MOST_COLUMNS}: ask in several calls"
+            f"a page has room for {MAX_COLUMNS}: use several calls"
         )
     plans = [
         make_plan(
@@ -119,7 +119,8 @@ def answer(config: Config, machine: Machine, options: PlanOptions, trials: Trial
 
 
 def with_slots(config: Config, slots: int) -> Config:
-    """The pool with the nearest number of slots that is a square of half-keys."""
+    """Config with the pool nearest in size to `slots`: a number of slots is a square of
+    half-keys."""
     half_keys = isqrt(slots)
     half_keys += (half_keys + 1) ** 2 - slots < slots - half_keys**2
     memory = replace(config.model.memory, num_half_keys=half_keys)
@@ -127,7 +128,7 @@ def with_slots(config: Config, slots: int) -> Config:
 
 
 def _number(text: str) -> float:
-    """1e12, 4T, 2^20 or 1_000."""
+    """Parse a number such as 1e12, 4T, 2^20 or 1_000."""
     power = re.fullmatch(r"(\d+)\^(\d+)", text)
     scaled = re.fullmatch(r"([\d_.]+(?:[eE][+]?\d+)?)([kMGBT]?)", text)
     try:
@@ -137,7 +138,7 @@ def _number(text: str) -> float:
         number = 0.0
     if not 1 <= number <= LARGEST:
         raise argparse.ArgumentTypeError(
-            f"{text[:40]!r} is no number from 1 to {LARGEST:g}; write it as 1048576, 2^20, 1e12, 64M or 4T"
+            f"{text[:40]!r} is not a number from 1 to {LARGEST:g}; write it as 1048576, 2^20, 1e12, 64M or 4T"
         )
     return number
 

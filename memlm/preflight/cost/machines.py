@@ -1,4 +1,4 @@
-"""What can a device do? Dense peaks without sparsity, from the makers' data sheets."""
+"""Devices and their peaks, dense (without sparsity), from the makers' data sheets."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ GPUS_PER_NODE = 8
 class Machine:
     name: str
     bf16_flops: float
-    """Peak, per second."""
+    """Peak FLOPs per second."""
     fp32_flops: float
-    """Peak of plain fp32, without TF32: what torch multiplies with by default."""
+    """Peak of plain fp32, without TF32, which is torch's default."""
     memory: float
     """Bytes."""
     bandwidth: float
-    """Of that memory, bytes per second."""
+    """Bandwidth of the memory, in bytes per second."""
     inside_node: float
-    """To the other devices of its node, bytes per second in one direction."""
+    """Bandwidth to the other devices of the node, in bytes per second and direction."""
     between_nodes: float
-    """Each device's share of its node's network, bytes per second in one direction."""
+    """Each device's share of its node's network, in bytes per second and direction."""
     source: str
 
     @property
@@ -27,7 +27,7 @@ class Machine:
         return self.name != "cpu"
 
     def link(self, num_devices: int) -> float:
-        """The narrowest way among so many devices."""
+        """Bandwidth of the narrowest link among a number of devices."""
         return self.inside_node if num_devices <= GPUS_PER_NODE else min(self.inside_node, self.between_nodes)
 
 

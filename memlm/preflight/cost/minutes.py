@@ -1,5 +1,5 @@
-"""Duration of each stage of a recipe: the arithmetic of `memlm plan` for this machine's cores or for
-the recipe's GPUs."""
+"""Duration of each stage of a recipe: the arithmetic of `memlm plan` for this machine's cores or
+for the recipe's GPUs."""
 
 import os
 

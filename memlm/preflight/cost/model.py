@@ -1,5 +1,4 @@
-"""How many parameters has a model, and how many multiplications is a token worth? By part, from
-the config."""
+"""Parameters of a model, and operations per token, by part, from the config."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,21 +7,21 @@ from memlm.config import Config
 from memlm.model.config import Architecture, ModelConfig
 
 VOCABULARIES = {"meta-llama/Llama-2-7b-hf": 32_001, "EleutherAI/gpt-neox-20b": 50_278}
-"""Of tokenizers that are named and not trained, with the pad token that memlm adds."""
+"""Sizes of known tokenizers, with the pad token that memlm adds."""
 
 
 class PlanError(ValueError):
-    """What is asked cannot be planned."""
+    """The options cannot be planned."""
 
 
 def vocabulary_of(config: Config, given: int = 0) -> int:
-    """Tokens of the vocabulary. Raises PlanError for a tokenizer whose size is not known here."""
+    """Size of the vocabulary. Raises PlanError for a tokenizer of unknown size."""
     tokenizer = config.corpus.tokenizer
     if given or not tokenizer:
         return given or config.corpus.vocab_size
     if tokenizer not in VOCABULARIES:
         raise PlanError(
-            f"corpus.tokenizer is {tokenizer!r}, whose number of tokens is not known here (known: {', '.join(VOCABULARIES)}); "
+            f"corpus.tokenizer is {tokenizer!r}, whose size is unknown (known: {', '.join(VOCABULARIES)}); "
             "give it with --vocab-size"
         )
     return VOCABULARIES[tokenizer]
@@ -30,25 +29,25 @@ def vocabulary_of(config: Config, given: int = 0) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """A model's parameters by part."""
+    """Parameters of a model, by part."""
 
     embeddings: int
-    """In and out; once where they are tied."""
+    """Input and output embeddings; counted once if tied."""
     head: int
-    """Of the embeddings, the matrix that makes logits."""
+    """Part of the embeddings: the matrix that makes logits."""
     attention: int
     feed_forward: int
     norms: int
     memory_projections: int
-    """Query, gate and output of the memory layers."""
+    """Query, gate and output projections of the memory layers."""
     half_keys: int
     pool: int
     active_values: int
-    """Of the pool, what one token reads."""
+    """Values of the pool that one token reads."""
 
     @property
     def base(self) -> int:
-        """All but the pool."""
+        """All parameters except the pool."""
         return (
             self.embeddings + self.attention + self.feed_forward + self.norms + self.memory_projections + self.half_keys
         )
@@ -59,7 +58,7 @@ class Sizes:
 
     @property
     def cast(self) -> int:
-        """What autocast keeps a second time in bf16: the matrices of linear layers."""
+        """Parameters of which autocast keeps a bf16 copy: the matrices of linear layers."""
         return self.attention + self.feed_forward + self.memory_projections + self.head
 
 
@@ -84,21 +83,19 @@ def sizes_of(model: ModelConfig, vocab_size: int, architecture: Architecture) ->
 
 
 def reads_per_token(model: ModelConfig, num_layers: int) -> int:
-    """Slots that a token reads in so many memory layers."""
+    """Slots that a token reads in a number of memory layers."""
     return num_layers * model.memory.num_heads * model.memory.top_k
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Floating-point operations of one token in one part; a multiplication with its addition
-    counts as two."""
+    """Floating-point operations of one token in one part; a multiply-add counts as two."""
 
     forward: float
     backward: float = 0.0
     unit: Literal["product", "fp32 product", "rows"] = "product"
-    """What it runs on: products of matrices in the precision of the run, or in fp32 whatever
-    that is; or kernels of our own, which follow rows through memory and whose time is that of
-    their bytes."""
+    """Kind of work: matrix products in the run's precision, matrix products always in fp32, or our
+    own kernels, which read rows and whose time follows from their bytes."""
 
     @property
     def step(self) -> float:
@@ -106,8 +103,8 @@ class Work:
 
 
 def work_of(model: ModelConfig, vocab_size: int, sequence: int, architecture: Architecture) -> dict[str, Work]:
-    """Of a training step, by part. Attention is counted over the whole square, as kernels
-    without a causal mask compute it."""
+    """Work of a training step per token, by part. Attention is counted over the whole square, as
+    kernels without a causal mask compute it."""
     memory, hidden = model.memory, model.hidden_size
     layers = len(memory.layers) if architecture == "memory" else 0
     parts = {
@@ -119,7 +116,7 @@ def work_of(model: ModelConfig, vocab_size: int, sequence: int, architecture: Ar
     if not layers:
         return parts
     width, reads = memory.num_heads * memory.key_dim, memory.num_heads * memory.top_k
-    # Of the pairs (i, j) of two sorted lists, those with (i + 1) * (j + 1) <= top_k.
+    # Pairs (i, j) of two sorted lists with (i + 1) * (j + 1) <= top_k.
     pairs = sum(memory.top_k // (rank + 1) for rank in range(memory.top_k))
     return parts | {
         "query, gate, output": _product(layers * 2 * hidden * (width + 2 * memory.value_dim)),
@@ -137,5 +134,5 @@ def work_of(model: ModelConfig, vocab_size: int, sequence: int, architecture: Ar
 
 
 def _product(forward: float) -> Work:
-    """Backward makes one such product for the input and one for the weights."""
+    """Work of a linear layer: backward makes one product for the input and one for the weights."""
     return Work(forward=float(forward), backward=2.0 * forward)

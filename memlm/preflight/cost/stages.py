@@ -270,8 +270,8 @@ class Plan:
         return self._device_hours(tokens * (lower + work["half-key scores"].forward))
 
     def _learning_hours(self, setting: MethodConfig) -> float:
-        """Device hours of one trial's stream. Work that a sweep does once for all trials is counted in
-        each."""
+        """Device hours of one trial's stream. Work that a sweep does once for all trials is counted
+        in each."""
         if setting.moves == "nothing":
             return 0.0
         model, stream = self.config.model, self.config.stream

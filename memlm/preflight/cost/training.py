@@ -1,4 +1,4 @@
-"""What does one of N devices hold, exchange and wait for in a step of pretraining?"""
+"""Memory, network traffic and time of one of N devices in a step of pretraining."""
 
 import functools
 import math
@@ -11,70 +11,69 @@ from memlm.preflight.cost.machines import Machine
 from memlm.preflight.cost.model import Sizes, Work, reads_per_token, sizes_of, vocabulary_of, work_of
 
 BANDWIDTH_REACHED = 0.7
-"""Of a peak of memory or network, what kernels and collectives reach."""
+"""Share of the peak bandwidth of memory or network that kernels and collectives reach."""
 MEMORY_USED = 0.9
-"""Of a device's memory, what a plan fills; the rest is the allocator's and the libraries'."""
+"""Share of a device's memory that a plan may fill; allocator and libraries need the rest."""
 BUCKET_ELEMENTS = 500_000_000
-"""Gradients that DeepSpeed's ZeRO collects in one buffer: its reduce_bucket_size, which is left
-at its default."""
+"""Gradients in one of ZeRO's buffers: DeepSpeed's default reduce_bucket_size."""
 KEPT_ELEMENTS = 1_000_000_000
-"""Weights that ZeRO-3 keeps gathered between two uses: its max_reuse_distance and
-max_live_parameters, left at their defaults."""
+"""Weights that ZeRO-3 keeps gathered between two uses: DeepSpeed's default max_reuse_distance and
+max_live_parameters."""
 PERSISTENT_ELEMENTS = 100_000
-"""Weights of at most so many elements are never let go by ZeRO-3: its
-param_persistence_threshold, left at its default."""
+"""Largest weight, in elements, that ZeRO-3 always keeps gathered: DeepSpeed's default
+param_persistence_threshold."""
 EXCHANGED_BYTES = 1 << 28
-"""Of row gradients, received at once (training/row_sparse.py)."""
+"""Bytes of row gradients received at once (training/row_sparse.py)."""
 SPREAD_OF_READS = 1.7
-"""How unevenly trained models read their slots: the standard deviation of the logarithm of a
-slot's share of the reads, taken log-normal. Measured as sqrt(2 (ln slots - entropy)): 1.77 at
-the end of `laptop`, 1.64 at the end of `wiki`."""
+"""Unevenness of a trained model's reads: the standard deviation of the logarithm of a slot's share
+of the reads, assumed log-normal. Measured as sqrt(2 (ln slots - entropy)): 1.77 at the end of
+`laptop`, 1.64 at the end of `wiki`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """What autograd keeps of one token for the backward pass, in bytes."""
+    """Bytes that autograd keeps of one token for the backward pass."""
 
     value: int
-    """Of one output of a linear layer."""
+    """Bytes per output of a linear layer."""
     hidden: int
-    """Of each hidden unit in one decoder layer: two norms with their input, queries, keys,
-    values and the attention's output."""
+    """Bytes per hidden unit and decoder layer: two norms with their input, queries, keys, values
+    and the attention's output."""
     square: int
-    """Of each position attended to, in each head."""
+    """Bytes per attended position and head."""
     last: int
-    """Of each hidden unit in the last norm."""
+    """Bytes per hidden unit of the last norm."""
 
 
 KEPT_OF_A_TOKEN = {
     "fp32": _Kept(value=4, hidden=40, square=4, last=12),
-    # Residual and norms stay fp32; what a linear layer takes is cast to bf16 once for each.
+    # Residual and norms stay fp32; the input of each linear layer is cast to bf16.
     "bf16": _Kept(value=2, hidden=34, square=6, last=10),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a step's batch and the pools are laid over the devices."""
+    """Distribution of a step's batch and of the pools over the devices."""
 
     devices: int
     batch_blocks: int
     micro_blocks: int
     split: int = 1
-    """Devices over which the columns of the pools are split; the tables are whole in each such
-    group."""
+    """Devices over which the columns of the pools are split; each such group has complete
+    tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """The pretraining of one architecture on so many devices of one kind."""
+    """Pretraining of one architecture on a number of devices of one kind."""
 
     config: Config
     architecture: Architecture
     machine: Machine
     layout: Layout
     num_tokens: float
-    """Trained on in all."""
+    """Tokens of the whole training."""
     vocab_size: int
 
     @property
@@ -95,7 +94,7 @@ class Pretraining:
 
     @property
     def rank_tokens(self) -> float:
-        """Of a step, on one device."""
+        """Tokens of a step on one device."""
         return self.step_tokens / self.layout.devices
 
     @property
@@ -116,7 +115,7 @@ class Pretraining:
         return reads_per_token(self.config.model, len(self.config.model.memory.layers) if self.sizes.pool else 0)
 
     def rows_read(self, tokens: float) -> float:
-        """Different rows of all pools that so many tokens read."""
+        """Number of distinct rows of all pools that a number of tokens read."""
         memory = self.config.model.memory
         pools = memory.num_pools
         return pools * distinct_rows(tokens * self.reads / max(1, pools), memory.num_slots) if self.sizes.pool else 0.0
@@ -129,11 +128,11 @@ class Pretraining:
         stage, share = settings.zero_stage, 1 / layout.devices
         engine = sizes.base + (0 if self.is_lazy else sizes.pool)
         held = {
-            # ZeRO-3 keeps up to so many gathered beside its share.
+            # ZeRO-3 keeps up to KEPT_ELEMENTS gathered in addition to its share.
             "weights": 4 * (engine * share + min(engine, KEPT_ELEMENTS)) if stage == 3 else 4 * engine,
             "weights in bf16": 2 * sizes.cast if settings.precision == "bf16" else 0,
             "gradients": 4 * engine * (share if stage >= 2 else 1),
-            # With ZeRO a copy of the weights beside the two moments.
+            # With ZeRO, a copy of the weights in addition to the two moments.
             "optimizer": 12 * engine * share if stage else 8 * engine,
             "ZeRO's bucket": 4 * BUCKET_ELEMENTS if stage and layout.devices > 1 else 0,
             "activations": self.activations(),
@@ -142,7 +141,7 @@ class Pretraining:
         return {name: float(number) for name, number in (held | self.pool_memory()).items()}
 
     def pool_memory(self) -> dict[str, float]:
-        """Of what is trained beside the engine."""
+        """Bytes of the parameters trained outside the engine."""
         if not self.is_lazy:
             return {}
         columns = self.config.model.memory.value_dim / self.layout.split
@@ -156,18 +155,17 @@ class Pretraining:
         }
 
     def activations(self) -> float:
-        """What the backward pass of a micro-batch needs of its forward pass, without logits."""
+        """Bytes that the backward pass of a micro-batch needs from its forward pass, without
+        logits."""
         model, memory = self.config.model, self.config.model.memory
         tokens, sequence = self.micro_tokens, self.config.corpus.block_size
         layers = len(memory.layers) if self.sizes.pool else 0
         kept = KEPT_OF_A_TOKEN[self.config.pretraining.precision]
         attention = (kept.hidden + (kept.value if self.machine.is_gpu else 0)) * model.hidden_size
-        if (
-            not self.machine.is_gpu
-        ):  # eager attention keeps its square of weights, the fused one its output a second time
+        if not self.machine.is_gpu:  # eager attention keeps all attention weights, fused attention a copy of its output
             attention += kept.square * model.num_attention_heads * sequence
         reads, width = memory.num_heads * memory.top_k, memory.num_heads * memory.key_dim
-        # Slots and weights, and with split columns those of all tokens that they serve.
+        # Slots and weights; with split columns, those of all tokens of the group.
         lookup = 12 * reads * (1 + (self.layout.split if self.layout.split > 1 else 0))
         lookup += (4 + kept.value * memory.query_norm) * width + (4 + 3 * kept.value) * memory.value_dim
         return tokens * (
@@ -178,13 +176,13 @@ class Pretraining:
         )
 
     def logits(self) -> float:
-        """Of a micro-batch, while the loss goes backward: the logits, their copy,
+        """Bytes of a micro-batch during the loss's backward pass: logits, their copy,
         log-probabilities and two gradients."""
         value = KEPT_OF_A_TOKEN[self.config.pretraining.precision].value
         return self.micro_tokens * self.vocab_size * (value + 12)
 
     def half_key_scores(self) -> float:
-        """Of one memory layer and micro-batch, in fp32, until the search is done."""
+        """Bytes of one memory layer's scores for a micro-batch, in fp32, during the search."""
         memory = self.config.model.memory
         return 8.0 * self.micro_tokens * memory.num_heads * memory.num_half_keys if self.sizes.pool else 0.0
 
@@ -203,8 +201,8 @@ class Pretraining:
         return exchanged | ({"pool row gradients": self.gathered_rows(), **self.split_reads()} if self.is_lazy else {})
 
     def gathers(self) -> float:
-        """Times that ZeRO-3 gathers the mean weight in a step: small ones once, others in each
-        micro-batch, and again for its backward pass where the next use is not near."""
+        """Number of times that ZeRO-3 gathers the mean weight in a step: small weights once, others
+        in each micro-batch, and again for backward if the next use is far away."""
         model, memory, sizes = self.config.model, self.config.model.memory, self.sizes
         width = memory.num_heads * memory.key_dim
         matrices = {
@@ -221,14 +219,15 @@ class Pretraining:
         return (engine - large + large * self.num_micro_batches * (1 + again)) / engine
 
     def gathered_rows(self) -> float:
-        """Row gradients of the other devices that hold the same columns, with their slots."""
+        """Bytes of row gradients, with their slots, from the other devices with the same
+        columns."""
         columns = self.config.model.memory.value_dim / self.layout.split
         holders = self.layout.devices / self.layout.split
         return (holders - 1) * self.rows_read(self.rank_tokens * self.layout.split) * (8 + 4 * columns)
 
     def split_reads(self) -> dict[str, float]:
-        """Lookups of the group's other devices come in, their outputs go out; and the same way
-        back."""
+        """Bytes exchanged in a group: lookups of the other devices come in and their outputs go
+        out; backward the same in reverse."""
         others, memory = self.layout.split - 1, self.config.model.memory
         layers = len(memory.layers)
         lookups = others * self.rank_tokens * self.reads
@@ -238,11 +237,12 @@ class Pretraining:
     # Time.
 
     def row_bytes(self) -> dict[str, float]:
-        """Bytes through one device's memory in a step, of what follows rows and not products."""
+        """Bytes through one device's memory in a step, for work on rows."""
         if not self.sizes.pool:
             return {}
         value_dim, tables = self.config.model.memory.value_dim, self.sizes.pool
-        # Forward the rows that are read; backward they again, and the output's gradient as often.
+        # Forward, the rows that are read; backward, the same rows and as much of the output's
+        # gradient.
         read = 3 * 4 * self.rank_tokens * self.reads * value_dim
         if not self.is_lazy:
             shared = self.layout.devices if self.config.pretraining.zero_stage else 1
@@ -252,7 +252,7 @@ class Pretraining:
         return {"weighted read": read, "pool optimizer": 28.0 * moved}
 
     def seconds(self, utilisation: float) -> dict[str, float]:
-        """Of a step, by part."""
+        """Seconds of a step, by part."""
         machine, settings = self.machine, self.config.pretraining
         peak = {
             "product": machine.bf16_flops if settings.precision == "bf16" else machine.fp32_flops,
@@ -268,28 +268,28 @@ class Pretraining:
         return {"products": products, "rows": rows, "network": exchange}
 
     def flops(self) -> float:
-        """Of all steps on all devices."""
+        """FLOPs of all steps on all devices."""
         return self.num_tokens * sum(part.step for part in self.work.values())
 
     def fits(self) -> bool:
         return sum(self.memory().values()) <= MEMORY_USED * self.machine.memory
 
     def state_bytes(self) -> float:
-        """Of one training state: what a run needs to go on."""
+        """Bytes of one training state, from which a run can resume."""
         engine = self.sizes.base + (0 if self.is_lazy else self.sizes.pool)
         stage = self.config.pretraining.zero_stage
         return 4.0 * engine * (3 if stage in (0, 3) else 4) + (12.0 * self.sizes.pool if self.is_lazy else 0.0)
 
 
 def distinct_rows(reads: float, num_slots: int) -> float:
-    """How many of the slots are among so many reads, expected, when their shares are log-normal."""
+    """Expected number of distinct slots in a number of reads, for log-normal shares."""
     shares = _shares_of_reads()
     return num_slots * sum(-math.expm1(-reads / num_slots * share) for share in shares) / len(shares)
 
 
 @functools.cache
 def _shares_of_reads(points: int = 256) -> list[float]:
-    """Of slots at equal steps of their rank, as multiples of the mean."""
+    """Shares of slots at equal steps of their rank, as multiples of the mean."""
     normal = NormalDist(sigma=SPREAD_OF_READS)
     shares = [math.exp(normal.inv_cdf((number + 0.5) / points)) for number in range(points)]
     return [share * points / sum(shares) for share in shares]
@@ -305,11 +305,11 @@ def lay_out(
     vocab_size: int = 0,
     split: int = 0,
 ) -> tuple[Pretraining, list[str]]:
-    """The recipe's batch on so many devices, with the largest micro-batch that fits; and what
-    was changed.
+    """Lay out the recipe's batch on a number of devices, with the largest micro-batch that fits;
+    returns the plan and notes on changes.
 
-    The columns of the pools are split over `split` devices; for 0 as the recipe splits them, and
-    where it does not over the fewest that hold them.
+    The columns of the pools are split over `split` devices; 0 means the recipe's split or, if it
+    has none, the fewest devices that have room.
     """
     settings, notes = config.pretraining, []
     wanted = 1 if architecture == "dense" else settings.pool_split
@@ -352,7 +352,8 @@ def lay_out(
 
 
 def splits(plan: Pretraining) -> list[Pretraining]:
-    """The plan with its columns over ever more devices: the powers of two that divide both."""
+    """Plans with the columns split over more and more devices: powers of two that divide both
+    numbers."""
     found, number = [], 1
     while plan.layout.devices % number == 0 and plan.config.model.memory.value_dim % number == 0:
         found.append(replace(plan, layout=replace(plan.layout, split=number)))

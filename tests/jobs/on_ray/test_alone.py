@@ -41,7 +41,7 @@ def test_a_second_driver_goes_on_when_the_first_ends(tmp_path):
 
 
 def test_a_refusal_within_the_block_is_handed_on(tmp_path):
-    """As when a sweep finds that another driver pretrains."""
+    """A sweep may find that another driver pretrains."""
     with pytest.raises(storage.LeaseHeld, match="inner"), alone.alone(str(tmp_path / "outer")):
         raise storage.LeaseHeld("lease", "inner", "is held by another", "Wait.")
     with alone.alone(str(tmp_path / "outer")) as lease:

@@ -1,4 +1,4 @@
-"""Who is to blame when a unit's worker dies: the unit, unless its driver died too."""
+"""A worker's death counts against its unit, unless the driver died too."""
 
 import json
 

@@ -1,5 +1,5 @@
-"""Nobody else on the machine learns the token of a local Ray, and nobody elsewhere reaches its
-ports."""
+"""Protection of a local Ray: other users cannot learn its token, and other machines cannot reach
+its ports."""
 
 import json
 import os
@@ -126,7 +126,7 @@ def test_a_token_that_was_turned_off_is_warned_of(home, monkeypatch):
 
 @pytest.mark.parametrize("given", ["", " ", "token ", " TOKEN"])
 def test_an_empty_mode_and_white_space_leave_the_token_on(home, monkeypatch, given):
-    """Ray itself takes each of them for no token at all."""
+    """With each of these values Ray itself would ask for no token."""
     monkeypatch.setenv("RAY_AUTH_MODE", given)
     said: list[str] = []
     with only_for_this_user(said.append):
@@ -161,7 +161,7 @@ def test_rays_folder_is_its_users_alone(tmp_path, monkeypatch):
     (tmp_path / "shared").chmod(0o777)
     folder = private_folder()
     assert folder.parent == tmp_path / "shared" and mode(folder) == 0o700 and mode(folder.parent) == 0o777
-    folder.chmod(0o777)  # as an older run, or Ray, left it
+    folder.chmod(0o777)  # as left by an older run or by Ray
     assert private_folder() == folder and mode(folder) == 0o700
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     assert private_folder() == folder
@@ -219,6 +219,6 @@ def test_a_local_ray_listens_on_loopback_alone(tmp_path, order):
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("LISTENING ")]
     addresses, commands, session = json.loads(line.removeprefix("LISTENING "))
     assert len(addresses) > 5 and set(addresses) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, done.stdout
-    assert any(mode(folder) == 0o700 for folder in Path(session).parents)  # Ray's own folders are open to all
+    assert any(mode(folder) == 0o700 for folder in Path(session).parents)  # Ray's own folders are open to all users
     token = (tmp_path / ".ray" / "auth_token").read_text()
     assert mode(tmp_path / ".ray" / "auth_token") == 0o600 and token not in str(commands) + done.stdout + done.stderr

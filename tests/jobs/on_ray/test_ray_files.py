@@ -24,7 +24,7 @@ def bucket(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def filesystem_of(uri: str) -> FileSystem:
-    """As a worker gets it."""
+    """The object as a worker receives it."""
     arguments = pickle.loads(pickle.dumps(ray_storage(uri)))
     assert arguments["storage_path"] == "/"
     found = arguments["storage_filesystem"]

@@ -1,5 +1,5 @@
-"""More workers than the cluster can give: the arithmetic, at once; and waiting only for nodes
-that can come."""
+"""Requests for more workers than the cluster has room for: refused at once with the arithmetic, or
+waiting for nodes that can still start."""
 
 import math
 import re
@@ -19,7 +19,7 @@ FULL, NO_CPUS, NO_GPUS = {"CPU": 96.0, "GPU": 8.0}, {"CPU": 2.0, "GPU": 8.0}, {"
 
 
 ANY_NUMBER = PretrainingConfig(batch_blocks=60, micro_batch_blocks=1)
-"""Of workers up to six divides it."""
+"""Batch that any number of workers up to six divides."""
 
 
 def config(**cluster) -> Config:
@@ -40,7 +40,8 @@ def test_what_is_asked():
     [([FULL], 8), ([NO_CPUS], 2), ([NO_GPUS], 0), ([FULL, NO_CPUS, NO_GPUS], 10), ([FULL, FULL], None), ([], 0)],
 )
 def test_a_worker_needs_all_it_has_on_one_node(nodes, taken):
-    """Sums would do for 20 of the fourth, whose GPUs lie where no CPUs are left."""
+    """By its sums the fourth cluster would have room for 20, but its GPUs are on nodes without
+    CPUs."""
     said = shortage(GPU_WORKERS, nodes)
     if taken is None:
         assert said == ""
@@ -59,13 +60,14 @@ def test_limits_of_the_autoscaler():
     kinds = [NodeKind(resources=FULL, max_nodes=2), NodeKind(resources=NO_GPUS, max_nodes=math.inf)]
     assert most_workers(GPU_WORKERS, kinds) == 16
     assert most_workers(GPU_WORKERS, [NodeKind(resources=NO_CPUS, max_nodes=math.inf)]) == math.inf
-    joined = {"CPU": 7.0, "GPU": 8.0}  # by hand, beside what the autoscaler starts
+    joined = {"CPU": 7.0, "GPU": 8.0}  # started by hand, not by the autoscaler
     assert most_workers(GPU_WORKERS, kinds, [dict(kind.resources) for kind in kinds]) == 16
     assert most_workers(GPU_WORKERS, kinds, [joined]) == 16 + GPU_WORKERS.fitting(joined)
 
 
 class Cluster:
-    """Nodes that are there, and one more at each look; kinds that the autoscaler may start."""
+    """Cluster that gains a node each time it is asked, with the kinds that its autoscaler may
+    start."""
 
     def __init__(self, monkeypatch, *, nodes=(), joining=(), kinds=()):
         self.nodes, self.joining, self.said, self.requests = list(nodes), list(joining), [], []
@@ -110,7 +112,7 @@ def test_nodes_that_the_autoscaler_may_start_are_asked_for_and_waited_for(monkey
 
 
 def test_nodes_are_asked_for_again_and_again_while_one_waits(monkeypatch):
-    """The cluster keeps one request, and others overwrite it."""
+    """The cluster keeps only the latest request, and other programs make requests too."""
     monkeypatch.setattr(resources, "REQUEST_SECONDS", 0.5)
     cluster = Cluster(monkeypatch, nodes=[TWO], joining=[{}, {}, {}, TWO], kinds=[NodeKind(resources=TWO, max_nodes=3)])
     require_resources(config(num_workers=4), cluster.said.append)
@@ -161,7 +163,8 @@ cluster.shutdown()
 @pytest.mark.slow
 @pytest.mark.ray
 def test_on_a_cluster_of_two_nodes_the_placement_counts():
-    """Three CPUs and three GPUs, and room for two workers that need one of each."""
+    """Cluster with three CPUs and three GPUs, but room for only two workers that need one of
+    each."""
     ended = run_command("python", "-c", SEVERAL_NODES)
     assert ended.code == 0, ended.err
     (seconds, said) = re.search(r"REFUSED (\S+) (.*)", ended.out).groups()
@@ -196,15 +199,15 @@ cluster.shutdown()
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_drivers_helpers_are_on_its_node():
-    """Ray would put actors that ask for no CPU anywhere, and a lost node would take the job with
-    it."""
+    """Without a rule, Ray would place actors that need no CPU anywhere, and the job would end with
+    a lost node."""
     ended = run_command("python", "-c", BESIDE_THE_DRIVER)
     assert "BESIDE True" in ended.out, ended.err
 
 
 @pytest.mark.ray
 def test_a_pipeline_is_refused_with_the_arithmetic(tmp_path, capfd, cluster):
-    """GPUs where there are none."""
+    """Request for GPUs on a machine without any."""
     from memlm.jobs import prepare_corpus
 
     options = ["--cluster.use-gpu", "True", "--tracking", "off"]
@@ -216,7 +219,7 @@ def test_a_pipeline_is_refused_with_the_arithmetic(tmp_path, capfd, cluster):
 
 
 def _connects_anew(job):
-    """The session's Ray is there already, where a pipeline's own would be started and asked."""
+    """Uses the session's Ray in place of one that the pipeline would start."""
 
     def run(config):
         require_resources(config, print)

@@ -1,4 +1,4 @@
-"""Corpora that lie in a store, are sampled, or hold shards that cannot be read."""
+"""Corpora on S3, sampled corpora, and corpora with unreadable shards."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ WHOLE = [{"text": f"{number} plus {number} equals {2 * number}. " * 5} for numbe
 
 
 def content(records: list[dict[str, str]], *, broken: int = 0) -> bytes:
-    """A compressed shard, some of whose lines are cut off."""
+    """Compressed shard with truncated lines."""
     lines = [json.dumps(record) for record in records]
     for number in range(broken):
         lines[7 * number + 6] = lines[7 * number + 6][:-2]
@@ -64,7 +64,7 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
     assert f"tokenizer: not trained on a shard that cannot be read: {corpus}/a.jsonl.zst:" in said
     assert "left out: b.jsonl.zst:14: not JSON" in said and f"quarantined: {corpus}/a.jsonl.zst:" in said
     assert "1 dropped (1 empty text), 2 malformed and left out (2 not JSON)" in said
-    # Made again with less put up with, from the very parts that are there.
+    # Made again under a stricter limit, from the existing parts.
     for option, share in (("--corpus.max-malformed-share", "0.0009"), ("--corpus.max-quarantined-share", "0.2")):
         strict = smoke(tmp_path / "runs", *config.arguments[2:], option, share)
         assert f"corpus.max_{option[13:].replace('-', '_')} is" in refused(capfd, prepare_corpus.run, strict)
@@ -97,7 +97,7 @@ def test_a_shard_with_too_many_malformed_lines_is_quarantined_like_one_that_cann
     whole = found["total"]
     assert whole["lines"] == whole["kept"] and whole["malformed"] == {}
     assert whole["lines"] == sum(shard["lines"] for shard in found["shards"].values())
-    # With that much put up with it is a corpus that has the shard.
+    # Under this limit the corpus includes the shard.
     lax = smoke(tmp_path / "runs", *options, "--corpus.max-malformed-share", "0.002")
     line = refused(capfd, prepare_corpus.run, lax)
     assert "was made without a shard with a malformed_share of 0.150%, and corpus.max_malformed_share is 0.200%" in line
@@ -125,7 +125,7 @@ def test_a_sample_is_taken_by_fraction_and_by_number(tmp_path):
         names("--corpus.fraction", "1e-9")
 
 
-# In a store.
+# On S3.
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_a_corpus_on_s3_is_packed_one_shard_at_a_time_and_a_changed_shard_is_ref
     assert ended.code == 0, ended.err
     found = accounting(tmp_path / "runs" / "smoke")
     assert found["total"]["kept"] >= 900 and set("abc") <= {Path(name).name[0] for name in found["shards"]}
-    # Nor are there those of workers that were killed when the run was refused.
+    # Those of workers killed when the run was refused are gone too.
     assert [path for path in (tmp_path / "temporary").iterdir() if "memlm-" in path.name] == []
 
 

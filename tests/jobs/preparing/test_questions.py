@@ -1,4 +1,5 @@
-"""From question files of every kind to the questions artifact and back. Needs no cluster."""
+"""Question files of every kind become the questions artifact and are read back; no cluster
+needed."""
 
 import json
 from dataclasses import replace
@@ -109,7 +110,7 @@ def test_another_file_or_another_way_to_ask_makes_another_artifact(files, tmp_pa
 
 
 def overlapping(config, *, remove):
-    """The first fact is asked in a held-out set too, spelled otherwise."""
+    """The first fact is also asked in a held-out set, with another spelling."""
     return replace(config, questions=replace(config.questions, remove_overlap=remove))
 
 
@@ -159,12 +160,12 @@ def test_numbered_ids_are_merged_on_request_alone_and_either_way_is_said(files, 
         in said
     ) == merge
     assert (
-        "questions.held_out nq: 100 ids differ in a number after '#'" in said and "set merge_numbered" in said
+        "questions.held_out nq: 100 ids differ only in a number after '#'" in said and "set merge_numbered" in said
     ) != merge
 
 
 def test_a_set_that_asks_for_nothing_new_is_named_as_before(files, tmp_path):
-    """So that runs from before the setting are still found."""
+    """Runs made before this setting existed are still found."""
     config = config_of(files, tmp_path / "runs")
     assert "merge_numbered" not in json.dumps(dict(artifacts.questions(config).identity))
     assert "merge_numbered" in json.dumps(

@@ -24,7 +24,7 @@ def mean_of(score: dict) -> float:
 
 
 def drop_of(start: dict, end: dict) -> float:
-    """Issue 3, item 9, word by word."""
+    """Check the figures and numbers as stated."""
     if start["measure"] == "nats_per_token":
         return (mean_of(end) - mean_of(start)) / mean_of(start)
     return (mean_of(start) - mean_of(end)) / (mean_of(start) - start["chance"])

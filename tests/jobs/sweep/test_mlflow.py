@@ -1,4 +1,4 @@
-"""What a sweep leaves in MLflow."""
+"""A sweep's runs in MLflow."""
 
 import json
 from collections import Counter
@@ -100,4 +100,4 @@ def test_mlflow_has_pretraining_and_counting_too(swept):
     curve = query(swept, "SELECT DISTINCT step FROM metrics WHERE key = 'train/tokens_per_second' ORDER BY step")
     assert curve == [(20,), (40,), (60,)]
     slots = query(swept, "SELECT COUNT(*) FROM metrics WHERE key = 'slots/entropy'")
-    assert slots == [(3,)]  # of the memory model only
+    assert slots == [(3,)]  # for the memory model only

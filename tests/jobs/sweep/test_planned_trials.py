@@ -1,4 +1,4 @@
-"""The ledger: what finished trials gave, and that nobody changed it since."""
+"""The ledger: results of finished trials, and detection of changes to them."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""What lies in a run's folder may have been changed by hand: a sweep says so in a line, and
-loses nothing for it."""
+"""Files in a run's folder that were changed by hand: a sweep reports them on one line, and loses
+nothing."""
 
 import json
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""Trials whose workers die are tried again as often as the config allows, whenever they die; and
-no two drivers try the same."""
+"""Trials whose workers die are retried as often as the config allows, and never by two drivers at
+once."""
 
 import os
 from pathlib import Path
@@ -25,14 +25,14 @@ SHORT = ("--tracking", "off", "--sweep.seeds", "0", "--cluster.num-trials-at-onc
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, cluster, swept) -> Path:
-    """A run that lacks nothing but trials."""
+    """Run that is complete except for its trials."""
     root: Path = tmp_path_factory.mktemp("trials")
     swept.copy_to(root / "smoke", without=("trials",))
     return root
 
 
 def sweep(config: Config) -> list[str]:
-    """Sparse memory finetuning's trials; the names of the ledger's entries."""
+    """Trials of sparse memory finetuning, and the names of their ledger entries."""
     run, spaces = run_of(config), load_spaces(("sparse_memory",), config.sweep.scale)
     planned, inputs = plan_trials(config, spaces)
     with connect(config), storage.lease(run.sweep_lease, owner="test") as lease:
@@ -44,7 +44,7 @@ def sweep(config: Config) -> list[str]:
 
 
 def test_a_worker_that_dies_between_two_trials_is_no_failed_trial(made, monkeypatch):
-    """Tune by itself gives it up at once, whatever its max_failures."""
+    """Tune itself would give the trial up at once, whatever its max_failures."""
 
     class DiesOnce(trials.TrialRunner):
         def reset_config(self, new_config: dict[str, Any]) -> bool:

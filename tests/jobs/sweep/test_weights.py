@@ -1,5 +1,4 @@
-"""Trials that share weights: none sees anything of another, and none writes to what it does not
-own."""
+"""Trials that share weights: none sees changes of another, and none writes to shared weights."""
 
 import math
 from contextlib import suppress
@@ -33,7 +32,7 @@ every_method = pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
 
 
 def arrays_of(model):
-    """As the object store gives them: numpy refuses to write there, and torch does not."""
+    """Arrays as from the object store: numpy refuses to write to them, torch does not."""
     arrays = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     for array in arrays.values():
         array.flags.writeable = False
@@ -45,7 +44,7 @@ def weights_of(model):
 
 
 def learn(model, config, seeds):
-    """The learned weights."""
+    """Weights after learning."""
     method = build_method(config, model, background=random_background(model), seed=0)
     for seed in seeds:
         finetune_step(method, [random_batch(seed)])
@@ -53,7 +52,7 @@ def learn(model, config, seeds):
 
 
 def run(weights, name, memory):
-    """One trial; each method learns batches of its own."""
+    """Run one trial; each method learns its own batches."""
     with weights.model_for(METHODS[name]) as model:
         first = list(METHODS).index(name)
         return learn(model, METHODS[name], range(first, first + 3))
@@ -127,7 +126,8 @@ def test_mutant_that_merges_into_the_shared_weights_is_caught(monkeypatch):
 
 
 def watch_writes(model):
-    """The slots that are written from now on, by pool, with what the pool's lender sees of them."""
+    """Slots that are written from now on, by pool, next to the slots that the weights' owner
+    records."""
     seen = {}
     for pool in pool_weights(model).values():
         lender, seen[pool] = pool.on_write, []
@@ -152,7 +152,7 @@ def test_what_a_trial_does_not_write_to_is_the_shared_array_itself():
 
 
 def test_adapters_train_beside_the_shared_matrices():
-    """Until they are merged, nothing of the base is copied."""
+    """Nothing of the base is copied before the adapters are merged."""
     model = tiny_model(dense=True)
     arrays = arrays_of(model)
     with TrialWeights(model.config, arrays, CPU).model_for(METHODS["LoRA"]) as lent:
@@ -173,7 +173,7 @@ def test_the_pool_is_copied_once_and_only_its_moved_rows_are_put_back(monkeypatc
         (written,) = watch_writes(lent).values()
         learned = learn(lent, METHODS["sparse memory"], range(3))
         moved = torch.cat(written).unique()
-        pool += 1.0  # what the trial did not move is nobody's to put back
+        pool += 1.0  # rows that the trial did not move are not restored
     (pool,) = weights.pools.values()
     assert pool.data_ptr() == address and 6 <= len(moved) <= 18
     put_back = (pool == mark).all(dim=1).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""What a traced finetune and the analysis of slots leave behind, and what they must not touch."""
+"""Files of a traced finetune and of the analysis of slots; neither changes a result."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def test_a_trace_lies_beside_what_was_learned_and_does_not_change_it(copied, clu
     plain = finetune.run(smoke(copied, "--tracking", "off"))
     digest = storage.read_manifest(plain).digest
     config = smoke(copied, "--trace", "True")
-    assert finetune.run(config) == plain  # the trace is no part of the key
+    assert finetune.run(config) == plain  # the trace is not part of the key
     assert storage.read_manifest(plain).digest == digest
     trace = storage.open_artifact(f"{plain}-trace", kind="stream_trace")
     assert {path.name for path in trace.iterdir()} == {

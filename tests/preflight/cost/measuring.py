@@ -1,5 +1,5 @@
-"""What a plan says, measured: parameters, FLOPs, kept activations, and what each of two gloo
-ranks holds, receives and saves."""
+"""Measurements to compare a plan with: parameters, FLOPs, kept activations, and the memory, traffic
+and saved states of two gloo ranks."""
 
 import gc
 import inspect
@@ -67,7 +67,7 @@ LARGER = replace(
     ),
     pretraining=replace(ALONE.pretraining, batch_blocks=12, micro_batch_blocks=12),
 )
-"""Another shape than the one that a utilisation is measured on."""
+"""Shape other than the one used to measure the utilisation."""
 STAGES = (0, 1, 2, 3)
 
 
@@ -115,7 +115,7 @@ def loss_of(model: MemoryLlamaForCausalLM, tokens: Tensor, *, bf16: bool = False
 
 
 def counted_flops(config: Config, *, dense: bool = False) -> int:
-    """Of a forward and a backward pass over a micro-batch, in products of matrices."""
+    """FLOPs in matrix products of a forward and a backward pass over a micro-batch."""
     model, tokens = model_of(config, dense=dense), tokens_of_micro_batch(config)
     with FlopCounterMode(display=False) as counter:
         loss_of(model, tokens).backward()
@@ -123,8 +123,8 @@ def counted_flops(config: Config, *, dense: bool = False) -> int:
 
 
 def kept_activations(config: Config, *, dense: bool = False, attention: str = "eager") -> int:
-    """Bytes that autograd keeps of a forward pass, each memory once, without the weights and
-    what follows the vocabulary."""
+    """Bytes that autograd keeps of a forward pass, each storage once, without weights and
+    logits."""
     model, tokens = model_of(config, dense=dense, attention=attention), tokens_of_micro_batch(config)
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     shapes = {tuple(parameter.shape) for parameter in model.parameters()}
@@ -148,7 +148,7 @@ def kept_activations(config: Config, *, dense: bool = False, attention: str = "e
 
 @dataclass
 class Received:
-    """Bytes that a rank receives, by rings, from what collectives are called with."""
+    """Bytes that a rank receives in ring collectives, from the arguments of their calls."""
 
     by: Counter[str] = field(default_factory=Counter)
     """The collective's name."""
@@ -163,7 +163,7 @@ class Received:
 
 
 def count_collectives(received: Received) -> None:
-    """Wraps torch.distributed's; before DeepSpeed is imported, which keeps some of them."""
+    """Wrap torch.distributed's functions, before DeepSpeed imports some of them."""
     others = (dist.get_world_size() - 1) / dist.get_world_size()
 
     def size(tensor: Tensor) -> int:
@@ -198,7 +198,7 @@ def count_collectives(received: Received) -> None:
 
 
 def live_tensors() -> dict[int, int]:
-    """Bytes of each memory that a tensor holds, gradients too."""
+    """Bytes of each storage of a tensor, including gradients."""
     gc.collect()
     found: dict[int, int] = {}
     for each in gc.get_objects():
@@ -211,7 +211,7 @@ def live_tensors() -> dict[int, int]:
 
 
 def bytes_since(before: dict[int, int]) -> tuple[int, int]:
-    """Of what is new: all but DeepSpeed's bucket, and the bucket."""
+    """New bytes: all except DeepSpeed's bucket, and the bucket."""
     new = [number for place, number in live_tensors().items() if place not in before]
     return sum(number for number in new if number < 10**9), sum(number for number in new if number >= 10**9)
 
@@ -226,8 +226,8 @@ def start(rank: int, world_size: int, folder: str) -> None:
 
 
 def measure_rank(rank: int, folder: str) -> None:
-    """One of two: what it holds when gradients are whole, what it receives in a step and what it
-    saves, for each ZeRO stage, and last with split columns."""
+    """One of two ranks: its memory with complete gradients, its traffic in a step and its saved
+    state, for each ZeRO stage and for split columns."""
     start(rank, 2, folder)
     received = Received()
     count_collectives(received)
@@ -276,8 +276,8 @@ def measure_stage(folder: str, stage: int, received: Received, *, pool_split: in
 
 @torch.no_grad()
 def usage_of(engine: Any, config: Config, folder: str) -> dict[str, float]:
-    """How unevenly the model reads now, and how many rows a rank's share of a step and the whole
-    step read."""
+    """Unevenness of the model's reads, and distinct rows read by one rank's share of a step and by
+    the whole step."""
     from memlm.slots.accesses import on_accesses
 
     slots: list[Tensor] = []
@@ -297,8 +297,8 @@ def usage_of(engine: Any, config: Config, folder: str) -> dict[str, float]:
 
 
 def measure_steps(rank: int, folder: str) -> None:
-    """Processor seconds of a step of two shapes, in turns, so that what else runs on the machine
-    meets both alike."""
+    """Processor seconds of a step of two shapes, measured in turns, so that other work on the
+    machine affects both equally."""
     from memlm.training.engine import Engine
     from memlm.training.pretrain import pretrain
 
@@ -322,7 +322,7 @@ def measure_steps(rank: int, folder: str) -> None:
 
 @contextmanager
 def reads_spread_by(sigma: float) -> Iterator[None]:
-    """Plans take the reads to be so uneven within the context."""
+    """Set the unevenness of reads that plans assume, for the block."""
     usual, planning.SPREAD_OF_READS = planning.SPREAD_OF_READS, sigma
     planning._shares_of_reads.cache_clear()
     try:

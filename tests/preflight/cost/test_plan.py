@@ -1,4 +1,4 @@
-"""What the page and the command say, and by what laws a plan grows."""
+"""Page and command of a plan, and the growth of its lines."""
 
 import json
 import math
@@ -25,8 +25,8 @@ def plan(devices=8, config=PAPER, machine=H100, **assumed):
 
 
 def test_the_papers_model_has_the_sizes_that_it_gives():
-    """1.3 B with a pool of a billion, of which a token reads 128 rows (Lin et al. 2025, section
-    4)."""
+    """1.3 B parameters with a pool of a billion, of which a token reads 128 rows (Lin et al. 2025,
+    section 4)."""
     sizes = plan().memory.sizes
     assert sizes.pool == 1024**2 * 1024
     assert sizes.active - sizes.base == 4 * 32 * 1024
@@ -278,7 +278,7 @@ def test_the_same_for_programs(capsys):
         (["laptp"], "did you mean 'laptop'?"),
         (["--gpu-type", "h10"], "unknown GPU type 'h10'; did you mean 'h100'?"),
         (["--gpus", "many"], "invalid int value: 'many'"),
-        (["--slots", "lots"], "'lots' is no number from 1 to 1e+18; write it as 1048576, 2^20"),
+        (["--slots", "lots"], "'lots' is not a number from 1 to 1e+18; write it as 1048576, 2^20"),
         (["--slots", "2^99999999"], "'2^99999999' is no number"),
         (["--slots", "1e999"], "'1e999' is no number"),
         (["--slots", "0"], "'0' is no number"),
@@ -299,7 +299,7 @@ def test_a_slip_of_the_pen_is_refused_with_the_nearest(capsys, arguments, said):
         (["--gpus", "0"], "--gpus is 0; it must be at least 1"),
         (["--utilisation", "35"], "--utilisation is 35.0; it is a share of the peak"),
         (["--failures-per-gpu-hour", "-1"], "--failures-per-gpu-hour is -1.0"),
-        (["--corpus.tokenizer", "gpt2"], "corpus.tokenizer is 'gpt2', whose number of tokens is not known here"),
+        (["--corpus.tokenizer", "gpt2"], "corpus.tokenizer is 'gpt2', whose size is unknown"),
         (["--gpus", *map(str, range(1, 10))], "a page has room for 8"),
         (["--sweep.scale", "lapto"], "did you mean 'laptop'?"),
     ],
