@@ -9,7 +9,8 @@ The path of the data, which is also the map of the code:
     many finetunes --jobs/pareto_sweep--> frontier of learning against forgetting
 
 To read the paper's method (Lin et al. 2025, arXiv 2510.15103), start with slots/ in the order
-accesses, counts, ranking, selection; then read methods/sparse_memory.py and training/step.py.
+accesses, counts, ranking, selection; then read methods/parts/sparse_memory_finetuning.py and
+training/step.py.
 """
 
 from memlm.model.registration import register_when_imported

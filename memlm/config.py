@@ -25,7 +25,8 @@ from memlm.data.world.world import WorldConfig
 from memlm.data.writers.config import WriterConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.identity import EXECUTION_ONLY, execution_only, names_result
-from memlm.methods.config import MethodConfig, SparseMemoryConfig
+from memlm.methods.config import MethodConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.config import Architecture, ModelConfig
 from memlm.names import require_distinct, require_name
 from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingConfig

@@ -19,7 +19,8 @@ from memlm.data.config import (
 )
 from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
-from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.training.config import CountingConfig, PretrainingConfig
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from memlm.config import Config
 from memlm.data.config import QUESTION_LAYOUTS, QUESTION_TASKS, DocumentsConfig, FieldsConfig, QuestionSetConfig
 from memlm.data.paths import WORLD, expand
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 OF_THE_RUN = (
     *("run_name", "base_run", "storage", "tracking", "cluster"),

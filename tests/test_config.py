@@ -17,12 +17,13 @@ from memlm.data.config import (
 from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.identity import first_difference, identity
-from memlm.methods.config import OptimizerConfig, RehearsalConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig, RehearsalConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.in_context import InContextConfig
 from memlm.methods.lora import LoRAConfig
 from memlm.methods.registry import METHOD_CONFIGS
 from memlm.methods.retrieval import RetrievalConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.recipes import RECIPES
 from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingConfig

@@ -32,8 +32,9 @@ from memlm.data.questions.facts import Fact, fact_batch
 from memlm.data.questions.records import Question
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.suite import evaluate_questions
-from memlm.methods.build import build_method
-from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.method import LearningInputs
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRAConfig
 from memlm.training.counting import count_batches
@@ -61,7 +62,7 @@ question = Question(id="a", question="Where does Anna live?", answers=("Rome",))
 for config in (SparseMemoryConfig(num_trainable_slots=8, optimizer=OptimizerConfig(learning_rate=1.0)), LoRAConfig(), FullConfig()):
     learner = load_checkpoint(f"{folder}/base", torch.device("cpu"))
     before = {name: tensor.clone() for name, tensor in stored_weights(learner).items()}
-    method = build_method(config, learner, background=background, seed=0)
+    method = config.build(learner, LearningInputs(background=background, seed=0))
     finetune_step(method, [batch])
     learned = method.finish()
     scores = evaluate_questions(Reader(learned.eval(), tokenizer), "new_facts", [question], EvaluationConfig())

@@ -1,7 +1,7 @@
 """Ours: slots that more than a share of the background batches reads never move."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(max_document_frequency=0.3)
 

@@ -1,7 +1,7 @@
 """Ours: slots ranked by the norm of their gradient times their inverse document frequency."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(ranking="gradient")
 

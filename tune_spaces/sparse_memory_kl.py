@@ -2,7 +2,7 @@
 (arXiv 2605.03229)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(ranking="kl")
 

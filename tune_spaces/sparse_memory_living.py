@@ -1,7 +1,7 @@
 """Ours: the slots of learned facts join the background, so later facts spare earlier ones."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(living_background=1)
 

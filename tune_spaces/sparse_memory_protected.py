@@ -1,7 +1,7 @@
 """Ours: every slot's rate is divided by how much background text reads it."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(num_trainable_slots=0, protection=30.0)
 

@@ -15,7 +15,7 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.kinds import TOKEN_PAGE_FILE
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.run import run_of
 from memlm.stages import require_slots_to_analyze
 

@@ -42,6 +42,3 @@ class FullMemoryConfig(FullConfig):
 class FullFinetuning(FixedParametersMethod):
     def __init__(self, model: nn.Module, config: FullConfig) -> None:
         super().__init__(model.requires_grad_(True), config.optimizer)
-
-    def finish(self) -> nn.Module:
-        return self.model

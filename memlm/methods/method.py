@@ -134,6 +134,9 @@ class FixedParametersMethod(Method):
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def finish(self) -> nn.Module:
+        return self.model
+
 
 class FrozenMethod(Method):
     """Writes to no weight: the base model answers, with what it needs before the question."""

@@ -1,12 +1,27 @@
-"""Every method, by its name."""
+"""Every method by its name: the configs that the files of this folder define."""
 
-from memlm.methods.config import MethodConfig, SparseMemoryConfig
-from memlm.methods.full import FullConfig, FullMemoryConfig
-from memlm.methods.in_context import InContextConfig
-from memlm.methods.lora import LoRAConfig
-from memlm.methods.retrieval import RetrievalConfig
+import importlib
+import pkgutil
 
-METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
-    config.name: config
-    for config in (SparseMemoryConfig, LoRAConfig, FullConfig, FullMemoryConfig, InContextConfig, RetrievalConfig)
-}
+from memlm import methods
+from memlm.methods.config import MethodConfig
+
+
+def _find() -> dict[str, type[MethodConfig]]:
+    """Raises ValueError for two methods of one name."""
+    found: dict[str, type[MethodConfig]] = {}
+    for file in sorted(pkgutil.iter_modules(methods.__path__), key=lambda file: file.name):
+        if file.ispkg or f"{methods.__name__}.{file.name}" == __name__:
+            continue
+        for value in vars(importlib.import_module(f"{methods.__name__}.{file.name}")).values():
+            if not (isinstance(value, type) and issubclass(value, MethodConfig) and "name" in vars(value)):
+                continue
+            other = found.setdefault(value.name, value)
+            if other is not value:
+                raise ValueError(
+                    f"{other.__module__} and {value.__module__} both define a method named {value.name!r}; rename one"
+                )
+    return found
+
+
+METHOD_CONFIGS = _find()

@@ -1,13 +1,18 @@
 """Scores for how specific each accessed slot is to this batch; higher is more specific (Lin et al.
 2025, section 4)."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from memlm.slots.counts import BackgroundCounts, SlotCounts
+if TYPE_CHECKING:  # a command line is checked without torch
+    from collections.abc import Callable
+
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from memlm.slots.counts import BackgroundCounts, SlotCounts
 
 
 def tf_idf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
@@ -21,7 +26,7 @@ def tf_idf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Gen
 
 def inverse_document_frequency(batch: SlotCounts, background: BackgroundCounts) -> Float[Tensor, " accessed"]:
     document_frequency = background.batch_frequency[batch.slots].double()
-    return torch.log((background.num_batches + 1) / (document_frequency + 1))
+    return ((background.num_batches + 1) / (document_frequency + 1)).log()
 
 
 def tf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
@@ -35,13 +40,37 @@ def kl(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generat
     1e-8 to both)."""
     share = batch.counts.double() / batch.counts.sum()
     total = background.accesses.sum() + len(background.accesses)
-    return share * torch.log(share / ((background.accesses[batch.slots] + 1).double() / total))
+    return share * (share / ((background.accesses[batch.slots] + 1).double() / total)).log()
 
 
 def random(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
     """Control: random scores."""
+    import torch
+
     return torch.rand(len(batch.slots), dtype=torch.float64, generator=generator).to(batch.slots.device)
 
 
-Ranking = Callable[[SlotCounts, BackgroundCounts, torch.Generator], Float[Tensor, " accessed"]]
-RANKINGS: dict[str, Ranking] = {"tfidf": tf_idf, "tf": tf, "kl": kl, "random": random}
+def gradient(
+    batch: SlotCounts, background: BackgroundCounts, norms: Float[Tensor, " accessed"]
+) -> Float[Tensor, " accessed"]:
+    """Ours: the norm of the slot's gradient times its inverse document frequency."""
+    return norms * inverse_document_frequency(batch, background)
+
+
+RANKINGS: dict[str, Callable[[SlotCounts, BackgroundCounts, torch.Generator], Float[Tensor, " accessed"]]] = {
+    "tfidf": tf_idf,
+    "tf": tf,
+    "random": random,
+    "kl": kl,
+}
+"""Rankings by what the batch reads, known before the backward pass."""
+GRADIENT_RANKINGS: dict[
+    str, Callable[[SlotCounts, BackgroundCounts, Float[Tensor, " accessed"]], Float[Tensor, " accessed"]]
+] = {"gradient": gradient}
+"""Rankings by the gradients of the slots' values, known after it."""
+
+if TYPE_CHECKING:
+    RankingName = str
+else:
+    RankingName = Literal[(*RANKINGS, *GRADIENT_RANKINGS)]
+"""The names above, as choices on a command line."""

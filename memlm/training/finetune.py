@@ -12,8 +12,7 @@ from memlm.data.questions.facts import FactBatch
 from memlm.data.questions.records import Question, Record
 from memlm.data.questions.streams import require_asked
 from memlm.evaluation.suite import evaluate_held_out, evaluate_questions
-from memlm.methods.build import build_method
-from memlm.methods.method import Method
+from memlm.methods.method import LearningInputs, Method
 from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, Scores, TrialResult, before_and_after, join
 from memlm.training.finite import DivergedError, first_not_finite
@@ -63,15 +62,15 @@ def run_trial(
     start = start or score(trial, reader_for(trial, model, materials), materials)
     learning_began = time.monotonic()
     stream = stream_of(trial, materials)
-    method = build_method(
-        trial.method,
-        model,
+    inputs = LearningInputs(
         background=background_for(trial, model, facts, materials),
         seed=trial.seed,
         facts=facts,
         text=materials.text,
         recording=recording_for(trial, materials),
     )
+    method = trial.method.build(model, inputs)
+    method = trial.method.build(model, inputs)
     observer.on_start(method)
     try:
         num_steps = _learn(method, stream, on_step, observer) if method.learns else 0

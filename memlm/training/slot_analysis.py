@@ -22,8 +22,8 @@ from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, encode
 from memlm.evaluation.fact_scores import questions_as_clozes
 from memlm.evaluation.question_answering import answer_questions
-from memlm.methods.config import SparseMemoryConfig
-from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.reader import Reader
 from memlm.slots.accesses import accesses_of, value_pools
 from memlm.slots.core_sets import TokenReads, accessed_by_rows, core_set, intersection, reads_of_tokens

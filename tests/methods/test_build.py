@@ -2,14 +2,15 @@ import pytest
 
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
-from memlm.methods.build import build_method
-from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullFinetuning
 from memlm.methods.in_context import InContext
 from memlm.methods.lora import LoRA, LoRAConfig
+from memlm.methods.method import LearningInputs
+from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
 from memlm.methods.registry import METHOD_CONFIGS
 from memlm.methods.retrieval import Retrieval
-from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from tests.support.tiny import random_background, sparse_config, tiny_model
 
 METHODS = {
@@ -35,7 +36,7 @@ def test_each_config_builds_its_method(name):
     config = sparse_config() if name == "sparse_memory" else METHOD_CONFIGS[name]()
     model = tiny_model(dense=config.base == "dense")
     background = random_background(model) if config.base == "memory" else None
-    assert type(build_method(config, model, background=background, seed=0, facts=FACTS)) is METHODS[name]
+    assert type(config.build(model, LearningInputs(background=background, seed=0, facts=FACTS))) is METHODS[name]
 
 
 def test_no_method_is_left_out():
@@ -44,7 +45,7 @@ def test_no_method_is_left_out():
 
 def test_sparse_memory_without_background_counts_is_refused():
     with pytest.raises(ValueError, match="run pipelines/count_accesses.py"):
-        build_method(sparse_config(), tiny_model(), background=None, seed=0)
+        sparse_config().build(tiny_model(), LearningInputs(background=None, seed=0))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from memlm.methods.build import build_method
 from memlm.methods.config import OptimizerConfig, RehearsalConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRAConfig
+from memlm.methods.method import LearningInputs
 from memlm.methods.parts.distillation import Distillation
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.methods.parts.replay import Replay
@@ -31,7 +31,7 @@ def full(kind: str, weight: float = 1.0, **optimizer: object) -> FullConfig:
 
 def learned(config: FullConfig | LoRAConfig, background: BackgroundText, steps: int = 1) -> dict[str, torch.Tensor]:
     model = tiny_model(dense=True)
-    method = build_method(config, model, background=None, seed=0, text=background)
+    method = config.build(model, LearningInputs(background=None, seed=0, text=background))
     for step in range(steps):
         finetune_step(method, [random_batch(step)])
     return state(method.finish())
@@ -70,7 +70,7 @@ def test_lora_rehearses_too_and_its_base_stays(kind):
     config = LoRAConfig(rank=2, alpha=2.0, rehearsal=RehearsalConfig(kind=kind, blocks_per_step=1))
     model = tiny_model(dense=True)
     before = copy.deepcopy(state(model))
-    method = build_method(config, model, background=None, seed=0, text=text())
+    method = config.build(model, LearningInputs(background=None, seed=0, text=text()))
     finetune_step(method, [random_batch(0)])
     base = {
         name.replace("base_model.model.", "").replace(".base_layer", ""): p
@@ -100,4 +100,4 @@ def test_too_little_text_or_none_is_refused():
     with pytest.raises(ValueError, match="blocks_per_step is 2, and there are 1 blocks"):
         Distillation(tiny_model(dense=True), text(1), RehearsalConfig(kind="distillation"), seed=0)
     with pytest.raises(ValueError, match="no background text"):
-        build_method(full("replay"), tiny_model(dense=True), background=None, seed=0)
+        full("replay").build(tiny_model(dense=True), LearningInputs(background=None, seed=0))

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from memlm.methods.config import SparseMemoryConfig
-from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import count_slots
 from memlm.training.step import finetune_step

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from memlm.methods.config import SparseMemoryConfig
-from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.weighted_read import TrainableRows
 from memlm.slots.counts import BackgroundCounts, count_slots
 from memlm.training.step import finetune_step

@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 
 from memlm.data.questions.facts import FactBatch
-from memlm.methods import sparse_memory
-from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig, FullFinetuning
+from memlm.methods.parts import sparse_memory_finetuning
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import BackgroundCounts, SlotCounts, merge_over_ranks
 from memlm.training.step import finetune_step
@@ -45,7 +46,7 @@ def steps(case, batches_of_step):
     else:
         model = tiny_model(MEMORIES[memory])
         config = SparseMemoryConfig(num_trainable_slots=6, ranking=kind, optimizer=sparse_config().optimizer)
-        method = sparse_memory.SparseMemoryFinetuning(model, config, random_background(model), seed=0)
+        method = sparse_memory_finetuning.SparseMemoryFinetuning(model, config, random_background(model), seed=0)
     results = [finetune_step(method, batches) for batches in batches_of_step]
     return [result.report for result in results], [result.loss for result in results], state(model)
 
@@ -90,7 +91,7 @@ def work(rank: int, folder: str) -> None:
     }
     for number, batch in enumerate(mine[0]):
         background(batch).save(Path(folder, f"background_{rank}_{number}"))
-    sparse_memory.merge_over_ranks = lambda counts: counts  # the mutant: each rank selects for itself
+    sparse_memory_finetuning.merge_over_ranks = lambda counts: counts  # the mutant: each rank selects for itself
     result["mutant"] = steps(CASES[0], mine)
     torch.save(result, Path(folder, f"rank_{rank}"))
     dist.destroy_process_group()

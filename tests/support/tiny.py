@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from memlm.data.questions.facts import FactBatch
-from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, model_config

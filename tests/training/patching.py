@@ -12,7 +12,7 @@ from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.lora import LoRA, LoRAConfig
-from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
 from memlm.training.patch import (
     changed_rows,
     save_patch,

@@ -175,21 +175,19 @@ def test_a_given_start_is_not_computed_again(materials):
 
 
 @pytest.mark.parametrize("source", ["facts", "held_out"])
-def test_an_ablation_ranks_against_the_texts_it_names(materials, source, monkeypatch):
+def test_an_ablation_ranks_against_the_texts_it_names(materials, source):
     """Every token of the facts' statements, or of the held-out prompts, is in its background,
     and none of the run's own counts."""
     model = base_model(materials.tokenizer, MEMORY)
     own = random_background(model)
     given = []
-    build = finetune.build_method
 
-    def recorded(*args, **named):
-        given.append(named["background"])
-        return build(*args, **named)
+    class Started(finetune.StreamObserver):
+        def on_start(self, method):
+            given.append(method.living.counts)
 
-    monkeypatch.setattr(finetune, "build_method", recorded)
     trial = trial_with(replace(sparse_config(6), background=source))
-    run_trial(trial, model, replace(materials, background=own), key="key")
+    run_trial(trial, model, replace(materials, background=own), key="key", observer=Started())
     (background,) = given
     texts = (
         [text for fact in facts_of_stream(trial.stream, materials.facts, seed=0) for text in fact.statements]
@@ -197,7 +195,6 @@ def test_an_ablation_ranks_against_the_texts_it_names(materials, source, monkeyp
         else [text for record in materials.held_out.questions["towns"] for text in prompts_of([record])]
     )
     num_tokens = sum(len(materials.tokenizer(text)["input_ids"]) for text in texts)
-    assert background is not own
     assert num_tokens <= background.num_tokens <= num_tokens + len(texts)  # an end each
 
 

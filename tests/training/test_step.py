@@ -4,7 +4,7 @@ import torch
 from memlm.data.questions.facts import FactBatch
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig, FullFinetuning
-from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
 from memlm.training.step import finetune_step, next_token_loss, num_predicted
 from tests.support.tiny import (
     MEMORIES,

@@ -2,8 +2,8 @@ import pytest
 
 import tune_spaces
 from memlm.config import SweepConfig
-from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.registry import METHOD_CONFIGS
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.recipes import RECIPES
 from tune_spaces import load_spaces
 

@@ -2,7 +2,7 @@
 questions (Lin et al. 2025, figure 7)."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig()
 

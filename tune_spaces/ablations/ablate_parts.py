@@ -1,7 +1,7 @@
 """Ablation: half-keys or gates trained beside the values, by AdamW."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(trains_also="keys")
 

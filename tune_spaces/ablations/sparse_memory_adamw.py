@@ -2,7 +2,8 @@
 "Optimizer")."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(optimizer=OptimizerConfig(kind="adamw", learning_rate=1e-3, weight_decay=0.0))
 

@@ -1,7 +1,7 @@
 """Control: every slot that the batch reads moves (Lin et al. 2025, figure 6, "all values")."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(num_trainable_slots=0)
 

@@ -1,7 +1,7 @@
 """Control: any t of the slots that the batch reads."""
 
 from memlm.jobs.sweep.spaces import grid
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 
 BASE = SparseMemoryConfig(ranking="random")
 

@@ -17,7 +17,7 @@ from memlm.jobs.on_ray.workers import enter_worker
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.kinds import TOKEN_PAGE_FILE
-from memlm.methods.config import SparseMemoryConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.training.materials import Materials, facts_of
 from memlm.training.slot_analysis import FactSlots, LearnedWith, minimum_slots_to_learn, slots_of_fact
 

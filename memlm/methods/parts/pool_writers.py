@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
+from memlm.methods.config import OptimizerConfig
 from memlm.methods.method import build_optimizer, sum_over_ranks
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.model.weighted_read import TrainableRows
 from memlm.slots.counts import BackgroundCounts, SlotCounts

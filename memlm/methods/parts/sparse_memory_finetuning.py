@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from memlm.data.questions.facts import FactBatch
-from memlm.methods.config import SparseMemoryConfig
 from memlm.methods.method import Method, sum_over_ranks
 from memlm.methods.parts.pool_writers import ExtraParameters, pool_writer, with_largest_gradients
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.memory import ValuePool
 from memlm.model.reader import Reader, Recording
 from memlm.model.weighted_read import TrainableRows

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from memlm.config import Config
 from memlm.data import dclm
 from memlm.data.config import DocumentStreamConfig
-from memlm.methods.config import MethodConfig, SparseMemoryConfig
+from memlm.methods.config import MethodConfig
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.preflight.cost.goodput import GPU_HOURS_PER_FAILURE, goodput
 from memlm.preflight.cost.machines import Machine
 from memlm.preflight.cost.model import PlanError, vocabulary_of, work_of

@@ -14,8 +14,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from memlm.data.questions.facts import FactBatch
-from memlm.methods.config import OptimizerConfig, SparseMemoryConfig
-from memlm.methods.sparse_memory import SparseMemoryFinetuning
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
+from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.slots.counts import BackgroundCounts
 from tests.benchmarks.contender import Clock, Contender

@@ -9,10 +9,10 @@ import torch
 from peft.tuners.lora import Linear
 
 from memlm.jobs.sweep.weights import TrialWeights, pool_weights
-from memlm.methods.build import build_method
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRA, LoRAConfig
+from memlm.methods.method import LearningInputs
 from memlm.methods.parts import pool_writers
 from memlm.model.memory import ValuePool
 from memlm.training.step import finetune_step
@@ -45,7 +45,7 @@ def weights_of(model):
 
 def learn(model, config, seeds):
     """Weights after learning."""
-    method = build_method(config, model, background=random_background(model), seed=0)
+    method = config.build(model, LearningInputs(background=random_background(model), seed=0))
     for seed in seeds:
         finetune_step(method, [random_batch(seed)])
     return state(method.finish())
@@ -156,7 +156,7 @@ def test_adapters_train_beside_the_shared_matrices():
     model = tiny_model(dense=True)
     arrays = arrays_of(model)
     with TrialWeights(model.config, arrays, CPU).model_for(METHODS["LoRA"]) as lent:
-        method = build_method(METHODS["LoRA"], lent, background=None, seed=0)
+        method = METHODS["LoRA"].build(lent, LearningInputs(background=None, seed=0))
         finetune_step(method, [random_batch(0)])
         adapted = [module for module in method.model.modules() if isinstance(module, Linear)]
         assert len(adapted) == 21

@@ -1,0 +1,103 @@
+"""The settings of sparse memory finetuning. The algorithm itself is
+parts/sparse_memory_finetuning.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from memlm.identity import names_result
+from memlm.methods.config import MethodConfig, Moves, OptimizerConfig
+from memlm.model.config import Architecture
+from memlm.slots.ranking import RankingName
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from memlm.methods.method import LearningInputs, Method
+
+Background = Literal["corpus", "facts", "held_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseMemoryConfig(MethodConfig):
+    """Sparse memory finetuning: the values of the slots most specific to each batch (Lin et al.
+    2025, section 4)."""
+
+    name: ClassVar[str] = "sparse_memory"
+    base: ClassVar[Architecture] = "memory"
+
+    num_trainable_slots: int = names_result(500)
+    """The paper's t; 0 for all slots that the batch reads, a control."""
+    ranking: RankingName = names_result("tfidf")
+    """What makes a slot specific to a batch. kl: the batch's accesses against the background's
+    (arXiv 2605.03229); gradient: the norm of a slot's gradient times its inverse document
+    frequency, ours; tf and random are controls."""
+    optimizer: OptimizerConfig = names_result(OptimizerConfig(kind="sgd", learning_rate=2.0))
+    """Plain SGD moves exactly the selected rows. AdamW's momentum goes on moving rows that have
+    left the selection, and its weight decay moves every row of the pool."""
+    max_document_frequency: float = names_result(1.0)
+    """Slots that a larger share of the background batches reads never move, unless the batch
+    reads no others."""
+    living_background: int = names_result(0)
+    """How many background batches a fact counts as once it has been learned, so that later facts
+    spare the slots that it reads."""
+    protection: float = names_result(0.0)
+    """A slot's learning rate is divided by 1 + protection * its background accesses per thousand
+    tokens: the step that lowers the loss most for a given squared change of what background text
+    reads."""
+    background: Background = names_result("corpus")
+    """What slots are ranked against: pretraining text, or as ablations the facts to learn or the
+    held-out questions (figure 7)."""
+    trains_also: Literal["", "keys", "gates"] = names_result("")
+    """Ablation: half-keys, or the gate's projection, moved by AdamW in addition to the values."""
+    also_learning_rate: float = names_result(1e-4)
+    """Learning rate of the parameters that `trains_also` names."""
+
+    def __post_init__(self) -> None:
+        if self.num_trainable_slots < 0:
+            raise ValueError(
+                f"method.num_trainable_slots is {self.num_trainable_slots}; it must not be negative (0 takes all that are read)"
+            )
+        if not 0 <= self.max_document_frequency <= 1:
+            raise ValueError(
+                f"method.max_document_frequency is {self.max_document_frequency}; it is a share of the background batches, from 0 to 1"
+            )
+        for name in ("living_background", "protection"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"method.{name} is {getattr(self, name)}; it must not be negative (0 turns it off)")
+        if self.protection and self.optimizer.kind != "sgd":
+            raise ValueError(
+                f"method.protection is {self.protection}, which scales the steps of SGD, and method.optimizer.kind is {self.optimizer.kind}; set it to sgd"
+            )
+        if not self.also_learning_rate > 0:
+            raise ValueError(f"method.also_learning_rate is {self.also_learning_rate}; it must be above 0")
+
+    @property
+    def moves(self) -> Moves:
+        return "everything" if self.trains_also else "values"
+
+    @property
+    def label(self) -> str:
+        """The name in comparisons: with another ranking, background or optimizer it is another
+        method."""
+        parts = [
+            "all" if not (self.num_trainable_slots or self.protection) else "",
+            self.ranking if self.ranking != "tfidf" and self.num_trainable_slots else "",
+            self.optimizer.kind if self.optimizer.kind != "sgd" else "",
+            "capped" if self.max_document_frequency < 1 else "",
+            "living" if self.living_background else "",
+            "protected" if self.protection else "",
+            f"against_{self.background}" if self.background != "corpus" else "",
+            f"and_{self.trains_also}" if self.trains_also else "",
+        ]
+        return "_".join([self.name, *filter(None, parts)])
+
+    def build(self, model: nn.Module, inputs: LearningInputs) -> Method:
+        from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
+
+        if inputs.background is None:
+            raise ValueError(
+                f"method {self.name} ranks slots against background counts, and there are none; run pipelines/count_accesses.py"
+            )
+        return SparseMemoryFinetuning(model, self, inputs.background, seed=inputs.seed, recording=inputs.recording)
