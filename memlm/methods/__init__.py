@@ -1,1 +1,2 @@
-"""What may move when a model learns: one file per method behind one interface."""
+"""The methods by which a model learns, one file each: what may move in a step, and how. parts/ is
+what they are built from."""

@@ -1,4 +1,4 @@
-"""The ceiling: nothing is learned, and the very fact stands before the question that asks for
+"""The ceiling: nothing is learned, and the fact itself is put before the question that asks for
 it."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class InContextConfig(FrozenConfig):
-    """Rival and ceiling: the frozen model with the very fact before its question."""
+    """Rival and ceiling: the frozen model with the fact itself before its question."""
 
     name: ClassVar[str] = "in_context"
 

@@ -1,4 +1,4 @@
-"""What may move: the interface between the one finetuning loop and the methods.
+"""The interface between the one finetuning loop and the methods.
 
 A step is: choose what may move in this batch -> forward and backward over the micro-batches ->
 update. The loop owns the forward passes and the loss; a method owns the rest, so no loop asks
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # a command line is checked without torch
 
 @dataclass(frozen=True, kw_only=True)
 class LearningInputs:
-    """What a method may use next to its settings and the model."""
+    """Inputs of a method, in addition to its settings and the model."""
 
     background: BackgroundCounts | None
     """How often background text reads each slot; None for a model without a memory."""
@@ -39,7 +39,7 @@ class LearningInputs:
     text: BackgroundText | None = None
     """Pretraining text, for methods that rehearse it."""
     recording: Recording | None = None
-    """Made by a reader of the base model, for methods that move values alone."""
+    """A recording of the base model, for methods that move values alone."""
 
 
 class Method(ABC):
@@ -49,27 +49,27 @@ class Method(ABC):
     model: nn.Module
     """The module to run: the model itself, or the model with adapters in it."""
     selected_slots: Int[Tensor, " trainable"] | None = None
-    """What the last step was allowed to move, ascending; None for a method that selects no
-    slots."""
+    """The slots that the last step was allowed to move, ascending; None for a method that selects
+    none."""
     learns: ClassVar[bool] = True
-    """Whether there are steps to take; a frozen method has none."""
+    """Whether the method takes steps; a frozen method takes none."""
 
     def context_of(self, question: Question) -> str:
-        """What stands before a question when the learned model is asked; empty for methods that
+        """The text put before a question when the learned model is asked; empty for methods that
         write to weights."""
         return ""
 
     @property
     def learning_model(self) -> nn.Module:
-        """The model as it stands in the middle of the stream, in the base model's own form; to
-        be read only."""
+        """The model in the middle of the stream, in the base model's own form, for reading only."""
         return self.model
 
     @contextmanager
     def step(self, batches: list[FactBatch]) -> Iterator[dict[str, float]]:
-        """Around the forward and backward passes over one step's micro-batches; updates on leaving.
+        """The context of one step: enter, run forward and backward over its micro-batches, and leave
+        to update.
 
-        Yields a dict to which the method adds what it reports of the step.
+        Yields a dict to which the method adds its report of the step.
         """
         report: dict[str, float] = {}
         try:
@@ -90,11 +90,10 @@ class Method(ABC):
 
     @abstractmethod
     def update(self) -> None:
-        """Move it along the gradients that backward left, and forget them."""
+        """Move the chosen parameters along their gradients, and clear the gradients."""
 
     def close_step(self) -> None:
-        """Forget what was kept for the length of the step, also when it failed; most keep
-        nothing."""
+        """Clear the state of the step, also when it failed; most methods have none."""
         return
 
     @abstractmethod
@@ -103,7 +102,7 @@ class Method(ABC):
 
 
 class FixedParametersMethod(Method):
-    """What moves is the same set of parameters in every step."""
+    """A method that moves the same parameters in every step: those that require a gradient."""
 
     def __init__(self, model: nn.Module, optimizer: OptimizerConfig) -> None:
         self.model = model
@@ -112,7 +111,7 @@ class FixedParametersMethod(Method):
         self.rehearsal: Rehearsal | None = None
 
     def rehearse(self, config: RehearsalConfig, inputs: LearningInputs) -> None:
-        """From now on every step adds the loss on background text that the config asks for."""
+        """Add the rehearsal that the config asks for to every step from now on."""
         if config.kind == "none":
             return
         from memlm.methods.parts.rehearsals import REHEARSALS
@@ -139,7 +138,7 @@ class FixedParametersMethod(Method):
 
 
 class FrozenMethod(Method):
-    """Writes to no weight: the base model answers, with what it needs before the question."""
+    """A method that writes to no weight: the base model answers, with text before the question."""
 
     learns = False
 
@@ -165,7 +164,8 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> 
 
 
 def sum_over_ranks(tensor: Tensor | None) -> None:
-    """In place. The loss is already a mean over all ranks' tokens, so gradients add up."""
+    """Add up a gradient over the ranks, in place. The loss is already a mean over all ranks'
+    tokens."""
     import torch.distributed as dist
 
     if tensor is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

@@ -1,8 +1,8 @@
-"""A rival that changes no weight: BM25 looks up the learned statements, and what it finds is put
-before the question.
+"""A rival that changes no weight: BM25 looks up learned statements for a question, and they are
+put before it.
 
-It does so for every question, since nobody tells it which ones ask for something new; what it
-finds for the others distracts.
+It does so for every question, since it cannot know which ones ask for something new; statements
+found for the others distract.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rules that stand beside the paper's: what moves, and by how much."""
+"""The selection rules other than the paper's: the slots that move, and how far."""
 
 from dataclasses import replace
 
@@ -104,7 +104,7 @@ def test_a_living_background_spares_the_slots_of_the_fact_before_and_not_its_own
 
 
 @pytest.mark.parametrize(("part", "names"), [("keys", ["half_keys"]), ("gates", ["gate.weight", "gate.bias"])])
-def test_an_ablation_moves_its_part_beside_the_values_and_nothing_else(part, names):
+def test_an_ablation_moves_its_part_and_the_values_and_nothing_else(part, names):
     model = tiny_model()
     config = replace(sparse_config(), trains_also=part, also_learning_rate=0.01)
     before, after, _, _ = learn(model, config, random_batch(0))

@@ -20,8 +20,7 @@ from memlm.methods.parts.rehearsal import BackgroundText, Rehearsal
 class Distillation(Rehearsal):
     def __init__(self, model: nn.Module, text: BackgroundText, config: RehearsalConfig, *, seed: int) -> None:
         super().__init__(model, text, config, seed=seed)
-        # Behind adapters the original is still there; where its own weights move, it is kept as
-        # a copy.
+        # Without its adapters a PEFT model is the original; where its own weights move, a copy is.
         self.teacher = None if isinstance(model, PeftModel) else copy.deepcopy(model).requires_grad_(False).eval()
 
     def loss(self, tokens: Int[Tensor, "blocks seq"], predicted: Bool[Tensor, "blocks predicted"]) -> Float[Tensor, ""]:

@@ -1,5 +1,5 @@
-"""What keeps a model at what it knew while it learns: background text in every step, for methods
-that move fixed parameters."""
+"""Rehearsal: background text in every step, so that a model keeps what it knew while it learns, for
+methods that move fixed parameters."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class Rehearsal(ABC):
         self.generator = torch.Generator().manual_seed(seed)
 
     def add_gradients(self) -> float:
-        """Backward of the weighted loss, added to the gradients that are there; returns the loss
-        in nats per token."""
+        """Add the gradients of the weighted loss to the present ones; returns the loss in nats per
+        token."""
         chosen = torch.randperm(len(self.text.blocks), generator=self.generator)[: self.config.blocks_per_step]
         tokens = self.text.blocks[chosen].to(next(self.model.parameters()).device)
         predicted = is_text(tokens, eos_id=self.text.eos_id, pad_id=self.text.pad_id)[:, 1:]
@@ -53,4 +53,4 @@ class Rehearsal(ABC):
 
     @abstractmethod
     def loss(self, tokens: Int[Tensor, "blocks seq"], predicted: Tensor) -> Float[Tensor, ""]:
-        """Nats per predicted token; what is not `predicted` is padding."""
+        """The loss in nats per predicted token. Tokens that are not `predicted` are padding."""
