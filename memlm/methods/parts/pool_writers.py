@@ -18,7 +18,7 @@ from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.model.weighted_read import TrainableRows
 from memlm.slots.counts import BackgroundCounts, SlotCounts
-from memlm.slots.ranking import inverse_document_frequency
+from memlm.slots.ranking import GRADIENT_RANKINGS
 from memlm.slots.selection import select_slots
 
 OpenRows = Mapping[ValuePool, TrainableRows]
@@ -93,14 +93,16 @@ class AdamWWriter:
 
 
 def with_largest_gradients(
-    rows: OpenRows, first_slots: Mapping[ValuePool, int], background: BackgroundCounts, count: int
+    rows: OpenRows, first_slots: Mapping[ValuePool, int], background: BackgroundCounts, config: SparseMemoryConfig
 ) -> dict[ValuePool, TrainableRows]:
-    """The `count` open rows whose gradient is largest for how common they are; the others stay as
-    they were. `first_slots` is each pool's first slot in the numbering of all pools."""
+    """The num_trainable_slots open rows that the config's ranking scores highest by their
+    gradients; the others stay as they were. `first_slots` is each pool's first slot in the
+    numbering of all pools."""
     norms = torch.cat([gradient_of(values).norm(dim=1) for _, values in rows.values()]).double()
     slots = torch.cat([slots + first_slots[pool] for pool, (slots, _) in rows.items()])
     candidates = SlotCounts(slots, torch.ones_like(slots))
-    selected = select_slots(candidates, norms * inverse_document_frequency(candidates, background), count)
+    scores = GRADIENT_RANKINGS[config.ranking](candidates, background, norms)
+    selected = select_slots(candidates, scores, config.num_trainable_slots)
     kept_rows = {}
     for pool, (slots, values) in rows.items():
         kept = torch.isin(slots + first_slots[pool], selected)

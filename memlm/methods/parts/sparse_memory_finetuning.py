@@ -25,7 +25,7 @@ from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import accesses_in, memory_layers, value_pools
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
 from memlm.slots.living_background import LivingBackground
-from memlm.slots.ranking import RANKINGS
+from memlm.slots.ranking import GRADIENT_RANKINGS, RANKINGS
 from memlm.slots.selection import select_slots, without_common_slots
 
 
@@ -110,7 +110,7 @@ class SparseMemoryFinetuning(Method):
         self.living.forget(self.fact_id)
         background = self.living.counts
         candidates = without_common_slots(batch, background, self.config.max_document_frequency)
-        if self.config.ranking == "gradient":
+        if self.config.ranking in GRADIENT_RANKINGS:
             selected = candidates.slots  # all may move until their gradients are known
         else:
             scores = RANKINGS[self.config.ranking](candidates, background, self.generator)
@@ -138,7 +138,7 @@ class SparseMemoryFinetuning(Method):
     def update(self) -> None:
         for rows in self.rows.values():
             sum_over_ranks(rows.values.grad)
-        if self.config.ranking == "gradient":
+        if self.config.ranking in GRADIENT_RANKINGS:
             self._keep_largest_gradients()
         self.writer.write(self.rows)
         self.extra.update()
@@ -146,8 +146,7 @@ class SparseMemoryFinetuning(Method):
             self.living.learn(self.fact_id, self.batch.slots)
 
     def _keep_largest_gradients(self) -> None:
-        count = self.config.num_trainable_slots
-        self.rows = with_largest_gradients(self.rows, self.first_slots, self.living.counts, count)
+        self.rows = with_largest_gradients(self.rows, self.first_slots, self.living.counts, self.config)
         self._report_selected(torch.cat([rows.slots + self.first_slots[pool] for pool, rows in self.rows.items()]))
 
     def close_step(self) -> None:
