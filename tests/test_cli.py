@@ -215,7 +215,7 @@ def test_a_slip_of_the_pen_ends_in_a_moment_and_imports_nothing_heavy():
     }
     assert done.returncode == 2
     assert [line for line in lines if not line.startswith("import time:")] == [
-        "error: unknown method 'lorra'; did you mean 'lora'? Known: sparse_memory, lora, full, full_memory, in_context, retrieval"
+        "error: unknown method 'lorra'; did you mean 'lora'? Known: full, full_memory, in_context, lora, retrieval, sparse_memory"
     ]
     # Processor time and not the clock's: the machine may be busy with other things.
     assert ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime < 2
