@@ -70,7 +70,6 @@ def run_trial(
         recording=recording_for(trial, materials),
     )
     method = trial.method.build(model, inputs)
-    method = trial.method.build(model, inputs)
     observer.on_start(method)
     try:
         num_steps = _learn(method, stream, on_step, observer) if method.learns else 0
