@@ -10,14 +10,15 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put all tests with Ray into one group of `--dist loadgroup`, so that they share a process,
-    and start it first, since it takes longest."""
+    """Put tests with Ray into one group of `--dist loadgroup`, so that they share a process and its
+    Ray. They start first, since they take longest; then tests with clusters of their own."""
     if config.getoption("dist", "no") != "loadgroup":
         return
+    own = {item: item.get_closest_marker("xdist_group") is not None for item in items}
     for item in items:
-        if item.get_closest_marker("ray"):
+        if item.get_closest_marker("ray") and not own[item]:
             item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, own[item]))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,6 +14,7 @@ def test_no_pipeline_is_left_out() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("s3")
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
 def test_each_ends_well_with_the_local_runs_results() -> None:

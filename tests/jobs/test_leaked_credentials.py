@@ -132,6 +132,7 @@ def swept_with_canaries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.xdist_group("canaries")
 def test_a_whole_run_leaves_no_credential_anywhere(swept_with_canaries):
     planted = swept_with_canaries
     logs = list(planted.ray.rglob("runtime_env_agent.log"))
@@ -145,6 +146,7 @@ def test_a_whole_run_leaves_no_credential_anywhere(swept_with_canaries):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.xdist_group("canaries")
 def test_a_whole_run_listens_on_loopback_alone(swept_with_canaries):
     assert swept_with_canaries.listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 

@@ -23,7 +23,7 @@ from memlm import storage
 from memlm.kinds import CHECKPOINT_KIND
 from tests.jobs.running import BIN, ROOT, Ended, environment, run_command, the_error_line, uploaded
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("submit")]
 
 
 @dataclass(frozen=True, kw_only=True)
