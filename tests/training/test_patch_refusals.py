@@ -168,7 +168,7 @@ UNFIT = {
     "rows of floats": (lambda: of_rows([3], rows=torch.tensor([3.0])), "must be a list of int64"),
     "rows in a table": (lambda: of_rows([3], rows=torch.tensor([[3]])), "must be a list of int64"),
     "more rows than values": (lambda: of_rows([3], rows=torch.tensor([3, 4])), "belongs to another checkpoint"),
-    "a narrower row": (lambda: of_rows([3], width=6), r"F32 \[1, 6\], and the checkpoint's rows are F32 \[1, 12\]"),
+    "a narrower row": (lambda: of_rows([3], width=6), r"F32 \[1, 6\], but the checkpoint's rows are F32 \[1, 12\]"),
     "half the bytes": (lambda: of_rows([3], dtype=torch.bfloat16), r"before is BF16 .* F32"),
     "as many bytes of another type": (
         lambda: of_rows([3], before=torch.zeros(1, 12, dtype=torch.int32), after=torch.zeros(1, 12, dtype=torch.int32)),
@@ -179,8 +179,8 @@ UNFIT = {
         r"F32 \[1, 3, 4\]",
     ),
     "another type after": (lambda: of_rows([3], after=torch.zeros(1, 12, dtype=torch.float16)), "after is F16"),
-    "NaN": (lambda: of_rows([3], value=NAN), "after holds NaN or Inf"),
-    "Inf": (lambda: of_rows([3], value=float("-inf")), "after holds NaN or Inf"),
+    "NaN": (lambda: of_rows([3], value=NAN), "after contains NaN or Inf"),
+    "Inf": (lambda: of_rows([3], value=float("-inf")), "after contains NaN or Inf"),
     "no rows": (lambda: {f"{WEIGHT}:{part}": torch.zeros(1, 12) for part in ("before", "after")}, "rows' is missing"),
     "a part of nothing": (lambda: of_rows([3]) | {"else": torch.zeros(1)}, "missing or belongs to no weight"),
     "no safetensors": (lambda: b"PK not safetensors", "cannot be read"),
@@ -239,12 +239,12 @@ def test_a_weight_in_two_files_of_a_checkpoint_is_refused(tmp_path):
         shutil.copyfile(draft.path / "model.safetensors", draft.path / "old.safetensors")
     checkpoint = str(tmp_path / "base")
     patch = crafted(tmp_path, checkpoint, of_rows([3]))
-    assert_refused(PatchError, "lies in model.safetensors and in old", apply_patch, checkpoint, patch, tmp_path / "out")
+    assert_refused(PatchError, "is in both model.safetensors and old", apply_patch, checkpoint, patch, tmp_path / "out")
 
 
 def test_a_finetune_that_diverged_leaves_no_patch(tmp_path):
     before, after = {"w": torch.zeros(2, 2)}, {"w": torch.tensor([[0.0, 1.0], [NAN, 0.0]])}
-    with pytest.raises(PatchError, match="the learned 'w' holds NaN or Inf; learn again at a lower learning rate"):
+    with pytest.raises(PatchError, match="the learned 'w' contains NaN or Inf; learn again at a lower learning rate"):
         save_patch(changed_rows(before, after), tmp_path / "p")
     assert not (tmp_path / "p").exists()
 

@@ -1,2 +1,2 @@
-"""Models on storage: training states, exported and adopted checkpoints, their model card, and
-the rows in their files."""
+"""Models in storage: training states, exported and adopted checkpoints, their model cards, and the
+rows in their files."""

@@ -1,8 +1,8 @@
-"""A model that somebody else saved, as `save_pretrained` does in a notebook, becomes a
-checkpoint where it lies: it gets a manifest.
+"""Adopt a model that somebody else saved, for example with `save_pretrained` in a notebook: it
+becomes a checkpoint in place by getting a manifest.
 
-The manifest names what a model is read from and nothing else, so a README.md, optimizer states
-and hidden files may change later. Nothing in the folder is changed, and none of its code runs.
+The manifest lists only the files from which the model is read, so a README.md, optimizer states and
+hidden files may change later. Nothing in the folder is changed, and none of its code runs.
 """
 
 import json
@@ -25,11 +25,11 @@ class AdoptionError(ValueError):
 
 
 def adopt(folder: str) -> storage.Manifest:
-    """The manifest that the folder has now; one that was adopted before is verified and stays.
-    Raises AdoptionError, StorageError."""
+    """Write a manifest into the folder and return it. If the folder was adopted before, verify it
+    and keep its manifest. Raises AdoptionError or StorageError."""
     if storage.is_remote(folder):
         raise AdoptionError(
-            f"{folder} is on S3, where files lie apart from their names; copy it to a disk and adopt the copy"
+            f"{folder} is on S3, where adopting in place is not possible; copy it to a disk and adopt the copy"
         )
     path = Path(folder)
     if not path.is_dir():
@@ -37,17 +37,15 @@ def adopt(folder: str) -> storage.Manifest:
     if storage.has_artifact(folder):
         if not storage.has_own_manifest(folder):
             raise AdoptionError(
-                f"{path / storage.MANIFEST} is not a manifest of memlm, which would lie there; copy the model's files to another folder and adopt that"
+                f"{path / storage.MANIFEST} is not a manifest of memlm, whose own would have this name; copy the model's files to another folder and adopt that"
             )
         storage.open_artifact(folder, kind=CHECKPOINT_KIND)
         return storage.read_manifest(folder)
     model_type = _model_type(path)
     names = _files_of(path)
     for name in names:
-        if not (path / name).is_file():  # to open a pipe would wait for ever
-            raise AdoptionError(
-                f"{path / name} is a pipe or a link that leads nowhere; move it out of the model's folder"
-            )
+        if not (path / name).is_file():  # opening a pipe would wait for ever
+            raise AdoptionError(f"{path / name} is a pipe or a broken link; move it out of the model's folder")
     _require_weights(path, names)
     return storage.add_manifest(folder, kind=CHECKPOINT_KIND, config={storage.ADOPTED: model_type}, names=names)
 
@@ -63,7 +61,7 @@ def _model_type(folder: Path) -> str:
     if not place.is_file():
         raise AdoptionError(f"{folder} has no {CONFIG_FILE}; name the folder that save_pretrained wrote")
     with reading(
-        lambda reason: AdoptionError(f"{place} is no configuration of a model ({reason}); save the model again")
+        lambda reason: AdoptionError(f"{place} is not a model configuration ({reason}); save the model again")
     ):
         model_type = json.loads(place.read_bytes())["model_type"]
     if not isinstance(model_type, str):
@@ -72,19 +70,21 @@ def _model_type(folder: Path) -> str:
 
 
 def _require_weights(folder: Path, names: list[str]) -> None:
-    """All that the index names, and each a file that safetensors can read."""
+    """Require all weight files that the index lists, and that safetensors can read each."""
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         raise AdoptionError(
-            f"{folder} has no weights as safetensors; memlm reads no others: save the model with save_pretrained again"
+            f"{folder} has no weights as safetensors, the only format that memlm reads; save the model with save_pretrained again"
         )
     if INDEX_FILE in names:
         place = folder / INDEX_FILE
-        with reading(lambda reason: AdoptionError(f"{place} is no index of weights ({reason}); save the model again")):
+        with reading(
+            lambda reason: AdoptionError(f"{place} is not an index of weights ({reason}); save the model again")
+        ):
             wanted = set(json.loads(place.read_bytes())["weight_map"].values())
         missing = sorted(wanted - set(weights))
         if missing:
-            raise AdoptionError(f"{folder} lacks {missing[0]}, which its index names; copy the whole folder")
+            raise AdoptionError(f"{folder} lacks {missing[0]}, which its index lists; copy the whole folder")
     for name in weights:
         _require_readable(folder / name)
 

@@ -1,17 +1,19 @@
-"""What does an interrupted pretraining need to go on, and where is the newest whole copy of it?
+"""Training states: everything that an interrupted pretraining needs to continue, and the search for
+the newest complete one.
 
 A training state is a folder `step_########_start_####/` with one artifact per rank: its share of
 the weights and moments, in safetensors under the names of the parameters, so that any number of
-workers can read it. The number of the start, one higher for each worker group of a run, keeps
-apart what two starts saved at one step: parts of two lives never make one state.
+workers can read it. The number of the start increases with each worker group of a run. It separates
+states that two starts saved at the same step: parts of different starts never form one state.
 
-    save:    fill drafts on this node -> training goes on -> in the background: hash, upload, commit -> ranks agree that it is whole
-             -> only then are older ones deleted
-    load:    newest first: all ranks' parts there, each what its name says, every byte verified, on every rank; else the one before it
+    save:    fill drafts on this node -> training continues -> in the background: hash, upload,
+             commit -> ranks agree that it is complete -> only then are older ones deleted
+    load:    newest first: the parts of all ranks exist, each is what its name says, every byte is
+             verified, on every rank; otherwise the state before it
 
-A state that cannot be written, to a full disk or a storage that is away, is given up with a
-warning: training goes on and tries again at the next one, since to stop would lose the work that
-going on puts at risk. The newest whole state is never touched by it.
+If a state cannot be written, because a disk is full or the storage is not available, it is
+abandoned with a warning. Training continues and tries again at the next state, since stopping would
+lose the very work that continuing puts at risk. The newest complete state is never affected.
 """
 
 import logging
@@ -37,30 +39,30 @@ if TYPE_CHECKING:
 STATE = re.compile(r"step_(\d{8})_start_(\d{4})")
 PART = re.compile(r"rank_(\d+)_of_(\d+)")
 FAULTS = (OSError, SafetensorError, storage.StorageError)
-"""Of a disk or a storage. safetensors has an error of its own for what the disk says."""
+"""Faults of a disk or a storage. safetensors wraps the disk's errors in its own."""
 log = logging.getLogger(__name__)
 
 
 class TrainingStates:
-    """The states of one run, as one start of it reads and writes them. Every rank must call
-    every method, in the same order."""
+    """The states of one run, as read and written by one start of it. Every rank must call every
+    method, in the same order."""
 
     def __init__(self, engine: "Engine", uri: str, *, inputs: dict[str, str], start: int = 1, keep: int = 2) -> None:
-        """`start` must be higher than that of any start before; the newest `keep` whole states
+        """`start` must be higher than that of any earlier start; the newest `keep` complete states
         are kept."""
         self.engine, self.uri, self.inputs, self.start, self.keep = engine, uri, inputs, start, keep
         self.seconds_waiting = 0.0
-        """What saving has cost in time: this rank stood still for it."""
+        """Time for which saving blocked this rank."""
         self.num_failed = 0
-        """States that were given up."""
+        """Number of states that were abandoned."""
         self._whole: list[str] = []
         self._pending: tuple[str, Future[None]] | None = None
 
     def save(self, step: int) -> None:
-        """Begin a state; at most one is under way, so this may wait for the one before. See
-        `settle` for its end.
+        """Begin a state. At most one is in progress, so this may wait for the previous one;
+        `settle` finishes it.
 
-        Raises DivergedError if what is to be saved is not finite.
+        Raises DivergedError if the values to be saved are not finite.
         """
         self.settle(wait=True)
         began = time.monotonic()
@@ -72,8 +74,8 @@ class TrainingStates:
         self.seconds_waiting += time.monotonic() - began
 
     def _begin(self, name: str, step: int) -> Future[None]:
-        """Write this rank's share to this node's disk, and hand it to a thread that brings it to
-        where it belongs."""
+        """Write this rank's share to this node's disk, and start a thread that moves it to the
+        storage."""
         done: Future[None] = Future()
         rank, num_ranks = dist.get_rank(), dist.get_world_size()
         part = f"rank_{rank}_of_{num_ranks}"
@@ -88,7 +90,7 @@ class TrainingStates:
                     )
                 )
                 self.engine.save(draft.path)
-                (draft.path / f"rank_{rank}").touch()  # a rank may have no share in anything
+                (draft.path / f"rank_{rank}").touch()  # a rank may have no share of any parameter
                 commit = stack.pop_all()
         except Exception as error:
             done.set_exception(error)
@@ -105,10 +107,10 @@ class TrainingStates:
         return done
 
     def settle(self, *, wait: bool = False) -> None:
-        """Finish the state under way if all ranks are done with it, or, with `wait`, once they
-        are. Cheap where none is.
+        """Finish the state in progress if all ranks are done with it; with `wait`, wait until they
+        are. Cheap if there is none.
 
-        Raises what a rank met that is no fault of the disk or the storage.
+        Raises a rank's error if it is not a fault of the disk or the storage.
         """
         if self._pending is None:
             return
@@ -130,7 +132,7 @@ class TrainingStates:
         self.seconds_waiting += time.monotonic() - began
 
     def _anywhere(self, *flags: bool) -> list[bool]:
-        """Each flag: whether it is set on any rank."""
+        """Whether each flag is set on any rank."""
         vector = torch.tensor([float(flag) for flag in flags], device=self.engine.device)
         dist.all_reduce(vector, op=dist.ReduceOp.MAX)
         return [bool(value) for value in vector.tolist()]
@@ -140,8 +142,8 @@ class TrainingStates:
             raise error
         self.num_failed += 1
         if error is not None:
-            log.warning("%s could not be saved: %s; training continues, with %s kept", name, error, self._newest())
-        self._whole = self._whole[-1:]  # makes room for the next one
+            log.warning("%s could not be saved: %s; training continues, and %s is kept", name, error, self._newest())
+        self._whole = self._whole[-1:]  # make room for the next one
         if dist.get_rank() == 0:
             self._delete(name)
             self._prune()
@@ -150,7 +152,7 @@ class TrainingStates:
         return self._whole[-1] if self._whole else "no state"
 
     def _prune(self) -> None:
-        """Delete what is older than the newest whole state, but for those that are kept."""
+        """Delete states older than the newest complete one, except those that are kept."""
         if dist.get_rank() == 0 and self._whole:
             for name in _states_in(self.uri):
                 if name not in self._whole and name <= self._newest():
@@ -163,22 +165,22 @@ class TrainingStates:
             log.warning("%s could not be deleted: %s", name, error)
 
     def load_newest(self) -> int:
-        """Load the newest whole state and return its step; 0 when there is none.
+        """Load the newest complete state and return its step; 0 if there is none.
 
-        Raises StorageError if it is another configuration's or corpus's, and what the storage
-        raises that does not answer.
+        Raises StorageError if the state belongs to another configuration or corpus, or if the
+        storage does not answer.
         """
         for name in _from_first_rank(list(reversed(_states_in(self.uri)))):
-            with ExitStack() as copies:  # gone once all ranks are done with them
+            with ExitStack() as copies:  # deleted once all ranks are done with them
                 parts = self._parts_of(name, copies)
                 incomplete, damaged = self._anywhere(parts is None, False if parts is None else not all(parts))
                 if parts is None or incomplete or damaged:
-                    self._warn("%s/%s is not whole; going back to the one before it", self.uri, name)
+                    self._warn("%s/%s is incomplete or damaged; trying the state before it", self.uri, name)
                     continue
                 self._load([part for part in parts if part])
             if len(parts) != dist.get_world_size():
                 self._warn(
-                    "%s was saved by %d workers; the %d of now continue from it equal to rounding, not to the bit",
+                    "%s was saved by %d workers; the current %d continue from it with equal results up to rounding, not to the bit",
                     name,
                     len(parts),
                     dist.get_world_size(),
@@ -191,14 +193,14 @@ class TrainingStates:
         with tempfile.TemporaryDirectory() as together:
             for part in parts:
                 for file in part.iterdir():
-                    if file.name not in (storage.MANIFEST, storage.README):  # either may lie in each part
+                    if file.name not in (storage.MANIFEST, storage.README):  # each part may have its own
                         (Path(together) / file.name).symlink_to(file)
             self.engine.load(Path(together))
             dist.barrier()
 
     def _parts_of(self, name: str, copies: ExitStack) -> list[Path | None] | None:
-        """The verified folders of all ranks' parts, with None for one that is damaged; None if
-        not all are there."""
+        """The verified folders of all ranks' parts, with None for a damaged one; None if some are
+        missing."""
         folder = storage.join(self.uri, name)
         found = [match for part in storage.list_names(folder) if (match := PART.fullmatch(part))]
         if not found:
@@ -234,7 +236,7 @@ class TrainingStates:
             return None
 
     def _warn(self, message: str, *values: object) -> None:
-        """Of what all ranks see alike."""
+        """Log a warning about something that all ranks see, once."""
         if dist.get_rank() == 0:
             log.warning(message, *values)
 
@@ -254,7 +256,7 @@ def _step_of(name: str) -> int:
 
 
 def _from_first_rank(names: list[str]) -> list[str]:
-    """A listing may change between two ranks' looks at it."""
+    """The first rank's listing, because a listing may change between two ranks' requests."""
     shared = [names]
     dist.broadcast_object_list(shared, src=0)
     return shared[0]

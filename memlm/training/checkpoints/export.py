@@ -1,15 +1,14 @@
-"""How is a model written whole when no rank holds its tables whole? The rest as ever, and the
-tables row by row from the ranks that hold their columns.
+"""Export a complete model when no rank holds whole tables: the other weights are saved as usual,
+and the tables row by row from the ranks that hold their columns.
 
-A table becomes one tensor in one safetensors file of its own, so whoever reads the checkpoint,
-and Hugging Face's loader first of all, finds what an unsplit pretraining would have written.
-(Files by columns would be written by all ranks at once, but read by nobody who does not know of
-the split: a loader joins tensors, never parts of one.) The first rank holds one chunk of rows at
-a time.
+Each table becomes one tensor in a safetensors file of its own, so that readers of the checkpoint,
+such as Hugging Face's loader, find the same as after an unsplit pretraining. (All ranks could write
+files of columns at once, but only readers that know about the split could read them, because a
+loader combines tensors, never parts of one.) The first rank holds one chunk of rows at a time.
 
-Counting and finetuning read it unsplit: at 64 M slots of 1,024 values that is 256 GiB in fp32,
-in each worker, in its host's memory; a finetune or an evaluation on a GPU needs them there.
-Counting computes nothing with values, yet loads them with the rest.
+Counting and finetuning read the tables unsplit. For 64 M slots of 1,024 values that is 256 GiB in
+fp32 for each worker, in its host's memory; a finetune or an evaluation on a GPU needs them on the
+GPU. Counting computes nothing with values, but loads them with the rest.
 """
 
 import json
@@ -25,19 +24,19 @@ from memlm.model.column_split import row_chunks
 from memlm.model.memory import ValuePool
 
 BASE_FILE = "model-00001-of-00001.safetensors"
-"""What the one file of the rest is called beside those of tables: under its usual name, a loader
-would look for no other."""
+"""Name of the file with the other weights next to those of tables: with the usual name, a loader
+would not look for more files."""
 POOL_FILE = "value_pools_{}.safetensors"
 
 
 def export_with_split_pools(model: nn.Module, directory: Path | None) -> None:
-    """Write a model whose pools are split, and no parameters, as a Hugging Face checkpoint.
+    """Write a model whose pools are split, but not its parameters, as a Hugging Face checkpoint.
     Every rank must call it.
 
-    The first rank writes, into the directory that it gives; the other ranks that hold its
-    tables' other columns send theirs.
+    The first rank writes into the directory that it gives; the other ranks that hold columns of its
+    tables send them.
     """
-    assert (directory is not None) == (dist.get_rank() == 0), "the first rank writes, and no other"
+    assert (directory is not None) == (dist.get_rank() == 0), "only the first rank writes"
     pools = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, ValuePool)}
     if directory is not None:
         model.save_pretrained(directory)  # type: ignore[operator]
@@ -45,7 +44,7 @@ def export_with_split_pools(model: nn.Module, directory: Path | None) -> None:
     for number, (name, pool) in enumerate(pools.items()):
         assert pool.split is not None and not isinstance(pool.weight, nn.Parameter)
         if dist.get_rank() >= pool.split.num_parts:
-            continue  # the first group of readers has it all
+            continue  # the first group of readers holds everything
         if directory is None:
             _send_rows(pool, None)
         else:
@@ -56,7 +55,7 @@ def export_with_split_pools(model: nn.Module, directory: Path | None) -> None:
 
 @torch.no_grad()
 def _send_rows(pool: ValuePool, file: BinaryIO | None) -> None:
-    """All rows of the table, in order, into the first rank's file."""
+    """Write all rows of the table, in order, into the first rank's file."""
     assert pool.split is not None
     for rows in row_chunks(pool.num_slots, pool.value_dim):
         mine = pool.weight[rows].contiguous()
@@ -69,7 +68,7 @@ def _send_rows(pool: ValuePool, file: BinaryIO | None) -> None:
 
 
 def _header(name: str, pool: ValuePool) -> bytes:
-    """Of a file with one fp32 matrix: https://github.com/huggingface/safetensors#format."""
+    """Header of a file with one fp32 matrix: https://github.com/huggingface/safetensors#format."""
     assert pool.weight.dtype == torch.float32
     place = {"dtype": "F32", "shape": [pool.num_slots, pool.value_dim], "data_offsets": [0, _num_bytes(pool)]}
     described = json.dumps({"__metadata__": {"format": "pt"}, name: place}).encode()
@@ -78,7 +77,8 @@ def _header(name: str, pool: ValuePool) -> bytes:
 
 
 def _write_index(directory: Path, pools: dict[str, ValuePool]) -> None:
-    """Which file holds which tensor, of the rest as save_pretrained left it and of the tables."""
+    """Write the index of tensors by file, for the weights that save_pretrained wrote and the
+    tables."""
     path = directory / SAFE_WEIGHTS_INDEX_NAME
     if path.exists():
         index = json.loads(path.read_text())

@@ -1,10 +1,10 @@
-"""What of weights and of Adam's moments does this rank hold, by the names of the parameters? So
-that another number of workers can take it over.
+"""This rank's share of the weights and of Adam's moments, by the names of the parameters, so that a
+different number of workers can continue from it.
 
-DeepSpeed lays parameters out in flat buffers of its own, each ZeRO stage in another way, and
-shares those out over the ranks. Here a parameter is a flat range of numbers under its name, and
-a rank's share of it is a fragment: saved as safetensors, fitted together again on any number of
-ranks and at any stage. At the same number and stage the bits are those that were saved.
+DeepSpeed stores parameters in flat buffers of its own, differently for each ZeRO stage, and
+partitions those over the ranks. Here a parameter is a flat range of numbers under its name, and a
+rank's share of it is a fragment: saved as safetensors, and reassembled on any number of ranks and
+at any stage. With the same number and stage, the bits are those that were saved.
 """
 
 import json
@@ -22,22 +22,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 PARTS = {"weight": None, "first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
-"""What is kept for each number of a parameter, and Adam's own word for it."""
+"""Numbers kept for each element of a parameter, and Adam's own names for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fragment:
-    """A rank's share of one parameter: views of what the optimizer works on, so copying into
-    them is loading."""
+    """A rank's share of one parameter. Its tensors are views of the optimizer's, so copying into
+    them loads a state."""
 
     start: int
-    """Where it begins in the flattened parameter."""
+    """First element within the flattened parameter."""
     weight: Tensor
     state: dict[str, Any]
-    """Adam's, of the tensor that holds this share: its step, and moments as long as that tensor.
-    Empty before the first step."""
+    """Adam's state of the tensor that contains this share: its step, and moments as long as that
+    tensor. Empty before the first step."""
     offset: int
-    """Where the share begins in that tensor."""
+    """First element within that tensor."""
 
     def part(self, name: str) -> Tensor | None:
         key = PARTS[name]
@@ -47,7 +47,7 @@ class Fragment:
         return None if moments is None else moments.flatten()[self.offset : self.offset + self.weight.numel()]
 
     def parts(self) -> list[Tensor]:
-        """Weight and moments, as far as there are any yet."""
+        """The weight, and the moments if they exist."""
         return [part for name in PARTS if (part := self.part(name)) is not None]
 
     @property
@@ -55,13 +55,13 @@ class Fragment:
         return int(self.state["step"]) if self.state else 0
 
     def share(self, rank: int, num_ranks: int) -> "Fragment":
-        """A rank's part of what all of them hold."""
+        """A rank's part of a share that all ranks hold."""
         first, last = (number * self.weight.numel() // num_ranks for number in (rank, rank + 1))
         return replace(self, start=self.start + first, weight=self.weight[first:last], offset=self.offset + first)
 
 
 def fragments_of(module: nn.Module, optimizer: Any, zero_stage: int) -> dict[str, Fragment]:
-    """What this rank works on, by name."""
+    """This rank's shares, by the name of the parameter."""
     find = (_whole, _of_flat_groups, _of_flat_groups, _of_shared_out_weights)[zero_stage]
     return {name: found for name, parameter in module.named_parameters() if (found := find(parameter, optimizer))}
 
@@ -72,8 +72,8 @@ def _whole(parameter: nn.Parameter, optimizer: Any) -> Fragment:
 
 
 def _of_flat_groups(parameter: Any, optimizer: Any) -> Fragment | None:
-    """ZeRO 1 and 2 flatten each group of parameters and cut it into as many parts as there are
-    ranks, wherever the cuts fall."""
+    """ZeRO 1 and 2 flatten each group of parameters and cut it into one part per rank, without
+    regard to the parameters' boundaries."""
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
@@ -87,7 +87,7 @@ def _of_flat_groups(parameter: Any, optimizer: Any) -> Fragment | None:
 
 
 def _of_shared_out_weights(parameter: Any, optimizer: Any) -> Fragment | None:
-    """ZeRO 3 cuts each parameter into parts of one size, the last of them filled up."""
+    """ZeRO 3 cuts each parameter into parts of equal size, padding the last one."""
     group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
     start = dist.get_rank() * size
     length = min(size, parameter.ds_numel - start)
@@ -99,7 +99,7 @@ def _of_shared_out_weights(parameter: Any, optimizer: Any) -> Fragment | None:
 
 
 def save_fragments(module: nn.Module, optimizer: Any, zero_stage: int, directory: Path) -> None:
-    """This rank's file. No collective, so a rank that cannot write leaves no other waiting."""
+    """Write this rank's file. Uses no collective, so a rank that cannot write blocks no other."""
     rank, num_ranks = dist.get_rank(), dist.get_world_size()
     fragments = fragments_of(module, optimizer, zero_stage)
     if zero_stage == 0:
@@ -115,11 +115,11 @@ def save_fragments(module: nn.Module, optimizer: Any, zero_stage: int, directory
 
 
 def load_fragments(module: nn.Module, optimizer: Any, zero_stage: int, directory: Path) -> None:
-    """From a directory that holds what every rank of some run saved. Every rank must call it."""
+    """Load from a directory with the files of every rank of a run. Every rank must call it."""
     with ExitStack() as opened, torch.no_grad():
         saved = _Saved([opened.enter_context(safe_open(path, "pt")) for path in sorted(directory.glob("fragments_*"))])
         if zero_stage == 3:
-            optimizer.checkpoint_event_prologue()  # so that no rank holds weights that it gathered
+            optimizer.checkpoint_event_prologue()  # so that no rank holds gathered weights
         else:
             for name, parameter in module.named_parameters():
                 parameter.copy_(saved.read("weight", name, range(parameter.numel())).view_as(parameter))
@@ -139,7 +139,8 @@ def load_fragments(module: nn.Module, optimizer: Any, zero_stage: int, directory
 
 
 def _begin_states(module: nn.Module, optimizer: Any, zero_stage: int, saved: "_Saved") -> None:
-    """Adam makes its moments in its first step; a run that goes on needs them before."""
+    """Create Adam's moments, which it would otherwise create in its first step; a resumed run needs
+    them earlier."""
     for tensor, names in _stepped_tensors(module, optimizer, zero_stage):
         num_steps = max((saved.num_steps[name] for name in names), default=0)
         if num_steps:
@@ -149,8 +150,8 @@ def _begin_states(module: nn.Module, optimizer: Any, zero_stage: int, saved: "_S
 
 
 def _stepped_tensors(module: nn.Module, optimizer: Any, zero_stage: int) -> Iterator[tuple[Tensor, list[str]]]:
-    """What Adam knows as its parameters, with the names of those of the model that have a share
-    in each."""
+    """The tensors that Adam treats as its parameters, with the names of the model's parameters that
+    have a share in each."""
     named = dict(module.named_parameters())
     if zero_stage == 0:
         yield from ((parameter, [name]) for name, parameter in named.items())
@@ -177,7 +178,7 @@ class _Saved:
                 self.num_steps[name] = max(self.num_steps[name], num_steps)
 
     def read(self, part: str, name: str, wanted: range) -> Tensor:
-        """The numbers of a range of a flattened parameter."""
+        """The elements of a range of a flattened parameter."""
         found, num_found = torch.empty(len(wanted)), 0
         for start, file in self.pieces[name]:
             piece = file.get_slice(f"{part}/{name}")

@@ -1,5 +1,5 @@
-"""What a checkpoint says of itself to people: the README.md of its folder, which model hubs show
-as the model's page."""
+"""The model card of a checkpoint: the README.md in its folder, which model hubs show as the model's
+page."""
 
 from memlm.credentials import redacted
 from memlm.data.config import CorpusConfig
@@ -8,7 +8,7 @@ from memlm.model.config import Architecture, ModelConfig
 from memlm.model.language_model import NumParameters
 
 GENERATED = "{world}"
-"""What begins the path of a corpus that memlm generated."""
+"""Beginning of the path of a corpus that memlm generated."""
 CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -50,8 +50,8 @@ was done to make what it writes true or harmless: use it for research, and check
 def model_card(
     model: ModelConfig, corpus: CorpusConfig, architecture: Architecture, parameters: NumParameters, *, num_tokens: int
 ) -> str:
-    """The card of a model that was pretrained on `num_tokens` tokens. The same configuration
-    gives the same card."""
+    """The card of a model that was pretrained on `num_tokens` tokens. The same configuration gives
+    the same card."""
     memory = architecture == "memory" and bool(model.memory.layers)
     generated = corpus.path.startswith(GENERATED) and corpus.mixture is None
     from_hub = FILES_URI.fullmatch(corpus.path)
@@ -111,8 +111,8 @@ def _data(corpus: CorpusConfig, num_tokens: int) -> str:
 
 
 def _name_of(path: str) -> str:
-    """As it is given and may be printed; of a folder on a disk the last name alone, since a card
-    is made to be passed on."""
+    """The path as it may be shown: only the last part of a local folder, since a card is meant to
+    be shared."""
     return path.rstrip("/").rsplit("/", 1)[-1] if path.startswith(("/", "~", ".")) else redacted(path)
 
 

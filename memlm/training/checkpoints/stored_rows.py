@@ -1,8 +1,8 @@
-"""The rows of weights as they lie in a checkpoint's safetensors files: where each is, and
-writing over exactly those that a patch names.
+"""Rows of weights in a checkpoint's safetensors files: find them, and overwrite exactly the rows
+that a patch lists.
 
-Everything about a patch is checked before the first byte is written: a row of another weight's
-range would reach into its neighbour, or into the file's own header.
+A patch is checked completely before the first byte is written, because a row out of a weight's
+range would overwrite its neighbour or the file's header.
 """
 
 import json
@@ -22,11 +22,11 @@ from memlm.outside import reading
 
 PARTS = ("rows", "before", "after")
 _EMPTY = "empty"
-"""Stands for a weight in the file of a patch that changes nothing."""
+"""Placeholder for a weight in the file of a patch that changes nothing."""
 
 
 class PatchError(ValueError):
-    """A patch is not one, or does not fit the checkpoint it is applied to or undone from."""
+    """A patch is invalid, or does not fit the checkpoint it is applied to or undone from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +40,18 @@ class ChangedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWeight:
-    """Where a weight lies, and what its rows are."""
+    """Position of a weight in a file, and the format of its rows."""
 
     file: str
-    """Below the checkpoint's folder."""
+    """Name relative to the checkpoint's folder."""
     first_byte: int
     dtype: str
-    """As safetensors names it."""
+    """Name of the type in safetensors."""
     shape: tuple[int, ...]
 
 
 def read_patch(path: Path) -> Iterator[tuple[str, ChangedRows]]:
-    """One weight at a time. Raises PatchError for a file that is no patch."""
+    """The changes of a patch, one weight at a time. Raises PatchError for an invalid file."""
     with _reading(path), safe_open(path, framework="pt") as file:
         for name in _weights_of(list(file.keys()), path):
             yield name, ChangedRows(**{part: file.get_tensor(f"{name}:{part}") for part in PARTS})
@@ -87,7 +87,7 @@ def stored_weights_in(checkpoint: Path, files: list[str]) -> dict[str, StoredWei
                     continue
                 if weight in found:
                     raise PatchError(
-                        f"{checkpoint}: weight {weight!r} lies in {found[weight].file} and in {name}; keep one of them"
+                        f"{checkpoint}: weight {weight!r} is in both {found[weight].file} and {name}; keep one of them"
                     )
                 place = 8 + header_bytes + entry["data_offsets"][0]
                 found[weight] = StoredWeight(
@@ -97,7 +97,7 @@ def stored_weights_in(checkpoint: Path, files: list[str]) -> dict[str, StoredWei
 
 
 def require_fitting(patch: Path, weights: Mapping[str, StoredWeight], checkpoint: Path | str) -> None:
-    """Raise PatchError unless every row of the patch is a row of a weight that there is, once,
+    """Raise PatchError unless every row of the patch is a row of an existing weight, listed once,
     with finite numbers of its type and width."""
     with _reading(patch), safe_open(patch, framework="pt") as file:
         dtypes = {key: str(file.get_slice(key).get_dtype()) for key in file.keys()}
@@ -110,14 +110,14 @@ def require_fitting(patch: Path, weights: Mapping[str, StoredWeight], checkpoint
             values, expected = getattr(change, part), (len(change.rows), *stored.shape[1:])
             if dtypes[f"{name}:{part}"] != stored.dtype or tuple(values.shape) != expected:
                 raise PatchError(
-                    f"{patch}: {name!r} {part} is {dtypes[f'{name}:{part}']} {list(values.shape)}, and the checkpoint's rows are "
+                    f"{patch}: {name!r} {part} is {dtypes[f'{name}:{part}']} {list(values.shape)}, but the checkpoint's rows are "
                     f"{stored.dtype} {list(expected)}; the patch belongs to another checkpoint"
                 )
             require_finite(values, f"{patch}: {name!r} {part}")
 
 
 def _require_rows(rows: Tensor, stored: StoredWeight, where: str) -> None:
-    """One-dimensional int64, strictly ascending, within the weight."""
+    """Require one-dimensional, strictly ascending int64 numbers within the weight."""
     if rows.dtype != torch.int64 or rows.dim() != 1:
         raise PatchError(f"{where} rows are {rows.dtype} {list(rows.shape)}; they must be a list of int64 numbers")
     if not stored.shape:
@@ -128,20 +128,20 @@ def _require_rows(rows: Tensor, stored: StoredWeight, where: str) -> None:
             f"{where} row {wrong} is not one of the checkpoint's rows 0 to {stored.shape[0] - 1}; the patch belongs to another"
         )
     if bool((rows[1:] <= rows[:-1]).any()):
-        raise PatchError(f"{where} rows are not strictly ascending, so one may be there twice; make the patch again")
+        raise PatchError(f"{where} rows are not strictly ascending, so one may occur twice; make the patch again")
 
 
 def require_finite(values: Tensor, where: str) -> None:
-    """Raise PatchError for NaN and Inf, with which no model answers anything."""
-    if values.is_floating_point() and values.dtype.itemsize == 1:  # for which torch does not know it
+    """Raise PatchError for NaN and Inf, with which a model cannot answer anything."""
+    if values.is_floating_point() and values.dtype.itemsize == 1:  # torch.isfinite does not support these
         values = values.float()
     if not bool(torch.isfinite(values).all()):
-        raise PatchError(f"{where} holds NaN or Inf; learn again at a lower learning rate")
+        raise PatchError(f"{where} contains NaN or Inf; learn again at a lower learning rate")
 
 
 def write_rows(checkpoint: Path, patch: Path, weights: Mapping[str, StoredWeight], *, found: str, written: str) -> None:
-    """Write a patch that fits (`require_fitting`). Raises PatchError at a row that is not what
-    the patch found there."""
+    """Write a patch that fits (`require_fitting`). Raises PatchError at a row that differs from
+    what the patch found there."""
     for name, change in read_patch(patch):
         stored = weights[name]
         expected, new = bytes_of_rows(getattr(change, found)), bytes_of_rows(getattr(change, written))
@@ -151,7 +151,7 @@ def write_rows(checkpoint: Path, patch: Path, weights: Mapping[str, StoredWeight
                 file.seek(stored.first_byte + row * row_bytes)
                 if file.read(row_bytes) != old_row.numpy().tobytes():
                     raise PatchError(
-                        f"row {row} of {name!r} in {stored.file} is not what the patch {patch} found there; it belongs to another checkpoint"
+                        f"row {row} of {name!r} in {stored.file} differs from what the patch {patch} found there; it belongs to another checkpoint"
                     )
                 file.seek(stored.first_byte + row * row_bytes)
                 file.write(new_row.numpy().tobytes())

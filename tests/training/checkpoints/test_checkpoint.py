@@ -105,7 +105,7 @@ def test_a_state_that_cannot_be_written_is_given_up_and_training_goes_on(folder,
         save_now(trained, 4)
     assert trained.num_failed == 1
     assert "step_00000004_start_0001 could not be saved" in caplog.text
-    assert "with step_00000003_start_0001 kept" in caplog.text
+    assert "and step_00000003_start_0001 is kept" in caplog.text
     assert names_in(trained) == ["step_00000003_start_0001"]  # no half a state, and room for the next
     assert loaded(trained)[0] == 3
     run_steps(folder, trained.engine, CONFIG, first_step=4, last_step=5)
@@ -167,7 +167,7 @@ def flip(path: Path, at: int) -> None:
 def test_a_damaged_state_is_passed_over_for_the_one_before(trained, caplog, name):
     flip(file_of(trained, 3, name), 100)
     assert loaded(trained)[0] == 2
-    assert "step_00000003_start_0001 is not whole; going back to the one before it" in caplog.text
+    assert "step_00000003_start_0001 is incomplete or damaged; trying the state before it" in caplog.text
     flip(file_of(trained, 2, name), 100)
     assert loaded(trained)[0] == 0
 
