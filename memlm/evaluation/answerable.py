@@ -1,5 +1,5 @@
-"""Whether an answer that counts can be given at all: for each question why none can, as it is
-asked and scored."""
+"""Questions that no answer can be right for, as they are asked and scored, with the reason for
+each."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import END_OF_LINE
 
 SHOWN = 20
-"""Questions that a message names."""
+"""Number of questions that a message names."""
 
 
 def flaws_of_answers(
@@ -67,7 +67,7 @@ def flaws_of_choices(
     ]
 
 
-def told(name: str, asked: Sequence[Record], flaws: Sequence[str]) -> str:
+def describe_flaws(name: str, asked: Sequence[Record], flaws: Sequence[str]) -> str:
     """One message that counts the questions that cannot be answered right, and names the first;
     empty if there is none."""
     named = [f"{record.id!r} {flaw}" for record, flaw in zip(asked, flaws, strict=True) if flaw]

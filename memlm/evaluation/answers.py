@@ -1,7 +1,7 @@
-"""Is a generated answer right? Normalised exact match and F1, the measures of TriviaQA and
-NaturalQuestions scores.
+"""Normalised exact match and F1 of generated answers, the measures of TriviaQA and
+NaturalQuestions.
 
-Each set's own scorer normalises in its own way, and so does its task here. Sources of the
+Each set's own scorer normalises in its own way, and its task here does the same. Sources of the
 definitions: SQuAD's scorer (https://github.com/rajpurkar/SQuAD-explorer, evaluate-2.0.py),
 TriviaQA's (https://github.com/mandarjoshi90/triviaqa, evaluation/triviaqa_evaluation.py) and
 NQ-open's (https://github.com/google-research-datasets/natural-questions, nq_open).
@@ -70,8 +70,8 @@ def constant_answer_chance(questions: Iterable[Question], normalize: Normalize =
     """The exact match of always giving one answer, the best one for each relation (for all where
     there are none).
 
-    This is what a model scores that knows which answers are frequent, and no fact: the level
-    that forgetting falls to.
+    A model that knows which answers are frequent, but no fact, scores this: the level that
+    forgetting falls to.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     num_questions = 0

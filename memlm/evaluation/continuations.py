@@ -1,5 +1,4 @@
-"""How likely does the model hold that a text goes on like this? Nats of each continuation, given
-what comes before it."""
+"""The likelihood of continuations: nats of each, given the text before it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from memlm.data import encoding
 from memlm.model.reader import Reader
 
 MAX_LOGITS = 2**26
-"""Of one batch, so that long rows and large vocabularies take no more than a few hundred MB."""
+"""Most logits in a batch, so that long rows and large vocabularies take at most a few hundred
+MB."""
 
 
 class Continuation(NamedTuple):
     before: str
     text: str
-    """With the space that it begins with."""
+    """The continuation, with its leading space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class ContinuationNats:
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
     places: list[int]
-    """Where each row stands among all continuations."""
+    """Index of each row among all continuations."""
     tokens: Int[Tensor, "batch seq"]
     is_scored: Bool[Tensor, "batch seq"]
 
@@ -50,8 +50,8 @@ def continuation_nats(
     *,
     batch_size: int,
 ) -> list[ContinuationNats]:
-    """One entry a continuation, in their order. Neither the neighbours in a batch nor the pads
-    change more than the last bits."""
+    """One entry per continuation, in their order. Batch neighbours and pads change at most the last
+    bits."""
     found: dict[int, ContinuationNats] = {}
     for batch in _batches(reader.tokenizer, continuations, batch_size=batch_size, window=reader.window):
         logits = reader.logits(batch.tokens.to(reader.device))[:, :-1]
@@ -66,11 +66,11 @@ def continuation_nats(
 def _batches(
     tokenizer: PreTrainedTokenizerBase, continuations: Sequence[Continuation], *, batch_size: int, window: int
 ) -> Iterator[_Batch]:
-    """Short rows first; padded on the right, where no token that is scored looks."""
+    """Batches of rows of similar length, padded on the right, where no scored token attends."""
     rows = [encode(tokenizer, each, window) for each in continuations]
     order = sorted(range(len(rows)), key=lambda place: (len(rows[place][0]), place))
     while order:
-        # From the long end, whose rows say how many fit.
+        # Start from the longest rows, which decide how many fit.
         length = len(rows[order[-1]][0])
         size = max(1, min(batch_size, MAX_LOGITS // (length * len(tokenizer))))
         order, places = order[:-size], order[-size:]
@@ -86,9 +86,9 @@ def _batches(
 def encode(tokenizer: PreTrainedTokenizerBase, continuation: Continuation, window: int) -> tuple[list[int], int]:
     """The tokens of both as one text, the last `window` of them, and where the continuation starts.
 
-    A token that spans the seam belongs to the continuation: what stands before does not give it
-    away. What no longer fits is cut off at the left, as lm-evaluation-harness does; a token
-    without one before it is not scored. Raises ValueError if none is left to score.
+    A token that spans the boundary belongs to the continuation, because the text before does not
+    determine it. Tokens that do not fit are cut off at the left, as lm-evaluation-harness does; a
+    token without a token before it is not scored. Raises ValueError if none is left to score.
     """
     before = encoding.encode(tokenizer, continuation.before)
     tokens = encoding.encode(tokenizer, continuation.before + continuation.text)

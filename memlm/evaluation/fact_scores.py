@@ -1,8 +1,8 @@
-"""How well does a model know each fact? Asked in wordings it never saw, and by the wordings it
+"""How well a model knows each fact: asked in wordings that it never saw, and in wordings that it
 was trained on.
 
-A trained wording can be asked where it ends in the answer: what stands before is the prompt, as
-in "Bern lies in | Peru".
+A trained wording can be asked if it ends in the answer: the text before the answer is the prompt,
+as in "Bern lies in | Peru".
 """
 
 import re
@@ -16,13 +16,13 @@ from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import complete, prompts_of
 from memlm.model.reader import Reader
 
-NOTHING_SAID = re.compile(r"[^\w]*")
-"""What may follow the answer of a wording that ends in it."""
+NO_WORDS = re.compile(r"[^\w]*")
+"""Characters that may follow the answer in a wording that ends in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cloze:
-    """A prompt, how it goes on, and what counts as right."""
+    """A prompt, its continuation, and the answers that count as right."""
 
     prompt: str
     continuation: str
@@ -36,7 +36,7 @@ class FactScore:
 
     exact_match: float
     nats_per_token: float
-    """Of the preferred answer after its question."""
+    """Nats of the preferred answer after its question."""
     seen_exact_match: float | None = None
     seen_nats_per_token: float | None = None
     """None where no trained wording ends in the answer."""
@@ -50,12 +50,12 @@ def questions_as_clozes(fact: Fact) -> list[Cloze]:
 
 
 def wordings_as_clozes(fact: Fact, wordings: Sequence[str]) -> list[Cloze]:
-    """Those that end in an answer of the fact and say something before it."""
+    """Clozes from the wordings that end in an answer of the fact and have text before it."""
     answers = tuple(dict.fromkeys(answer for question in fact.questions for answer in question.answers))
     found = []
     for wording in wordings:
         places = [(wording.rfind(answer), answer) for answer in answers]
-        ending = [(at, text) for at, text in places if at > 0 and NOTHING_SAID.fullmatch(wording, at + len(text))]
+        ending = [(at, text) for at, text in places if at > 0 and NO_WORDS.fullmatch(wording, at + len(text))]
         prompt, text = min(((wording[:at].rstrip(), text) for at, text in ending), default=("", ""))
         if prompt:
             end = wording.rfind(text) + len(text)
@@ -72,7 +72,7 @@ def score_facts(
     """One score per fact, in their order. `seen` holds the wordings that each fact was trained
     on, by its id.
 
-    Raises ValueError for a fact that nothing asks about, which has no score.
+    Raises ValueError for a fact without questions, which has no score.
     """
     if silent := [fact.id for fact in facts if not fact.questions]:
         raise ValueError(
@@ -101,7 +101,7 @@ def score_facts(
 
 
 def _take_mean(values: list[float], count: int) -> float | None:
-    """Of the first so many, which are removed."""
+    """The mean of the first `count` values, which are removed; None for a count of 0."""
     taken, values[:] = values[:count], values[count:]
     return sum(taken) / count if count else None
 

@@ -1,5 +1,5 @@
-"""How well does the model predict held-out text? Nats per token, and per byte, which models with
-other tokenizers share."""
+"""The likelihood of held-out text: nats per token, and bits per byte, which compare across
+tokenizers."""
 
 import json
 import math
@@ -22,10 +22,10 @@ class TextScores:
     nats_per_token: tuple[float, ...]
     """The mean over each block's tokens."""
     perplexity: float
-    """Of the mean over all tokens, at most e**700, so that a model that has diverged still has
+    """e to the mean over all tokens, at most e**700, so that a model that has diverged still has
     one."""
     bits_per_byte: float
-    """Over the tokens that stand for text; special ones count neither here nor there."""
+    """Bits over the tokens that stand for text. Special tokens are excluded from both sums."""
 
 
 def score_text(
@@ -37,7 +37,7 @@ def score_text(
     batch_size: int,
     token_bytes: Int[Tensor, " vocab"],
 ) -> TextScores:
-    """All measures of one pass. `token_bytes` is num_bytes_of the tokenizer."""
+    """All measures, from one pass. `token_bytes` is num_bytes_of the tokenizer."""
     means: list[float] = []
     nats_of_tokens = nats_of_text = 0.0
     num_tokens = num_bytes = 0
@@ -72,10 +72,11 @@ def nats_per_token(
 
 
 def num_bytes_of(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " vocab"]:
-    """How many bytes of text each token stands for; 0 for special ones.
+    """The number of bytes of text that each token stands for; 0 for special tokens.
 
-    A byte-level tokenizer writes a byte as one character, also half of an accented letter.
-    SentencePiece writes a space as one of three bytes, and a byte that is no piece as <0xE2>.
+    A byte-level tokenizer writes each byte as one character, even half of an accented letter.
+    SentencePiece writes a space as a character of three bytes, and a byte without a piece as
+    <0xE2>.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     is_byte_level = backend is not None and '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"])

@@ -1,5 +1,5 @@
-"""Which choice does the model hold most likely? HellaSwag's two accuracies, as
-lm-evaluation-harness defines them."""
+"""Multiple choice by likelihood: HellaSwag's two accuracies, as lm-evaluation-harness defines
+them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class ChoiceScores:
     accuracy: tuple[float, ...]
     """1 where the likeliest choice is right."""
     accuracy_by_length: tuple[float, ...]
-    """1 where the choice that is likeliest per character is right: acc_norm. Else long choices
-    would lose by their length."""
+    """1 where the choice that is likeliest per character is right: acc_norm. It does not penalise
+    long choices."""
 
 
 def choose(
@@ -27,7 +27,8 @@ def choose(
     examples: Sequence[MultipleChoice] = (),
     batch_size: int,
 ) -> ChoiceScores:
-    """Each choice is scored as what follows the query. Of equally likely ones the first counts."""
+    """Each choice is scored as the continuation of the query. The first of equally likely choices
+    counts."""
     nats = iter(continuation_nats(reader, _continuations(records, examples), batch_size=batch_size))
     accuracy, by_length = [], []
     for record in records:

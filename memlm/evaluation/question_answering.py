@@ -1,5 +1,4 @@
-"""Does the model answer right? Greedy answers, scored by exact match and F1 with the official
-normalisation.
+"""Question answering: greedy answers, scored by exact match and F1 with the official normalisation.
 
 Prompts of one length are answered together, so no prompt is ever padded and an answer does not
 depend on its neighbours' lengths.
@@ -25,7 +24,7 @@ PROMPT = "Question: {question}\nAnswer:"
 """The form of lm-evaluation-harness's TriviaQA task, at no examples."""
 END_OF_LINE = "\n"
 NEXT_QUESTION = "Question:"
-"""Where a model that was shown examples begins to make up another problem."""
+"""Where a model that was shown examples begins another question of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +88,14 @@ class PromptBatch:
     """Prompts of one length that are answered together."""
 
     places: list[int]
-    """Where each stands among all prompts."""
+    """Index of each among all prompts."""
     tokens: Int[Tensor, "batch seq"]
 
 
 def prompt_batches(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, batch_size: int
 ) -> Iterator[PromptBatch]:
-    """Short ones first, and those of one length in their order."""
+    """Short prompts first, and prompts of one length in their order."""
     rows = encode_all(tokenizer, prompts)
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
@@ -134,7 +133,7 @@ def complete(
             end_ids=sorted(ends),
             pad_id=padding_id(tokenizer),
         )
-        # What follows a row's end is filling, whatever id it has.
+        # Tokens after a row's end are padding, whatever their ids.
         written = [list(takewhile(lambda id: id not in ends, row)) for row in continuations.tolist()]
         for place, text in zip(batch.places, decode_all(tokenizer, written), strict=True):
             for stop in stops:

@@ -1,5 +1,5 @@
-"""Can the model still work a problem out? GSM8K: the likelihood of the set's solution, and the
-final number of the model's own.
+"""Scores of worked solutions, as in GSM8K: the likelihood of the set's solution, and the final
+number of the model's own solution.
 
 The likelihood is the primary measure, because it moves long before a model of any size gets a
 number wrong that it got right.
@@ -21,7 +21,7 @@ class SolutionScores:
 
     nats_per_token: tuple[float, ...]
     final_number: tuple[float, ...]
-    """1 where the number after #### equals the set's; empty if nothing was to be written."""
+    """1 where the number after #### equals the set's; empty if the model was not asked to write."""
 
 
 def score_solutions(
@@ -32,8 +32,8 @@ def score_solutions(
     max_new_tokens: int,
     batch_size: int,
 ) -> SolutionScores:
-    """max_new_tokens of 0 leaves out the model's own solutions, which cost more than all else
-    here."""
+    """With max_new_tokens = 0 the model writes no solutions of its own, which take more time than
+    the rest."""
     prompts = prompts_of(problems, [_require_solution(example) for example in examples])
     continuations = solution_continuations(problems, examples)
     nats = continuation_nats(reader, continuations, batch_size=batch_size)

@@ -1,5 +1,5 @@
-"""What does a stream of facts do to the facts learned before? Scores of every fact, right after
-it was learned and at the end -> one document.
+"""What a stream of facts does to the facts learned before: scores of every fact, right after it was
+learned and at the end, in one document.
 
     FactTrace per fact -> backward transfer, forgetting (also by age), paraphrase gap, slots that
     facts share CurvePoint per so many steps -> learning curve
@@ -36,19 +36,19 @@ class FactTrace:
 
     fact_id: str
     step: int
-    """The last one that held it, counted from 1."""
+    """The last step that held the fact, counted from 1."""
     start: FactScore
-    """Of the base model. Seen wordings are, here and below, those that the stream holds."""
+    """Score of the base model. Here and below, seen wordings are the wordings in the stream."""
     after: FactScore
-    """Right after that step."""
+    """Score right after that step."""
     end: FactScore
     slots: tuple[int, ...] | None = None
-    """Those that were trainable in that step; None for a method that does not select any."""
+    """Slots that were trainable in that step; None for a method that selects no slots."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """All facts of the stream after so many steps, learned yet or not."""
+    """Mean scores of all facts of the stream after a number of steps, learned yet or not."""
 
     step: int
     exact_match: float
@@ -60,7 +60,7 @@ class CurvePoint:
 def stream_metrics(
     traces: Sequence[FactTrace], curve: Sequence[CurvePoint], *, samples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """Everything that a traced stream shows, as one JSON document. Traces may come in any order."""
+    """The measures of a traced stream, as one JSON document. Traces may come in any order."""
     if not traces:
         raise ValueError("traces is empty; stream metrics need at least one fact, so trace a stream that has one")
     traces = sorted(traces, key=lambda trace: trace.step)
@@ -94,13 +94,13 @@ class _Resamples:
         return self.by_size[size]
 
     def mean(self, values: Values | Sequence[float]) -> dict[str, Any] | None:
-        """The mean with its interval; None of no values."""
+        """The mean with its interval; None if there are no values."""
         array = np.asarray(values, dtype=float)
         return interval(self.weights(len(array)) @ array / len(array), len(array)) if len(array) else None
 
 
 def interval(means: Float[np.ndarray, " drawn"], num_facts: int) -> dict[str, Any]:
-    """Of what was observed, which comes first, and its resamples."""
+    """The observed mean, which comes first, with the interval of its resamples."""
     resampled = means[1:] if len(means) > 1 else means
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return {"mean": float(means[0]), "ci": [float(low), float(high)], "num_facts": num_facts}
@@ -148,8 +148,8 @@ def _by_age(traces: Sequence[FactTrace], resamples: _Resamples) -> list[dict[str
 
 
 def _paraphrase_gap(traces: Sequence[FactTrace], resamples: _Resamples) -> dict[str, Any]:
-    """At each moment, how much better the trained wordings are known than the questions; facts
-    without such a wording are left out."""
+    """How much better the trained wordings are known than the questions, at each moment. Facts
+    without a trained wording are left out."""
     asked = [trace for trace in traces if trace.end.seen_nats_per_token is not None]
     gap: dict[str, Any] = {"num_facts": len(asked)}
     for moment in ("start", "after", "end"):
@@ -167,7 +167,7 @@ def _paraphrase_gap(traces: Sequence[FactTrace], resamples: _Resamples) -> dict[
 
 
 def _shared_slots(traces: Sequence[FactTrace], resamples: _Resamples) -> dict[str, Any] | None:
-    """How far two facts' trainable slots are the same ones; None for a method that selects none."""
+    """The overlap of two facts' trainable slots; None for a method that selects no slots."""
     selected = [trace.slots for trace in traces if trace.slots is not None]
     if len(selected) < 2:
         return None
@@ -185,8 +185,8 @@ def _shared_slots(traces: Sequence[FactTrace], resamples: _Resamples) -> dict[st
 
 
 def _rewritten_shares(selected: Sequence[tuple[int, ...]]) -> list[float]:
-    """Of each fact but the last, in the order learned: the share of its slots that a later fact
-    was allowed to move again."""
+    """The share of each fact's slots that a later fact was allowed to move again, for every fact
+    but the last, in the order learned."""
     later: set[int] = set(selected[-1])
     shares = []
     for slots in reversed(selected[:-1]):
@@ -196,7 +196,8 @@ def _rewritten_shares(selected: Sequence[tuple[int, ...]]) -> list[float]:
 
 
 def jaccard(sets: Sequence[Sequence[int]]) -> Float[np.ndarray, "sets sets"]:
-    """|A and B| / |A or B| of every two; 1 of two empty ones. Memory follows sets times SLOTS_AT_ONCE, not the pool."""
+    """|A and B| / |A or B| for every two sets; 1 for two empty sets. Memory grows with the number
+    of sets times SLOTS_AT_ONCE, not with the pool."""
     slots, columns = np.unique(np.concatenate([np.asarray(one, dtype=np.int64) for one in sets]), return_inverse=True)
     rows = np.repeat(np.arange(len(sets)), [len(one) for one in sets])
     both = np.zeros((len(sets), len(sets)))
@@ -211,7 +212,7 @@ def jaccard(sets: Sequence[Sequence[int]]) -> Float[np.ndarray, "sets sets"]:
 
 
 def _mean_of_pairs(overlap: Float[np.ndarray, "facts facts"], resamples: _Resamples) -> dict[str, Any]:
-    """Over pairs of different facts; a fact that a resample draws twice makes no pair with
+    """The mean over pairs of different facts. A fact that a resample draws twice makes no pair with
     itself."""
     weights = resamples.weights(len(overlap))
     pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
@@ -220,6 +221,6 @@ def _mean_of_pairs(overlap: Float[np.ndarray, "facts facts"], resamples: _Resamp
 
 
 def _fact(trace: FactTrace) -> dict[str, Any]:
-    """Without its slots, of which there are many."""
+    """The trace without its slots, which would take too much room."""
     scores = {moment: asdict(getattr(trace, moment)) for moment in ("start", "after", "end")}
     return {"id": trace.fact_id, "step": trace.step, **scores}

@@ -1,4 +1,4 @@
-"""What does a model know, before and after? One score per set, each with its task's name and
+"""What a model knows, before and after learning: one score per set, with its task's name and
 version.
 
 The sets: new facts in wordings never trained on (learning), the held-out sets of questions and
@@ -25,11 +25,11 @@ TEXT_SET = "background_text"
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Everything that measures forgetting; the same for every trial of a run."""
+    """The sets that measure forgetting; the same for every trial of a run."""
 
     questions: Mapping[str, Sequence[Record]]
     tasks: Mapping[str, TaskChoice] = field(default_factory=dict)
-    """How a set is asked, where that is not the general way for records of its kind."""
+    """Tasks of the sets that are not asked in the general way for records of their kind."""
     text: Int[Tensor, "blocks block_size"]
 
     def exams(self) -> dict[str, Exam]:
@@ -41,12 +41,12 @@ class HeldOut:
 def evaluate_questions(reader: Reader, name: str, questions: Sequence[Question], config: EvaluationConfig) -> Scores:
     """Questions of any origin, without examples: exact match and F1, and the likelihood of the
     preferred answer, which moves before the answer is right."""
-    taken = _take(reader, config, name, exam_of(name, questions, TaskChoice()))
+    scored = _score_exam(reader, config, name, exam_of(name, questions, TaskChoice()))
     nats = answer_nats(reader, questions, batch_size=config.batch_size)
-    return replace(taken, extra={**taken.extra, f"{name}_answer_nats": sum(nats) / len(nats)})
+    return replace(scored, extra={**scored.extra, f"{name}_answer_nats": sum(nats) / len(nats)})
 
 
-def _take(reader: Reader, config: EvaluationConfig, name: str, exam: Exam) -> Scores:
+def _score_exam(reader: Reader, config: EvaluationConfig, name: str, exam: Exam) -> Scores:
     measured = exam.task.score(reader, config, exam.asked, exam.examples)
     score = SetScore(
         task=exam.label,
@@ -69,8 +69,8 @@ def _answers(asked: Sequence[Record], answers: Sequence[str]) -> tuple[Answered,
 
 
 def _one_per_fact(records: Sequence[Record], scores: Sequence[float]) -> tuple[float, ...]:
-    """The mean over the questions that ask for the same fact: what is resampled for an interval
-    is a fact, not a wording."""
+    """The mean over the questions that ask for the same fact, because facts, not wordings, are
+    resampled for an interval."""
     by_fact: dict[str, list[float]] = {}
     for record, value in zip(records, scores, strict=True):
         by_fact.setdefault(record.fact_id, []).append(value)
@@ -81,7 +81,7 @@ def evaluate_held_out(reader: Reader, held_out: HeldOut, config: EvaluationConfi
     """Text is read first: of all that a sweep records, it saves the most time for its bytes."""
     exams = held_out.exams()
     text = _score_text(reader, config, held_out.text)
-    parts = [_take(reader, config, name, exam) for name, exam in exams.items()]
+    parts = [_score_exam(reader, config, name, exam) for name, exam in exams.items()]
     return join([*parts, text])
 
 

@@ -1,5 +1,4 @@
-"""Which tasks are there? For each how it is asked, what is measured, what chance scores, and its
-version.
+"""The tasks: how each is asked, its measure, the score of chance, and its version.
 
 A new task is one entry of TASKS. Its version is raised whenever a score would change for the
 same model.
@@ -13,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.questions.records import MultipleChoice, Question, QuestionError, Record, TaskChoice
-from memlm.evaluation.answerable import flaws_of_answers, flaws_of_choices, flaws_of_solutions, told
+from memlm.evaluation.answerable import describe_flaws, flaws_of_answers, flaws_of_choices, flaws_of_solutions
 from memlm.evaluation.answers import (
     Normalize,
     constant_answer_chance,
@@ -30,7 +29,7 @@ from memlm.names import suggestion
 from memlm.results.scores import Measure
 
 TEXT_VERSION = 1
-"""Of the likelihood of held-out text, which is no set of records."""
+"""Version of the likelihood of held-out text, which is no set of records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Measured:
     items: tuple[float, ...]
     others: dict[str, float]
     answers: tuple[str, ...] = ()
-    """What the model answered, where it was asked for text."""
+    """The model's answers, where it was asked for text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,9 @@ class Task:
     kind: type[Record]
     measure: Measure
     num_examples: int
-    """Unless a set says otherwise."""
+    """Number of examples shown, unless a set chooses another."""
     score: Callable[[Reader, EvaluationConfig, Any, Any], Measured]
-    """Of the records asked, after the examples shown."""
+    """Scores the records asked (third argument) after the examples shown (fourth)."""
     chance: Callable[[Any], float]
     flaws: Callable[[PreTrainedTokenizerBase, EvaluationConfig, Any], list[str]]
     """For each record, why it can never be answered right; empty where it can."""
@@ -60,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Exam:
-    """A set of records, and what is done with each."""
+    """A set of records with its task: those to ask, and those shown as examples."""
 
     label: str
     """Names the task and its version, and the number of examples where it is not the task's own."""
@@ -91,8 +90,9 @@ def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
 
 
 def tell_unanswerable(name: str, exam: Exam, tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig) -> str:
-    """Which records of a set can never be answered right, and why; empty if all can."""
-    return told(name, exam.asked, exam.task.flaws(tokenizer, config, exam.asked))
+    """A message that names the records that can never be answered right, and why; empty if there
+    are none."""
+    return describe_flaws(name, exam.asked, exam.task.flaws(tokenizer, config, exam.asked))
 
 
 def find_task(name: str, task: str) -> Task:

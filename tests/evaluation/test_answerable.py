@@ -15,7 +15,7 @@ def asked(*answers, id="q", solution=""):
     return Question(id=id, question="?", answers=answers, solution=solution)
 
 
-def told(records, *, task="questions", **settings):
+def describe_flaws(records, *, task="questions", **settings):
     exam = exam_of("set", records, TaskChoice(task=task, num_examples=0))
     return tell_unanswerable("set", exam, TOKENIZER, EvaluationConfig(**settings))
 

@@ -1,9 +1,9 @@
-"""How does a model write on from prompts of one length? Greedily, with a key-value cache, and no
-more than the layers' own work a token.
+"""Greedy decoding from prompts of one length, with a key-value cache and nothing but the layers'
+own work per token.
 
-Tokens are those of Hugging Face's `generate(do_sample=False)`; its preparations for all that it
-can do, and a mask that masks nothing where one token looks back on all others, cost a small
-model a sixth of its time and are left out.
+The tokens are those of Hugging Face's `generate(do_sample=False)`. Its general preparations, and
+the mask of a single token that sees all others, are left out: they take a small model a sixth of
+its time.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ def continue_greedily(
 ) -> Int[Tensor, "batch new"]:
     """The most likely next token, again and again; pads after a row's first end.
 
-    Stops when all rows have ended. Rows that have ended go on until then: dropping them would
-    change the shape, and with it the last bits, of those that remain. `trunk` is the prompts'
-    own where it is known, with keys and values.
+    Stops when all rows have ended. Rows that have ended are decoded until then: to drop them would
+    change the batch's shape, and with it the last bits of the others. `trunk` is the recorded trunk
+    of the prompts, with keys and values, if there is one.
     """
     cache = DynamicCache(config=model.config)
     if trunk is None:
@@ -50,7 +50,7 @@ def continue_greedily(
 
 
 def _decode(model: nn.Module, tokens: Int[Tensor, "batch 1"], cache: DynamicCache) -> Float[Tensor, "batch 1 vocab"]:
-    """One token a row through all layers; it may look at everything before it, so there is no
+    """The logits of one more token per row. It attends to everything before it, so there is no
     mask."""
     decoder = model.model
     hidden = decoder.embed_tokens(tokens)  # type: ignore[union-attr,operator]

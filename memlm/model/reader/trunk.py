@@ -1,10 +1,10 @@
-"""What does a model compute before anything can move? In sparse memory finetuning only the
-values of the pool move, so all below the first memory layer's read is the same in every trial of
-a checkpoint, that layer's own search included.
+"""The two halves of a forward pass: up to the first memory layer's read, and from there.
 
-tokens -> embedding -> lower layers -> the memory layer's attention -> norm -> its search | ->
-read -> later layers -> logits
-          run_trunk: once per checkpoint and text                                         | continue_from: in every trial
+In sparse memory finetuning only the values of the pool move, so the first half is the same in
+every trial of a checkpoint, including that layer's own search.
+
+run_trunk:      tokens -> embedding -> lower layers -> the memory layer's attention -> norm -> search
+continue_from:  read -> later layers -> logits
 
 Both halves run Hugging Face's own layers in the order of its own forward pass, so together they
 give its logits to the bit.
@@ -24,18 +24,18 @@ from memlm.model.memory import MemoryLayer
 
 
 class TrunkActivations(NamedTuple):
-    """What a model needs to go on at its first memory layer's read."""
+    """What a model needs to continue at its first memory layer's read."""
 
     residual: Float[Tensor, "batch seq hidden"]
-    """After that layer's attention."""
+    """The residual stream after that layer's attention."""
     slots: Int[Tensor, "tokens reads"]
-    """What its search found; int64."""
+    """The slots that its search found; int64."""
     weights: Float[Tensor, "tokens reads"]
     position_ids: Int[Tensor, "rows seq"] | None
     """As they were given."""
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
-    """Keys and values of the layers up to that one, [batch, heads, seq, head_dim] each, where
-    decoding is to go on from here."""
+    """Keys and values of the layers up to that one, [batch, heads, seq, head_dim] each; empty
+    unless they are kept for decoding."""
 
     def to(self, device: torch.device) -> "TrunkActivations":
         return TrunkActivations(
@@ -48,12 +48,12 @@ class TrunkActivations(NamedTuple):
 
 
 class _TrunkDone(Exception):
-    """Ends a forward pass of which only the trunk is wanted."""
+    """Ends a forward pass after the trunk."""
 
 
 def first_memory_layer(model: nn.Module) -> int:
-    """Its number among the decoder's layers. Raises ValueError for a dense model, which has no
-    trunk in this sense."""
+    """The number of the first memory layer among the decoder's layers. Raises ValueError for a
+    dense model, which has no trunk."""
     for number, layer in enumerate(model.model.layers):  # type: ignore[union-attr,arg-type]
         if isinstance(layer.mlp, MemoryLayer):
             return number
@@ -70,7 +70,8 @@ def run_trunk(
     *,
     keep_keys_values: bool = False,
 ) -> TrunkActivations:
-    """Computes nothing above the first memory layer's search and reads no values."""
+    """The activations up to the first memory layer's search. Computes nothing above it and reads no
+    values."""
     layer = model.model.layers[first_memory_layer(model)]  # type: ignore[union-attr,index]
     cache = DynamicCache(config=model.config) if keep_keys_values else None
     found: list[tuple[Tensor, Tensor]] = []
@@ -98,7 +99,7 @@ def continue_from(
     cache: DynamicCache | None = None,
     last_only: bool = False,
 ) -> Float[Tensor, "batch predicted vocab"]:
-    """The logits of the plain forward pass, of the last position alone if asked; the layers'
+    """The logits of the plain forward pass, of the last position alone if `last_only`. The layers'
     on_access sees every access.
 
     An empty cache is filled as a plain forward pass over the same tokens fills it.
@@ -108,7 +109,7 @@ def continue_from(
     positions = trunk.position_ids
     if positions is None:
         positions = torch.arange(residual.shape[1], device=residual.device)[None]
-    # The lower layers of the cache are still empty here, as the mask of a first pass wants them.
+    # The lower layers of the cache must still be empty here, for the mask of a first pass.
     mask = create_causal_mask(
         config=decoder.config,  # type: ignore[union-attr,arg-type]
         inputs_embeds=residual,
