@@ -30,8 +30,10 @@ def flaws_of_answers(
         forms = [f" {form}" for answer in lines for form in (answer, normalize(answer)) if form]
         rows = encode_all(tokenizer, forms)
         written = decode_all(tokenizer, rows)
-        told = zip(rows, forms, written, strict=True)
-        lengths = [len(row) for row, form, text in told if comparable(text, normalize) == comparable(form, normalize)]
+        rewritten = zip(rows, forms, written, strict=True)
+        lengths = [
+            len(row) for row, form, text in rewritten if comparable(text, normalize) == comparable(form, normalize)
+        ]
         if not lengths:
             flaws.append(
                 f"has no answer that the tokenizer can write: {lines[0][:40]!r} becomes {written[0].strip()[:40]!r}"

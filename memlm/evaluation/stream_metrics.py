@@ -1,8 +1,9 @@
 """What a stream of facts does to the facts learned before: scores of every fact, right after it was
 learned and at the end, in one document.
 
-    FactTrace per fact -> backward transfer, forgetting (also by age), paraphrase gap, slots that
-    facts share CurvePoint per so many steps -> learning curve
+    FactTrace per fact -> backward transfer, forgetting (also by age), paraphrase gap,
+                          slots that facts share
+    CurvePoint every few steps -> learning curve
 
 Backward transfer is that of GEM (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section 2), with
 facts for tasks: the mean over all facts but the last one of the score at the end minus the score

@@ -1,4 +1,4 @@
-"""How long and how fast a model is trained. Imports no torch."""
+"""Settings of pretraining, counting and the analysis of slots. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +8,8 @@ from memlm.identity import execution_only, names_result
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
-    """AdamW with warm-up and cosine, and for the pools its lazy kind. DeepSpeed's own settings
-    are derived from this."""
+    """AdamW with warm-up and cosine decay, and lazy Adam for the pools. DeepSpeed's own settings
+    are derived from these."""
 
     num_steps: int = names_result(1000)
     batch_blocks: int = names_result(32)
@@ -18,10 +18,10 @@ class PretrainingConfig:
     """Blocks that one worker runs at once."""
     learning_rate: float = names_result(2e-3)
     value_learning_rate: float = names_result(5e-3, only=("memory",))
-    """Of the value pools, whose rows get a gradient in few steps (Berges et al. 2024 train them
-    apart as well)."""
+    """Learning rate of the value pools, whose rows get a gradient in few steps (Berges et al. 2024
+    train them with their own rate too)."""
     final_learning_rate: float = names_result(0.1)
-    """Where the cosine ends, as a share of the learning rate."""
+    """End of the cosine, as a share of the learning rate."""
     pool_optimizer: Literal["lazy_adam", "adamw"] = names_result("lazy_adam", only=("memory",))
     """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a
     step costs what it touches; adamw moves all rows by their momentum, at a cost that follows
@@ -35,7 +35,7 @@ class PretrainingConfig:
     backward, whatever its reads."""
     warmup_steps: int = names_result(50)
     weight_decay: float = names_result(0.1)
-    """Of matrices; values, norms and biases have none."""
+    """Weight decay of matrices; values, norms and biases have none."""
     clip_norm: float = names_result(1.0)
     precision: Literal["fp32", "bf16"] = names_result("fp32")
     """bf16 is autocast over fp32 weights."""
@@ -55,7 +55,7 @@ class PretrainingConfig:
     what `seconds_saving` of the goodput says, as the upload runs while training continues."""
     log_every: int = execution_only(50)
     seed: int = names_result(0)
-    """Of the initial weights and of the order of the blocks."""
+    """Seed of the initial weights and of the order of the blocks."""
 
     @property
     def remedy_of_divergence(self) -> str:
@@ -65,7 +65,7 @@ class PretrainingConfig:
         )
 
     def value_tables(self, num_workers: int) -> tuple[int, str]:
-        """How many matrices of a pool's size one worker holds at the least, and which."""
+        """The least number of matrices of a pool's size that one worker holds, and their names."""
         if self.pool_optimizer == "lazy_adam":
             return 3, "values and two moments"
         if self.zero_stage and num_workers > 1:
@@ -133,8 +133,8 @@ class CountingConfig:
     num_batches: int = names_result(1000)
     """Micro-batches counted, drawn at random from the corpus; fewer if the corpus ends first."""
     batch_blocks: int = names_result(2)
-    """Blocks of a micro-batch, on whose size the paper is silent. Larger ones protect common
-    slots more: a slot that each of them reads is worth nothing to TF-IDF."""
+    """Blocks of a micro-batch, whose size the paper does not state. Larger ones protect common
+    slots more: a slot that each of them reads has a TF-IDF of 0."""
     batches_per_unit: int = execution_only(50)
     """Micro-batches that one task counts and commits together."""
     max_attempts: int = execution_only(3)
@@ -157,9 +157,9 @@ class AnalysisConfig:
     """How analyze_slots finds out how many slots a fact needs (Lin et al. 2025, section 6)."""
 
     num_facts: int = names_result(20)
-    """How many facts, the first ones of the seed's stream."""
+    """Number of facts, the first ones of the seed's stream."""
     slot_counts: tuple[int, ...] = names_result((25, 50, 100, 200, 500))
-    """Numbers of trainable slots that learning is tried with, from the fewest on."""
+    """Numbers of trainable slots to try, in ascending order."""
     num_steps: int = names_result(100)
     """Steps on one fact within which it must be learned."""
     num_page_facts: int = names_result(8)

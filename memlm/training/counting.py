@@ -1,10 +1,10 @@
-"""How common are slots in a sample of the corpus? The pure part of the counting job: which
-micro-batches, and what one unit counts.
+"""Background counts: how common slots are in a sample of the corpus. The pure part of the counting
+job: the micro-batches, and the counts of one unit.
 
-A micro-batch is defined by its number alone, which with the seed gives its places in the corpus;
-it has one fixed shape and is never split. So counts, document frequency by batch among them,
-depend neither on who counted nor on how often: the paper's 1,000 random batches of pretraining
-text (section 4), drawn without repeats.
+A micro-batch is defined by its number alone, which with the seed gives its blocks in the corpus. It
+has one fixed shape and is never split. So counts, including document frequency by batch, depend
+neither on the number of workers nor on retries. They are counts of the paper's 1,000 random batches
+of pretraining text (section 4), drawn without repeats.
 """
 
 from collections.abc import Iterable
@@ -38,8 +38,8 @@ def count_unit(
 def count_batches(
     model: nn.Module, batches: Iterable[tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]]
 ) -> BackgroundCounts:
-    """Counts of any batches, given as tokens and what of them is no pad: for backgrounds other
-    than the corpus."""
+    """Counts of any batches, each given as its tokens and a mask without the pads, for backgrounds
+    other than the corpus."""
     counter = _counter_for(model)
     for tokens, is_token in batches:
         counter.add(accesses_of(model, input_ids=tokens), is_token)
@@ -54,9 +54,9 @@ def _counter_for(model: nn.Module) -> BackgroundCounter:
 def _micro_batch(
     blocks: Blocks, number: int, config: CountingConfig, *, pad_id: int
 ) -> tuple[Int[Tensor, "batch seq"], int]:
-    """The batch in its fixed shape, and how many of its rows are blocks."""
+    """The batch in its fixed shape, and the number of its rows that are blocks."""
     size = min(config.batch_blocks, len(blocks) - number * config.batch_blocks)
-    # The first epoch of the order names each block once; what would run on into the second is
+    # The first epoch of the order names each block once. Rows that would come from the second are
     # padding.
     ids = batch_ids(seed=config.seed, step=number, batch_size=config.batch_blocks, num_blocks=len(blocks))[:size]
     tokens = torch.full((config.batch_blocks, blocks.block_size), pad_id)

@@ -1,5 +1,5 @@
-"""Whether a run learned what it was given, and if not, why, and what helps. Read off its scores,
-its facts and the model that it ends with."""
+"""Whether a run learned its facts and, if not, why and what helps, judged by its scores, its facts
+and its final model."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -20,7 +20,7 @@ from memlm.training.materials import Materials
 from memlm.training.trial import Trial
 
 HARDLY_LIKELIER = 0.1
-"""Nats per token: less than this is no learning."""
+"""Nats per token; a smaller gain is no learning."""
 COMPLETED_SHARE = 0.2
 """A model that completes more than this share of the trained sentences has learned them."""
 KNOWS_NOTHING = 0.02
@@ -36,8 +36,8 @@ def has_learned(result: TrialResult) -> bool:
 def why_nothing_was_learned(
     trial: Trial, result: TrialResult, learned: nn.Module, materials: Materials, facts: Sequence[Fact]
 ) -> list[str]:
-    """Each reason that shows, with what to do about it. `facts` are those that the trial
-    learned; `learned` is the model at its end."""
+    """Each reason that shows, with what to do about it. `facts` are the trial's facts; `learned` is
+    the model at its end."""
     if min(result.start[LEARNING_SET].items) == 1:
         return [
             "the model answered every one of them before, so there was nothing to learn: give facts that it does not know"
@@ -63,7 +63,7 @@ def why_nothing_was_learned(
 
 
 def _of_the_data(trial: Trial, materials: Materials, facts: Sequence[Fact]) -> Iterator[str]:
-    """What no rate and no number of passes can mend."""
+    """Reasons in the data, which no rate and no number of passes can fix."""
     asked = [question for fact in facts for question in fact.questions]
     exam = exam_of(LEARNING_SET, asked, TaskChoice())
     if told := tell_unanswerable(LEARNING_SET, exam, materials.tokenizer, trial.evaluation):
@@ -102,7 +102,7 @@ def _of_the_step(trial: Trial, result: TrialResult) -> Iterator[str]:
 
 
 def _is_topic_and_answer(fact: Fact) -> bool:
-    """Whether templates found no rule for it."""
+    """Whether the templates found no rule for the fact."""
     if len(fact.questions) != 1:
         return False
     wordings = wordings_of(fact.questions[0])

@@ -1,4 +1,4 @@
-"""DeepSpeed behind four verbs: backward, step, save, load. The only room that knows it."""
+"""DeepSpeed behind four verbs: backward, step, save, load. The only module that imports it."""
 
 import math
 import os
@@ -33,11 +33,11 @@ BETAS, EPSILON = (0.9, 0.95), 1e-8
 
 
 class Engine:
-    """One rank of a DeepSpeed run. torch.distributed must be initialised; a group of one will do.
+    """One rank of a DeepSpeed run. torch.distributed must be initialised, with one rank or more.
 
     With pool_optimizer = "lazy_adam" DeepSpeed trains the rest of the model, and LazyAdam the
     pools, in one step and under one clip norm. Pools that are split over ranks (pool_split) must
-    have been built so.
+    have been built split.
     """
 
     def __init__(self, model: nn.Module, config: PretrainingConfig) -> None:
@@ -51,7 +51,7 @@ class Engine:
         self._pool_norm = torch.zeros(())
         self.gradient_norm = 0.0
         """The gradient's norm in the last step, over all parameters and the global batch, before
-        it was clipped. If it is not finite, nothing moved."""
+        it was clipped. If it is not finite, no weight moved."""
         self._value_learning_rate = config.value_learning_rate
         optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=BETAS, eps=EPSILON, fused=True)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -60,7 +60,7 @@ class Engine:
             config={
                 "train_micro_batch_size_per_gpu": config.micro_batch_blocks,
                 "gradient_accumulation_steps": self.num_micro_batches,
-                # Without ZeRO the gradients lie in plain sight, and `_clip` does it.
+                # Without ZeRO the gradients are accessible, and `_clip` clips them.
                 "gradient_clipping": config.clip_norm if config.zero_stage else 0.0,
                 "zero_optimization": {"stage": config.zero_stage},
                 "steps_per_print": 10**9,
@@ -80,19 +80,19 @@ class Engine:
         return self._engine.device
 
     def set_learning_rate(self, share: float) -> None:
-        """Every group at this share of its peak."""
+        """Set every group's rate to this share of its peak."""
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * share
         self._value_learning_rate = self.config.value_learning_rate * share
 
     def backward(self, loss: Tensor) -> None:
-        """Of one micro-batch; DeepSpeed averages over micro-batches and ranks."""
+        """Backward of one micro-batch; DeepSpeed averages over micro-batches and ranks."""
         self._engine.backward(loss)
         self._pool_optimizer.compact()
 
     def step(self) -> None:
-        """After each micro-batch; moves the weights after the last one of a batch, unless their
-        gradient has no finite norm."""
+        """Call after each micro-batch. Moves the weights after the last micro-batch of a batch,
+        unless the norm of their gradient is not finite."""
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
             return
@@ -102,8 +102,7 @@ class Engine:
             self.gradient_norm = self._clip()
         self._engine.step()
         if self.config.zero_stage:
-            # ZeRO itself passes over a step whose norm is not finite, and then may have none to
-            # tell.
+            # ZeRO itself skips a step whose norm is not finite, and may then report none.
             self.gradient_norm = (
                 float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
             )
@@ -141,8 +140,8 @@ class Engine:
             )
 
     def _count_pools_in_the_norm_of_zero(self) -> None:
-        """ZeRO takes the norm and clips by it within its step, after it has shared out the
-        gradients. So the norm is what is extended."""
+        """ZeRO computes the norm and clips by it within its step, after it has shared out the
+        gradients. So its norm is extended to the pools' gradients."""
         optimizer = self._optimizer
         if self.config.zero_stage == 3:
             norms = optimizer._get_norm_groups
@@ -152,20 +151,21 @@ class Engine:
             optimizer.scaled_global_norm = lambda: combine_grad_norm_groups([norm(), self._pool_norm])
 
     def save(self, directory: Path) -> None:
-        """This rank's share of weights, optimizers and step counters. Waits for no other rank."""
+        """Save this rank's share of weights, optimizers and step counters. Waits for no other
+        rank."""
         save_fragments(self._engine.module, self._optimizer, self.config.zero_stage, directory)
         self._pool_optimizer.save(directory)
 
     def load(self, directory: Path) -> None:
-        """From a directory that holds what every rank saved, of any number of ranks and any ZeRO
-        stage. Every rank must call it."""
+        """Load from a directory that holds the files of every rank of a run with any number of
+        ranks and any ZeRO stage. Every rank must call it."""
         load_fragments(self._engine.module, self._optimizer, self.config.zero_stage, directory)
         self._pool_optimizer.load(directory)
 
     @contextmanager
     def whole_weights(self) -> Iterator[nn.Module]:
-        """The model with all its weights in place, also where ZeRO-3 has shared them out. Every
-        rank must enter. Not with split pools."""
+        """The model with all its weights in place, even if ZeRO-3 has shared them out. Every rank
+        must enter the context. Not for split pools."""
         with self._whole_base() as model, self._pool_optimizer.as_parameters():
             yield model
 

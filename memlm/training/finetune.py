@@ -28,8 +28,8 @@ does not see yet."""
 
 
 class StreamObserver:
-    """Sees a stream as it is learned. May run the model, and must leave it, its mode and every
-    generator as they were."""
+    """An observer of a stream as it is learned. It may run the model, but must leave the model, its
+    mode and every generator as they were."""
 
     def on_start(self, method: Method) -> None:
         """Before the first step."""

@@ -1,5 +1,4 @@
-"""Numbers that are not finite end a run before they are saved: nothing that is computed from
-them is worth keeping."""
+"""Checks for numbers that are not finite, which end a run before they are saved."""
 
 from collections.abc import Iterable
 
@@ -7,11 +6,11 @@ from torch import Tensor
 
 
 class DivergedError(ValueError):
-    """Learning left the range of numbers."""
+    """Learning diverged: a number is not finite."""
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """One pass, without a mask of the tensor's size."""
+    """Whether all numbers are finite. Takes one pass and no mask of the tensor's size."""
     if not tensor.numel():
         return True
     lowest, highest = tensor.detach().aminmax()  # a NaN is both

@@ -1,11 +1,11 @@
-"""How much of a pretraining's time went into steps that count? Its diary on storage, and what it
-comes to.
+"""Goodput: the share of a pretraining's time that went into steps that count, and the diary on
+storage that it is computed from.
 
-A run is started as often as it takes: by the user (a session), and within that again by Ray
-after each loss of a worker. Each start keeps one small file, written anew every few seconds, so
-a start that was killed has said how far it came. Goodput is the time in steps that were not lost
-again, over all time since each session began: what is missing are restarts, steps done twice,
-and waiting for saves.
+A run may be started several times: by the user (a session), and within a session by Ray after each
+loss of a worker. Each start keeps one small file, rewritten every few seconds, so the file of a
+start that was killed says how far it came. Goodput is the time in steps that were not lost later,
+divided by all time since each session began. Restarts, repeated steps and waiting for saves are the
+rest.
 """
 
 import logging
@@ -22,32 +22,31 @@ START_NAMES = r"\d{4,}\.json"
 """The names of the files in it."""
 EVERY_SECONDS = 5.0
 RETRY_POLICY = RetryPolicy(attempts=2, connect_seconds=1, silence_seconds=2, deadline_seconds=2)
-"""Training stands still while it is written, and it is soon written anew."""
+"""Training waits while the file is written, and the next write follows soon."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """One worker group of a run, as far as it was when it last wrote. Times are in seconds since
-    1970."""
+    """One worker group of a run, at the time of its last write. Times are in seconds since 1970."""
 
     session: float
-    """When its session began."""
+    """Time when its session began."""
     seen: float
     begun: bool = False
-    """Whether it came as far as its first step."""
+    """Whether it reached its first step."""
     first_step: int = 0
-    """What it went on from."""
+    """The step that it resumed from."""
     last_step: int = 0
     seconds_stepping: float = 0.0
     seconds_saving: float = 0.0
-    """In which training stood still."""
+    """Seconds in which training waited for saves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goodput:
     share: float
-    """Of the seconds, those in steps that count."""
+    """Share of the seconds in steps that count."""
     seconds: float
     steps_redone: int
     restarts: int
@@ -64,7 +63,7 @@ class Goodput:
 
 
 def goodput_of(starts: list[Start]) -> Goodput:
-    """Of starts in their order."""
+    """Goodput of a run's starts, given in their order."""
     useful, redone, kept_until = 0.0, 0, float("inf")
     for start in reversed([start for start in starts if start.begun]):
         done = start.last_step - start.first_step
@@ -85,12 +84,12 @@ def goodput_of(starts: list[Start]) -> Goodput:
 
 @dataclass(kw_only=True)
 class Diary:
-    """The starts of a run, to which this one is added. One writer at a time."""
+    """The starts of a run, with one more for this start. One writer at a time."""
 
     uri: str
     session: float
     number: int = 0
-    """Of this start, from 1."""
+    """Number of this start, from 1."""
     before: list[Start] = field(default_factory=list)
     now: Start = field(init=False)
 
@@ -111,8 +110,7 @@ class Diary:
         self._write()
 
     def add(self, step: int, *, seconds_stepping: float, seconds_saving: float, write: bool = False) -> None:
-        """After each step, and with `write` where it matters; otherwise it is written every few
-        seconds."""
+        """Add a step. The file is written every few seconds, or at once with `write`."""
         due = write or time.time() - self.now.seen >= EVERY_SECONDS
         seen = time.time() if due else self.now.seen
         self.now = replace(

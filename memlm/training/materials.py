@@ -26,7 +26,7 @@ ranked against."""
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
-    """What all trials of a run share."""
+    """The inputs that all trials of a run share."""
 
     tokenizer: PreTrainedTokenizerBase
     facts: Sequence[Fact]
@@ -35,7 +35,8 @@ class Materials:
     text: BackgroundText | None = None
     """Pretraining text, for methods that rehearse it."""
     recording: Recording | None = None
-    """Of the memory model's checkpoint, for methods that move values alone; changes no result."""
+    """Recording of the memory model's checkpoint, for methods that move values alone. It changes no
+    result."""
 
 
 def facts_of(trial: Trial, materials: Materials) -> list[Fact]:
@@ -62,15 +63,15 @@ def reader_for(trial: Trial, model: nn.Module, materials: Materials) -> Reader:
 
 
 def recording_for(trial: Trial, materials: Materials) -> Recording | None:
-    """What was recorded of the base model holds only where nothing but values moves."""
+    """The recording of the base model, which holds only if nothing but values moves."""
     return materials.recording if trial.method.moves == "values" else None
 
 
 def background_for(
     trial: Trial, model: nn.Module, facts: Sequence[Fact], materials: Materials
 ) -> BackgroundCounts | None:
-    """What slots are ranked against: the run's counts, or for an ablation those of the facts or
-    the held-out questions themselves."""
+    """The counts that slots are ranked against: the run's, or for an ablation counts of the facts
+    or the held-out questions themselves."""
     source = getattr(trial.method, "background", "corpus")
     if source == "corpus":
         return materials.background

@@ -1,9 +1,9 @@
-"""Patches: what a finetune changed, byte for byte. A patch holds the changed rows of each weight
+"""Patches: the changes of a finetune, byte for byte. A patch holds the changed rows of each weight
 before and after, and can be undone exactly.
 
-Applying and undoing write the rows' bytes into the checkpoint's own safetensors files and touch
-nothing else, so undoing gives back the very files; the cost follows the rows and the copy, never
-the memory.
+Applying and undoing write the rows' bytes into copies of the checkpoint's safetensors files and
+touch nothing else, so undoing gives back the same files. The cost grows with the rows and the copy,
+not with the pool.
 """
 
 import shutil
@@ -45,8 +45,8 @@ def stored_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def changed_rows(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, ChangedRows]:
-    """Compares bits, so a NaN or a signed zero counts as what it is. Raises PatchError if the
-    models' shapes differ."""
+    """The rows whose bits differ, so NaN and signed zeros are compared exactly. Raises PatchError
+    if the models' shapes differ."""
     if before.keys() != after.keys():
         raise PatchError(
             f"the learned model has other weights than its base: {sorted(before.keys() ^ after.keys())[:3]}"
@@ -63,7 +63,8 @@ def changed_rows(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> d
 
 
 def save_patch(patch: Mapping[str, ChangedRows], path: Path) -> None:
-    """Raises PatchError for values that are not finite: such a patch could never be applied."""
+    """Write a patch file. Raises PatchError for values that are not finite: such a patch could
+    never be applied."""
     tensors: dict[str, Tensor] = {}
     for name, change in patch.items():
         require_finite(change.after, f"the learned {name!r}")
@@ -123,8 +124,8 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
 def _write_changed(
     source: Path, rows: Path, checkpoint: str, target: Path, names: list[str], *, found: str, written: str
 ) -> None:
-    """The files of a checkpoint, opened at `source`, in a new place, with the patch's rows
-    written over those that it found."""
+    """Write the files of a checkpoint, opened at `source`, to a new place, with the patch's rows
+    over the ones that it was made from."""
     weights = stored_weights_in(source, names)
     require_fitting(rows, weights, checkpoint)
     for name in names:
@@ -134,8 +135,8 @@ def _write_changed(
 
 
 def _copy_card(checkpoint: str, target: Path) -> None:
-    """The model card as it is now: no manifest names it, and people may have changed it or taken
-    it away."""
+    """Copy the model card as it is now: no manifest names it, and people may have changed or
+    deleted it."""
     place = storage.address_of_file(checkpoint, storage.README)
     if storage.is_remote(place) or (Path(place).is_file() and not Path(place).is_symlink()):
         card = storage.read_bytes(place)
@@ -144,7 +145,7 @@ def _copy_card(checkpoint: str, target: Path) -> None:
 
 
 def _base_files(manifest: storage.Manifest) -> list[str]:
-    """One for each patch that is in a checkpoint."""
+    """The names of the base manifests, one for each patch in a checkpoint."""
     names: list[str] = []
     while (name := BASE_MANIFEST_FILE.format(_number(names))) in manifest.files:
         names.append(name)
@@ -156,7 +157,7 @@ def _number(before: list[str]) -> str:
 
 
 def _require_apart(output: str, *inputs: str) -> None:
-    """On S3; on a disk no artifact is written inside another in any case."""
+    """Require places apart on S3; on a disk no artifact is written inside another in any case."""
     for uri in inputs:
         if storage.is_remote(output) and f"{output.rstrip('/')}/".startswith(f"{uri.rstrip('/')}/"):
             raise PatchError(f"the output {output} lies in {uri}, which is read; give a place outside of it")

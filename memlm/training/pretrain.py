@@ -1,8 +1,8 @@
-"""One rank's pretraining: blocks in an order that is a pure function of (seed, step), so a
-resumed run goes on bit for bit.
+"""One rank's pretraining: blocks in an order that is a pure function of (seed, step), so a resumed
+run continues bit for bit.
 
-The loop yields what happened and decides nothing about logging or storage; `jobs/pretrain.py`
-does.
+The loop yields the result of each step and does no logging or storage, which is the job of
+`jobs/pretrain.py`.
 """
 
 import math
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingStep:
-    """After step number `step` (from 1)."""
+    """The result of step number `step` (from 1)."""
 
     step: int
     loss: float
     """Nats per token over the global batch."""
     tokens_per_second: float
-    """Over all ranks, since the last reported step."""
+    """Tokens per second over all ranks since the last reported step."""
     seconds: float
-    """Of this step alone."""
+    """Seconds of this step alone."""
     usage: dict[str, float]
-    """Of the slots, in reported steps of a memory model."""
+    """Usage of the slots, in reported steps of a memory model."""
 
 
 def learning_rate_share(step: int, config: PretrainingConfig) -> float:
@@ -107,7 +107,7 @@ def _train_batch(
 
 
 class _Usage:
-    """How evenly one step's batch uses the pools. Counts on the device."""
+    """Usage of the pools by one step's batch, counted on the device."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

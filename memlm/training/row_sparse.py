@@ -1,14 +1,13 @@
-"""How are value tables trained at the cost of the rows that a batch reads? Adam that is lazy:
-what has no gradient does not move.
+"""Lazy Adam for value tables, at the cost of the rows that a batch reads: rows without a gradient
+do not move.
 
     backward of each micro-batch -> pool.gradient_target -> merged over micro-batches -> merged
     over ranks -> Adam on these rows
 
-Each rank holds the tables and both moments whole and takes the same step on them, to the bit;
-or, of tables that are split, its columns of all three, and takes the same step as the ranks that
-hold the same columns, with whom alone it merges gradients. DeepSpeed must not see the tables, or
-it would keep a dense gradient and moments of its own and, in ZeRO-3, share out the table: so
-they stop being parameters here.
+Each rank holds the tables and both moments whole and takes the same step on them, to the bit. If
+tables are split, it holds its columns of all three and merges gradients only with the ranks that
+hold the same columns. DeepSpeed must not see the tables, or it would keep a dense gradient and
+moments of its own and, in ZeRO-3, share out the table: so they stop being parameters here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,12 +29,13 @@ from memlm.model.weighted_read import RowGradients
 
 SAVED = "value_pools"
 EXCHANGED_BYTES = 1 << 28
-"""What a rank receives at once of all ranks' rows. Whole, the rows of many ranks together could
-be many times the table."""
+"""Bytes of row gradients that a rank receives at once. The rows of many ranks together could be
+many times the table."""
 
 
 class _Table(NamedTuple):
-    """What is kept for one pool: three matrices of the size of its weight, the moments in fp32."""
+    """One pool's values and moments: three matrices of the size of its weight, the moments in
+    fp32."""
 
     values: Float[Tensor, "num_slots width"]
     first_moments: Float[Tensor, "num_slots width"]
@@ -52,7 +52,7 @@ class LazyAdam:
     """
 
     def __init__(self, pools: Sequence[ValuePool], *, betas: tuple[float, float], epsilon: float) -> None:
-        """Takes the pools' values over, as the first rank that holds the same columns has them."""
+        """Take over the pools' values from the first rank that holds the same columns."""
         self.pools, self.betas, self.epsilon = list(pools), betas, epsilon
         self.num_steps = 0
         self._gradients: list[RowGradient] = []
@@ -63,12 +63,12 @@ class LazyAdam:
         self._tables = [_Table(pool.weight, *_moments_of(pool.weight)) for pool in self.pools]
 
     def compact(self) -> None:
-        """After each backward: keeps what several micro-batches left behind within about twice
-        the rows that it is about."""
+        """Call after each backward. Merges the gradients of several micro-batches, so that they
+        take at most about twice the rows that were read."""
         for pool in self.pools:
             parts = _collected(pool)
-            # Only when the later parts outweigh the merged one: else the rows of the first would
-            # be added anew for each.
+            # Only when the later parts are larger than the merged one; otherwise the rows of the
+            # first would be added again for each.
             if len(parts) > 1 and sum(len(part.slots) for part in parts[1:]) >= len(parts[0].slots):
                 parts[:] = [kernels_for(pool.weight).merge_rows(parts)]
 
@@ -81,9 +81,9 @@ class LazyAdam:
             of_rows = merged.squared_norms
             if of_rows is None:
                 of_rows = kernels_for(pool.weight).squared_norms(merged.rows)
-            # What only pads or the last token of a block read has a gradient of nought: it was
-            # not trained on and must not move on its momentum. (A gradient that is not a number
-            # has a norm that is not nought.)
+            # Rows that only pads or the last token of a block read have a zero gradient: they were
+            # not trained on and must not move by their momentum. (A NaN gradient has a nonzero
+            # norm.)
             trained = of_rows != 0
             if pool.split is not None:
                 trained = pool.split.any(trained)
@@ -108,8 +108,8 @@ class LazyAdam:
 
     @contextmanager
     def as_parameters(self) -> Iterator[None]:
-        """Within the context the pools are as they were built: their values are parameters, and
-        their gradients dense. Not for split ones."""
+        """Within the context the pools are as they were built: their values are parameters with
+        dense gradients. Not for split pools."""
         assert not self.is_split, "the columns of one rank are not the pool"
         with ExitStack() as dense:
             for pool in self.pools:
@@ -124,7 +124,7 @@ class LazyAdam:
                     _keep_as_buffer(pool)
 
     def matrices(self) -> Iterator[tuple[int, Float[Tensor, "num_slots width"]]]:
-        """What this rank holds of each pool, by the pool's number: its values and its moments."""
+        """This rank's values and moments of each pool, by the pool's number."""
         for number, table in enumerate(self._tables):
             for matrix in table:
                 yield number, matrix
@@ -134,8 +134,8 @@ class LazyAdam:
         return any(pool.split is not None for pool in self.pools)
 
     def save(self, directory: Path) -> None:
-        """Values, moments and the number of steps. Of its columns each rank writes a share of
-        the rows, so that together they write all once."""
+        """Save values, moments and the number of steps. Each rank writes a share of the rows of its
+        columns, so that all together are written once."""
         if not self.pools:
             return
         tensors = {"num_steps": torch.tensor(self.num_steps)}
@@ -147,8 +147,8 @@ class LazyAdam:
         save_file(tensors, directory / f"{SAVED}_{dist.get_rank()}.safetensors")
 
     def load(self, directory: Path) -> None:
-        """From a directory that holds what every rank saved, however many they were and however
-        the tables were split among them.
+        """Load from a directory that holds the files of every rank of a run, with any number of
+        ranks and any split of the tables.
 
         Raises ValueError if some of it is missing.
         """
@@ -171,8 +171,8 @@ class LazyAdam:
 def _read_into(
     matrix: Tensor, pool: ValuePool, saved: Any, first_row: int, end_row: int, first_column: int, end_column: int
 ) -> int:
-    """The columns that the pool holds of a saved part of its table, a chunk of rows at a time;
-    returns how many numbers those are."""
+    """Read the pool's columns from a saved part of its table, a chunk of rows at a time. Returns
+    the number of values read."""
     start, stop = max(first_column, pool.columns.start), min(end_column, pool.columns.stop)
     if start >= stop or first_row >= end_row:
         return 0
@@ -192,7 +192,7 @@ def _holders(pool: ValuePool) -> dist.ProcessGroup | None:
 def _keep_as_buffer(pool: ValuePool) -> None:
     values = pool.weight.detach()
     del pool.weight
-    # Out of the state dict, too: else DeepSpeed would save the table, in ZeRO-3 once for each rank.
+    # Not in the state dict either, or DeepSpeed would save the table, in ZeRO-3 once for each rank.
     pool.register_buffer("weight", values, persistent=False)
 
 
@@ -222,7 +222,8 @@ def _merge_over_ranks(mine: RowGradient, num_slots: int, group: dist.ProcessGrou
     """The sum over the group's ranks, added in their order on each of them, so all have the same
     bits. Exchanges the rows with their slots.
 
-    In one range of slots after another where all ranks' rows are more than EXCHANGED_BYTES.
+    If all ranks' rows take more than EXCHANGED_BYTES, one range of slots is exchanged after
+    another.
     """
     if dist.get_world_size(group) == 1:
         return mine
@@ -244,8 +245,7 @@ def _merge_over_ranks(mine: RowGradient, num_slots: int, group: dist.ProcessGrou
 def _exchange(mine: RowGradient, lengths: list[int], group: dist.ProcessGroup | None) -> list[RowGradient]:
     """Every rank's part, of the given lengths, in the order of the ranks."""
     longest = max(lengths)
-    # Collectives take one length from all ranks; what fills up the shorter parts is cut off
-    # again, unread.
+    # Collectives need one length from all ranks; the padding of shorter parts is cut off again.
     slots = mine.slots.new_empty(longest)
     rows = mine.rows.new_empty(longest, mine.rows.shape[1])
     slots[: len(mine.slots)], rows[: len(mine.slots)] = mine.slots, mine.rows

@@ -1,7 +1,7 @@
-"""How many slots does a fact have, and how few suffice to learn it? The analysis of Lin et al.
-2025, section 6.
+"""The slots of a fact, and the fewest that suffice to learn it: the analysis of Lin et al. 2025,
+section 6.
 
-The paper is silent on how it found the number that suffices. Here a fact counts as learned when
+The paper does not state how it found the number that suffices. Here a fact counts as learned when
 all its questions, in wordings never trained on, are answered by exact match, within a number of
 steps that all of its wordings take part in.
 """
@@ -39,15 +39,15 @@ class FactSlots:
 
     fact_id: str
     accessed: Int[Tensor, " accessed"]
-    """By any of its wordings."""
+    """Slots accessed by any of its wordings."""
     shared: Int[Tensor, " shared"]
-    """By all of its wordings."""
+    """Slots accessed by all of its wordings."""
     core: Int[Tensor, " core"]
-    """Of the shared ones, those that question and answer read, for each of its questions."""
+    """Shared slots that question and answer read too, for each of its questions."""
     answering: Int[Tensor, " core"]
-    """Of the core set, those read where the answer is predicted."""
+    """Slots of the core set that are read where the answer is predicted."""
     trainable: Int[Tensor, " trainable"]
-    """What the method would select for a batch of all its wordings."""
+    """Slots that the method would select for a batch of all its wordings."""
 
 
 class LearnedWith(NamedTuple):
@@ -59,7 +59,7 @@ class LearnedWith(NamedTuple):
 
 
 class TextReads(NamedTuple):
-    """One row of the token page: what each token is and reads."""
+    """One row of the token page: its tokens and what each reads."""
 
     label: str
     tokens: list[str]
@@ -123,7 +123,7 @@ def minimum_slots_to_learn(
     seed: int = 0,
 ) -> LearnedWith:
     """The fewest of `slot_counts` trainable slots with which the fact is learned within
-    num_steps. The values are put back each time."""
+    num_steps. The values are restored each time."""
 
     def answers() -> bool:
         answered = answer_questions(
@@ -151,7 +151,7 @@ def minimum_slots_to_learn(
 
 @contextmanager
 def values_put_back(model: nn.Module) -> Iterator[None]:
-    """On leaving, every value pool is as it was. Holds a copy of the pools meanwhile."""
+    """Restore every value pool on leaving the context, from a copy."""
     before = [(pool, pool.weight.detach().clone()) for pool in value_pools(model)]
     try:
         yield

@@ -1,5 +1,4 @@
-"""What does a trial's stream do to each of its facts? Scores every fact while the trial learns;
-changes no result.
+"""The trace of a trial's stream: scores of every fact while the trial learns. It changes no result.
 
 The plan of the stream is known before it is learned, so a fact is scored exactly once in
 between: right after the last step that holds it.
@@ -28,7 +27,7 @@ from memlm.training.trial import Trial
 
 @dataclass(kw_only=True)
 class _Planned:
-    """What the stream holds of one fact."""
+    """One fact's place in the stream."""
 
     fact: Fact
     last_step: int = 0
@@ -49,7 +48,7 @@ class StreamTracer(StreamObserver):
         the facts and of `held_out`."""
         self.trial, self.tokenizer = trial, materials.tokenizer
         self.plan = _plan_of(trial, materials)
-        # What is not asked about, such as a chunk of a document, is learned like the rest and
+        # A fact without questions, such as a chunk of a document, is learned like the others and
         # has no score of its own.
         self.asked = {id: planned for id, planned in self.plan.items() if planned.fact.questions}
         self.facts = [planned.fact for planned in self.asked.values()]
@@ -84,7 +83,7 @@ class StreamTracer(StreamObserver):
             self._add_point(self.num_steps, learned, self.end)
 
     def traces(self) -> list[FactTrace]:
-        """What a stream that has ended did to each fact that is asked about."""
+        """The trace of each fact that has questions, after the stream has ended."""
         return [
             FactTrace(
                 fact_id=id,
@@ -98,7 +97,7 @@ class StreamTracer(StreamObserver):
         ]
 
     def metrics(self) -> dict[str, Any]:
-        """The document that stream_metrics.json holds, headed by what was traced."""
+        """The document in stream_metrics.json, headed by the settings of the trial."""
         about = {"method": self.trial.method.label, "seed": self.trial.seed, "num_steps": self.num_steps}
         about["hyperparameters"] = self.trial.hyperparameters()
         return {**about, **stream_metrics(self.traces(), self.curve)}
@@ -128,7 +127,7 @@ class StreamTracer(StreamObserver):
 
 
 def _plan_of(trial: Trial, materials: Materials) -> dict[str, _Planned]:
-    """By fact: its last step, and which of its wordings the stream draws."""
+    """The last step of each fact, and the wordings of it that the stream draws."""
     plan = {fact.id: _Planned(fact=fact) for fact in facts_of(trial, materials)}
     texts = {
         id: dict(zip(_rows_of(_all_wordings(planned.fact, trial, materials)), planned.fact.statements, strict=True))

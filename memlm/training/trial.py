@@ -1,5 +1,5 @@
-"""What names one trial: its method, its stream, how it is scored and its seed. Known without
-torch, so that a plan of many is quick."""
+"""A trial by its settings: method, stream, evaluation and seed. Imports no torch, so that a plan of
+many trials is quick."""
 
 import hashlib
 import json

@@ -1,11 +1,11 @@
 """The micro-batches of a background count by number, and the units in which they are counted and
-committed. Known without torch."""
+committed. Imports no torch."""
 
 from memlm.training.config import CountingConfig
 
 
 def num_batches(config: CountingConfig, num_blocks: int) -> int:
-    """As many as asked for, or as the corpus has; the last may be padded."""
+    """The number asked for, or all that the corpus has; the last may be padded."""
     return min(config.num_batches, -(-num_blocks // config.batch_blocks))
 
 

@@ -15,7 +15,7 @@ def asked(*answers, id="q", solution=""):
     return Question(id=id, question="?", answers=answers, solution=solution)
 
 
-def describe_flaws(records, *, task="questions", **settings):
+def message_of(records, *, task="questions", **settings):
     exam = exam_of("set", records, TaskChoice(task=task, num_examples=0))
     return tell_unanswerable("set", exam, TOKENIZER, EvaluationConfig(**settings))
 
@@ -24,24 +24,26 @@ def test_an_answer_that_needs_more_tokens_than_may_be_written_is_named_with_both
     needed = len(encode(TOKENIZER, f" {LONG}"))
     fewer = len(encode(TOKENIZER, " river of stone house north of south tree"))  # without articles it is as right
     assert fewer < needed
-    message = told([asked("red"), asked(LONG, id="long"), asked(LONG, "red", id="either")], max_new_tokens=fewer - 1)
+    message = message_of(
+        [asked("red"), asked(LONG, id="long"), asked(LONG, "red", id="either")], max_new_tokens=fewer - 1
+    )
     assert message == (
         f"set: 1 of 3 questions can never be answered right: 'long' needs {fewer} tokens, and evaluation.max_new_tokens is {fewer - 1}. "
         "Correct their answers, leave them out, or raise the limit."
     )
-    assert told([asked(LONG)], max_new_tokens=fewer) == ""
+    assert message_of([asked(LONG)], max_new_tokens=fewer) == ""
 
 
 def test_answers_of_several_lines_are_named_unless_one_is_of_one_line():
-    assert "'q' has a line break in each answer" in told([asked("red\nblue", "a\nb")])
-    assert told([asked("red\nblue", "red"), asked(" red\n")]) == ""
+    assert "'q' has a line break in each answer" in message_of([asked("red\nblue", "a\nb")])
+    assert message_of([asked("red\nblue", "red"), asked(" red\n")]) == ""
 
 
 @pytest.mark.parametrize(("answer", "solution"), [("$5", "Add.\n#### 5"), ("5", "Add.\n####5"), ("5.0", "#### 5")])
 def test_a_number_that_the_solution_does_not_end_in_is_named(answer, solution):
     problems = [asked(answer, solution=solution), asked("5", id="good", solution="#### 5")]
-    assert "1 of 2 questions can never be answered right: 'q' ends in" in told(problems, task="gsm8k")
-    assert told(problems, task="gsm8k", max_solution_tokens=0) == ""  # none are written
+    assert "1 of 2 questions can never be answered right: 'q' ends in" in message_of(problems, task="gsm8k")
+    assert message_of(problems, task="gsm8k", max_solution_tokens=0) == ""  # none are written
 
 
 def test_an_answer_that_the_tokenizer_cannot_write_is_named(tmp_path):
@@ -54,12 +56,12 @@ def test_an_answer_that_the_tokenizer_cannot_write_is_named(tmp_path):
 
 def test_a_right_choice_behind_an_equal_one_is_named():
     choices = [MultipleChoice(id=str(gold), query="It", choices=("a", "a", "b"), gold=gold) for gold in range(3)]
-    assert "1 of 3 questions can never be answered right: '1' has the right choice a second time" in told(
+    assert "1 of 3 questions can never be answered right: '1' has the right choice a second time" in message_of(
         choices, task="multiple_choice"
     )
 
 
 def test_choices_can_always_be_made_and_long_lists_are_counted():
-    assert told([MultipleChoice(id="1", query="It", choices=("a\nb", "c"), gold=0)], task="multiple_choice") == ""
-    many = told([asked("a\nb", id=str(number)) for number in range(25)])
+    assert message_of([MultipleChoice(id="1", query="It", choices=("a\nb", "c"), gold=0)], task="multiple_choice") == ""
+    many = message_of([asked("a\nb", id=str(number)) for number in range(25)])
     assert many.startswith("set: 25 of 25") and "'19' has" in many and "'20' has" not in many and "and 5 more" in many

@@ -68,7 +68,7 @@ def checkpoint(tmp_path):
 
 
 def run(host: str, code: str, folder, **names: object) -> str:
-    """What the code prints last."""
+    """The last line that the code prints."""
     values = {"FOLDER": str(folder), "TEXT": TEXT, **names}
     given = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}

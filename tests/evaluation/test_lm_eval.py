@@ -85,7 +85,8 @@ def model(tokenizer):
 
 @pytest.fixture(scope="module")
 def questions(model, tokenizer):
-    """Half of them with the answer that the model gives, so that the score lies between 0 and 1."""
+    """Questions, half of them with the answer that the model gives, so that the score lies between
+    0 and 1."""
     prompts = [PROMPT.format(question=question) for question in QUESTIONS]
     said = complete(Reader(model, tokenizer), prompts, max_new_tokens=MAX_NEW_TOKENS, batch_size=8)
     return [

@@ -14,7 +14,7 @@ def record(*choices, gold=0, query="It"):
 
 
 def chosen(monkeypatch, records, nats, **options):
-    """As if the choices had these nats, in order."""
+    """Scores as if the choices had these nats, in order."""
     asked = []
 
     def continuation_nats(reader, continuations, **options):

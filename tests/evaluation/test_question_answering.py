@@ -35,7 +35,7 @@ def model_that_says(tokenizer, *texts):
     """A model whose next token depends on the last one alone: the layers add nothing, and the
     head is a table.
 
-    After "Answer:" it says the text, or anything else where the texts do not tell.
+    After "Answer:" it says the text, or anything else where the texts do not say.
     """
     size = len(tokenizer) + len(tokenizer) % 2
     model = new_model(tokenizer, hidden_size=2 * size)
@@ -123,7 +123,7 @@ def test_answers_come_in_order_and_do_not_depend_on_their_neighbours(tokenizer, 
 
 
 def test_pads_after_an_early_end_are_not_part_of_an_answer(tokenizer):
-    """Of two prompts in one batch, one answer ends at once and the other goes on."""
+    """Two prompts in one batch: one answer ends at once and the other continues."""
     model = model_that_says(tokenizer, " Jon\n")
     with torch.no_grad():
         king, end = tokenizer(" king")["input_ids"][-1], tokenizer.eos_token_id

@@ -26,8 +26,8 @@ def trace(step, after, end, *, start=(0.0, 3.0), slots=None, seen=None):
 
 
 def test_by_hand():
-    """Four facts: the first is forgotten, the second half, the third gains; the last one has
-    none after it, whatever it scores."""
+    """Four facts: the first is forgotten, the second half forgotten, the third gains. The last has
+    no fact after it, so its score does not count."""
     traces = [
         trace(4, (1.0, 0.1), (0.0, 9.0)),
         trace(1, (1.0, 0.2), (0.0, 1.2)),

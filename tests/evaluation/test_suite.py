@@ -106,7 +106,7 @@ def test_what_is_recorded_changes_no_score(model, tokenizer, held_out, scores, m
 
 
 def test_text_is_recorded_before_the_sets(model, tokenizer, held_out):
-    """Of all that a sweep reads again, it saves the most time for its bytes."""
+    """Text saves the most time for its bytes."""
     reader = Reader(model, tokenizer)
     with reader.recording() as recording:
         evaluate_held_out(reader, held_out, CONFIG)

@@ -96,8 +96,7 @@ WEIGHT = "model.layers.0.self_attn.q_proj.weight"
 
 
 def crafted(folder: Path, checkpoint: str, tensors: dict[str, Tensor] | bytes) -> str:
-    """A patch artifact whose digests are right and whose content is what somebody liked it to
-    be."""
+    """A patch artifact with right digests and any content."""
     inputs = {"checkpoint": storage.read_manifest(checkpoint).digest}
     with storage.write_artifact(str(folder / "crafted"), kind=PATCH_KIND, config={}, inputs=inputs) as draft:
         if isinstance(tensors, bytes):

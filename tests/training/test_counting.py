@@ -57,8 +57,8 @@ def test_units_cover_every_micro_batch_once(num_blocks, wanted, batch_blocks, pe
 
 
 def plain_counts(model, blocks: Blocks, config: CountingConfig) -> BackgroundCounts:
-    """By the definition, one token at a time; every block is read once since there are fewer
-    than asked for."""
+    """Counts by the definition, one token at a time. Every block is read once, since there are
+    fewer than asked for."""
     total = [Counter(), Counter(), Counter()]
     num_tokens = 0
     for number in range(-(-NUM_BLOCKS // config.batch_blocks)):
@@ -124,7 +124,7 @@ def test_every_micro_batch_has_the_same_shape_the_last_one_padded(blocks):
 
 
 def test_what_pads_a_micro_batch_is_not_counted(blocks):
-    """Of the last micro-batch's two sequences one is there; what stands in for the other leaves
+    """The last micro-batch has one of its two sequences; the padding in place of the other leaves
     no trace."""
     model = tiny_model()
     last = count(model, blocks, CONFIG, range(3, 4))
@@ -178,7 +178,7 @@ def test_the_forward_pass_stops_at_the_last_search(blocks):
 
 
 def test_ends_of_text_are_counted_where_they_are_the_pads_too(tmp_path):
-    """And rows that only fill a batch are not."""
+    """Rows that only fill a batch are not counted."""
     counts = []
     for pad in (PAD, EOS):
         rows = [[3, 4, EOS, 5, 6, 7], [8, 9, EOS, 2, 1, EOS], [8, EOS, pad, pad, pad, pad]]

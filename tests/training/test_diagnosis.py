@@ -82,8 +82,7 @@ def test_a_model_that_answers_nothing_at_all_is_told_apart(materials):  # noqa: 
 
 
 def test_sentences_that_were_learned_without_their_questions_are_seen(materials):  # noqa: F811
-    """The tiny model learns its sentences by heart, and nobody ever showed it a question with
-    its answer."""
+    """The tiny model learns its sentences by heart, and never saw a question with its answer."""
     facts = [
         replace(fact, statements=fact.statements[:1], questions=(replace(fact.questions[0], question="????????"),))
         for fact in materials.facts

@@ -87,7 +87,7 @@ def trial_with(method, seed=0):
 
 
 def recording_of(model, trial, materials, max_bytes=1 << 30):
-    """As the sweep makes and shares it."""
+    """A recording as the sweep makes and shares it."""
     reader = Reader(model, materials.tokenizer)
     with reader.recording(max_bytes=max_bytes) as held_out:
         score_held_out(trial, reader, materials)
@@ -99,7 +99,7 @@ def recording_of(model, trial, materials, max_bytes=1 << 30):
 
 
 def outcome(trial, model, materials):
-    """All that a trial's result says, but for its time, and the weights that it left."""
+    """A trial's result without its times, and the learned weights."""
     result, learned = run_trial(trial, model, materials, key="key")
     extra = {name: value for name, value in result.extra.items() if "seconds" not in name}
     return replace(result, extra=extra), state(learned)
@@ -142,7 +142,7 @@ def test_proof_that_a_trial_continues_from_its_recording(memory, materials):
 
 @every_memory
 def test_everything_that_a_trial_reads_is_recorded(memory, materials):
-    """So no forward pass of a trial begins at its tokens but those that decode one."""
+    """No forward pass of a trial begins at its tokens, except those that decode one token."""
     trial, model = trial_with(sparse_config(6)), base_model(materials.tokenizer, memory)
     materials = replace(materials, background=random_background(model))
     recording, begun = recording_of(model, trial, materials), []
@@ -206,7 +206,7 @@ def test_a_diverged_trial_says_so(materials):
 
 
 def test_what_the_new_answers_gained_in_likelihood_is_what_they_lost_in_nats(materials):
-    """Learned at a rate that moves them, and scored before and after."""
+    """The facts are learned at a rate that moves them, and scored before and after."""
     trial = trial_with(FullConfig(optimizer=OptimizerConfig(learning_rate=0.01)))
     model = base_model(materials.tokenizer, MEMORY, dense=True)
     before = score(trial, reader_for(trial, model, materials), materials).extra["new_facts_answer_nats"]

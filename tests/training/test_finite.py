@@ -52,7 +52,7 @@ def new_engine(**settings):
 
 
 def everything(engine, place: Path) -> dict[str, bytes]:
-    """All weights and moments, to the bit; also those that are not finite, and without asking."""
+    """All weights and moments, to the bit, even those that are not finite."""
     place.mkdir()
     engine.save(place)
     with engine.whole_weights() as model:
@@ -65,7 +65,7 @@ def everything(engine, place: Path) -> dict[str, bytes]:
 def test_a_gradient_that_is_not_finite_moves_nothing_and_ends_the_run(
     folder, tmp_path, zero_stage, pool_optimizer, strange
 ):
-    """The loss is finite all along: only a gradient on its way back is not."""
+    """The loss is always finite; only a gradient in backward is not."""
     engine = new_engine(zero_stage=zero_stage, pool_optimizer=pool_optimizer)
     run_steps(folder, engine, engine.config, last_step=2)
     before = everything(engine, tmp_path / "before")
@@ -84,7 +84,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_ends_the_run(
 
 @pytest.mark.parametrize("factor", [1e30, 1e38])
 def test_a_gradient_whose_norm_overflows_does_not_move_the_weights(folder, tmp_path, factor):
-    """At 1e30 each number of it is finite, and the sum of their squares is not."""
+    """At 1e30 each number of the gradient is finite, and the sum of their squares is not."""
     engine = new_engine()
     before = everything(engine, tmp_path / "before")
     for _ in range(engine.num_micro_batches):
@@ -109,7 +109,7 @@ def test_the_norm_that_is_told_is_the_gradients(folder):
 
 
 def places(engine) -> dict:
-    """One number of each kind of thing that is saved."""
+    """One number of each kind of saved tensor."""
     module, optimizer = engine.model.module, engine._optimizer
     weight = next(module.parameters())
     table = engine._pool_optimizer._tables[0]
@@ -143,8 +143,8 @@ def test_what_is_not_finite_is_neither_saved_nor_exported(folder, tmp_path, plac
 
 @every_engine
 def test_a_rate_that_throws_the_weights_out_of_range_saves_none_of_them(folder, tmp_path, zero_stage, pool_optimizer):
-    """Norm and loss are finite until the step that breaks the weights; the last step has no
-    other after it that would tell."""
+    """Norm and loss are finite until the step that breaks the weights; no step follows the last one
+    to show it."""
     engine = new_engine(
         zero_stage=zero_stage, pool_optimizer=pool_optimizer, learning_rate=1e39, warmup_steps=0, num_steps=1
     )

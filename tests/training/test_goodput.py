@@ -35,7 +35,7 @@ def test_between_two_sessions_no_time_passes():
 
 
 def test_a_start_that_goes_back_further_takes_steps_of_all_before_it():
-    """A damaged state: the third goes back behind where the second began."""
+    """After a damaged state, the third start resumes from before the second one's first step."""
     goodput = goodput_of([start(0, 10, 0, 10, 10), start(0, 20, 8, 12, 4), start(0, 30, 6, 20, 14)])
     assert goodput.steps_redone == 4 + 4
     assert goodput.share == pytest.approx((6 + 0 + 14) / 30)

@@ -200,13 +200,12 @@ def test_tied_weights_are_stored_once_and_patched_once(tmp_path):
     assert all(same_bits(value, learned[name]) for name, value in loaded.state_dict().items())
 
 
-# --- folders
-# ----------------------------------------------------------------------------------------------------------
+# --- folders ---
 
 
 def test_all_files_of_a_checkpoint_travel_and_no_others(tmp_path):
-    """Also one in a folder that is called like the manifest; but nothing that somebody put next
-    to them. (The README is the model card.)"""
+    """Files in a folder that is called like the manifest travel too, but no file that was put next
+    to them later. (The README is the model card.)"""
     model = base_model("full")
     with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:
         model.save_pretrained(draft.path)
@@ -244,8 +243,8 @@ def test_patches_on_patches_are_undone_one_after_the_other(tmp_path):
 
 @pytest.mark.parametrize("format", [1, 2])
 def test_undo_gives_the_manifest_back_too_in_the_format_it_had(tmp_path, format):
-    """With the seconds that the base took and the lease's epoch; of a base made before details
-    had a digest as well."""
+    """The manifest includes the seconds that the base took and the lease's epoch, and may be of a
+    base made before details had a digest."""
     with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:
         base_model("full").save_pretrained(draft.path)
         draft.details.update(seconds=12.3456789, epoch=3)

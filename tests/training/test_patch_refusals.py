@@ -119,7 +119,7 @@ def place_of(file: Path, name: str, row: int) -> int:
 
 @pytest.mark.parametrize("touched", ["a row of the patch", "another row", "another file"])
 def test_undo_refuses_what_was_changed_by_other_means(chain, tmp_path, touched):
-    """A checkpoint that claims the patch and verifies, but went on learning."""
+    """A checkpoint that claims the patch and verifies, but kept learning."""
     _, patch, patched = chain
     manifest = storage.read_manifest(patched)
     name, change = next(read_patch(Path(patch, PATCH_FILE)))
@@ -204,7 +204,7 @@ def test_a_patch_that_does_not_fit_is_refused_before_a_byte_is_written(tmp_path,
 
 
 def test_a_patch_that_fits_by_hand_is_applied(tmp_path):
-    """What is refused above is refused for its fault alone."""
+    """The patches above are refused for their fault alone."""
     checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
     apply_patch(checkpoint, crafted(tmp_path, checkpoint, of_rows([3, 11])), str(tmp_path / "patched"))
     assert (stored(str(tmp_path / "patched"))[WEIGHT] == 0.5).all(dim=1).nonzero().flatten().tolist() == [3, 11]
@@ -262,7 +262,8 @@ def test_an_output_inside_what_is_read_is_refused(tmp_path, inside):
 
 
 def test_undo_into_a_checkpoint_that_is_there_deletes_nothing(tmp_path):
-    """Also where the patched checkpoint was changed, so that the base cannot come back."""
+    """Nothing is deleted even if the patched checkpoint was changed, so that the base cannot be
+    restored."""
     checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
     patch = crafted(tmp_path, checkpoint, of_rows([3]))
     apply_patch(checkpoint, patch, str(tmp_path / "patched"))

@@ -20,7 +20,7 @@ from tests.support.tiny import TWO_SEPARATE, TWO_SHARED, tiny_model
 
 BETAS, EPSILON, RATE = (0.9, 0.95), 1e-8, 0.05
 SIZES = ((40, 6), (23, 5))
-"""Of the pools: slots and width."""
+"""Slots and width of each pool."""
 
 
 def make_pools(seed: int = 0) -> list[ValuePool]:
@@ -42,8 +42,8 @@ def random_gradient(seed: int, size: tuple[int, int], num_rows: int) -> RowGradi
 
 
 def gradients_of(step: int, num_parts: int = 3) -> list[list[RowGradient]]:
-    """What each part (a micro-batch, or a rank) leaves in each pool at a step; the last one
-    reads nothing of the second pool."""
+    """The gradients that each part (a micro-batch, or a rank) leaves in each pool at a step. The
+    last part reads nothing of the second pool."""
     return [
         [
             random_gradient(
@@ -56,7 +56,7 @@ def gradients_of(step: int, num_parts: int = 3) -> list[list[RowGradient]]:
 
 
 def leave(pools: list[ValuePool], gradients: list[RowGradient]) -> None:
-    """As one backward would."""
+    """Leave gradients in the pools, as one backward would."""
     for pool, gradient in zip(pools, gradients, strict=True):
         assert isinstance(pool.gradient_target, RowGradients)
         pool.gradient_target.parts.append(gradient)
@@ -280,7 +280,7 @@ def of_two_ranks(rank: int, folder: str) -> None:
 
 
 def numbers_received(rank: int) -> int:
-    """By a merge of 3 rows of a large table on each of two ranks."""
+    """Numbers that a rank receives in a merge of 3 rows of a large table on each of two ranks."""
     row_sparse.EXCHANGED_BYTES = 1 << 28
     pool = ValuePool(100_000, 4)
     optimizer = lazy_adam([pool])

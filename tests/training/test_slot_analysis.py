@@ -58,7 +58,7 @@ def test_text_reads_are_those_of_each_token(tokenizer, memory):  # noqa: F811
 
 
 def answered_when(monkeypatch, condition):
-    """Stands for the model's answers, of which an untrained one gives none that is right."""
+    """Replace the model's answers, since an untrained model gives no right one."""
 
     def answer(reader, questions, **_):
         return type("Answers", (), {"exact_match": tuple(float(condition(reader.model)) for _ in questions)})

@@ -28,8 +28,8 @@ CASES = {
     "separate, ZeRO 0": ("two layers, separate values", 0),
     "shared, ZeRO 3": ("two layers, shared values", 3),
 }
-"""Memory and ZeRO stage. The unsplit run is one of stage 0 in both, as all stages come to the
-same but for rounding: stage 3 is slow to set up."""
+"""Memory and ZeRO stage. The unsplit run is one of stage 0 in both, since all stages give the same
+result to rounding: stage 3 is slow to set up."""
 SPLITS = {"separate, ZeRO 0": (1, 2, 4), "shared, ZeRO 3": (1, 4)}
 KEPT = "separate, ZeRO 0"
 """The case whose states are kept in the middle."""
@@ -52,7 +52,7 @@ def new_engine(case: str, pool_split: int, *, seed: int = 0):
 
 
 def tables_of(engine) -> list[tuple[slice, list[Tensor]]]:
-    """Of each pool, which columns this rank holds, and those of its values and moments."""
+    """The columns of each pool that this rank holds, with their values and moments."""
     optimizer = engine._pool_optimizer
     return [
         (pool.columns, [matrix.clone() for matrix in table])

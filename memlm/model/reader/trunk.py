@@ -3,7 +3,7 @@
 In sparse memory finetuning only the values of the pool move, so the first half is the same in
 every trial of a checkpoint, including that layer's own search.
 
-run_trunk:      tokens -> embedding -> lower layers -> the memory layer's attention -> norm -> search
+run_trunk:      tokens -> embedding -> lower layers -> memory layer's attention -> norm -> search
 continue_from:  read -> later layers -> logits
 
 Both halves run Hugging Face's own layers in the order of its own forward pass, so together they
