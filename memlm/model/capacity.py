@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from memlm.model.config import MemoryConfig
+from memlm.units import format_size
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,8 @@ class PoolBytes:
 
     def __str__(self) -> str:
         return (
-            f"{_size(self.values)} of values, {_size(self.moments)} of moments, "
-            f"at most {_size(self.gradient)} of gradient rows and {_size(self.accesses)} of accesses"
+            f"{format_size(self.values)} of values, {format_size(self.moments)} of moments, "
+            f"at most {format_size(self.gradient)} of gradient rows and {format_size(self.accesses)} of accesses"
         )
 
 
@@ -84,7 +85,7 @@ def require_room_for_values(
     pools = "" if num_pools == 1 else f"{num_pools} pools x "
     raise ValueError(
         f"model.memory.num_half_keys is {num_half_keys}: {pools}{num_half_keys}^2 slots x {value_dim} (model.memory.value_dim){split} x "
-        f"{BYTES_PER_VALUE} bytes x {copies} ({copies_are}) = {_size(needed)}, and {_size(available)} of memory are free"
+        f"{BYTES_PER_VALUE} bytes x {copies} ({copies_are}) = {format_size(needed)}, and {format_size(available)} of memory are free"
         f"{'' if device is None or device.type == 'cpu' else f' on {device}'}; "
         f"lower model.memory.num_half_keys to at most {fitting}, or model.memory.value_dim, or take a larger machine, or split the table over more ranks (pretraining.pool_split)"
     )
@@ -128,13 +129,3 @@ def free_in_control_groups(
                 statistics = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
                 # Cached files count as used, but the kernel can drop them when memory is needed.
                 yield int(bound) - int((folder / usage).read_text()) + int(statistics.get(reclaimable, 0))
-
-
-def _size(num_bytes: int) -> str:
-    """The size in the largest unit in which it is at least 1."""
-    number, unit = float(num_bytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if number < 1024:
-            break
-        number, unit = number / 1024, larger
-    return f"{number:.1f} {unit}"

@@ -26,6 +26,7 @@ from memlm.model.capacity import available_memory
 from memlm.preflight.cost.machines import MACHINES
 from memlm.preflight.cost.stages import Assumptions, Plan, make_plan
 from memlm.run import RunError
+from memlm.units import format_size
 
 if TYPE_CHECKING:
     from memlm.jobs.on_ray.resources import NodeKind, Resources
@@ -54,10 +55,10 @@ def memory(config: Config, plan: Plan) -> Check:
     free = available_memory()
     if config.cluster.use_gpu or _on_a_cluster():
         return Check(
-            name="memory", found=f"{_gigabytes(free)} free here; the work runs on the cluster's nodes or on GPUs"
+            name="memory", found=f"{format_size(free)} free here; the work runs on the cluster's nodes or on GPUs"
         )
     workers, each = config.cluster.num_workers, sum(plan.memory.memory().values())
-    arithmetic = f"pretraining needs {workers} x {_gigabytes(each)}, and {_gigabytes(free)} are free"
+    arithmetic = f"pretraining needs {workers} x {format_size(each)}, and {format_size(free)} are free"
     if workers * each <= free:
         return Check(name="memory", found=arithmetic)
     remedy = "Lower model.memory.num_half_keys or pretraining.micro_batch_blocks, or use a larger machine (memlm plan lists what needs memory)"
@@ -74,7 +75,7 @@ def disk(config: Config, plan: Plan) -> Check:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    found = f"the run needs about {_gigabytes(needed)}, and {place} has {_gigabytes(free)} free"
+    found = f"the run needs about {format_size(needed)}, and {place} has {format_size(free)} free"
     if needed <= free:
         return Check(name="disk", found=found)
     remedy = "Free some space, or choose a larger disk" + (" by MEMLM_CACHE" if remote else " by --storage")
@@ -173,7 +174,3 @@ def _nodes_by_dashboard() -> "list[Resources]":
 
 def _on_a_cluster() -> bool:
     return bool(os.environ.get(IN_JOB) or os.environ.get("RAY_ADDRESS"))
-
-
-def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB"

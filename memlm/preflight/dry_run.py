@@ -23,11 +23,12 @@ from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.outside import visible
 from memlm.preflight.cost.minutes import describe_machine, fit_side_by_side, stage_minutes
-from memlm.preflight.planned_corpus import format_count, plan_corpus
+from memlm.preflight.planned_corpus import plan_corpus
 from memlm.preflight.planned_questions import count_learned
 from memlm.preflight.run_plan import AHEAD, TO_RESUME, RunPlan, StagePlan
 from memlm.run import tracking_uri
 from memlm.training.units import units
+from memlm.units import format_count
 
 
 def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
@@ -225,13 +226,11 @@ def _stream(plan: RunPlan) -> str:
     if isinstance(stream, DocumentStreamConfig):
         most = stream.num_documents if there is None else min(stream.num_documents, there)
         documents = most or "all"
-        return (
-            f"the chunks of {documents} documents, {stream.num_passes} times, {stream.num_augmentations} texts a step"
-        )
+        return f"{stream.num_passes} passes over the chunks of {documents} documents, {stream.num_augmentations} texts per step"
     taken = stream.num_facts if there is None else min(stream.num_facts, there)
     asked = "" if taken == stream.num_facts else f", all that exist (stream.num_facts is {stream.num_facts})"
     return (
-        f"{taken} facts{asked}, {stream.num_passes} times: {taken * stream.num_passes} steps of "
+        f"{stream.num_passes} passes over {taken} facts{asked}: {taken * stream.num_passes} steps of "
         f"{stream.num_wordings} wordings of at most {stream.max_length} tokens"
     )
 

@@ -11,6 +11,7 @@ from memlm.data.file_kinds import kind_of
 from memlm.data.hub import HubUnreachable
 from memlm.jobs.preparing.corpus_shards import choose_shards, sources_digest
 from memlm.preflight.run_plan import RunPlan
+from memlm.units import format_count, format_size
 
 
 def plan_corpus(plan: RunPlan) -> None:
@@ -96,19 +97,3 @@ def _published(plan: RunPlan) -> list[str]:
         f"train: about {num_shards} shards, {format_size(num_shards * dclm.SHARD_BYTES)}, {format_count(tokens)} tokens, from {corpus.path}"
         f"; a fraction of {corpus.fraction:g}, seed {corpus.sample_seed}",
     ]
-
-
-def format_count(number: float | None) -> str:
-    """Number with a word: 4 trillion."""
-    number = number or 0
-    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if number >= size:
-            return f"{number / size:.3g} {word}"
-    return f"{number:.0f}"
-
-
-def format_size(num_bytes: float) -> str:
-    for size, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {word}"
-    return f"{num_bytes:.0f} bytes"

@@ -30,7 +30,9 @@ def test_a_refusal_names_field_value_arithmetic_and_remedy():
     told = refusal(num_half_keys=200_000, value_dim=1024, copies=3, copies_are="values and two moments")
     assert "model.memory.num_half_keys is 200000: 200000^2 slots x 1024 (model.memory.value_dim)" in told
     assert f"x 4 bytes x 3 (values and two moments) = {200_000**2 * 1024 * 12 / 2**40:.1f} TiB" in told
-    assert re.search(r"and [\d.]+ GiB of memory are free; lower model.memory.num_half_keys to at most \d+, or", told)
+    assert re.search(
+        r"and [\d.]+ [kMGT]B of memory are free; lower model.memory.num_half_keys to at most \d+, or", told
+    )
 
 
 @pytest.mark.parametrize("num_pools, copies", [(1, 1), (2, 3)])
@@ -48,7 +50,7 @@ def test_columns_that_do_not_fit_a_rank_are_refused_with_the_arithmetic():
     assert (
         "x 1024 (model.memory.value_dim) / 16 (pretraining.pool_split) x 4 bytes x 3 (values and two moments)" in told
     )
-    assert f"= {200_000**2 * 64 * 12 / 2**40:.1f} TiB" in told and "more ranks (pretraining.pool_split)" in told
+    assert f"= {200_000**2 * 64 * 12 / 1e12:.3g} TB" in told and "more ranks (pretraining.pool_split)" in told
     whole = refusal(num_half_keys=200_000, value_dim=1024, copies=3)
     fitting, fitting_whole = (int(re.search(r"at most (\d+)", text)[1]) for text in (told, whole))
     assert fitting == pytest.approx(4 * fitting_whole, rel=0.1)  # a sixteenth of each row: four times the half-keys

@@ -204,7 +204,7 @@ def test_memory_and_disk_are_compared_with_the_plan(tmp_path, monkeypatch):
     assert doctor.disk(large, plan_of(large)).state == "ok"
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("", (), {"free": 10**9})())
     found = doctor.disk(large, plan_of(large))
-    assert found.state == "fail" and "has 1.0 GB free" in found.found and "--storage" in found.remedy
+    assert found.state == "fail" and "has 1 GB free" in found.found and "--storage" in found.remedy
     assert doctor.disk(replace(large, storage="s3://bucket/runs"), plan_of(large)).state == "warn"
 
 

@@ -64,7 +64,7 @@ def test_the_papers_sweep_is_planned_without_a_network(capsys, no_hub, tmp_path,
         "pretrain, dense: to be made",
         "1000 batches of 2 blocks: 4.1 million tokens, in 20 units",
         "sparse_memory: 15 settings x 3 seeds = 45 trials",
-        "1000 facts, 10 times: 10000 steps of 64 wordings",
+        "10 passes over 1000 facts: 10000 steps of 64 wordings",
     ):
         assert part in plan
     assert "would stop this run" not in plan and not (tmp_path / "runs").exists()
@@ -133,7 +133,7 @@ def own_facts(tmp_path: Path, content: str = FACTS) -> list[str]:
 def test_the_facts_that_there_are_are_counted_and_the_stream_takes_no_more(capsys, tmp_path):
     plan = plan_of(capsys, "finetune", *own_facts(tmp_path), "--stream.num-facts", "100")
     assert "3 facts to learn" in plan
-    assert "3 facts, all that exist (stream.num_facts is 100), 2 times: 6 steps" in plan
+    assert "2 passes over 3 facts, all that exist (stream.num_facts is 100): 6 steps" in plan
     assert "1 of 3 facts are stated as topic and answer" in plan
     assert "to be made, by pretrain.py before this" in plan and "finetune: to be made\n" in plan
     assert "100 facts to learn" in plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path))

@@ -18,8 +18,9 @@ from memlm.preflight.cost.stages import Assumptions, Trials, make_plan
 MAX_COLUMNS = 8
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 LARGEST = 1e18
-DESCRIPTION = """What a recipe costs, before it is run: parameters, memory, FLOPs, network, time, goodput, storage and trials, each with how it
-grows. Arithmetic on the config alone; no cluster is needed. Several numbers after --gpus, --slots or --corpus-tokens make a column each."""
+DESCRIPTION = """Compute what a recipe will cost: parameters, memory, FLOPs, network, time, goodput, storage and
+trials, and how each grows. Needs no cluster. Several numbers after --gpus, --slots or
+--corpus-tokens make a column each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,31 +46,39 @@ def take_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
         description=DESCRIPTION,
         allow_abbrev=False,
     )
-    parser.add_argument("--gpus", type=int, nargs="+", default=[], help="numbers of devices; the recipe's workers")
-    parser.add_argument("--gpu-type", default="h100", help=f"one of {', '.join(MACHINES)}")
-    parser.add_argument("--slots", type=_count, nargs="+", default=[], help="of each pool, such as 2^20; the recipe's")
+    parser.add_argument(
+        "--gpus", type=int, nargs="+", default=[], help="numbers of devices (default: the recipe's workers)"
+    )
+    parser.add_argument("--gpu-type", default="h100", help=f"kind of device: {', '.join(MACHINES)} (default: h100)")
+    parser.add_argument(
+        "--slots", type=_count, nargs="+", default=[], help="slots of each pool, such as 2^20 (default: the recipe's)"
+    )
     parser.add_argument(
         "--corpus-tokens",
         type=_number,
         nargs="+",
         default=[],
-        help="number of tokens of the corpus, such as 4T, which is trained on once; the recipe's own steps",
+        help="tokens of a corpus that is trained on once, such as 4T (default: the recipe's corpus and steps)",
     )
-    parser.add_argument("--utilisation", type=float, default=0.35, help="of the peak while multiplying (0.35)")
+    parser.add_argument(
+        "--utilisation", type=float, default=0.35, help="share of the peak that matrix products reach (default: 0.35)"
+    )
     parser.add_argument(
         "--failures-per-gpu-hour",
         type=float,
         default=1 / GPU_HOURS_PER_FAILURE,
-        help=f"1/{GPU_HOURS_PER_FAILURE:,.0f}, Llama 3's",
+        help=f"failure rate (default: Llama 3's, 1/{GPU_HOURS_PER_FAILURE:,.0f})",
     )
-    parser.add_argument("--vocab-size", type=int, default=0, help="of a tokenizer that is not known here")
+    parser.add_argument(
+        "--vocab-size", type=int, default=0, help="size of the vocabulary, for a tokenizer of unknown size"
+    )
     parser.add_argument(
         "--split",
         type=int,
         default=0,
-        help="devices over which a pool's columns are split; the recipe's, or the fewest that hold them",
+        help="devices over which a pool's columns are split (default: the recipe's, or the fewest that have room)",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
     found, rest = parser.parse_known_args(list(arguments))
     options = PlanOptions(
         gpus=tuple(found.gpus),
