@@ -29,7 +29,7 @@ def refusal(**changed: object) -> str:
 def test_a_refusal_names_field_value_arithmetic_and_remedy():
     told = refusal(num_half_keys=200_000, value_dim=1024, copies=3, copies_are="values and two moments")
     assert "model.memory.num_half_keys is 200000: 200000^2 slots x 1024 (model.memory.value_dim)" in told
-    assert f"x 4 bytes x 3 (values and two moments) = {200_000**2 * 1024 * 12 / 2**40:.1f} TiB" in told
+    assert f"x 4 bytes x 3 (values and two moments) = {200_000**2 * 1024 * 12 / 1e12:.3g} TB" in told
     assert re.search(
         r"and [\d.]+ [kMGT]B of memory are free; lower model.memory.num_half_keys to at most \d+, or", told
     )
