@@ -18,7 +18,7 @@ HIDDEN = "***"
 CUT = "..."
 """Replaces a part of an address."""
 _PATHS = ("sqlite", "file")
-"""Schemes that usually name no server, so that an '@' or a '?' belongs to the path."""
+"""Schemes that usually name no server: their paths may contain '@' and a question mark."""
 _NAMED_WITH_AT = ("hf", "s3")
 """Schemes whose paths may contain an '@': a commit on the hub, an object's key."""
 _ADDRESS = re.compile(r'(?<![\w/.~-])(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^\s/:@]{1,100}:[^\s/@]{1,200}@)?[^\s"<>`]+')
@@ -94,8 +94,8 @@ def strip_credentials(*variables: str) -> None:
 def redacted(address: str) -> str:
     """Address without user name, password and query, safe to print. Paths are returned unchanged.
 
-    A password may itself contain '/', '?' or '@': if an address can be read in two ways, both
-    possible passwords are hidden.
+    A password may itself contain '/', '@' or a question mark: if an address can be read in two
+    ways, both possible passwords are hidden.
     """
     if "://" not in address and not address.startswith("//"):
         return _WITHOUT_SCHEME.sub(_without_user, address)

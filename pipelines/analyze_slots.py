@@ -1,7 +1,7 @@
 """Find the slots that single facts use.
 
-Which slots do all wordings of a fact share, and how few suffice to learn it? Writes slots.json and
-tokens.html.
+Shows which slots all wordings of a fact share, and how few suffice to learn it; writes slots.json
+and tokens.html.
 
     python pipelines/analyze_slots.py [recipe] [--analysis.num-facts N]
 """

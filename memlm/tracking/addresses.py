@@ -38,8 +38,8 @@ class TrackingError(ValueError):
 
 
 def sqlite_uri(database: str) -> str:
-    """Address of a database file, with '%' and '?' encoded: SQLAlchemy decodes the path, and ends
-    it at '?'."""
+    """Address of a database file, with percent signs and question marks encoded: SQLAlchemy decodes
+    the path, and ends it at a question mark."""
     return "sqlite:///" + database.replace("%", "%25").replace("?", "%3F")
 
 

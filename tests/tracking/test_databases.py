@@ -32,8 +32,8 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_storage_folder_of_any_name_holds_its_own_database_and_nothing_appears_elsewhere(tmp_path: Path) -> None:
-    """SQLAlchemy ends a path at '?' and decodes %41; MLflow makes a folder from the undecoded
-    address."""
+    """SQLAlchemy ends a path at a question mark and decodes %41; MLflow makes a folder from the
+    undecoded address."""
     folder = tmp_path / "a?b%41 %#é=c"
     address = tracking_uri(parse("", ["smoke", "--storage", str(folder)]))
     with Tracker(address, "all").run("k", name="n") as run:
