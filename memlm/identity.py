@@ -1,10 +1,10 @@
-"""Which settings name a result? Each field of a config says so where it is declared:
+"""Identity of a result: the settings that it depends on. Each field of a config declares its role:
 
     num_steps: int = names_result(1000)     another value is another result
     log_every: int = execution_only(50)     how it is made; the result stays the same
 
-`identity` collects the first kind as the JSON that an artifact's manifest holds, so that a
-result is found again by the settings that it depends on and by no others.
+`identity` collects fields of the first kind as JSON for an artifact's manifest, so that a result is
+found by the settings that it depends on, and by no others.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,30 +18,29 @@ _ROLE = "role"
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """What a field has to do with the names of results."""
+    """Role of a field in the identity of results."""
 
     names_result: bool
     only: tuple[str, ...] = ()
-    """The products that the field names, where its config makes several; empty for all."""
+    """Products whose identity includes the field, if the config makes several; empty for all."""
     when: Callable[[Any], bool] | None = None
     """Whether the field has an effect in this config; None for always."""
 
     def names(self, config: Any, product: str) -> bool:
-        """Whether the field is part of the name of that product; of any, for an empty name."""
+        """Whether the field is part of that product's identity; of any product's, for an empty name."""
         concerned = not (product and self.only) or product in self.only
         return self.names_result and concerned and (self.when is None or self.when(config))
 
 
 def names_result(default: T, *, only: Iterable[str] = (), when: Callable[[Any], bool] | None = None) -> T:
-    """A config's field whose value decides what comes out."""
+    """Field of a config whose value decides the result."""
     role = Role(names_result=True, only=tuple(only), when=when)
     value: T = field(default=default, metadata={_ROLE: role})
     return value
 
 
 def execution_only(default: T) -> T:
-    """A config's field that decides how, where or how safely a result is made, and not what
-    comes out."""
+    """Field of a config that decides how, where or how safely a result is made, but not the result."""
     value: T = field(default=default, metadata=EXECUTION_ONLY)
     return value
 
@@ -52,30 +51,31 @@ EXECUTION_ONLY: Mapping[str, Role] = MappingProxyType({_ROLE: Role(names_result=
 
 
 def role_of(declared: Any) -> Role | None:
-    """The role of a dataclass's field; None for one that does not say."""
+    """Role of a dataclass's field; None if it declares none."""
     role: Role | None = declared.metadata.get(_ROLE)
     return role
 
 
 def identity(part: Any, *, of: str = "") -> dict[str, Any]:
-    """A config as the JSON that names a result. `of` is the product, for a config that makes
+    """JSON with the settings that identify a result. `of` is the product, for a config that makes
     several."""
     return _with_name(part, _plain(part, lambda config, declared: _names(config, declared, of)))
 
 
 def settings(part: Any) -> dict[str, Any]:
-    """A config as JSON with every field, for records of how something was made."""
+    """JSON with every field of a config, to record how something was made."""
     return _with_name(part, _plain(part, lambda config, declared: True))
 
 
 def _names(config: Any, declared: Any, product: str) -> bool:
-    """Fields that do not say are taken to name the result, which at worst makes it anew."""
+    """Whether a field is part of the identity. One without a role counts as part of it: at worst, a
+    result is made again."""
     role = role_of(declared)
     return role is None or role.names(config, product)
 
 
 def _with_name(part: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Two methods with the same settings differ by their names."""
+    """Values with the method's name: two methods may have the same settings."""
     return {"name": part.name, **values} if hasattr(part, "label") else values
 
 
