@@ -102,13 +102,13 @@ def _augment_all(
         f"documents: {details['num_documents']} in {len(facts)} chunks, {details['num_texts']} texts ({details['num_cut']} cut to fit), "
         f"{details['num_questions']} of {len(questions)} questions, in {documents.uri}"
     )
-    _say_left_out(questions, facts)
+    _report_left_out(questions, facts)
     of_documents = [replace(each.question, context=" ".join(sorted(each.document_ids))) for each in questions]
-    for told in conflict_lines(of_documents):
-        say(f"questions.documents.questions: {told}")
+    for line in conflict_lines(of_documents):
+        say(f"questions.documents.questions: {line}")
 
 
-def _say_left_out(questions: Sequence[DocumentQuestion], facts: Sequence[Fact]) -> None:
+def _report_left_out(questions: Sequence[DocumentQuestion], facts: Sequence[Fact]) -> None:
     asked = {question for fact in facts for question in fact.questions}
     left_out = [each.question for each in questions if each.question not in asked]
     for question in left_out[:5]:

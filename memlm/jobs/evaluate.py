@@ -74,15 +74,15 @@ def run(config: Config) -> str:
 
 def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str]) -> Scores:
     from memlm.data.questions.streams import shortfall  # these import torch: only in a worker
-    from memlm.jobs.preparing.questions import say_unanswerable
+    from memlm.jobs.preparing.questions import report_unanswerable
     from memlm.jobs.trial.materials import device_of, load_materials, load_model
     from memlm.model.reader import Reader
     from memlm.training.finetune import score
 
     enter_worker(config.cluster)
     materials = load_materials(config, inputs)
-    if told := shortfall(config.stream, materials.facts):
-        say(told)
-    say_unanswerable(config)
+    if line := shortfall(config.stream, materials.facts):
+        say(line)
+    report_unanswerable(config)
     reader = Reader(load_model(checkpoint, device_of(config), digest=digest), materials.tokenizer)
     return score(trial_of(config), reader, materials)

@@ -49,9 +49,9 @@ def run(config: Config) -> str:
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
     if config.trace:
-        from memlm.jobs.trial.traces import say_trace  # imports matplotlib
+        from memlm.jobs.trial.traces import report_trace  # imports matplotlib
 
-        say_trace(trace)
+        report_trace(trace)
     if REPORT_FILE in learned.manifest().files:  # patches of older versions have no report
         files = ", ".join(
             storage.address_of_file(uri, name) for name in (REPORT_FILE, SCORES_PICTURE_FILE, SCORES_FILE)
@@ -59,11 +59,11 @@ def run(config: Config) -> str:
         say(f"report: {files}")
     if line := ui_line(config, "in MLflow"):
         say(line)
-    _say_outcome(config, learned, result)
+    _report_outcome(config, learned, result)
     return uri
 
 
-def _say_outcome(config: Config, learned: Artifact, result: TrialResult) -> None:
+def _report_outcome(config: Config, learned: Artifact, result: TrialResult) -> None:
     """Say what was learned and how to use it; if nothing was, say why and what to do."""
     start, end = result.start[LEARNING_SET], result.end[LEARNING_SET]
     if end.value > start.value and config.method.moves == "nothing":

@@ -75,8 +75,8 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
     with stages.timed("prepare_corpus"):
         corpus = open_corpus(prepare_corpus.run(config))
     facts = open_question_sets(artifacts.questions(config).uri).facts()
-    if told := shortfall(config.stream, facts):
-        say(told)
+    if line := shortfall(config.stream, facts):
+        say(line)
     for seed in config.sweep.seeds:
         check_stream(config.stream, facts, corpus.tokenizer, seed=seed)
     memory, dense = (replace(config, architecture=architecture) for architecture in ("memory", "dense"))

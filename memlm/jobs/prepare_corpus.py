@@ -128,7 +128,7 @@ def _pack_all(
             draft.details["num_documents"] = sum(part.num_documents for part in of_train)
             draft.details.update(packed.shares())
     storage.delete_made(run_of(config).packing_attempts, loose=ATTEMPT_NAMES)
-    packed.say_accounts()
+    packed.report_accounts()
     blocks = sum(part.num_blocks for part in [*of_train, *of_validation])
     say(f"corpus: {blocks} blocks of {config.corpus.block_size} tokens in {corpus.uri}")
 

@@ -65,7 +65,7 @@ class _Place:
         except TrackingError as error:
             refused = is_of_request(error)  # only then can the server say what was deleted
             if refused and (deleted := self._deleted(run_id)) is not None:
-                self.say_once(*deleted)
+                self.warn_once(*deleted)
             elif self.forgiving and not refused:
                 self.silent_until = time.monotonic() + PAUSE_SECONDS
                 _log.warning("%s The work continues; the next attempt to log is in %.0f s", error, PAUSE_SECONDS)
@@ -93,7 +93,7 @@ class _Place:
         except MlflowException as error:
             return "gone" if error.error_code == "RESOURCE_DOES_NOT_EXIST" else "active"
 
-    def say_once(self, what: str, restore: str) -> None:
+    def warn_once(self, what: str, restore: str) -> None:
         if (self.uri, what) in _said_deleted:
             return
         _said_deleted.add((self.uri, what))

@@ -138,11 +138,11 @@ class _Pins:
 def _pinned() -> _Pins:
     """Pins of the running checkout, else of the installed package."""
     project = Path(memlm.__file__).parents[1] / "pyproject.toml"
-    if project.is_file() and (told := tomllib.loads(project.read_text())["project"])["name"] == "memlm":
+    if project.is_file() and (project_table := tomllib.loads(project.read_text())["project"])["name"] == "memlm":
         return _Pins(
-            python=told["requires-python"],
-            packages=tuple(map(Requirement, told["dependencies"])),
-            cluster=tuple(map(Requirement, told["optional-dependencies"]["cluster"])),
+            python=project_table["requires-python"],
+            packages=tuple(map(Requirement, project_table["dependencies"])),
+            cluster=tuple(map(Requirement, project_table["optional-dependencies"]["cluster"])),
         )
     found = [Requirement(line) for line in importlib.metadata.requires("memlm") or ()]
     python = importlib.metadata.metadata("memlm")["Requires-Python"]

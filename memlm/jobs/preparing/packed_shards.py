@@ -99,7 +99,7 @@ class PackedShards:
         malformed = [poison.malformed_share for poison in self._poison.values() if poison.malformed_share]
         return {**shares, **({MALFORMED_LEFT_OUT: min(malformed)} if malformed else {})}
 
-    def say_accounts(self) -> None:
+    def report_accounts(self) -> None:
         """Say how much was read and left out, down to single lines."""
         whole = total(self.accounts())
         say(f"corpus: {len(self._parts)} shards, {whole}")

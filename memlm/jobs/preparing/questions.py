@@ -50,7 +50,7 @@ def run(config: Config, sources: Sources | None = None) -> str:
     made = artifacts.questions(config).made_from(**inputs)
     if made.is_made():
         say(f"questions: reusing {made.uri}")
-        say_unanswerable(config)
+        report_unanswerable(config)
         return made.uri
     sources = sources or read_sources(config, world)
     held_out = sources.held_out
@@ -69,11 +69,11 @@ def run(config: Config, sources: Sources | None = None) -> str:
         draft.details["num_facts"] = len(facts)
     sets = ", ".join(f"{len(questions)} {name}" for name, questions in held_out.items())
     say(f"questions: {len(facts)} facts to learn; held out: {sets}; in {made.uri}")
-    say_unanswerable(config)
+    report_unanswerable(config)
     return made.uri
 
 
-def say_unanswerable(config: Config) -> None:
+def report_unanswerable(config: Config) -> None:
     """Say which questions can never be answered correctly under this config; needs the
     tokenizer."""
     corpus = artifacts.corpus(config)
@@ -111,8 +111,8 @@ def fact_questions(config: Config, world: Path | None) -> list[Question]:
 
 
 def _say_conflicts(questions: Sequence[Question]) -> None:
-    for told in conflict_lines(questions):
-        say(f"questions.facts.path: {told}")
+    for line in conflict_lines(questions):
+        say(f"questions.facts.path: {line}")
 
 
 def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Record]:
@@ -135,8 +135,8 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
         facts = read_facts(expand(source.statements, "questions.facts.statements", world), questions)
         return select(facts, source, report=partial(_say_of, field))
     questions = statable(fact_questions(config, world), source, report=partial(_say_of, field))
-    for told in kind_lines(questions):
-        say(f"statements: {told}")
+    for line in kind_lines(questions):
+        say(f"statements: {line}")
     return facts_of_questions(questions)
 
 

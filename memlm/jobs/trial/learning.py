@@ -27,8 +27,8 @@ def learn(config: Config, inputs: dict[str, str]) -> None:
     enter_worker(config.cluster)
     trial = trial_of(config)
     key, materials = trial.key(inputs), load_materials(config, inputs)
-    if told := shortfall(trial.stream, materials.facts):
-        say(told)
+    if line := shortfall(trial.stream, materials.facts):
+        say(line)
     model = load_model(
         artifacts.checkpoint(config, config.method.base).uri, device_of(config), digest=inputs["checkpoint"]
     )

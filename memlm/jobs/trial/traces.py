@@ -94,7 +94,7 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value["mean"] for name, value in found.items() if value is not None}
 
 
-def say_trace(trace: Artifact) -> None:
+def report_trace(trace: Artifact) -> None:
     metrics = storage.read_json(str(trace.open() / METRICS_FILE))
     for line in filter(None, format_stream(metrics).splitlines()):
         say(line)
