@@ -9,9 +9,9 @@ ARGS ?=
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
 
-# Two processes side by side: one runs all tests with Ray, the other the rest, module by module (tests/conftest.py).
+# Two processes side by side: one begins with all modules that start Ray, the other takes the rest, module by module (tests/conftest.py).
 PROCESSES ?= 2
-PYTEST = .venv/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST = .venv/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # What takes long, or repeats what a quicker test catches, is marked `slow` and left to `make test-all`.
 test: .venv/installed
