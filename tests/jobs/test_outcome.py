@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from memlm.artifacts import Artifact
 from memlm.jobs import finetune
+from memlm.kinds import PATCH_KIND
 from memlm.results.scores import LEARNING_SET, SetScore, TrialResult
 from tests.jobs.running import said_with, smoke
 
@@ -16,18 +18,24 @@ def result_of(start: tuple[float, ...], end: tuple[float, ...]) -> TrialResult:
     return TrialResult(key="k", method="m", hyperparameters={}, seed=0, start=sides[0], end=sides[1], extra={})
 
 
-def test_what_was_learned_is_offered_with_the_command_that_puts_it_in(tmp_path, capsys):
-    finetune._say_outcome(smoke(tmp_path), f"{tmp_path}/smoke/learned/k", result_of((0.0, 0.0), (0.0, 1.0)))
+def patch_at(uri: str) -> Artifact:
+    return Artifact(uri=uri, kind=PATCH_KIND, identity={})
+
+
+def test_the_patch_is_shown_with_the_command_that_applies_it(tmp_path, capsys):
+    finetune._report_outcome(
+        smoke(tmp_path), patch_at(f"{tmp_path}/smoke/learned/k"), result_of((0.0, 0.0), (0.0, 1.0))
+    )
     out = capsys.readouterr().out
     assert f"memlm apply {tmp_path}/smoke/checkpoint-memory {tmp_path}/smoke/learned/k OUTPUT" in out
     assert "NOTHING" not in out
 
 
-def test_a_method_that_writes_to_no_weight_offers_no_patch(tmp_path, capsys):
+def test_a_method_that_changes_no_weight_has_no_patch_to_apply(tmp_path, capsys):
     config = smoke(tmp_path, "--method", "in_context")
-    finetune._say_outcome(config, f"{tmp_path}/smoke/learned/k", result_of((0.0, 0.0), (0.0, 1.0)))
+    finetune._report_outcome(config, patch_at(f"{tmp_path}/smoke/learned/k"), result_of((0.0, 0.0), (0.0, 1.0)))
     out = capsys.readouterr().out
-    assert "method in_context writes to no weight" in out and "memlm apply" not in out and "NOTHING" not in out
+    assert "method in_context changes no weight" in out and "memlm apply" not in out and "NOTHING" not in out
 
 
 @pytest.mark.ray
