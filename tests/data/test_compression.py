@@ -44,8 +44,8 @@ def read_apart(kind, paths):
     """The output of reading each file in a process of its own, and that process's growth in MiB."""
     done = subprocess.run([sys.executable, "-c", READ, kind, *paths], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    *said, grown = done.stdout.splitlines()
-    return said, int(grown)
+    *lines, grown = done.stdout.splitlines()
+    return lines, int(grown)
 
 
 def test_long_lines_of_many_escapes_and_a_few_brackets_take_a_few_times_their_size(tmp_path):
@@ -54,8 +54,8 @@ def test_long_lines_of_many_escapes_and_a_few_brackets_take_a_few_times_their_si
         text = body * ((16 * 2**20 - 1000) // len(body))
         paths.append(str(tmp_path / f"{number}.jsonl"))
         (tmp_path / f"{number}.jsonl").write_text('{"text": "' + text + '", "more": [' + "[]," * 70 + "1]}\n")
-    said, grown = read_apart("corpus", paths)
-    assert all(int(each) > 2**20 for each in said) and grown < 160
+    lines, grown = read_apart("corpus", paths)
+    assert all(int(each) > 2**20 for each in lines) and grown < 160
 
 
 def test_lines_of_millions_of_small_values_take_a_few_times_their_size_too(tmp_path):
@@ -64,8 +64,8 @@ def test_lines_of_millions_of_small_values_take_a_few_times_their_size_too(tmp_p
         values = value * ((16 * 2**20 - 1000) // len(value))
         paths.append(str(tmp_path / f"{number}.jsonl"))
         (tmp_path / f"{number}.jsonl").write_text('{"text": "' + "x" * 100 + f'", "more": [{values}1]}}\n')
-    said, grown = read_apart("corpus", paths)
-    assert said == ["100", "0"] and grown < 256
+    lines, grown = read_apart("corpus", paths)
+    assert lines == ["100", "0"] and grown < 256
     with pytest.raises(ShardError, match=r":1: too many brackets \(more than 1048576\)\. Repair"):
         list(read_records(paths[1]))
 
@@ -95,9 +95,9 @@ def test_small_files_of_questions_cannot_fill_the_memory(tmp_path):
         paths.append(str(tmp_path / name))
         (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else zstandard.compress(content))
     assert max(map(os.path.getsize, paths)) < 64 * 2**10
-    said, grown = read_apart("questions", paths)
-    assert len(said) == len(paths) and grown < 160
-    assert all(":" in each and "a decompression bomb" in each and "split it" in each for each in said)
+    lines, grown = read_apart("questions", paths)
+    assert len(lines) == len(paths) and grown < 160
+    assert all(":" in each and "a decompression bomb" in each and "split it" in each for each in lines)
 
 
 def test_a_repetitive_file_that_is_no_bomb_is_read(tmp_path):

@@ -17,9 +17,9 @@ def lay(root, *names):
 
 def listed(root):
     """The shards below the root, and the reports."""
-    told: list[str] = []
-    shards = [os.path.relpath(path, root) for path in list_shards(str(root), report=told.append)]
-    return shards, [message.removeprefix(f"{root}: left out ") for message in told]
+    messages: list[str] = []
+    shards = [os.path.relpath(path, root) for path in list_shards(str(root), report=messages.append)]
+    return shards, [message.removeprefix(f"{root}: left out ") for message in messages]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_name_is_hidden_from_its_first_hidden_part_on(name, part):
 def test_shards_are_found_at_any_depth_in_one_order_and_other_files_are_reported(tmp_path):
     names = ["b/shard_1.jsonl.zst", "b/shard_0.jsonl.zstd", "a.parquet", "c/d/e.jsonl", "b.JSONL.ZST", "f.jsonl.gz"]
     lay(tmp_path, *names, "readme.md", "x.json", "y.zst")
-    shards, told = listed(tmp_path)
+    shards, messages = listed(tmp_path)
     assert shards == [
         "a.parquet",
         "b/shard_0.jsonl.zstd",
@@ -79,7 +79,7 @@ def test_shards_are_found_at_any_depth_in_one_order_and_other_files_are_reported
         "c/d/e.jsonl",
         "f.jsonl.gz",
     ]
-    assert told == [f"3 ({OTHER_KIND}): 'readme.md', 'x.json', 'y.zst'"]
+    assert messages == [f"3 ({OTHER_KIND}): 'readme.md', 'x.json', 'y.zst'"]
     assert list_shards(str(tmp_path / "a.parquet"), report=print) == [str(tmp_path / "a.parquet")]
 
 
@@ -94,8 +94,8 @@ def test_hidden_and_system_files_are_left_out_and_reported(tmp_path):
 @pytest.mark.parametrize("name", ["$Recycle.Bin/a.jsonl", "@Recycle/a.jsonl", "_change_data/a.parquet", "~$a.jsonl"])
 def test_system_folders_are_recognised_in_any_case(tmp_path, name):
     lay(tmp_path, "a.jsonl", name)
-    shards, told = listed(tmp_path)
-    assert shards == ["a.jsonl"] and told[0].startswith(f"1 ({HIDDEN})")
+    shards, messages = listed(tmp_path)
+    assert shards == ["a.jsonl"] and messages[0].startswith(f"1 ({HIDDEN})")
 
 
 def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path):
@@ -137,9 +137,9 @@ def test_circular_links_end_and_each_real_file_is_read_once_under_its_own_name(t
     (tmp_path / "other/back").symlink_to("../corpus")
     (root / "self").symlink_to("self")
     (root / "gone.jsonl").symlink_to("nowhere")
-    shards, told = listed(root)
+    shards, messages = listed(root)
     assert shards == ["b.jsonl", "other/c.jsonl", "other/secret.jsonl", "z/a.jsonl"]
-    assert told == [
+    assert messages == [
         f"2 ({BROKEN_LINK}): 'gone.jsonl', 'self'",
         f"2 ({LOOP}): 'all/', 'z/up/'",
         f"3 ({SEEN_BEFORE}): 'a.jsonl', 'a/', 'other/back/'",
@@ -162,8 +162,8 @@ def test_special_files_are_left_out_and_do_not_hang(tmp_path):
 
 def test_many_names_are_counted_by_kind_after_the_first(tmp_path):
     lay(tmp_path, "a.jsonl", *(f"{number:03d}.txt" for number in range(20)), *(f"x{number}.md" for number in range(7)))
-    _, (told,) = listed(tmp_path)
-    assert told.startswith(f"27 ({OTHER_KIND}): '000.txt', ") and told.endswith("'019.txt' and 7 more (7 .md)")
+    _, (messages,) = listed(tmp_path)
+    assert messages.startswith(f"27 ({OTHER_KIND}): '000.txt', ") and messages.endswith("'019.txt' and 7 more (7 .md)")
 
 
 def test_the_error_for_a_folder_without_shards_names_its_files(tmp_path):

@@ -139,9 +139,9 @@ def test_unknown_or_damaged_tokenizers_give_one_error_with_the_remedy(tmp_path, 
 
 def test_code_in_a_folder_is_neither_run_nor_asked_about(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
-    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    told |= {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": [None, "theirs.Theirs"]}}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": [None, "theirs.Theirs"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     (tmp_path / "theirs.py").write_text(THEIRS.format(mark=str(tmp_path / "ran")))
     code = f"from memlm.data.tokenizer import load_tokenizer; load_tokenizer({str(tmp_path)!r})"
     answered = subprocess.run([sys.executable, "-c", code], input="y\ny\n", capture_output=True, text=True, timeout=60)

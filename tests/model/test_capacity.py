@@ -27,32 +27,35 @@ def refusal(**changed: object) -> str:
 
 
 def test_a_refusal_names_field_value_arithmetic_and_remedy():
-    told = refusal(num_half_keys=200_000, value_dim=1024, copies=3, copies_are="values and two moments")
-    assert "model.memory.num_half_keys is 200000: 200000^2 slots x 1024 (model.memory.value_dim)" in told
-    assert f"x 4 bytes x 3 (values and two moments) = {200_000**2 * 1024 * 12 / 1e12:.3g} TB" in told
+    message = refusal(num_half_keys=200_000, value_dim=1024, copies=3, copies_are="values and two moments")
+    assert "model.memory.num_half_keys is 200000: 200000^2 slots x 1024 (model.memory.value_dim)" in message
+    assert f"x 4 bytes x 3 (values and two moments) = {200_000**2 * 1024 * 12 / 1e12:.3g} TB" in message
     assert re.search(
-        r"and [\d.]+ [kMGT]B of memory are free; lower model.memory.num_half_keys to at most \d+, or", told
+        r"and [\d.]+ [kMGT]B of memory are free; lower model.memory.num_half_keys to at most \d+, or", message
     )
 
 
 @pytest.mark.parametrize("num_pools, copies", [(1, 1), (2, 3)])
 def test_the_suggested_number_fits_and_a_much_larger_one_does_not(num_pools, copies):
-    told = refusal(num_half_keys=200_000, value_dim=1024, num_pools=num_pools, copies=copies)
-    fitting = int(re.search(r"at most (\d+)", told)[1])
-    assert f"{num_pools} pools x " in told or num_pools == 1
+    message = refusal(num_half_keys=200_000, value_dim=1024, num_pools=num_pools, copies=copies)
+    fitting = int(re.search(r"at most (\d+)", message)[1])
+    assert f"{num_pools} pools x " in message or num_pools == 1
     # The amount of free memory changes while others use the machine.
     check(num_half_keys=int(fitting * 0.9), value_dim=1024, num_pools=num_pools, copies=copies)
     refusal(num_half_keys=int(fitting * 1.2), value_dim=1024, num_pools=num_pools, copies=copies)
 
 
 def test_columns_that_do_not_fit_a_rank_are_refused_with_the_arithmetic():
-    told = refusal(num_half_keys=200_000, value_dim=1024, copies=3, copies_are="values and two moments", pool_split=16)
-    assert (
-        "x 1024 (model.memory.value_dim) / 16 (pretraining.pool_split) x 4 bytes x 3 (values and two moments)" in told
+    message = refusal(
+        num_half_keys=200_000, value_dim=1024, copies=3, copies_are="values and two moments", pool_split=16
     )
-    assert f"= {200_000**2 * 64 * 12 / 1e12:.3g} TB" in told and "more ranks (pretraining.pool_split)" in told
+    assert (
+        "x 1024 (model.memory.value_dim) / 16 (pretraining.pool_split) x 4 bytes x 3 (values and two moments)"
+        in message
+    )
+    assert f"= {200_000**2 * 64 * 12 / 1e12:.3g} TB" in message and "more ranks (pretraining.pool_split)" in message
     whole = refusal(num_half_keys=200_000, value_dim=1024, copies=3)
-    fitting, fitting_whole = (int(re.search(r"at most (\d+)", text)[1]) for text in (told, whole))
+    fitting, fitting_whole = (int(re.search(r"at most (\d+)", text)[1]) for text in (message, whole))
     assert fitting == pytest.approx(4 * fitting_whole, rel=0.1)  # a sixteenth of each row: four times the half-keys
     check(num_half_keys=int(fitting * 0.9), value_dim=1024, copies=3, pool_split=16)
     with pytest.raises(ValueError, match="pretraining.pool_split"):

@@ -114,5 +114,5 @@ def test_leases_work_on_a_store_that_gives_no_times(bucket: str, proxy: FaultyPr
 
 
 def test_a_missing_part_of_an_answer_is_named() -> None:
-    told = str(s3.explain_error(KeyError("ETag"), "s3://bucket/x"))
-    assert told.startswith("uri s3://bucket/x: S3: its answer has no 'ETag'. Check ")
+    message = str(s3.explain_error(KeyError("ETag"), "s3://bucket/x"))
+    assert message.startswith("uri s3://bucket/x: S3: its answer has no 'ETag'. Check ")

@@ -264,9 +264,9 @@ def test_a_data_set_on_the_hub_is_listed_and_its_files_are_checked(hub):
             assert path.read_bytes() == FILES[shard.name] and path.name == shard.name.rpartition("/")[2]
         assert not path.exists()
     assert [shard.name for shard in list_corpus(f"{uri}/global-shard_02_of_10")] == ["c.jsonl"]
-    told: list[str] = []
-    list_corpus(uri, report=told.append)
-    assert told == [f"{uri}: left out 1 (not a supported kind of file): 'README.md'"]
+    messages: list[str] = []
+    list_corpus(uri, report=messages.append)
+    assert messages == [f"{uri}: left out 1 (not a supported kind of file): 'README.md'"]
     with open_shard(list_corpus(f"{uri}/global-shard_01_of_10/")[1]) as path:
         assert path.read_bytes() == FILES["global-shard_01_of_10/b.jsonl.zst"]
 

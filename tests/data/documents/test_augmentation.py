@@ -29,8 +29,8 @@ def test_texts_that_do_not_fit_are_left_out_and_the_chunk_itself_always_fits():
 
 def test_every_kind_of_exercise_occurs_and_covers_the_whole_chunk():
     texts = augment_by_rules(CHUNK, 64, seed=0)
-    for told in ("5,642", "Ann Lee", "1874"):
-        assert sum(mentions(text, told) for text in texts) > 50
+    for phrase in ("5,642", "Ann Lee", "1874"):
+        assert sum(mentions(text, phrase) for text in texts) > 50
     assert any("____" in text for text in texts) and any("\nQ: " in text for text in texts)
     assert any("MOUNT ELBO: " in text for text in texts) and any("first letters" in text for text in texts)
     assert any(text.count("\n") == len(sentences_of(TEXT)) for text in texts)  # notes

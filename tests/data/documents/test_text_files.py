@@ -76,13 +76,13 @@ def test_a_folder_holds_one_document_per_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [(b"\xff\xfe\x00", "a.md is not UTF-8"), (b"a\0b", "a.md contains a NUL"), (None, "does not exist")],
 )
-def test_a_file_that_is_not_text_is_refused_in_one_line(tmp_path: Path, content, told):
+def test_a_file_that_is_not_text_is_refused_in_one_line(tmp_path: Path, content, message):
     if content is not None:
         (tmp_path / "a.md").write_bytes(content)
-    with pytest.raises(TextFileError, match=told) as refused:
+    with pytest.raises(TextFileError, match=message) as refused:
         list(read_text_files(str(tmp_path / "a.md")))
     assert "\n" not in str(refused.value)
 
@@ -103,9 +103,12 @@ def test_linked_folders_are_read_and_other_files_are_reported(tmp_path: Path):
         (tmp_path / name).write_text("Text.")
     (tmp_path / "docs/shared").symlink_to("../shared")
     (tmp_path / "shared/back").symlink_to("../docs")
-    told: list[str] = []
-    assert [name for name, _ in read_text_files(str(tmp_path / "docs"), report=told.append)] == ["a.md", "shared/c.txt"]
-    assert [message.partition("left out ")[2] for message in told] == [
+    messages: list[str] = []
+    assert [name for name, _ in read_text_files(str(tmp_path / "docs"), report=messages.append)] == [
+        "a.md",
+        "shared/c.txt",
+    ]
+    assert [message.partition("left out ")[2] for message in messages] == [
         "1 (a link to something listed under another name): 'shared/back/'",
         "1 (hidden, or a system folder): '.git/'",
         "1 (not a supported kind of file): 'plan.docx'",

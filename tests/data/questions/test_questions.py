@@ -159,9 +159,9 @@ def test_the_final_number_of_a_solution_is_its_answer(tmp_path, end):
     assert problem.answers == (final_number(problem.solution),) and float(problem.answers[0])
 
 
-def told_of(path, layout):
-    told: list[str] = []
-    return read_set(QuestionSetConfig(path=path, layout=layout), report=told.append), told
+def read_with_messages(path, layout):
+    messages: list[str] = []
+    return read_set(QuestionSetConfig(path=path, layout=layout), report=messages.append), messages
 
 
 def test_a_blank_or_null_alias_is_left_out_and_reported(tmp_path):
@@ -171,7 +171,7 @@ def test_a_blank_or_null_alias_is_left_out_and_reported(tmp_path):
         {"value": "", "aliases": ["E", None]},
     ]
     records = [{"question_id": str(i), "question": "?", "answer": answer} for i, answer in enumerate(answers)]
-    questions, (note,) = told_of(write_lines(tmp_path / "t.jsonl", *records), "triviaqa")
+    questions, (note,) = read_with_messages(write_lines(tmp_path / "t.jsonl", *records), "triviaqa")
     assert [question.answers for question in questions] == [("B", "C"), ("D",), ("E",)]
     assert "t.jsonl: 2 records have a blank answer" in note and "(lines 1, 3)" in note
 
@@ -179,24 +179,28 @@ def test_a_blank_or_null_alias_is_left_out_and_reported(tmp_path):
 def test_a_whole_number_with_a_point_is_reported_and_kept(tmp_path):
     path = tmp_path / "q.csv"
     path.write_text('question,answer\nwhen?,1990.0\nhow far?,2.5\nhow much?,$5.00\nhow many?,"1,990.0"\n')
-    questions, (note,) = told_of(str(path), "fields")
+    questions, (note,) = read_with_messages(str(path), "fields")
     assert [question.answers for question in questions] == [("1990.0",), ("2.5",), ("$5.00",), ("1,990.0",)]
     assert "3 records have a whole number with a point" in note and "(lines 2, 4, 5)" in note
 
 
 def test_an_empty_cell_is_not_an_id(tmp_path):
     (tmp_path / "q.csv").write_text("id,question,answer\nx,a?,1\n,b?,2\n,c?,3\n")
-    questions, told = told_of(str(tmp_path / "q.csv"), "fields")
-    assert [question.id for question in questions] == ["x", "fields:3", "fields:4"] and not told
+    questions, messages = read_with_messages(str(tmp_path / "q.csv"), "fields")
+    assert [question.id for question in questions] == ["x", "fields:3", "fields:4"] and not messages
     ids = pa.table({"id": [7.0, float("nan"), float("nan")], "question": ["a", "b", "c"], "answer": ["x", "y", "z"]})
     pq.write_table(ids, tmp_path / "q.parquet")
-    assert [each.id for each in told_of(str(tmp_path / "q.parquet"), "fields")[0]] == ["7", "fields:2", "fields:3"]
+    assert [each.id for each in read_with_messages(str(tmp_path / "q.parquet"), "fields")[0]] == [
+        "7",
+        "fields:2",
+        "fields:3",
+    ]
 
 
 def test_midnight_in_a_table_is_read_as_a_day(tmp_path):
     moments = [datetime(2020, 1, 31), datetime(2020, 1, 31, 3)]
     pq.write_table(pa.table({"question": ["a", "b"], "answer": moments}), tmp_path / "q.parquet")
-    questions, _ = told_of(str(tmp_path / "q.parquet"), "fields")
+    questions, _ = read_with_messages(str(tmp_path / "q.parquet"), "fields")
     assert [question.answers for question in questions] == [("2020-01-31",), ("2020-01-31 03:00:00",)]
 
 
@@ -218,8 +222,8 @@ def test_records_from_before_the_field_fact_are_merged_by_id(tmp_path):
 
 
 def test_asking_for_more_questions_than_there_are_gives_all_and_a_message():
-    said: list[str] = []
+    messages: list[str] = []
     source = QuestionSetConfig(path="q.csv", num_questions=5, skip=1)
-    assert select([1, 2, 3], source, report=said.append) == [2, 3]
-    assert said == ["num_questions is 5, but there are only 2: all of them are used"]
-    assert select([1, 2, 3, 4, 5, 6], source, report=said.append) == [2, 3, 4, 5, 6] and len(said) == 1
+    assert select([1, 2, 3], source, report=messages.append) == [2, 3]
+    assert messages == ["num_questions is 5, but there are only 2: all of them are used"]
+    assert select([1, 2, 3, 4, 5, 6], source, report=messages.append) == [2, 3, 4, 5, 6] and len(messages) == 1

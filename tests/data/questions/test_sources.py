@@ -108,9 +108,9 @@ def test_the_first_malformed_record_is_an_error_by_default(tmp_path):
 
 def test_malformed_records_are_left_out_and_reported_if_the_config_allows_them(tmp_path, caplog):
     source = QuestionSetConfig(path=mixed(tmp_path), layout="nq_open", max_malformed_share=0.2)
-    told: list[str] = []
-    assert len(read_set(source, report=told.append)) == 8
-    (message,) = told
+    messages: list[str] = []
+    assert len(read_set(source, report=messages.append)) == 8
+    (message,) = messages
     assert "2 of 10 records do not fit" in message
     assert "mixed.jsonl:2: not JSON" in message and "mixed.jsonl:3: a question without answers" in message
     with caplog.at_level(logging.WARNING):
@@ -281,10 +281,10 @@ def test_a_bad_line_in_a_json_file_has_its_number(tmp_path):
 def test_another_encoding_is_reported_as_such(tmp_path, name, content, encoding):
     (tmp_path / name).write_bytes(content.encode(encoding))
     try:
-        (said,) = (str(row) for row in read_rows(str(tmp_path / name)))
+        (message,) = (str(row) for row in read_rows(str(tmp_path / name)))
     except ShardError as error:
-        said = str(error)
-    assert "not UTF-8" in said and "as UTF-8" in said and "again" not in said
+        message = str(error)
+    assert "not UTF-8" in message and "as UTF-8" in message and "again" not in message
 
 
 def test_a_long_csv_field_is_read_and_one_beyond_the_limit_is_reported(tmp_path):

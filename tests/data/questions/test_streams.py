@@ -81,7 +81,7 @@ def test_documents_are_drawn_whole():
 
 
 @pytest.mark.parametrize(
-    ("stream", "told"),
+    ("stream", "message"),
     [
         (StreamConfig(num_facts=9), ""),
         (StreamConfig(num_facts=100), "stream.num_facts is 100, but there are only 9: all of them are learned"),
@@ -93,8 +93,8 @@ def test_documents_are_drawn_whole():
         ),
     ],
 )
-def test_a_stream_that_asks_for_more_than_there_is_learns_all_and_reports_it(stream, told):
-    assert shortfall(stream, CHUNKS) == told
+def test_a_stream_that_asks_for_more_than_there_is_learns_all_and_reports_it(stream, message):
+    assert shortfall(stream, CHUNKS) == message
     assert len(facts_of_stream(stream, CHUNKS, seed=0)) == len(CHUNKS)
 
 

@@ -149,12 +149,12 @@ def copy_of(saved: Path, folder: Path) -> Path:
 
 def test_code_in_a_models_folder_is_neither_run_nor_asked_about(saved: Path, tmp_path: Path, monkeypatch):
     folder = copy_of(saved, tmp_path / "model")
-    told = json.loads((folder / "config.json").read_text())
-    told |= {
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {
         "model_type": "theirs",
         "auto_map": {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"},
     }
-    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "config.json").write_text(json.dumps(settings))
     (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.setattr("builtins.input", lambda question: pytest.fail(f"asked on the terminal: {question}"))
     with pytest.raises(WriterError, match="could not be loaded.*memlm never does"):
