@@ -162,7 +162,7 @@ def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypa
     for step in (1, 2):
         run.unlogged.append((step, {"loss": 1.0}))
         run._log(last=False)
-    assert "does not answer. Start it.; 1 reports are logged later" in capsys.readouterr().out and not logged
+    assert "does not answer. Start it.; 1 reports will be logged later" in capsys.readouterr().out and not logged
     server.is_down = False
     run._log(last=False)  # no new attempt so soon
     assert not logged

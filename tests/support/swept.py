@@ -41,7 +41,7 @@ LEARNED = ("checkpoint-*", "counts*", "trials", "learned", "frontier*", "report*
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     storage = tmp_path_factory.mktemp("smoke")
-    ended = run_pipeline("pareto_sweep", "smoke", "--storage", str(storage))
+    ended = run_pipeline("pareto_sweep", "smoke", "--storage", str(storage), timeout=550)
     assert ended.code == 0, f"{ended.out}\n{ended.err}"
     return Swept(storage, ended)
 
