@@ -22,7 +22,7 @@ def group_of(module: Path) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start the group "ray" first, because it takes longest, then modules with their own clusters."""
+    """Start the group "ray" first, because it takes longest, then modules with own clusters."""
     if hasattr(config, "workerinput"):  # in a process of xdist's
         items.sort(key=lambda item: (group_of(item.path) != "ray", item.get_closest_marker("ray") is None))
 
