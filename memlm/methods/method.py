@@ -66,8 +66,8 @@ class Method(ABC):
 
     @contextmanager
     def step(self, batches: list[FactBatch]) -> Iterator[dict[str, float]]:
-        """The context of one step: enter, run forward and backward over its micro-batches, and leave
-        to update.
+        """The context of one step: enter, run forward and backward over its micro-batches, leave to
+        update.
 
         Yields a dict to which the method adds its report of the step.
         """
