@@ -76,7 +76,7 @@ def _count_all(config: Config, counts: Artifact, tracker: Tracker) -> None:
 
     with counts.write() as draft:
         counted.counts.save(draft.path / COUNTS_FILE)
-        draft.details.update(**usage(counted.counts), quarantined=counted.quarantined)
+        draft.details.update(**counted.counts.usage(), quarantined=counted.quarantined)
     storage.delete_made(counts.units)
     storage.delete_made(run.counting_attempts, loose=ATTEMPT_NAMES)
     tags = {
@@ -95,11 +95,11 @@ def _count_all(config: Config, counts: Artifact, tracker: Tracker) -> None:
         tracked.log_inputs([corpus_read(config, inputs["corpus"])])
         of_job = {"units_quarantined": len(counted.quarantined), "tokens_per_second": counted.tokens_per_second}
         tracked.log_metrics(
-            {f"slots/{name}": value for name, value in usage(counted.counts).items()}
+            {f"slots/{name}": value for name, value in counted.counts.usage().items()}
             | {f"count/{name}": value for name, value in of_job.items()}
         )
     say(
-        f"count: {counted.counts.num_batches} batches, {counted.counts.num_tokens} tokens, {usage(counted.counts)['share_read']:.0%} of the slots read, in {counts.uri}"
+        f"count: {counted.counts.num_batches} batches, {counted.counts.num_tokens} tokens, {counted.counts.usage()['share_read']:.0%} of the slots read, in {counts.uri}"
     )
 
 
@@ -119,20 +119,6 @@ def _require_few(quarantined: list[list[int]], config: Config, what: str, remedy
             f"{what} of micro-batches {names}{more}, more than counting.max_quarantined ({config.counting.max_quarantined}) allows; "
             f"{remedy}, or raise counting.max_quarantined to leave them out"
         )
-
-
-def usage(counts: "BackgroundCounts") -> dict[str, float]:
-    """Statistics of how background text uses the pool."""
-    shares = counts.accesses.sort(descending=True).values.double() / max(1, int(counts.accesses.sum()))
-    top = -(-len(shares) // 100)
-    return {
-        "num_batches": counts.num_batches,
-        "num_sequences": counts.num_sequences,
-        "num_tokens": counts.num_tokens,
-        "share_read": float((counts.accesses > 0).double().mean()),
-        "share_in_every_batch": float((counts.batch_frequency == counts.num_batches).double().mean()),
-        "top_1_percent": float(shares[:top].sum()),
-    }
 
 
 def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> _Counted:

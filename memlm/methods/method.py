@@ -168,5 +168,7 @@ def sum_over_ranks(tensor: Tensor | None) -> None:
     tokens."""
     import torch.distributed as dist
 
-    if tensor is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    from memlm.model.ranks import num_ranks
+
+    if tensor is not None and num_ranks() > 1:
         dist.all_reduce(tensor)

@@ -71,11 +71,10 @@ class MemoryLlamaModel(_MemoryWeights, LlamaModel):
     def __init__(self, config: MemoryLlamaConfig, **split: Any) -> None:
         super().__init__(config)
         layers = config.memory_layers or []
-        num_pools = min(1, len(layers)) if config.memory_share_values else len(layers)
         self.value_pools = ValuePools(
-            ValuePool(config.num_slots, config.memory_value_dim, **split) for _ in range(num_pools)
+            ValuePool(config.num_slots, config.memory_value_dim, **split) for _ in range(config.num_pools)
         )
-        readers: list[list[MemoryLayer]] = [[] for _ in range(num_pools)]
+        readers: list[list[MemoryLayer]] = [[] for _ in range(config.num_pools)]
         for position, layer in enumerate(layers):
             number = 0 if config.memory_share_values else position
             self.layers[layer].mlp = MemoryLayer(
@@ -261,12 +260,11 @@ def build_model(
     """A model on the CPU with fresh weights drawn from the seed. If the pools are split, the
     weights are the same, but it keeps only its share of their columns. Raises ValueError if its
     value pools do not fit in memory."""
-    layers = config.memory_layers or []
-    if layers and torch.empty(0).device.type != "meta":  # tensors on the meta device take no memory
+    if config.memory_layers and torch.empty(0).device.type != "meta":  # tensors on the meta device take no memory
         require_room_for_values(
             num_half_keys=config.memory_num_half_keys,
             value_dim=config.memory_value_dim,
-            num_pools=1 if config.memory_share_values else len(layers),
+            num_pools=config.num_pools,
             pool_split=1 if split is None else split.num_parts,
         )
     with torch.random.fork_rng(devices=[]):

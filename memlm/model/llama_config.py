@@ -29,6 +29,11 @@ class MemoryLlamaConfig(LlamaConfig):
         """Number of slots in one pool."""
         return self.memory_num_half_keys**2
 
+    @property
+    def num_pools(self) -> int:
+        num_layers = len(self.memory_layers or [])
+        return min(1, num_layers) if self.memory_share_values else num_layers
+
     def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save as transformers does, and add the modelling file that loads the model where memlm
         is not installed."""

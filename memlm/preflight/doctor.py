@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from memlm import storage
 from memlm.config import IN_JOB, Config
+from memlm.free_memory import available_memory
 from memlm.jobs.on_ray.checks import (
     Check,
     compilers,
@@ -22,7 +23,6 @@ from memlm.jobs.on_ray.checks import (
     python,
     ray_authentication,
 )
-from memlm.model.capacity import available_memory
 from memlm.preflight.cost.machines import MACHINES
 from memlm.preflight.cost.stages import Assumptions, Plan, make_plan
 from memlm.run import RunError

@@ -6,6 +6,7 @@ counts are one vector per pool: document frequency by micro-batch and by sequenc
 accesses, each with its denominator.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memlm.model.kernels import kernels_for
+from memlm.model.ranks import num_ranks
 from memlm.slots.accesses import accesses_of_tokens
 
 
@@ -41,11 +43,23 @@ def merge(parts: list[SlotCounts]) -> SlotCounts:
     return SlotCounts(slots, counts)
 
 
+def usage_of(accesses: Int[Tensor, " all_slots"]) -> dict[str, float]:
+    """Share of slots read, entropy over slots in nats, and the share of accesses that go to the top
+    1 % of slots."""
+    shares = accesses.sort(descending=True).values.double() / max(1, int(accesses.sum()))
+    read = shares[shares > 0]
+    return {
+        "share_read": len(read) / len(shares),
+        "entropy": float(-(read * read.log()).sum()),
+        "top_1_percent": float(shares[: math.ceil(len(shares) / 100)].sum()),
+    }
+
+
 def merge_over_ranks(counts: SlotCounts) -> SlotCounts:
     """The counts of the global batch, identical on every rank. Exchanges accessed slots only."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if num_ranks() == 1:
         return counts
-    lengths = [torch.zeros(1, dtype=torch.int64, device=counts.slots.device) for _ in range(dist.get_world_size())]
+    lengths = [torch.zeros(1, dtype=torch.int64, device=counts.slots.device) for _ in range(num_ranks())]
     dist.all_gather(lengths, torch.tensor([len(counts.slots)], device=counts.slots.device))
     longest = int(max(length.item() for length in lengths))
     mine = torch.zeros(2, longest, dtype=torch.int64, device=counts.slots.device)
@@ -82,6 +96,18 @@ class BackgroundCounts:
             num_sequences=0,
             num_tokens=0,
         )
+
+    def usage(self) -> dict[str, float]:
+        """How evenly background text uses the slots, and the denominators of the counts."""
+        found = usage_of(self.accesses)
+        return {
+            "num_batches": self.num_batches,
+            "num_sequences": self.num_sequences,
+            "num_tokens": self.num_tokens,
+            "share_read": found["share_read"],
+            "share_in_every_batch": float((self.batch_frequency == self.num_batches).double().mean()),
+            "top_1_percent": found["top_1_percent"],
+        }
 
     @staticmethod
     def of_batch(

@@ -5,6 +5,10 @@ from typing import Literal
 
 from memlm.identity import execution_only, names_result
 
+EXCHANGED_BYTES = 1 << 28
+"""Bytes of row gradients that a rank receives at once. The rows of many ranks together could be
+many times the table."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:

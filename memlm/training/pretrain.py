@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from memlm.data.corpus.blocks import Blocks, batch_ids
 from memlm.data.corpus.packing import document_positions, is_text
 from memlm.slots.accesses import memory_layers, on_accesses, value_pools
+from memlm.slots.counts import usage_of
 from memlm.training.config import PretrainingConfig
 from memlm.training.finite import DivergedError
 from memlm.training.step import next_token_loss, num_predicted
@@ -121,13 +122,6 @@ class _Usage:
         return on_accesses(self.model, receive)
 
     def summary(self) -> dict[str, float]:
-        """Share of slots read, entropy over slots in nats, and the share of reads that go to the
-        top 1 % of slots."""
+        """The usage over all ranks."""
         dist.all_reduce(self.counts)
-        shares = self.counts.sort(descending=True).values.double() / self.counts.sum()
-        read = shares[shares > 0]
-        return {
-            "share_read": len(read) / len(shares),
-            "entropy": float(-(read * read.log()).sum()),
-            "top_1_percent": float(shares[: math.ceil(len(shares) / 100)].sum()),
-        }
+        return usage_of(self.counts)

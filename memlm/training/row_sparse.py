@@ -26,11 +26,9 @@ from memlm.model.column_split import row_chunks
 from memlm.model.kernels import AdamStep, RowGradient, kernels_for
 from memlm.model.memory import ValuePool
 from memlm.model.weighted_read import RowGradients
+from memlm.training.config import EXCHANGED_BYTES
 
 SAVED = "value_pools"
-EXCHANGED_BYTES = 1 << 28
-"""Bytes of row gradients that a rank receives at once. The rows of many ranks together could be
-many times the table."""
 
 
 class _Table(NamedTuple):

@@ -7,7 +7,8 @@ import psutil
 import pytest
 import torch
 
-from memlm.model.capacity import available_memory, free_in_control_groups, pool_bytes, require_room_for_values
+from memlm.free_memory import available_memory, free_in_control_groups
+from memlm.model.capacity import pool_bytes, require_room_for_values
 from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig
 from memlm.training.config import PretrainingConfig

@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from memlm.data.corpus.packing import document_positions, is_text
 from memlm.methods.config import RehearsalConfig
+from memlm.model.ranks import num_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,8 @@ class Rehearsal(ABC):
         tokens = self.text.blocks[chosen].to(next(self.model.parameters()).device)
         predicted = is_text(tokens, eos_id=self.text.eos_id, pad_id=self.text.pad_id)[:, 1:]
         loss = self.loss(tokens, predicted)
-        share = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        (
-            loss * (self.config.weight / share)
-        ).backward()  # every rank adds the same, and gradients are summed over ranks
+        # Every rank adds the same, and gradients are summed over ranks.
+        (loss * (self.config.weight / num_ranks())).backward()
         return float(loss.detach())
 
     def logits(self, model: nn.Module, tokens: Int[Tensor, "blocks seq"]) -> Float[Tensor, "blocks predicted vocab"]:

@@ -9,6 +9,7 @@ from memlm.config import Config
 from memlm.model.config import Architecture
 from memlm.preflight.cost.machines import Machine
 from memlm.preflight.cost.model import Sizes, Work, reads_per_token, sizes_of, vocabulary_of, work_of
+from memlm.training.config import EXCHANGED_BYTES
 
 BANDWIDTH_REACHED = 0.7
 """Share of the peak bandwidth of memory or network that kernels and collectives reach."""
@@ -22,8 +23,6 @@ max_live_parameters."""
 PERSISTENT_ELEMENTS = 100_000
 """Largest weight, in elements, that ZeRO-3 always keeps gathered: DeepSpeed's default
 param_persistence_threshold."""
-EXCHANGED_BYTES = 1 << 28
-"""Bytes of row gradients received at once (training/row_sparse.py)."""
 SPREAD_OF_READS = 1.7
 """Unevenness of a trained model's reads: the standard deviation of the logarithm of a slot's share
 of the reads, assumed log-normal. Measured as sqrt(2 (ln slots - entropy)): 1.77 at the end of
