@@ -223,7 +223,7 @@ def test_white_space_around_a_key_is_not_sent(monkeypatch, around):
 )
 def test_an_invalid_key_is_refused_before_anything_is_sent_naming_only_its_variable(monkeypatch, key):
     monkeypatch.setenv(KEY_VARIABLE, key)
-    with serving(says("x")) as server, pytest.raises(ValueError, match=f"variable {KEY_VARIABLE} holds") as refused:
+    with serving(says("x")) as server, pytest.raises(ValueError, match=f"variable {KEY_VARIABLE} contains") as refused:
         ask(writer_at(server.url))
     assert "secret" not in str(refused.value) and not server.asked
 
