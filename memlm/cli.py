@@ -28,7 +28,7 @@ from memlm.parser_errors import errors_on_one_line
 from memlm.preflight.cost.command import answer, take_options
 from memlm.preflight.cost.machines import MACHINES
 from memlm.recipes import RECIPES
-from memlm.short_help import HELP_ALL, short_help
+from memlm.short_help import HELP_ALL, paragraphs_joined, short_help
 from memlm.stages import require_possible, require_used
 
 DEFAULT_RECIPE = "laptop"
@@ -72,7 +72,7 @@ def parse(description: str, arguments: Sequence[str] | None = None, *, stage: st
             raise SystemExit(0)
         rest = ["--help" if argument == HELP_ALL else argument for argument in rest]
         usage = f"[{{{','.join(RECIPES)}}}] [{DRY_RUN}] [--method {{{','.join(METHOD_CONFIGS)}}}] [--FIELD VALUE ...]"
-        with errors_on_one_line(UsageError):
+        with errors_on_one_line(UsageError), paragraphs_joined():
             config = tyro.cli(
                 Config,
                 default=config,

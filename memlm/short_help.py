@@ -1,8 +1,12 @@
 """Page of `--help`: the recipes and the ten most important options of a command. `--help-all`
 shows every option."""
 
+import io
 import re
-from collections.abc import Callable, Mapping
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from operator import attrgetter
 
 from memlm.config import Config
@@ -137,3 +141,40 @@ def _default(config: Config, option: str) -> str:
     if value in ("", 0, None, False) or WORLD in str(value):
         return ""
     return f" ({' '.join(map(str, value)) if isinstance(value, tuple) else value})"
+
+
+_HELP_TEXT = re.compile(r"(?P<border>[│ ]) {7}(?P<text>\S.*?) *[│ ]")
+
+
+class _Page(io.StringIO):
+    encoding = sys.stdout.encoding  # decides whether tyro draws its boxes
+
+
+@contextmanager
+def paragraphs_joined() -> Iterator[None]:
+    """Print what is printed in the block with each option's help as one paragraph: tyro keeps the
+    line breaks of the docstrings in the source."""
+    printed = _Page()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        print(join_paragraphs(printed.getvalue()), end="")
+
+
+def join_paragraphs(page: str) -> str:
+    """tyro's page of help with the lines below each option filled to the width of its box."""
+    lines: list[str] = []
+    paragraph: list[str] = []
+    for line in [*page.splitlines(), ""]:
+        found = _HELP_TEXT.fullmatch(line)
+        if found:
+            paragraph.append(found["text"])
+            border, width = found["border"], len(line) - 10
+            continue
+        if paragraph:
+            filled = textwrap.wrap(" ".join(paragraph), width, break_long_words=False, break_on_hyphens=False)
+            lines += [f"{border}       {text.ljust(width)} {border}" for text in filled]
+            paragraph = []
+        lines.append(line)
+    return "\n".join(lines)

@@ -184,6 +184,16 @@ def test_help_says_what_a_stage_does_how_it_is_called_and_the_ten_options_that_m
     assert "--world.seed" in everything and "--sweep.trunk-cache-bytes" in everything
 
 
+def test_help_of_all_options_fills_its_lines(capsys, monkeypatch):
+    page = help_of(capsys, monkeypatch, "finetune.py", "smoke", "--help-all")
+    helps = re.findall(r"(?m)(?:^[│ ] {7}\S.*\n)+", page)
+    assert helps
+    for text in helps:
+        *lines, last = [line[8:-1].rstrip() for line in text.splitlines()]
+        for line, following in zip(lines, [*lines[1:], last], strict=True):
+            assert len(line) + 1 + len(following.split()[0]) > 70, text
+
+
 def test_help_shows_the_defaults_of_the_recipe_and_the_method_that_are_named(capsys, monkeypatch):
     page = help_of(capsys, monkeypatch, "finetune.py", "smoke", "--method", "lora", "-h")
     assert re.search(r"--method +method of finetuning \(lora\)", page)
