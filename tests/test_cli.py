@@ -4,6 +4,7 @@ import resource
 import runpy
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -189,8 +190,7 @@ def test_help_of_all_options_fills_its_lines(capsys, monkeypatch):
     helps = re.findall(r"(?m)(?:^[│ ] {7}\S.*\n)+", page)
     assert helps
     for text in helps:
-        *lines, last = [line[8:-1].rstrip() for line in text.splitlines()]
-        for line, following in zip(lines, [*lines[1:], last], strict=True):
+        for line, following in pairwise(line[8:-1].rstrip() for line in text.splitlines()):
             assert len(line) + 1 + len(following.split()[0]) > 70, text
 
 
