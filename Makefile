@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: pareto test test-all test-ends bench chaos infra-test lint reading clean
+.PHONY: pareto test test-all test-ends bench chaos infra-test lint clean
 
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
@@ -19,10 +19,6 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(PYTEST) $(ARGS)
-
-# How the code reads: prose, line lengths, files per folder.
-reading: .venv/installed
-	.venv/bin/python -m tests.reading
 
 # What `pip install memlm` brings, without the extras: its tests at the lowest and at the newest versions that pyproject.toml allows.
 CORE_TESTS = tests/model tests/slots tests/methods tests/evaluation tests/training/test_patch.py tests/training/test_patch_refusals.py tests/training/test_step.py tests/test_extras.py
@@ -55,6 +51,7 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/python -m tests.reading
 
 .PHONY: .venv
 .venv: .venv/installed

@@ -1,8 +1,9 @@
 """The products of a run, each as one `Artifact`: its address, its kind, the settings that name it,
 and its inputs.
 
-    world, listing                    corpus <- world, sources (tokenizer, mixture, blocks on the way)
-    questions <- sources, documents   documents <- sources, corpus       statements <- questions
+    world, listing
+    corpus <- world, sources (tokenizer, mixture, blocks on the way)
+    documents <- sources, corpus      questions <- sources, documents    statements <- questions
     checkpoint <- corpus              counts <- checkpoint, corpus (partial counts on the way)
     learned, trace <- corpus, questions, checkpoint, counts
 

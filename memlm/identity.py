@@ -27,7 +27,7 @@ class Role:
     """Whether the field has an effect in this config; None for always."""
 
     def names(self, config: Any, product: str) -> bool:
-        """Whether the field is part of that product's identity; of any product's, for an empty name."""
+        """Whether the field is part of that product's identity; for an empty name, of any."""
         concerned = not (product and self.only) or product in self.only
         return self.names_result and concerned and (self.when is None or self.when(config))
 
@@ -40,7 +40,8 @@ def names_result(default: T, *, only: Iterable[str] = (), when: Callable[[Any], 
 
 
 def execution_only(default: T) -> T:
-    """Field of a config that decides how, where or how safely a result is made, but not the result."""
+    """Field of a config that decides how, where or how safely a result is made, and not the
+    result."""
     value: T = field(default=default, metadata=EXECUTION_ONLY)
     return value
 
