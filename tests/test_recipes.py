@@ -112,7 +112,7 @@ def test_what_a_rank_holds_of_paper_64m():
     assert (
         held.values + held.moments + 3 * held.gradient + held.accesses < 60 * 2**30
     )  # an 80 GB GPU has room for the rest
-    assert "8.0 GiB of values, 16.0 GiB of moments" in str(held)
+    assert "8.59 GB of values, 17.2 GB of moments" in str(held)
     assert count_parameters(model).pool == 67_108_864 * 1024
 
 

@@ -15,7 +15,7 @@ from memlm.cli import parse
 from memlm.jobs.sweep.planned_trials import plan_trials
 from memlm.jobs.trial.materials import load_materials, load_model
 from memlm.training.finetune import run_trial
-from tests.jobs.running import ROOT, artifacts_in, smoke
+from tests.jobs.running import ROOT, smoke
 from tests.jobs.sweep.results import HELD_OUT, METHODS, ONE_EVERY_TIME, SEEDS, drop_of, mean_of
 from tune_spaces import load_spaces
 
@@ -40,7 +40,7 @@ def test_every_stage_says_how_far_it_is(swept):
 
 
 def test_everything_is_made_once_and_nothing_is_left_half_made(swept):
-    assert artifacts_in(swept.run) == {
+    assert swept.made == {
         "world",
         "tokenizer",
         "corpus",
@@ -52,7 +52,7 @@ def test_everything_is_made_once_and_nothing_is_left_half_made(swept):
     }
     left = [path for path in swept.run.rglob("*") if path.name.endswith(".partial") or "training-" in path.name]
     assert left == [] and not (swept.run / "counts-partial").exists()
-    for name in artifacts_in(swept.run):
+    for name in swept.made:
         storage.open_artifact(str(swept.run / name))
 
 

@@ -53,7 +53,7 @@ def pinned(monkeypatch):
 
 def test_this_environment_is_as_it_is_pinned():
     assert python().state == "ok"
-    assert worst(packages()) == "ok" and "of a version that memlm takes" in packages()[0].found
+    assert worst(packages()) == "ok" and "with supported versions" in packages()[0].found
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.running import Ended, run_pipeline, smoke
+from tests.jobs.running import Ended, artifacts_in, run_pipeline, smoke
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Swept:
 
     storage: Path
     ended: Ended
+    made: frozenset[str]
+    """The artifacts at the end of the sweep; later tests add to the run."""
 
     @property
     def run(self) -> Path:
@@ -43,7 +45,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     storage = tmp_path_factory.mktemp("smoke")
     ended = run_pipeline("pareto_sweep", "smoke", "--storage", str(storage), timeout=550)
     assert ended.code == 0, f"{ended.out}\n{ended.err}"
-    return Swept(storage, ended)
+    return Swept(storage, ended, frozenset(artifacts_in(storage / "smoke")))
 
 
 @pytest.fixture(scope="session")
