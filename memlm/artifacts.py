@@ -89,7 +89,7 @@ class Artifact:
         for name, wanted in inputs.items():
             if manifest.inputs.get(name) != wanted:
                 raise RunError(
-                    f"{self.uri} was made from another {name} than the one in this run now; give another --run-name, or move {self.uri} away to make it again"
+                    f"{self.uri} was made from a different {name} than this run now has; give another --run-name, or move {self.uri} away to make it again"
                 )
         difference = first_difference(manifest.config, self.identity, self.part)
         if difference is not None:

@@ -315,7 +315,7 @@ def main() -> None:
     """Teach a language model facts, and remove them again, byte for byte.
 
     `memlm apply` and `memlm undo` add a patch that finetune.py wrote to a checkpoint and remove it.
-    `memlm adopt` makes a checkpoint of a folder that save_pretrained wrote, by adding a manifest.
+    `memlm adopt` makes a folder that save_pretrained wrote into a checkpoint, by adding a manifest.
     `memlm plan` and `memlm doctor` say what a recipe costs and whether it can run here. `memlm
     lm-eval` runs lm-evaluation-harness on memlm's models:
     --model hf --model_args pretrained=CHECKPOINT. Training and evaluation are in pipelines/.
@@ -329,10 +329,11 @@ def main() -> None:
         ("undo", "the checkpoint as it was before the patch"),
     ):
         command = commands.add_parser(name, help=f"write {help}")
-        for argument in ("checkpoint", "patch", "output"):
-            command.add_argument(argument)
-    adopted = commands.add_parser("adopt", help="make a checkpoint of a folder that save_pretrained wrote")
-    adopted.add_argument("folder")
+        command.add_argument("checkpoint", help="folder or s3://bucket/prefix of the checkpoint to read")
+        command.add_argument("patch", help="folder or s3://bucket/prefix of the patch, as finetune.py prints it")
+        command.add_argument("output", help="new folder or s3://bucket/prefix to write the result to")
+    adopted = commands.add_parser("adopt", help="make a folder that save_pretrained wrote into a checkpoint")
+    adopted.add_argument("folder", help="folder on a disk; only a manifest.json is added to it")
     commands.add_parser(PLAN, help="print what a recipe will cost")
     commands.add_parser(DOCTOR, help="check whether a recipe can run here, and what to do if not")
     commands.add_parser(LM_EVAL, help="run lm-evaluation-harness on memlm's models, with its own options")

@@ -144,10 +144,10 @@ class Config:
     """For pretrain, finetune and evaluate: also store the model in MLflow, for
     mlflow.transformers.load_model. Changes no result."""
     register_model: str = execution_only("")
-    """Like log_model, and registers it in MLflow as a new version of the model of this name."""
+    """Like log_model, and also register the model in MLflow, as a new version under this name."""
     seed: int = names_result(0)
-    """For finetune: chooses the facts, their order, their wordings and the initial values of new
-    parameters."""
+    """For finetune: seed of the choice of facts, their order, their wordings and the initial values
+    of new parameters."""
     world: WorldConfig | None = names_result(WorldConfig())
     """Generated world; None for recipes on real files."""
     corpus: CorpusConfig = names_result(CorpusConfig())

@@ -87,7 +87,7 @@ def test_the_field_is_named_as_it_is_set(made):
 
 
 def test_what_was_made_from_something_else_is_refused_naming_it(made):
-    with pytest.raises(RunError, match=rf"{re.escape(made)} was made from another checkpoint.*--run-name"):
+    with pytest.raises(RunError, match=rf"{re.escape(made)} was made from a different checkpoint.*--run-name"):
         asked(made, checkpoint="abd").is_made()
 
 
@@ -257,7 +257,7 @@ def test_what_was_made_from_an_artifact_that_was_made_anew_is_refused(tmp_path, 
         str(place), kind=manifest.kind, config=manifest.config, inputs=manifest.inputs
     ) as draft:
         (draft.path / "file").write_text("other bytes")
-    with pytest.raises(RunError, match=f"was made from another {above} than the one in this run now"):
+    with pytest.raises(RunError, match=f"was made from a different {above} than this run now has"):
         require(name, config)
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from memlm.methods.method import LearningInputs, Method
 
 Moves = Literal["values", "adapters", "everything", "nothing"]
-"""The weights of a base model that learning writes to: the rows of its value pools, none before
-learning is finished, all, or none ever. Trials share the weights that none of them writes to, and
-with values also what the layers below the first memory layer's read compute."""
+"""The weights of a base model that learning writes to: the rows of its value pools, none until
+learning is finished, all, or none at all. Trials share the weights that none of them writes to; if
+only values are written, they also share the activations below the first memory layer's read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class MethodConfig(ABC):
     @property
     @abstractmethod
     def moves(self) -> Moves:
-        """The weights that it writes to; a class variable where that is always the same."""
+        """The weights that it writes to; a class variable if they are always the same."""
 
     @property
     def label(self) -> str:
-        """The name in comparisons. Settings that make it another method belong in it."""
+        """The name in comparisons. Include any settings that make it a method of its own."""
         return self.name
 
     @abstractmethod
@@ -65,12 +65,12 @@ class RehearsalConfig:
     """Background text in every step, so that a model keeps what it knew."""
 
     kind: Literal["none", "replay", "distillation"] = names_result("none")
-    """replay: the likelihood of background text joins the loss. distillation: the divergence
-    from the original model on it does."""
+    """replay adds the model's loss on background text; distillation adds its divergence from the
+    original model on that text."""
     weight: float = names_result(1.0)
-    """Weight of its loss, in nats per token, relative to that of the facts."""
+    """Weight of this loss relative to the loss on the facts; both are in nats per token."""
     blocks_per_step: int = names_result(2)
-    """Blocks of pretraining text, drawn anew in each step."""
+    """Blocks of pretraining text, drawn again for each step."""
 
     def __post_init__(self) -> None:
         if self.blocks_per_step < 1:
@@ -98,7 +98,7 @@ class FrozenConfig(MethodConfig):
     moves: ClassVar[Moves] = "nothing"
 
     num_statements: int = names_result(1)
-    """Statements before a question; fewer where there are fewer that fit."""
+    """Maximum number of statements before a question; fewer if fewer fit."""
 
     def __post_init__(self) -> None:
         if self.num_statements < 1:

@@ -77,7 +77,9 @@ def _time(plan: RunPlan) -> str:
     if len(models) > 1 and fit_side_by_side(plan.config, len(models)):
         total -= min(models)
     days = f" ({total / 1440:,.1f} days)" if total > 1440 else ""
-    return f"about {_minutes(total)} minutes{days} on {describe_machine(plan.config)} ({each}), by arithmetic on the recipe"
+    return (
+        f"about {_minutes(total)} minutes{days} on {describe_machine(plan.config)} ({each}), estimated from the recipe"
+    )
 
 
 def _minutes(number: float) -> str:
@@ -147,7 +149,7 @@ def _checkpoint(plan: RunPlan, architecture: Architecture) -> None:
         checkpoint.uri,
         state,
         f"{settings.num_steps} steps of {settings.batch_blocks} blocks: {format_count(blocks * config.corpus.block_size)} tokens{passes}",
-        f"{config.cluster.num_workers} workers{' with a GPU each' if config.cluster.use_gpu else ''}, {settings.precision}, "
+        f"{config.cluster.num_workers} worker{'s' if config.cluster.num_workers > 1 else ''}{' with a GPU each' if config.cluster.use_gpu else ''}, {settings.precision}, "
         f"ZeRO {settings.zero_stage}; saves a state every {settings.checkpoint_every} steps",
     )
 

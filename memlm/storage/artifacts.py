@@ -290,7 +290,7 @@ def _commit_to_s3(path: Path, uri: str, manifest: Manifest) -> None:
         won = store.replace(place, body, vacancy.damaged) if vacancy.damaged else store.create(place, body)
         if won:
             return
-    raise StorageError("uri", uri, "is committed and damaged again and again", "Find out who else writes there.")
+    raise StorageError("uri", uri, "is damaged again after each commit", "Find out what else writes there.")
 
 
 def _key(uri: str, manifest: Manifest, name: str) -> str:

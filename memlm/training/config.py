@@ -22,41 +22,40 @@ class PretrainingConfig:
     """Blocks that one worker runs at once."""
     learning_rate: float = names_result(2e-3)
     value_learning_rate: float = names_result(5e-3, only=("memory",))
-    """Learning rate of the value pools, whose rows get a gradient in few steps (Berges et al. 2024
-    train them with their own rate too)."""
+    """Learning rate of the value pools. Each of their rows gets a gradient in few steps (Berges et
+    al. 2024 also use a separate rate)."""
     final_learning_rate: float = names_result(0.1)
-    """End of the cosine, as a share of the learning rate."""
+    """Learning rate at the end of the cosine, as a share of the peak."""
     pool_optimizer: Literal["lazy_adam", "adamw"] = names_result("lazy_adam", only=("memory",))
-    """What trains the value pools. lazy_adam moves only the rows that a step's batch reads, so a
-    step costs what it touches; adamw moves all rows by their momentum, at a cost that follows
-    the size of the pool. Over three seeds adamw is better by a hundredth on known facts
-    (docs/speed.md), and a step at a million slots takes it three times as long."""
+    """Optimizer of the value pools. lazy_adam updates only the rows that a step's batch reads, so
+    the cost of a step does not grow with the pool; adamw updates all rows by their momentum. Over
+    three seeds adamw is better by 0.01 on known facts (docs/speed.md), and its step at a million
+    slots takes three times as long."""
     pool_split: int = execution_only(1)
-    """Workers between whom the pools' columns are split, neighbours that read for each other; 1
-    for none. It takes lazy_adam, and changes no result beyond rounding. A pool is split when its
-    values and two moments do not fit a worker: each then holds 12 bytes x slots x
-    model.memory.value_dim / pool_split, and sends a row of values per token, forward and
-    backward, whatever its reads."""
+    """Number of neighbouring workers over which the columns of each pool are split; 1 for no split.
+    Requires lazy_adam, and changes no result beyond rounding. Split a pool whose values and two
+    moments do not fit a worker: each worker then holds 12 bytes x slots x model.memory.value_dim
+    / pool_split, and sends one row of values per token, forward and backward."""
     warmup_steps: int = names_result(50)
     weight_decay: float = names_result(0.1)
     """Weight decay of matrices; values, norms and biases have none."""
     clip_norm: float = names_result(1.0)
     precision: Literal["fp32", "bf16"] = names_result("fp32")
-    """bf16 is autocast over fp32 weights."""
+    """fp32, or bf16: autocast over fp32 weights."""
     zero_stage: Literal[0, 1, 2, 3] = execution_only(0)
-    """DeepSpeed ZeRO: what of the base each worker holds a share of, and not the whole. 0:
-    nothing, the fastest where all fits (16 bytes a parameter: weight, gradient and two moments
-    in fp32; the paper's 1.3 B base takes 21 GB). 1: moments (8 bytes and 8 over the workers),
-    for the price of gathering the weights after each step; the first choice where 0 does not
-    fit. 2: gradients too (4 bytes and 12 over the workers), of use with one micro-batch a step.
-    3: weights too (16 bytes over the workers), which are then gathered layer by layer in each
-    pass: half as much again on the network, for bases that fit no other way. Pools trained by
-    lazy_adam are no part of this. All four give the same curve to rounding
-    (tests/training/pretraining/, on two workers), and a run may continue at another stage."""
+    """Stage of DeepSpeed ZeRO: which parts of the training state are divided among the workers. 0:
+    none, the fastest if everything fits (16 bytes per parameter: weight, gradient and two moments
+    in fp32; the paper's 1.3 B base takes 21 GB). 1: the moments (8 bytes, and 8 divided by the
+    workers), at the cost of gathering the weights after each step; the first choice if 0 does not
+    fit. 2: gradients too (4 bytes, and 12 divided by the workers), useful with one micro-batch
+    per step. 3: weights too (16 bytes divided by the workers), gathered layer by layer in each
+    pass: half as much traffic again, for bases that fit no other way. Does not apply to pools
+    trained by lazy_adam. All four give the same curve up to rounding (tests/training/pretraining/,
+    on two workers), and a run may continue at another stage."""
     checkpoint_every: int = execution_only(500)
-    """Steps between two training states. Twice the time of a save times the mean time between
-    failures, and its square root, is the interval that loses least (Young 1974); a save costs
-    what `seconds_saving` of the goodput says, as the upload runs while training continues."""
+    """Steps between two training states. The interval that loses the least time is the square root
+    of 2 x seconds per save x mean seconds between failures (Young 1974). `seconds_saving` of the
+    goodput gives the cost of saving: uploads run while training continues."""
     log_every: int = execution_only(50)
     seed: int = names_result(0)
     """Seed of the initial weights and of the order of the blocks."""
@@ -69,7 +68,8 @@ class PretrainingConfig:
         )
 
     def value_tables(self, num_workers: int) -> tuple[int, str]:
-        """The least number of matrices of a pool's size that one worker holds, and their names."""
+        """The minimum number of matrices of a pool's size that one worker holds, and their
+        names."""
         if self.pool_optimizer == "lazy_adam":
             return 3, "values and two moments"
         if self.zero_stage and num_workers > 1:
@@ -94,14 +94,14 @@ class PretrainingConfig:
         self.require_workers(1)
 
     def require_workers(self, num_workers: int) -> None:
-        """Raises ValueError, with batches and micro-batches that would do, if a step's batch
+        """Raises ValueError, with batches and micro-batches that would work, if a step's batch
         cannot be divided among the workers."""
         if flaw := self.flaw_of(num_workers):
             raise ValueError(flaw)
 
     def flaw_of(self, num_workers: int) -> str:
-        """Why a step's batch cannot be divided among the workers, and what would do; empty if it
-        can."""
+        """The reason why a step's batch cannot be divided among the workers, with sizes that can;
+        empty if it can be divided."""
         if self.batch_blocks % (self.micro_batch_blocks * num_workers) == 0:
             return ""
         rule = "is not a multiple of pretraining.micro_batch_blocks"
@@ -137,15 +137,16 @@ class CountingConfig:
     num_batches: int = names_result(1000)
     """Micro-batches counted, drawn at random from the corpus; fewer if the corpus ends first."""
     batch_blocks: int = names_result(2)
-    """Blocks of a micro-batch, whose size the paper does not state. Larger ones protect common
-    slots more: a slot that each of them reads has a TF-IDF of 0."""
+    """Blocks per micro-batch. The paper does not state the size. Larger micro-batches protect
+    common slots more: a slot that every micro-batch reads has a TF-IDF of 0."""
     batches_per_unit: int = execution_only(50)
     """Micro-batches that one task counts and commits together."""
     max_attempts: int = execution_only(3)
-    """Workers that a unit may kill before it is put in quarantine and not tried again. A driver
-    that dies counts for none."""
+    """Workers that a unit may kill before it is quarantined and not tried again. Deaths of the
+    driver do not count."""
     max_quarantined: int = execution_only(0)
-    """Units that may end in quarantine, uncounted and named in the counts, before the job fails."""
+    """Units that may be quarantined before the job fails; they are named in the counts, and not
+    counted."""
     seed: int = names_result(0)
 
     def __post_init__(self) -> None:
@@ -158,7 +159,8 @@ class CountingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisConfig:
-    """How analyze_slots finds out how many slots a fact needs (Lin et al. 2025, section 6)."""
+    """Settings of analyze_slots, which finds how many slots a fact needs (Lin et al. 2025,
+    section 6)."""
 
     num_facts: int = names_result(20)
     """Number of facts, the first ones of the seed's stream."""

@@ -71,7 +71,7 @@ def _of_the_data(trial: Trial, materials: Materials, facts: Sequence[Fact]) -> I
     vague = sum(_is_topic_and_answer(fact) for fact in facts)
     if vague:
         yield (
-            f"{vague} of {len(facts)} facts are stated as topic and answer, which is no sentence: give statements of your own "
+            f"{vague} of {len(facts)} facts are stated as topic and answer, not as a sentence: give statements of your own "
             "(questions.facts.statements), or have a model write them (pipelines/write_statements.py)"
         )
     sets = materials.held_out.questions.values()
@@ -79,7 +79,7 @@ def _of_the_data(trial: Trial, materials: Materials, facts: Sequence[Fact]) -> I
     new = [question for question in asked if _opening(question.question) not in known]
     if known and len(new) > len(asked) / 2:
         yield (
-            f"{len(new)} of {len(asked)} questions begin like none that the model is known to answer, such as {new[0].question!r}: a small "
+            f"{len(new)} of {len(asked)} questions begin unlike any that the model is known to answer, such as {new[0].question!r}: a small "
             "model answers only questions of the forms that it was pretrained on"
         )
 
@@ -97,7 +97,7 @@ def _of_the_step(trial: Trial, result: TrialResult) -> Iterator[str]:
         yield f"the model hardly moved: the new answers gained {gained:.2f} nats per token. Raise {settings}"
     else:
         yield (
-            f"the new answers became likelier, by {gained:.2f} nats per token, and none is the likeliest yet. Raise {settings}"
+            f"the new answers became more likely, by {gained:.2f} nats per token, but none is the most likely yet. Raise {settings}"
         )
 
 

@@ -49,7 +49,7 @@ def changed_rows(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> d
     if the models' shapes differ."""
     if before.keys() != after.keys():
         raise PatchError(
-            f"the learned model has other weights than its base: {sorted(before.keys() ^ after.keys())[:3]}"
+            f"the learned model and its base have different weights: {sorted(before.keys() ^ after.keys())[:3]}"
         )
     patch = {}
     for name, old in before.items():
@@ -83,7 +83,7 @@ def apply_patch(checkpoint: str, patch: str, output: str) -> None:
     wanted = manifest.inputs.get("checkpoint")
     if base.digest != wanted:
         raise PatchError(
-            f"the patch {patch} was learned from another checkpoint than {checkpoint}; apply it to the one with digest {wanted}"
+            f"the patch {patch} was learned from a different checkpoint than {checkpoint}; apply it to the one with digest {wanted}"
         )
     _require_apart(output, checkpoint, patch)
     inputs = {"base": base.digest, "patch": manifest.digest}
@@ -117,7 +117,7 @@ def undo_patch(checkpoint: str, patch: str, output: str) -> None:
         draft.format = base.format
         if draft.measure() != base.files:
             raise PatchError(
-                f"undoing {patch} in {checkpoint} does not give the base's files back; the checkpoint was changed by other means"
+                f"undoing {patch} in {checkpoint} does not restore the base's files; something else changed the checkpoint"
             )
 
 
@@ -160,4 +160,4 @@ def _require_apart(output: str, *inputs: str) -> None:
     """Require places apart on S3; on a disk no artifact is written inside another in any case."""
     for uri in inputs:
         if storage.is_remote(output) and f"{output.rstrip('/')}/".startswith(f"{uri.rstrip('/')}/"):
-            raise PatchError(f"the output {output} lies in {uri}, which is read; give a place outside of it")
+            raise PatchError(f"the output {output} lies inside the input {uri}; give a place outside of it")

@@ -161,7 +161,7 @@ class LazyAdam:
         for number, table in enumerate(self._tables):
             if numbers_read[number] != sum(matrix.numel() for matrix in table):
                 raise ValueError(
-                    f"{directory} holds {numbers_read[number]} numbers of value pool {number}, which with its moments has "
+                    f"{directory} holds {numbers_read[number]} numbers for value pool {number}, but the pool and its moments have "
                     f"{sum(matrix.numel() for matrix in table)} here; it must hold what every rank saved, of pools of the same size"
                 )
 

@@ -1,4 +1,4 @@
-"""Jobs that are told to stop, and units of work that kill their workers."""
+"""Jobs that are asked to stop, and units of work that kill their workers."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd)
     assert signal.getsignal(signal.SIGTERM) == before
     out = capfd.readouterr().out
     saved = re.search(r"pretrain memory: saved a state at step (\d+): stopping", out)
-    assert saved and "told to stop: saving a state, for 90 s at most" in out
+    assert saved and "asked to stop: saving a state, for at most 90 s" in out
     step = int(saved[1])
     states = sorted(path.name for path in run.glob("training-memory/step_*"))
     assert states == [f"step_{step:08d}_start_0001"] and 3 <= step < 300

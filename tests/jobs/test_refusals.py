@@ -212,7 +212,7 @@ def test_counts_of_another_checkpoint(swept, capfd, tmp_path):
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
     for job in (finetune.run, count_accesses.run):
         line = refused(capfd, job, smoke(tmp_path, "--tracking", "off"))
-        assert f"{tmp_path}/smoke/counts was made from another checkpoint" in line and "to make it again" in line
+        assert f"{tmp_path}/smoke/counts was made from a different checkpoint" in line and "to make it again" in line
 
 
 @ray
@@ -222,7 +222,7 @@ def test_a_checkpoint_that_was_patched_is_not_the_runs_own(swept, capfd, cluster
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=kept)
     apply_patch(str(swept.run / "checkpoint-memory"), patch, str(tmp_path / "smoke" / "checkpoint-memory"))
     line = refused(capfd, finetune.run, smoke(tmp_path, "--tracking", "off"))
-    assert f"{tmp_path}/smoke/checkpoint-memory was made from another corpus" in line
+    assert f"{tmp_path}/smoke/checkpoint-memory was made from a different corpus" in line
 
 
 @ray

@@ -312,7 +312,7 @@ def test_a_state_with_a_missing_rank_file_is_refused(ranks, states, tmp_path):
     for path in (states / "4 on 4").iterdir():
         if not path.stem.endswith("_3"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ValueError, match=r"numbers of value pool 0, .* must hold what every rank saved"):
+    with pytest.raises(ValueError, match=r"numbers for value pool 0, .* must hold what every rank saved"):
         loaded(None, tmp_path)
 
 

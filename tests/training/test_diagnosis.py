@@ -72,7 +72,7 @@ def test_questions_of_a_form_that_the_model_never_answered_are_counted(materials
         asking(("Who lives in Rome?", "Ada"), ("What is the town of Bo?", "Oslo"), ("Who is it?", "Cy"))
     )
     reasons = " ".join(why(materials, full(1e-9), facts=facts))
-    assert "2 of 3 questions begin like none that the model is known to answer" in reasons
+    assert "2 of 3 questions begin unlike any that the model is known to answer" in reasons
 
 
 def test_a_model_that_answers_nothing_at_all_is_told_apart(materials):  # noqa: F811

@@ -42,7 +42,7 @@ from tests.training.patching import (
 @pytest.mark.parametrize(
     "after, named",
     [
-        ({"v": torch.zeros(2, 2)}, "other weights than its base"),
+        ({"v": torch.zeros(2, 2)}, "the learned model and its base have different weights"),
         ({"w": torch.zeros(2, 2), "lora": torch.zeros(1)}, "lora"),
         ({"w": torch.zeros(3, 2)}, r"w has shape \(3, 2\) after learning and \(2, 2\) before"),
     ],
@@ -135,7 +135,7 @@ def test_undo_refuses_what_was_changed_by_other_means(chain, tmp_path, touched):
             weights = draft.path / "model.safetensors"
             flip_a_byte(weights, place_of(weights, name, row))
     message = {"a row of the patch": rf"row {change.rows[0]} of '{name}'"}.get(
-        touched, "does not give the base's files back"
+        touched, "does not restore the base's files"
     )
     assert_refused(PatchError, message, undo_patch, str(tmp_path / "later"), patch, tmp_path / "output")
 
@@ -276,7 +276,7 @@ def test_undo_into_a_checkpoint_that_is_there_deletes_nothing(tmp_path):
         )
         (draft.path / "generation_config.json").write_text("{}")
     before = files_of(checkpoint)
-    with pytest.raises(PatchError, match="does not give the base's files back"):
+    with pytest.raises(PatchError, match="does not restore the base's files"):
         undo_patch(str(tmp_path / "later"), patch, checkpoint)
     assert files_of(checkpoint) == before
     undo_patch(str(tmp_path / "patched"), patch, checkpoint)

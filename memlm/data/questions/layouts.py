@@ -148,7 +148,7 @@ def _choices(row: Row, layout: str, query: Any, choices: Any, gold: Any, *, id: 
         raise DoesNotFit(f"the query is {query!r}, not a text. Repair or remove this line.")
     choices = _texts(choices, "choices")
     if len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
-        raise DoesNotFit(f"choices is {choices!r}, not two texts or more. Repair or remove this line.")
+        raise DoesNotFit(f"choices is {choices!r}, not a list of at least two texts. Repair or remove this line.")
     if gold == "":
         raise DoesNotFit("no right choice is given, as in the test split. Use the validation split.")
     gold = int(gold) if isinstance(gold, float) and gold.is_integer() else gold

@@ -97,7 +97,7 @@ def forward_sigterm(name: str, seconds: float) -> Iterator[None]:
         stop.wait()
         if over.is_set():
             return
-        say(f"told to stop: saving a state, for {seconds:.0f} s at most")
+        say(f"asked to stop: saving a state, for at most {seconds:.0f} s")
         flag.set.remote()
         if not over.wait(seconds):
             say(f"no state was saved within {seconds:.0f} s; stopping with the previous one")

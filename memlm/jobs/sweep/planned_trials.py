@@ -70,7 +70,7 @@ def _entry_at(uri: str) -> dict[str, Any]:
     entry = storage.read_record(uri)
 
     def refuse(reason: str) -> storage.DamagedArtifact:
-        return storage.DamagedArtifact("trial", uri, f"is no entry of the ledger ({reason})", storage.REMAKE)
+        return storage.DamagedArtifact("trial", uri, f"is not a valid entry of the ledger ({reason})", storage.REMAKE)
 
     with reading(refuse):
         if "failed" in entry:

@@ -372,7 +372,9 @@ def _write_if(uri: str, body: bytes, condition: dict[str, str]) -> bool:
         if found is None or found.sha256 != ours:
             return False
         condition = {"IfMatch": found.version}  # our write, corrupted in transit, occupies the name: overwrite it
-    raise StorageError("uri", uri, "what is stored keeps differing from what was sent", "Check the network and store.")
+    raise StorageError(
+        "uri", uri, "the stored bytes keep differing from the bytes sent", "Check the network and store."
+    )
 
 
 def _names_below(uri: str, delimiter: str) -> Iterator[str]:

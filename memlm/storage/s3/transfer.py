@@ -52,7 +52,9 @@ def upload(files: Mapping[str, Path]) -> None:
         if not left:
             return
     uri = next(iter(left))
-    raise StorageError("uri", uri, "what is stored keeps differing from what was sent", "Check the network and store.")
+    raise StorageError(
+        "uri", uri, "the stored bytes keep differing from the bytes sent", "Check the network and store."
+    )
 
 
 def download(uri: str, path: Path, sha256: str | None = None) -> bool:
@@ -89,7 +91,9 @@ class Download:
                 break
             seen.add(digest)
             if len(seen) > retries.current_policy().attempts:
-                raise StorageError("uri", self.uri, "no two reads of it agree", "Check the network and the store.")
+                raise StorageError(
+                    "uri", self.uri, "every read of it gives different bytes", "Check the network and the store."
+                )
         with self.path.open("r+b") as file:
             file.seek(start)
             file.write(body)

@@ -33,7 +33,7 @@ def adopt(folder: str) -> storage.Manifest:
         )
     path = Path(folder)
     if not path.is_dir():
-        raise AdoptionError(f"{folder} is not a folder; name the one that save_pretrained wrote")
+        raise AdoptionError(f"{folder} is not a folder; name the folder that save_pretrained wrote")
     if storage.has_artifact(folder):
         if not storage.has_own_manifest(folder):
             raise AdoptionError(

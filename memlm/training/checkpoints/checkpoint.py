@@ -221,7 +221,10 @@ class TrainingStates:
             manifest = storage.read_manifest(uri)
             if (manifest.kind, manifest.config) != (TRAINING_STATE_KIND, claim):
                 raise storage.DamagedArtifact(
-                    "training state", uri, f"is not what its name says, but {manifest.config}", "Move it away."
+                    "training state",
+                    uri,
+                    f"does not match its name: it was made with {manifest.config}",
+                    "Move it away.",
                 )
             if manifest.inputs != self.inputs:
                 raise storage.StorageError(

@@ -76,7 +76,7 @@ def _what_it_is(model: ModelConfig, parameters: NumParameters, *, memory: bool) 
         f"{parameters.base:,} parameters"
     )
     if not memory:
-        return f"{llama}, with a feed-forward network in every layer. It is what a memory model of the same shape is compared with."
+        return f"{llama}, with a feed-forward network in every layer. It is the baseline for a memory model of the same shape."
     layers = ", ".join(map(str, model.memory.layers))
     return (
         f"{llama} and {parameters.pool:,} more in a pool of {model.memory.num_pools * model.memory.num_slots:,} slots, which memory layers "
@@ -91,7 +91,7 @@ def _use(model: ModelConfig, *, memory: bool) -> str:
         return longest
     return (
         "`trust_remote_code=True` runs `modeling_memory_llama.py` of this folder, in plain torch; read it first. Where memlm is installed, "
-        "`import memlm` takes its place, is faster, and teaches the model facts that can be taken back. PEFT adapts the attention "
+        "`import memlm` takes its place, is faster, and can teach the model facts and remove them again. PEFT adapts the attention "
         f'(`target_modules=["q_proj", "v_proj"]`, which it knows by itself after `import memlm`). {longest}'
     )
 

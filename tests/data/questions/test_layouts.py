@@ -158,7 +158,7 @@ def test_fields_can_name_choices():
         ("entityquestions", {"question": "?", "answers": "Bern"}, {}, "answers is one text"),
         ("hellaswag", {**HELLASWAG, "label": ""}, {}, "no right choice"),
         ("hellaswag", {**HELLASWAG, "label": "4"}, {}, "'4', not an index of one of 4 choices"),
-        ("hellaswag", {**HELLASWAG, "endings": ["one"]}, {}, "not two texts or more"),
+        ("hellaswag", {**HELLASWAG, "endings": ["one"]}, {}, "not a list of at least two texts"),
         ("simpleqa", {**SIMPLEQA, "metadata": "{"}, {}, "metadata is not a Python dict"),
         ("fields", {"question": "?", "answer": "['a', 'b']"}, {}, "a list written as one text"),
         ("fields", {"question": "?", "reply": "a"}, {}, "no field 'answer' (there: question, reply)"),

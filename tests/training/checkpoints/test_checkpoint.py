@@ -182,7 +182,7 @@ def test_a_whole_state_under_another_ones_name_is_not_taken_for_it(trained, capl
     shutil.rmtree(newest)
     shutil.copytree(file_of(trained, 2).parent, newest)
     assert loaded(trained)[0] == 2
-    assert "is not what its name says" in caplog.text
+    assert "does not match its name" in caplog.text
 
 
 def test_an_artifact_of_another_kind_is_not_taken_for_a_state(trained):
