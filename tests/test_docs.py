@@ -109,7 +109,7 @@ def commands_of(name: str) -> list[list[str]]:
     text = PAGES[name].read_text()
     shown = [*lines_of_blocks(text), *re.findall(r"`([^`\n]+)`", without_blocks(text))]
     starts = ("python ", *(f"memlm {command} " for command in SUBCOMMANDS), "make ", "pytest ", ".venv/bin/python ")
-    return [shlex.split(line, comments=True) for line in shown if line.startswith(starts) and "$OPTIONS" not in line]
+    return [shlex.split(line, comments=True) for line in shown if line.startswith(starts) and "OPTIONS" not in line]
 
 
 SUBCOMMANDS = ("apply", "undo", "adopt", "plan", "doctor", "lm-eval")
