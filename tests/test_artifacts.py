@@ -93,7 +93,7 @@ def as_recorded(artifact: Artifact) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", RECORDED["cases"])
-def test_every_product_is_named_as_before(case):
+def test_every_artifact_keeps_its_identity(case):
     recorded = RECORDED["cases"][case]
     wanted = {
         name: {"place": place, "kind": kind, "identity": RECORDED["identities"][named], "inputs": inputs}
@@ -104,7 +104,7 @@ def test_every_product_is_named_as_before(case):
 
 
 @pytest.mark.parametrize("case", RECORDED["cases"])
-def test_every_trial_and_training_state_is_named_as_before(case):
+def test_every_trial_and_training_state_keeps_its_key(case):
     recorded = RECORDED["cases"][case]
     config = config_of(recorded["arguments"])
     assert artifacts.trial_of(config).key(inputs_of(config)) == recorded["trial"]
@@ -133,7 +133,7 @@ def made_by_smoke(config: Config) -> dict[str, Artifact]:
     return places
 
 
-def test_what_a_smoke_run_wrote_is_what_is_asked_for_now():
+def test_an_old_smoke_run_is_reused():
     """The manifests of a run that was really made: a sweep and a finetune."""
     asked = made_by_smoke(config_of(["smoke"]))
     for place, manifest in RECORDED["made"].items():
@@ -198,7 +198,7 @@ EVERY_PART = {
 }
 
 
-def test_a_setting_changes_a_name_exactly_if_it_says_so():
+def test_a_setting_changes_an_identity_exactly_if_it_is_declared_to():
     before = {id(config): names_of(config) for config in EVERY_PART.values()}
     named, said = {}, {}
     for part, config in EVERY_PART.items():

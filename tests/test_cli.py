@@ -35,7 +35,7 @@ def refusal(capsys, *arguments: str) -> str:
 @pytest.mark.parametrize(
     "arguments", [["laptp"], ["--method", "lorra"], ["--method=lorra"], ["smoke", "--method", "l"]]
 )
-def test_an_unknown_recipe_or_method_is_one_line_with_the_nearest_and_all_known(capsys, arguments):
+def test_an_unknown_recipe_or_method_is_refused_with_the_nearest_name(capsys, arguments):
     told = refusal(capsys, *arguments)
     known, nearest = (RECIPES, "laptop") if arguments == ["laptp"] else (METHOD_CONFIGS, "lora")
     assert told.count("\n") == 1 and told.startswith("error: unknown ")
@@ -75,13 +75,13 @@ def test_a_bad_value_is_refused_naming_the_field(capsys, arguments, field):
     assert field in told and len(told.splitlines()) == 1 and told.startswith("error: ")
 
 
-def test_a_bare_call_is_the_laptop_recipe():
+def test_a_call_without_arguments_uses_the_laptop_recipe():
     config = parse("", [])
     assert (config.recipe, config.run_name) == ("laptop", "laptop")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_by_name_is_that_recipe(recipe):
+def test_a_recipe_is_chosen_by_name(recipe):
     config = parse("", [recipe, "--run-name", ""])
     assert config.run_name == recipe
     assert parse("", [recipe, "--run-name", "other"]).run_name == "other"
@@ -92,7 +92,7 @@ def test_a_recipe_by_name_is_that_recipe(recipe):
     )
 
 
-def test_overrides_change_their_field_and_no_other():
+def test_an_override_changes_only_its_field():
     changed = parse("", ["smoke", "--world.seed", "7", "--run-name", "w7", "--model.memory.top-k", "8"])
     plain = parse("", ["smoke"])
     assert (changed.world.seed, changed.run_name, changed.model.memory.top_k) == (7, "w7", 8)
@@ -106,7 +106,7 @@ def test_a_method_by_name_brings_its_own_settings(method):
     assert parse("", ["smoke", "--seed", "3", *method]).method == LoRAConfig()
 
 
-def test_documents_named_on_the_command_line_are_what_is_learned():
+def test_documents_named_on_the_command_line_are_learned():
     files = ("--questions.documents.path", "d.jsonl", "--questions.documents.questions", "q.jsonl")
     config = parse("", ["laptop", *files, "--stream.num-augmentations", "4"])
     documents = config.questions.documents
@@ -121,7 +121,7 @@ def test_documents_without_their_questions_are_refused(capsys):
     assert "questions.documents.questions is missing" in capsys.readouterr().err
 
 
-def test_a_relative_storage_is_where_the_user_stands(tmp_path, monkeypatch):
+def test_a_relative_storage_is_below_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parse("", []).storage == f"{tmp_path}/runs"
     assert parse("", ["--storage", "here"]).storage == f"{tmp_path}/here"
@@ -148,7 +148,7 @@ def test_every_path_may_begin_with_a_tilde(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("inner", ["--recipe", "--arguments"])
-def test_what_the_command_line_itself_fills_in_is_no_option(capsys, inner):
+def test_fields_that_the_command_line_fills_in_are_not_options(capsys, inner):
     """`--recipe smoke` must not label the laptop's settings as smoke's."""
     assert inner in refusal(capsys, inner, "smoke")
 
@@ -162,9 +162,7 @@ def help_of(capsys, monkeypatch, pipeline: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_help_says_what_a_stage_does_how_it_is_called_and_the_ten_options_that_matter_first(
-    capsys, monkeypatch, pipeline
-):
+def test_help_shows_the_stage_its_usage_and_the_ten_most_important_options(capsys, monkeypatch, pipeline):
     page = help_of(capsys, monkeypatch, pipeline, "smoke", "--help")
     text = " ".join(page.split())
     says = runpy.run_path(str(ROOT / "pipelines" / pipeline))["__doc__"].split(". ")[0].split(".\n")[0]
@@ -194,13 +192,13 @@ def test_help_of_all_options_fills_its_lines(capsys, monkeypatch):
             assert len(line) + 1 + len(following.split()[0]) > 70, text
 
 
-def test_help_shows_the_defaults_of_the_recipe_and_the_method_that_are_named(capsys, monkeypatch):
+def test_help_shows_the_defaults_of_the_named_recipe_and_method(capsys, monkeypatch):
     page = help_of(capsys, monkeypatch, "finetune.py", "smoke", "--method", "lora", "-h")
     assert re.search(r"--method +method of finetuning \(lora\)", page)
     assert re.search(r"--stream.num-facts .*\(6\)", page) and "(0.0002)" in page
 
 
-def test_a_slip_of_the_pen_ends_in_a_moment_and_imports_nothing_heavy():
+def test_a_typo_fails_within_a_second_and_imports_nothing_heavy():
     began = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "pipelines/finetune.py", "--method", "lorra"],
@@ -231,14 +229,14 @@ def test_a_slip_of_the_pen_ends_in_a_moment_and_imports_nothing_heavy():
     assert ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime < 2
 
 
-def test_a_plan_waits_for_no_torch():
+def test_a_plan_does_not_import_torch():
     plan = "import sys; from memlm.cli import run_plan; run_plan(['smoke']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", plan], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(done.stdout.splitlines()[-1].split())
     assert not {"torch", "transformers", "mlflow", "deepspeed", "boto3", "ray", "memlm.storage"} & imported
 
 
-def test_what_waits_for_workers_imports_nothing_that_only_they_need():
+def test_the_driver_imports_nothing_that_only_workers_need():
     """A stage that reuses its artifact, a dry run and the doctor do not import torch."""
     jobs = [f"memlm.jobs.{job}" for job in ("finetune", "evaluate", "analyze_slots", "count_accesses")]
     plans = ["memlm.preflight.dry_run", "memlm.preflight.doctor", "memlm.jobs.sweep.planned_trials"]
@@ -249,7 +247,7 @@ def test_what_waits_for_workers_imports_nothing_that_only_they_need():
 
 
 @pytest.mark.parametrize("pipeline", ["finetune.py", "pareto_sweep.py", "prepare_corpus.py"])
-def test_a_command_says_what_it_does_within_a_second(tmp_path, pipeline):
+def test_a_command_prints_its_first_line_within_a_second(tmp_path, pipeline):
     began = [sys.executable, f"pipelines/{pipeline}", "smoke", "--storage", str(tmp_path)]
     with subprocess.Popen(began, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
@@ -267,7 +265,7 @@ def failing(error: BaseException):
     return job
 
 
-def test_launch_passes_a_job_that_ends_well():
+def test_launch_returns_after_a_successful_job():
     assert launch(lambda: "done") is None
 
 
@@ -279,7 +277,7 @@ def test_launch_passes_a_job_that_ends_well():
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue"),
     ],
 )
-def test_launch_ends_with_one_line_for_what_the_user_can_mend(capsys, error, code, said):
+def test_launch_prints_errors_that_the_user_can_fix_on_one_line(capsys, error, code, said):
     with pytest.raises(SystemExit) as stopped:
         launch(failing(error))
     assert (stopped.value.code, capsys.readouterr().err) == (code, f"{said}\n")
@@ -293,7 +291,7 @@ class Wrapped(Exception):
         self.cause = cause
 
 
-def test_launch_tells_what_a_worker_raised_and_not_what_is_wrapped_around_it(capsys):
+def test_launch_prints_a_workers_error_without_its_wrappers(capsys):
     with pytest.raises(SystemExit) as stopped:
         launch(failing(Wrapped(Wrapped(ValueError("lower it")))))
     assert (stopped.value.code, capsys.readouterr().err) == (1, "error: lower it\n")
@@ -301,20 +299,20 @@ def test_launch_tells_what_a_worker_raised_and_not_what_is_wrapped_around_it(cap
         launch(failing(Wrapped(KeyError("a bug"))))
 
 
-def test_launch_hides_no_fault_of_our_own():
+def test_launch_shows_a_traceback_for_bugs():
     with pytest.raises(AssertionError, match="a bug"):
         launch(failing(AssertionError("a bug")))
 
 
 @pytest.mark.parametrize("arguments", [[], ["appply"], ["apply", "checkpoint"]])
-def test_the_memlm_command_refuses_what_it_does_not_know(arguments):
+def test_the_memlm_command_refuses_unknown_subcommands(arguments):
     command = [str(Path(sys.executable).parent / "memlm"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "apply" in done.stderr
 
 
-def test_the_memlm_command_says_what_is_missing(tmp_path):
+def test_the_memlm_command_names_a_missing_artifact(tmp_path):
     command = [str(Path(sys.executable).parent / "memlm"), "apply", *(str(tmp_path / name) for name in "abc")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
@@ -325,7 +323,7 @@ def test_the_memlm_command_says_what_is_missing(tmp_path):
 @pytest.mark.parametrize(
     "given", ["--storage=~/runs", "--storage=~/x/../runs", "--storage=link/../runs", "--storage=here/../runs"]
 )
-def test_storage_is_one_path_whatever_it_looks_like(tmp_path, monkeypatch, given):
+def test_storage_is_one_path_in_every_spelling(tmp_path, monkeypatch, given):
     """No shell expands the `~` of `--storage=~/runs`; `..` after a link means the folder above the
     link's target."""
     (tmp_path / "there" / "inner").mkdir(parents=True)

@@ -226,7 +226,7 @@ def test_a_field_is_replaced_at_any_depth_and_the_original_stays():
         ("", "Config", "", "seed"),
     ],
 )
-def test_an_unknown_field_is_refused_with_those_that_there_are(path, kind, missing, known):
+def test_an_unknown_field_is_refused_with_the_existing_ones(path, kind, missing, known):
     with pytest.raises(ValueError, match=f"{kind} has no field {missing!r}; it has .*{known}"):
         replace_field(RECIPES["smoke"](), path, 1)
 
@@ -242,7 +242,7 @@ def parts_of(config: Config) -> list:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_identity_is_json_that_equals_itself_when_read_back(recipe):
+def test_identity_survives_a_round_trip_through_json(recipe):
     for part in parts_of(RECIPES[recipe]()):
         named = identity(part)
         assert first_difference(json.loads(json.dumps(named)), named) is None

@@ -57,14 +57,14 @@ FOLDERS = ("memlm", "tests", "docs", "pipelines", "tune_spaces", "infra", "recor
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_files_of_the_project_that_are_named_exist(name):
+def test_named_files_of_the_project_exist(name):
     page = PAGES[name]
     named = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`", without_blocks(page.read_text()))
     missing = [path for path in named if not any((base / path).exists() for base in (ROOT, page.parent))]
     assert not missing, f"{name} names {missing}"
 
 
-def test_the_tree_of_the_readme_names_what_there_is():
+def test_the_tree_of_the_readme_names_existing_files():
     (tree,) = [block for _, block in FENCED.findall(PAGES["README.md"].read_text()) if block.startswith("pipelines/ ")]
     folder = ROOT
     for line in tree.splitlines():
@@ -150,7 +150,7 @@ def require_target(first: str, rest: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_commands_that_are_shown_are_accepted(name):
+def test_shown_commands_are_accepted(name):
     for command in commands_of(name):
         try:
             require_real(command)
@@ -158,7 +158,7 @@ def test_commands_that_are_shown_are_accepted(name):
             pytest.fail(f"{name} shows {shlex.join(command)}, which ends with status {refused.code}")
 
 
-def test_a_command_that_nothing_accepts_is_found():
+def test_an_unaccepted_command_is_found():
     for line in (
         *("make paretto", "python pipelines/finetun.py", "python pipelines/finetune.py laptp", "memlm apply a b"),
         *("python pipelines/finetune.py --seeed 3", "make pareto ARGS='--world.sead 7'", "memlm plan paper_1b --gpu 8"),
@@ -184,7 +184,7 @@ OPTIONS = {f"--{name}" for name in options_of(Config)}
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_options_that_are_named_exist(name):
+def test_named_options_exist(name):
     named = re.findall(r"`(--[a-z-]+(?:\.[a-z.-]*[a-z])+)", PAGES[name].read_text())
     missing = [each for each in named if each not in OPTIONS and not any(o.startswith(f"{each}.") for o in OPTIONS)]
     assert not missing, f"{name} names {missing}"
@@ -196,7 +196,7 @@ def test_every_recipe_and_pipeline_is_explained():
     assert [each.name for each in (ROOT / "pipelines").glob("*.py") if f"pipelines/{each.name}" not in page] == []
 
 
-def test_messages_that_are_explained_are_those_of_the_code():
+def test_explained_messages_occur_in_the_code():
     code = "\n".join(file.read_text() for file in (ROOT / "memlm").rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # a message over several lines
     (table,) = re.findall(r"^## What the messages mean$(.*)", PAGES["docs/your-own-facts.md"].read_text(), re.M | re.S)
@@ -226,19 +226,19 @@ def matched_rows(recording: str, methods: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
-def test_the_table_of_forgetting_is_the_recorded_one(name):
+def test_the_table_of_forgetting_matches_the_record(name):
     rows = matched_rows("laptop-frontier.json", ["sparse_memory", "lora", "full"])
     assert len(rows) == 6 and "\n".join(rows) in PAGES[name].read_text()
 
 
-def test_the_table_of_chaos_is_the_recorded_one():
+def test_the_table_of_chaos_matches_the_record():
     recorded = json.loads((DOCS / "recorded" / "chaos.json").read_text())["rows"]
     page = PAGES["docs/faults.md"].read_text()
     for row in recorded:
         assert f"| `{row['what']}` | {row['survived']:,} of {row['tries']:,} | {row['seconds']:.0f} |" in page
 
 
-def test_the_plan_of_the_papers_recipe_is_what_the_command_prints(capsys):
+def test_the_plan_of_the_papers_recipe_matches_the_command(capsys):
     shown = [
         block.removeprefix("$ memlm plan ").partition("\n")
         for _, block in FENCED.findall(PAGES["docs/plan-paper.md"].read_text())

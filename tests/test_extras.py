@@ -117,7 +117,7 @@ def test_a_plan_needs_no_extra():
     assert done.returncode == 0 and "finetune and score" in done.stdout, done.stderr
 
 
-def test_a_module_that_is_no_extra_is_a_fault_of_ours():
+def test_a_missing_module_outside_the_extras_is_a_bug():
     with pytest.raises(ModuleNotFoundError), needed_for("this"):
         import no_such_module  # noqa: F401
     with pytest.raises(MissingExtra, match=r"this needs ray, .*'memlm\[cluster\]'"), needed_for("this"):
@@ -132,7 +132,7 @@ def pins_of(file: str) -> dict[str, str]:
     return {Requirement(line).name: str(Requirement(line).specifier) for line in lines}
 
 
-def test_the_core_brings_what_its_kernels_are_built_with():
+def test_the_core_requires_the_tools_that_build_its_kernels():
     """torch's builder calls ninja, which torch, transformers and PEFT do not install."""
     assert "ninja" in {Requirement(line).name for line in PROJECT["dependencies"]}
 
@@ -145,7 +145,7 @@ def test_the_lowest_versions_that_are_tested_are_the_lowest_that_are_allowed():
     assert {name: Version(pin.removeprefix("==")) for name, pin in pins_of("lowest.txt").items()} == lowest
 
 
-def test_what_make_installs_is_allowed_and_is_what_this_environment_has():
+def test_the_constraints_are_allowed_and_match_this_environment():
     pytest.importorskip("ray", reason="of an environment that make installed, with the extras")
     declared = {}
     extras = PROJECT["optional-dependencies"]

@@ -37,7 +37,7 @@ GOOD_NAMES = ["a", "7", "w7", "known_facts", "first.try-2", "A" * MAX_LENGTH, "a
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_name_that_some_place_could_not_hold_is_refused_wherever_one_is_given(name):
+def test_an_invalid_name_is_refused_in_every_option(name):
     smoke = RECIPES["smoke"]()
     with pytest.raises(ValueError, match="questions.held_out: name"):
         HeldOutConfig(name=name, path="a.jsonl")
@@ -52,13 +52,13 @@ def test_a_name_that_some_place_could_not_hold_is_refused_wherever_one_is_given(
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
-def test_other_names_are_taken(name):
+def test_valid_names_are_accepted(name):
     assert require_name("--run-name", name) == name
     assert replace_field(RECIPES["smoke"](), "run_name", name).run_name == name
 
 
 @pytest.mark.parametrize("name", ["mlflow.db", "mlflow", "mlflow_artifacts", "mlflow.db.lock"])
-def test_a_run_is_not_named_as_a_file_of_mlflow(name):
+def test_a_run_cannot_have_the_name_of_mlflows_files(name):
     with pytest.raises(ValueError, match="--run-name is .*MLflow"):
         replace_field(RECIPES["smoke"](), "run_name", name)
 
@@ -117,7 +117,7 @@ def test_seeds_have_bounds(path):
         replace_field(laptop, "sweep.seeds", (0, -1))
 
 
-def test_a_batch_that_workers_cannot_share_is_refused_with_what_they_can():
+def test_a_batch_that_workers_cannot_share_is_refused_with_sizes_that_work():
     advised = 0
     for batch, micro, workers in itertools.product((1, 7, 16, 32, 33, 100), (1, 3, 8, 32), (1, 2, 3, 5, 64)):
         try:
@@ -135,7 +135,7 @@ def test_a_batch_that_workers_cannot_share_is_refused_with_what_they_can():
     assert advised > 50
 
 
-def test_three_workers_are_told_of_batches_that_work():
+def test_the_error_for_three_workers_names_batches_that_work():
     with pytest.raises(ValueError, match="batch_blocks to 33 with .* 11, or pretraining.batch_blocks to 30 with .* 10"):
         PretrainingConfig(batch_blocks=32, micro_batch_blocks=32).require_workers(3)
 

@@ -24,7 +24,7 @@ class Refused(ValueError):
         (type("PanicException", (BaseException,), {})("called unwrap"), "PanicException: called unwrap"),
     ],
 )
-def test_what_libraries_raise_on_bad_bytes_becomes_one_line(error, reason):
+def test_errors_of_libraries_on_bad_bytes_become_one_line(error, reason):
     with pytest.raises(Refused) as refused, reading(Refused):
         raise error
     assert str(refused.value) == reason and refused.value.__cause__ is error
@@ -33,18 +33,18 @@ def test_what_libraries_raise_on_bad_bytes_becomes_one_line(error, reason):
 @pytest.mark.parametrize(
     "error", [StorageError("a", "b", "c", "d"), FileNotFoundError("x"), KeyboardInterrupt(), SystemExit(3)]
 )
-def test_what_says_itself_what_is_wrong_stays_what_it_is(error):
+def test_errors_that_explain_themselves_are_not_wrapped(error):
     with pytest.raises(type(error)) as raised, reading(Refused):
         raise error
     assert raised.value is error
 
 
-def test_what_steers_a_terminal_is_shown_by_its_number():
+def test_terminal_control_characters_are_shown_by_number():
     assert visible("é 日\u00a0x\n\t") == "é 日\u00a0x\n\t"
     assert visible("\x1b[2J\u202egnp\r\ud800\x00") == "<U+001B>[2J<U+202E>gnp<U+000D><U+D800><U+0000>"
 
 
-def test_an_error_that_quotes_a_file_steers_no_terminal(capsys):
+def test_an_error_that_quotes_a_file_sends_no_control_characters(capsys):
     def job():
         raise ValueError("'\x1b]0;title\x07\u202e' is no answer")
 

@@ -35,7 +35,7 @@ def test_first_difference(made, wanted, difference):
     assert first_difference(made, wanted) == difference
 
 
-def test_first_difference_goes_by_the_wanted_order():
+def test_first_difference_follows_the_wanted_order():
     assert first_difference({"a": 1, "b": 1}, {"b": 2, "a": 2}) == ("b", 1, 2)
 
 
@@ -55,11 +55,11 @@ def asked(uri: str, changed: dict | None = None, *, kind: str = "counts", part: 
     return Artifact(uri=uri, kind=kind, identity={**CONFIG, **(changed or {})}, inputs=inputs, part=part)
 
 
-def test_what_is_not_there_is_not_made(tmp_path):
+def test_an_absent_artifact_is_not_made(tmp_path):
     assert not asked(str(tmp_path / "counts")).is_made()
 
 
-def test_what_was_made_the_same_way_is_made(made):
+def test_an_artifact_made_in_the_same_way_is_made(made):
     assert asked(made, checkpoint="abc").is_made()
     assert asked(made, {"layers": [1, 2]}, checkpoint="abc").is_made()
 
@@ -73,7 +73,9 @@ def test_what_was_made_the_same_way_is_made(made):
         ({"new": True}, "new", "None", "True"),
     ],
 )
-def test_what_was_made_otherwise_is_refused_naming_field_and_both_values(made, changed, field, was, wanted):
+def test_an_artifact_made_with_other_settings_is_refused_naming_field_and_both_values(
+    made, changed, field, was, wanted
+):
     with pytest.raises(RunError) as refused:
         asked(made, changed, checkpoint="abc").is_made()
     message = str(refused.value)
@@ -86,7 +88,7 @@ def test_the_field_is_named_as_it_is_set(made):
         asked(made, {"deep": {"seed": 7}}, part="counting").is_made()
 
 
-def test_what_was_made_from_something_else_is_refused_naming_it(made):
+def test_an_artifact_made_from_other_inputs_is_refused_naming_them(made):
     with pytest.raises(RunError, match=rf"{re.escape(made)} was made from a different checkpoint.*--run-name"):
         asked(made, checkpoint="abd").is_made()
 
@@ -96,7 +98,7 @@ def test_an_artifact_of_another_kind_is_refused(made):
         asked(made, kind="corpus").is_made()
 
 
-def test_an_input_may_be_an_artifact_that_has_to_be_made_itself(made, tmp_path):
+def test_an_input_may_be_an_artifact_with_inputs_of_its_own(made, tmp_path):
     upstream = asked(made, checkpoint="abc")
     whole = Artifact(uri=str(tmp_path / "sum"), kind="sum", identity={}, inputs={"counts": upstream})
     with whole.write() as draft:
@@ -143,7 +145,7 @@ REQUIRE = ("corpus", "checkpoint", "counts", "questions")
 
 
 @pytest.mark.parametrize("name", REQUIRE)
-def test_what_is_there_is_handed_on(tmp_path, name):
+def test_an_existing_input_is_passed_on(tmp_path, name):
     config = parse("", ["smoke", "--storage", str(tmp_path)])
     make_all(config)
     place = {"checkpoint": "checkpoint-memory"}.get(name, name)
@@ -160,7 +162,7 @@ def test_what_is_there_is_handed_on(tmp_path, name):
         ("questions", "prepare_corpus"),
     ],
 )
-def test_what_is_missing_is_named_with_a_command_that_works(tmp_path, name, file, arguments):
+def test_a_missing_artifact_is_named_with_a_command_that_works(tmp_path, name, file, arguments):
     """The message names an existing pipeline, whose arguments parse to the same run, except for
     options that the pipeline does not use."""
     config = parse("", ["smoke", *arguments, "--storage", str(tmp_path)])
@@ -210,7 +212,7 @@ def test_the_command_for_the_dense_model_makes_the_dense_model(tmp_path):
         ("counts", ["--counting.num-batches", "21"], "counting.num_batches = 20, and now counting.num_batches = 21"),
     ],
 )
-def test_what_was_made_with_another_config_is_not_handed_on(tmp_path, name, arguments, told):
+def test_an_input_made_with_another_config_is_not_passed_on(tmp_path, name, arguments, told):
     make_all(parse("", ["smoke", "--storage", str(tmp_path)]))
     with pytest.raises(RunError, match=re.escape(told)):
         require(name, parse("", ["smoke", "--storage", str(tmp_path), *arguments]))
@@ -233,21 +235,21 @@ def test_what_was_made_with_another_config_is_not_handed_on(tmp_path, name, argu
         ["--seed", "5", "--method", "lora", "--stream.num-facts", "3", "--evaluation.batch-size", "2"],
     ],
 )
-def test_how_it_is_run_makes_no_other_artifact(tmp_path, arguments):
+def test_execution_settings_do_not_change_an_artifact(tmp_path, arguments):
     make_all(parse("", ["smoke", "--storage", str(tmp_path)]))
     changed = parse("", ["smoke", "--storage", str(tmp_path), *arguments])
     for name in REQUIRE:
         require(name, changed)
 
 
-def test_what_trains_the_pools_does_not_name_the_dense_model():
+def test_the_pools_optimizer_does_not_name_the_dense_model():
     lazy, dense = (parse("", ["smoke", "--pretraining.pool-optimizer", name]) for name in ("lazy_adam", "adamw"))
     assert artifacts.checkpoint(lazy, "dense").identity == artifacts.checkpoint(dense, "dense").identity
     assert artifacts.checkpoint(lazy, "memory").identity != artifacts.checkpoint(dense, "memory").identity
 
 
 @pytest.mark.parametrize("name, above", [("corpus", "world"), ("checkpoint", "corpus"), ("counts", "checkpoint")])
-def test_what_was_made_from_an_artifact_that_was_made_anew_is_refused(tmp_path, name, above):
+def test_an_artifact_made_from_a_replaced_input_is_refused(tmp_path, name, above):
     config = parse("", ["smoke", "--storage", str(tmp_path)])
     make_all(config)
     place = tmp_path / "smoke" / {"checkpoint": "checkpoint-memory"}.get(above, above)
@@ -285,7 +287,7 @@ def test_the_tracking_address():
         tracking_uri(CONFIGS[2])
 
 
-def test_a_run_that_starts_from_another_shares_all_but_its_questions_and_trials(tmp_path):
+def test_a_run_with_a_base_run_shares_all_but_its_questions_and_trials(tmp_path):
     base = parse("", ["smoke", "--storage", str(tmp_path)])
     make_all(base, without="questions")
     config = parse("", ["smoke", "--storage", str(tmp_path), "--run-name", "other", "--base-run", "smoke"])
@@ -298,7 +300,7 @@ def test_a_run_that_starts_from_another_shares_all_but_its_questions_and_trials(
     assert run_of(base).trials == run_of(base).base_trials
 
 
-def test_the_mixture_names_the_questions_only_where_overlaps_with_it_are_removed():
+def test_the_mixture_names_the_questions_only_if_overlaps_are_removed():
     wiki = replace(RECIPES["wiki"](), run_name="wiki", storage="/runs")
     other = replace(wiki, corpus=replace(wiki.corpus, mixture=replace(wiki.corpus.mixture, num_questions=7)))
     assert wiki.questions.remove_overlap and artifacts.questions(wiki).identity != artifacts.questions(other).identity

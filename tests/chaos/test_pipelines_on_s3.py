@@ -8,7 +8,7 @@ from tests.chaos.s3_whole import ROWS, commands
 from tests.jobs.running import ROOT
 
 
-def test_no_pipeline_is_left_out() -> None:
+def test_every_pipeline_is_listed() -> None:
     named = {name for name, *_ in commands("", "", inputs="", endpoint="")}
     assert named == {path.name for path in (ROOT / "pipelines").glob("*.py")}
 
@@ -17,7 +17,7 @@ def test_no_pipeline_is_left_out() -> None:
 @pytest.mark.xdist_group("s3")
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
-def test_each_ends_well_with_the_local_runs_results() -> None:
+def test_each_pipeline_gives_the_local_runs_results() -> None:
     (row,) = ROWS
     record = measure(row, seed=0, small=False)
     assert record.ok, record

@@ -53,13 +53,13 @@ def test_a_row_is_held_to_its_bar(outcome: Outcome, ok: bool) -> None:
     assert measure(row_of(outcome), seed=1, small=False).ok == ok
 
 
-def test_a_row_that_cannot_run_here_says_why_and_meets_no_bar() -> None:
+def test_a_row_that_cannot_run_here_gives_the_reason_and_meets_no_bar() -> None:
     row = replace(row_of(Outcome(tries=3, survived=3, differences=0)), cannot_run=lambda: "no root")
     record = measure(row, seed=1, small=False)
     assert (record.skipped, record.ok, record.tries) == ("no root", False, 0)
 
 
-def test_nothing_tried_is_nothing_shown() -> None:
+def test_a_row_without_tries_is_not_passed() -> None:
     assert not measure(row_of(Outcome(tries=0, survived=0, differences=0)), seed=1, small=True).ok
 
 

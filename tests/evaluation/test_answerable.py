@@ -20,7 +20,7 @@ def message_of(records, *, task="questions", **settings):
     return tell_unanswerable("set", exam, TOKENIZER, EvaluationConfig(**settings))
 
 
-def test_an_answer_that_needs_more_tokens_than_may_be_written_is_named_with_both_numbers():
+def test_an_answer_beyond_the_token_limit_is_named_with_both_numbers():
     needed = len(encode(TOKENIZER, f" {LONG}"))
     fewer = len(encode(TOKENIZER, " river of stone house north of south tree"))  # without articles it is as right
     assert fewer < needed
@@ -34,13 +34,13 @@ def test_an_answer_that_needs_more_tokens_than_may_be_written_is_named_with_both
     assert message_of([asked(LONG)], max_new_tokens=fewer) == ""
 
 
-def test_answers_of_several_lines_are_named_unless_one_is_of_one_line():
+def test_answers_of_several_lines_are_named_unless_one_fits_a_line():
     assert "'q' has a line break in each answer" in message_of([asked("red\nblue", "a\nb")])
     assert message_of([asked("red\nblue", "red"), asked(" red\n")]) == ""
 
 
 @pytest.mark.parametrize(("answer", "solution"), [("$5", "Add.\n#### 5"), ("5", "Add.\n####5"), ("5.0", "#### 5")])
-def test_a_number_that_the_solution_does_not_end_in_is_named(answer, solution):
+def test_a_number_that_does_not_end_the_solution_is_named(answer, solution):
     problems = [asked(answer, solution=solution), asked("5", id="good", solution="#### 5")]
     assert "1 of 2 questions can never be answered right: 'q' ends in" in message_of(problems, task="gsm8k")
     assert message_of(problems, task="gsm8k", max_solution_tokens=0) == ""  # none are written

@@ -86,7 +86,7 @@ def test_a_pipeline_by_the_folder(checkpoint, host):
 
 
 @every_host
-def test_mlflow_loads_in_a_fresh_process_what_either_saved(checkpoint, host):
+def test_mlflow_loads_models_saved_with_or_without_memlm(checkpoint, host):
     pytest.importorskip("mlflow")
     folder, written = checkpoint
     run(host, MLFLOW_SAVE, folder)

@@ -36,7 +36,7 @@ def plain_nats(model, tokenizer, pair):
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["memory", "dense"])
-def test_nats_are_those_of_the_chain_rule(tokenizer, dense):
+def test_nats_follow_the_chain_rule(tokenizer, dense):
     model = new_model(tokenizer, dense=dense)
     for pair, found in zip(PAIRS, continuation_nats(Reader(model, tokenizer), PAIRS, batch_size=6), strict=True):
         nats, num_tokens = plain_nats(model, tokenizer, pair)
@@ -65,7 +65,7 @@ def test_batches_are_bounded_by_their_logits(model, tokenizer, monkeypatch):
     assert sum(map(len, read)) == len(PAIRS)
 
 
-def test_what_does_not_fit_the_window_is_cut_off_at_the_left(tokenizer):
+def test_a_text_longer_than_the_window_is_cut_at_the_left(tokenizer):
     pair = PAIRS[-1]
     tokens = tokenizer(pair.before + pair.text)["input_ids"]
     num_own = len(tokens) - len(tokenizer(pair.before)["input_ids"])
@@ -84,7 +84,7 @@ def test_a_continuation_without_a_token_is_refused(model, tokenizer):
         continuation_nats(Reader(model, tokenizer), [Continuation("Where?", "")], batch_size=1)
 
 
-def test_what_is_recorded_changes_nothing(model, tokenizer):
+def test_recording_changes_nothing(model, tokenizer):
     reader = Reader(model, tokenizer)
     with reader.recording() as recording:
         recorded = continuation_nats(reader, PAIRS, batch_size=6)

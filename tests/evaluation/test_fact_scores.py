@@ -60,16 +60,16 @@ def test_a_wording_that_ends_in_the_answer_is_asked_from_there(wording, prompt, 
 @pytest.mark.parametrize(
     "wording", ["Oslo is where Ada lives.", "Oslo", "Ada lives in Oslo now.", "Ada lives.", " Oslo."]
 )
-def test_other_wordings_ask_for_nothing(wording):
+def test_other_wordings_are_not_asked(wording):
     assert wordings_as_clozes(fact("Ada", "Oslo"), [wording]) == []
 
 
-def test_of_two_names_of_the_answer_the_longer_is_asked_for():
+def test_the_longer_of_two_names_of_the_answer_is_asked_for():
     (cloze,) = wordings_as_clozes(fact("Bo", "York", "New York"), ["Bo lives in New York."])
     assert (cloze.prompt, cloze.continuation) == ("Bo lives in", " New York")
 
 
-def test_a_score_is_the_mean_over_the_facts_own_questions(model, tokenizer):
+def test_a_score_is_the_mean_over_a_facts_questions(model, tokenizer):
     facts = [fact("Ada", "Oslo"), fact("Bo", "New York City", statements=("New York City is home to Bo.",))]
     together = score_facts(Reader(model, tokenizer), facts, EVALUATION, {one.id: one.statements for one in facts})
     prompts = [f"Question: {question.question}\nAnswer:" for question in facts[1].questions]
@@ -93,7 +93,7 @@ def test_a_right_answer_scores_one(model, tokenizer, monkeypatch):
     assert found.exact_match == 0.5 and found.seen_exact_match == 1
 
 
-def test_a_fact_that_nothing_asks_about_has_no_score(model, tokenizer):
+def test_a_fact_without_questions_has_no_score(model, tokenizer):
     with pytest.raises(ValueError, match="1 facts, the first 'Bo', have no question"):
         score_facts(
             Reader(model, tokenizer), [fact("Ada", "Oslo"), Fact(id="Bo", statements=("x",), questions=())], EVALUATION

@@ -171,7 +171,7 @@ def test_likelihoods_of_continuations_agree(harness, model, tokenizer, choices):
 
 
 @needs_harness
-def test_hellaswag_is_cleaned_alike():
+def test_hellaswag_is_cleaned_in_the_same_way():
     from lm_eval.tasks.hellaswag.utils import preprocess
 
     random = Random(0)

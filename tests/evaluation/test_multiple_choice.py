@@ -25,7 +25,7 @@ def chosen(monkeypatch, records, nats, **options):
     return choose(Reader(nn.Identity()), records, batch_size=1, **options), asked
 
 
-def test_the_likeliest_choice_counts_and_by_length_the_likeliest_per_character(monkeypatch):
+def test_the_most_likely_choice_counts_in_total_and_per_character(monkeypatch):
     records = [record("short", "a much longer one", gold=1), record("ab", "cd", "ef", gold=2)]
     scores, asked = chosen(monkeypatch, records, [5.0, 10.0, 3.0, 2.0, 1.0])
     assert scores.accuracy == (0.0, 1.0)  # 5 nats are fewer than 10
@@ -43,7 +43,7 @@ def test_length_is_in_characters_without_the_space_before(monkeypatch):
     assert scores.accuracy_by_length == (1.0,)
 
 
-def test_of_equally_likely_choices_the_first_counts(monkeypatch):
+def test_the_first_of_equally_likely_choices_counts(monkeypatch):
     scores, _ = chosen(monkeypatch, [record("ab", "cd", gold=0), record("ab", "cd", gold=1)], [1.0, 1.0, 1.0, 1.0])
     assert scores.accuracy == (1.0, 0.0)
 

@@ -77,7 +77,7 @@ def test_an_answer_ends_with_its_line_or_text_and_is_scored(tokenizer, ending):
 @pytest.mark.parametrize(
     ("until", "expected"), [("\n", "Jon"), ("king", "Jon\n the"), ("north", "Jon\n the king"), ("the king", "Jon")]
 )
-def test_a_continuation_can_go_on_to_another_text_than_the_end_of_its_line(tokenizer, until, expected):
+def test_a_continuation_can_end_elsewhere_than_at_its_line(tokenizer, until, expected):
     model = model_that_says(tokenizer, " Jon\n the king<|eos|>")
     assert complete(Reader(model, tokenizer), ["Answer:"], max_new_tokens=20, batch_size=1, until=until) == [expected]
 

@@ -25,7 +25,7 @@ def trace(step, after, end, *, start=(0.0, 3.0), slots=None, seen=None):
     )
 
 
-def test_by_hand():
+def test_metrics_by_hand():
     """Four facts: the first is forgotten, the second half forgotten, the third gains. The last has
     no fact after it, so its score does not count."""
     traces = [
@@ -55,7 +55,7 @@ def test_ages_fill_bins_of_nearly_one_size_and_each_fact_counts_once():
     assert [age["exact_match"]["mean"] for age in ages] == [0, 0, pytest.approx(1 / 20), 1, 1]
 
 
-def test_one_fact_has_no_later_ones():
+def test_one_fact_has_no_later_facts():
     metrics = stream_metrics([trace(1, (1.0, 0.1), (1.0, 0.1), slots=(1, 2))], [])
     assert metrics["exact_match"]["backward_transfer"] is None and metrics["forgetting_by_age"] == []
     assert metrics["exact_match"]["end"]["mean"] == 1 and metrics["shared_slots"] is None
@@ -107,7 +107,7 @@ def test_shared_slots_by_hand():
     assert shared["first_facts"] == ["fact 1", "fact 2", "fact 3"]
 
 
-def test_jaccard_is_the_definition_also_where_slots_come_in_several_portions():
+def test_jaccard_equals_its_definition_over_several_portions_of_slots():
     random = np.random.default_rng(0)
     sets = [set(random.choice(20_000, size=900, replace=False).tolist()) for _ in range(9)]
     sets[4] = set(sets[2])

@@ -54,7 +54,7 @@ def scores(model, tokenizer, held_out):
     return evaluate(Reader(model, tokenizer), QUESTIONS, held_out, CONFIG)
 
 
-def test_every_task_gives_its_primary_measure_and_the_others_beside_it(scores):
+def test_every_task_gives_its_primary_measure_and_the_others(scores):
     measures = {name: score.measure for name, score in scores.sets.items()}
     assert measures == {
         "new_facts": "exact_match",
@@ -87,14 +87,14 @@ def test_without_a_choice_a_set_is_asked_in_the_general_way(model, tokenizer, he
     assert found.sets == {name: scores.sets[name] for name in found.sets}
 
 
-def test_no_solutions_are_written_where_none_are_wanted(model, tokenizer, held_out):
+def test_no_solutions_are_written_if_none_are_requested(model, tokenizer, held_out):
     only = replace(held_out, questions={"gsm8k": QUESTIONS})
     found = evaluate_held_out(Reader(model, tokenizer), only, replace(CONFIG, max_solution_tokens=0))
     assert "gsm8k_final_number" not in found.extra
 
 
 @pytest.mark.parametrize("max_bytes", [1 << 30, 60_000])
-def test_what_is_recorded_changes_no_score(model, tokenizer, held_out, scores, max_bytes):
+def test_recording_changes_no_score(model, tokenizer, held_out, scores, max_bytes):
     reader = Reader(model, tokenizer)
     with reader.recording(max_bytes=max_bytes) as recording:
         recorded = evaluate_held_out(reader, held_out, CONFIG)
@@ -114,7 +114,7 @@ def test_text_is_recorded_before_the_sets(model, tokenizer, held_out):
     assert with_positions == sorted(with_positions, reverse=True) and any(with_positions)
 
 
-def test_questions_that_were_not_asked_to_be_merged_are_scored_one_by_one(model, tokenizer):
+def test_questions_that_are_not_merged_are_scored_one_by_one(model, tokenizer):
     alone = [replace(question, fact="") for question in QUESTIONS]
     found = evaluate_questions(Reader(model, tokenizer), "set", alone, CONFIG)
     assert len(found.sets["set"].items) == len(alone) == 12

@@ -13,7 +13,7 @@ def records_of(task):
     return CHOICES if TASKS[task].kind is MultipleChoice else QUESTIONS
 
 
-def test_every_layout_but_the_general_one_has_a_task_of_its_own():
+def test_every_specific_layout_has_its_own_task():
     assert set(LAYOUTS) - set(TASKS) == {"fields"}
     assert {default_task(QUESTIONS, layout) for layout in LAYOUTS} == {*LAYOUTS} - {"fields"} | {"questions"}
     assert default_task(CHOICES, "fields") == default_task(CHOICES) == "multiple_choice"
@@ -55,5 +55,5 @@ def test_a_set_that_cannot_be_asked_is_refused(records, choice, reason):
     assert reason in str(refused.value)
 
 
-def test_the_tasks_that_a_config_may_name_are_those_that_there_are():
+def test_a_config_may_name_every_task_and_no_other():
     assert set(QUESTION_TASKS) == set(TASKS)

@@ -117,7 +117,7 @@ def test_active_reading_asks_a_model_once_and_cuts_what_does_not_fit(config: Con
     assert {text.split()[0] for text in facts[0].statements} == {"Sing", "Draw"}
 
 
-def test_a_run_without_documents_is_told_so(tmp_path: Path, capfd):
+def test_a_run_without_documents_is_refused(tmp_path: Path, capfd):
     assert "the recipe has no questions.documents" in refused(capfd, augment_documents.run, smoke(tmp_path))
 
 

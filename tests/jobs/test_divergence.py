@@ -21,7 +21,7 @@ DIVERGING = (
 )
 
 
-def test_it_names_the_rates_is_not_started_again_and_saves_no_weights(cluster, tmp_path: Path, capfd):
+def test_divergence_names_the_rates_is_not_retried_and_saves_no_weights(cluster, tmp_path: Path, capfd):
     config = smoke(tmp_path, *DIVERGING)
     prepare_corpus.run(config)
     line = refused(capfd, pretrain.run, config)

@@ -43,7 +43,7 @@ WORKERS = {
     ],
 )
 @pytest.mark.usefixtures("cluster")
-def test_a_worker_does_not_read_what_was_replaced(swept, tmp_path, worker, changed):
+def test_a_worker_does_not_read_a_replaced_input(swept, tmp_path, worker, changed):
     config = smoke(swept.storage, "--tracking", "off")
     inputs = {**trial_inputs(config, "memory"), changed: OTHER}
     with pytest.raises(StorageError, match=f"was replaced: its digest is .*, but {OTHER[:16]} was expected"):

@@ -87,7 +87,7 @@ def test_a_run_that_another_driver_trains_is_refused_before_any_work(runs, monke
 
 
 @pytest.mark.slow
-def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd):
+def test_sigterm_saves_a_state_and_the_same_command_continues_from_it(runs, capfd):
     config = smoke(runs, *LONG)
     run, before = runs / "smoke", signal.getsignal(signal.SIGTERM)
     with once(lambda: last_step(run) >= 3, lambda: os.kill(os.getpid(), signal.SIGTERM)):
@@ -110,7 +110,7 @@ def test_sigterm_saves_a_state_and_the_same_command_goes_on_from_it(runs, capfd)
 
 
 @pytest.mark.slow
-def test_sigterm_reaches_pretrainings_side_by_side(runs, capfd):
+def test_sigterm_reaches_parallel_pretrainings(runs, capfd):
     """Pretrainings in threads, as in a sweep; threads receive no signals."""
     memory = smoke(runs, *LONG, "--run-name", "both")
     both, run = [memory, replace(memory, architecture="dense")], runs / "both"
@@ -131,7 +131,7 @@ def _last_step(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_once_the_checkpoint_is_made_costs_no_step(runs, capfd):
+def test_a_worker_that_dies_after_the_checkpoint_costs_no_step(runs, capfd):
     config = smoke(runs, *LONG, "--run-name", "late", "--pretraining.num-steps", "6", "--pretraining.warmup-steps", "2")
     checkpoint = artifacts.checkpoint(config, "memory").uri
     with once(
@@ -142,7 +142,7 @@ def test_a_worker_that_dies_once_the_checkpoint_is_made_costs_no_step(runs, capf
     assert not Path(run_of(config).training_states("memory")).exists()
 
 
-def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypatch, capsys):
+def test_reports_refused_by_the_tracking_server_are_logged_later(monkeypatch, capsys):
     logged: list[int] = []
 
     class Server:
@@ -170,7 +170,7 @@ def test_reports_that_the_tracking_server_did_not_take_are_logged_later(monkeypa
     assert logged == [1, 2] and not run.unlogged
 
 
-def test_where_the_lease_cannot_be_read_training_goes_on_and_where_it_is_anothers_it_ends(tmp_path, caplog):
+def test_training_continues_if_the_lease_cannot_be_read_and_ends_if_another_driver_holds_it(tmp_path, caplog):
     (tmp_path / "file").touch()
     unreadable = storage.Holder(uri=str(tmp_path / "file" / "lease.json"), owner="we", epoch=1, id="ours")
     assert pretrain_worker._holds_lease(unreadable) and "the lease could not be read" in caplog.text
@@ -183,7 +183,7 @@ def test_where_the_lease_cannot_be_read_training_goes_on_and_where_it_is_another
 
 
 @pytest.mark.slow
-def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
+def test_a_unit_that_kills_its_worker_is_quarantined_and_named(runs, capfd):
     if not storage.has_artifact(str(runs / "smoke" / "checkpoint-memory")):
         pretrain.run(smoke(runs, *LONG))
     attempts = runs / "smoke" / "counts-attempts" / "unit_0000200_0000400"
@@ -212,7 +212,7 @@ def test_a_unit_that_kills_its_worker_is_given_up_and_named(runs, capfd):
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_whenever_it_loads_the_model_ends_the_job_with_the_reason(runs, capfd):
+def test_workers_that_die_while_loading_the_model_end_the_job_with_the_reason(runs, capfd):
     if not storage.has_artifact(str(runs / "smoke" / "checkpoint-memory")):
         pretrain.run(smoke(runs, *LONG))
     options = (*LONG, *HEAVY, "--cluster.num-trials-at-once", "1")
@@ -248,7 +248,7 @@ def killing_all_that_begin(attempts: Path, unit: str) -> Iterator[list[int]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heavy, killers", [("heavy", "packed it"), ("_heavy", "read it for the tokenizer")])
-def test_a_shard_that_kills_its_workers_is_given_up_and_named(tmp_path, cluster, capfd, heavy, killers):
+def test_a_shard_that_kills_its_workers_is_quarantined_and_named(tmp_path, cluster, capfd, heavy, killers):
     """Second shard of the corpus, and the first one."""
     corpus, run, heavy_name = tmp_path / "corpus", tmp_path / "runs" / "smoke", f"{heavy}.jsonl.zst"
     for name, number in (("a", 300), (heavy, 30_000), ("z", 300)):

@@ -67,7 +67,7 @@ def test_a_patched_checkpoint_scores_what_the_finetune_scored(swept, learned, tm
         }
 
 
-def test_a_finetune_that_is_done_is_reused(swept, learned, cluster, capsys):
+def test_a_finished_finetune_is_reused(swept, learned, cluster, capsys):
     method, patch, _ = learned
     when = (patch / "manifest.json").stat().st_mtime_ns
     config = smoke(swept.storage, "--method", method, "--method.optimizer.learning-rate", "0.01")

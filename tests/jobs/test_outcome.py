@@ -39,7 +39,7 @@ def test_a_method_that_changes_no_weight_has_no_patch_to_apply(tmp_path, capsys)
 
 
 @pytest.mark.ray
-def test_a_run_that_learned_nothing_says_so_and_why_every_time(swept, tmp_path, cluster, capfd):
+def test_a_run_that_learned_nothing_says_so_and_why(swept, tmp_path, cluster, capfd):
     left_out = shutil.ignore_patterns("trials", "ray", "learned", "scores")
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=left_out)
     config = smoke(

@@ -22,7 +22,7 @@ from tune_spaces import load_spaces
 pytestmark = pytest.mark.ray
 
 
-def test_every_stage_says_how_far_it_is(swept):
+def test_every_stage_prints_its_progress(swept):
     out = swept.ended.out
     for stage in (
         "world",
@@ -39,7 +39,7 @@ def test_every_stage_says_how_far_it_is(swept):
     assert "Traceback" not in out + swept.ended.err
 
 
-def test_everything_is_made_once_and_nothing_is_left_half_made(swept):
+def test_every_artifact_is_made_once_and_completely(swept):
     assert swept.made == {
         "world",
         "tokenizer",
@@ -57,7 +57,7 @@ def test_everything_is_made_once_and_nothing_is_left_half_made(swept):
 
 
 @pytest.mark.parametrize(("architecture", "model_type"), [("memory", "memory_llama"), ("dense", "llama")])
-def test_a_checkpoint_is_whole_for_a_stranger(swept, architecture, model_type):
+def test_a_checkpoint_folder_is_self_contained(swept, architecture, model_type):
     folder = swept.run / f"checkpoint-{architecture}"
     named = storage.read_manifest(str(folder)).files
     assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= named.keys()
@@ -81,7 +81,7 @@ def test_the_ledger_holds_every_setting_of_every_method_with_every_seed(swept):
         assert entry["extra"]["steps"] == 12  # 6 facts, 2 passes
 
 
-def test_trials_of_one_seed_start_from_the_same_scores_and_seeds_have_other_facts(swept):
+def test_trials_of_a_seed_share_their_start_and_seeds_have_different_facts(swept):
     entries = [json.loads(path.read_text())["result"] for path in swept.ledger().values()]
     bases = {"sparse_memory": "memory", "lora": "dense", "full": "dense"}
     for base in ("memory", "dense"):
@@ -115,7 +115,7 @@ def assert_interval(value: float, bounds: list[float]) -> None:
     assert low <= high and low - 0.05 <= value <= high + 0.05
 
 
-def test_frontier_json_is_as_the_issue_says(swept):
+def test_frontier_json_has_the_documented_fields(swept):
     frontier = swept.frontier()
     assert frontier["recipe"] == "smoke"
     assert frontier.keys() >= {"recipe", "points", "forgetting_sets", "hypervolume", "matched"}
@@ -143,7 +143,7 @@ def test_frontier_json_is_as_the_issue_says(swept):
             assert_interval(at_level["forgetting"], at_level["ci"])
 
 
-def test_points_are_what_the_ledger_says(swept):
+def test_points_agree_with_the_ledger(swept):
     entries = [json.loads(path.read_text())["result"] for path in swept.ledger().values()]
     frontier = swept.frontier()
     margins = {
@@ -177,7 +177,7 @@ def test_the_table_the_picture_and_the_report(swept):
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)\s*=\s*[\"'](?!data:)", report)
 
 
-def test_the_report_says_how_long_each_stage_took_and_names_its_command(swept):
+def test_the_report_shows_each_stages_duration_and_command(swept):
     stages = storage.read_record(f"{swept.run}/stages.json")
     assert len(stages) == 4 and sum(stage["seconds"] for stage in stages.values()) < swept.ended.seconds
     report = html.unescape((swept.run / "report.html").read_text())

@@ -79,7 +79,7 @@ def test_a_bad_shard_is_named_with_line_reason_and_remedy(tmp_path, capfd, clust
 
 
 @ray
-def test_after_a_bad_shard_is_repaired_the_same_command_goes_on(tmp_path, capfd, cluster):
+def test_after_a_bad_shard_is_repaired_the_same_command_continues(tmp_path, capfd, cluster):
     corpus, config = tmp_path / "corpus", smoke(tmp_path / "runs", "--corpus.path", str(tmp_path / "corpus"))
     corpus.mkdir()
     write_shard(f"{corpus}/a.jsonl.zst", WHOLE)
@@ -216,7 +216,7 @@ def test_counts_of_another_checkpoint(swept, capfd, tmp_path):
 
 
 @ray
-def test_a_checkpoint_that_was_patched_is_not_the_runs_own(swept, capfd, cluster, tmp_path):
+def test_a_patched_checkpoint_is_not_taken_for_the_runs_own(swept, capfd, cluster, tmp_path):
     patch = finetune.run(smoke(swept.storage, "--tracking", "off"))
     kept = shutil.ignore_patterns("trials", "ray", "learned", "checkpoint-memory")
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=kept)
@@ -226,7 +226,7 @@ def test_a_checkpoint_that_was_patched_is_not_the_runs_own(swept, capfd, cluster
 
 
 @ray
-def test_a_checkpoint_that_was_damaged(swept, cluster, capfd, tmp_path):
+def test_a_damaged_checkpoint(swept, cluster, capfd, tmp_path):
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=shutil.ignore_patterns("trials", "ray", "learned"))
     weights = tmp_path / "smoke" / "checkpoint-dense" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_was_damaged(swept, cluster, capfd, tmp_path):
 
 @pytest.mark.parametrize("checkpoint", ["{tmp}/nowhere", "ftp://a/b"])
 @ray
-def test_an_evaluation_of_a_checkpoint_that_is_not_there(swept, capfd, tmp_path, checkpoint):
+def test_an_evaluation_of_a_missing_checkpoint(swept, capfd, tmp_path, checkpoint):
     checkpoint = checkpoint.format(tmp=tmp_path)
     assert checkpoint in refused(capfd, evaluate.run, smoke(swept.storage, "--checkpoint", checkpoint))
 
@@ -252,7 +252,7 @@ def nobody() -> Iterator[str]:
         yield f"http://127.0.0.1:{unused.getsockname()[1]}"
 
 
-def test_a_tracking_server_that_is_not_there_is_known_before_the_sweep_begins(tmp_path, capfd, nobody):
+def test_an_unreachable_tracking_server_is_reported_before_the_sweep_begins(tmp_path, capfd, nobody):
     line = refused(capfd, sweep, smoke(tmp_path, "--tracking", nobody))
     assert f"tracking uri {nobody}: does not answer" in line and "Start it" in line
     assert list(tmp_path.iterdir()) == []
@@ -260,7 +260,7 @@ def test_a_tracking_server_that_is_not_there_is_known_before_the_sweep_begins(tm
 
 @ray
 @pytest.mark.parametrize("job", [pretrain.run, count_accesses.run, finetune.run, evaluate.run])
-def test_a_tracking_server_that_is_not_there_is_known_before_a_stage_begins(swept, tmp_path, capfd, nobody, job):
+def test_an_unreachable_tracking_server_is_reported_before_a_stage_begins(swept, tmp_path, capfd, nobody, job):
     kept = {pretrain.run: ("checkpoint*", "counts"), count_accesses.run: ("counts",)}.get(job, ())
     ignored = shutil.ignore_patterns("trials", "ray", "learned", "scores", *kept)
     shutil.copytree(swept.run, tmp_path / "smoke", ignore=ignored)
@@ -270,7 +270,7 @@ def test_a_tracking_server_that_is_not_there_is_known_before_a_stage_begins(swep
 
 
 @pytest.mark.parametrize("address", ["mlruns", "sqlite:///mlflow.db"])
-def test_a_tracking_address_of_no_known_kind(tmp_path, capfd, address):
+def test_a_tracking_address_of_unknown_kind(tmp_path, capfd, address):
     assert f"tracking uri {address}" in refused(capfd, sweep, smoke(tmp_path, "--tracking", address))
 
 
@@ -289,7 +289,7 @@ def small_disk(tmp_path, request) -> Iterator[Path]:
 @pytest.mark.parametrize(
     "small_disk, made", [("64k", set()), ("280k", {"smoke/world"})], indirect=["small_disk"], ids=["world", "blocks"]
 )
-def test_no_space_left(small_disk, made, capfd, cluster):
+def test_a_full_disk(small_disk, made, capfd, cluster):
     """Both in the driver and in a worker."""
     line = refused(capfd, prepare_corpus.run, smoke(small_disk, "--tracking", "off"))
     assert f"storage {small_disk}/smoke/" in line and "no space left. Free some, or choose a larger disk" in line
@@ -297,17 +297,17 @@ def test_no_space_left(small_disk, made, capfd, cluster):
     assert not [path for path in small_disk.rglob("*") if path.name.endswith(".partial")]
 
 
-def test_a_folder_that_may_not_be_written(tmp_path, capfd):
+def test_a_read_only_folder(tmp_path, capfd):
     (tmp_path / "file").write_text("no folder")
     line = refused(capfd, prepare_corpus.run, smoke(tmp_path / "file", "--tracking", "off"))
     assert "Choose a directory that you may write to" in line
 
 
-def test_a_storage_address_of_no_known_kind(capfd):
+def test_a_storage_address_of_unknown_kind(capfd):
     assert "must be a local path or s3://bucket/prefix" in refused(capfd, prepare_corpus.run, smoke("gs://bucket/runs"))
 
 
-def test_a_temporary_folder_of_ray_with_too_long_a_path(tmp_path, monkeypatch):
+def test_a_temporary_folder_with_too_long_a_path(tmp_path, monkeypatch):
     folder = tmp_path / ("x" * 60)
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     with pytest.raises(RunError, match="107 bytes.*RAY_TMPDIR to an existing folder") as refused, starting():

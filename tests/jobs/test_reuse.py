@@ -20,7 +20,7 @@ from tests.jobs.sweep.results import METHODS, RUNS_OF, query, sweep, times_of, w
 pytestmark = pytest.mark.ray
 
 
-def test_run_again_it_reuses_all_that_is_done(swept, cluster, capsys):
+def test_a_second_run_reuses_everything(swept, cluster, capsys):
     before, times, began = swept.frontier(), times_of(swept), time.monotonic()
     sweep(smoke(swept.storage))
     assert time.monotonic() - began < 30
@@ -31,7 +31,7 @@ def test_run_again_it_reuses_all_that_is_done(swept, cluster, capsys):
     assert len(query(swept, RUNS_OF, "memlm pareto sweeps")) == 13
 
 
-def test_trials_that_are_missing_are_run_again_alone_and_end_where_they_ended(swept, cluster, capsys):
+def test_only_missing_trials_are_run_again_with_the_same_result(swept, cluster, capsys):
     before, times, ledger = swept.frontier(), times_of(swept), swept.ledger()
     lost = [next(path for path in ledger.values() if f'"{method}"' in path.read_text()) for method in METHODS]
     results = {path: json.loads(path.read_text())["result"] for path in lost}
@@ -51,7 +51,7 @@ def test_trials_that_are_missing_are_run_again_alone_and_end_where_they_ended(sw
     assert len(query(swept, RUNS_OF, "memlm pareto sweeps")) == 13
 
 
-def test_a_run_is_drawn_beside_the_others_that_it_names(swept, cluster, capsys):
+def test_a_run_is_drawn_next_to_the_runs_that_it_names(swept, cluster, capsys):
     """All trials are in the other run's ledger: nothing is run, and one picture shows both."""
     config = smoke(
         swept.storage, "--run-name", "beside", "--base-run", "smoke", "--sweep.compare-with", "smoke", "none"
@@ -75,7 +75,7 @@ def copied(swept, tmp_path) -> Path:
     return tmp_path
 
 
-def test_counting_goes_on_with_the_partials_that_are_there(copied, cluster):
+def test_counting_continues_from_the_stored_units(copied, cluster):
     """A partial count with a thousand extra tokens shows that it was reused and not counted
     again."""
     run, config = copied / "smoke", smoke(copied)
@@ -135,7 +135,7 @@ def test_the_same_run_name_with_another_config_is_refused_naming_the_field(
         (evaluate.run, "checkpoint-memory", "pretrain.py smoke"),
     ],
 )
-def test_what_is_missing_is_named_with_the_command_that_makes_it(copied, capfd, job, gone, named):
+def test_a_missing_input_is_named_with_the_command_that_makes_it(copied, capfd, job, gone, named):
     shutil.rmtree(copied / "smoke" / gone)
     left = artifacts_in(copied)
     line = refused(capfd, job, smoke(copied))

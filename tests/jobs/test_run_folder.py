@@ -26,7 +26,7 @@ def config(tmp_path: Path):
     return parse("", ["smoke", "--storage", str(tmp_path), "--run-name", "thesis"])
 
 
-def test_a_folder_of_other_files_is_refused_and_stays(config, tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_refused_and_not_changed(config, tmp_path: Path) -> None:
     (tmp_path / "thesis" / "corpus").mkdir(parents=True)
     (tmp_path / "thesis" / "corpus" / "manifest.json").write_text('{"name": "web"}')
     (tmp_path / "thesis" / "report.html").write_text("three years of work")
@@ -37,7 +37,7 @@ def test_a_folder_of_other_files_is_refused_and_stays(config, tmp_path: Path) ->
     assert (tmp_path / "thesis" / "report.html").read_text() == "three years of work"
 
 
-def test_a_new_folder_one_of_a_killed_run_and_one_of_a_run_are_taken(config, tmp_path: Path) -> None:
+def test_new_folders_and_folders_of_runs_are_accepted(config, tmp_path: Path) -> None:
     require_ready(config)
     (tmp_path / "thesis" / "blocks-attempts").mkdir(parents=True)
     (tmp_path / "thesis" / ".corpus.partial").mkdir()
@@ -51,7 +51,7 @@ def test_a_new_folder_one_of_a_killed_run_and_one_of_a_run_are_taken(config, tmp
     assert (tmp_path / "thesis" / "report.html").is_file() and (tmp_path / "thesis" / "world" / "w").is_file()
 
 
-def test_other_objects_on_s3_are_refused_and_stay(bucket: str) -> None:
+def test_other_objects_on_s3_are_refused_and_not_changed(bucket: str) -> None:
     config = parse("", ["smoke", "--storage", bucket, "--run-name", "site", "--tracking", "off"])
     require_ready(config)
     storage.write_bytes(f"{bucket}/site/leases/pretrain", b"{}")

@@ -131,7 +131,7 @@ def head(tmp_path_factory) -> Iterator[Head]:
         shutil.rmtree(session, ignore_errors=True)
 
 
-def test_a_submitted_job_prepares_and_another_pretrains(head, tmp_path):
+def test_one_submitted_job_prepares_and_another_pretrains(head, tmp_path):
     options = ["smoke", "--storage", str(tmp_path), "--tracking", "off"]
     for pipeline, made in (("prepare_corpus", "corpus"), ("pretrain", "checkpoint-memory")):
         ended = head.submit(f"pipelines/{pipeline}.py", *options, "--pretraining.num-steps", "20")
@@ -177,14 +177,14 @@ def test_a_token_that_the_cluster_does_not_accept_is_one_error(head, tmp_path):
     assert "does not accept this token" in the_error_line(ended.code, ended.out, ended.err)
 
 
-def test_what_is_uploaded_is_small():
+def test_the_upload_is_small():
     """Ray refuses working directories above 512 MiB; data and environments must stay out of
     them."""
     assert sum((ROOT / name).stat().st_size for name in uploaded(ROOT)) < 10 * 2**20
 
 
 @pytest.mark.parametrize("mode", ["", "disabled"])
-def test_a_submission_without_its_token_is_one_line(head, mode, tmp_path):
+def test_a_submission_without_its_token_is_refused_on_one_line(head, mode, tmp_path):
     settings = {"MEMLM_STORAGE": str(tmp_path), "MEMLM_TRACKING": "off", "RAY_ADDRESS": head.address}
     (tmp_path / "token").write_text(secrets.token_hex(32))
     (tmp_path / "token").chmod(0o600)
@@ -194,7 +194,7 @@ def test_a_submission_without_its_token_is_one_line(head, mode, tmp_path):
 
 
 @pytest.mark.parametrize("spelled", ["http", "HTTP"])
-def test_doctor_asks_the_dashboard_that_jobs_are_submitted_to(head, spelled, tmp_path):
+def test_doctor_asks_the_dashboard_that_takes_jobs(head, spelled, tmp_path):
     address = head.address.replace("http", spelled)
     told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_path), "RAY_ADDRESS": address}
     options = ["smoke", "--storage", str(tmp_path / "runs"), "--tracking", "off"]

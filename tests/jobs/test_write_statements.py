@@ -77,7 +77,7 @@ def config_of(tmp_path: Path, questions: Path, server: Server, *arguments: str) 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
-def test_facts_are_stated_once_and_the_file_is_what_the_stream_reads(tmp_path: Path, questions: Path, capfd):
+def test_facts_are_stated_once_and_the_stream_reads_the_file(tmp_path: Path, questions: Path, capfd):
     careful = Careful("Person07")
     with serving(careful) as server:
         config = config_of(tmp_path, questions, server, "--wordings.max-failed-share", "0.1")
@@ -101,7 +101,7 @@ def test_facts_are_stated_once_and_the_file_is_what_the_stream_reads(tmp_path: P
     assert "q7: only 0" in out and f"--questions.facts.statements {uri}/statements.jsonl" in out
 
 
-def test_a_second_command_asks_nothing_while_the_first_one_lives(tmp_path: Path, questions: Path, monkeypatch):
+def test_a_second_command_asks_nothing_while_the_first_runs(tmp_path: Path, questions: Path, monkeypatch):
     monkeypatch.setattr(alone, "LEASE_SECONDS", 0.5)
     careful = Careful()
     with serving(careful) as server:
@@ -114,9 +114,7 @@ def test_a_second_command_asks_nothing_while_the_first_one_lives(tmp_path: Path,
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
-def test_a_spent_budget_keeps_what_is_done_and_too_many_failures_cost_nothing_again(
-    tmp_path: Path, questions: Path, capfd
-):
+def test_a_spent_budget_keeps_finished_work(tmp_path: Path, questions: Path, capfd):
     careful = Careful("Person02", "Person07")
     with serving(careful) as server:
         config = config_of(tmp_path, questions, server, "--cluster.num-trials-at-once", "1")

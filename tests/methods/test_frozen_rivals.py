@@ -12,7 +12,7 @@ def ask(id: str, question: str) -> Question:
     return Question(id=id, question=question, answers=("?",))
 
 
-def test_the_ceiling_puts_the_very_fact_before_its_own_question_alone():
+def test_the_ceiling_puts_each_fact_before_its_own_question_only():
     method = InContext(tiny_model(dense=True), InContextConfig(num_statements=2), FACTS)
     assert method.context_of(FACTS[0].questions[0]) == "Ada was born in London.\nLondon saw the birth of Ada."
     assert method.context_of(ask("other", "Where was Ada born?")) == ""

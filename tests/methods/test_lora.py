@@ -62,7 +62,7 @@ def test_before_the_first_step_the_model_is_the_base_model():
     assert torch.equal(logits_of(method.model), logits_of(tiny_model(dense=True)))
 
 
-def test_the_seed_initialises_the_adapters_and_nothing_else_does():
+def test_only_the_seed_determines_the_initial_adapters():
     first = state(lora(seed=0)[0].finish())
     torch.manual_seed(123)
     again, other = state(lora(seed=0)[0].finish()), state(lora(seed=1)[0].finish())

@@ -75,7 +75,7 @@ def added_or_changed(new: Path, old: Path) -> list[str]:
     return [name for name in files if not (old / name).exists() or not filecmp.cmp(new / name, old / name, False)]
 
 
-def test_two_files_make_a_method_that_is_parsed_swept_built_and_compared(copy):
+def test_two_files_add_a_method_that_is_parsed_swept_built_and_compared(copy):
     done = run(copy, "-c", PROGRAM)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -95,7 +95,7 @@ def test_help_and_messages_name_it(copy):
     assert wrong.returncode == 2 and "did you mean 'norms'" in wrong.stderr
 
 
-def test_two_methods_of_one_name_are_refused(copy, tmp_path):
+def test_two_methods_with_the_same_name_are_refused(copy, tmp_path):
     shutil.copytree(copy, tmp_path / "twice")
     shutil.copy(copy / "memlm/methods/norms.py", tmp_path / "twice/memlm/methods/norms_again.py")
     done = run(tmp_path / "twice", "-c", "import memlm.methods.registry")

@@ -49,7 +49,7 @@ def test_replay_is_a_step_on_the_sum_of_both_losses():
     torch.testing.assert_close(learned(full("replay", weight=2.0), background), expected)
 
 
-def test_distillation_does_not_pull_at_first_and_pulls_back_afterwards():
+def test_distillation_has_no_gradient_at_first_and_pulls_back_later():
     alone = learned(full("none"), text())
     torch.testing.assert_close(learned(full("distillation", weight=50.0), text()), alone)
     original, background = tiny_model(dense=True), text(4)
@@ -81,7 +81,7 @@ def test_lora_rehearses_too_and_its_base_stays(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_blocks_are_drawn_anew_and_the_same_for_a_seed(kind):
+def test_blocks_are_drawn_for_each_step_and_repeat_by_seed(kind):
     runs = [learned(full(kind), text(16), steps=3) for _ in range(2)]
     torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
 

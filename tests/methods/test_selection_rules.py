@@ -66,7 +66,7 @@ def test_gradient_moves_the_slots_with_the_largest_gradient_times_idf_by_plain_s
     torch.testing.assert_close(moved[order[:4]], -2.0 * gradients[order[:4]], rtol=1e-3, atol=1e-5)
 
 
-def test_protection_divides_a_slots_rate_by_what_background_text_reads_of_it():
+def test_protection_divides_a_slots_rate_by_its_background_accesses():
     model, batch = tiny_model(), random_batch(0)
     background = random_background(model)
     plain_before, plain_after, _, _ = learn(tiny_model(), sparse_config(), batch, background=background)
@@ -79,7 +79,7 @@ def test_protection_divides_a_slots_rate_by_what_background_text_reads_of_it():
     assert rate.min() < 0.9
 
 
-def test_a_cap_keeps_common_slots_where_they_are():
+def test_a_cap_keeps_common_slots_unchanged():
     model, batch = tiny_model(), random_batch(0)
     background = random_background(model)
     expected_to_move = pulled(model, batch)
@@ -90,7 +90,7 @@ def test_a_cap_keeps_common_slots_where_they_are():
     assert moved == expected and expected
 
 
-def test_a_living_background_spares_the_slots_of_the_fact_before_and_not_its_own():
+def test_a_living_background_spares_slots_of_earlier_facts_only():
     model, batch = tiny_model(), random_batch(0)
     other = batch._replace(fact_id="another")
     config = replace(sparse_config(5), living_background=10_000)
@@ -104,7 +104,7 @@ def test_a_living_background_spares_the_slots_of_the_fact_before_and_not_its_own
 
 
 @pytest.mark.parametrize(("part", "names"), [("keys", ["half_keys"]), ("gates", ["gate.weight", "gate.bias"])])
-def test_an_ablation_moves_its_part_and_the_values_and_nothing_else(part, names):
+def test_an_ablation_moves_only_its_part_and_the_values(part, names):
     model = tiny_model()
     config = replace(sparse_config(), trains_also=part, also_learning_rate=0.01)
     before, after, _, _ = learn(model, config, random_batch(0))
@@ -140,5 +140,5 @@ def test_an_ablation_moves_its_part_of_every_layer(memory, part):
         ({"trains_also": "keys"}, "sparse_memory_and_keys"),
     ],
 )
-def test_a_control_is_named_by_what_it_changes(fields, label):
+def test_a_control_is_named_after_its_change(fields, label):
     assert SparseMemoryConfig(**fields).label == label

@@ -105,7 +105,7 @@ def test_exactly_the_selected_rows_change(memory, chunks):
 
 @every_memory
 @pytest.mark.parametrize("mutant", [TrainsOneMoreRow, DecaysEveryRow, MovesTheGate, IgnoresTheBackground, CountsPads])
-def test_mutants_of_what_changes_are_caught(memory, mutant):
+def test_mutants_that_change_other_rows_are_caught(memory, mutant):
     with pytest.raises(AssertionError):
         check_only_selected_rows_change(memory, mutant)
 
@@ -162,7 +162,7 @@ def test_mutant_without_the_gradient_through_an_upper_layers_weights_is_caught(m
 
 
 @every_memory
-def test_no_gradient_is_left_and_none_has_the_pools_size(memory):
+def test_no_gradient_remains_or_has_the_pools_size(memory):
     model = tiny_model(memory)
     step(model, [random_batch(0)])
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
@@ -361,12 +361,12 @@ def test_the_rankings_choose_different_slots():
     assert len({tuple(chosen_by(ranking, 0)) for ranking in ("tfidf", "tf", "random")}) == 3
 
 
-def test_the_seed_changes_the_random_control_alone():
+def test_the_seed_changes_only_the_random_control():
     assert chosen_by("random", 0) == chosen_by("random", 0) != chosen_by("random", 1)
     assert chosen_by("tfidf", 0) == chosen_by("tfidf", 1)
 
 
-def test_the_report_tells_how_common_the_chosen_slots_are():
+def test_the_report_gives_the_document_frequency_of_the_chosen_slots():
     model, batch = tiny_model(), random_batch(0)
     background = random_background(model)
     selected = plain_selection(model, [batch], background, T)
@@ -408,7 +408,7 @@ def adamw_steps(memory, *, weight_decay, num_steps=2):
 
 
 @every_memory
-def test_adamw_leak_rows_that_left_the_selection_go_on_moving(memory):
+def test_adamw_leak_rows_that_left_the_selection_keep_moving(memory):
     states, (first, second) = adamw_steps(memory, weight_decay=0.0)
     assert first - second  # some rows leave
     assert set(changed_rows(states[0], states[1])) == first

@@ -118,12 +118,12 @@ def check_ranks_equal_one_process(case, of_ranks):
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=map(str, CASES))
-def test_two_ranks_do_what_one_process_does(ranks, number):
+def test_two_ranks_equal_one_process(ranks, number):
     check_ranks_equal_one_process(CASES[number], [rank["cases"][number] for rank in ranks[1]])
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=map(str, CASES))
-def test_a_rank_whose_share_is_empty_goes_on_as_the_others_do(ranks, number):
+def test_a_rank_with_an_empty_share_continues_like_the_others(ranks, number):
     check_ranks_equal_one_process(CASES[number], [rank["one share empty"][number] for rank in ranks[1]])
 
 
@@ -142,12 +142,12 @@ def test_the_first_selection_is_the_plain_one():
     assert len(pool_rows(weights)) == 81
 
 
-def test_mutant_that_selects_on_each_rank_for_itself_is_caught(ranks):
+def test_mutant_that_selects_on_each_rank_separately_is_caught(ranks):
     with pytest.raises(AssertionError):
         check_ranks_equal_one_process(CASES[0], [rank["mutant"] for rank in ranks[1]])
 
 
-def test_counts_add_up_over_ranks_of_which_one_may_have_none(ranks):
+def test_counts_add_up_over_ranks_even_if_one_has_none(ranks):
     for rank in ranks[1]:
         slots, counts = rank["merged"][0]
         assert (slots.tolist(), counts.tolist()) == ([3, 8], [1, 5])

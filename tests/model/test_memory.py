@@ -139,7 +139,7 @@ def count_calls(model, *, use_reentrant):
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("memory_config", MEMORIES.values(), ids=MEMORIES)
-def test_gradient_checkpointing_hands_over_accesses_once(memory_config, use_reentrant):
+def test_gradient_checkpointing_reports_accesses_once(memory_config, use_reentrant):
     model = tiny_model(memory_config)
     calls, num_searches = count_calls(model, use_reentrant=use_reentrant)
     num_layers = len(model.memory_layers)
@@ -148,7 +148,7 @@ def test_gradient_checkpointing_hands_over_accesses_once(memory_config, use_reen
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_mutant_that_ignores_recomputation_hands_over_twice(monkeypatch, use_reentrant):
+def test_mutant_that_ignores_recomputation_reports_accesses_twice(monkeypatch, use_reentrant):
     monkeypatch.setattr(memory, "_inside_backward", lambda: False)
     calls, _ = count_calls(tiny_model(), use_reentrant=use_reentrant)
     assert [number for number, _ in calls] == [0, 0]

@@ -51,7 +51,7 @@ def pinned(monkeypatch):
     checks._versions_once.cache_clear()
 
 
-def test_this_environment_is_as_it_is_pinned():
+def test_this_environment_matches_its_pins():
     assert python().state == "ok"
     assert worst(packages()) == "ok" and "with supported versions" in packages()[0].found
 
@@ -66,7 +66,7 @@ def test_this_environment_is_as_it_is_pinned():
         ("psutil=={here}", None),
     ],
 )
-def test_a_package_beside_its_pin(requirement, state):
+def test_a_package_at_another_version_than_its_pin(requirement, state):
     here = importlib.metadata.version("psutil")
     found = checks._package(Requirement(requirement.format(here=here, near=".".join(here.split(".")[:2]))))
     assert (found and found.state) == state
@@ -87,13 +87,13 @@ def test_a_missing_package_of_an_extra_names_the_extra(pinned):
     assert (check.state, check.found, check.remedy) == ("fail", "is not installed", "pip install 'memlm[cluster]'")
 
 
-def test_another_python_stops_it_too(pinned, tmp_path):
+def test_another_python_stops_a_pipeline_before_it_begins(pinned, tmp_path):
     pinned(python=">=4")
     with pytest.raises(RunError, match="python: 3.* and memlm needs >=4. Make the environment with Python >=4"):
         require_ready(smoke(tmp_path))
 
 
-def test_what_only_warns_stops_nothing():
+def test_a_warning_stops_nothing():
     require([Check(name="a", found="b"), Check(name="a", state="warn", found="b", remedy="c")])
     with pytest.raises(RunError, match="a: b. c"):
         require([Check(name="a", state="fail", found="b", remedy="c")])
@@ -123,7 +123,7 @@ def test_authentication_of_ray(no_ray_settings, tmp_path):
     assert ray_authentication().state == "ok" and "secret" not in str(ray_authentication())
 
 
-def test_a_storage_is_left_as_it_was(tmp_path):
+def test_a_storage_is_left_unchanged(tmp_path):
     (tmp_path / "kept").write_text("x")
     assert probe_storage(f"{tmp_path}/deep/er").state == "ok"
     assert probe_storage(str(tmp_path)).state == "ok"
@@ -143,14 +143,14 @@ def proxy(monkeypatch):
         checks._storage_once.cache_clear()
 
 
-def test_a_store_is_tried_whole(proxy):
+def test_every_operation_of_a_store_is_tried(proxy):
     uri = make_bucket(proxy)
     found = probe_storage(f"{uri}/runs")
     assert found.state == "ok" and f"{uri}/runs: written, read, listed and deleted" in found.found
     assert "conditional writes hold" in found.found and storage.list_names(uri) == []
 
 
-def test_a_store_that_cannot_keep_writers_apart_stops_a_pipeline_that_asks_it_once(proxy, capfd):
+def test_a_store_without_conditional_writes_stops_a_pipeline(proxy, capfd):
     uri = make_bucket(proxy)
     proxy.drops = ("If-None-Match", "If-Match")  # like stores without conditional writes
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_a_store_that_does_not_answer_stops_a_pipeline(proxy, capfd):
     assert "Create it, or correct the name" in line
 
 
-def test_a_folder_is_tried_where_nodes_share_it(monkeypatch, tmp_path):
+def test_a_shared_folder_is_tried(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("x")
     config = smoke(tmp_path / "file" / "runs")
     require_ready(config)
@@ -183,7 +183,7 @@ def test_tracking(tmp_path):
     assert "give --tracking a server's" in probe_tracking(smoke("s3://bucket/runs")).found
 
 
-def test_a_missing_compiler_is_said_with_what_it_costs(monkeypatch, tmp_path):
+def test_a_missing_compiler_is_reported_with_its_cost(monkeypatch, tmp_path):
     assert compilers().state == "ok"
     monkeypatch.setenv("CXX", "no-such-compiler -O3")
     assert compilers().state == "warn" and "no-such-compiler not found" in compilers().found
@@ -208,7 +208,7 @@ def test_memory_and_disk_are_compared_with_the_plan(tmp_path, monkeypatch):
     assert doctor.disk(replace(large, storage="s3://bucket/runs"), plan_of(large)).state == "warn"
 
 
-def test_gpus_that_are_not_there(tmp_path):
+def test_missing_gpus(tmp_path):
     import torch
 
     if torch.cuda.is_available():
@@ -219,7 +219,7 @@ def test_gpus_that_are_not_there(tmp_path):
     assert found.state == "fail" and "needs 1 x (1 CPU and 1 GPU), and the cluster has room for 0" in found.found
 
 
-def test_the_command_says_a_line_for_each_and_fails_if_one_does(tmp_path, capsys, no_ray_settings):
+def test_the_command_prints_a_line_per_check_and_fails_if_one_fails(tmp_path, capsys, no_ray_settings):
     run_doctor(["smoke", "--storage", str(tmp_path / "runs"), "--tracking", "off"])
     lines = capsys.readouterr().out.splitlines()
     named = [line.split(":")[0].split(None, 1) for line in lines]
@@ -241,7 +241,7 @@ def test_the_command_says_a_line_for_each_and_fails_if_one_does(tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_for_programs(tmp_path, capsys):
+def test_the_command_prints_json_for_programs(tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(SystemExit) as stopped:
         run_doctor(["smoke", "--json", "--storage", str(tmp_path / "file" / "runs"), "--tracking", "off"])
@@ -253,7 +253,7 @@ def test_the_command_for_programs(tmp_path, capsys):
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:9", "HTTPS://u:swordfish@127.0.0.1:9", "127.0.0.1:9", "nonsense"]
 )
-def test_a_cluster_that_does_not_answer_is_one_line_soon(no_ray_settings, tmp_path, address):
+def test_a_cluster_that_does_not_answer_is_reported_quickly_on_one_line(no_ray_settings, tmp_path, address):
     no_ray_settings.setenv("RAY_ADDRESS", address)
     began = time.monotonic()
     (found,) = doctor.resources(smoke(tmp_path))
@@ -270,7 +270,7 @@ def test_a_cluster_that_does_not_answer_is_one_line_soon(no_ray_settings, tmp_pa
         (["smoke", "--gpus", "3"], "pretraining.batch_blocks is 16"),
     ],
 )
-def test_a_slip_of_the_pen(capsys, arguments, said):
+def test_a_typo_is_refused_with_the_nearest_name(capsys, arguments, said):
     with pytest.raises(SystemExit) as stopped:
         run_doctor(arguments)
     assert stopped.value.code == 2 and said in capsys.readouterr().err

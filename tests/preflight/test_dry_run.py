@@ -44,7 +44,7 @@ def no_hub(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
 
 
-def test_dry_run_is_no_part_of_what_other_commands_are_told():
+def test_dry_run_is_not_passed_on_to_other_commands():
     config = parse("", ["smoke", "--dry-run", "--seed", "3"])
     assert config.dry_run and config.arguments == ("--seed", "3")
     assert not parse("", ["smoke"]).dry_run
@@ -70,7 +70,7 @@ def test_the_papers_sweep_is_planned_without_a_network(capsys, no_hub, tmp_path,
     assert "would stop this run" not in plan and not (tmp_path / "runs").exists()
 
 
-def test_what_would_be_refused_is_named(capsys, no_hub, tmp_path, monkeypatch):
+def test_reasons_for_refusal_are_named(capsys, no_hub, tmp_path, monkeypatch):
     monkeypatch.delenv("MEMLM_DATA", raising=False)
     plan = refused_plan_of(
         capsys, "prepare_corpus", "paper_1b", "--storage", str(tmp_path), "--corpus.path", "/no/such"
@@ -130,7 +130,7 @@ def own_facts(tmp_path: Path, content: str = FACTS) -> list[str]:
     return ["smoke", "--storage", str(tmp_path / "runs"), *facts, "--questions.facts.statements", ""]
 
 
-def test_the_facts_that_there_are_are_counted_and_the_stream_takes_no_more(capsys, tmp_path):
+def test_available_facts_are_counted_and_bound_the_stream(capsys, tmp_path):
     plan = plan_of(capsys, "finetune", *own_facts(tmp_path), "--stream.num-facts", "100")
     assert "3 facts to learn" in plan
     assert "2 passes over 3 facts, all that exist (stream.num_facts is 100): 6 steps" in plan
@@ -147,7 +147,7 @@ def test_the_facts_that_there_are_are_counted_and_the_stream_takes_no_more(capsy
         ("a,b\n1,2\n", "refused: {path}:2: no field 'answer'"),
     ],
 )
-def test_what_is_wrong_with_the_facts_is_in_the_way(capsys, tmp_path, content, told):
+def test_problems_with_facts_are_listed(capsys, tmp_path, content, told):
     plan = refused_plan_of(capsys, "prepare_corpus", *own_facts(tmp_path, content))
     assert told.format(path=tmp_path / "facts.csv") in plan or "refused: " in plan
     assert "1 problem would stop this run" in plan
@@ -177,7 +177,7 @@ def test_a_plan_says_how_many_minutes_the_run_takes(capsys, tmp_path):
     assert minutes_in(plan_of(capsys, "pretrain", "laptop", "--storage", str(tmp_path))) < laptop
 
 
-def test_a_checkpoint_that_is_not_there_is_in_the_way(capsys, tmp_path):
+def test_a_missing_checkpoint_is_listed_as_a_problem(capsys, tmp_path):
     place = ("smoke", "--storage", str(tmp_path), "--checkpoint", str(tmp_path / "none"))
     assert "evaluate: refused: " in refused_plan_of(capsys, "evaluate", *place)
 
@@ -190,7 +190,7 @@ def test_a_checkpoint_that_is_not_there_is_in_the_way(capsys, tmp_path):
         (" \n", "question,answer\nWho?,Ada\n", "no document holds any text"),
     ],
 )
-def test_what_is_wrong_with_documents_is_in_the_way(capsys, tmp_path, text, questions, told):
+def test_problems_with_documents_are_listed(capsys, tmp_path, text, questions, told):
     (tmp_path / "a.md").write_text(text)
     (tmp_path / "q.csv").write_text(questions)
     files = (
@@ -202,7 +202,7 @@ def test_what_is_wrong_with_documents_is_in_the_way(capsys, tmp_path, text, ques
     assert told in refused_plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path), *files)
 
 
-def test_a_text_that_is_named_as_facts_is_said_to_be_a_document(capsys, tmp_path):
+def test_a_text_file_given_as_facts_is_recognised_as_a_document(capsys, tmp_path):
     (tmp_path / "a.md").write_text("Text.")
     place = ("smoke", "--storage", str(tmp_path), "--questions.facts.path", str(tmp_path / "a.md"))
     assert "name it in questions.documents.path" in refused_plan_of(capsys, "prepare_corpus", *place)
@@ -216,7 +216,7 @@ def test_a_text_that_is_named_as_facts_is_said_to_be_a_document(capsys, tmp_path
         ([], "1 facts have questions but no statements"),
     ],
 )
-def test_what_is_wrong_with_statements_is_in_the_way(capsys, tmp_path, lines, told):
+def test_problems_with_statements_are_listed(capsys, tmp_path, lines, told):
     (tmp_path / "q.csv").write_text("id,question,answer\n1,Who?,Ada\n")
     (tmp_path / "facts.jsonl").write_text("\n".join(lines))
     facts = ("--questions.facts.path", str(tmp_path / "q.csv"), "--questions.facts.layout", "fields")

@@ -19,7 +19,7 @@ def planned(swept):
     return make_plan(config, MACHINES["cpu"], 1, Assumptions(), trials)
 
 
-def test_as_many_trials_as_the_ledger_holds(planned, swept):
+def test_the_planned_number_of_trials_is_that_of_the_ledger(planned, swept):
     assert planned.sweep_lines()["trials"] == len(swept.ledger())
 
 

@@ -156,7 +156,7 @@ def test_on_frontier_is_per_method_and_on_joint_frontier_over_all() -> None:
     assert flags == {"sparse_memory": (True, True), "lora": (True, True), "full": (True, False)}
 
 
-def test_start_is_reported_beside_and_is_no_point() -> None:
+def test_start_is_reported_separately_and_is_not_a_point() -> None:
     frontier = build(simple("full", 0.7, 0.5))
     assert frontier["start"] == {"full": {"learning": 0.0, "known_facts": 1.0}}
     assert len(frontier["points"]) == 1
@@ -204,7 +204,7 @@ def test_seeds_share_held_out_questions_so_more_seeds_do_not_narrow_their_interv
     assert widths[0] == pytest.approx(widths[1], abs=1e-9)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say_and_are_not_just_wide() -> None:
+def test_intervals_have_their_nominal_coverage_and_are_not_too_wide() -> None:
     rng = np.random.default_rng(0)
     truth, spread, num_items, repeats, covered, widths = 0.6, 0.05, 80, 200, 0, []
     known = {"known_facts": accuracy(1)}, {"known_facts": accuracy(1)}

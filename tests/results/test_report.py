@@ -182,7 +182,7 @@ def test_several_sweeps_are_drawn_side_by_side(frontier: dict[str, Any], tmp_pat
         assert color_share(panel, 0x1F, 0x5F, 0xD0) > 0.0005
 
 
-def test_many_methods_each_have_a_look_of_their_own(tmp_path: Path) -> None:
+def test_every_method_has_its_own_look(tmp_path: Path) -> None:
     names = [f"control_{number}" for number in range(14)]
     trials = [trial(name, 0.4, 0.1, "low") for name in [*CURVES, *names]]
     drawn = build_frontier("laptop", trials, samples=20)
@@ -191,7 +191,7 @@ def test_many_methods_each_have_a_look_of_their_own(tmp_path: Path) -> None:
     draw_frontier(drawn, tmp_path / "many.png")
 
 
-def test_a_setting_that_diverged_stands_in_the_table_and_in_the_report(tmp_path: Path) -> None:
+def test_a_diverged_setting_is_in_the_table_and_in_the_report(tmp_path: Path) -> None:
     trials = [trial("full", learning, 0.1, "low") for learning in (0.4,)]
     diverged = FailedSetting(
         method="lora", hyperparameters={"lr": 3.0}, seeds=(0, 2), reason="the loss is <nan> at step 7"

@@ -41,7 +41,7 @@ def line(text: str, start: str) -> list[str]:
     return re.findall(r"(-?\d\.\d{3}) \[", found)
 
 
-def test_the_table_says_what_the_document_says():
+def test_the_table_agrees_with_the_document():
     text = format_stream(document())
     assert line(text, "right after") == ["1.000", "1.000"]
     assert line(text, "backward transfer") == ["-0.526", "-0.526"]  # 10 of the 19 that have later facts
@@ -53,7 +53,7 @@ def test_the_table_says_what_the_document_says():
     assert "stream of 20 facts in 20 steps of sparse_memory" in text
 
 
-def test_what_there_is_not_is_not_in_the_table():
+def test_absent_metrics_are_not_in_the_table():
     text = format_stream(document(1, slots=None))
     assert "share" not in text and "nan" not in text
     (transfer,) = [line for line in text.splitlines() if "backward transfer" in line]

@@ -30,7 +30,7 @@ def test_a_token_is_as_strong_as_its_share_of_the_strongest(tmp_path):
     assert re.findall(r">(\d+)</span>", legend) == ["0", "10", "20", "30", "40"]
 
 
-def test_what_texts_hold_is_text_on_the_page(tmp_path):
+def test_texts_are_escaped_on_the_page(tmp_path):
     source = page(
         tmp_path,
         PageToken(text="<script>alert('x')</script>", num_read=1, num_trainable=1),

@@ -55,7 +55,7 @@ class Cells(HTMLParser):
             self.cells[-1] += data
 
 
-def test_the_page_shows_scores_and_answers_and_those_that_changed_first(tmp_path):
+def test_the_page_shows_scores_and_answers_changed_ones_first(tmp_path):
     answers = [answered(number, "Bob", "Bob") for number in range(SHOWN_ANSWERS)] + [answered(777, "Bob", "Ann")]
     write_trial_report(a_result(new_facts=answers), tmp_path / "report.html", heading="smoke: sparse_memory lr2")
     page = Cells((tmp_path / "report.html").read_text())
@@ -66,7 +66,7 @@ def test_the_page_shows_scores_and_answers_and_those_that_changed_first(tmp_path
     assert "1 more are in scores.json." in (tmp_path / "report.html").read_text()
 
 
-def test_what_a_model_wrote_is_text_and_no_markup(tmp_path):
+def test_a_models_answers_are_escaped_on_the_page(tmp_path):
     write_trial_report(
         a_result(known=[answered(1, "<script>x</script>", "a\u202eb\x00")]), tmp_path / "r.html", heading="r"
     )

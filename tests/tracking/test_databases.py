@@ -12,7 +12,7 @@ from memlm.run import tracking_uri
 from memlm.tracking import Tracker, TrackingError
 
 
-def test_nothing_is_written_beside_the_database(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_next_to_the_database(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a full address MLflow would make mlflow.db or mlruns in the working directory."""
     monkeypatch.chdir(tmp_path)
     Tracker(uri, "elsewhere").run("k", name="a").log_metrics({"loss": 1.0})

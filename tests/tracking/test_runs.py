@@ -84,7 +84,7 @@ def test_more_params_than_one_call_may_carry(uri: str, query: Callable) -> None:
     assert query("SELECT COUNT(*) FROM params WHERE run_uuid = ?", run.run_id) == [(230,)]
 
 
-def test_what_mlflow_refuses_is_one_clear_error(uri: str) -> None:
+def test_a_refusal_by_mlflow_is_one_clear_error(uri: str) -> None:
     run = Tracker(uri, "refused").run("k", name="a")
     with pytest.raises(TrackingError, match="MLflow: .*loss!"):
         run.log_metrics({"loss!": 1.0})
@@ -122,7 +122,7 @@ def log_all(tracker: Tracker, run: tracking.Run, file: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["experiment", "run", "before it is opened", "for good"])
-def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
+def test_a_deletion_in_mlflow_costs_the_log_and_not_the_work(
     uri: str, query: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     from mlflow import MlflowClient
@@ -162,7 +162,7 @@ def test_what_is_deleted_in_mlflow_costs_the_log_and_not_the_work(
     assert query("SELECT value FROM metrics WHERE run_uuid = ?", again.run_id) == [(1.0,)]
 
 
-def test_a_server_that_goes_away_costs_a_forgiving_tracker_the_log_alone(
+def test_a_server_that_goes_away_costs_a_forgiving_tracker_only_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Uses a sqlite file that was moved away: MLflow reports it like an error of a server."""
@@ -201,7 +201,7 @@ def test_a_probe_whose_experiment_was_deleted_names_the_remedy(tmp_path: Path) -
         tracking.probe(uri)
 
 
-def test_what_mlflow_shows_of_where_a_run_came_from(uri: str, query: Callable) -> None:
+def test_mlflow_shows_the_provenance_of_a_run(uri: str, query: Callable) -> None:
     sets = [
         DataSet(name="corpus", digest="c" * 64, uri="s3://bucket/corpus", context="training"),
         DataSet(name="known_facts", digest="q", uri="/runs/questions", context="evaluation"),

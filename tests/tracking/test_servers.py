@@ -13,7 +13,7 @@ from memlm.tracking import Tracker, TrackingError
 from tests.nodes.servers import MLflow, mlflow
 
 
-def test_a_server_that_is_not_there_is_known_at_once() -> None:
+def test_an_unreachable_server_is_reported_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: nobody else can take the port meanwhile
         start = time.monotonic()
@@ -29,7 +29,7 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("status, told", [(200, "3.17.2"), (401, "")])
-def test_the_version_that_a_server_tells(status: int, told: str) -> None:
+def test_the_version_that_a_server_reports(status: int, told: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status if self.path == "/version" else 404)
@@ -77,7 +77,7 @@ def test_credentials_that_the_server_does_not_accept_are_one_error(
 
 
 @pytest.mark.slow
-def test_who_has_no_right_to_write_is_told_so(guarded: MLflow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_write_access_is_refused(guarded: MLflow, monkeypatch: pytest.MonkeyPatch) -> None:
     log_in(monkeypatch, guarded.username, guarded.password)
     Tracker(guarded.uri, "of the first user")
     from mlflow.server.auth.client import AuthServiceClient

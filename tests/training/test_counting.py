@@ -123,7 +123,7 @@ def test_every_micro_batch_has_the_same_shape_the_last_one_padded(blocks):
     assert shapes_seen(tiny_model(), blocks) == [(2, BLOCK_SIZE)] * 4
 
 
-def test_what_pads_a_micro_batch_is_not_counted(blocks):
+def test_padding_blocks_of_a_micro_batch_are_not_counted(blocks):
     """The last micro-batch has one of its two sequences; the padding in place of the other leaves
     no trace."""
     model = tiny_model()
@@ -177,7 +177,7 @@ def test_the_forward_pass_stops_at_the_last_search(blocks):
     assert set(run) == {"below"}
 
 
-def test_ends_of_text_are_counted_where_they_are_the_pads_too(tmp_path):
+def test_ends_of_text_are_counted_if_they_are_also_the_pads(tmp_path):
     """Rows that only fill a batch are not counted."""
     counts = []
     for pad in (PAD, EOS):

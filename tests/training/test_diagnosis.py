@@ -40,12 +40,12 @@ def asking(*pairs: tuple[str, str]) -> list[Question]:
     ]
 
 
-def test_a_rate_that_moves_nothing_is_named_with_the_settings_to_raise(materials):  # noqa: F811
+def test_a_rate_that_is_too_low_is_named_with_the_settings_to_raise(materials):  # noqa: F811
     reasons = " ".join(why(materials, full(1e-9)))
     assert "the model hardly moved" in reasons and "learning_rate (1e-09) or stream.num_passes (2)" in reasons
 
 
-def test_a_rate_that_makes_answers_less_likely_is_to_be_lowered(materials):  # noqa: F811
+def test_a_rate_that_makes_answers_less_likely_is_reported_as_too_high(materials):  # noqa: F811
     reasons = " ".join(why(materials, full(2.0), stream=StreamConfig(num_facts=6, num_wordings=1, num_passes=1)))
     assert "became less likely" in reasons and "lower method.optimizer.learning_rate (2)" in reasons
 
@@ -75,13 +75,13 @@ def test_questions_of_a_form_that_the_model_never_answered_are_counted(materials
     assert "2 of 3 questions begin unlike any that the model is known to answer" in reasons
 
 
-def test_a_model_that_answers_nothing_at_all_is_told_apart(materials):  # noqa: F811
+def test_a_model_that_answers_no_question_at_all_is_recognised(materials):  # noqa: F811
     assert any(
         "the model answers no held-out question either (towns)" in reason for reason in why(materials, full(1e-9))
     )
 
 
-def test_sentences_that_were_learned_without_their_questions_are_seen(materials):  # noqa: F811
+def test_sentences_learned_without_their_questions_are_recognised(materials):  # noqa: F811
     """The tiny model learns its sentences by heart, and never saw a question with its answer."""
     facts = [
         replace(fact, statements=fact.statements[:1], questions=(replace(fact.questions[0], question="????????"),))
@@ -93,11 +93,11 @@ def test_sentences_that_were_learned_without_their_questions_are_seen(materials)
     assert "of the sentences that it was trained on, and answers no question about them" in reasons
 
 
-def test_a_frozen_method_is_not_told_to_raise_its_rate(materials):  # noqa: F811
+def test_the_advice_for_a_frozen_method_names_no_rate(materials):  # noqa: F811
     assert not any("rate" in reason for reason in why(materials, InContextConfig()))
 
 
-def test_facts_that_the_model_knew_are_said_to_be_known(materials):  # noqa: F811
+def test_facts_that_the_model_already_knew_are_reported(materials):  # noqa: F811
     trial = trial_with(full(1e-9))
     result, learned = run_trial(trial, base_model(materials.tokenizer, MEMORY, dense=True), materials, key="k")
     known = replace(result.end[LEARNING_SET], items=tuple(1.0 for _ in result.end[LEARNING_SET].items))
@@ -117,7 +117,7 @@ def test_a_trial_that_learns_has_learned(materials):  # noqa: F811
 
 
 @pytest.mark.parametrize("values", [((0.0,), (0.0,)), ((0.5,), (0.5,)), ((0.5,), (0.4,))])
-def test_no_more_right_answers_is_nothing_learned(materials, values):  # noqa: F811
+def test_a_trial_without_more_right_answers_has_learned_nothing(materials, values):  # noqa: F811
     trial = trial_with(full(1e-9))
     result, _ = run_trial(trial, base_model(materials.tokenizer, MEMORY, dense=True), materials, key="k")
     start, end = (replace(result.end[LEARNING_SET], items=items) for items in values)

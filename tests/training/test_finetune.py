@@ -130,7 +130,7 @@ def test_a_trial_with_a_recording_is_the_plain_one_to_the_bit(memory, materials,
 
 @every_memory
 @pytest.mark.parametrize("max_bytes", [0, 4000, 20_000])
-def test_a_trial_with_a_recording_of_some_of_it_too(memory, materials, max_bytes):
+def test_a_trial_with_a_partial_recording_is_the_plain_one_to_the_bit(memory, materials, max_bytes):
     check_a_recording_changes_nothing(memory, materials, max_bytes=max_bytes)
 
 
@@ -154,7 +154,7 @@ def test_everything_that_a_trial_reads_is_recorded(memory, materials):
 
 
 @pytest.mark.parametrize("method", [FullConfig(), LoRAConfig(rank=2)], ids=lambda method: method.name)
-def test_methods_that_move_more_than_values_do_not_use_it(materials, method):
+def test_methods_that_move_more_than_values_do_not_use_the_recording(materials, method):
     models = [base_model(materials.tokenizer, MEMORY) for _ in range(3)]
     trial = trial_with(replace(method, optimizer=OptimizerConfig(learning_rate=0.05)))
     recording = recording_of(models[0], trial, materials)
@@ -198,14 +198,14 @@ def test_an_ablation_ranks_against_the_texts_it_names(materials, source):
     assert num_tokens <= background.num_tokens <= num_tokens + len(texts)  # an end each
 
 
-def test_a_diverged_trial_says_so(materials):
+def test_a_diverged_trial_is_reported(materials):
     model = base_model(materials.tokenizer, MEMORY)
     materials = replace(materials, background=random_background(model))
     with pytest.raises(DivergedError, match="learning_rate"):
         run_trial(trial_with(sparse_config(6, learning_rate=math.inf)), model, materials, key="key")
 
 
-def test_what_the_new_answers_gained_in_likelihood_is_what_they_lost_in_nats(materials):
+def test_the_likelihood_gain_of_the_new_answers_is_their_drop_in_nats(materials):
     """The facts are learned at a rate that moves them, and scored before and after."""
     trial = trial_with(FullConfig(optimizer=OptimizerConfig(learning_rate=0.01)))
     model = base_model(materials.tokenizer, MEMORY, dense=True)
@@ -215,7 +215,7 @@ def test_what_the_new_answers_gained_in_likelihood_is_what_they_lost_in_nats(mat
     assert result.extra["new_facts_answer_nats_gained"] == before - after > 0
 
 
-def test_a_checkpoint_that_is_not_finite_is_not_scored_and_not_blamed_on_the_rate(materials):
+def test_a_checkpoint_that_is_not_finite_is_refused_without_blaming_the_rate(materials):
     trial, model = trial_with(FullConfig()), base_model(materials.tokenizer, MEMORY, dense=True)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan

@@ -24,7 +24,7 @@ every_engine = pytest.mark.parametrize(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("strange", STRANGE)
 @pytest.mark.parametrize("place", [0, 7, 11])
-def test_one_strange_number_anywhere_is_found(dtype, strange, place):
+def test_one_number_that_is_not_finite_is_found_anywhere(dtype, strange, place):
     tensor = torch.linspace(-3, 3, 12, dtype=dtype).view(3, 4)
     assert is_finite(tensor)
     tensor.view(-1)[place] = strange
@@ -95,7 +95,7 @@ def test_a_gradient_whose_norm_overflows_does_not_move_the_weights(folder, tmp_p
     assert everything(engine, tmp_path / "after") == before
 
 
-def test_the_norm_that_is_told_is_the_gradients(folder):
+def test_the_reported_norm_is_the_gradients(folder):
     engine = new_engine(pool_optimizer="adamw", clip_norm=1e-3)
     model = tiny_model()
     tokens = torch.arange(12).view(2, 6)
@@ -123,7 +123,7 @@ def places(engine) -> dict:
 
 @pytest.mark.parametrize("strange", STRANGE)
 @pytest.mark.parametrize("place", ["model.embed_tokens.weight", "moments of it", "value pool 0", "moments of the pool"])
-def test_what_is_not_finite_is_neither_saved_nor_exported(folder, tmp_path, place, strange):
+def test_a_model_that_is_not_finite_is_neither_saved_nor_exported(folder, tmp_path, place, strange):
     engine = new_engine()
     run_steps(folder, engine, engine.config, last_step=2)
     states = states_of(engine, str(tmp_path / "states"))
@@ -142,7 +142,7 @@ def test_what_is_not_finite_is_neither_saved_nor_exported(folder, tmp_path, plac
 
 
 @every_engine
-def test_a_rate_that_throws_the_weights_out_of_range_saves_none_of_them(folder, tmp_path, zero_stage, pool_optimizer):
+def test_a_rate_that_overflows_the_weights_saves_none_of_them(folder, tmp_path, zero_stage, pool_optimizer):
     """Norm and loss are finite until the step that breaks the weights; no step follows the last one
     to show it."""
     engine = new_engine(

@@ -34,19 +34,19 @@ def test_between_two_sessions_no_time_passes():
     assert (goodput.share, goodput.seconds) == (0.8, 100)
 
 
-def test_a_start_that_goes_back_further_takes_steps_of_all_before_it():
+def test_a_start_from_an_older_state_discards_steps_of_all_earlier_starts():
     """After a damaged state, the third start resumes from before the second one's first step."""
     goodput = goodput_of([start(0, 10, 0, 10, 10), start(0, 20, 8, 12, 4), start(0, 30, 6, 20, 14)])
     assert goodput.steps_redone == 4 + 4
     assert goodput.share == pytest.approx((6 + 0 + 14) / 30)
 
 
-def test_a_start_that_never_came_to_a_step_takes_none_back():
+def test_a_start_without_a_step_discards_none():
     goodput = goodput_of([start(0, 10, 0, 10, 10), start(0, 20, 0, 0, 0, begun=False), start(0, 40, 10, 30, 20)])
     assert (goodput.share, goodput.steps_redone, goodput.restarts) == (0.75, 0, 2)
 
 
-def test_a_diary_goes_on_where_the_one_before_was_cut_off(tmp_path):
+def test_a_diary_continues_after_a_truncated_one(tmp_path):
     first = Diary(uri=str(tmp_path), session=0.0)
     first.begin(0)
     first.add(10, seconds_stepping=4.0, seconds_saving=1.0, write=True)

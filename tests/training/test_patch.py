@@ -73,7 +73,7 @@ def test_apply_gives_the_learned_weights_and_undo_the_very_files(tmp_path, metho
 
 
 @pytest.mark.parametrize("card", ["as it was written", "changed", "taken away", "a link"])
-def test_the_model_card_goes_along_as_it_is(tmp_path, card):
+def test_the_model_card_is_copied_unchanged(tmp_path, card):
     checkpoint, patch, _ = learned_patch(tmp_path, "full")
     place = Path(checkpoint) / "README.md"
     if card == "a link":
@@ -90,7 +90,7 @@ def test_the_model_card_goes_along_as_it_is(tmp_path, card):
     assert files_of(checkpoint) == before
 
 
-def test_what_was_undone_can_be_patched_again(tmp_path):
+def test_an_undone_checkpoint_can_be_patched_again(tmp_path):
     checkpoint, patch, _ = learned_patch(tmp_path, "sparse_memory")
     apply_patch(checkpoint, patch, str(tmp_path / "patched"))
     undo_patch(str(tmp_path / "patched"), patch, str(tmp_path / "undone"))
@@ -117,7 +117,7 @@ def test_a_patch_holds_the_changed_rows_and_no_other(tmp_path):
     assert numbers == sum(len(change.rows) * (1 + 2 * change.before.shape[1]) for change in held.values())
 
 
-def test_learning_nothing_is_a_patch_that_changes_nothing(tmp_path):
+def test_learning_nothing_gives_a_patch_that_changes_nothing(tmp_path):
     model = base_model("full")
     checkpoint = write_checkpoint(tmp_path / "base", model)
     patch = write_patch(tmp_path / "patch", checkpoint, state(model), state(model))
@@ -141,7 +141,7 @@ def test_rows_differ_by_their_bits(before, after, rows):
     assert (patch["w"].rows.tolist() if patch else []) == rows
 
 
-def test_nans_of_other_bits_are_other_values():
+def test_nans_with_different_bits_are_different_values():
     quiet, loud = (torch.tensor([bits], dtype=torch.int32).view(torch.float32) for bits in (0x7FC00000, 0x7FC00001))
     assert changed_rows({"w": quiet}, {"w": quiet}) == {}
     assert changed_rows({"w": quiet}, {"w": loud})["w"].rows.tolist() == [0]
@@ -203,7 +203,7 @@ def test_tied_weights_are_stored_once_and_patched_once(tmp_path):
 # --- folders ---
 
 
-def test_all_files_of_a_checkpoint_travel_and_no_others(tmp_path):
+def test_all_files_of_a_checkpoint_are_copied_and_no_others(tmp_path):
     """Files in a folder that is called like the manifest travel too, but no file that was put next
     to them later. (The README is the model card.)"""
     model = base_model("full")
@@ -242,7 +242,7 @@ def test_patches_on_patches_are_undone_one_after_the_other(tmp_path):
 
 
 @pytest.mark.parametrize("format", [1, 2])
-def test_undo_gives_the_manifest_back_too_in_the_format_it_had(tmp_path, format):
+def test_undo_restores_the_manifest_in_its_original_format(tmp_path, format):
     """The manifest includes the seconds that the base took and the lease's epoch, and may be of a
     base made before details had a digest."""
     with storage.write_artifact(str(tmp_path / "base"), kind=CHECKPOINT_KIND, config=CONFIG, inputs=INPUTS) as draft:

@@ -118,7 +118,7 @@ def place_of(file: Path, name: str, row: int) -> int:
 
 
 @pytest.mark.parametrize("touched", ["a row of the patch", "another row", "another file"])
-def test_undo_refuses_what_was_changed_by_other_means(chain, tmp_path, touched):
+def test_undo_refuses_a_checkpoint_changed_by_something_else(chain, tmp_path, touched):
     """A checkpoint that claims the patch and verifies, but kept learning."""
     _, patch, patched = chain
     manifest = storage.read_manifest(patched)
@@ -140,7 +140,7 @@ def test_undo_refuses_what_was_changed_by_other_means(chain, tmp_path, touched):
     assert_refused(PatchError, message, undo_patch, str(tmp_path / "later"), patch, tmp_path / "output")
 
 
-def test_a_patch_of_a_weight_that_the_checkpoint_lacks_is_refused(tmp_path):
+def test_a_patch_for_a_missing_weight_is_refused(tmp_path):
     model = base_model("full")
     checkpoint = write_checkpoint(tmp_path / "base", model)
     patch = write_patch(tmp_path / "patch", checkpoint, {"ghost": torch.zeros(2, 2)}, {"ghost": torch.ones(2, 2)})
@@ -222,7 +222,7 @@ def test_undo_checks_the_patch_too(tmp_path):
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[" * 100_000, b'{"config": 1, "digest": "x"}'])
-def test_a_base_manifest_that_is_none_is_one_line(tmp_path, body):
+def test_an_invalid_base_manifest_is_refused_on_one_line(tmp_path, body):
     checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
     patch = crafted(tmp_path, checkpoint, of_rows([3]))
     inputs = {"base": "x", "patch": storage.read_manifest(patch).digest}
@@ -250,7 +250,7 @@ def test_a_finetune_that_diverged_leaves_no_patch(tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["base", "crafted"])
-def test_an_output_inside_what_is_read_is_refused(tmp_path, inside):
+def test_an_output_inside_an_input_is_refused(tmp_path, inside):
     checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))
     patch = crafted(tmp_path, checkpoint, of_rows([3]))
     before = files_of(str(tmp_path))
@@ -261,7 +261,7 @@ def test_an_output_inside_what_is_read_is_refused(tmp_path, inside):
     storage.open_artifact(checkpoint)
 
 
-def test_undo_into_a_checkpoint_that_is_there_deletes_nothing(tmp_path):
+def test_undo_into_an_existing_checkpoint_deletes_nothing(tmp_path):
     """Nothing is deleted even if the patched checkpoint was changed, so that the base cannot be
     restored."""
     checkpoint = write_checkpoint(tmp_path / "base", base_model("full"))

@@ -164,7 +164,7 @@ def test_a_row_that_only_pads_read_does_not_move_on_its_momentum(one_rank, tmp_p
         assert changed == [7]
 
 
-def test_a_gradient_that_is_no_number_shows_in_the_norm(one_rank):
+def test_a_nan_in_the_gradient_shows_in_the_norm(one_rank):
     pools = make_pools()
     optimizer = lazy_adam(pools)
     rows = torch.ones(2, SIZES[0][1])
@@ -173,7 +173,7 @@ def test_a_gradient_that_is_no_number_shows_in_the_norm(one_rank):
     assert torch.isnan(optimizer.merge())
 
 
-def test_a_step_passed_over_leaves_no_trace(one_rank, tmp_path):
+def test_a_skipped_step_leaves_no_trace(one_rank, tmp_path):
     optimizer = lazy_adam(make_pools())
     run_lazily(optimizer, range(2))
     before = saved(optimizer, tmp_path / "before")
@@ -232,7 +232,7 @@ def test_a_pool_that_layers_share_is_moved_once(one_rank):
     torch.testing.assert_close(norm, dense.model.value_pools[0].weight.grad.norm())
 
 
-def test_saved_and_loaded_it_goes_on_bit_for_bit(one_rank, tmp_path):
+def test_after_saving_and_loading_it_continues_bit_for_bit(one_rank, tmp_path):
     undisturbed = lazy_adam(make_pools())
     run_lazily(undisturbed, range(5))
     first = lazy_adam(make_pools())
@@ -308,7 +308,7 @@ def ranks(tmp_path_factory) -> tuple[Path, list[dict]]:
 
 
 @pytest.mark.parametrize("exchange", ["whole", "in ranges"])
-def test_two_ranks_do_what_one_process_does(ranks, exchange):
+def test_two_ranks_equal_one_process(ranks, exchange):
     tables, norms, _ = run_plainly(range(5))
     for rank in ranks[1]:
         assert rank[exchange]["norms"] == pytest.approx(norms, rel=1e-6)
@@ -329,7 +329,7 @@ def test_ranks_agree_to_the_bit_however_the_rows_were_exchanged(ranks):
     assert all_equal(first["whole"]["tables"], first["in ranges"]["tables"])
 
 
-def test_both_ranks_start_from_the_first_ones_values(ranks):
+def test_both_ranks_start_from_the_first_ranks_values(ranks):
     expected = [pool.weight for pool in make_pools(seed=0)]
     for rank in ranks[1]:
         assert all(torch.equal(*pair) for pair in zip(rank["whole"]["started"], expected, strict=True))

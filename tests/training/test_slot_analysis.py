@@ -25,7 +25,7 @@ def reads_of(model, tokenizer, text):  # noqa: F811
 
 
 @every_memory
-def test_the_sets_of_a_fact_are_what_they_are_called(tokenizer, memory):  # noqa: F811
+def test_the_sets_of_a_fact_match_their_names(tokenizer, memory):  # noqa: F811
     model, fact = base_model(tokenizer, memory), facts()[0]
     background = random_background(model)
     found = slots_of_fact(model, tokenizer, fact, sparse_config(6), background, max_length=64)
@@ -82,7 +82,7 @@ def search(tokenizer, model, monkeypatch, condition, **settings):  # noqa: F811
 
 
 @every_memory
-def test_the_fewest_slots_that_suffice_are_found_and_the_values_put_back(tokenizer, memory, monkeypatch):  # noqa: F811
+def test_the_smallest_sufficient_number_of_slots_is_found_and_values_are_restored(tokenizer, memory, monkeypatch):  # noqa: F811
     model = base_model(tokenizer, memory)
     before = state(model)
 
@@ -97,7 +97,7 @@ def test_the_fewest_slots_that_suffice_are_found_and_the_values_put_back(tokeniz
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_what_is_known_needs_none_and_what_is_never_learned_has_no_number(tokenizer, monkeypatch):  # noqa: F811
+def test_known_facts_need_no_slots_and_unlearned_facts_have_no_number(tokenizer, monkeypatch):  # noqa: F811
     model = base_model(tokenizer, MEMORY)
     assert search(tokenizer, model, monkeypatch, lambda model: True) == LearnedWith(0, 0)
     assert search(tokenizer, model, monkeypatch, lambda model: False) == LearnedWith(None, None)
@@ -113,7 +113,7 @@ def test_a_step_more_is_taken_while_the_fact_is_not_answered(tokenizer, monkeypa
     assert search(tokenizer, base_model(tokenizer, MEMORY), monkeypatch, at_the_seventh_time) == LearnedWith(4, 3)
 
 
-def test_values_are_put_back_after_an_error(tokenizer):  # noqa: F811
+def test_values_are_restored_after_an_error(tokenizer):  # noqa: F811
     model = base_model(tokenizer, MEMORY)
     before = state(model)
     with pytest.raises(RuntimeError):

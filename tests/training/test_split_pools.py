@@ -162,7 +162,7 @@ every_change = pytest.mark.parametrize("number", range(len(CHANGES)), ids=map(st
 
 
 @every_case
-def test_a_run_is_the_same_however_its_pools_are_split(ranks, case):
+def test_splitting_the_pools_does_not_change_a_run(ranks, case):
     unsplit, *others = ([rank["runs"][case][parts] for rank in ranks] for parts in SPLITS[case])
     assert len(set(unsplit[0]["losses"])) == CONFIG.num_steps
     for split in others:
@@ -225,7 +225,7 @@ def test_the_exported_files_hold_each_tensor_once_and_a_table_in_one_piece(folde
 
 
 @every_change
-def test_a_training_state_is_read_at_another_split_to_the_bit_and_goes_on(ranks, number):
+def test_a_training_state_continues_at_another_split_to_the_bit(ranks, number):
     written, read = CHANGES[number]
     saved = whole([rank["runs"][KEPT][written]["saved"] for rank in ranks])
     found = [rank["changed"][number] for rank in ranks]
@@ -241,7 +241,7 @@ def test_the_clip_is_at_work_and_the_pools_have_a_share_in_it(ranks):
         assert float(ranks[0]["runs"][case][1]["norm"]) > 0.1 * CONFIG.clip_norm
 
 
-def test_a_model_built_whole_is_refused_where_pools_are_to_be_split(ranks):
+def test_a_model_built_without_a_split_is_refused_for_split_pools(ranks):
     for rank in ranks:
         assert (
             "pretraining.pool_split is 2, and the model was built with pools split over 1 ranks" in rank["built whole"]

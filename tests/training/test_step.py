@@ -37,7 +37,7 @@ def test_the_loss_of_a_model_that_knows_nothing():
     assert num_predicted(batch.is_token) == 5
 
 
-def test_the_loss_is_the_sum_over_tokens_one_at_a_time():
+def test_the_loss_is_the_sum_over_single_tokens():
     model, batch = tiny_model(), random_batch(0)
     logits = model(input_ids=batch.tokens).logits
     total = next_token_loss(logits, batch.tokens, batch.is_token)
@@ -82,7 +82,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_micro_batches_tokens(chunks):
     assert finetune_step(method, rows_of(batch, *chunks)).loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_micro_batches_may_have_lengths_of_their_own():
+def test_micro_batches_may_have_different_lengths():
     model, batches = tiny_model(dense=True), [random_batch(0), random_batch(1, lengths=(9, 2))]
     expected = mean_loss(model, batches).item()
     method = FullFinetuning(model, FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1)))
@@ -125,7 +125,7 @@ def test_a_batch_without_a_token_to_predict_is_refused_before_anything_moves(nam
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_micro_batch_of_pads_changes_nothing_beside_one_with_tokens(name):
+def test_a_micro_batch_of_pads_changes_nothing_next_to_one_with_tokens(name):
     results = []
     for batches in (
         [random_batch(0)],

@@ -52,7 +52,7 @@ def test_a_traced_trial_is_the_plain_one_to_the_bit(materials, method, memory): 
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
-def test_every_fact_is_scored_as_the_model_is_right_after_its_last_step(materials, method):  # noqa: F811
+def test_every_fact_is_scored_right_after_its_last_step(materials, method):  # noqa: F811
     """Recomputed with an observer that keeps the weights of every step."""
     trial, materials, tracer, _, _ = traced(method, materials)
     models, last = {}, {}
@@ -98,7 +98,7 @@ def test_the_trainable_slots_of_each_fact_are_those_of_its_last_step(materials):
     assert dense.metrics()["shared_slots"] is None
 
 
-def test_the_curve_goes_from_the_start_to_the_end_and_is_handed_over_as_it_grows(materials):  # noqa: F811
+def test_the_curve_spans_the_stream_and_is_reported_as_it_grows(materials):  # noqa: F811
     points = []
     _, _, tracer, result, _ = traced(METHODS[2], materials, num_points=4, on_point=points.append)
     assert [point.step for point in points] == [0, 2, 4, 6, 8] and points == tracer.curve
@@ -108,7 +108,7 @@ def test_the_curve_goes_from_the_start_to_the_end_and_is_handed_over_as_it_grows
     assert points[-1].nats_per_token != points[0].nats_per_token
 
 
-def test_facts_that_nothing_asks_about_are_learned_and_not_scored(materials):  # noqa: F811
+def test_facts_without_questions_are_learned_and_not_scored(materials):  # noqa: F811
     silent = [replace(fact, questions=()) if place % 2 else fact for place, fact in enumerate(materials.facts)]
     trial, _, tracer, result, _ = traced(METHODS[0], replace(materials, facts=silent))
     drawn = facts_of(trial, replace(materials, facts=silent))

@@ -44,7 +44,7 @@ class TokenFile:
         except FileNotFoundError:
             return "is not there" if self.is_named else ""
         if not stat.S_ISREG(found.st_mode):
-            return "is no file"
+            return "is not a plain file"
         if found.st_uid not in (os.geteuid(), 0):
             return "belongs to another user"
         if stat.S_IMODE(found.st_mode) & OTHERS:

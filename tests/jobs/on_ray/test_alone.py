@@ -20,7 +20,7 @@ def test_a_second_driver_waits_and_is_refused_while_the_first_lives(tmp_path, mo
     assert "waiting at most 3 s for the lease" in capsys.readouterr().out
 
 
-def test_a_second_driver_goes_on_when_the_first_ends(tmp_path):
+def test_a_second_driver_continues_when_the_first_ends(tmp_path):
     uri, order = str(tmp_path / "lease"), []
     ended = threading.Event()
 
@@ -40,7 +40,7 @@ def test_a_second_driver_goes_on_when_the_first_ends(tmp_path):
     assert order == [1, 2]
 
 
-def test_a_refusal_within_the_block_is_handed_on(tmp_path):
+def test_an_error_in_the_block_is_raised(tmp_path):
     """A sweep may find that another driver pretrains."""
     with pytest.raises(storage.LeaseHeld, match="inner"), alone.alone(str(tmp_path / "outer")):
         raise storage.LeaseHeld("lease", "inner", "is held by another", "Wait.")
@@ -48,7 +48,7 @@ def test_a_refusal_within_the_block_is_handed_on(tmp_path):
         assert lease.epoch == 2
 
 
-def test_a_second_command_packs_nothing_while_the_first_one_lives(tmp_path, monkeypatch):
+def test_a_second_command_packs_nothing_while_the_first_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(alone, "LEASE_SECONDS", 0.5)
     config = smoke(tmp_path)
     with storage.lease(run_of(config).corpus_lease, owner="the other"):

@@ -12,13 +12,13 @@ def session(tmp_path):
     return lambda name: Attempts(uri=str(tmp_path), session=name, limit=3)
 
 
-def test_a_unit_that_kills_its_worker_is_tried_as_often_as_the_limit_and_then_never_again(session):
+def test_a_unit_that_kills_its_worker_is_tried_up_to_the_limit(session):
     assert [session("a").begin("unit") for _ in range(5)] == [True, True, True, False, False]
     assert not session("b").begin("unit")  # nor by another driver
     assert session("b").begin("other unit")
 
 
-def test_attempts_that_ended_with_their_driver_count_for_nothing(session):
+def test_attempts_that_ended_with_their_driver_do_not_count(session):
     assert all(session(name).begin("unit") for name in "abcdefgh")
 
 
@@ -27,7 +27,7 @@ def test_deaths_of_several_sessions_add_up(session):
     assert [session("b").begin("unit") for _ in range(3)] == [True, True, False]
 
 
-def test_an_attempt_says_who_made_it_and_is_written_before_the_work(session, tmp_path):
+def test_an_attempt_names_its_worker_and_is_written_before_the_work(session, tmp_path):
     session("a").begin("unit")
     (record,) = (tmp_path / "unit").iterdir()
     assert json.loads(record.read_text()).keys() == {"node", "host", "pid", "at", "died"}
@@ -36,7 +36,7 @@ def test_an_attempt_says_who_made_it_and_is_written_before_the_work(session, tmp
     assert json.loads((tmp_path / "unit" / QUARANTINED).read_text())["died"] == 3
 
 
-def test_what_is_given_up_is_known_and_what_is_forgotten_begins_anew(session):
+def test_quarantine_is_remembered_and_forgotten_units_start_over(session):
     attempts = session("a")
     assert [attempts.begin("unit") for _ in range(3)] == [True, True, True] and not attempts.has_given_up("unit")
     attempts.forget("unit")
@@ -44,7 +44,7 @@ def test_what_is_given_up_is_known_and_what_is_forgotten_begins_anew(session):
     assert attempts.has_given_up("unit") and session("b").has_given_up("unit")
 
 
-def test_an_attempt_that_went_with_its_node_says_nothing_of_the_unit(tmp_path):
+def test_an_attempt_lost_with_its_node_does_not_count(tmp_path):
     alive = {"one", "two"}
 
     def begin(node: str) -> bool:

@@ -49,7 +49,7 @@ def test_a_token_is_made_for_its_user_alone_under_any_umask(home):
 
 
 @pytest.mark.parametrize("permissions", [0o644, 0o666, 0o640, 0o604, 0o660])
-def test_a_token_that_others_may_read_is_made_private_and_kept(home, permissions):
+def test_a_token_readable_by_others_is_made_private_and_kept(home, permissions):
     path = token_of(home, permissions=permissions)
     path.parent.chmod(0o777)
     assert ray_authentication().state == "warn" and "chmod 600" in ray_authentication().remedy
@@ -73,7 +73,7 @@ def refused() -> str:
     return str(error.value)
 
 
-def test_a_named_file_is_left_as_it_is_and_refused_where_others_may_read_it(home, monkeypatch):
+def test_a_named_token_file_is_never_changed_and_refused_if_others_can_read_it(home, monkeypatch):
     path = token_of(home, permissions=0o644)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
     assert f"{path} can be read by others (mode 0644)" in refused() and mode(path) == 0o644
@@ -84,17 +84,17 @@ def test_a_named_file_is_left_as_it_is_and_refused_where_others_may_read_it(home
     require_private_token()
 
 
-def test_what_is_no_token_is_refused_and_waited_for_by_nobody(home):
+def test_a_file_that_is_no_token_is_refused_without_waiting(home):
     path = token_of(home, text="")
     assert "is empty" in refused()
     path.write_text("\n")
     assert "is empty" in refused()
     path.unlink()
     os.mkfifo(path, 0o600)
-    assert "is no file" in refused()
+    assert "is not a plain file" in refused()
     path.unlink()
     path.mkdir()
-    assert "is no file" in refused()
+    assert "is not a plain file" in refused()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
@@ -103,7 +103,7 @@ def test_another_users_token_is_refused(home):
     assert "belongs to another user" in refused()
 
 
-def test_a_home_that_cannot_be_written_to_is_one_line(home):
+def test_a_read_only_home_is_reported_on_one_line(home):
     (home / ".ray").write_text("no folder")
     with pytest.raises(RunError, match="cannot be made readable by you alone .*move it away"):
         require_private_token()
@@ -115,7 +115,7 @@ def test_a_token_in_the_environment_needs_no_file(home, monkeypatch):
     assert list(home.iterdir()) == [] and "secret" not in str(ray_authentication())
 
 
-def test_a_token_that_was_turned_off_is_warned_of(home, monkeypatch):
+def test_turning_the_token_off_gives_a_warning(home, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     said: list[str] = []
     with only_for_this_user(said.append):
@@ -125,7 +125,7 @@ def test_a_token_that_was_turned_off_is_warned_of(home, monkeypatch):
 
 
 @pytest.mark.parametrize("given", ["", " ", "token ", " TOKEN"])
-def test_an_empty_mode_and_white_space_leave_the_token_on(home, monkeypatch, given):
+def test_an_empty_or_blank_mode_leaves_the_token_on(home, monkeypatch, given):
     """With each of these values Ray itself would ask for no token."""
     monkeypatch.setenv("RAY_AUTH_MODE", given)
     said: list[str] = []
@@ -136,7 +136,7 @@ def test_an_empty_mode_and_white_space_leave_the_token_on(home, monkeypatch, giv
 
 
 @pytest.mark.parametrize("given", ["tokens", "on", "true", "1", "none"])
-def test_a_mode_that_ray_would_take_for_no_token_is_refused(home, monkeypatch, given):
+def test_a_mode_that_ray_would_treat_as_disabled_is_refused(home, monkeypatch, given):
     monkeypatch.setenv("RAY_AUTH_MODE", given)
     with pytest.raises(RunError, match=f"RAY_AUTH_MODE is '{given}'"), only_for_this_user(print):
         pytest.fail("the block must not be entered")
@@ -155,7 +155,7 @@ def test_the_settings_end_with_the_local_ray(home, monkeypatch):
     assert dict(os.environ) == before and ray_constants.ENABLE_RAY_CLUSTER
 
 
-def test_rays_folder_is_its_users_alone(tmp_path, monkeypatch):
+def test_rays_folder_is_private_to_its_user(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "shared"))
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o777)
@@ -167,7 +167,7 @@ def test_rays_folder_is_its_users_alone(tmp_path, monkeypatch):
     assert private_folder() == folder
 
 
-def test_a_folder_that_somebody_laid_there_is_not_taken(tmp_path, monkeypatch):
+def test_a_folder_planted_by_another_user_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     tmp_path.chmod(0o755)
     (tmp_path / "theirs").mkdir(mode=0o700)

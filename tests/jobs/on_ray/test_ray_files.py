@@ -36,7 +36,9 @@ def test_a_folder_on_a_disk_is_left_to_ray(tmp_path: Path) -> None:
     assert ray_storage(str(tmp_path)) == {"storage_path": str(tmp_path)}
 
 
-def test_a_tree_comes_and_goes_whole_past_faults(proxy: FaultyProxy, bucket: str, tmp_path: Path) -> None:
+def test_a_tree_is_uploaded_and_downloaded_completely_despite_faults(
+    proxy: FaultyProxy, bucket: str, tmp_path: Path
+) -> None:
     files = {
         "tuner.pkl": b"\0" * 5000,
         "trial_1_plan=ref-12/result.json": b"{}\n" * 400,

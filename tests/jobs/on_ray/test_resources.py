@@ -26,7 +26,7 @@ def config(**cluster) -> Config:
     return Config(recipe="test", pretraining=ANY_NUMBER, cluster=ClusterConfig(**cluster))
 
 
-def test_what_is_asked():
+def test_the_resources_that_a_config_asks_for():
     assert requests_of(config()) == [Request(field="cluster.num_workers", workers=1, each={"CPU": 1.0})]
     gpus = config(num_workers=4, use_gpu=True, num_trials_at_once=3)
     assert requests_of(gpus) == [
@@ -39,7 +39,7 @@ def test_what_is_asked():
     "nodes, taken",
     [([FULL], 8), ([NO_CPUS], 2), ([NO_GPUS], 0), ([FULL, NO_CPUS, NO_GPUS], 10), ([FULL, FULL], None), ([], 0)],
 )
-def test_a_worker_needs_all_it_has_on_one_node(nodes, taken):
+def test_a_worker_needs_all_its_resources_on_one_node(nodes, taken):
     """By its sums the fourth cluster would have room for 20, but its GPUs are on nodes without
     CPUs."""
     said = shortage(GPU_WORKERS, nodes)
@@ -95,7 +95,7 @@ def test_a_cluster_that_is_too_small_is_refused_at_once(monkeypatch):
     assert time.monotonic() - began < 1 and not cluster.said and not cluster.requests
 
 
-def test_more_than_the_autoscaler_may_start_is_refused_at_once(monkeypatch):
+def test_requests_beyond_the_autoscalers_limits_are_refused_at_once(monkeypatch):
     cluster = Cluster(monkeypatch, nodes=[TWO], kinds=[NodeKind(resources=TWO, max_nodes=2)])
     with pytest.raises(
         RunError, match="with all nodes that the autoscaler may start it has room for 4; .* max_workers"
@@ -104,14 +104,14 @@ def test_more_than_the_autoscaler_may_start_is_refused_at_once(monkeypatch):
     assert not cluster.requests
 
 
-def test_nodes_that_the_autoscaler_may_start_are_asked_for_and_waited_for(monkeypatch):
+def test_nodes_that_the_autoscaler_may_start_are_requested_and_awaited(monkeypatch):
     cluster = Cluster(monkeypatch, nodes=[TWO], joining=[TWO, TWO], kinds=[NodeKind(resources=TWO, max_nodes=3)])
     require_resources(config(num_workers=4), cluster.said.append)
     assert cluster.requests == [[{"CPU": 1.0}] * 4, []]
     assert "waiting up to 900 s for nodes that the autoscaler starts" in cluster.said[0]
 
 
-def test_nodes_are_asked_for_again_and_again_while_one_waits(monkeypatch):
+def test_nodes_are_requested_repeatedly_during_the_wait(monkeypatch):
     """The cluster keeps only the latest request, and other programs make requests too."""
     monkeypatch.setattr(resources, "REQUEST_SECONDS", 0.5)
     cluster = Cluster(monkeypatch, nodes=[TWO], joining=[{}, {}, {}, TWO], kinds=[NodeKind(resources=TWO, max_nodes=3)])
@@ -120,7 +120,7 @@ def test_nodes_are_asked_for_again_and_again_while_one_waits(monkeypatch):
     assert len(cluster.requests) >= 3 and cluster.requests[-1] == []
 
 
-def test_waiting_as_long_as_one_is_told_ends_with_the_arithmetic(monkeypatch):
+def test_the_configured_wait_ends_with_the_arithmetic(monkeypatch):
     cluster = Cluster(monkeypatch, nodes=[TWO])
     began = time.monotonic()
     with pytest.raises(
@@ -162,7 +162,7 @@ cluster.shutdown()
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_on_a_cluster_of_two_nodes_the_placement_counts():
+def test_placement_on_two_nodes_counts():
     """Cluster with three CPUs and three GPUs, but room for only two workers that need one of
     each."""
     ended = run_command("python", "-c", SEVERAL_NODES)
@@ -198,7 +198,7 @@ cluster.shutdown()
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_drivers_helpers_are_on_its_node():
+def test_a_drivers_actors_are_on_its_node():
     """Without a rule, Ray would place actors that need no CPU anywhere, and the job would end with
     a lost node."""
     ended = run_command("python", "-c", BESIDE_THE_DRIVER)

@@ -33,7 +33,7 @@ def accounting(run: Path) -> dict:
 
 
 @pytest.mark.ray
-def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_path, capfd, cluster):
+def test_unreadable_lines_and_shards_are_left_out_within_limits_and_accounted_for(tmp_path, capfd, cluster):
     corpus = tmp_path / "corpus"
     (corpus / "x").mkdir(parents=True)
     (corpus / "x" / "c.jsonl.zst").write_bytes(content([*WHOLE, {"text": " "}]))
@@ -79,7 +79,7 @@ def test_what_cannot_be_read_is_left_out_within_limits_and_accounted_for(tmp_pat
 
 
 @pytest.mark.ray
-def test_a_shard_with_too_many_malformed_lines_is_quarantined_like_one_that_cannot_be_read(tmp_path, capfd, cluster):
+def test_a_shard_with_too_many_malformed_lines_is_quarantined_like_an_unreadable_one(tmp_path, capfd, cluster):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "a.jsonl.zst").write_bytes(content(WHOLE))
@@ -213,7 +213,7 @@ def test_a_corpus_on_s3_is_packed_one_shard_at_a_time_and_a_changed_shard_is_ref
     assert [path for path in (tmp_path / "temporary").iterdir() if "memlm-" in path.name] == []
 
 
-def test_linked_shards_are_chosen_and_what_is_left_out_is_said(tmp_path, capsys):
+def test_linked_shards_are_chosen_and_other_files_are_reported(tmp_path, capsys):
     corpus = tmp_path / "corpus"
     for name in ("corpus/a.jsonl", "corpus/.ipynb_checkpoints/a-checkpoint.jsonl", "corpus/notes.txt", "disk/b.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def config_of(files, storage, **changes):
     )
 
 
-def test_every_kind_of_set_comes_back_whole_with_the_way_it_is_asked(files, tmp_path):
+def test_every_kind_of_set_is_stored_and_read_back_with_its_task(files, tmp_path):
     sets = open_question_sets(prepare_questions.run(config_of(files, tmp_path / "runs")))
     assert [fact.questions[0].question for fact in sets.facts()] == ["Fact 0?", "Fact 1?", "Fact 2?"]
     held_out = sets.held_out()
@@ -82,13 +82,13 @@ def test_every_kind_of_set_comes_back_whole_with_the_way_it_is_asked(files, tmp_
         ("nq", {"max_answer_words": 1, "path": "own"}, "does not exist"),
     ],
 )
-def test_what_cannot_be_asked_is_found_before_work_is_done(files, tmp_path, name, change, reason):
+def test_sets_that_cannot_be_asked_are_refused_before_any_work(files, tmp_path, name, change, reason):
     config = config_of(files, tmp_path / "runs", **{name: change})
     with pytest.raises(ValueError, match=reason):
         prepare_questions.read_sources(config, None)
 
 
-def test_left_out_records_are_said(files, tmp_path, capsys):
+def test_left_out_records_are_reported(files, tmp_path, capsys):
     with open(files["nq"], "a") as file:
         file.write('\n{"question": "Nobody knows?", "answer": []}')
     with pytest.raises(QuestionError, match=r"nq\.jsonl:8: "):
@@ -102,7 +102,7 @@ def test_left_out_records_are_said(files, tmp_path, capsys):
     assert "nq.jsonl:8: a question without answers" in said.out + said.err
 
 
-def test_another_file_or_another_way_to_ask_makes_another_artifact(files, tmp_path):
+def test_a_different_file_or_task_makes_a_different_artifact(files, tmp_path):
     config = config_of(files, tmp_path / "runs")
     prepare_questions.run(config)
     with pytest.raises(ValueError, match="num_examples"):
@@ -133,7 +133,7 @@ def test_sets_that_share_every_question_leave_nothing_to_learn(files, tmp_path):
         prepare_questions.run(overlapping(config_of(files, tmp_path / "runs"), remove=True))
 
 
-def test_what_can_never_be_answered_right_is_said_when_made_and_when_found_made(files, tmp_path, capsys):
+def test_unanswerable_questions_are_reported_when_made_and_when_reused(files, tmp_path, capsys):
     with open(files["nq"], "a") as file:
         file.write('\n{"question": "Long?", "answer": ["' + "word " * 40 + 'end"], "id": "long"}')
     config = config_of(files, tmp_path / "runs", nq={"num_examples": 0})
@@ -148,7 +148,7 @@ def test_what_can_never_be_answered_right_is_said_when_made_and_when_found_made(
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_numbered_ids_are_merged_on_request_alone_and_either_way_is_said(files, tmp_path, capsys, merge):
+def test_numbered_ids_are_merged_only_on_request_and_reported_either_way(files, tmp_path, capsys, merge):
     with open(files["nq"], "w") as file:
         file.writelines(f'{{"id": "train#{i}", "question": "{i}?", "answer": ["a"]}}\n' for i in range(100))
     config = config_of(files, tmp_path / "runs", nq={"merge_numbered": merge, "num_examples": 0})
@@ -164,7 +164,7 @@ def test_numbered_ids_are_merged_on_request_alone_and_either_way_is_said(files, 
     ) != merge
 
 
-def test_a_set_that_asks_for_nothing_new_is_named_as_before(files, tmp_path):
+def test_a_set_with_default_settings_keeps_its_identity(files, tmp_path):
     """Runs made before this setting existed are still found."""
     config = config_of(files, tmp_path / "runs")
     assert "merge_numbered" not in json.dumps(dict(artifacts.questions(config).identity))

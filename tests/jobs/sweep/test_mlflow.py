@@ -69,7 +69,7 @@ READ = """
 """
 
 
-def test_mlflow_names_every_data_set_that_a_run_read_and_no_two_runs_are_named_alike(swept):
+def test_mlflow_names_every_data_set_and_run_names_are_unique(swept):
     sets = {
         ("corpus", "evaluation"),
         ("new_facts", "training"),
@@ -85,7 +85,7 @@ def test_mlflow_names_every_data_set_that_a_run_read_and_no_two_runs_are_named_a
     assert len(set(names)) == len(names) == 16
 
 
-def test_a_checkpoints_own_run_names_its_digest_and_place(swept):
+def test_a_checkpoints_run_names_its_digest_and_address(swept):
     found = dict(query(swept, "SELECT value, run_uuid FROM tags WHERE key = 'checkpoint.digest'"))
     for architecture in ("memory", "dense"):
         folder = swept.run / f"checkpoint-{architecture}"

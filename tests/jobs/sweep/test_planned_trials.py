@@ -33,7 +33,7 @@ def put(run: Run, key: str, *items: float) -> Path:
     return path
 
 
-def test_entries_come_back_from_both_ledgers_the_own_one_first(run: Run) -> None:
+def test_entries_are_read_from_both_ledgers_the_runs_own_first(run: Run) -> None:
     base = Run(run.base, run.base)
     put(base, "a", 0.25), put(base, "b", 0.5), put(run, "a", 0.75)
     plans = [planned(key) for key in "abc"]
@@ -44,7 +44,7 @@ def test_entries_come_back_from_both_ledgers_the_own_one_first(run: Run) -> None
         read_results(run, plans)
 
 
-def test_a_number_that_was_changed_is_noticed(run: Run) -> None:
+def test_a_changed_number_is_detected(run: Run) -> None:
     path = put(run, "a")
     path.write_text(path.read_text().replace("1.0", "0.5"))
     for read in (read_entries, read_results):
@@ -54,7 +54,7 @@ def test_a_number_that_was_changed_is_noticed(run: Run) -> None:
             read(run, [planned("a")])
 
 
-def test_an_entry_made_before_entries_had_digests_is_read(run: Run) -> None:
+def test_an_old_entry_without_a_digest_is_read(run: Run) -> None:
     path = put(run, "a")
     path.write_text(json.dumps({"result": result("a").to_json(), "curve": []}))
     ((_, found),), _ = read_results(run, [planned("a")])
@@ -65,7 +65,7 @@ def test_an_entry_made_before_entries_had_digests_is_read(run: Run) -> None:
     "entry",
     ["{}", '{"result": {}}', '{"result": 1}', '{"failed": "x"}', '{"failed": 1, "hyperparameters": 3}', "[]", ""],
 )
-def test_an_entry_that_is_none_is_one_line(run: Run, entry: str) -> None:
+def test_an_invalid_entry_is_reported_on_one_line(run: Run, entry: str) -> None:
     put(run, "a").write_text(entry)
     with pytest.raises(storage.StorageError, match=r"a.json") as caught:
         read_results(run, [planned("a")])

@@ -23,21 +23,21 @@ def config_at(folder: Path):
 
 
 @pytest.mark.parametrize("written", [{"methods": 3}, {}, [], {**RECORDED, "digest": "0"}])
-def test_another_runs_frontier_that_cannot_be_drawn_costs_the_joint_picture_alone(tmp_path, capsys, written):
+def test_an_undrawable_frontier_of_another_run_costs_only_the_joint_picture(tmp_path, capsys, written):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "frontier.json").write_text(json.dumps(written))
     assert not _draw_joint(config_at(tmp_path), RECORDED, tmp_path / "joint.png")
     assert "warning: no joint picture: " in capsys.readouterr().out
 
 
-def test_a_whole_frontier_is_drawn_beside_this_one(tmp_path):
+def test_another_runs_frontier_is_drawn_next_to_this_one(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "frontier.json").write_text(json.dumps(RECORDED))
     assert _draw_joint(config_at(tmp_path), RECORDED, tmp_path / "joint.png") and (tmp_path / "joint.png").is_file()
 
 
 @pytest.mark.parametrize("written", ["{}", '{"pretrain": {"seconds": 3.5, "command": "a"}}'])
-def test_how_long_stages_took_is_read(tmp_path, written):
+def test_durations_of_stages_are_read(tmp_path, written):
     config = config_at(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "stages.json").write_text(written)
@@ -47,7 +47,7 @@ def test_how_long_stages_took_is_read(tmp_path, written):
 @pytest.mark.parametrize(
     "written", ['{"pretrain": 3}', '{"pretrain": {"seconds": "x", "command": ""}}', '{"pretrain": {}}']
 )
-def test_times_of_stages_that_were_changed_are_an_error_that_names_the_file(tmp_path, written):
+def test_changed_durations_are_an_error_that_names_the_file(tmp_path, written):
     config = config_at(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "stages.json").write_text(written)

@@ -43,7 +43,7 @@ def sweep(config: Config) -> list[str]:
     return storage.list_names(run.trials)
 
 
-def test_a_worker_that_dies_between_two_trials_is_no_failed_trial(made, monkeypatch):
+def test_a_worker_that_dies_between_trials_fails_no_trial(made, monkeypatch):
     """Tune itself would give the trial up at once, whatever its max_failures."""
 
     class DiesOnce(trials.TrialRunner):
@@ -76,7 +76,7 @@ def test_a_trial_that_kills_its_workers_ends_the_sweep_and_is_named(made, monkey
     assert len(tries) == 4 and all(tries.count(key) == 2 for key in tries)
 
 
-def test_of_two_drivers_the_one_that_lost_its_lease_tries_nothing(made):
+def test_a_driver_that_lost_its_lease_runs_no_trial(made):
     config = smoke(made, *SHORT, "--sweep.seeds", "2")
     run = run_of(config)
     planned, inputs = plan_trials(config, load_spaces(("sparse_memory",), config.sweep.scale))
@@ -101,7 +101,7 @@ def test_a_sweep_that_another_driver_runs_is_refused_before_any_work(tmp_path, m
 
 
 @pytest.mark.usefixtures("cluster")
-def test_two_commands_do_not_count_or_learn_the_same_at_once(swept, tmp_path, monkeypatch):
+def test_two_commands_never_count_or_learn_the_same_thing_at_once(swept, tmp_path, monkeypatch):
     swept.copy_to(tmp_path / "smoke", without=("counts", "leases"))
     config = smoke(tmp_path, "--tracking", "off")
     monkeypatch.setattr(alone, "LEASE_SECONDS", 1.0)

@@ -76,7 +76,7 @@ def check_order_does_not_matter(memory):
 
 
 @every_memory
-def test_trials_give_the_same_in_either_order_and_alone_to_the_bit(memory):
+def test_trials_give_the_same_bits_in_either_order_and_alone(memory):
     check_order_does_not_matter(memory)
 
 
@@ -139,7 +139,7 @@ def shares(tensor, array):
     return np.shares_memory(tensor.detach().numpy(), array)
 
 
-def test_what_a_trial_does_not_write_to_is_the_shared_array_itself():
+def test_weights_that_a_trial_does_not_write_to_are_the_shared_array():
     model = tiny_model()
     arrays = arrays_of(model)
     weights = TrialWeights(model.config, arrays, CPU)
@@ -151,7 +151,7 @@ def test_what_a_trial_does_not_write_to_is_the_shared_array_itself():
     assert all(shares(tensor, arrays[name]) for name, tensor in weights.model().state_dict().items())
 
 
-def test_adapters_train_beside_the_shared_matrices():
+def test_adapters_train_next_to_the_shared_matrices():
     """Nothing of the base is copied before the adapters are merged."""
     model = tiny_model(dense=True)
     arrays = arrays_of(model)

@@ -22,7 +22,7 @@ def copied(swept, tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_trace_lies_beside_what_was_learned_and_does_not_change_it(copied, cluster, capsys):
+def test_a_trace_is_written_next_to_the_patch_and_does_not_change_it(copied, cluster, capsys):
     plain = finetune.run(smoke(copied, "--tracking", "off"))
     digest = storage.read_manifest(plain).digest
     config = smoke(copied, "--trace", "True")
@@ -76,7 +76,7 @@ def test_the_slots_of_facts_are_written_into_the_run(copied, cluster, capsys):
     assert "core slots" in capsys.readouterr().out
 
 
-def test_what_cannot_be_analysed_is_refused_before_a_cluster_starts(copied, capfd):
+def test_impossible_analyses_are_refused_before_a_cluster_starts(copied, capfd):
     line = refused(capfd, analyze_slots.run, smoke(copied, "--method", "lora"))
     assert "--method is lora, which selects no slots" in line
     line = refused(capfd, analyze_slots.run, smoke(copied, "--analysis.slot-counts", "25", "2000"))

@@ -47,7 +47,7 @@ def num_bytes(recording):
 
 
 @every_memory
-def test_recording_changes_nothing_that_is_read(memory):
+def test_recording_changes_no_result(memory):
     model = tiny_model(memory)
     reader = Reader(model)
     with reader.recording():
@@ -57,7 +57,7 @@ def test_recording_changes_nothing_that_is_read(memory):
 
 
 @every_memory
-def test_what_is_packed_comes_out_to_the_bit(memory):
+def test_packing_and_unpacking_keeps_every_bit(memory):
     model = tiny_model(memory)
     packed = recorded_by(model).pack()
     packed.data.flags.writeable = False
@@ -83,7 +83,7 @@ def test_an_input_is_found_by_tokens_shape_and_positions():
     assert find(recording, other) is None
 
 
-def test_what_is_recorded_is_not_computed_again():
+def test_recorded_inputs_are_not_computed_again():
     """Read with the recording of another model, it shows."""
     model, tokens = tiny_model(), inputs()[0]
     reader = Reader(model, recording=recorded_by(tiny_model(seed=1)))
@@ -92,7 +92,7 @@ def test_what_is_recorded_is_not_computed_again():
     assert torch.equal(reader.logits(unknown), Reader(model).logits(unknown))
 
 
-def test_a_text_recorded_without_keys_and_values_is_recorded_anew_when_it_is_decoded_from():
+def test_a_text_recorded_without_keys_and_values_is_recorded_again_for_decoding():
     model, prompts = tiny_model(), inputs()[-1]
     reader = Reader(model)
     with reader.recording() as recording:
@@ -108,7 +108,7 @@ def test_a_text_recorded_without_keys_and_values_is_recorded_anew_when_it_is_dec
     assert torch.equal(Reader(model, recording=recording).continue_greedily(prompts, **DECODING), written)
 
 
-def test_the_bytes_bound_what_is_kept_and_the_first_come_first():
+def test_the_byte_limit_keeps_the_first_inputs():
     batches = [random_batch(seed).tokens for seed in range(5)]
 
     def kept_within(max_bytes):
@@ -137,7 +137,7 @@ def test_recording_stops_at_the_first_input_that_does_not_fit():
     assert find(recording, short)
 
 
-def test_what_is_read_twice_is_recorded_once_and_nothing_after_the_context():
+def test_a_repeated_input_is_recorded_once_and_only_within_the_block():
     model, tokens = tiny_model(), inputs()[0]
     reader = Reader(model)
     with reader.recording() as recording:
@@ -148,7 +148,7 @@ def test_what_is_read_twice_is_recorded_once_and_nothing_after_the_context():
     assert num_bytes(recording) == once > 0
 
 
-def test_a_model_without_memory_is_read_as_it_is():
+def test_a_model_without_memory_is_read_without_a_recording():
     model, tokens = tiny_model(dense=True), inputs()[0]
     reader = Reader(model)
     with reader.recording(max_bytes=0):

@@ -49,7 +49,7 @@ def test_mutant_that_forgets_the_positions_is_caught(memory):
 
 @every_memory
 @torch.no_grad()
-def test_a_cache_is_filled_as_by_the_whole_and_the_last_position_is_the_same(memory):
+def test_a_key_value_cache_is_filled_as_by_the_whole_forward_pass(memory):
     model, tokens = tiny_model(memory), packed_tokens()
     halves, whole = (DynamicCache(config=model.config) for _ in range(2))
     trunk = run_trunk(model, tokens, keep_keys_values=True)
@@ -74,7 +74,7 @@ def test_filling_a_cache_leaves_the_kept_keys_and_values_as_they_are():
 
 
 @every_memory
-def test_the_trunk_does_not_depend_on_what_lies_above_it(memory):
+def test_the_trunk_does_not_depend_on_the_layers_above_it(memory):
     """Neither on values nor on later layers; so nothing of them is computed."""
     model, other = tiny_model(memory), tiny_model(memory)
     first = memory.layers[0]

@@ -54,7 +54,7 @@ def test_parameters_are_those_of_the_model(name, architecture):
 
 @pytest.mark.parametrize("name", ["small", "larger", "two layers, one pool"])
 @pytest.mark.parametrize("dense", [False, True])
-def test_flops_are_those_that_torch_counts(name, dense):
+def test_flops_equal_torchs_count(name, dense):
     config = SHAPES[name]
     work = work_of(config.model, config.corpus.vocab_size, config.corpus.block_size, "dense" if dense else "memory")
     products = sum(part.step for part in work.values() if part.unit != "rows")
@@ -77,7 +77,7 @@ def test_flops_of_the_weighted_read_are_those_of_its_definition():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("attention, machine", [("eager", "cpu"), ("sdpa", "h100")])
 @pytest.mark.parametrize("dense", [False, True])
-def test_activations_are_what_autograd_keeps(precision, attention, machine, dense):
+def test_activations_equal_those_kept_by_autograd(precision, attention, machine, dense):
     config = replace(LARGER, pretraining=replace(LARGER.pretraining, precision=precision))
     planned = pretraining_of(config, architecture="dense" if dense else "memory", machine=machine).activations()
     assert planned == pytest.approx(kept_activations(config, dense=dense, attention=attention), rel=QUARTER)
@@ -91,7 +91,7 @@ def test_rows_read_by_trained_models(reads, slots, share):
     assert distinct_rows(reads, slots) / slots == pytest.approx(share, rel=QUARTER)
 
 
-def test_rows_read_are_never_more_than_there_are_or_were_read():
+def test_rows_read_never_exceed_slots_or_reads():
     for reads in (1, 1e3, 1e6, 1e9):
         assert 0 < distinct_rows(reads, 4096) <= min(reads, 4096) * 1.0001
 
@@ -116,7 +116,7 @@ def plan_of_rank(ranks, stage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_a_rank_holds(ranks, stage):
+def test_memory_of_a_rank(ranks, stage):
     """When gradients are whole: of the pools exactly, and of the engine's part within a quarter,
     the logits of the last micro-batch aside."""
     plan, _ = plan_of_rank(ranks, stage)
@@ -140,7 +140,7 @@ def test_rows_that_a_step_reads(ranks, stage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_a_rank_receives_in_a_step(ranks, stage):
+def test_bytes_received_by_a_rank_in_a_step(ranks, stage):
     plan, uneven = plan_of_rank(ranks, stage)
     with uneven:
         planned = sum(plan.network().values())
@@ -148,7 +148,7 @@ def test_what_a_rank_receives_in_a_step(ranks, stage):
 
 
 @pytest.mark.slow
-def test_what_a_rank_receives_of_split_columns(ranks):
+def test_bytes_received_by_a_rank_for_split_columns(ranks):
     """Lookups are gathered forward; outputs and the lookups' gradient are exchanged. What else
     is gathered are single numbers."""
     alone, _ = plan_of_rank(ranks, 0)
@@ -161,13 +161,13 @@ def test_what_a_rank_receives_of_split_columns(ranks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_a_training_state_takes(ranks, stage):
+def test_size_of_a_training_state(ranks, stage):
     plan, _ = plan_of_rank(ranks, stage)
     assert plan.state_bytes() == pytest.approx(ranks[0][stage]["state"], rel=QUARTER)
 
 
 @pytest.mark.slow
-def test_a_step_of_another_shape_takes_the_time_that_the_utilisation_of_one_foretells(tmp_path):
+def test_the_utilisation_of_one_step_predicts_the_time_of_another_shape(tmp_path):
     mp.start_processes(measure_steps, args=(str(tmp_path),), nprocs=1, start_method="spawn")
     small, larger = torch.load(tmp_path / "seconds")
     at_peak = pretraining_of(ALONE).seconds(1.0)

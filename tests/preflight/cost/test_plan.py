@@ -24,7 +24,7 @@ def plan(devices=8, config=PAPER, machine=H100, **assumed):
     return make_plan(config, machine, devices, Assumptions(**assumed), TRIALS)
 
 
-def test_the_papers_model_has_the_sizes_that_it_gives():
+def test_the_papers_model_has_the_papers_sizes():
     """1.3 B parameters with a pool of a billion, of which a token reads 128 rows (Lin et al. 2025,
     section 4)."""
     sizes = plan().memory.sizes
@@ -44,7 +44,7 @@ def test_half_key_scores_grow_with_the_root_of_the_slots():
     assert larger["weighted read"] == work["weighted read"]
 
 
-def test_the_lazy_optimizer_moves_the_rows_that_are_read_and_the_dense_one_all():
+def test_lazy_adam_moves_the_rows_read_and_adamw_moves_all():
     """A batch of one block reads few of 16 M slots."""
     few = replace(PAPER, pretraining=replace(PAPER.pretraining, batch_blocks=8, micro_batch_blocks=1))
     config = with_slots(few, 2**24)
@@ -80,7 +80,7 @@ def test_laws_of_growth(line, law):
     assert growth(plan())[line] == law
 
 
-def test_columns_are_split_over_as_few_devices_as_hold_them():
+def test_columns_are_split_over_the_fewest_devices_that_hold_them():
     splits = [plan(64, with_slots(PAPER, slots)).memory.layout.split for slots in (2**20, 2**22, 2**24, 2**26)]
     assert splits[0] == 1 and splits == sorted(splits) and splits[-1] > splits[0]
     chosen = plan(64, with_slots(PAPER, 2**24)).memory
@@ -88,7 +88,7 @@ def test_columns_are_split_over_as_few_devices_as_hold_them():
     assert chosen.fits() and not fewer.fits()
 
 
-def test_split_columns_share_the_tables_out_and_leave_the_merging_to_fewer():
+def test_split_columns_divide_the_tables_and_are_merged_by_fewer_ranks():
     whole = plan(64).memory
     split = replace(whole, layout=replace(whole.layout, split=64))
     assert split.pool_memory()["pool values"] == whole.pool_memory()["pool values"] / 64
@@ -96,7 +96,7 @@ def test_split_columns_share_the_tables_out_and_leave_the_merging_to_fewer():
     assert whole.network()["pool lookups"] == 0 < split.network()["pool lookups"]
 
 
-def test_a_split_that_would_be_faster_is_said_and_can_be_asked_for():
+def test_a_faster_split_is_reported_and_can_be_requested():
     whole = plan(64)
     (note,) = [note for note in whole.notes if "--split" in note]
     assert "--split 32" in note
@@ -105,7 +105,7 @@ def test_a_split_that_would_be_faster_is_said_and_can_be_asked_for():
     assert split.step_lines()["total"] < 0.9 * whole.step_lines()["total"]
 
 
-def test_what_fits_nowhere_is_said_with_the_arithmetic():
+def test_a_model_that_fits_nowhere_is_reported_with_the_arithmetic():
     found = plan(512, with_slots(PAPER, 2**34))
     assert not found.memory.fits() and found.memory.sizes.pool == 2**34 * 1024
     assert any("does not fit" in note and "model.memory.value_dim" in note for note in found.notes)
@@ -113,7 +113,7 @@ def test_what_fits_nowhere_is_said_with_the_arithmetic():
     assert "NO" in answer(PAPER, H100, take_options(["--gpus", "512", "--slots", "2^34"])[0], TRIALS)
 
 
-def test_a_batch_that_the_devices_do_not_divide_is_raised_and_said():
+def test_a_batch_that_cannot_be_divided_is_raised_and_reported():
     found = plan(512)
     assert (found.memory.layout.batch_blocks, found.memory.num_tokens) == (512, 60_000 * 256 * 2048)
     assert any("set pretraining.batch_blocks to 512" in note and "planned with 512" in note for note in found.notes)
@@ -125,7 +125,7 @@ def test_the_micro_batch_fits():
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_each_zero_stage_shares_out_more(stage):
+def test_each_zero_stage_divides_more(stage):
     def held(number):
         settings = replace(PAPER.pretraining, zero_stage=number)
         memory = plan(config=replace(PAPER, pretraining=settings)).memory.memory()
@@ -187,14 +187,14 @@ def test_bytes_of_split_columns_by_hand():
 
 
 @pytest.mark.parametrize("devices, bytes_per_second", [(8, 450e9), (64, 50e9)])
-def test_the_network_takes_its_bytes_at_the_narrowest_links_rate(devices, bytes_per_second):
+def test_network_time_follows_the_slowest_link(devices, bytes_per_second):
     found = plan(devices)
     lines = found.network_lines()
     assert lines == {**found.memory.network(), "total": pytest.approx(sum(found.memory.network().values()))}
     assert found.step_lines()["network"] == pytest.approx(lines["total"] / (0.7 * bytes_per_second))
 
 
-def test_the_recipes_split_is_planned_where_the_devices_can_be_divided_so():
+def test_the_recipes_split_is_planned_if_the_devices_allow_it():
     recipe = RECIPES["paper_64m"]()
     found = plan(64, recipe)
     assert found.memory.layout.split == 32 and not [note for note in found.notes if "pool_split" in note]
@@ -263,7 +263,7 @@ def test_a_column_for_each_number(capsys):
     assert line.split()[4:] == ["1.02", "k", "4.1", "k", "1.02", "k", "4.1", "k"]
 
 
-def test_the_same_for_programs(capsys):
+def test_the_same_columns_as_json(capsys):
     run_plan(["smoke", "--json", "--pretraining.zero-stage", "2", "--failures-per-gpu-hour", "0"])
     told = json.loads(capsys.readouterr().out)
     (column,) = told["columns"]
@@ -286,7 +286,7 @@ def test_the_same_for_programs(capsys):
         (["--pretraining.zero-stag", "1"], "--pretraining.zero-stage"),
     ],
 )
-def test_a_slip_of_the_pen_is_refused_with_the_nearest(capsys, arguments, said):
+def test_a_typo_is_refused_with_the_nearest_name(capsys, arguments, said):
     with pytest.raises(SystemExit) as stopped:
         run_plan(arguments)
     assert stopped.value.code == 2 and said in " ".join(capsys.readouterr().err.split())
@@ -304,7 +304,7 @@ def test_a_slip_of_the_pen_is_refused_with_the_nearest(capsys, arguments, said):
         (["--sweep.scale", "lapto"], "did you mean 'laptop'?"),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(capsys, arguments, said):
+def test_an_impossible_plan_is_refused_on_one_line(capsys, arguments, said):
     with pytest.raises(SystemExit) as stopped:
         run_plan(arguments)
     told = capsys.readouterr()
@@ -331,7 +331,7 @@ def test_every_recipe_can_be_planned(recipe, devices):
         assert len({(line.section, line.name) for line in found.quantities()}) == len(found.quantities())
 
 
-def test_a_batch_that_cannot_be_divided_is_told_in_the_words_of_pretraining(capsys):
+def test_a_batch_that_cannot_be_divided_gives_pretrainings_own_message(capsys):
     run_plan(["laptop", "--gpus", "3"])
     told = " ".join(capsys.readouterr().out.split())
     with pytest.raises(ValueError) as refused:

@@ -29,7 +29,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("shard", ["1GB", "4KB"])
-def test_a_saved_model_is_a_checkpoint_then_and_nothing_else_changed(tmp_path: Path, shard: str) -> None:
+def test_a_saved_model_becomes_a_checkpoint_and_nothing_else_changes(tmp_path: Path, shard: str) -> None:
     folder = saved(tmp_path / "model", shard)
     before = contents(folder)
     manifest = adopt(str(folder))
@@ -39,7 +39,7 @@ def test_a_saved_model_is_a_checkpoint_then_and_nothing_else_changed(tmp_path: P
     AutoModelForCausalLM.from_pretrained(storage.open_artifact(str(folder), kind=CHECKPOINT_KIND))
 
 
-def test_what_lies_next_to_the_model_may_change(tmp_path: Path) -> None:
+def test_other_files_next_to_the_model_may_change(tmp_path: Path) -> None:
     folder = saved(tmp_path / "model")
     others = (
         "README.md",
@@ -134,7 +134,7 @@ def manifest_of_another(folder: Path) -> None:
         (manifest_of_another, "is not a manifest"),
     ],
 )
-def test_what_is_no_model_is_refused_in_one_line_and_left_as_it_is(tmp_path: Path, spoil, message: str) -> None:
+def test_a_folder_without_a_model_is_refused_on_one_line_and_not_changed(tmp_path: Path, spoil, message: str) -> None:
     folder = saved(tmp_path / "model")
     spoil(folder)
     before = contents(folder)
@@ -149,7 +149,7 @@ def test_a_place_that_cannot_be_adopted_is_named(tmp_path: Path, folder: str) ->
         adopt(folder if "://" in folder else str(tmp_path / folder))
 
 
-def test_the_command_adopts_and_says_what_it_did(tmp_path: Path) -> None:
+def test_the_command_adopts_and_prints_the_digest(tmp_path: Path) -> None:
     saved(tmp_path / "model")
     for arguments, status in (["adopt", "model"], 0), (["adopt", "."], 1):
         done = subprocess.run(
@@ -193,7 +193,7 @@ def test_a_model_that_changed_since_is_never_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "extra.safetensors", "model.safetensors.index.json", "vocab.txt"])
-def test_a_pipe_in_the_folder_is_waited_for_by_nobody(tmp_path: Path, name: str) -> None:
+def test_a_pipe_in_the_folder_blocks_nothing(tmp_path: Path, name: str) -> None:
     folder = saved(tmp_path / "model")
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
@@ -209,7 +209,7 @@ def test_folders_that_are_named_like_files_are_left_alone(tmp_path: Path) -> Non
     assert not {"old.safetensors", "notes.json"} & adopt(str(folder)).files.keys()
 
 
-def test_another_programs_manifest_is_named_as_what_stands_in_the_way(tmp_path: Path) -> None:
+def test_another_programs_manifest_is_named_as_the_obstacle(tmp_path: Path) -> None:
     folder = saved(tmp_path / "model")
     (folder / storage.MANIFEST).write_text('{"name": "my web application"}')
     with pytest.raises(AdoptionError, match="manifest.json is not a manifest of memlm"):

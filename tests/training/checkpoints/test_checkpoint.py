@@ -86,7 +86,7 @@ def test_a_state_holds_what_was_trained_when_it_was_begun_and_older_ones_stay_un
     assert any(not torch.equal(tensor, wanted[name]) for name, tensor in weights_of(trained.engine).items())
 
 
-def test_a_later_start_keeps_its_states_apart_and_goes_on_with_the_newest(folder, trained):
+def test_a_later_start_keeps_its_states_apart_and_continues_with_the_newest(folder, trained):
     states = states_of(trained.engine, trained.uri, start=2)
     assert states.load_newest() == 3
     run_steps(folder, trained.engine, CONFIG, first_step=3, last_step=4)
@@ -99,7 +99,7 @@ def test_a_later_start_keeps_its_states_apart_and_goes_on_with_the_newest(folder
 # A disk that is full.
 
 
-def test_a_state_that_cannot_be_written_is_given_up_and_training_goes_on(folder, trained, caplog):
+def test_a_state_that_cannot_be_written_is_skipped_and_training_continues(folder, trained, caplog):
     with no_file_above(4096):
         run_steps(folder, trained.engine, CONFIG, first_step=3, last_step=4)
         save_now(trained, 4)
@@ -145,7 +145,7 @@ def test_a_full_file_system_leaves_the_newest_whole_state_and_a_later_one_is_sav
     assert loaded(states)[0] == 3
 
 
-def test_what_is_no_fault_of_the_disk_is_raised(trained, monkeypatch):
+def test_errors_other_than_storage_faults_are_raised(trained, monkeypatch):
     def broken(directory: Path) -> None:
         raise RuntimeError("a mistake of ours")
 
@@ -164,7 +164,7 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["fragments_0.safetensors", "value_pools_0.safetensors", "manifest.json"])
-def test_a_damaged_state_is_passed_over_for_the_one_before(trained, caplog, name):
+def test_a_damaged_state_is_skipped_for_the_previous_one(trained, caplog, name):
     flip(file_of(trained, 3, name), 100)
     assert loaded(trained)[0] == 2
     assert "step_00000003_start_0001 is incomplete or damaged; trying the state before it" in caplog.text
@@ -177,7 +177,7 @@ def test_without_its_manifest_a_state_was_never_finished(trained):
     assert loaded(trained)[0] == 2
 
 
-def test_a_whole_state_under_another_ones_name_is_not_taken_for_it(trained, caplog):
+def test_a_complete_state_under_another_states_name_is_not_used(trained, caplog):
     newest = file_of(trained, 3).parent
     shutil.rmtree(newest)
     shutil.copytree(file_of(trained, 2).parent, newest)
@@ -194,7 +194,7 @@ def test_an_artifact_of_another_kind_is_not_taken_for_a_state(trained):
     assert loaded(trained)[0] == 2 and TRAINING_STATE_KIND != "checkpoint"
 
 
-def test_other_files_beside_the_states_are_left_alone(trained, caplog):
+def test_other_files_next_to_the_states_are_left_alone(trained, caplog):
     caplog.set_level(logging.WARNING)
     (Path(trained.uri) / "starts").mkdir()
     (Path(trained.uri) / "step_00000009").mkdir()

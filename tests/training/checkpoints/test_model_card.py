@@ -57,7 +57,7 @@ def test_the_dense_twin_needs_no_code():
         ({"tokenizer": "/home/anna/tokenizer"}, "apache-2.0", "the tokenizer `tokenizer`"),
     ],
 )
-def test_text_that_memlm_did_not_make_keeps_its_terms_and_no_folder_is_told(corpus, licence, named):
+def test_real_text_keeps_its_terms_and_no_local_folder_is_named(corpus, licence, named):
     card = card_of(**corpus)
     assert head_of(card)["license"] == licence and named in card and "anna" not in card
     assert ("the terms of that data" in card) == (licence == "other")

@@ -41,7 +41,7 @@ def test_pools_and_the_rest_are_clipped_by_one_norm(results, number, num_workers
         )
 
 
-def test_mutant_that_clips_the_pools_by_a_norm_of_their_own_would_be_seen(results):
+def test_mutant_that_clips_the_pools_by_their_own_norm_is_caught(results):
     """The pools' share of the norm is large enough to show in the rest, and the other way round."""
     plain = plain_training(
         results["blocks"], replace(CONFIG, clip_norm=ACTIVE), epsilon=ONE_NORM_EPSILON, num_steps=ONE_NORM_STEPS

@@ -48,12 +48,12 @@ def test_a_lazy_step_allocates_nothing_of_the_size_of_the_pool(results):
 
 
 @pytest.mark.parametrize("stage", EVERY_STAGE[1:])
-def test_a_batch_whose_loss_is_no_number_moves_nothing_in_zero(results, stage):
+def test_a_batch_with_a_nan_loss_moves_nothing_under_zero(results, stage):
     before, after = results["one"]["poisoned"][stage]
     assert "num_steps" in before and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_a_model_trained_lazily_is_saved_as_any_other(results):
+def test_a_model_trained_by_lazy_adam_is_saved_like_any_other(results):
     saved = results["one"]["saved model"]
     trained, untouched = saved["files"]
     assert trained == untouched and "model.safetensors" in trained
@@ -76,7 +76,7 @@ def test_two_workers_give_the_loss_curve_of_one_at_every_zero_stage(results, sta
 
 
 @pytest.mark.parametrize("stage", EVERY_STAGE)
-def test_slot_usage_is_that_of_the_global_batch_whatever_shares_it(results, stage):
+def test_slot_usage_is_that_of_the_global_batch_however_it_is_divided(results, stage):
     expected = results["one"]["whole"]["lazy_adam"]["usage"]
     found = results["two"][0]["stages"]["lazy_adam"][stage]["usage"]
     assert [bool(usage) for usage in found] == [False, True, False, True, False, True]
@@ -86,7 +86,7 @@ def test_slot_usage_is_that_of_the_global_batch_whatever_shares_it(results, stag
         assert 0 < usage["share_read"] <= 1 and 0 < usage["top_1_percent"] < 1
 
 
-def test_bf16_is_near_and_not_the_same(results):
+def test_bf16_is_close_but_not_equal(results):
     whole = results["one"]["whole"]["lazy_adam"]
     assert results["one"]["bf16"]["losses"] == pytest.approx(whole["losses"], rel=0.05)
     assert results["one"]["bf16"]["losses"] != whole["losses"]

@@ -26,11 +26,11 @@ def test_a_resumed_run_of_two_workers_is_the_undisturbed_one_bit_for_bit(results
         assert_same_bits(rank["resumed"][name][stage], rank["stages"][name][stage])
 
 
-def test_a_state_that_lacks_a_rank_is_passed_over_for_the_one_before(results):
+def test_a_state_that_lacks_a_rank_is_skipped_for_the_previous_one(results):
     assert [rank["incomplete"] for rank in results["two"]] == [2, 2]
 
 
-def test_a_state_that_one_rank_cannot_write_is_given_up_by_all(results):
+def test_a_state_that_one_rank_cannot_write_is_abandoned_by_all(results):
     assert [rank["given up"] for rank in results["two"]] == [(1, ["step_00000002_start_0001"])] * 2
 
 
@@ -46,18 +46,18 @@ def assert_gone_on(run: dict, undisturbed: dict) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("stage", EVERY_STAGE)
-def test_one_worker_goes_on_with_what_two_saved_at_any_zero_stage(results, stage, name):
+def test_one_worker_continues_a_state_of_two_at_every_zero_stage(results, stage, name):
     assert_gone_on(results["one"]["of two"][name][stage], results["one"]["whole"][name])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("stage", EVERY_STAGE)
-def test_two_workers_at_any_zero_stage_go_on_with_what_one_saved(results, stage, name):
+def test_two_workers_continue_a_state_of_one_at_every_zero_stage(results, stage, name):
     for rank in results["two"]:
         assert_gone_on(rank["of one"][name][stage], results["one"]["whole"][name])
 
 
-def test_moments_that_were_lost_between_numbers_of_workers_would_be_seen(results):
+def test_mutant_that_loses_moments_between_numbers_of_workers_is_caught(results):
     """Going on with fresh moments, as a loader that dropped them would, is out of the tolerance."""
     with pytest.raises(AssertionError):
         assert_gone_on(results["one"]["without moments"], results["one"]["whole"]["adamw"])
