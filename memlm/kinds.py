@@ -51,6 +51,8 @@ PATCH_FILE = "patch.safetensors"
 SCORES_FILE = "scores.json"
 SCORES_PICTURE_FILE = "scores.png"
 REPORT_FILE = "report.html"
+ADVICE = "advice"
+"""Name, in the details of a patch, of the reasons why nothing was learned."""
 
 TRACE_KIND = "stream_trace"
 METRICS_FILE = "stream_metrics.json"

@@ -14,16 +14,13 @@ from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import task_resources
-from memlm.jobs.tracked import ui_line
-from memlm.kinds import REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
+from memlm.jobs.tracked import FINETUNING, ui_line
+from memlm.kinds import ADVICE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import command, run_of, tracking_uri
 from memlm.stages import require_traceable
 from memlm.tracking import Tracker
 
-EXPERIMENT = "memlm finetuning"
-ADVICE = "advice"
-"""Name, in the details of a patch, of the reasons why nothing was learned."""
 GUIDE = "docs/your-own-facts.md"
 
 
@@ -41,7 +38,7 @@ def run(config: Config) -> str:
     if is_there():
         say(f"finetune: reusing {uri}")
     else:
-        Tracker(tracking_uri(config), EXPERIMENT)
+        Tracker(tracking_uri(config), FINETUNING)
         with connect(config), alone(run_of(config).learning_lease(artifacts.learned_name(config, inputs))):
             if not is_there():  # unless another driver made it meanwhile
                 ray.get(ray.remote(_learn).options(**task_resources(config.cluster)).remote(config, inputs))
@@ -92,12 +89,3 @@ def _learn(*arguments: Any) -> None:
     from memlm.jobs.trial.learning import learn  # imports torch and transformers, slow, so only in a worker
 
     learn(*arguments)
-
-
-def trial_tags(config: Config, inputs: dict[str, str]) -> dict[str, str]:
-    return {
-        "stage": "finetune",
-        "recipe": config.recipe,
-        "checkpoint": inputs["checkpoint"][:16],
-        "data": inputs["corpus"][:16],
-    }

@@ -18,6 +18,8 @@ from memlm.tracking import Run as TrackedRun
 from memlm.training.trial import Trial
 
 CONFIG_FILE = "config.json"
+FINETUNING = "memlm finetuning"
+"""Experiment of the runs of `finetune`."""
 
 
 def log_config(tracked: TrackedRun, config: Config) -> None:
@@ -37,6 +39,15 @@ def trial_params(config: Config, trial: Trial) -> dict[str, Any]:
         "batch": trial.stream.num_wordings,
         **model_sizes(config),
         **{name.removeprefix("optimizer."): value for name, value in trial.hyperparameters().items()},
+    }
+
+
+def trial_tags(config: Config, inputs: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "stage": "finetune",
+        "recipe": config.recipe,
+        "checkpoint": inputs["checkpoint"][:16],
+        "data": inputs["corpus"][:16],
     }
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from memlm import storage
 from memlm.config import Config
-from memlm.jobs.finetune import trial_tags
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.sweep.planned_trials import PlannedTrial
 from memlm.jobs.tracked import (
@@ -21,6 +20,7 @@ from memlm.jobs.tracked import (
     start_metrics,
     trial_name,
     trial_params,
+    trial_tags,
     ui_line,
 )
 from memlm.model.config import Architecture

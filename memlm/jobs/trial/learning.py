@@ -6,13 +6,22 @@ from memlm import artifacts, storage
 from memlm.artifacts import trial_of
 from memlm.config import Config
 from memlm.data.questions.streams import num_steps, shortfall
-from memlm.jobs.finetune import ADVICE, EXPERIMENT, trial_tags
 from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.workers import enter_worker
-from memlm.jobs.tracked import final_metrics, log_config, log_model, sets_read, start_metrics, trial_name, trial_params
+from memlm.jobs.tracked import (
+    FINETUNING,
+    final_metrics,
+    log_config,
+    log_model,
+    sets_read,
+    start_metrics,
+    trial_name,
+    trial_params,
+    trial_tags,
+)
 from memlm.jobs.trial.materials import device_of, load_materials, load_model
 from memlm.jobs.trial.traces import tracer_of, write_trace
-from memlm.kinds import PATCH_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
+from memlm.kinds import ADVICE, PATCH_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
 from memlm.results.trial_report import draw_scores, write_trial_report
 from memlm.run import tracking_uri
 from memlm.tracking import Tracker
@@ -36,7 +45,7 @@ def learn(config: Config, inputs: dict[str, str]) -> None:
     progress = Progress(
         f"learning with {trial.method.label}", num_steps(trial.stream, materials.facts, seed=trial.seed)
     )
-    tracked = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True).run(
+    tracked = Tracker(tracking_uri(config), FINETUNING, forgiving=True).run(
         f"finetune/{key}",
         name=trial_name(trial, key),
         params=trial_params(config, trial),
