@@ -39,7 +39,7 @@ _CREDENTIALS = (
 )
 MAX_SEED = 2**63 - 1
 """Largest seed that torch, numpy and Python's random all accept."""
-BESIDE_RUNS = ("mlflow", "mlflow_artifacts")
+MLFLOW_NAMES = ("mlflow", "mlflow_artifacts")
 """Names in the storage folder that are not runs: mlflow.db, its lock and its artifacts."""
 
 
@@ -200,7 +200,7 @@ def _check_names(config: Config) -> None:
     ):
         if name:
             require_name(option, name)
-        if option != "--register-model" and name.split(".")[0].casefold() in BESIDE_RUNS:
+        if option != "--register-model" and name.split(".")[0].casefold() in MLFLOW_NAMES:
             raise ValueError(
                 f"{option} is {name!r}, which is reserved for MLflow's files in the storage folder; choose another name"
             )

@@ -14,7 +14,7 @@ from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs.on_ray.attempts import Attempts
 from memlm.jobs.on_ray.console import say
-from memlm.jobs.on_ray.workers import enter_worker, user_errors_as_raised
+from memlm.jobs.on_ray.workers import device_of, enter_worker, user_errors_as_raised
 from memlm.kinds import COUNTS_FILE
 from memlm.model.language_model import load_checkpoint
 from memlm.run import RunError, run_of
@@ -71,8 +71,7 @@ class CountUnits:
         self.blocks = opened.train_blocks()
         self.eos_id, self.pad_id = opened.tokenizer.eos_token_id, opened.tokenizer.pad_token_id
         folder = checkpoint.open(digest=self.inputs["checkpoint"])
-        device = torch.device("cuda" if self.config.cluster.use_gpu else "cpu")
-        self.model = load_checkpoint(folder, device)
+        self.model = load_checkpoint(folder, device_of(self.config.cluster))
         assert memory_layers(self.model) and value_pools(self.model), "the memory checkpoint has memory layers"
         self.attempts.forget(loading)
 

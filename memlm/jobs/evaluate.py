@@ -14,7 +14,7 @@ from memlm.identity import settings
 from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
-from memlm.jobs.on_ray.workers import enter_worker, task_resources
+from memlm.jobs.on_ray.workers import device_of, enter_worker, task_resources
 from memlm.jobs.tracked import log_config, log_model, sets_read
 from memlm.kinds import CHECKPOINT_KIND
 from memlm.results.scores import Scores
@@ -75,7 +75,7 @@ def run(config: Config) -> str:
 def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str]) -> Scores:
     from memlm.data.questions.streams import shortfall  # these import torch: only in a worker
     from memlm.jobs.preparing.questions import report_unanswerable
-    from memlm.jobs.trial.materials import device_of, load_materials, load_model
+    from memlm.jobs.trial.materials import load_materials, load_model
     from memlm.model.reader import Reader
     from memlm.training.finetune import score
 
@@ -84,5 +84,5 @@ def _score(config: Config, checkpoint: str, digest: str, inputs: dict[str, str])
     if line := shortfall(config.stream, materials.facts):
         say(line)
     report_unanswerable(config)
-    reader = Reader(load_model(checkpoint, device_of(config), digest=digest), materials.tokenizer)
+    reader = Reader(load_model(checkpoint, device_of(config.cluster), digest=digest), materials.tokenizer)
     return score(trial_of(config), reader, materials)

@@ -30,21 +30,6 @@ NO_TEXT = "no text field"
 TEXT_NOT_A_STRING = "text is not a string"
 LONE_SURROGATE = "lone surrogate"
 NUL = "NUL in text"
-MALFORMED = (
-    TOO_LONG,
-    NOT_UTF8,
-    BYTE_ORDER_MARK,
-    TOO_DEEP,
-    TOO_MANY_BRACKETS,
-    NOT_JSON,
-    NOT_AN_OBJECT,
-    DUPLICATE_KEYS,
-    NOT_FINITE,
-    NO_TEXT,
-    TEXT_NOT_A_STRING,
-    LONE_SURROGATE,
-    NUL,
-)
 
 MAX_DEPTH = 64  # DCLM's records are two deep; the depth at which Python's parser fails depends on its caller's
 MAX_BRACKETS = 2**20

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from memlm.config import ClusterConfig
 from memlm.jobs.on_ray.console import quiet
+
+if TYPE_CHECKING:
+    import torch
 
 
 class TaskResources(TypedDict):
@@ -35,6 +38,13 @@ def enter_worker(cluster: ClusterConfig) -> None:
 
     quiet()
     torch.set_num_threads(cluster.threads_per_worker)
+
+
+def device_of(cluster: ClusterConfig) -> "torch.device":
+    """Device of a task that runs a model."""
+    import torch
+
+    return torch.device("cuda" if cluster.use_gpu else "cpu")
 
 
 class WorkerError(Exception):

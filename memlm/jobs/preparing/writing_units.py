@@ -13,7 +13,6 @@ from typing import Any
 
 import ray
 import ray.data
-import torch
 from ray.data import ActorPoolStrategy
 
 from memlm import artifacts, storage
@@ -24,7 +23,7 @@ from memlm.data.writers.build import build_writer
 from memlm.data.writers.interface import Writer
 from memlm.jobs.on_ray.cluster import num_processors
 from memlm.jobs.on_ray.console import Progress
-from memlm.jobs.on_ray.workers import enter_worker, task_resources, user_errors_as_raised
+from memlm.jobs.on_ray.workers import device_of, enter_worker, task_resources, user_errors_as_raised
 from memlm.kinds import WRITTEN_UNIT_FILE
 
 Record = dict[str, Any]
@@ -97,8 +96,7 @@ class _WriteUnits:
     def __init__(self, config: Config, work: Work, wanted: dict[str, Any], revision: str | None, budget: Any) -> None:
         enter_worker(config.cluster)
         self.work, self.wanted, self.revision = work, wanted, revision
-        device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
-        shared = _SharedBudget(budget)
+        device, shared = device_of(config.cluster), _SharedBudget(budget)
         self.build = lambda revision: build_writer(config.writer, revision=revision, budget=shared, device=device)
         self.writer: Writer | None = None
 

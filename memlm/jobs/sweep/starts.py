@@ -18,9 +18,8 @@ from transformers import PreTrainedConfig
 
 from memlm.config import Config
 from memlm.jobs.on_ray.cluster import num_processors
-from memlm.jobs.on_ray.workers import enter_worker, task_resources
+from memlm.jobs.on_ray.workers import device_of, enter_worker, task_resources
 from memlm.jobs.sweep.weights import TrialWeights
-from memlm.jobs.trial.materials import device_of
 from memlm.model.config import Architecture
 from memlm.model.reader import PackedRecording, Reader, Recording
 from memlm.results.scores import Scores, join
@@ -98,7 +97,9 @@ def start_of(shared: Shared, part: Part, trial: Trial, max_bytes: int) -> tuple[
     """
     enter_worker(shared.config.cluster)
     (architecture, seed), materials = part, shared.materials
-    weights = TrialWeights(shared.model_configs[architecture], shared.weights[architecture], device_of(shared.config))
+    weights = TrialWeights(
+        shared.model_configs[architecture], shared.weights[architecture], device_of(shared.config.cluster)
+    )
     reader = Reader(weights.model(), materials.tokenizer)
     if trial.method.moves != "values":
         max_bytes = 0

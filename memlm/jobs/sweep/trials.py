@@ -21,11 +21,11 @@ from memlm.data.questions.streams import num_steps
 from memlm.jobs.on_ray.cluster import num_processors
 from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.ray_files import ray_storage
-from memlm.jobs.on_ray.workers import enter_worker, task_resources
+from memlm.jobs.on_ray.workers import device_of, enter_worker, task_resources
 from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, unfinished
 from memlm.jobs.sweep.starts import Shared, Starts, compute_starts
 from memlm.jobs.sweep.weights import TrialWeights
-from memlm.jobs.trial.materials import device_of, load_materials, load_model, read_model_config
+from memlm.jobs.trial.materials import load_materials, load_model, read_model_config
 from memlm.model.config import Architecture
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError
@@ -134,7 +134,7 @@ class TrialRunner(tune.Trainable):
         self.shared, self.starts, self.holder = shared, starts, holder
         enter_worker(shared.config.cluster)
         self.plan: PlannedTrial = config["plan"]
-        device = device_of(self.shared.config)
+        device = device_of(self.shared.config.cluster)
         self.weights = {
             name: TrialWeights(self.shared.model_configs[name], arrays, device)
             for name, arrays in self.shared.weights.items()

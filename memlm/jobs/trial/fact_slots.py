@@ -13,8 +13,8 @@ from memlm.artifacts import trial_of
 from memlm.config import Config
 from memlm.data.questions.facts import Fact
 from memlm.jobs.on_ray.console import Progress
-from memlm.jobs.on_ray.workers import enter_worker
-from memlm.jobs.trial.materials import device_of, load_materials, load_model
+from memlm.jobs.on_ray.workers import device_of, enter_worker
+from memlm.jobs.trial.materials import load_materials, load_model
 from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.kinds import TOKEN_PAGE_FILE
 from memlm.methods.sparse_memory import SparseMemoryConfig
@@ -26,7 +26,9 @@ def analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) 
     """Entries of slots.json, and the page, which may be empty."""
     enter_worker(config.cluster)
     trial, materials = trial_of(config), load_materials(config, inputs)
-    model = load_model(artifacts.checkpoint(config, "memory").uri, device_of(config), digest=inputs["checkpoint"])
+    model = load_model(
+        artifacts.checkpoint(config, "memory").uri, device_of(config.cluster), digest=inputs["checkpoint"]
+    )
     facts = facts_of(trial, materials)[: config.analysis.num_facts]
     progress = Progress(f"learning each of {len(facts)} facts with as few slots as suffice", len(facts))
     found = []

@@ -7,7 +7,7 @@ from memlm.artifacts import trial_of
 from memlm.config import Config
 from memlm.data.questions.streams import num_steps, shortfall
 from memlm.jobs.on_ray.console import Progress, say
-from memlm.jobs.on_ray.workers import enter_worker
+from memlm.jobs.on_ray.workers import device_of, enter_worker
 from memlm.jobs.tracked import (
     FINETUNING,
     final_metrics,
@@ -19,7 +19,7 @@ from memlm.jobs.tracked import (
     trial_params,
     trial_tags,
 )
-from memlm.jobs.trial.materials import device_of, load_materials, load_model
+from memlm.jobs.trial.materials import load_materials, load_model
 from memlm.jobs.trial.traces import tracer_of, write_trace
 from memlm.kinds import ADVICE, PATCH_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
 from memlm.results.trial_report import draw_scores, write_trial_report
@@ -39,7 +39,7 @@ def learn(config: Config, inputs: dict[str, str]) -> None:
     if line := shortfall(trial.stream, materials.facts):
         say(line)
     model = load_model(
-        artifacts.checkpoint(config, config.method.base).uri, device_of(config), digest=inputs["checkpoint"]
+        artifacts.checkpoint(config, config.method.base).uri, device_of(config.cluster), digest=inputs["checkpoint"]
     )
     before = {name: tensor.clone() for name, tensor in stored_weights(model).items()}
     progress = Progress(

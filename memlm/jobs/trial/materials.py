@@ -55,10 +55,6 @@ def _background_text(corpus: Corpus) -> BackgroundText:
     return BackgroundText(blocks=blocks.take(sample), eos_id=tokenizer.eos_token_id, pad_id=padding_id(tokenizer))
 
 
-def device_of(config: Config) -> torch.device:
-    return torch.device("cuda" if config.cluster.use_gpu else "cpu")
-
-
 def load_model(checkpoint: str, device: torch.device = CPU, *, digest: str | None = None) -> nn.Module:
     """Model of the checkpoint. Raises StorageError if it is missing or has another digest."""
     folder = storage.open_artifact(checkpoint, kind=CHECKPOINT_KIND, digest=digest)
