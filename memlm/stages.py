@@ -12,6 +12,7 @@ from memlm.config import Config
 from memlm.data.config import QUESTION_LAYOUTS, QUESTION_TASKS, DocumentsConfig, FieldsConfig, QuestionSetConfig
 from memlm.data.paths import WORLD, expand
 from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.slots.ranking import GRADIENT_RANKINGS, RANKINGS
 
 OF_THE_RUN = (
     *("run_name", "base_run", "storage", "tracking", "cluster"),
@@ -122,12 +123,16 @@ def require_documents(config: Config) -> DocumentsConfig:
 
 
 def require_slots_to_analyze(config: Config) -> SparseMemoryConfig:
-    """Return the method whose slots are analysed. Raises RunError if it selects no slots, or if
-    more slots are asked for than the pool has."""
+    """Return the method whose slots are analysed. Raises RunError if it selects no slots, if it
+    ranks them by gradients, or if more slots are asked for than the pool has."""
     method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
     if not isinstance(method, SparseMemoryConfig):
         raise RunError(
             f"--method is {method.name}, which selects no slots; leave it out, or give {SparseMemoryConfig.name}"
+        )
+    if method.ranking in GRADIENT_RANKINGS:
+        raise RunError(
+            f"--method.ranking is {method.ranking}, which is known only while a step learns; leave it out, or give one of {', '.join(RANKINGS)}"
         )
     if max(config.analysis.slot_counts) > num_slots:
         raise RunError(

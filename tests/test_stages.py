@@ -94,6 +94,7 @@ def test_a_command_of_another_stage_is_told_only_what_that_stage_uses():
         ),
         ("analyze_slots", ("--method", "lora"), "--method is lora, which selects no slots"),
         ("analyze_slots", ("--analysis.slot-counts", "5000"), "model.memory has 1024 slots"),
+        ("analyze_slots", ("--method.ranking", "gradient"), "--method.ranking is gradient"),
         ("augment_documents", (), "the recipe has no questions.documents"),
         ("write_statements", (), "writer.model is empty"),
         ("evaluate", ("--checkpoint", "/no/such"), "checkpoint is '/no/such', which does not exist"),
