@@ -1,4 +1,4 @@
-"""Ablation: half-keys or gates trained beside the values, by AdamW."""
+"""Ablation: half-keys or gates trained in addition to the values, by AdamW."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.sparse_memory import SparseMemoryConfig
