@@ -312,9 +312,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {LM_EVAL: run_lm_eval, PL
 
 
 def main() -> None:
-    """Teach a language model facts, and remove them again, byte for byte.
+    """Put learned facts into a checkpoint and take them out again, byte for byte.
 
-    `memlm apply` and `memlm undo` add a patch that finetune.py wrote to a checkpoint and remove it.
+    `memlm apply` adds a patch written by finetune.py to a checkpoint; `memlm undo` removes it.
     `memlm adopt` makes a folder that save_pretrained wrote into a checkpoint, by adding a manifest.
     `memlm plan` and `memlm doctor` say what a recipe costs and whether it can run here. `memlm
     lm-eval` runs lm-evaluation-harness on memlm's models:
@@ -324,12 +324,12 @@ def main() -> None:
         return COMMANDS[sys.argv[1]](sys.argv[2:])
     parser = argparse.ArgumentParser(prog="memlm", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, help in (
-        ("apply", "the checkpoint with the patch applied"),
-        ("undo", "the checkpoint as it was before the patch"),
+    for name, help, checkpoint in (
+        ("apply", "the checkpoint with the patch applied", "checkpoint to change"),
+        ("undo", "the checkpoint as it was before the patch", "patched checkpoint"),
     ):
-        command = commands.add_parser(name, help=f"write {help}")
-        command.add_argument("checkpoint", help="folder or s3://bucket/prefix of the checkpoint to read")
+        command = commands.add_parser(name, help=f"write {help}", description=f"Write {help}.")
+        command.add_argument("checkpoint", help=f"folder or s3://bucket/prefix of the {checkpoint}")
         command.add_argument("patch", help="folder or s3://bucket/prefix of the patch, as finetune.py prints it")
         command.add_argument("output", help="new folder or s3://bucket/prefix to write the result to")
     adopted = commands.add_parser("adopt", help="make a folder that save_pretrained wrote into a checkpoint")

@@ -26,13 +26,6 @@ _FACTS = {
     "--questions.facts.path": "file of the facts to learn, as questions and answers; default: the generated world's",
     "--questions.facts.layout": "layout of that file",
 }
-_LEARNING = {
-    "--method": "method of finetuning",
-    "--method.optimizer.learning-rate": "learning rate; every method has its own default",
-    "--stream.num-facts": "number of facts to learn",
-    "--stream.num-passes": "number of passes over the facts",
-    "--seed": "chooses the facts, their order and their wordings",
-}
 _WRITER = {
     "--writer.model": "language model that writes: a folder or a name on the Hugging Face hub",
     "--writer.endpoint.base-url": "OpenAI-compatible server, if the model runs there",
@@ -66,7 +59,13 @@ OF_COMMANDS: dict[str, dict[str, str]] = {
         "--cluster.use-gpu": "give each of them a GPU",
         "--base-run": "use the corpus and checkpoint of this run",
     },
-    "finetune": {**_LEARNING, "--questions.facts.path": _FACTS["--questions.facts.path"]},
+    "finetune": {
+        "--base-run": "use the model of this run",
+        **_FACTS,
+        "--method": "method of finetuning",
+        "--method.optimizer.learning-rate": "learning rate; every method has its own default",
+        "--stream.num-facts": "number of facts to learn",
+    },
     "evaluate": {
         "--checkpoint": "checkpoint to score, such as a patched one; default: the run's own",
         "--architecture": "the run's memory model, or its dense twin without a memory",

@@ -74,11 +74,14 @@ def _time(plan: RunPlan) -> str:
     each = ", ".join(f"{stage} {_minutes(number)}" for stage, number in ahead.items())
     total = sum(ahead.values())
     models = [number for stage, number in ahead.items() if stage.startswith("pretrain")]
+    together = ""
     if len(models) > 1 and fit_side_by_side(plan.config, len(models)):
         total -= min(models)
+        together = "; the models are pretrained side by side"
     days = f" ({total / 1440:,.1f} days)" if total > 1440 else ""
     return (
-        f"about {_minutes(total)} minutes{days} on {describe_machine(plan.config)} ({each}), estimated from the recipe"
+        f"about {_minutes(total)} minutes{days} on {describe_machine(plan.config)} ({each}{together}), "
+        "estimated from the recipe"
     )
 
 

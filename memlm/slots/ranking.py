@@ -16,10 +16,12 @@ if TYPE_CHECKING:  # a command line is checked without torch
 
 
 def tf_idf(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
-    """The slot's share of the batch's accesses times log((num_batches + 1) / (document_frequency
-    + 1)).
+    """Term frequency times inverse document frequency: the slot's share of the accesses times
 
-    A slot that every background batch reads scores 0, however often this batch reads it.
+        log((num_batches + 1) / (document_frequency + 1)).
+
+    A slot that every background batch reads scores 0, however often this batch reads it. Only
+    `random` uses the generator.
     """
     return tf(batch, background, generator) * inverse_document_frequency(batch, background)
 
