@@ -62,7 +62,10 @@ def _world(plan: RunPlan) -> Path | None:
 
 def _packing(config: Config) -> list[str]:
     corpus = config.corpus
-    tokenizer = corpus.tokenizer or f"trained, a vocabulary of {corpus.vocab_size}, on at most {corpus.tokenizer_documents} documents"
+    tokenizer = (
+        corpus.tokenizer
+        or f"trained, a vocabulary of {corpus.vocab_size}, on at most {corpus.tokenizer_documents} documents"
+    )
     mixture = f"mixed with facts of {corpus.mixture.path}" if corpus.mixture else ""
     return [f"tokenizer: {tokenizer}; blocks of {corpus.block_size} tokens", mixture]
 
