@@ -25,7 +25,7 @@ def loading_calls() -> Iterator[tuple[str, ast.Call]]:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
 
-def test_every_load_says_that_foreign_code_stays_where_it_is():
+def test_every_load_disables_foreign_code():
     calls = dict(loading_calls())
     assert len(calls) >= 6
     for place, call in calls.items():
@@ -45,7 +45,7 @@ LOADS = (
 
 
 @pytest.mark.slow
-def test_within_lm_eval_no_code_of_a_folder_runs_though_it_is_trusted(tmp_path):
+def test_no_code_of_a_folder_runs_in_lm_eval_even_if_trusted(tmp_path):
     folder, marker = tmp_path / "model", tmp_path / "ran"
     (folder / "custom_generate").mkdir(parents=True)
     code = (

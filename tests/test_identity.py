@@ -50,14 +50,14 @@ def test_a_field_that_does_not_say_is_found_at_any_depth():
     assert unclassified(*configs_in(Outer)) == ["Inner.forgot"]
 
 
-def test_the_configs_of_every_part_are_looked_at():
+def test_the_configs_of_every_part_are_checked():
     names = {kind.__name__ for kind in CONFIGS}
     assert {"Config", "MemoryConfig", "FieldsConfig", "HeldOutConfig", "EndpointConfig", "OptimizerConfig"} <= names
     assert {kind.__name__ for kind in METHOD_CONFIGS.values()} <= names
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_nothing_names_a_result_below_a_part_that_does_not(kind):
+def test_a_part_that_names_no_result_has_no_field_that_does(kind):
     for each in fields(kind):
         role = role_of(each)
         assert role is not None
@@ -81,7 +81,7 @@ class Model:
     share: float = names_result(1.0, when=lambda model: model.share < 1)
 
 
-def test_identity_holds_what_names_the_result_and_settings_hold_all():
+def test_identity_holds_the_fields_that_name_the_result_and_settings_hold_all():
     model = Model(path="a")
     assert identity(model) == {"path": "a", "layers": ({"width": 3}, {"width": 4}), "vocabulary": 9}
     assert identity(model) == identity(Model(path="a", log_every=7, layers=(Layer(threads=2), Layer(width=4))))

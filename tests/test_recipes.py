@@ -34,7 +34,7 @@ def test_a_recipe_builds_without_memory_and_has_a_dense_twin_of_the_same_shape(n
 
 
 @every_recipe
-def test_a_recipe_is_named_as_it_is_called_and_fits_together(name):
+def test_a_recipe_has_its_functions_name_and_is_consistent(name):
     config = RECIPES[name]()
     assert config.recipe == name
     assert config.corpus.block_size <= config.model.max_positions
@@ -44,7 +44,7 @@ def test_a_recipe_is_named_as_it_is_called_and_fits_together(name):
         assert config.stream.num_facts <= config.world.num_new * 5
 
 
-def test_laptop_is_as_large_as_promised_and_no_larger():
+def test_laptop_has_the_documented_size():
     memory = RECIPES["laptop"]().model.memory
     assert memory.num_slots >= 16_384
     assert memory.num_heads * memory.top_k >= 32
@@ -87,7 +87,7 @@ def test_paper_64m_is_the_papers_model_with_64_times_the_slots():
     assert counted.active - counted.base == of_paper.active - of_paper.base
 
 
-def test_what_a_rank_holds_of_paper_64m():
+def test_memory_of_a_rank_of_paper_64m():
     """32 columns of 64 M rows, with first and second moments: 8 GiB each."""
     config = RECIPES["paper_64m"]()
     split = ColumnSplit(num_parts=config.pretraining.pool_split, part=31)
@@ -116,7 +116,7 @@ def test_what_a_rank_holds_of_paper_64m():
     assert count_parameters(model).pool == 67_108_864 * 1024
 
 
-def test_smoke_asks_for_little():
+def test_smoke_is_small():
     config = RECIPES["smoke"]()
     assert config.pretraining.num_steps <= 100 and config.model.memory.num_slots <= 4096
     assert config.sweep.scale == "smoke" and len(config.sweep.seeds) >= 2

@@ -28,7 +28,7 @@ def refusal(capsys, stage: str, *arguments: str) -> str:
     return printed.err
 
 
-def test_every_pipeline_says_what_it_uses_and_every_setting_is_used_by_one():
+def test_every_pipeline_declares_its_settings_and_every_setting_is_used():
     assert sorted(USES) == PIPELINES
     assert {name for name in FIELDS if any(uses(stage, f"--{name}") for stage in USES)} >= FIELDS - {"analysis"}
     assert set(QUESTION_LAYOUTS) == set(LAYOUTS)
@@ -63,7 +63,7 @@ def test_an_option_that_a_command_would_ignore_is_refused(capsys, stage, argumen
 
 
 @pytest.mark.parametrize("stage", PIPELINES)
-def test_what_makes_a_run_may_be_given_to_each_of_its_stages(stage, tmp_path):
+def test_options_of_a_run_are_accepted_by_all_its_stages(stage, tmp_path):
     of_the_run = ("--storage", str(tmp_path), "--tracking", "off", "--world.seed", "3", "--pretraining.num-steps", "4")
     needed = {
         "write_statements": ("--writer.model", "NAME"),
@@ -76,7 +76,7 @@ def test_what_makes_a_run_may_be_given_to_each_of_its_stages(stage, tmp_path):
     assert config.world is not None and (config.world.seed, config.pretraining.num_steps) == (3, 4)
 
 
-def test_a_command_of_another_stage_is_told_only_what_that_stage_uses():
+def test_a_suggested_command_has_only_the_options_of_its_stage():
     config = parse("", ["smoke", "--method=lora", "--seed", "3", "--world.seed", "7", "--sweep.seeds", "0", "1"])
     assert command("pretrain.py --architecture dense", config) == (
         "python pipelines/pretrain.py smoke --world.seed 7 --architecture dense"
@@ -124,22 +124,22 @@ def test_a_command_of_another_stage_is_told_only_what_that_stage_uses():
         ("finetune", ("--storage", "s3://bucket/runs"), "give --tracking a server's http(s) address"),
     ],
 )
-def test_what_the_config_alone_rules_out_is_refused_at_once(capsys, stage, arguments, told):
+def test_impossible_configs_are_refused_at_once(capsys, stage, arguments, told):
     line = refusal(capsys, stage, *arguments)
     assert told in line and line.count("\n") == 1
 
 
-def test_facts_named_beside_documents_are_refused(capsys, tmp_path):
+def test_facts_together_with_documents_are_refused(capsys, tmp_path):
     documents = ("--questions.documents.path", str(tmp_path), "--questions.documents.questions", str(tmp_path))
     told = refusal(capsys, "prepare_corpus", *documents, "--questions.facts.path", str(tmp_path))
     assert "--questions.facts.path has no effect when documents are learned" in told
 
 
-def test_a_plan_names_what_is_missing_itself():
+def test_a_plan_names_missing_inputs_itself():
     assert parse("", ["smoke", "--dry-run", "--corpus.path", "/no/such"], stage="prepare_corpus").dry_run
 
 
-def test_what_is_refused_costs_a_moment():
+def test_a_refusal_takes_a_moment():
     began = time.process_time()
     usage = os.times()
     done = subprocess.run(
@@ -166,7 +166,7 @@ def test_what_is_refused_costs_a_moment():
 
 
 @pytest.mark.parametrize("command", [run_plan, run_doctor])
-def test_a_command_that_makes_nothing_has_no_dry_run(capsys, command):
+def test_commands_that_make_nothing_have_no_dry_run(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         command(["smoke", "--dry-run"])
     assert stopped.value.code == 2 and "error: --dry-run has no effect on memlm" in capsys.readouterr().err
@@ -180,5 +180,5 @@ def test_a_command_that_makes_nothing_has_no_dry_run(capsys, command):
         ("prepare_corpus", ("--questions.held-out.0.task", "nope"), "known_facts.task is 'nope'; it must be one of"),
     ],
 )
-def test_what_the_config_alone_rules_out_is_refused_when_it_is_parsed(capsys, stage, arguments, said):
+def test_impossible_configs_are_refused_when_they_are_parsed(capsys, stage, arguments, said):
     assert said in refusal(capsys, stage, *arguments)

@@ -39,7 +39,7 @@ def our_layer(one_rank: None) -> Iterator[OurLayer]:
 
 
 @pytest.mark.parametrize("gradient", ["dense", "sparse"])
-def test_the_layers_take_the_same_step_and_one_that_does_not_is_found(gradient: Any, our_layer: OurLayer) -> None:
+def test_the_layers_take_the_same_step_and_a_mutant_is_caught(gradient: Any, our_layer: OurLayer) -> None:
     ours = our_layer.outputs()
     theirs = EmbeddingBagLayer(device=CPU, gradient=gradient, **SHAPE.json()).outputs()
     assert same_step(ours, theirs) == []
@@ -48,7 +48,7 @@ def test_the_layers_take_the_same_step_and_one_that_does_not_is_found(gradient: 
         assert any(name in sentence for sentence in same_step({**ours, name: ours[name] * 1.1}, theirs)), name
 
 
-def test_the_reads_take_the_same_step_and_one_that_does_not_is_found() -> None:
+def test_the_reads_take_the_same_step_and_a_mutant_is_caught() -> None:
     ours, theirs = (kind(device=CPU, **READ).outputs() for kind in (OurRead, EmbeddingBagRead))
     assert same_read(ours, theirs) == []
     for name in theirs:
@@ -56,7 +56,7 @@ def test_the_reads_take_the_same_step_and_one_that_does_not_is_found() -> None:
 
 
 @pytest.mark.parametrize("distinct", [0, 100])
-def test_the_sparse_steps_change_the_same_rows_and_one_that_does_not_is_found(distinct: int) -> None:
+def test_the_sparse_steps_change_the_same_rows_and_a_mutant_is_caught(distinct: int) -> None:
     arguments: dict[str, Any] = {"num_trainable_slots": 6, "distinct": distinct, "layer": SHAPE.json()}
     ours, theirs = (kind(device=CPU, **arguments).outputs() for kind in (OurPoolStep, PlainPoolStep))
     assert same_rows(ours, theirs) == []
@@ -109,7 +109,7 @@ def test_text_has_documents_and_no_pads() -> None:
     assert int(tokens.max()) == 98
 
 
-def test_flops_of_a_token_count_each_weight_that_it_is_multiplied_with_six_times() -> None:
+def test_flops_of_a_token_are_six_per_weight() -> None:
     memory = MemoryConfig(layers=(0,), num_half_keys=9, top_k=3, num_heads=2, key_dim=6, value_dim=10)
     shape = ModelConfig(num_layers=1, hidden_size=12, num_attention_heads=2, intermediate_size=20, memory=memory)
     attention, norms, head = 4 * 12 * 12, 2 * 12 + 12, 50 * 12
@@ -121,7 +121,7 @@ def test_flops_of_a_token_count_each_weight_that_it_is_multiplied_with_six_times
     assert flops_per_token(tied, vocab_size=50, block_size=64) == expected
 
 
-def test_the_peaks_are_found_by_the_names_that_devices_give() -> None:
+def test_peaks_are_found_by_device_names() -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
@@ -129,13 +129,13 @@ def test_the_peaks_are_found_by_the_names_that_devices_give() -> None:
     assert copied_bytes() == 2 << 30
 
 
-def test_the_picture_spans_the_sizes_that_were_promised() -> None:
+def test_the_picture_spans_the_documented_sizes() -> None:
     sizes = {axis: [point.size for point in planned_points("cpu") if point.axis == axis] for axis in ("slots", "t")}
     assert (min(sizes["slots"]), max(sizes["slots"])) == (1 << 14, 1 << 22)
     assert (min(sizes["t"]), max(sizes["t"])) == (50, 5000)
 
 
-def test_a_picture_is_drawn_also_where_points_are_missing(tmp_path: Path) -> None:
+def test_a_picture_is_drawn_even_if_points_are_missing(tmp_path: Path) -> None:
     points = [Point(axis="slots", size=1 << 14, step=POOL_STEP, milliseconds=8, working_mib=7)]
     draw(points, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

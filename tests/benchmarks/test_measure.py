@@ -25,7 +25,7 @@ def spec(contender: str, *, needs_bytes: int = 0, **changes: object) -> Spec:
     )
 
 
-def test_the_clock_counts_what_this_process_computes_inside_it_and_nothing_else() -> None:
+def test_the_clock_counts_only_this_process_inside_the_block() -> None:
     clock = Clock(torch.device("cpu"), wall=False)
     with clock:
         time.sleep(0.2)
@@ -43,7 +43,7 @@ def test_the_clock_counts_what_this_process_computes_inside_it_and_nothing_else(
     assert clock.aside.keys() == {"search"}
 
 
-def test_a_wall_clock_counts_what_passes() -> None:
+def test_a_wall_clock_counts_elapsed_time() -> None:
     clock = Clock(torch.device("cpu"), wall=True)
     with clock:
         time.sleep(0.1)
@@ -78,7 +78,7 @@ def _shapes(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]
     return [] if sizes[0] == sizes[1] else [f"{sizes[0]} {sizes[1]}"]
 
 
-def test_ours_failing_fails_the_row_with_the_reason(tmp_path: Path) -> None:
+def test_a_failure_of_ours_fails_the_row_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ContenderError, match="top_k is 30"):
         pair(spec("contenders.search:PrunedSearch", top_k=30), [], tmp_path, check=same_up_to_ties, budget=FEW)
 
@@ -89,7 +89,7 @@ def test_a_contender_that_does_not_fit_is_not_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_contender_is_gone_when_its_turn_is_over(tmp_path: Path) -> None:
+def test_a_contenders_process_ends_with_its_turn(tmp_path: Path) -> None:
     with Process(spec("contenders.search:PrunedSearch"), tmp_path) as process:
         in_turns([process], FEW)
         pid = process.process.pid

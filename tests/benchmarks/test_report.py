@@ -32,7 +32,7 @@ def figures(ratio: float, *failures: str) -> Figures:
         (float("nan"), "min", 2, False),
     ],
 )
-def test_a_bar_is_a_least_or_a_largest_ratio(ratio: float, bound: Bound, bar: float | None, expected: bool) -> None:
+def test_a_bar_is_a_minimum_or_maximum_ratio(ratio: float, bound: Bound, bar: float | None, expected: bool) -> None:
     assert reaches(ratio, bound, bar) is expected
 
 
@@ -68,7 +68,7 @@ def test_the_table_and_the_verdict_say_which_bars_are_missed_and_why() -> None:
     assert verdict(records[:1]) == "every bar and every aim is reached"
 
 
-def test_what_is_written_is_a_list_of_records(tmp_path: Path) -> None:
+def test_the_file_is_a_list_of_records(tmp_path: Path) -> None:
     records = [record_of(row(), figures(3), MACHINE), failed_record(row("broken"), "why", MACHINE)]
     write(records, tmp_path / "new" / "bench.json")
     assert json.loads((tmp_path / "new" / "bench.json").read_text()) == records

@@ -19,7 +19,7 @@ def paired(name: str, ours: Timing, theirs: Timing, *, only_compared: bool = Fal
     return Pairing(peer=spec, ours=ours, theirs=theirs, differences=[wrong] if wrong else [], compared=True)
 
 
-def test_the_peer_is_the_fastest_that_may_be_one_and_its_own_pairing_gives_the_figures() -> None:
+def test_the_peer_is_the_fastest_eligible_one_with_figures_of_its_own_pairing() -> None:
     figures = figures_of(
         [
             paired("slow", timing(1, 1, 1), timing(9, 9, 9)),
@@ -65,7 +65,7 @@ def test_far_apart_is_measured_in_root_mean_squares_and_counts_what_is_no_number
     assert "shape" in far_apart("y", theirs[:2], theirs)[0]
 
 
-def test_a_search_is_right_up_to_ties_and_wrong_beyond() -> None:
+def test_a_search_is_compared_up_to_ties() -> None:
     ours = PrunedSearch(device=torch.device("cpu"), **SHAPE).outputs()
     theirs = SquareSearch(device=torch.device("cpu"), **SHAPE).outputs()
     assert same_up_to_ties(ours, theirs) == []
@@ -76,7 +76,7 @@ def test_a_search_is_right_up_to_ties_and_wrong_beyond() -> None:
     assert "a slot is named twice for one query" in same_up_to_ties(first_twice, theirs)
 
 
-def test_the_table_has_the_rows_bounds_and_bars_that_were_promised() -> None:
+def test_the_table_has_the_documented_rows_bounds_and_bars() -> None:
     assert [(row.name, row.bound, row.bar, row.aim) for row in table_rows("cpu")] == [
         ("search_256", "min", 2, 4),
         ("search_1024", "min", 1.6, 2.5),

@@ -86,7 +86,7 @@ def boots(folder: Path, script: str) -> tuple[int, list[str]]:
     return status, log.read_text().splitlines() if log.exists() else []
 
 
-def test_mlflow_starts_with_the_passwords_that_are_kept_now_or_not_at_all(tmp_path: Path) -> None:
+def test_mlflow_starts_with_the_current_passwords_or_not_at_all(tmp_path: Path) -> None:
     script = server_script(tmp_path)
     assert "# Version 7 of the passwords" in script and "AWS_METADATA_SERVICE_NUM_ATTEMPTS=10" in script
     for lost in ("admin", "pipelines"):

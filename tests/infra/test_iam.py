@@ -108,7 +108,7 @@ def test_conditions(condition: Any, context: Any, holds: bool) -> None:
     assert bool(decide([policy(allow(Condition=condition))], asked)) is holds
 
 
-def test_what_is_not_known_is_an_error() -> None:
+def test_unknown_elements_are_an_error() -> None:
     with pytest.raises(ValueError, match="operator 'StringSortOf'"):
         decide([policy(allow(Condition={"StringSortOf": {"k": "a"}}))], Request("s3:GetObject", BUCKET, {"k": "a"}))
     with pytest.raises(ValueError, match="Actions"):
@@ -127,7 +127,7 @@ def test_policy_variables_in_resources() -> None:
     assert not decide([literal], Request("s3:GetObject", f"{BUCKET}/a"))
 
 
-def test_a_boundary_bounds() -> None:
+def test_a_boundary_limits_a_policy() -> None:
     asked = Request("ec2:RunInstances", "*")
     assert decide([policy(allow())], asked, boundary=policy(allow("s3:*"))).reason == "outside the boundary"
     assert decide([policy(allow())], asked, boundary=policy(allow("ec2:*")))
@@ -149,7 +149,7 @@ def test_a_buckets_policy() -> None:
     assert not decide([reader], asked, resource=[policy(account)])  # leaves it to the account's policies
 
 
-def test_a_keys_policy_must_leave_it_to_the_account() -> None:
+def test_a_keys_policy_must_delegate_to_the_account() -> None:
     user, asked = policy(allow("kms:Decrypt", KEY)), Request("kms:Decrypt", KEY, {}, ROLE)
     account = allow("kms:*", "*", Principal={"AWS": "arn:aws:iam::123456789012:root"})
     service = allow("kms:*", "*", Principal={"Service": "logs.us-east-1.amazonaws.com"})
@@ -168,7 +168,7 @@ def test_may_ever_sees_through_wildcards() -> None:
     assert not may_ever([policy(allow("s3:*", f"{BUCKET}/*"))], "s3:Delete*", "arn:aws:s3:::other*")
 
 
-def test_overlap_and_contains_are_what_trying_all_texts_says() -> None:
+def test_overlap_and_contains_agree_with_brute_force() -> None:
     texts = ["".join(t) for n in range(5) for t in itertools.product("ab", repeat=n)]
     patterns = ["".join(t) for n in range(4) for t in itertools.product("ab*?", repeat=n)]
     fit = {p: {t for t in texts if re.fullmatch(p.replace("*", ".*").replace("?", "."), t)} for p in patterns}
@@ -179,7 +179,7 @@ def test_overlap_and_contains_are_what_trying_all_texts_says() -> None:
             assert fit[other] <= fit[one], (one, other)
 
 
-def test_what_is_decided_may_ever_be() -> None:
+def test_an_allowed_request_may_ever_be_allowed() -> None:
     """Random policies: where a request is allowed, may_ever must not say never."""
     rng = random.Random(1)
     actions, resources = ["s3:Get", "s3:Put", "ec2:Run"], [BUCKET, f"{BUCKET}/a", "arn:aws:ec2:r:1:instance/i"]

@@ -31,13 +31,13 @@ def required() -> list[Requirement]:
 
 
 @pytest.mark.parametrize("requirement", required(), ids=str)
-def test_the_lock_holds_what_is_pinned(requirement):
+def test_the_lock_file_agrees_with_the_pins(requirement):
     assert requirement.specifier.contains(LOCKED[requirement.name.lower()], prereleases=True), (
         "run: make -C infra/image lock"
     )
 
 
-def test_every_file_has_a_digest_and_none_an_address():
+def test_every_file_has_a_digest_and_no_address():
     assert len(LOCKED) == len(ENTRIES) > 100
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in ENTRIES)
     assert not re.search(r"https?:|file:|@|--(extra-)?index", LOCK)

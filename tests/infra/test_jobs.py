@@ -63,7 +63,7 @@ def test_the_same_work_has_the_same_id_and_other_work_another():
     assert len(others | {first}) == 4
 
 
-def test_what_is_uploaded_decides_the_id(tmp_path, monkeypatch):
+def test_the_upload_determines_the_id(tmp_path, monkeypatch):
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=tmp_path, check=True)
     monkeypatch.setattr(submit, "ROOT", tmp_path)
@@ -98,7 +98,7 @@ def test_pretraining_on_several_gpus_is_gated(pipeline, arguments, workers):
 
 
 @pytest.mark.parametrize("settled", [False, True])
-def test_what_runs_or_is_done_is_not_gated_again(settled, monkeypatch):
+def test_running_or_finished_work_is_not_gated_again(settled, monkeypatch):
     called: list[str] = []
     for name, value in CLUSTER.items():
         monkeypatch.setenv(name, value)
@@ -118,7 +118,7 @@ def test_what_runs_or_is_done_is_not_gated_again(settled, monkeypatch):
         (["pretrain"], {**CLUSTER, "RAY_AUTH_TOKEN": ""}, "error: RAY_AUTH_TOKEN (the cluster's token) not set"),
     ],
 )
-def test_a_slip_is_told_before_anything_is_done(arguments, environment, said, monkeypatch, capsys):
+def test_a_typo_is_reported_before_any_work(arguments, environment, said, monkeypatch, capsys):
     for name in (*CLUSTER, "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -180,7 +180,7 @@ def test_the_verdict(each, code, said, capsys):
     assert (told.out + told.err).startswith(said)
 
 
-def test_bandwidth_is_held_against_the_hardware():
+def test_bandwidth_is_compared_with_the_hardware():
     assert smoke.bus_bandwidth(1000, 1.0, 2) == 1000.0  # each of two sends half of it twice
     assert smoke.bus_bandwidth(1000, 1.0, 4) == 1500.0
     assert smoke.least_bandwidth("NVIDIA H100 80GB HBM3", 8) == 225.0  # half of NVLink's 450
@@ -196,7 +196,7 @@ def test_bandwidth_is_held_against_the_hardware():
         (["--num-workers", "2", "--backend", "gloo"], "--min-gigabytes-per-second is missing"),
     ],
 )
-def test_the_gate_refuses_what_it_cannot_judge(arguments, said, capsys):
+def test_the_gate_refuses_unknown_hardware(arguments, said, capsys):
     with pytest.raises(SystemExit) as stopped:
         smoke.main(arguments)
     assert stopped.value.code == 2 and said in capsys.readouterr().err
@@ -229,7 +229,7 @@ def submitted(head: Head, *arguments: str) -> Ended:  # noqa: F811
 
 @pytest.mark.ray
 @pytest.mark.infra
-def test_work_is_done_once_and_gone_on_with_where_it_failed(head):  # noqa: F811
+def test_work_is_done_once_and_continued_after_a_failure(head):  # noqa: F811
     work = ["prepare_corpus", "smoke", "--run-name", "jobs"]
     first = submitted(head, *work)
     assert first.code == 0, f"{first.out}\n{first.err}"
@@ -246,7 +246,7 @@ def test_work_is_done_once_and_gone_on_with_where_it_failed(head):  # noqa: F811
 
 @pytest.mark.ray
 @pytest.mark.infra
-def test_the_gate_adds_up_on_two_workers_and_holds_them_to_the_bar(head, tmp_path):  # noqa: F811
+def test_the_gate_checks_sums_and_bandwidth_on_two_workers(head, tmp_path):  # noqa: F811
     options = ["--num-workers", "2", "--backend", "gloo", "--storage", str(tmp_path)]
     ended = head.submit("infra/jobs/nccl_smoke.py", *options, "--min-gigabytes-per-second", "1e9")
     said = ended.out + ended.err
@@ -262,7 +262,7 @@ def test_the_gate_adds_up_on_two_workers_and_holds_them_to_the_bar(head, tmp_pat
 
 @pytest.mark.ray
 @pytest.mark.infra
-def test_the_gate_says_which_nodes_it_lacks_and_ends(head):  # noqa: F811
+def test_the_gate_names_missing_nodes_and_ends(head):  # noqa: F811
     options = ["--num-workers", "64", "--backend", "gloo", "--min-gigabytes-per-second", "0.01"]
     ended = head.submit("infra/jobs/nccl_smoke.py", *options)
     said = ended.out + ended.err

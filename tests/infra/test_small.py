@@ -40,7 +40,7 @@ def row_of(outcome: Outcome | Exception, name: str = "iam") -> Row:
     return Row(name=name, bar="all of them", run=run, seconds=1)
 
 
-def test_every_row_of_the_issue_is_there_and_fits_into_its_time() -> None:
+def test_every_row_exists_and_fits_its_time() -> None:
     rows = find_rows()
     assert {row.name for row in rows} == NAMES
     assert sum(row.seconds for row in rows) <= 15 * 60
@@ -79,7 +79,7 @@ def test_a_misspelt_row_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean ['mutants_caught']" in capsys.readouterr().err
 
 
-def test_rows_are_found_by_being_here() -> None:
+def test_rows_are_found_by_file() -> None:
     assert [row.seconds for row in frame.find_rows()] == sorted(row.seconds for row in frame.find_rows())
 
 
@@ -135,14 +135,14 @@ def test_a_mutant_that_would_change_nothing_is_an_error(old: str, after: str, te
         Mutant("m", "f", old, "a = 2", after=after).apply_to(text)
 
 
-def test_a_mutant_takes_blanks_as_they_come() -> None:
+def test_a_mutant_ignores_differences_in_blanks() -> None:
     assert (
         Mutant("m", "f", "a = 1", "a = 2", after="head {").apply_to("a = 1\nhead  {\na    = 1")
         == "a = 1\nhead  {\na = 2"
     )
 
 
-def test_every_waiver_has_a_reason_and_none_is_for_everything() -> None:
+def test_every_waiver_has_a_reason_and_a_limited_scope() -> None:
     waivers = checkov.waivers()
     assert len({(waiver.check, waiver.resource) for waiver in waivers}) == len(waivers) > 0
     for waiver in waivers:
@@ -152,12 +152,12 @@ def test_every_waiver_has_a_reason_and_none_is_for_everything() -> None:
 
 @pytest.mark.skipif(not (INFRA.parent / ".git").exists(), reason="not a checkout")
 @pytest.mark.parametrize(("name", "ignored"), [("mine.tfvars", True), ("backend.hcl", True), ("example.tfvars", False)])
-def test_what_is_filled_in_for_one_account_stays_out_of_git(name: str, ignored: bool) -> None:
+def test_settings_of_one_account_stay_out_of_git(name: str, ignored: bool) -> None:
     asked = subprocess.run(["git", "check-ignore", "--no-index", "--quiet", f"envs/dev/{name}"], cwd=INFRA)
     assert asked.returncode == (0 if ignored else 1)
 
 
-def test_the_test_files_hold_what_the_issue_asks() -> None:
+def test_the_terraform_tests_cover_the_required_properties() -> None:
     assert sum(count_assertions(root) for root in roots(INFRA)) >= 60
 
 
@@ -178,7 +178,7 @@ def test_ids_and_arns_are_in_aws_form() -> None:
     assert all("{" not in computed(kind, "arn", "string", {}, "eu-west-1") for kind in {*ARNS, *IDS})
 
 
-def test_a_policy_document_is_what_the_real_one_makes() -> None:
+def test_a_policy_document_equals_the_real_providers() -> None:
     statement = {
         "sid": "Read",
         "effect": "Deny",
@@ -205,7 +205,7 @@ def test_a_policy_document_is_what_the_real_one_makes() -> None:
         read_data("aws_iam_policy_document", {"statement": [{"sid": "A"}, {"sid": "A"}]}, "us-east-1")
 
 
-def test_instance_types_and_zones_are_those_of_ec2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instance_types_and_zones_match_ec2(monkeypatch: pytest.MonkeyPatch) -> None:
     import moto
 
     monkeypatch.setenv("MEMLM_MOTO", str(Path(moto.__file__).parent))
@@ -252,7 +252,7 @@ def stack_of(folder: Path, *resources: tuple[str, dict[str, Any]], **outputs: An
     return Stack("dev", folder, tuple(made), outputs)
 
 
-def test_promises_name_what_breaks_them(tmp_path: Path) -> None:
+def test_broken_promises_name_the_cause(tmp_path: Path) -> None:
     rule = {"from_port": 0, "to_port": 65535, "cidr_ipv4": "0.0.0.0/0", "cidr_ipv6": None}
     found = list(no_way_in_or_out(stack_of(tmp_path, ("aws_vpc_security_group_ingress_rule", rule))))
     assert any("is open to everybody" in what for what in found) and any("opens SSH" in what for what in found)
@@ -293,7 +293,7 @@ def ask(method: str, url: str, **headers: str) -> tuple[int, str]:
         return error.code, ""
 
 
-def test_metadata_is_for_those_with_a_token(metadata: tuple[str, Identity]) -> None:
+def test_metadata_requires_a_token(metadata: tuple[str, Identity]) -> None:
     url, identity = metadata
     token, wanted = TOKEN_HEADER.replace("-", "_"), TTL_HEADER.replace("-", "_")
     assert ask("GET", f"{url}/meta-data/instance-id")[0] == 401  # version 1
@@ -318,7 +318,7 @@ def test_metadata_is_for_those_with_a_token(metadata: tuple[str, Identity]) -> N
     assert ask("GET", f"{url}/meta-data/instance-id", **{token: given})[0] == 404
 
 
-def test_ids_that_nothing_stands_for_are_found() -> None:
+def test_dangling_ids_are_found() -> None:
     region = Region("http://127.0.0.1:1", Applied({}))
     region.names["subnet-0123456789abcdef0"] = "subnet-moto0"
     assert region._named("in subnet-0123456789abcdef0") == "in subnet-moto0"

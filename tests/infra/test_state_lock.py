@@ -46,7 +46,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_an_apply_beside_a_running_one_is_refused(environment, tmp_path):
+def test_a_second_apply_during_a_running_one_is_refused(environment, tmp_path):
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()

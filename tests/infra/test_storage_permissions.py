@@ -36,7 +36,7 @@ def asked_of_s3(line: str) -> tuple[str, str, dict[str, str]]:
     return actions[method], f"arn:aws:s3:::{bucket}/{key}", {"s3:if-none-match": "*"}
 
 
-def test_a_worker_may_do_all_that_packing_and_pretraining_ask_of_s3(
+def test_a_worker_has_the_s3_permissions_for_packing_and_pretraining(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     try:

@@ -162,7 +162,7 @@ SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 USER = "/api/2.0/mlflow/users/get?username=admin"
 
 
-def test_who_comes_must_sign_in(server):
+def test_every_visitor_must_sign_in(server):
     for user in ("admin:admins", "pipelines:pipelines"):
         assert ask(server, SEARCH, user=f"{user}-next-password") == 200
         assert ask(server, SEARCH, user=f"{user}-own-password") == 401  # rotated

@@ -85,7 +85,7 @@ def test_a_plain_submission_uploads_the_code_alone(checkout):
     assert uploaded(checkout) == {*CODE, *DATA}
 
 
-def test_what_is_installed_has_the_data_that_is_uploaded():
+def test_installed_packages_include_the_uploaded_data():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     installed = {
         str(file.relative_to(ROOT))
@@ -96,7 +96,7 @@ def test_what_is_installed_has_the_data_that_is_uploaded():
     assert {"memlm/data/stating/verbs.toml", "memlm/data/world/words.toml"} < installed == set(DATA)
 
 
-def test_our_own_submission_uploads_what_git_tracks_alone(checkout):
+def test_submit_uploads_only_files_that_git_tracks(checkout):
     (checkout / "memlm" / "mine.py").write_text("not tracked")
     (checkout / "memlm" / "cli.py").write_text("changed since the commit")
     with submit.upload() as folder:
@@ -111,7 +111,7 @@ def test_a_key_that_git_tracks_is_not_uploaded_either(checkout):
         assert not uploaded(folder) & {*SECRET, *OUTPUT}
 
 
-def test_a_tokenizer_goes_along_once_git_tracks_it(checkout):
+def test_a_tokenizer_is_uploaded_once_git_tracks_it(checkout):
     (checkout / "tokenizer").mkdir(exist_ok=True)
     (checkout / "tokenizer" / "tokenizer.json").write_text("{}")
     git(checkout, "add", "tokenizer")
@@ -119,7 +119,7 @@ def test_a_tokenizer_goes_along_once_git_tracks_it(checkout):
         assert "tokenizer/tokenizer.json" in uploaded(folder)
 
 
-def test_links_lead_nowhere_else(checkout, tmp_path, capsys):
+def test_links_out_of_the_checkout_are_not_followed(checkout, tmp_path, capsys):
     (tmp_path / "credentials").write_text("secret")
     (checkout / "memlm" / "outside.txt").symlink_to(tmp_path / "credentials")
     (checkout / "memlm" / "untracked.txt").symlink_to(checkout / "key.json")
@@ -131,7 +131,9 @@ def test_links_lead_nowhere_else(checkout, tmp_path, capsys):
     assert "not uploaded: memlm/outside.txt is a link" in said and "memlm/untracked.txt" in said
 
 
-def test_what_stays_behind_is_named_and_a_folder_without_git_is_one_line(checkout, tmp_path, monkeypatch, capsys):
+def test_omitted_files_are_named_and_a_folder_without_git_is_refused_on_one_line(
+    checkout, tmp_path, monkeypatch, capsys
+):
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MEMLM_STORAGE", "MEMLM_TRACKING"):
         monkeypatch.setenv(name, {"MEMLM_STORAGE": "s3://runs/memlm", "MEMLM_TRACKING": "off"}.get(name, "http://x"))
     monkeypatch.setattr(submit, "run", lambda identity, command, *, again: 0)

@@ -65,7 +65,7 @@ def test_the_cache_is_bounded_and_changes_nothing(two_files, monkeypatch):
     assert blocks._cache_bytes == sum(rows.nbytes for rows in blocks._cache.values()) <= 64 * 8 * 4 * 2
 
 
-def test_blocks_are_handed_out_as_copies(two_files):
+def test_blocks_are_returned_as_copies(two_files):
     blocks = Blocks(two_files)
     blocks.take([5]).zero_()
     assert blocks.take([5])[0, 0] == 5

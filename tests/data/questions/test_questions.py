@@ -221,7 +221,7 @@ def test_records_from_before_the_field_fact_are_merged_by_id(tmp_path):
     assert read_saved_set(str(tmp_path / "new.jsonl"))[0].fact_id == "a#0"
 
 
-def test_asking_for_more_questions_than_there_are_gives_all_and_a_message():
+def test_requesting_too_many_questions_gives_all_and_a_message():
     messages: list[str] = []
     source = QuestionSetConfig(path="q.csv", num_questions=5, skip=1)
     assert select([1, 2, 3], source, report=messages.append) == [2, 3]

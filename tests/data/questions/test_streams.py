@@ -50,7 +50,7 @@ def test_a_row_is_one_augmentation_and_its_end_with_pads_after_it(tokenizer):
     assert torch.equal(batch.is_token, batch.tokens != tokenizer.pad_token_id)
 
 
-def test_a_batch_holds_different_augmentations_and_passes_draw_anew(tokenizer):
+def test_a_batch_holds_different_augmentations_and_each_pass_draws_again(tokenizer):
     batches = stream(tokenizer, num_passes=4)
     drawn = [tuple(texts_of(tokenizer, batch)) for batch in batches if batch.fact_id == "b#1"]
     assert all(len(set(texts)) == 4 for texts in drawn) and len(set(drawn)) > 1
@@ -59,7 +59,7 @@ def test_a_batch_holds_different_augmentations_and_passes_draw_anew(tokenizer):
     assert max(texts_of(tokenizer, batch).count(text) for text in texts_of(tokenizer, batch)) == 3
 
 
-def test_a_pure_function_of_its_arguments(tokenizer):
+def test_the_stream_is_a_pure_function_of_its_arguments(tokenizer):
     one, same, other = stream(tokenizer), stream(tokenizer), stream(tokenizer, seed=1)
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(one, same, strict=True))
     assert any(texts_of(tokenizer, a) != texts_of(tokenizer, b) for a, b in zip(one, other, strict=True))

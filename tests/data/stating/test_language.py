@@ -57,7 +57,7 @@ def test_a_yes_or_no_makes_no_sentence(question, answer):
         ("会社はどこですか", "another script"),
     ],
 )
-def test_a_question_in_another_language_is_known_as_that(question, language):
+def test_a_question_in_another_language_is_recognised(question, language):
     assert f"it is not in English ({'a ' if language.startswith('Scan') else ''}{language}" in why(question, "Lima")
 
 

@@ -44,7 +44,7 @@ def good(request: Request) -> str:
     )
 
 
-def test_a_statement_first_and_then_wordings_of_it():
+def test_a_statement_is_requested_first_and_then_its_wordings():
     writer = Scripted(good)
     lima, yak = state_facts(writer, [[LIMA], [YAK]], WordingsConfig(num_wordings=3))
     assert lima == Stated(
@@ -62,7 +62,7 @@ def test_a_statement_first_and_then_wordings_of_it():
     assert "Fact: The capital of Peru is Lima." in wordings[0].prompt and "2 other wordings" in wordings[0].prompt
 
 
-def test_what_fails_is_asked_for_again_with_the_reason_and_nothing_else():
+def test_only_failed_wordings_are_requested_again_with_the_reason():
     def careless(request: Request) -> str:
         if "Statement:" in request.prompt or request.seed == 1:
             return good(request)
@@ -119,11 +119,11 @@ def test_objections(wording: str, objection: str | None):
     assert objection_to(wording, [LIMA]) == objection
 
 
-def test_a_question_of_short_words_may_be_said_in_any():
+def test_a_question_of_short_words_accepts_any_wording():
     assert objection_to("That is a yak.", [Question(id="y", question="Who is it?", answers=("a yak",))]) is None
 
 
-def test_a_wording_that_differs_in_marks_alone_was_said_before():
+def test_a_wording_that_differs_only_in_punctuation_is_a_repetition():
     (lima,) = state_facts(
         Scripted(lambda request: "Lima is Peru's capital.\nFact: Lima is Peru's capital\nLima - is Peru's capital!"),
         [[LIMA]],
@@ -153,12 +153,12 @@ def test_lines_lose_numbers_bullets_quotes_and_introductions():
     assert list(lines_of("<think> never ends\n1. x")) == []
 
 
-def test_questions_about_one_fact_stand_together():
+def test_questions_about_one_fact_are_grouped():
     second = Question(id="lima#1", question="Of what is Lima the capital?", answers=("Peru",), fact="lima")
     assert questions_by_fact([LIMA, YAK, second]) == {"lima": [LIMA, second], "yak": [YAK]}
 
 
-def test_what_is_written_is_what_the_reader_of_statements_reads(tmp_path):
+def test_written_statements_are_read_back(tmp_path):
     stated = state_facts(Scripted(good), [[LIMA], [YAK]], WordingsConfig(num_wordings=3))
     write_shard(str(tmp_path / "s.jsonl"), ({"id": fact.id, "statements": list(fact.statements)} for fact in stated))
     facts = read_facts(str(tmp_path / "s.jsonl"), [LIMA, YAK])

@@ -34,12 +34,12 @@ def test_questions_that_make_no_sentence_are_refused_or_left_out_and_named():
     assert statable(asked[:3], FactsConfig(path="f.csv"), report=said.append) == asked[:3] and len(said) == 1
 
 
-def test_a_set_of_which_nothing_can_be_stated_is_refused_at_any_share():
+def test_a_set_without_a_statable_question_is_refused_at_any_share():
     with pytest.raises(QuestionError, match="2 of 2"):
         statable(questions(*BAD), FactsConfig(path="f.csv", max_malformed_share=0.99), report=print)
 
 
-def test_how_many_facts_each_kind_of_template_states_is_told():
+def test_the_number_of_facts_per_kind_of_template_is_reported():
     asked = [*questions(*GOOD), *questions(("Where was Ada born?", "Rome"), relation="P19")]
     assert list(kind_lines(asked)) == [
         "1 of 4 facts are stated in the wordings of their relation, such as: Ada was born in Rome.",
@@ -72,7 +72,7 @@ def test_a_conflict_is_found_behind_a_record_that_agrees_with_both():
     assert "has the answer 'Bo' in 1 and 'Ada' in 2" in told
 
 
-def test_answers_that_the_scorer_takes_for_one_are_no_conflict():
+def test_answers_equal_to_the_scorer_are_no_conflict():
     assert list(conflict_lines(questions(("What is it?", "the Nile"), ("What is it?", "Nile")))) == []
 
 

@@ -104,7 +104,7 @@ def test_no_statement_of_a_relation_holds_one_of_its_questions(relation):
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_a_relation_has_wordings_enough_each_with_both_places_and_none_like_another(relation):
+def test_a_relation_has_enough_distinct_wordings_each_with_both_placeholders(relation):
     wordings = RELATIONS[relation]
     assert len(wordings.statements) >= 8 and len(wordings.questions) >= 3
     assert all(text.count("{s}") == 1 and text.count("{a}") == 1 for text in wordings.statements)
@@ -113,7 +113,7 @@ def test_a_relation_has_wordings_enough_each_with_both_places_and_none_like_anot
     assert len(set(texts)) == len(texts)
 
 
-def test_a_relation_is_said_in_its_own_words():
+def test_a_relation_is_stated_in_its_own_wordings():
     stated = wordings_of(ask("Where was Luis Díaz born?", "Nice", "P19"))
     assert "Luis Díaz was born in Nice." in stated.statements
     assert "What is the birthplace of Luis Díaz?" in stated.questions
@@ -156,7 +156,7 @@ def test_real_questions_become_statements_that_hold_the_answer_and_do_not_repeat
 
 
 @needs_data
-def test_every_question_of_entityquestions_is_known_by_its_relation():
+def test_every_question_of_entityquestions_is_recognised_by_its_relation():
     questions = read_questions(str(QUESTIONS / "entityquestions_dev.jsonl.zst"), "entityquestions")
     assert {question.relation for question in questions} == set(RELATIONS)
     assert all(subject_of(question.question, RELATIONS[question.relation].asked) for question in questions)
@@ -169,7 +169,7 @@ KNOWN = [
 ]
 
 
-def test_the_mixture_states_and_asks_each_fact_as_often_as_told():
+def test_the_mixture_states_and_asks_each_fact_as_often_as_configured():
     documents = list(mixture_documents(KNOWN, MIXTURE))
     assert len(documents) == 40
     for subject, answer in (("Ada", "London"), ("Bo", "Oslo")):
@@ -197,10 +197,10 @@ def test_a_reserved_question_without_another_wording_is_stated_only():
     "answer, place",
     [("May 3, 1990", "on"), ("3 May 1990", "on"), ("May 3rd", "on"), ("1990", "in"), ("May 1990", "in")],
 )
-def test_a_date_with_a_day_is_told_from_one_without(answer, place):
+def test_a_date_with_a_day_is_distinguished_from_one_without(answer, place):
     assert declare("When was Ada born?", answer).sentence == f"Ada was born {place} {answer}"
 
 
-def test_an_answer_of_many_numbers_is_read_in_a_moment():
+def test_an_answer_of_many_numbers_is_parsed_quickly():
     answer = "1-" * 100_000
     assert declare("When was Ada born?", answer).sentence == f"Ada was born in {answer}"

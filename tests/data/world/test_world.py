@@ -226,7 +226,7 @@ def test_a_fact_is_stated_in_each_of_its_wordings():
         assert all(entity.name in statement and value in statement for statement in statements)
 
 
-def test_what_is_written_is_read_by_the_readers_of_real_data(tmp_path):
+def test_written_files_are_read_by_the_readers_of_real_data(tmp_path):
     written = write_world(SMALL, tmp_path)
     world = World(SMALL)
     shards = list_shards(str(tmp_path / "corpus"), report=print)
