@@ -4,6 +4,7 @@ are reused. `recorded/identities.json` was written by that code, and is never wr
 import copy
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from memlm.data.stating.paraphrasing import PROMPTS
 from memlm.identity import role_of
 from memlm.jobs.pretrain_worker import digest_of
 from memlm.methods.registry import METHOD_CONFIGS
+from memlm.run import RunError
 from tune_spaces import load_spaces
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "identities.json").read_text())
@@ -218,3 +220,70 @@ def attribute(part: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         part = part[0] if name == "0" else getattr(part, name)
     return part
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Artifact:
+    return Artifact(uri=f"{tmp_path}/source", kind="source", identity={"seed": 0}, made_by="make source")
+
+
+@pytest.fixture
+def product(tmp_path: Path, source: Artifact) -> Artifact:
+    return Artifact(
+        uri=f"{tmp_path}/product",
+        kind="product",
+        identity={"steps": 1, "parts": ({"size": 2},)},
+        inputs={"source": source},
+        part="settings",
+        made_by="make product",
+    )
+
+
+def write(*artifacts: Artifact) -> None:
+    for artifact in artifacts:
+        with artifact.write() as draft:
+            (draft.path / "file").write_text(artifact.kind)
+
+
+def refusal(artifact: Artifact) -> str:
+    with pytest.raises(RunError) as caught:
+        artifact.require()
+    return str(caught.value)
+
+
+def test_an_artifact_is_required_after_its_inputs(source, product):
+    assert refusal(product) == f"{source.uri} is missing; make it with: make source"
+    write(source)
+    assert not product.is_made()
+    assert refusal(product) == f"{product.uri} is missing; make it with: make product"
+    write(product)
+    assert product.is_made() and product.require().inputs == {"source": source.digest}
+    assert (product.open() / "file").read_text() == "product"
+
+
+def test_an_artifact_of_another_identity_is_refused_naming_the_field(source, product):
+    write(source, product)
+    other = replace(product, identity={"steps": 1, "parts": ({"size": 3},)})
+    assert "was made with settings.parts[0].size = 2, and now settings.parts[0].size = 3 is asked for" in refusal(other)
+    with pytest.raises(storage.StorageError):
+        replace(product, kind="source").is_made()
+
+
+def test_an_artifact_made_from_another_input_is_refused_naming_the_input(source, product):
+    write(source, product)
+    pinned = product.pinned()
+    assert pinned.is_made()
+    shutil.rmtree(source.uri)
+    write(replace(source, identity={"seed": 1}))
+    assert "seed = 1" in refusal(product)
+    now = replace(product, inputs={"source": replace(source, identity={"seed": 1})})
+    assert "was made from a different source than this run now has" in refusal(now)
+    assert pinned.is_made()
+
+
+def test_an_input_may_be_missing_once_it_is_spent(source, product):
+    spent = replace(product, inputs={"source": replace(source, is_spent=True)})
+    write(source, spent)
+    shutil.rmtree(source.uri)
+    assert spent.is_made() and spent.digests() == {}
+    assert "is missing" in refusal(product)

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -263,8 +263,3 @@ def compilers() -> Check:
             name="compilers", state="warn", found=found, remedy=f"{INSTALL_TOOLS[0].upper()}{INSTALL_TOOLS[1:]}"
         )
     return Check(name="compilers", found="a C++ compiler and ninja")
-
-
-def worst(checks: Sequence[Check]) -> State:
-    states: tuple[State, ...] = ("fail", "warn", "ok")
-    return next((state for state in states if any(check.state == state for check in checks)), "ok")
