@@ -1,5 +1,5 @@
-"""The kinds of artifact that stages hand to each other, and the names of the files in them. Apart
-from what makes them, so that asking what is there imports nothing heavy."""
+"""The kinds of artifact that stages hand to each other, and the names of the files in them.
+Separate from the code that makes them, so that looking for artifacts imports nothing heavy."""
 
 WORLD_KIND = "world"
 

@@ -41,10 +41,10 @@ def visible(text: str) -> str:
     writing direction, and invalid ones, are shown by their numbers."""
     if text.isprintable():
         return text
-    return "".join(f"<U+{ord(each):04X}>" if _steers(each) else each for each in text)
+    return "".join(f"<U+{ord(each):04X}>" if _is_control_character(each) else each for each in text)
 
 
-def _steers(character: str) -> bool:
+def _is_control_character(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t\u200c\u200d"
 
 

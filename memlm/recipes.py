@@ -170,7 +170,7 @@ def laptop_controls() -> Config:
         base,
         recipe="laptop_controls",
         base_run="laptop",
-        questions=_of_the_world(facts=(0, 500), known=(0, 200), sums=(0, 90)),
+        questions=_world_questions(facts=(0, 500), known=(0, 200), sums=(0, 90)),
         sweep=replace(base.sweep, methods=(*base.sweep.methods, *CONTROLS, *OURS, *RIVALS)),
     )
 
@@ -183,12 +183,12 @@ def laptop_tuning() -> Config:
         base,
         recipe="laptop_tuning",
         base_run="laptop",
-        questions=_of_the_world(facts=(500, 500), known=(200, 100), sums=(90, 0)),
+        questions=_world_questions(facts=(500, 500), known=(200, 100), sums=(90, 0)),
         sweep=replace(base.sweep, methods=("sparse_memory", *OURS), seeds=(10, 11)),
     )
 
 
-def _of_the_world(*, facts: tuple[int, int], known: tuple[int, int], sums: tuple[int, int]) -> QuestionsConfig:
+def _world_questions(*, facts: tuple[int, int], known: tuple[int, int], sums: tuple[int, int]) -> QuestionsConfig:
     """The laptop's questions, as (number to skip, number to take) for each set."""
     questions = QuestionsConfig()
     parts = dict(zip(("known_facts", "arithmetic"), (known, sums), strict=True))

@@ -16,7 +16,7 @@ HELP_ALL = "--help-all"
 WIDTH = 38
 """Characters in the column of options."""
 
-OF_EVERY_COMMAND = {
+COMMON_OPTIONS = {
     "--dry-run": "print what would be read, made and reused, without doing it",
     "--storage": "folder or s3://bucket/prefix of all runs",
     "--run-name": "folder of this run in the storage; default: the recipe's name",
@@ -35,7 +35,7 @@ _DOCUMENTS = {
     "--questions.documents.path": "file of the documents to learn",
     "--questions.documents.questions": "file of the questions about the documents",
 }
-OF_COMMANDS: dict[str, dict[str, str]] = {
+COMMAND_OPTIONS: dict[str, dict[str, str]] = {
     "prepare_corpus": {
         **_FACTS,
         "--corpus.path": "folder of text files to pretrain on",
@@ -107,7 +107,7 @@ def short_help(
     methods: Mapping[str, object],
 ) -> str:
     """The page, with the recipe's defaults."""
-    options = {**OF_EVERY_COMMAND, **OF_COMMANDS[stage]}
+    options = {**COMMON_OPTIONS, **COMMAND_OPTIONS[stage]}
     command = f"python pipelines/{stage}.py"
     lines = [
         description.strip(),

@@ -14,7 +14,7 @@ from memlm.data.paths import WORLD, expand
 from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.slots.ranking import GRADIENT_RANKINGS, RANKINGS
 
-OF_THE_RUN = (
+RUN_OPTIONS = (
     *("run_name", "base_run", "storage", "tracking", "cluster"),
     *("world", "corpus", "questions", "model", "pretraining", "counting"),
 )
@@ -52,7 +52,7 @@ class RunError(ValueError):
 def uses(stage: str, option: str) -> bool:
     """Whether a command uses an option, such as --method.rank."""
     field = option.lstrip("-").partition("=")[0].replace("-", "_")
-    return any(field == used or field.startswith(f"{used}.") for used in (*OF_THE_RUN, *USES[stage]))
+    return any(field == used or field.startswith(f"{used}.") for used in (*RUN_OPTIONS, *USES[stage]))
 
 
 def options_for(stage: str, arguments: Sequence[str]) -> list[str]:
@@ -87,7 +87,7 @@ def require_possible(stage: str, config: Config) -> None:
         require_tracking(config)
     if check := CHECKS.get(stage):
         check(config)
-    _refuse_facts_beside_documents(config)
+    _refuse_facts_with_documents(config)
     if stage in ("prepare_corpus", "pareto_sweep"):
         _require_tokenizer(config.corpus.tokenizer)
     if stage in READS_SOURCES:
@@ -202,7 +202,7 @@ def _paths(config: Config, *, with_corpus: bool) -> Iterator[tuple[str, str]]:
             yield facts.statements, "questions.facts.statements"
 
 
-def _refuse_facts_beside_documents(config: Config) -> None:
+def _refuse_facts_with_documents(config: Config) -> None:
     given = [argument for argument in config.arguments if argument.startswith("--questions.facts.")]
     if config.questions.documents is not None and given:
         raise RunError(

@@ -283,7 +283,7 @@ class DocumentsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsConfig:
-    """What is learned and what is asked. No checkpoint depends on it."""
+    """Facts to learn and questions to ask. No checkpoint depends on them."""
 
     facts: FactsConfig = names_result(
         FactsConfig(path="{world}/new_facts.jsonl", statements="{world}/statements.jsonl")
@@ -344,7 +344,7 @@ class StreamConfig:
     num_facts: int = names_result(100)
     """Number of facts, drawn by the trial's seed."""
     num_wordings: int = names_result(6)
-    """Wordings of one fact in a step's batch, drawn from those that the fact has."""
+    """Number of wordings of one fact in a step's batch, drawn from the fact's statements."""
     num_passes: int = names_result(8)
     """Number of passes over all facts."""
     max_length: int = execution_only(128)
@@ -363,7 +363,7 @@ class DocumentStreamConfig:
     num_documents: int = names_result(0)
     """Number of documents, drawn by the trial's seed; 0 for all."""
     num_augmentations: int = names_result(64)
-    """Texts on one chunk in a step's batch, drawn from those that the chunk has."""
+    """Number of texts on one chunk in a step's batch, drawn from the chunk's augmentations."""
     num_passes: int = names_result(1)
     """Number of passes over all chunks."""
     max_length: int = execution_only(512)

@@ -89,7 +89,7 @@ def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
     )
 
 
-def tell_unanswerable(name: str, exam: Exam, tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig) -> str:
+def describe_unanswerable(name: str, exam: Exam, tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig) -> str:
     """A message that names the records that can never be answered right, and why; empty if there
     are none."""
     return describe_flaws(name, exam.asked, exam.task.flaws(tokenizer, config, exam.asked))

@@ -1,5 +1,4 @@
-"""The settings that methods share. Imports no torch, so that a command line can be checked in a
-moment."""
+"""The settings that methods share. Imports no torch, so that a command line is checked quickly."""
 
 from __future__ import annotations
 
@@ -43,8 +42,8 @@ class MethodConfig(ABC):
 
     @abstractmethod
     def build(self, model: nn.Module, inputs: LearningInputs) -> Method:
-        """The method itself, for one model and one stream. Import torch here or later, never when
-        the file is imported."""
+        """The method for one model and one stream. Import torch here or later, never when the file
+        is imported."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""The ceiling: nothing is learned, and the fact itself is put before the question that asks for
-it."""
+"""The ceiling: nothing is learned, and the fact itself is put in the context, before its
+question."""
 
 from __future__ import annotations
 

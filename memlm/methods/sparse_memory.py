@@ -30,27 +30,28 @@ class SparseMemoryConfig(MethodConfig):
     num_trainable_slots: int = names_result(500)
     """The paper's t; 0 for all slots that the batch reads, a control."""
     ranking: RankingName = names_result("tfidf")
-    """What makes a slot specific to a batch. kl: the batch's accesses against the background's
-    (arXiv 2605.03229); gradient: the norm of a slot's gradient times its inverse document
-    frequency, ours; tf and random are controls."""
+    """Measure of how specific a slot is to the batch. kl: the batch's accesses against the
+    background's (arXiv 2605.03229); gradient: the norm of a slot's gradient times its inverse
+    document frequency, our own; tf and random are controls."""
     optimizer: OptimizerConfig = names_result(OptimizerConfig(kind="sgd", learning_rate=2.0))
-    """Plain SGD moves exactly the selected rows. AdamW's momentum goes on moving rows that have
-    left the selection, and its weight decay moves every row of the pool."""
+    """Plain SGD moves exactly the selected rows. AdamW's momentum keeps moving rows that have left
+    the selection, and its weight decay moves every row of the pool."""
     max_document_frequency: float = names_result(1.0)
-    """Slots that a larger share of the background batches reads never move, unless the batch
-    reads no others."""
+    """Slots read by a larger share of the background batches never move, unless the batch reads no
+    others."""
     living_background: int = names_result(0)
-    """How many background batches a fact counts as once it has been learned, so that later facts
-    spare the slots that it reads."""
+    """Number of background batches that a learned fact counts as, so that later facts spare its
+    slots; 0 for a fixed background."""
     protection: float = names_result(0.0)
     """A slot's learning rate is divided by 1 + protection * its background accesses per thousand
-    tokens: the step that lowers the loss most for a given squared change of what background text
-    reads."""
+    tokens: for a given squared change of the values that background text reads, this step lowers
+    the loss most. 0 turns it off."""
     background: Background = names_result("corpus")
-    """What slots are ranked against: pretraining text, or as ablations the facts to learn or the
+    """Text that slots are ranked against: the corpus or, as ablations, the facts to learn or the
     held-out questions (figure 7)."""
     trains_also: Literal["", "keys", "gates"] = names_result("")
-    """Ablation: half-keys, or the gate's projection, moved by AdamW in addition to the values."""
+    """Ablation: parameters that AdamW moves in addition to the values: the half-keys, or the
+    gates' projections."""
     also_learning_rate: float = names_result(1e-4)
     """Learning rate of the parameters that `trains_also` names."""
 

@@ -90,7 +90,7 @@ def _minutes(number: float) -> str:
 
 
 def _with_available_facts(plan: RunPlan) -> Config:
-    """Config whose stream takes no more facts than there are."""
+    """Config whose stream takes no more facts than are available."""
     stream, there = plan.config.stream, plan.num_learned
     if isinstance(stream, DocumentStreamConfig) or not there:
         return plan.config

@@ -1,4 +1,5 @@
-"""Plan of a run: the stages in order, each with its state and what a run would be refused for."""
+"""Plan of a run: the stages in order, each with its state and the reasons for which it would be
+refused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class RunPlan:
         """Facts or documents to learn, once counted."""
 
     def state(self, artifact: Artifact, **inputs: str) -> str:
-        """State of an artifact that is to be made from inputs of these digests."""
+        """State of an artifact that would be made from inputs with these digests."""
         try:
             return "reused" if artifact.made_from(**inputs).is_made() else "to be made"
         except ValueError as error:

@@ -1,2 +1,2 @@
-"""What a sweep or a trial comes to: scores, the frontier, and the pages and pictures that show
+"""The results of a sweep or a trial: scores, the frontier, and the pages and pictures that show
 them."""

@@ -79,7 +79,8 @@ def matched_cells(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> tu
 
 
 def _matched_cell(value: Mapping[str, Any]) -> str:
-    """Says so where part of the interval rests on resamples that did not learn this much."""
+    """One cell, with a note if part of the interval rests on resamples that did not learn this
+    much."""
     short = 1 - value["reached"]
     note = f" (short in {percent(short, decimals=0)} of resamples)" if short > 0.025 else ""
     return _with_interval(value["forgetting"], value["ci"]) + note

@@ -1,5 +1,5 @@
-"""The geometry of one method's trade-off between learning (the more the better) and forgetting
-(the less the better).
+"""The geometry of one method's trade-off between learning (higher is better) and forgetting
+(lower is better).
 
 Every function takes arrays of shape [rows, points], a row per bootstrap resample, and does all
 rows at once. A point that a resample lacks is NaN there.

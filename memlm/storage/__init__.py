@@ -1,5 +1,5 @@
-"""What the stages hand to each other, on a disk or on S3. No reader sees half-written files, and
-nothing that memlm did not write is deleted.
+"""Artifacts that the stages pass to each other, on a disk or on S3. No reader sees half-written
+files, and nothing that memlm did not write is deleted.
 
     artifacts   a directory of files and its manifest: write, verify, open; used by the stages
     probing     a test that a store does what storage relies on

@@ -82,7 +82,7 @@ def has_own_manifest(uri: str) -> bool:
 
 
 def read_manifest(uri: str, kind: str | None = None, *, digest: str | None = None) -> Manifest:
-    """The manifest of the artifact at `uri`. With a digest, it must be the very artifact that had
+    """The manifest of the artifact at `uri`. With a digest, it must be the same artifact that had
     this digest, and not one that replaced it."""
     found = _find(uri)
     if found is None:

@@ -1,5 +1,5 @@
-"""Leases: the exclusive right to write. Of two trainers of one run, the one that only seemed dead
-can do no harm.
+"""Leases: the exclusive right to write. If two trainers work on one run, the one that only seemed
+dead can do no harm.
 
 A lease is one small object: its holder (owner, epoch, a random id) and its time to live. Every
 change is a conditional write over the version that was read, so two writers cannot both succeed:
@@ -100,7 +100,8 @@ class Lease:
         self._change(released=False)
 
     def release(self) -> None:
-        """Let the next holder have it at once. Raises LeaseLost if another has it already."""
+        """Make it available to the next holder at once. Raises LeaseLost if another holds it
+        already."""
         self._change(released=True)
 
     def _change(self, *, released: bool) -> None:

@@ -23,7 +23,7 @@ there."""
 _FIELDS = ("kind", "config", "inputs", "files")
 _BEGINNING = b'{\n "config": '
 """Beginning of every manifest that memlm writes, so that a truncated or changed one can still be
-told from another program's."""
+distinguished from another program's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ def is_ours(body: bytes) -> bool:
 
 
 def parse(body: bytes, uri: str) -> Manifest:
-    """The manifest of the artifact `uri`. Raises DamagedArtifact if it is no manifest, or not as it
-    was written."""
+    """The manifest of the artifact `uri`. Raises DamagedArtifact if it is not a manifest, or not as
+    it was written."""
 
     def refuse(reason: str) -> DamagedArtifact:
         return DamagedArtifact("artifact", uri, f"{MANIFEST} is not a manifest ({reason})", REMAKE)

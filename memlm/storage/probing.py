@@ -100,7 +100,7 @@ def _run_probe(uri: str) -> Probe:
 
 
 def _require_access(uri: str, store: Store, place: str) -> None:
-    """Read, then write, so that a read-only place is told from one that cannot be used at all."""
+    """Read, then write, to distinguish a read-only place from one that cannot be used at all."""
     store.read(place)
     try:
         store.write(place, b"written")

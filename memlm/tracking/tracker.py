@@ -94,9 +94,9 @@ class _Place:
             return "gone" if error.error_code == "RESOURCE_DOES_NOT_EXIST" else "active"
 
     def warn_once(self, what: str, restore: str) -> None:
-        if (self.uri, what) in _said_deleted:
+        if (self.uri, what) in _reported_deletions:
             return
-        _said_deleted.add((self.uri, what))
+        _reported_deletions.add((self.uri, what))
         first = f"MLFLOW_TRACKING_URI={shlex.quote(for_mlflow(self.uri))} {restore}, and then " if restore else ""
         _log.warning(
             "the %s was deleted in MLflow; the work continues without logging to it. To log again: %srun the same command again",
@@ -105,7 +105,7 @@ class _Place:
         )
 
 
-_said_deleted: set[tuple[str, str]] = set()
+_reported_deletions: set[tuple[str, str]] = set()
 
 
 class Tracker:

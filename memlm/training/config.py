@@ -112,7 +112,7 @@ class PretrainingConfig:
         return f"pretraining.batch_blocks is {self.batch_blocks}, which {rule}; {self._division(num_workers)}"
 
     def _division(self, num_workers: int) -> str:
-        """What to set so that every worker runs equally many whole micro-batches."""
+        """Settings with which every worker runs equally many complete micro-batches."""
         per_worker, rest = divmod(self.batch_blocks, num_workers)
         if not rest:
             return f"set pretraining.micro_batch_blocks to {self._micro_batch(per_worker)}"

@@ -1,5 +1,5 @@
-"""Whether a run learned its facts and, if not, why and what helps, judged by its scores, its facts
-and its final model."""
+"""Diagnosis of a run that learned nothing: the reasons and their remedies, from its scores, its
+facts and its final model."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -12,18 +12,18 @@ from memlm.data.questions.records import Question, TaskChoice
 from memlm.data.stating.statements import wordings_of
 from memlm.evaluation.fact_scores import score_facts
 from memlm.evaluation.suite import TEXT_SET
-from memlm.evaluation.tasks import exam_of, tell_unanswerable
+from memlm.evaluation.tasks import describe_unanswerable, exam_of
 from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.training.finetune import ANSWER_GAIN
 from memlm.training.materials import Materials
 from memlm.training.trial import Trial
 
-HARDLY_LIKELIER = 0.1
+NEGLIGIBLE_GAIN = 0.1
 """Nats per token; a smaller gain is no learning."""
 COMPLETED_SHARE = 0.2
 """A model that completes more than this share of the trained sentences has learned them."""
-KNOWS_NOTHING = 0.02
+MAX_UNTRAINED_SCORE = 0.02
 """Exact match on questions that a model should know; below it, it answers no questions at all."""
 OPENING_WORDS = 2
 
@@ -33,16 +33,16 @@ def has_learned(result: TrialResult) -> bool:
     return result.end[LEARNING_SET].value > result.start[LEARNING_SET].value
 
 
-def why_nothing_was_learned(
+def reasons_nothing_was_learned(
     trial: Trial, result: TrialResult, learned: nn.Module, materials: Materials, facts: Sequence[Fact]
 ) -> list[str]:
-    """Each reason that shows, with what to do about it. `facts` are the trial's facts; `learned` is
+    """Each reason found, with its remedy. `facts` are the trial's facts; `learned` is
     the model at its end."""
     if min(result.start[LEARNING_SET].items) == 1:
         return [
             "the model answered every one of them before, so there was nothing to learn: give facts that it does not know"
         ]
-    reasons = [*_of_the_data(trial, materials, facts), *_of_the_step(trial, result)]
+    reasons = [*_reasons_in_data(trial, materials, facts), *_reasons_in_step(trial, result)]
     asked = [fact for fact in facts if fact.questions]
     stated = {fact.id: fact.statements for fact in asked}
     scores = score_facts(Reader(learned.eval(), materials.tokenizer), asked, trial.evaluation, stated)
@@ -54,7 +54,7 @@ def why_nothing_was_learned(
         )
     others = {name: score for name, score in result.start.items() if name not in (LEARNING_SET, TEXT_SET)}
     known = {name: score.value for name, score in others.items() if not score.is_loss}
-    if known and max(known.values()) <= KNOWS_NOTHING:
+    if known and max(known.values()) <= MAX_UNTRAINED_SCORE:
         reasons.append(
             f"the model answers no held-out question either ({', '.join(known)}), so it has not been pretrained for long enough to answer "
             "any: take a recipe that has, such as laptop, or raise pretraining.num_steps"
@@ -62,12 +62,12 @@ def why_nothing_was_learned(
     return reasons
 
 
-def _of_the_data(trial: Trial, materials: Materials, facts: Sequence[Fact]) -> Iterator[str]:
+def _reasons_in_data(trial: Trial, materials: Materials, facts: Sequence[Fact]) -> Iterator[str]:
     """Reasons in the data, which no rate and no number of passes can fix."""
     asked = [question for fact in facts for question in fact.questions]
     exam = exam_of(LEARNING_SET, asked, TaskChoice())
-    if told := tell_unanswerable(LEARNING_SET, exam, materials.tokenizer, trial.evaluation):
-        yield told
+    if message := describe_unanswerable(LEARNING_SET, exam, materials.tokenizer, trial.evaluation):
+        yield message
     vague = sum(_is_topic_and_answer(fact) for fact in facts)
     if vague:
         yield (
@@ -84,16 +84,16 @@ def _of_the_data(trial: Trial, materials: Materials, facts: Sequence[Fact]) -> I
         )
 
 
-def _of_the_step(trial: Trial, result: TrialResult) -> Iterator[str]:
+def _reasons_in_step(trial: Trial, result: TrialResult) -> Iterator[str]:
     """Whether the model moved, and in the right direction."""
     if trial.method.moves == "nothing":
         return
     gained, passes = result.extra[ANSWER_GAIN], trial.stream.num_passes
     rate = getattr(getattr(trial.method, "optimizer", None), "learning_rate", 0.0)
     settings = f"method.optimizer.learning_rate ({rate:g}) or stream.num_passes ({passes})"
-    if gained < -HARDLY_LIKELIER:
+    if gained < -NEGLIGIBLE_GAIN:
         yield f"the new answers became less likely, by {-gained:.2f} nats per token: lower method.optimizer.learning_rate ({rate:g})"
-    elif gained < HARDLY_LIKELIER:
+    elif gained < NEGLIGIBLE_GAIN:
         yield f"the model hardly moved: the new answers gained {gained:.2f} nats per token. Raise {settings}"
     else:
         yield (

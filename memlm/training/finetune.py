@@ -148,7 +148,7 @@ def score_learning(
 def score_held_out(
     trial: Trial, reader: Reader, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
 ) -> Scores:
-    """What the model should keep; the same sets for every seed. Raises DivergedError where a
+    """Scores on the held-out sets, which are the same for every seed. Raises DivergedError where a
     score is not finite."""
     sets = {name: _in_context(questions, context_of) for name, questions in materials.held_out.questions.items()}
     reader.model.eval()

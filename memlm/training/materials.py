@@ -1,5 +1,5 @@
-"""What the trials of a run read: facts and their stream, held-out sets, background counts, and what
-was recorded of the base model."""
+"""Inputs of the trials of a run: facts and their stream, held-out sets, background counts, and the
+recording of the base model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

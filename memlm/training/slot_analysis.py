@@ -1,5 +1,5 @@
-"""The slots of a fact, and the fewest that suffice to learn it: the analysis of Lin et al. 2025,
-section 6.
+"""The slots of a fact, and the smallest number that suffices to learn it: the analysis of Lin et
+al. 2025, section 6.
 
 The paper does not state how it found the number that suffices. Here a fact counts as learned when
 all its questions, in wordings never trained on, are answered by exact match, within a number of
@@ -59,7 +59,7 @@ class LearnedWith(NamedTuple):
 
 
 class TextReads(NamedTuple):
-    """One row of the token page: its tokens and what each reads."""
+    """One row of the token page: its tokens and the slots that each reads."""
 
     label: str
     tokens: list[str]
@@ -139,7 +139,7 @@ def minimum_slots_to_learn(
     device = next(model.parameters()).device
     batch = fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length).to(device)
     for num_slots in sorted(slot_counts):
-        with values_put_back(model):
+        with restored_values(model):
             config = replace(method, num_trainable_slots=num_slots)
             learner = SparseMemoryFinetuning(model, config, background, seed=seed)
             for step in range(1, num_steps + 1):
@@ -150,7 +150,7 @@ def minimum_slots_to_learn(
 
 
 @contextmanager
-def values_put_back(model: nn.Module) -> Iterator[None]:
+def restored_values(model: nn.Module) -> Iterator[None]:
     """Restore every value pool on leaving the context, from a copy."""
     before = [(pool, pool.weight.detach().clone()) for pool in value_pools(model)]
     try:

@@ -1,4 +1,4 @@
-"""The page everyone reads: one step of learning a fact, and the loss."""
+"""One step of learning a fact, and the loss, shared by all methods."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class StepResult:
     loss: float
     """Nats per token over the step."""
     report: dict[str, float]
-    """What the method says of the step: how much may move, how common it is."""
+    """The method's report of the step: how many slots may move, how common they are."""
 
 
 def next_token_loss(

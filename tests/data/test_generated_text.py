@@ -16,7 +16,7 @@ import pytest
 
 from memlm.data.questions.questions import read_questions
 from memlm.data.questions.records import Question
-from memlm.data.stating.language import why_no_sentence
+from memlm.data.stating.language import reason_not_statable
 from memlm.data.stating.relations import RELATIONS
 from memlm.data.stating.statements import wordings_of
 from memlm.data.world.world import World, WorldConfig
@@ -68,7 +68,7 @@ def text_of_world(config: WorldConfig) -> Iterable[object]:
 
 def text_of_question(question: Question) -> list[object]:
     wordings = wordings_of(question)
-    return [question.id, wordings.kind, *wordings.statements, *wordings.questions, why_no_sentence(question)]
+    return [question.id, wordings.kind, *wordings.statements, *wordings.questions, reason_not_statable(question)]
 
 
 def digests_by_template(questions: Iterable[Question]) -> dict[str, str]:

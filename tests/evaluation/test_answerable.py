@@ -3,7 +3,7 @@ import pytest
 from memlm.data.encoding import encode
 from memlm.data.questions.records import MultipleChoice, Question, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.tasks import exam_of, tell_unanswerable
+from memlm.evaluation.tasks import describe_unanswerable, exam_of
 from tests.data.foreign_tokenizers import like_t5
 from tests.evaluation.asking import new_tokenizer
 
@@ -17,7 +17,7 @@ def asked(*answers, id="q", solution=""):
 
 def message_of(records, *, task="questions", **settings):
     exam = exam_of("set", records, TaskChoice(task=task, num_examples=0))
-    return tell_unanswerable("set", exam, TOKENIZER, EvaluationConfig(**settings))
+    return describe_unanswerable("set", exam, TOKENIZER, EvaluationConfig(**settings))
 
 
 def test_an_answer_beyond_the_token_limit_is_named_with_both_numbers():
@@ -50,7 +50,7 @@ def test_an_answer_that_the_tokenizer_cannot_write_is_named(tmp_path):
     exam = exam_of(
         "set", [asked("東京", id="kanji"), asked("Lima"), asked("東京", "Tokyo")], TaskChoice(num_examples=0)
     )
-    message = tell_unanswerable("set", exam, like_t5(tmp_path), EvaluationConfig(max_new_tokens=20))
+    message = describe_unanswerable("set", exam, like_t5(tmp_path), EvaluationConfig(max_new_tokens=20))
     assert "1 of 3" in message and "'kanji' has no answer that the tokenizer can write: '東京' becomes ''" in message
 
 

@@ -12,7 +12,7 @@ from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.in_context import InContextConfig
 from memlm.results.scores import LEARNING_SET
-from memlm.training.diagnosis import has_learned, why_nothing_was_learned
+from memlm.training.diagnosis import has_learned, reasons_nothing_was_learned
 from memlm.training.finetune import run_trial
 from memlm.training.materials import facts_of
 from tests.support.tiny import MEMORY
@@ -30,7 +30,7 @@ def why(materials, method, *, facts=None, stream=None, evaluation=None):  # noqa
     dense = method.base == "dense"
     result, learned = run_trial(trial, base_model(materials.tokenizer, MEMORY, dense=dense), materials, key="k")
     assert not has_learned(result)
-    return why_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
+    return reasons_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
 
 
 def asking(*pairs: tuple[str, str]) -> list[Question]:
@@ -102,7 +102,7 @@ def test_facts_that_the_model_already_knew_are_reported(materials):  # noqa: F81
     result, learned = run_trial(trial, base_model(materials.tokenizer, MEMORY, dense=True), materials, key="k")
     known = replace(result.end[LEARNING_SET], items=tuple(1.0 for _ in result.end[LEARNING_SET].items))
     result = replace(result, start={**result.start, LEARNING_SET: known}, end={**result.end, LEARNING_SET: known})
-    (reason,) = why_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
+    (reason,) = reasons_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
     assert "answered every one of them before" in reason
 
 

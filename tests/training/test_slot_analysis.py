@@ -4,7 +4,7 @@ import torch
 from memlm.data.questions.facts import fact_batch
 from memlm.evaluation.config import EvaluationConfig
 from memlm.training import slot_analysis
-from memlm.training.slot_analysis import LearnedWith, minimum_slots_to_learn, slots_of_fact, text_reads, values_put_back
+from memlm.training.slot_analysis import LearnedWith, minimum_slots_to_learn, restored_values, slots_of_fact, text_reads
 from tests.support.tiny import (
     MEMORIES,
     MEMORY,
@@ -117,7 +117,7 @@ def test_values_are_restored_after_an_error(tokenizer):  # noqa: F811
     model = base_model(tokenizer, MEMORY)
     before = state(model)
     with pytest.raises(RuntimeError):
-        with values_put_back(model):
+        with restored_values(model):
             model.model.value_pools[0].weight.data += 1
             raise RuntimeError
     assert all(torch.equal(before[name], value) for name, value in state(model).items())

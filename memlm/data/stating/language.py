@@ -105,7 +105,7 @@ _WORDS = {
 }
 
 
-def why_no_sentence(question: Question) -> str:
+def reason_not_statable(question: Question) -> str:
     """The reason why templates cannot state this question and its answer; empty if they can."""
     words, answer = words_of(question.question), question.answers[0].strip().casefold()
     if not any(word not in QUESTION_WORDS and any(map(str.isalpha, word)) for word in words):

@@ -73,7 +73,7 @@ def check_stated(stated: Sequence[Stated], config: WordingsConfig) -> list[State
     return short
 
 
-def objection_to(wording: str, questions: Sequence[Question]) -> str | None:
+def rejection_reason(wording: str, questions: Sequence[Question]) -> str | None:
     """The reason why a wording must not be trained on; None if it may be."""
     if not all(any(mentions(wording, answer) for answer in question.answers) for question in questions):
         return "does not contain the answer"
@@ -122,7 +122,7 @@ class _Draft:
             if len(self.statements) >= wanted:
                 return
             known = words_of(text) in map(words_of, self.statements)
-            objection = "repeats an earlier wording" if known else objection_to(text, self.questions)
+            objection = "repeats an earlier wording" if known else rejection_reason(text, self.questions)
             if objection is None:
                 self.statements.append(text)
             else:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from memlm.data.config import QuestionSetConfig
 from memlm.data.mentions import plain
 from memlm.data.questions.records import Question, QuestionError
-from memlm.data.stating.language import why_no_sentence
+from memlm.data.stating.language import reason_not_statable
 from memlm.data.stating.statements import StatedBy, wordings_of
 
 MARKS = str.maketrans("", "", "?.!,;:\"'")
@@ -24,7 +24,7 @@ def statable(
 ) -> list[Question]:
     """The questions that templates can state. Raises QuestionError if the others are more than
     max_malformed_share allows to leave out."""
-    reasons = [(question, why_no_sentence(question)) for question in questions]
+    reasons = [(question, reason_not_statable(question)) for question in questions]
     # A question whose relation is known has wordings of its own.
     refused = [(question, why) for question, why in reasons if why and wordings_of(question).kind != "relation"]
     if not refused:
@@ -47,9 +47,9 @@ def kind_lines(questions: Sequence[Question]) -> Iterator[str]:
     for question in questions:
         wordings = wordings_of(question)
         stated.setdefault(wordings.kind, []).append(wordings.statements[0])
-    for kind, told in KINDS.items():
+    for kind, manner in KINDS.items():
         if kind in stated:
-            yield f"{len(stated[kind])} of {len(questions)} facts are stated {told}, such as: {stated[kind][0]}"
+            yield f"{len(stated[kind])} of {len(questions)} facts are stated {manner}, such as: {stated[kind][0]}"
 
 
 def conflict_lines(questions: Sequence[Question]) -> Iterator[str]:

@@ -55,7 +55,7 @@ class Attempts:
         storage.write_json(storage.join(self.uri, unit, name), record)
         return name != QUARANTINED
 
-    def has_given_up(self, unit: str) -> bool:
+    def is_quarantined(self, unit: str) -> bool:
         """Whether the unit is in quarantine."""
         return QUARANTINED in storage.list_names(storage.join(self.uri, unit))
 

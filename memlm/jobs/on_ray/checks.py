@@ -1,5 +1,5 @@
 """Checks of the surroundings, each with a result on one line. `memlm doctor` runs all of them, a
-pipeline those that it needs."""
+pipeline only the ones that it needs."""
 
 import functools
 import importlib.metadata

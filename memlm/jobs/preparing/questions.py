@@ -20,7 +20,7 @@ from memlm.data.questions.sources import source_content
 from memlm.data.stating.sets import conflict_lines, kind_lines, statable
 from memlm.data.stating.statements import facts_of_questions
 from memlm.evaluation.answers import normalize
-from memlm.evaluation.tasks import default_task, exam_of, tell_unanswerable
+from memlm.evaluation.tasks import default_task, describe_unanswerable, exam_of
 from memlm.jobs import augment_documents
 from memlm.jobs.on_ray.console import say
 from memlm.results.scores import LEARNING_SET
@@ -61,9 +61,9 @@ def run(config: Config, sources: Sources | None = None) -> str:
     )
     known: dict[str, Sequence[Record]] = {**held_out, "corpus.mixture": sources.mixture}
     facts = _without_overlap(facts, known, remove=config.questions.remove_overlap)
-    _say_merged("questions.facts", [question for fact in facts for question in fact.questions])
+    _report_merged("questions.facts", [question for fact in facts for question in fact.questions])
     for name, records in held_out.items():
-        _say_merged(f"questions.held_out {name}", records)
+        _report_merged(f"questions.held_out {name}", records)
     with made.write() as draft:
         write_question_sets(draft.path, facts, held_out, _tasks(config, held_out))
         draft.details["num_facts"] = len(facts)
@@ -85,7 +85,7 @@ def report_unanswerable(config: Config) -> None:
     for name, records in sets.held_out().items():
         exams[f"questions.held_out {name}"] = exam_of(name, records, sets.tasks().get(name, TaskChoice()))
     for name, exam in exams.items():
-        if message := tell_unanswerable(name, exam, tokenizer, config.evaluation):
+        if message := describe_unanswerable(name, exam, tokenizer, config.evaluation):
             say(message)
 
 
@@ -106,11 +106,11 @@ def read_sources(config: Config, world: Path | None) -> Sources:
 def fact_questions(config: Config, world: Path | None) -> list[Question]:
     """Questions about the facts to learn."""
     questions = _questions(config.questions.facts, "questions.facts.path", world)
-    _say_conflicts(questions)
+    _report_conflicts(questions)
     return questions
 
 
-def _say_conflicts(questions: Sequence[Question]) -> None:
+def _report_conflicts(questions: Sequence[Question]) -> None:
     for line in conflict_lines(questions):
         say(f"questions.facts.path: {line}")
 
@@ -119,22 +119,22 @@ def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Rec
     """All records of a set, before any selection."""
     merge_numbered = source.merge_numbered or "{world}" in source.path
     located = replace(source, path=expand(source.path, field, world), merge_numbered=merge_numbered)
-    return read_set(located, report=partial(_say_of, field))
+    return read_set(located, report=partial(_print_for_field, field))
 
 
 def _questions(source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
     questions = require_questions(source.path, _read(source, field, world))
-    return select(questions, source, report=partial(_say_of, field))
+    return select(questions, source, report=partial(_print_for_field, field))
 
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
     source, field = config.questions.facts, "questions.facts.path"
     if source.statements:
         questions = require_questions(source.path, _read(source, field, world))
-        _say_conflicts(questions)
+        _report_conflicts(questions)
         facts = read_facts(expand(source.statements, "questions.facts.statements", world), questions)
-        return select(facts, source, report=partial(_say_of, field))
-    questions = statable(fact_questions(config, world), source, report=partial(_say_of, field))
+        return select(facts, source, report=partial(_print_for_field, field))
+    questions = statable(fact_questions(config, world), source, report=partial(_print_for_field, field))
     for line in kind_lines(questions):
         say(f"statements: {line}")
     return facts_of_questions(questions)
@@ -144,15 +144,15 @@ def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
     sets = {}
     for source in config.questions.held_out:
         field = f"questions.held_out {source.name}"
-        sets[source.name] = select(_read(source, field, world), source, report=partial(_say_of, field))
+        sets[source.name] = select(_read(source, field, world), source, report=partial(_print_for_field, field))
     return sets
 
 
-def _say_of(field: str, message: str) -> None:
+def _print_for_field(field: str, message: str) -> None:
     say(f"{field}: {message}")
 
 
-def _say_merged(field: str, records: Sequence[Record]) -> None:
+def _report_merged(field: str, records: Sequence[Record]) -> None:
     """Say which questions are scored as one fact, and which ids look as if they should be."""
     facts = {record.fact_id for record in records}
     numbered = [record.id for record in records if not record.fact and numbered_fact(record.id)]

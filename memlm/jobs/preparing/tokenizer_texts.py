@@ -78,7 +78,7 @@ def _first_texts(shard: Shard, corpus: CorpusConfig, opener: Opener, attempts: A
         yield row["text"]
     # Ray keeps the rows of an attempt that died, and drops those of the next one in their
     # place, which may include the row with the reason.
-    if attempts.has_given_up(unit_of(shard)):
+    if attempts.is_quarantined(unit_of(shard)):
         raise _Unreadable(shard, f"{shard.uri}: {KILLS}")
 
 

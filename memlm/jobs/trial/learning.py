@@ -25,7 +25,7 @@ from memlm.kinds import ADVICE, PATCH_FILE, REPORT_FILE, SCORES_FILE, SCORES_PIC
 from memlm.results.trial_report import draw_scores, write_trial_report
 from memlm.run import tracking_uri
 from memlm.tracking import Tracker
-from memlm.training.diagnosis import has_learned, why_nothing_was_learned
+from memlm.training.diagnosis import has_learned, reasons_nothing_was_learned
 from memlm.training.finetune import NULL_OBSERVER, run_trial
 from memlm.training.materials import facts_of
 from memlm.training.patch import changed_rows, save_patch, stored_weights
@@ -76,7 +76,7 @@ def learn(config: Config, inputs: dict[str, str]) -> None:
             write_trace(tracer, learned, materials, config, inputs, tracked)
         advice: list[str] = []
         if not has_learned(result):
-            advice = why_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
+            advice = reasons_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
         patch = changed_rows(before, stored_weights(learned))
         with artifacts.learned(config, inputs).write() as draft:
             save_patch(patch, draft.path / PATCH_FILE)

@@ -1,1 +1,1 @@
-"""What methods are built from. Files here may import torch when they are imported."""
+"""The algorithms of the larger methods. Files here may import torch when they are imported."""

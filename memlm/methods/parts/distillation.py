@@ -1,5 +1,5 @@
-"""Self-distillation: on pretraining text the learning model is held to what the original model
-predicts (Li and Hoiem 2016).
+"""Self-distillation: on pretraining text the learning model is kept close to the original model's
+predictions (Li and Hoiem 2016).
 
 The teacher is the model before the first step and never moves; a teacher that is learning itself
 drifts along (arXiv 2607.11020).

@@ -1,4 +1,4 @@
-"""What moves a pool's open rows, and the variants of sparse memory finetuning that the paper
+"""Writers that move a pool's open rows, and the variants of sparse memory finetuning that the paper
 compares or that are ours: AdamW and its leak, protection, ranking by gradient, extra parameters.
 
 Open rows are the leaves that stand in for the selected rows while a step reads them; backward has

@@ -23,7 +23,7 @@ class BackgroundText:
 
 
 class Rehearsal(ABC):
-    """A second loss on blocks that are drawn anew in each step, the same on all ranks and for
+    """A second loss on blocks that are drawn again for each step, the same on all ranks and for
     the same seed."""
 
     def __init__(self, model: nn.Module, text: BackgroundText, config: RehearsalConfig, *, seed: int) -> None:

@@ -70,7 +70,7 @@ class SparseMemoryFinetuning(Method):
         self.rows: dict[ValuePool, TrainableRows] = {}
         """The step's open rows, by their pool."""
         self.batch: SlotCounts | None = None
-        """What the step's batch reads."""
+        """The accesses of the step's batch."""
         self.fact_id = ""
         self.report: dict[str, float] = {}
 

@@ -1,7 +1,7 @@
 """A model as evaluation and learning see it: logits, and greedy continuations.
 
-What lies below the first memory layer's read is the same for every model that differs in its
-values alone. A reader can record it while the base model is scored, and a reader of another such
+Everything below the first memory layer's read is the same for all models that differ only in
+their values. A reader can record it while the base model is scored, and a reader of another such
 model, given the recording, continues from there. The result is that of the plain forward pass to
 the bit either way.
 """
@@ -21,7 +21,7 @@ from memlm.model.reader.trunk import TrunkActivations, continue_from, run_trunk
 
 
 class Reader:
-    """One model, read with what is recorded of its trunk."""
+    """One model, read with the recording of its trunk, if there is one."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class PackedRecording(NamedTuple):
 
     data: UInt8[np.ndarray, " bytes"]
     contents: dict[bytes, tuple[bool, list[_Place]]]
-    """By input_key: whether position ids were given, and where each tensor lies."""
+    """By input_key: whether position ids were given, and the position of each tensor."""
 
 
 class Recording:

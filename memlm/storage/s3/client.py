@@ -50,12 +50,16 @@ MAX_REREADS = 3
 T = TypeVar("T")
 NO_UPLOAD = "NoSuchUpload"
 NOT_IMPLEMENTED = 501
-_LOST_ON_THE_WAY = (  # answers to requests that were garbled, throttled or in conflict with another one
+_TRANSIENT_CODES = (  # answers to requests that were garbled, throttled or in conflict with another one
     *("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"),
     *("MalformedXML", "RequestTimeout", "RequestTimeTooSkewed", "InvalidPart", "InvalidPartOrder", "OperationAborted"),
     *("ConditionalRequestConflict", "SlowDown", "Throttling", "ThrottlingException"),
 )
-_GARBLED = (ResponseParserError, ValueError, LookupError)  # raised by the SDK for an answer that it cannot parse
+_UNPARSABLE_ANSWERS = (
+    ResponseParserError,
+    ValueError,
+    LookupError,
+)  # raised by the SDK for an answer that it cannot parse
 _NO_RIGHTS = ("AccessDenied", "AllAccessDisabled", "403", "Forbidden")
 _EXPLANATIONS = {
     "NoSuchBucket": ("bucket {bucket} does not exist", "Create it, or correct the name."),
@@ -185,7 +189,13 @@ def request(uri: str, call: Callable[[Any, str, str], T]) -> T:
         return retries.call(lambda: call(client, bucket, key), is_transient)
     except StorageError:
         raise
-    except (aws.ClientError, aws.BotoCoreError, *_GARBLED, urllib3.exceptions.HTTPError, CorruptTransfer) as error:
+    except (
+        aws.ClientError,
+        aws.BotoCoreError,
+        *_UNPARSABLE_ANSWERS,
+        urllib3.exceptions.HTTPError,
+        CorruptTransfer,
+    ) as error:
         if _is_missing(error):
             raise FileNotFoundError(uri) from None
         if code_of(error) == NO_UPLOAD:
@@ -208,8 +218,8 @@ def is_transient(error: Exception) -> bool:
         code, status = code_of(error), _status(error)
         garbled = status == 404 and code not in ("NoSuchBucket", NO_UPLOAD) and not _is_missing(error)
         is_passing = status >= 500 and status != NOT_IMPLEMENTED
-        return is_passing or status == 429 or code in _LOST_ON_THE_WAY or garbled
-    if isinstance(error, _GARBLED):
+        return is_passing or status == 429 or code in _TRANSIENT_CODES or garbled
+    if isinstance(error, _UNPARSABLE_ANSWERS):
         return not isinstance(error, StorageError)
     passing = (aws.ConnectionError, aws.HTTPClientError, aws.IncompleteReadError, aws.FlexibleChecksumError)
     return isinstance(error, (*passing, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError, CorruptTransfer))

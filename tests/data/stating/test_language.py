@@ -5,13 +5,13 @@ import pytest
 
 from memlm.data.questions.questions import read_questions
 from memlm.data.questions.records import Question
-from memlm.data.stating.language import why_no_sentence
+from memlm.data.stating.language import reason_not_statable
 
 QUESTIONS = Path(os.environ.get("MEMLM_DATA", "")) / "qa"
 
 
 def why(question: str, answer: str) -> str:
-    return why_no_sentence(Question(id="q", question=question, answers=(answer,)))
+    return reason_not_statable(Question(id="q", question=question, answers=(answer,)))
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_english_questions_are_left_alone(question, answer):
 @pytest.mark.parametrize("file", ["triviaqa.jsonl", "nq_open.jsonl", "entityquestions_dev.jsonl.zst"])
 def test_no_real_question_in_english_is_refused(file):
     questions = read_questions(str(QUESTIONS / file), file.split(".")[0].removesuffix("_dev"))
-    assert [question.question for question in questions if why_no_sentence(question)] == []
+    assert [question.question for question in questions if reason_not_statable(question)] == []

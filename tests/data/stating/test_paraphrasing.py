@@ -12,8 +12,8 @@ from memlm.data.stating.paraphrasing import (
     WordingError,
     check_stated,
     lines_of,
-    objection_to,
     questions_by_fact,
+    rejection_reason,
     state_facts,
 )
 from memlm.data.writers.interface import Request, Writer
@@ -116,11 +116,11 @@ def test_facts_that_fall_short_are_reported_and_too_many_are_refused():
     ],
 )
 def test_objections(wording: str, objection: str | None):
-    assert objection_to(wording, [LIMA]) == objection
+    assert rejection_reason(wording, [LIMA]) == objection
 
 
 def test_a_question_of_short_words_accepts_any_wording():
-    assert objection_to("That is a yak.", [Question(id="y", question="Who is it?", answers=("a yak",))]) is None
+    assert rejection_reason("That is a yak.", [Question(id="y", question="Who is it?", answers=("a yak",))]) is None
 
 
 def test_a_wording_that_differs_only_in_punctuation_is_a_repetition():
@@ -135,7 +135,7 @@ def test_a_wording_that_differs_only_in_punctuation_is_a_repetition():
 def test_no_question_about_the_fact_may_be_in_a_wording():
     other = Question(id="lima#1", question="Where is Peru governed from?", answers=("Lima",))
     assert (
-        objection_to("Where is Peru governed from? From Lima.", [LIMA, other])
+        rejection_reason("Where is Peru governed from? From Lima.", [LIMA, other])
         == "contains the question it is evaluated by"
     )
 

@@ -38,10 +38,10 @@ def test_an_attempt_names_its_worker_and_is_written_before_the_work(session, tmp
 
 def test_quarantine_is_remembered_and_forgotten_units_start_over(session):
     attempts = session("a")
-    assert [attempts.begin("unit") for _ in range(3)] == [True, True, True] and not attempts.has_given_up("unit")
+    assert [attempts.begin("unit") for _ in range(3)] == [True, True, True] and not attempts.is_quarantined("unit")
     attempts.forget("unit")
     assert [attempts.begin("unit") for _ in range(4)] == [True, True, True, False]
-    assert attempts.has_given_up("unit") and session("b").has_given_up("unit")
+    assert attempts.is_quarantined("unit") and session("b").is_quarantined("unit")
 
 
 def test_an_attempt_lost_with_its_node_does_not_count(tmp_path):
