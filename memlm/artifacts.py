@@ -47,6 +47,9 @@ from memlm.training.trial import Trial
 if TYPE_CHECKING:
     from memlm.data.corpus.listing import Shard
 
+LEARNED = "learned"
+"""Folder of a run's patches and traces."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
@@ -334,7 +337,7 @@ def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
 def learned(config: Config, inputs: Mapping[str, str]) -> Artifact:
     """The patch and the scores of the config's trial, on inputs of these digests."""
     return Artifact(
-        uri=storage.join(run_of(config).uri, "learned", learned_name(config, inputs)),
+        uri=storage.join(run_of(config).uri, LEARNED, learned_name(config, inputs)),
         kind=PATCH_KIND,
         identity={"method": identity(config.method), "seed": config.seed},
         inputs=inputs,

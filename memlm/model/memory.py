@@ -53,6 +53,7 @@ class ValuePool(nn.Module):
     @contextmanager
     def sending_gradients_to(self, target: TrainableRows | RowGradients | None) -> Iterator[None]:
         """Within the context, reads send the gradient of the values to this target."""
+        assert self.split is None or not isinstance(target, TrainableRows), "a split pool holds no whole rows"
         before, self.gradient_target = self.gradient_target, target
         try:
             yield

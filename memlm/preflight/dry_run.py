@@ -193,7 +193,16 @@ def _counts(plan: RunPlan) -> None:
 
 def _finetune(plan: RunPlan) -> None:
     config = plan.config
-    plan.add("finetune", storage.join(plan.run.uri, "learned"), "to be made", f"{config.method.label}: {_stream(plan)}")
+    uri, state = storage.join(plan.run.uri, artifacts.LEARNED), "to be made"
+    try:
+        inputs = artifacts.trial_inputs(config, config.method.base)
+        learned, trace = artifacts.learned(config, inputs), artifacts.trace(config, inputs)
+        uri = learned.uri
+        if learned.is_there() and (not config.trace or trace.is_there()):
+            state = "reused"
+    except ValueError:
+        pass  # an input does not exist yet, as the stages above say
+    plan.add("finetune", uri, state, f"{config.method.label}: {_stream(plan)}")
 
 
 def _trials(plan: RunPlan) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from memlm import artifacts
 from memlm.cli import job_of, parse
+from memlm.kinds import SCORES_FILE
 from memlm.recipes import RECIPES
 from tests.jobs.running import ROOT, artifacts_in
 from tune_spaces import load_spaces
@@ -119,6 +121,19 @@ def test_a_finished_sweep_is_planned_as_reused_and_nothing_is_touched(swept, cap
     less = plan_of(capsys, "pareto_sweep", "smoke", "--storage", str(tmp_path))
     assert "count_accesses: to be made" in less and "12 trials, 0 of them finished" in less
     assert "counts" not in artifacts_in(tmp_path / "smoke")
+
+
+@pytest.mark.ray
+def test_a_finished_finetune_is_planned_as_reused(swept, capsys, tmp_path):
+    shutil.copytree(swept.run, tmp_path / "smoke", ignore=shutil.ignore_patterns("learned", "ray"))
+    arguments = ("smoke", "--storage", str(tmp_path))
+    assert "finetune: to be made" in plan_of(capsys, "finetune", *arguments)
+    config = parse("", arguments)
+    patch = artifacts.learned(config, artifacts.trial_inputs(config, "memory"))
+    with patch.write() as draft:
+        (draft.path / SCORES_FILE).write_text("{}")
+    assert f"finetune: reused\n     {patch.uri}\n" in plan_of(capsys, "finetune", *arguments)
+    assert "finetune: to be made" in plan_of(capsys, "finetune", *arguments, "--trace", "True")
 
 
 FACTS = "question,answer\nWho founded Acme?,Ada\nroman god of the underworld,Pluto\nWhere is Acme?,Lima\n"
