@@ -33,6 +33,16 @@ class Run:
         """The ledger of the base run; a trial that both runs plan is run once."""
         return storage.join(self.base, "trials")
 
+    @property
+    def scores(self) -> str:
+        """Scores of evaluated checkpoints, one file for each evaluation."""
+        return storage.join(self.uri, "scores")
+
+    @property
+    def ray_records(self) -> str:
+        """Ray's own records, which last as long as the training or sweep that they are about."""
+        return storage.join(self.uri, "ray")
+
     def training_states(self, architecture: Architecture) -> str:
         """Folder in which an unfinished pretraining keeps its states, to resume from."""
         return storage.join(self.base, f"training-{architecture}")

@@ -45,7 +45,7 @@ def run(config: Config) -> str:
         scores: Scores = ray.get(task.remote(config, uri, checkpoint.digest, inputs))
     asked = {"stream": settings(config.stream), "evaluation": settings(config.evaluation), "seed": config.seed}
     named = hashlib.sha256(json.dumps([checkpoint.digest, asked], sort_keys=True).encode()).hexdigest()[:16]
-    output = storage.join(run.uri, "scores", f"{named}.json")
+    output = storage.join(run.scores, f"{named}.json")
     report: dict[str, Any] = {"checkpoint": uri, "digest": checkpoint.digest, "settings": asked, **asdict(scores)}
     storage.write_json(output, report)
     tags = {"stage": "evaluate", "checkpoint": checkpoint.digest[:16], "data": inputs["corpus"][:16]}

@@ -59,7 +59,7 @@ def run(config: Config) -> str:
             session=time.time(),
             holder=lease.holder,
         )
-        folder, name = storage.join(run.uri, "ray"), f"{config.run_name}-{architecture}-{time.time_ns()}"
+        folder, name = run.ray_records, f"{config.run_name}-{architecture}-{time.time_ns()}"
         try:
             with forward_sigterm(task.notice, config.cluster.notice_seconds), report_shortage(config, say):
                 diverged = _trainer(task, name=name, folder=folder).fit().return_value

@@ -89,7 +89,8 @@ class WriterConfig:
     """Maximum length of one answer, in the writer's own tokens."""
     seed: int = names_result(0)
     batch_size: int = execution_only(8)
-    """Number of prompts per batch, for a model that runs locally."""
+    """Number of prompts per batch, for a model that runs locally. Sampled texts depend on it, but
+    existing texts are reused with any number."""
     items_per_unit: int = execution_only(16)
     """Facts or chunks that a worker finishes and stores together. An interrupted run continues from
     the stored units."""

@@ -23,6 +23,7 @@ from memlm.jobs.tracked import (
     trial_tags,
     ui_line,
 )
+from memlm.kinds import REPORT_FILE
 from memlm.model.config import Architecture
 from memlm.outside import reading
 from memlm.results.frontier_csv import write_csv
@@ -36,7 +37,8 @@ from memlm.tracking import Run as TrackedRun
 
 EXPERIMENT = "memlm pareto sweeps"
 JOINT_FILE = "joint.png"
-FRONTIER_FILES = ("frontier.json", "frontier.csv", "frontier.png", "report.html")
+FRONTIER_FILE, PICTURE_FILE = "frontier.json", "frontier.png"
+FRONTIER_FILES = (FRONTIER_FILE, "frontier.csv", PICTURE_FILE, REPORT_FILE)
 
 
 class SweepTracker:
@@ -122,8 +124,8 @@ def _others(config: Config) -> list[dict[str, Any]]:
     found = []
     for name in config.sweep.compare_with:
         folder = storage.join(config.storage, name)
-        if "frontier.json" in storage.list_names(folder):
-            found.append(storage.read_record(storage.join(folder, "frontier.json")))
+        if FRONTIER_FILE in storage.list_names(folder):
+            found.append(storage.read_record(storage.join(folder, FRONTIER_FILE)))
         else:
             say(f"joint picture: {folder} has no frontier yet; run pareto_sweep.py {name}, then this command again")
     return found
@@ -171,6 +173,6 @@ def write_frontier(
             storage.write_bytes(storage.join(run.uri, file.name), file.read_bytes())
         tracker.log_frontier(frontier, files, trials)
     print(format_table(frontier))
-    say(f"frontier: {storage.join(run.uri, 'frontier.png')}, {storage.join(run.uri, 'report.html')}")
+    say(f"frontier: {storage.join(run.uri, PICTURE_FILE)}, {storage.join(run.uri, REPORT_FILE)}")
     if line := ui_line(config, "compare the trials"):
         say(line)

@@ -68,9 +68,8 @@ def run_trials(
     for tries_left in reversed(range(config.sweep.max_failures + 1)):
         events, name = _TrialEvents(run, pending, on_finished), f"sweep-{time.time_ns()}"
         _tuner(config, run, runner, pending, events, name=name).fit()
-        storage.delete(
-            storage.join(run.uri, "ray", name)
-        )  # Ray's own records, which nothing reads: the ledger records the sweep
+        # Nothing reads Ray's own records: the ledger records the sweep.
+        storage.delete(storage.join(run.ray_records, name))
         pending = unfinished(run, pending)
         if any(plan.key not in events.given_up for plan in pending):
             # Tune handles the first Ctrl-C itself and returns as after success.
@@ -108,7 +107,7 @@ def _tuner(
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=num_processors(config)),
         run_config=tune.RunConfig(
             name=name,
-            **ray_storage(storage.join(run.uri, "ray")),
+            **ray_storage(run.ray_records),
             verbose=0,
             callbacks=[events],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
