@@ -58,6 +58,7 @@ def test_long_lines_of_many_escapes_and_a_few_brackets_take_a_few_times_their_si
     assert all(int(each) > 2**20 for each in lines) and grown < 160
 
 
+@pytest.mark.slow
 def test_lines_of_millions_of_small_values_take_a_few_times_their_size_too(tmp_path):
     paths = []
     for number, value in enumerate(["1,", "[],"]):

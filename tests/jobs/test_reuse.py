@@ -75,6 +75,7 @@ def copied(swept, tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_counting_continues_from_the_stored_units(copied, cluster):
     """A partial count with a thousand extra tokens shows that it was reused and not counted
     again."""

@@ -112,6 +112,7 @@ def test_a_second_command_asks_nothing_while_the_first_runs(tmp_path: Path, ques
     assert not careful.asked and os.listdir(tmp_path / "runs" / "smoke") == ["leases"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_a_spent_budget_keeps_finished_work(tmp_path: Path, questions: Path, capfd):

@@ -146,6 +146,7 @@ def test_it_imports_only_torch_transformers_and_the_standard_library():
     assert imported - set(sys.stdlib_module_names) == {"torch", "transformers"}
 
 
+@pytest.mark.slow
 def test_every_process_writes_the_same_text():
     code = "import sys; from memlm.model.standalone import standalone_source; sys.stdout.write(standalone_source())"
     for seed in (1, 2):  # seeds of the iteration order of sets

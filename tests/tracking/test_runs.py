@@ -121,7 +121,13 @@ def log_all(tracker: Tracker, run: tracking.Run, file: Path) -> None:
             child.log_metrics({"loss": 2.0})
 
 
-@pytest.mark.parametrize("what", ["experiment", "run", "before it is opened", "for good"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "run",
+        *(pytest.param(what, marks=pytest.mark.slow) for what in ("experiment", "before it is opened", "for good")),
+    ],
+)
 def test_a_deletion_in_mlflow_costs_the_log_and_not_the_work(
     uri: str, query: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_trial_that_kills_its_workers_ends_the_sweep_and_is_named(made, monkey
     assert len(tries) == 4 and all(tries.count(key) == 2 for key in tries)
 
 
+@pytest.mark.slow
 def test_a_driver_that_lost_its_lease_runs_no_trial(made):
     config = smoke(made, *SHORT, "--sweep.seeds", "2")
     run = run_of(config)
@@ -100,6 +101,7 @@ def test_a_sweep_that_another_driver_runs_is_refused_before_any_work(tmp_path, m
     assert [path.name for path in (tmp_path / "smoke").iterdir()] == ["leases"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_two_commands_never_count_or_learn_the_same_thing_at_once(swept, tmp_path, monkeypatch):
     swept.copy_to(tmp_path / "smoke", without=("counts", "leases"))

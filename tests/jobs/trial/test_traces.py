@@ -51,6 +51,7 @@ def test_a_trace_is_written_next_to_the_patch_and_does_not_change_it(copied, clu
     assert f"reusing {plain}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_method_that_selects_no_slots_has_a_trace_without_a_page(copied, cluster):
     learned = finetune.run(smoke(copied, "--method", "full", "--trace", "True", "--tracking", "off"))
     trace = storage.open_artifact(f"{learned}-trace")

@@ -74,7 +74,7 @@ def test_no_constant_of_a_kernel_is_nan(name):
 @pytest.mark.parametrize(
     "interpreted",
     [
-        pytest.param(True, id="interpreted"),
+        pytest.param(True, id="interpreted", marks=pytest.mark.slow),
         pytest.param(
             False, id="gpu", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
         ),

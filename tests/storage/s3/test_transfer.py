@@ -14,6 +14,7 @@ from memlm.storage.s3 import transfer
 from tests.support.faults import FAULTS, FaultyProxy, plain_client
 
 PART = 64 << 10
+EVERY_FAULT = [pytest.param(fault, marks=[pytest.mark.slow] if fault == "slow" else []) for fault in FAULTS]
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def unfinished(proxy: FaultyProxy, bucket: str) -> list[str]:
     return [upload["Key"] for upload in listed.get("Uploads", [])]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", EVERY_FAULT)
 @pytest.mark.parametrize("on", ["?uploads", "partNumber=2", "POST /", "HEAD"])
 def test_a_large_file_is_uploaded_intact(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str, on: str) -> None:
     """`on` is the request that fails: the beginning of an upload, a part, its end (and beginning),
@@ -47,7 +48,7 @@ def test_a_large_file_is_uploaded_intact(bucket: str, proxy: FaultyProxy, tmp_pa
     assert stored(proxy, f"{bucket}/file") == body
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", EVERY_FAULT)
 def test_a_large_file_is_downloaded_intact(bucket: str, proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
     (tmp_path / "file").write_bytes(body := os.urandom(3 * PART + 17))
     transfer.upload({f"{bucket}/file": tmp_path / "file"})
@@ -78,7 +79,7 @@ def test_damage_at_rest_is_told_from_damage_in_transit(bucket: str, proxy: Fault
     assert proxy.requests <= 12  # not all attempts are spent on it
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", EVERY_FAULT)
 def test_small_objects(bucket: str, proxy: FaultyProxy, fault: str) -> None:
     uri = f"{bucket}/x.json"
     proxy.plan(planned=[fault])
@@ -94,7 +95,7 @@ def test_small_objects(bucket: str, proxy: FaultyProxy, fault: str) -> None:
     assert storage.list_names(bucket) == []
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", EVERY_FAULT)
 def test_no_fault_loses_or_doubles_a_conditional_write(bucket: str, proxy: FaultyProxy, fault: str) -> None:
     uri = f"{bucket}/x"
     proxy.plan(planned=[fault])
