@@ -1,5 +1,5 @@
 """Artifacts are named as they were by the code before `memlm/artifacts.py`, so that runs made then
-are reused. `recorded/identities.json` was written by that code, and is never written anew."""
+are reused. `recorded/identities.json` was written by that code, and is never written again."""
 
 import copy
 import hashlib

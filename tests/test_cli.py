@@ -36,10 +36,10 @@ def refusal(capsys, *arguments: str) -> str:
     "arguments", [["laptp"], ["--method", "lorra"], ["--method=lorra"], ["smoke", "--method", "l"]]
 )
 def test_an_unknown_recipe_or_method_is_refused_with_the_nearest_name(capsys, arguments):
-    told = refusal(capsys, *arguments)
+    message = refusal(capsys, *arguments)
     known, nearest = (RECIPES, "laptop") if arguments == ["laptp"] else (METHOD_CONFIGS, "lora")
-    assert told.count("\n") == 1 and told.startswith("error: unknown ")
-    assert f"did you mean {nearest!r}" in told and told.rstrip().endswith(f"Known: {', '.join(known)}")
+    assert message.count("\n") == 1 and message.startswith("error: unknown ")
+    assert f"did you mean {nearest!r}" in message and message.rstrip().endswith(f"Known: {', '.join(known)}")
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_an_unknown_recipe_or_method_is_refused_with_the_nearest_name(capsys, ar
     ],
 )
 def test_an_unknown_field_is_refused_with_the_nearest(capsys, arguments, nearest):
-    told = refusal(capsys, *arguments)
-    assert arguments[-2] in told and re.search(rf"{nearest}\s", told) and len(told.splitlines()) == 1
+    message = refusal(capsys, *arguments)
+    assert arguments[-2] in message and re.search(rf"{nearest}\s", message) and len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_an_unknown_field_is_refused_with_the_nearest(capsys, arguments, nearest
     ],
 )
 def test_a_bad_value_is_refused_naming_the_field(capsys, arguments, field):
-    told = refusal(capsys, *arguments)
-    assert field in told and len(told.splitlines()) == 1 and told.startswith("error: ")
+    message = refusal(capsys, *arguments)
+    assert field in message and len(message.splitlines()) == 1 and message.startswith("error: ")
 
 
 def test_a_call_without_arguments_uses_the_laptop_recipe():
@@ -132,9 +132,9 @@ def test_a_relative_storage_is_below_the_current_folder(tmp_path, monkeypatch):
 def test_a_relative_storage_is_refused_in_a_submitted_job(capsys, monkeypatch):
     monkeypatch.setenv(IN_JOB, "{}")
     for arguments, value in (([], "runs"), (["--storage", "here"], "here")):
-        told = refusal(capsys, *arguments)
-        assert told.startswith(f"error: --storage is {value!r}; a submitted job needs an absolute path")
-        assert told.count("\n") == 1
+        message = refusal(capsys, *arguments)
+        assert message.startswith(f"error: --storage is {value!r}; a submitted job needs an absolute path")
+        assert message.count("\n") == 1
     for elsewhere in ("/data/runs", "s3://bucket/runs"):
         assert parse("", ["--storage", elsewhere]).storage == elsewhere
 

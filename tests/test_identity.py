@@ -1,4 +1,4 @@
-"""Each field of each config says whether it names a result, and `identity` heeds it."""
+"""Each field of each config declares whether it names a result, and `identity` follows it."""
 
 import typing
 from collections.abc import Iterator

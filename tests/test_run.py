@@ -169,9 +169,9 @@ def test_a_missing_artifact_is_named_with_a_command_that_works(tmp_path, name, f
     make_all(config, without=name)
     with pytest.raises(RunError) as refused:
         require(name, config)
-    told = str(refused.value)
-    assert f"is missing; make it with: python pipelines/{file}.py smoke " in told
-    _, pipeline, *parsed = shlex.split(told.split("make it with: ")[1])
+    error = str(refused.value)
+    assert f"is missing; make it with: python pipelines/{file}.py smoke " in error
+    _, pipeline, *parsed = shlex.split(error.split("make it with: ")[1])
     assert (Path(__file__).parents[1] / pipeline).is_file()
     named = parse("", parsed, stage=file)
     changed = {field.name for field in fields(config) if getattr(named, field.name) != getattr(config, field.name)}
@@ -192,7 +192,7 @@ def test_the_command_for_the_dense_model_makes_the_dense_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, arguments, told",
+    "name, arguments, error",
     [
         ("corpus", ["--world.seed", "7"], "world.seed = 0, and now world.seed = 7"),
         ("corpus", ["--corpus.block-size", "32"], "corpus.block_size = 64, and now corpus.block_size = 32"),
@@ -212,9 +212,9 @@ def test_the_command_for_the_dense_model_makes_the_dense_model(tmp_path):
         ("counts", ["--counting.num-batches", "21"], "counting.num_batches = 20, and now counting.num_batches = 21"),
     ],
 )
-def test_an_input_made_with_another_config_is_not_passed_on(tmp_path, name, arguments, told):
+def test_an_input_made_with_another_config_is_not_passed_on(tmp_path, name, arguments, error):
     make_all(parse("", ["smoke", "--storage", str(tmp_path)]))
-    with pytest.raises(RunError, match=re.escape(told)):
+    with pytest.raises(RunError, match=re.escape(error)):
         require(name, parse("", ["smoke", "--storage", str(tmp_path), *arguments]))
 
 

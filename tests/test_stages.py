@@ -54,11 +54,12 @@ def test_every_pipeline_declares_its_settings_and_every_setting_is_used():
     ],
 )
 def test_an_option_that_a_command_would_ignore_is_refused(capsys, stage, arguments):
-    told = refusal(capsys, stage, *arguments)
+    message = refusal(capsys, stage, *arguments)
     assert (
-        told.startswith(f"error: {arguments[0].partition('=')[0]} has no effect on {stage}") and told.count("\n") == 1
+        message.startswith(f"error: {arguments[0].partition('=')[0]} has no effect on {stage}")
+        and message.count("\n") == 1
     )
-    (others,) = told.strip().rsplit(": ", 1)[1:]
+    (others,) = message.strip().rsplit(": ", 1)[1:]
     assert all(uses(other, arguments[0]) for other in others.split(", ")) and stage not in others.split(", ")
 
 
@@ -85,7 +86,7 @@ def test_a_suggested_command_has_only_the_options_of_its_stage():
 
 
 @pytest.mark.parametrize(
-    ("stage", "arguments", "told"),
+    ("stage", "arguments", "message"),
     [
         (
             "finetune",
@@ -124,15 +125,15 @@ def test_a_suggested_command_has_only_the_options_of_its_stage():
         ("finetune", ("--storage", "s3://bucket/runs"), "give --tracking a server's http(s) address"),
     ],
 )
-def test_impossible_configs_are_refused_at_once(capsys, stage, arguments, told):
+def test_impossible_configs_are_refused_at_once(capsys, stage, arguments, message):
     line = refusal(capsys, stage, *arguments)
-    assert told in line and line.count("\n") == 1
+    assert message in line and line.count("\n") == 1
 
 
 def test_facts_together_with_documents_are_refused(capsys, tmp_path):
     documents = ("--questions.documents.path", str(tmp_path), "--questions.documents.questions", str(tmp_path))
-    told = refusal(capsys, "prepare_corpus", *documents, "--questions.facts.path", str(tmp_path))
-    assert "--questions.facts.path has no effect when documents are learned" in told
+    message = refusal(capsys, "prepare_corpus", *documents, "--questions.facts.path", str(tmp_path))
+    assert "--questions.facts.path has no effect when documents are learned" in message
 
 
 def test_a_plan_names_missing_inputs_itself():

@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def _options(names: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure memlm beside its peers.")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure memlm next to its peers.")
     parser.add_argument(
         "names", nargs="*", metavar="ROW", help=f"rows to measure (default: all): {', '.join(names)}, {GROWTH}"
     )

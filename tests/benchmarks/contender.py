@@ -50,8 +50,8 @@ class Clock:
         self.seconds += passed - self._began[1] if self.wall else computed - self._began[0]
 
     @contextmanager
-    def beside(self, name: str) -> Iterator[None]:
-        """Time under a name of its own, which is not part of the sum."""
+    def separately(self, name: str) -> Iterator[None]:
+        """Time the block under this name, outside the sum."""
         began = self._now()
         yield
         place = 1 if self.wall else 0

@@ -1,7 +1,7 @@
 """Growth of a step's time and memory with the number of slots, of tokens, and of trainable slots t.
 
-Each point is one of our contenders alone in its process; the plain definition beside it shows
-what there is to save.
+Each point is one of our contenders alone in its process; the plain definition next to it shows
+the possible savings.
 """
 
 from collections.abc import Callable, Sequence

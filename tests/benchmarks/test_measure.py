@@ -33,7 +33,7 @@ def test_the_clock_counts_only_this_process_inside_the_block() -> None:
     began = time.process_time()
     while time.process_time() - began < 0.1:
         pass
-    with clock.beside("search"):
+    with clock.separately("search"):
         time.sleep(0)
     with clock:
         while time.process_time() - began < 0.3:

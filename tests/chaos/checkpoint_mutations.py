@@ -119,24 +119,24 @@ def two_workers(rank: int, folder: str, seed: int, tries: int) -> None:
         weights[step] = {name: tensor.clone() for name, tensor in tensors_of(engine).items()}
     outcomes = []
     for number in range(tries):
-        spoiled = Path(folder, f"spoiled_{number}")
+        mutated = Path(folder, f"mutated_{number}")
         mutation = torch.zeros(1, dtype=torch.int64)
         name = ""
         if rank == 0:
-            shutil.copytree(whole, spoiled)
-            left, name = mutate(spoiled, choices)
+            shutil.copytree(whole, mutated)
+            left, name = mutate(mutated, choices)
             mutation[0] = left
         dist.broadcast(mutation, src=0)
         with torch.no_grad():
             for tensor in tensors_of(engine).values():
                 tensor.fill_(float("nan"))  # weights that are not loaded stay zero
-        step = states_of(engine, str(spoiled), start=2).load_newest()
+        step = states_of(engine, str(mutated), start=2).load_newest()
         found = tensors_of(engine)
         same = step in weights and all(torch.equal(tensor, found[key]) for key, tensor in weights[step].items())
         outcomes.append({"mutation": name, "expected": int(mutation), "step": step, "same": same})
         dist.barrier()
         if rank == 0:
-            shutil.rmtree(spoiled)
+            shutil.rmtree(mutated)
     Path(folder, f"outcomes_{rank}.json").write_text(json.dumps(outcomes))
     dist.destroy_process_group()
 

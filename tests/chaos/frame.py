@@ -1,10 +1,10 @@
 """Rows of `make chaos`, which check memlm's promises while processes die, stores fail and bytes are
 damaged.
 
-    frame.py       what a row is, how rows are found, what one run of a row comes to
+    frame.py       the definition of a row, its discovery, and the result of one run
     __main__.py    `python -m tests.chaos`: run rows, write runs/chaos/chaos.json
     test_small_tiers.py  the small tier of every row, inside `make test-all`
-    any other      rows, found by being here
+    any other      rows, found by their files
 
 To add one, write a module in this folder that offers `ROWS`:
 

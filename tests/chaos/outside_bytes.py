@@ -272,9 +272,9 @@ def tokenizers(rng: random.Random, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as saved:
             train_tokenizer(["Ann was born in Oslo."] * 3, vocab_size=300).save_pretrained(saved)
             _TOKENIZER.update({path.name: path.read_bytes() for path in Path(saved).iterdir() if path.is_file()})
-    spoiled = rng.choice(list(_TOKENIZER))
+    changed_file = rng.choice(list(_TOKENIZER))
     for name, content in _TOKENIZER.items():
-        (folder / name).write_bytes(changed(rng, json.loads(content)) if name == spoiled else content)
+        (folder / name).write_bytes(changed(rng, json.loads(content)) if name == changed_file else content)
     tokenizer = load_tokenizer(str(folder))
     tokenizer("Ann was born in Oslo, in 1984.", add_special_tokens=False)
 

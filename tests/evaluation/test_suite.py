@@ -1,5 +1,4 @@
-"""Every task at once: what each adds to the scores, and that reading from a recording changes none
-of them."""
+"""All tasks together: the scores of each, which reading from a recording does not change."""
 
 from dataclasses import replace
 

@@ -74,8 +74,8 @@ def quick_terraform() -> Iterator[Terraform]:
     server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        told = next((line for line in server.stdout if "TF_REATTACH_PROVIDERS=" in line), "")
-        where = told.partition("=")[2].strip().strip("'")
+        listed = next((line for line in server.stdout if "TF_REATTACH_PROVIDERS=" in line), "")
+        where = listed.partition("=")[2].strip().strip("'")
         if not where:
             raise RuntimeError(f"the provider's server does not start: {server.wait()}")
         yield Terraform({**plain.environment, "TF_REATTACH_PROVIDERS": where}, real=False)

@@ -18,8 +18,8 @@ MODULES = INFRA / "modules"
 
 def rendered(folder: Path, template: Path, **values: object) -> str:
     (folder / "values.json").write_text(json.dumps(values))
-    told = f'templatefile("{template}", jsondecode(file("values.json")))'
-    (folder / "main.tf").write_text(f'output "script" {{\n  value = {told}\n}}\n')
+    expression = f'templatefile("{template}", jsondecode(file("values.json")))'
+    (folder / "main.tf").write_text(f'output "script" {{\n  value = {expression}\n}}\n')
     try:
         by = terraform()
     except Unavailable as reason:

@@ -130,8 +130,8 @@ def test_a_typo_is_reported_before_any_work(arguments, environment, said, monkey
 
 
 def test_nothing_is_installed_at_run_time():
-    told = yaml.safe_load((JOBS / "runtime_env.yaml").read_text())
-    assert set(told) == {"env_vars"}
+    declared = yaml.safe_load((JOBS / "runtime_env.yaml").read_text())
+    assert set(declared) == {"env_vars"}
 
 
 def test_the_kubernetes_job_is_the_same_job():
@@ -176,8 +176,8 @@ def measured(gigabytes_per_second: float, num_wrong: int = 0):
 )
 def test_the_verdict(each, code, said, capsys):
     assert smoke.verdict(each, 200.0) == code
-    told = capsys.readouterr()
-    assert (told.out + told.err).startswith(said)
+    declared = capsys.readouterr()
+    assert (declared.out + declared.err).startswith(said)
 
 
 def test_bandwidth_is_compared_with_the_hardware():

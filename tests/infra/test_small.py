@@ -121,7 +121,7 @@ def test_there_are_enough_mutants_each_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "after", "text", "told"),
+    ("old", "after", "text", "message"),
     [
         ("a = 1", "", "b = 1", "0 times"),
         ("a = 1", "", "a = 1\na = 1", "2 times"),
@@ -130,8 +130,8 @@ def test_there_are_enough_mutants_each_once() -> None:
         ("a = 2", "", "a = 2", "the old one"),
     ],
 )
-def test_a_mutant_that_would_change_nothing_is_an_error(old: str, after: str, text: str, told: str) -> None:
-    with pytest.raises(Unchanged, match=told):
+def test_a_mutant_that_would_change_nothing_is_an_error(old: str, after: str, text: str, message: str) -> None:
+    with pytest.raises(Unchanged, match=message):
         Mutant("m", "f", old, "a = 2", after=after).apply_to(text)
 
 
@@ -259,7 +259,9 @@ def test_broken_promises_name_the_cause(tmp_path: Path) -> None:
     open_to_all = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "*"}
     endpoint = {"service_name": "com.amazonaws.us-east-1.s3", "policy": json.dumps({"Statement": [open_to_all]})}
     assert len(list(endpoints_lead_home(stack_of(tmp_path, ("aws_vpc_endpoint", endpoint))))) == 2
-    held = stack_of(tmp_path, ("aws_secretsmanager_secret_version", {"secret_string": f"{SECRET}-main"}), told=SECRET)
+    held = stack_of(
+        tmp_path, ("aws_secretsmanager_secret_version", {"secret_string": f"{SECRET}-main"}), message=SECRET
+    )
     assert list(secrets_stay_secret(held)) == ["a secret is in the state", "a secret is in an output"]
     assert len({promise.__name__ for promise in PROMISES}) == len(PROMISES)
 

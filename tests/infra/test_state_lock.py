@@ -1,4 +1,4 @@
-"""Two people who apply at once: the second is refused by the lock file that the environments'
+"""Two applies at the same time: the second is refused by the lock file that the environments'
 own backend block asks for."""
 
 import os

@@ -1,4 +1,4 @@
-"""Upload of a job: the code, and nothing else that lies in a checkout."""
+"""Upload of a job: the code, and nothing else from the checkout."""
 
 import shutil
 import subprocess
@@ -21,7 +21,8 @@ DATA = tuple(
     for file in sorted((ROOT / "memlm").rglob("*"))
     if file.is_file() and file.suffix not in (".py", ".pyc")
 )
-"""What the package reads from its own folders: prompts, word lists, templates of pages, C++."""
+"""Files that the package reads from its own folders: prompts, word lists, templates of pages,
+C++."""
 SECRET = (
     *(".env", ".env.production", "memlm/.env", "infra/jobs/.env.local", ".netrc", "_netrc", ".aws/credentials"),
     *("memlm/.aws/config", "id_rsa", "pipelines/id_ed25519", "mine.pem", "memlm/data/server.key", "key.json"),

@@ -54,13 +54,13 @@ def test_only_missing_trials_are_run_again_with_the_same_result(swept, cluster, 
 def test_a_run_is_drawn_next_to_the_runs_that_it_names(swept, cluster, capsys):
     """All trials are in the other run's ledger: nothing is run, and one picture shows both."""
     config = smoke(
-        swept.storage, "--run-name", "beside", "--base-run", "smoke", "--sweep.compare-with", "smoke", "none"
+        swept.storage, "--run-name", "compared", "--base-run", "smoke", "--sweep.compare-with", "smoke", "none"
     )
     sweep(config)
     out = capsys.readouterr().out
     assert "12 trials, 12 of them already finished" in out
     assert f"joint picture: {swept.storage}/none has no frontier yet; run pareto_sweep.py none" in out
-    one, two = (matplotlib.image.imread(swept.storage / "beside" / name) for name in ("frontier.png", "joint.png"))
+    one, two = (matplotlib.image.imread(swept.storage / "compared" / name) for name in ("frontier.png", "joint.png"))
     assert two.shape[1] > 1.3 * one.shape[1]
 
 

@@ -29,7 +29,7 @@ NUM_FACTS = 12
 
 
 class Careful:
-    """Writer that follows the prompts, except for facts that it is told not to know."""
+    """Writer that follows the prompts, except for facts that it is configured not to know."""
 
     def __init__(self, *ignorant_of: str) -> None:
         self.ignorant_of, self.lock, self.asked = ignorant_of, threading.Lock(), []

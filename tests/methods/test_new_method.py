@@ -89,8 +89,8 @@ def test_two_files_add_a_method_that_is_parsed_swept_built_and_compared(copy):
 
 
 def test_help_and_messages_name_it(copy):
-    told = run(copy, "-c", "from memlm.cli import parse; parse('Learn.', ['smoke', '--help'], stage='finetune')").stdout
-    assert re.search(r"one of .*norms", told)
+    page = run(copy, "-c", "from memlm.cli import parse; parse('Learn.', ['smoke', '--help'], stage='finetune')").stdout
+    assert re.search(r"one of .*norms", page)
     wrong = run(copy, "-c", "from memlm.cli import parse; parse('', ['smoke', '--method', 'norm'])")
     assert wrong.returncode == 2 and "did you mean 'norms'" in wrong.stderr
 

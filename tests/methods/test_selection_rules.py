@@ -118,7 +118,7 @@ def test_an_ablation_moves_only_its_part_and_the_values(part, names):
 @pytest.mark.parametrize("part", ["keys", "gates"])
 @every_memory
 def test_an_ablation_moves_its_part_of_every_layer(memory, part):
-    """Also where a pass of its own finds the accesses first."""
+    """Also if a separate pass finds the accesses first."""
     model = tiny_model(memory)
     before, after, _, _ = learn(
         model, replace(sparse_config(), trains_also=part, also_learning_rate=0.01), random_batch(0)

@@ -150,7 +150,7 @@ def test_several_steps_are_the_plain_definition_each_time(memory):
 
 
 def test_mutant_without_the_gradient_through_an_upper_layers_weights_is_caught(monkeypatch):
-    """What a lower memory layer writes decides what an upper one looks up."""
+    """The output of a lower memory layer determines the lookups of an upper one."""
 
     read = TrainableRows.read
     monkeypatch.setattr(

@@ -65,7 +65,7 @@ def pads():
 
 
 def refusal(case):
-    """What a rank is told if no rank's share has a token to predict."""
+    """The error on a rank if no rank's share has a token to predict."""
     with pytest.raises(ValueError) as refused:
         steps(case, [[pads()]])
     return str(refused.value)
@@ -134,7 +134,7 @@ def test_a_batch_that_is_empty_on_all_ranks_is_refused_on_all(ranks):
 
 
 def test_the_first_selection_is_the_plain_one():
-    """What the ranks are compared with is right itself."""
+    """The reference that the ranks are compared with is right."""
     model = tiny_model()
     selected = plain_selection(model, [random_batch(0)], random_background(model), 6)
     _, _, weights = steps(CASES[0], [micro_batches(0)])

@@ -1,6 +1,6 @@
 """The requirements of transformers' own tests of models and generation, applied to memlm's memory
 model, to the model that a checkpoint's modelling file defines, and to the dense twin. The tests are
-written anew."""
+our own."""
 
 import copy
 import importlib.util

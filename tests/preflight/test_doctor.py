@@ -244,9 +244,9 @@ def test_the_command_prints_json_for_programs(tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(SystemExit) as stopped:
         run_doctor(["smoke", "--json", "--storage", str(tmp_path / "file" / "runs"), "--tracking", "off"])
-    told = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert stopped.value.code == 1
-    assert (told["storage"]["state"], bool(told["storage"]["remedy"])) == ("fail", True)
+    assert (found["storage"]["state"], bool(found["storage"]["remedy"])) == ("fail", True)
 
 
 @pytest.mark.parametrize(

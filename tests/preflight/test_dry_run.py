@@ -155,16 +155,16 @@ def test_available_facts_are_counted_and_bound_the_stream(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (FACTS + "Is Acme open?,no\n", "refused: {path}: templates cannot state 1 of 4 questions"),
         (FACTS + "Who?,\n", "refused: {path}:5: "),
         ("a,b\n1,2\n", "refused: {path}:2: no field 'answer'"),
     ],
 )
-def test_problems_with_facts_are_listed(capsys, tmp_path, content, told):
+def test_problems_with_facts_are_listed(capsys, tmp_path, content, message):
     plan = refused_plan_of(capsys, "prepare_corpus", *own_facts(tmp_path, content))
-    assert told.format(path=tmp_path / "facts.csv") in plan or "refused: " in plan
+    assert message.format(path=tmp_path / "facts.csv") in plan or "refused: " in plan
     assert "1 problem would stop this run" in plan
 
 
@@ -198,14 +198,14 @@ def test_a_missing_checkpoint_is_listed_as_a_problem(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, questions, told",
+    "text, questions, message",
     [
         ("# A\nText.", "prompt,answer\nWho?,Ada\n", "needs a question and an answer"),
         ("# A\nText.", "question,answer\nWho?\n", "not as many fields as the header, which has 2"),
         (" \n", "question,answer\nWho?,Ada\n", "no document holds any text"),
     ],
 )
-def test_problems_with_documents_are_listed(capsys, tmp_path, text, questions, told):
+def test_problems_with_documents_are_listed(capsys, tmp_path, text, questions, message):
     (tmp_path / "a.md").write_text(text)
     (tmp_path / "q.csv").write_text(questions)
     files = (
@@ -214,7 +214,7 @@ def test_problems_with_documents_are_listed(capsys, tmp_path, text, questions, t
         "--questions.documents.questions",
         str(tmp_path / "q.csv"),
     )
-    assert told in refused_plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path), *files)
+    assert message in refused_plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path), *files)
 
 
 def test_a_text_file_given_as_facts_is_recognised_as_a_document(capsys, tmp_path):
@@ -224,16 +224,16 @@ def test_a_text_file_given_as_facts_is_recognised_as_a_document(capsys, tmp_path
 
 
 @pytest.mark.parametrize(
-    "lines, told",
+    "lines, message",
     [
         (['{"id": "1", "statements": ["Ada did."]}'] * 2, "facts.jsonl:2: fact '1' is stated on an earlier line too"),
         (['{"id": "1"}'], "fact '1' needs at least one statement"),
         ([], "1 facts have questions but no statements"),
     ],
 )
-def test_problems_with_statements_are_listed(capsys, tmp_path, lines, told):
+def test_problems_with_statements_are_listed(capsys, tmp_path, lines, message):
     (tmp_path / "q.csv").write_text("id,question,answer\n1,Who?,Ada\n")
     (tmp_path / "facts.jsonl").write_text("\n".join(lines))
     facts = ("--questions.facts.path", str(tmp_path / "q.csv"), "--questions.facts.layout", "fields")
     stated = ("--questions.facts.fields.id", "id", "--questions.facts.statements", str(tmp_path / "facts.jsonl"))
-    assert told in refused_plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path), *facts, *stated)
+    assert message in refused_plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path), *facts, *stated)

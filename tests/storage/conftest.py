@@ -17,7 +17,7 @@ def proxy(server: FaultyProxy) -> Iterator[FaultyProxy]:
     server.plan()
     server.stall_seconds, server.seconds_ahead, server.flips_after = 3, 0, b""
     server.checks_sums = False
-    server.drops, server.refuses, server.hides, server.sizes = (), (), (), "told"
+    server.drops, server.refuses, server.hides, server.sizes = (), (), (), "declared"
     yield server
     server.plan()
 

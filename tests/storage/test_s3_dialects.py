@@ -18,7 +18,7 @@ CHECKSUM_HEADERS = ("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")
 """Backblaze's error: "Unsupported header 'x-amz-checksum-crc32' received for this API call"."""
 
 
-@pytest.fixture(params=["chunked", "untold", "no checksums", "no ranges"])
+@pytest.fixture(params=["chunked", "undeclared", "no checksums", "no ranges"])
 def store(request: pytest.FixtureRequest, bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "no checksums":
         proxy.refuses = CHECKSUM_HEADERS

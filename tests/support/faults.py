@@ -33,7 +33,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from xml.sax.saxutils import escape
 
-Sizes = Literal["told", "chunked", "untold"]
+Sizes = Literal["declared", "chunked", "undeclared"]
 FAULTS = ("500", "503", "reset", "lost", "cut", "slow", "flip_down", "flip_up")
 _CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict"}
 _NOT_PASSED_ON = ("transfer-encoding", "connection", "content-length", "server", "date")
@@ -56,7 +56,9 @@ class FaultyProxy(ThreadingHTTPServer):
         self.refuses: tuple[str, ...] = ()  # what the names of headers begin with that the store refuses
         self.checks_sums = False  # Content-MD5, as S3 does and moto does not
         self.hides: tuple[str, ...] = ()  # headers that its clients shall not see
-        self.sizes: Sizes = "told"  # of bodies: in Content-Length, by chunks alone, or by the connection's end alone
+        self.sizes: Sizes = (
+            "declared"  # of bodies: in Content-Length, by chunks alone, or by the connection's end alone
+        )
         self.atomic, self._lock = threading.Lock(), threading.Lock()
         self.plan(seed=seed)
 
@@ -128,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.startswith("flip_up") and sent:  # another fault may follow
             self.server.note("flip_up")
             sent, fault = _flip(sent, aim), fault.removeprefix("flip_up").removeprefix("+")
-        told, found = self.headers.get("Content-MD5"), hashlib.md5(sent, usedforsecurity=False).digest()
-        if self.server.checks_sums and told is not None and base64.b64decode(told) != found:
+        declared, found = self.headers.get("Content-MD5"), hashlib.md5(sent, usedforsecurity=False).digest()
+        if self.server.checks_sums and declared is not None and base64.b64decode(declared) != found:
             self.server.note("BadDigest")
             return self._answer(400, {}, _error("BadDigest"))
         status, headers, body = self._pass_on(sent)
@@ -192,20 +194,20 @@ class _Handler(BaseHTTPRequestHandler):
         return response.status, kept, body
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, sends: int | None = None) -> None:
-        size, told = headers.get("Content-Length", str(len(body))), self.server.sizes
+        size, kind = headers.get("Content-Length", str(len(body))), self.server.sizes
         ends = {
-            "told": ("Content-Length", size),
+            "declared": ("Content-Length", size),
             "chunked": ("Transfer-Encoding", "chunked"),
-            "untold": ("Connection", "close"),
+            "undeclared": ("Connection", "close"),
         }
         self.send_response_only(status)
-        for name, value in dict([*headers.items(), ends[told]]).items():
-            if name != "Content-Length" or told == "told":
+        for name, value in dict([*headers.items(), ends[kind]]).items():
+            if name != "Content-Length" or kind == "declared":
                 self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        if told == "chunked":
+        if kind == "chunked":
             part = body[:sends]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part) if part else b"")
             self.wfile.write(b"0\r\n\r\n" if sends is None else b"")

@@ -156,11 +156,11 @@ def test_a_deletion_in_mlflow_costs_the_log_and_not_the_work(
         assert "restore" not in said
         return
     # Follow the advice.
-    told = re.search(r"To log again: MLFLOW_TRACKING_URI=(\S+) (mlflow .*), and then", said)
-    assert told is not None and told[1] == uri
+    message = re.search(r"To log again: MLFLOW_TRACKING_URI=(\S+) (mlflow .*), and then", said)
+    assert message is not None and message[1] == uri
     subprocess.run(
-        [str(Path(sys.executable).parent / "mlflow"), *told[2].split()[1:]],
-        env={**os.environ, "MLFLOW_TRACKING_URI": told[1]},
+        [str(Path(sys.executable).parent / "mlflow"), *message[2].split()[1:]],
+        env={**os.environ, "MLFLOW_TRACKING_URI": message[1]},
         check=True,
     )
     tracker = Tracker(uri, f"deleted {what}")

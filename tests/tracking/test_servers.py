@@ -28,8 +28,8 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
         Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", "x")
 
 
-@pytest.mark.parametrize("status, told", [(200, "3.17.2"), (401, "")])
-def test_the_version_that_a_server_reports(status: int, told: str) -> None:
+@pytest.mark.parametrize("status, message", [(200, "3.17.2"), (401, "")])
+def test_the_version_that_a_server_reports(status: int, message: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status if self.path == "/version" else 404)
@@ -41,7 +41,7 @@ def test_the_version_that_a_server_reports(status: int, told: str) -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert tracking.tracker._version_of(f"http://127.0.0.1:{server.server_port}") == told
+        assert tracking.tracker._version_of(f"http://127.0.0.1:{server.server_port}") == message
         server.shutdown()
 
 

@@ -1,5 +1,5 @@
-"""A run that meets a number that is not finite says so and ends: no weight is moved by it, and
-none is saved or exported with it."""
+"""A run that meets a number that is not finite ends with an error: no weight moves, and none is
+saved or exported."""
 
 import math
 import os

@@ -61,7 +61,7 @@ def tables_of(engine) -> list[tuple[slice, list[Tensor]]]:
 
 
 def export(engine, folder: Path, *, shard: str = "") -> None:
-    """As one file beside the tables', or several."""
+    """As one file next to the tables' files, or several."""
     if shard:
         model = engine._engine.module
         model.save_pretrained = partial(model.save_pretrained, max_shard_size=shard)

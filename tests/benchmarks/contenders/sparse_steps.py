@@ -109,7 +109,7 @@ class OurPoolStep(_PoolStep):
         whole: bool = False,
         layer: Mapping[str, int],
     ) -> None:
-        """`whole` times the search and the read too, beside the step."""
+        """`whole` times the search and the read too, in addition to the step."""
         super().__init__(device=device, num_trainable_slots=num_trainable_slots, distinct=distinct, layer=layer)
         s = self.shape
         with torch.device("meta"):
@@ -141,7 +141,7 @@ class OurPoolStep(_PoolStep):
 
     def step(self, slots: Int[Tensor, "tokens reads"], clock: Clock) -> Int[Tensor, " trainable"]:
         if self.hidden is not None:
-            with clock.beside("search and read"), torch.no_grad():
+            with clock.separately("search and read"), torch.no_grad():
                 found, weights = self.layer.search(self.hidden)
                 self.pool(found, weights)
         self.method.choose([self.facts], {})

@@ -217,26 +217,26 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
     """Content with bits flipped, or parts cut off, removed, inserted, swapped or repeated."""
     if not content:
         return bytes(rng.choices(range(256), k=rng.randrange(8)))
-    spoiled, place = bytearray(content), rng.randrange(len(content))
+    mutated, place = bytearray(content), rng.randrange(len(content))
     size = rng.choice([1, 1, 2, 4, 16, 100])
     how = rng.randrange(7)
     if how == 0:
         for _ in range(size):
-            spoiled[rng.randrange(len(spoiled))] ^= 1 << rng.randrange(8)
+            mutated[rng.randrange(len(mutated))] ^= 1 << rng.randrange(8)
     elif how == 1:
-        del spoiled[place:]
+        del mutated[place:]
     elif how == 2:
-        del spoiled[place : place + size]
+        del mutated[place : place + size]
     elif how == 3:
-        spoiled[place:place] = bytes(rng.choices(range(256), k=size))
+        mutated[place:place] = bytes(rng.choices(range(256), k=size))
     elif how == 4:
-        other = rng.randrange(len(spoiled))
-        spoiled[place], spoiled[other] = spoiled[other], spoiled[place]
+        other = rng.randrange(len(mutated))
+        mutated[place], mutated[other] = mutated[other], mutated[place]
     elif how == 5:
-        spoiled[place:place] = spoiled[place : place + 50]
+        mutated[place:place] = mutated[place : place + 50]
     else:
-        spoiled[place : place + size] = bytes(len(spoiled[place : place + size]))
-    return bytes(spoiled)
+        mutated[place : place + size] = bytes(len(mutated[place : place + size]))
+    return bytes(mutated)
 
 
 # Frames.

@@ -50,8 +50,8 @@ def test_the_number_of_facts_per_kind_of_template_is_reported():
 
 def test_two_answers_to_one_question_are_a_conflict():
     asked = questions(("Who founded Acme?", "Ada"), ("who founded  acme", "Bo"), ("Who founded Acme?", "ada."))
-    (told,) = conflict_lines(asked)
-    assert "'who founded  acme' has the answer 'Ada' in f:2 and 'Bo' in f:3" in told
+    (message,) = conflict_lines(asked)
+    assert "'who founded  acme' has the answer 'Ada' in f:2 and 'Bo' in f:3" in message
     assert list(conflict_lines(questions(*GOOD))) == []
     many = questions(*(("Who founded Acme?", name) for name in "abcdefg"))
     assert len(list(conflict_lines(many))) == 4 and list(conflict_lines(many))[-1] == "conflict: 6 in all"
@@ -68,8 +68,8 @@ def test_a_conflict_is_found_behind_a_record_that_agrees_with_both():
             ]
         )
     ]
-    (told,) = conflict_lines(asked)
-    assert "has the answer 'Bo' in 1 and 'Ada' in 2" in told
+    (message,) = conflict_lines(asked)
+    assert "has the answer 'Bo' in 1 and 'Ada' in 2" in message
 
 
 def test_answers_equal_to_the_scorer_are_no_conflict():

@@ -186,7 +186,7 @@ def test_operands_of_evaluation_sums_are_known_from_other_sums():
 
 
 def test_the_values_of_new_facts_are_those_of_known_ones():
-    """What is new is which belongs to whom, not the words."""
+    """New facts combine known values with new entities; no value is a new word."""
     world = small()
     for entity in world.new:
         assert all(value in world.values[attribute] for attribute, value in entity.values.items())

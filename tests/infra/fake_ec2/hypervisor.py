@@ -82,7 +82,7 @@ class Hypervisor:
             return next((m.identity for m in self.machines.values() if m.identity.address == address), None)
 
     def lose(self, machine: Machine) -> None:
-        """Cut the machine's power; EC2 notices a little later, and nobody is told."""
+        """Cut the machine's power; EC2 notices a little later, and nobody gets a notice."""
         with self._lock:
             self._note("lost", machine.identity.instance_id)
             machine.node.kill()

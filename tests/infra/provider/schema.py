@@ -70,7 +70,7 @@ class Struct:
 
 @dataclass
 class Bindings:
-    """What the files of one resource say."""
+    """The contents of the files of one resource."""
 
     type_name: str
     kind: str  # TerraformResource, TerraformDataSource, TerraformProvider
@@ -185,7 +185,7 @@ def _simple_type(match: re.Match[str]) -> Any:
 
 
 def read_package(tarball: Path) -> Iterator[Bindings]:
-    """What the package says of the provider and each of its types."""
+    """The package's description of the provider and each of its types."""
     sources: dict[str, list[str]] = defaultdict(list)
     with tarfile.open(tarball) as package:
         for member in package:

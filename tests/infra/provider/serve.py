@@ -22,7 +22,7 @@ from tf.gen import tfplugin_pb2_grpc as rpc
 from tests.infra.provider.values import NotFound, Values, computed, read_data
 
 UNKNOWN = msgpack.ExtType(0, b"\0")
-Fill = Callable[[str, Any, Values], Any]  # (attribute, its type, the values beside it) -> a value
+Fill = Callable[[str, Any, Values], Any]  # (attribute, its type, the values around it) -> a value
 
 
 class StubServicer(rpc.ProviderServicer):
@@ -81,11 +81,11 @@ class StubServicer(rpc.ProviderServicer):
             block = self.schema.resource_schemas[request.type_name].block
             region = state.get("region") if isinstance(state.get("region"), str) else self.region
 
-            def make(name: str, kind: Any, beside: Values) -> Any:
-                known = {key: value for key, value in beside.items() if not _is_unknown(value)}
+            def make(name: str, kind: Any, siblings: Values) -> Any:
+                known = {key: value for key, value in siblings.items() if not _is_unknown(value)}
                 value = computed(request.type_name, name, kind, known, region)
-                for key in beside.keys() & known.keys():  # what had to be made up on the way
-                    beside[key] = known[key] if _is_unknown(beside[key]) else beside[key]
+                for key in siblings.keys() & known.keys():  # what had to be made up on the way
+                    siblings[key] = known[key] if _is_unknown(siblings[key]) else siblings[key]
                 return value
 
             state = fill(block, state, _is_unknown, make)
@@ -101,8 +101,8 @@ class StubServicer(rpc.ProviderServicer):
             return pb.ReadDataSource.Response(diagnostics=[diagnostic])
         state = config | found
 
-        def make(name: str, kind: Any, beside: Values) -> Any:
-            return computed(request.type_name, name, kind, dict(beside), region)
+        def make(name: str, kind: Any, siblings: Values) -> Any:
+            return computed(request.type_name, name, kind, dict(siblings), region)
 
         block = self.schema.data_source_schemas[request.type_name].block
         return pb.ReadDataSource.Response(state=pack(fill(block, state, _is_null, make)))
@@ -110,7 +110,7 @@ class StubServicer(rpc.ProviderServicer):
     def StopProvider(self, request: Any, context: Any) -> Any:
         return pb.StopProvider.Response()
 
-    def _known_before(self, name: str, kind: Any, beside: Values) -> Any:
+    def _known_before(self, name: str, kind: Any, siblings: Values) -> Any:
         return self.region if name == "region" else UNKNOWN
 
     def _settle_tags(self, block: Any, planned: Values) -> None:

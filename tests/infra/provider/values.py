@@ -161,11 +161,11 @@ def _new() -> str:
 
 
 class NotFound(Exception):
-    """What a data source was asked for isn't there."""
+    """The object that a data source asks for does not exist."""
 
 
 def read_data(type_name: str, config: Values, region: str) -> Values:
-    """What a data source answers; what it leaves out is made up like a resource's computed
+    """The answer of a data source; missing attributes are generated like a resource's computed
     attributes."""
     return DATA[type_name](config, region) if type_name in DATA else {}
 

@@ -180,7 +180,7 @@ MUTANTS = [
     Mutant("database_logs_elsewhere", MLFLOW, "/aws/rds/instance/${var.name}/", "/${var.name}/database/"),
     Mutant("mlflow_without_passwords", "modules/mlflow/templates/server.sh.tftpl", "--app-name basic-auth ", ""),
     Mutant("mlflow_for_any_host", "modules/mlflow/templates/server.sh.tftpl", "--allowed-hosts '${hostname},${hostname}:*,localhost:5000'", "--allowed-hosts '*'"),
-    # Who is told
+    # Notifications
     Mutant("logs_without_own_key", WATCH, "  kms_key_id        = var.logs_key_arn\n", ""),
     Mutant("alarms_that_nobody_hears", ALARMS, "alarm_actions       = [aws_sns_topic.alerts.arn]", "alarm_actions       = []"),
     Mutant("budget_of_all_environments", "modules/platform/main.tf", "stack = local.name }", "stack = var.project }"),

@@ -173,7 +173,7 @@ def test_placement_on_two_nodes_counts():
     assert "1 node with 1 CPU and 2 GPU has room for 1" in said and "1 node with 2 CPU and 1 GPU has room for 1" in said
 
 
-BESIDE_THE_DRIVER = """
+ON_DRIVER_NODE_THE_DRIVER = """
 import ray
 from ray.cluster_utils import Cluster
 from memlm.jobs.on_ray.actors import on_driver_node
@@ -190,7 +190,7 @@ for _ in range(2):
 ray.init(address=cluster.address, log_to_driver=False)
 helpers = [on_driver_node(Helper, f"helper{number}").remote() for number in range(4)]
 nodes = set(ray.get([helper.where.remote() for helper in helpers]))
-print("BESIDE", nodes == {ray.get_runtime_context().get_node_id()})
+print("ON_DRIVER_NODE", nodes == {ray.get_runtime_context().get_node_id()})
 ray.shutdown()
 cluster.shutdown()
 """
@@ -201,8 +201,8 @@ cluster.shutdown()
 def test_a_drivers_actors_are_on_its_node():
     """Without a rule, Ray would place actors that need no CPU anywhere, and the job would end with
     a lost node."""
-    ended = run_command("python", "-c", BESIDE_THE_DRIVER)
-    assert "BESIDE True" in ended.out, ended.err
+    ended = run_command("python", "-c", ON_DRIVER_NODE_THE_DRIVER)
+    assert "ON_DRIVER_NODE True" in ended.out, ended.err
 
 
 @pytest.mark.ray

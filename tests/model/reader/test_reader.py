@@ -1,5 +1,4 @@
-"""What a reader records is what it would compute, and what it finds recorded it does not compute
-again."""
+"""A reader's recordings equal its computations, and recorded inputs are not computed again."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The two halves of a forward pass give the whole one to the bit, and each does its half alone."""
+"""The two halves of a forward pass give the bits of the whole pass, and each runs only its half."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES
 
 
 def packed_tokens():
-    """Several documents a row, so that positions begin anew and attention must not cross."""
+    """Several documents a row, so that positions restart and attention must not cross."""
     batch = random_batch(0, lengths=(9, 9, 9))
     tokens = batch.tokens.clone()
     tokens[0, 3] = tokens[1, 5] = EOS

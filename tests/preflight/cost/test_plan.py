@@ -265,8 +265,8 @@ def test_a_column_for_each_number(capsys):
 
 def test_the_same_columns_as_json(capsys):
     run_plan(["smoke", "--json", "--pretraining.zero-stage", "2", "--failures-per-gpu-hour", "0"])
-    told = json.loads(capsys.readouterr().out)
-    (column,) = told["columns"]
+    printed = json.loads(capsys.readouterr().out)
+    (column,) = printed["columns"]
     values = {(line["section"], line["name"]): line["value"] for line in column["quantities"]}
     assert values["pretraining", "goodput"] == 1 and values["pretraining", "hours between failures"] is None
     assert values["sweep", "trials"] == 12 and values["parameters", "pool"] == 32 * 32 * 32
@@ -307,9 +307,9 @@ def test_a_typo_is_refused_with_the_nearest_name(capsys, arguments, said):
 def test_an_impossible_plan_is_refused_on_one_line(capsys, arguments, said):
     with pytest.raises(SystemExit) as stopped:
         run_plan(arguments)
-    told = capsys.readouterr()
-    assert stopped.value.code == 1 and told.err.startswith("error: ") and told.err.count("\n") == 1
-    assert said in told.err and told.out == ""
+    printed = capsys.readouterr()
+    assert stopped.value.code == 1 and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert said in printed.err and printed.out == ""
 
 
 def test_numbers_are_read_as_people_write_them():
@@ -333,9 +333,10 @@ def test_every_recipe_can_be_planned(recipe, devices):
 
 def test_a_batch_that_cannot_be_divided_gives_pretrainings_own_message(capsys):
     run_plan(["laptop", "--gpus", "3"])
-    told = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     with pytest.raises(ValueError) as refused:
         RECIPES["laptop"]().pretraining.require_workers(3)
     assert (
-        "set pretraining.batch_blocks to 33 with" in str(refused.value) and f"{refused.value}; planned with 33" in told
+        "set pretraining.batch_blocks to 33 with" in str(refused.value)
+        and f"{refused.value}; planned with 33" in printed
     )

@@ -1,4 +1,4 @@
-"""Training states of one rank: what is kept, what a full disk does, and what is never loaded."""
+"""Training states of one rank: the states that are kept, a full disk, and damaged states."""
 
 import logging
 import os

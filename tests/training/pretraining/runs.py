@@ -203,8 +203,8 @@ def saved_model(folder: str, engine) -> dict:
 
 
 def resumed(folder: str, config: PretrainingConfig, states: str) -> dict:
-    """A run that ends after CUT steps, and another process's going on from what it saved, as far
-    as one process can show."""
+    """A run that ends after CUT steps, and its continuation by another process, as far as one
+    process can show."""
     from memlm.training.engine import Engine
 
     first = Engine(tiny_model().train(), config)
@@ -226,8 +226,8 @@ def gone_on_with(folder: str, config: PretrainingConfig, states: str) -> dict:
 
 
 def for_the_other(folder: str, config: PretrainingConfig, whose: str, stage: int) -> str:
-    """States that the workers of the other number go on with; the file beside them says that
-    they are there."""
+    """States from which the other number of workers continues; the file next to them shows that
+    they are complete."""
     return f"{folder}/states/of_{whose}_{config.pool_optimizer}_{stage}_for_the_other"
 
 
@@ -272,7 +272,7 @@ def save_now(states, step: int) -> None:
 
 @contextmanager
 def no_file_above(size: int) -> Iterator[None]:
-    """What this process writes beyond it fails, as on a disk that is full."""
+    """Writes of this process beyond the limit fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -58,7 +58,8 @@ def test_two_workers_continue_a_state_of_one_at_every_zero_stage(results, stage,
 
 
 def test_mutant_that_loses_moments_between_numbers_of_workers_is_caught(results):
-    """Going on with fresh moments, as a loader that dropped them would, is out of the tolerance."""
+    """A continuation with fresh moments, as after a loader that drops them, exceeds the
+    tolerance."""
     with pytest.raises(AssertionError):
         assert_gone_on(results["one"]["without moments"], results["one"]["whole"]["adamw"])
 
