@@ -73,10 +73,10 @@ def test_a_pool_read_by_few_tokens_has_a_gradient_of_few_rows():
 
 @pytest.mark.parametrize("memory", [MEMORY, TWO_SHARED, TWO_SEPARATE], ids=["one", "shared", "separate"])
 def test_a_model_that_cannot_fit_is_refused_at_once(memory: MemoryConfig):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError, match="model.memory.num_half_keys is 200000") as refused:
         tiny_model(replace(memory, num_half_keys=200_000))
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert ("2 pools x" in str(refused.value)) == (memory is TWO_SEPARATE)
 
 
