@@ -83,7 +83,7 @@ class SweepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Where the work runs. Changes no result beyond rounding."""
+    """Settings of the machines that do the work. They change no result beyond rounding."""
 
     num_workers: int = execution_only(1)
     """Number of pretraining workers."""
@@ -116,7 +116,7 @@ class ClusterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All settings of a run, whose folder is `--run-name` under `--storage`."""
+    """All settings of a run. Its folder is `--run-name` under `--storage`."""
 
     recipe: tyro.conf.Suppress[str] = field(metadata=EXECUTION_ONLY)
     """Recipe that the defaults come from."""

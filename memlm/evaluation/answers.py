@@ -29,14 +29,14 @@ def normalize(text: str) -> str:
 
 
 def normalize_triviaqa(text: str) -> str:
-    """As SQuAD's, but with a space where that deletes ("U.S." is "u s" here), and the quotes ‘ ’
-    ´ are punctuation too."""
+    """SQuAD's normalisation, but with a space where that deletes ("U.S." is "u s" here), and the
+    quotes ‘ ’ ´ are punctuation too."""
     return _without_articles(text.lower().translate(SPACE_FOR_PUNCTUATION))
 
 
 def normalize_nq_open(text: str) -> str:
-    """As SQuAD's, but letters and their accents are taken apart first, so that both ways to
-    write é are one."""
+    """SQuAD's normalisation, but letters and their accents are taken apart first, so that both ways
+    to write é are one."""
     return normalize(unicodedata.normalize("NFD", text))
 
 

@@ -1,4 +1,4 @@
-"""How a model is scored. Imports no torch."""
+"""Settings of the scoring of a model. Imports no torch."""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,5 @@
-"""How well a model knows each fact: asked in wordings that it never saw, and in wordings that it
-was trained on.
+"""Scores of a model's knowledge of each fact: asked in wordings that it never saw, and in wordings
+that it was trained on.
 
 A trained wording can be asked if it ends in the answer: the text before the answer is the prompt,
 as in "Bern lies in | Peru".

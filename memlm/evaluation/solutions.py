@@ -32,8 +32,8 @@ def score_solutions(
     max_new_tokens: int,
     batch_size: int,
 ) -> SolutionScores:
-    """With max_new_tokens = 0 the model writes no solutions of its own, which take more time than
-    the rest."""
+    """Score each solution by its likelihood and, unless max_new_tokens is 0, the final number of
+    the model's own solution, which takes most of the time."""
     prompts = prompts_of(problems, [_require_solution(example) for example in examples])
     continuations = solution_continuations(problems, examples)
     nats = continuation_nats(reader, continuations, batch_size=batch_size)

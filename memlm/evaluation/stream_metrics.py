@@ -1,4 +1,4 @@
-"""What a stream of facts does to the facts learned before: scores of every fact, right after it was
+"""Effect of a stream of facts on the facts learned before: scores of every fact, right after it was
 learned and at the end, in one document.
 
     FactTrace per fact -> backward transfer, forgetting (also by age), paraphrase gap,

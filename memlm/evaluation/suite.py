@@ -1,4 +1,4 @@
-"""What a model knows, before and after learning: one score per set, with its task's name and
+"""Scores of a model before and after learning: one score per set, with its task's name and
 version.
 
 The sets: new facts in wordings never trained on (learning), the held-out sets of questions and
@@ -60,7 +60,7 @@ def _score_exam(reader: Reader, config: EvaluationConfig, name: str, exam: Exam)
 
 
 def _answers(asked: Sequence[Record], answers: Sequence[str]) -> tuple[Answered, ...]:
-    """None for a set that is not asked for text."""
+    """The questions with the model's answers; empty for a set that is not answered with text."""
     questions = (record for record in asked if isinstance(record, Question))
     return tuple(
         Answered(id=question.id, question=question.question, accepted=tuple(question.answers), answer=answer)

@@ -1,4 +1,4 @@
-"""The tasks: how each is asked, its measure, the score of chance, and its version.
+"""The tasks: prompt, measure, score of chance and version of each.
 
 A new task is one entry of TASKS. Its version is raised whenever a score would change for the
 same model.

@@ -46,7 +46,7 @@ def kl(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generat
 
 
 def random(batch: SlotCounts, background: BackgroundCounts, generator: torch.Generator) -> Float[Tensor, " accessed"]:
-    """Control: random scores."""
+    """Random scores, as a control."""
     import torch
 
     return torch.rand(len(batch.slots), dtype=torch.float64, generator=generator).to(batch.slots.device)

@@ -220,8 +220,8 @@ def _parsed(found: Found, uri: str) -> Manifest:
 
 
 def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
-    """None if a complete artifact made the same way is there. One made differently is refused, and
-    so is anything else."""
+    """The free place for an artifact; None if it is there already, complete and made in the same
+    way. Refuses a place that holds anything else."""
     found = _find(uri)
     if found is None:
         if not is_remote(uri):

@@ -32,13 +32,13 @@ class StreamObserver:
     mode and every generator as they were."""
 
     def on_start(self, method: Method) -> None:
-        """Before the first step."""
+        """Called before the first step."""
 
     def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
         """After each step, counted from 1."""
 
     def on_end(self, learned: nn.Module) -> None:
-        """With the learned model in the base model's form."""
+        """Called with the learned model in the base model's form."""
 
 
 NULL_OBSERVER = StreamObserver()

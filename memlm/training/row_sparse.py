@@ -106,8 +106,8 @@ class LazyAdam:
 
     @contextmanager
     def as_parameters(self) -> Iterator[None]:
-        """Within the context the pools are as they were built: their values are parameters with
-        dense gradients. Not for split pools."""
+        """Within the context, turn the values of the pools back into parameters with dense
+        gradients. Not for split pools."""
         assert not self.is_split, "the columns of one rank are not the pool"
         with ExitStack() as dense:
             for pool in self.pools:

@@ -70,7 +70,9 @@ def test_apply_refuses_another_base(chain, tmp_path):
     _, patch, patched = chain
     other = write_checkpoint(tmp_path / "other", tiny_model(TWO_SEPARATE, seed=1))
     for wrong in (other, patched):  # a patch is not applied twice
-        assert_refused(PatchError, "learned from a different checkpoint", apply_patch, wrong, patch, tmp_path / "output")
+        assert_refused(
+            PatchError, "learned from a different checkpoint", apply_patch, wrong, patch, tmp_path / "output"
+        )
 
 
 def test_undo_refuses_a_checkpoint_without_this_patch(chain, tmp_path):

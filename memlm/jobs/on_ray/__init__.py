@@ -1,2 +1,2 @@
-"""What every command needs of Ray: a cluster, its checks, its resources, notices of the end, and
-units that are begun once."""
+"""The parts of every command that use Ray: a cluster, its checks, its resources, notices of the
+end, and units that are begun once."""

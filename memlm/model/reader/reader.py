@@ -92,7 +92,7 @@ class Reader:
         *,
         keys_values: bool = False,
     ) -> TrunkActivations | None:
-        """None where nothing was recorded, and nothing is being recorded."""
+        """The trunk's activations; None if nothing was recorded and nothing is being recorded."""
         if not self._recordings:
             return None
         key = input_key(tokens, position_ids)

@@ -113,7 +113,7 @@ def read_only_tensor(array: np.ndarray) -> Tensor:
 
 
 def _tensors(trunk: TrunkActivations) -> list[Tensor]:
-    """In the order in which they are packed."""
+    """The tensors in the order in which they are packed."""
     positions = [] if trunk.position_ids is None else [trunk.position_ids]
     pairs = [tensor for pair in trunk.keys_values for tensor in pair]
     return [trunk.residual, trunk.slots, trunk.weights, *positions, *pairs]
