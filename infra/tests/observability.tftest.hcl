@@ -1,4 +1,4 @@
-# Alarms and the budget: events, and the people who are told.
+# Alarms and the budget: events, and the people who are notified.
 
 mock_provider "aws" {
   source = "./tests/mocks"

@@ -51,7 +51,7 @@ def test_a_diary_continues_after_a_truncated_one(tmp_path):
     first.begin(0)
     first.add(10, seconds_stepping=4.0, seconds_saving=1.0, write=True)
     first.add(11, seconds_stepping=5.0, seconds_saving=1.0)  # not yet written: to be lost
-    (tmp_path / "0002.json").write_text("{")  # what no crash of ours leaves; the account goes on without it
+    (tmp_path / "0002.json").write_text("{")  # no crash of ours leaves this; the account continues without it
     second = Diary(uri=str(tmp_path), session=0.0)
     second.begin(10)
     second.add(20, seconds_stepping=4.0, seconds_saving=1.0)

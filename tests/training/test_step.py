@@ -121,7 +121,7 @@ def test_a_batch_without_a_token_to_predict_is_refused_before_anything_moves(nam
         finetune_step(method, [batch, batch])
     after = state(model)
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert finetune_step(method, [random_batch(0)]).loss > 0  # and the method goes on
+    assert finetune_step(method, [random_batch(0)]).loss > 0  # and the method continues
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -76,13 +76,13 @@ variable "pretrain_pool" {
 }
 
 variable "alert_emails" {
-  description = "Who is told of alarms and of the budget."
+  description = "Recipients of alarms and budget notifications."
   type        = set(string)
   nullable    = false
 }
 
 variable "monthly_budget_usd" {
-  description = "Monthly cost in USD above which people are told."
+  description = "Monthly cost in USD above which a notification is sent."
   type        = number
   default     = 60000
   nullable    = false

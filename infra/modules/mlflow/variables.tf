@@ -72,7 +72,7 @@ variable "database" {
 
   validation {
     condition     = var.database.backup_days >= 7 && var.database.backup_days <= 35
-    error_message = "database.backup_days must be 7 to 35: what runs were compared cannot be made again."
+    error_message = "database.backup_days must be 7 to 35: the record of past runs cannot be made again."
   }
 }
 

@@ -44,7 +44,7 @@ variable "alert_emails" {
 }
 
 variable "monthly_budget_usd" {
-  description = "Monthly cost in USD of everything with the tag `stack = <stack>` above which people are told."
+  description = "Monthly cost in USD of everything with the tag `stack = <stack>` above which a notification is sent."
   type        = number
   nullable    = false
 

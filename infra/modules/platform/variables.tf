@@ -109,13 +109,13 @@ variable "protected" {
 }
 
 variable "monthly_budget_usd" {
-  description = "Monthly cost in USD above which people are told."
+  description = "Monthly cost in USD above which a notification is sent."
   type        = number
   nullable    = false
 }
 
 variable "alert_emails" {
-  description = "Who is told of alarms and of the budget."
+  description = "Recipients of alarms and budget notifications."
   type        = set(string)
   nullable    = false
 }

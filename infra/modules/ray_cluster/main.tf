@@ -344,7 +344,7 @@ resource "aws_launch_template" "worker" {
     content {
       market_type = "spot"
 
-      # Ray asks anew for what was taken; a request that persists would start nodes behind its back.
+      # Ray itself requests a replacement for a node that was taken; a persistent request would start nodes that Ray does not know.
       spot_options {
         spot_instance_type             = "one-time"
         instance_interruption_behavior = "terminate"

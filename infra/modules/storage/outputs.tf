@@ -2,7 +2,7 @@ output "buckets" {
   description = "Buckets by content (corpus, runs, artifacts, logs): name and ARN."
   value       = { for name, bucket in aws_s3_bucket.this : name => { name = bucket.bucket, arn = bucket.arn } }
 
-  # Who is told of a bucket may rely on its policy.
+  # Modules that use a bucket may rely on its policy being in place.
   depends_on = [aws_s3_bucket_policy.this]
 }
 

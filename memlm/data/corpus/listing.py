@@ -132,5 +132,5 @@ def _require_listed(shard: Shard, size: int | None, version: str | None = None) 
     listed = f"{shard.bytes} bytes{', ' + shard.version if shard.version else ''}"
     raise ChangedShard(
         f"{shard.uri}: changed since it was listed: {listed} then, {now} now. "
-        "Restore the listed version, or give another --run-name to list the corpus anew."
+        "Restore the listed version, or give another --run-name to list the corpus again."
     )
