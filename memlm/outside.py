@@ -17,7 +17,11 @@ def reading(refuse: Callable[[str], Exception]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, OSError) or _is_own(error) or not (isinstance(error, Exception) or _is_panic(error)):
+        if (
+            isinstance(error, OSError)
+            or _is_memlm_error(error)
+            or not (isinstance(error, Exception) or _is_panic(error))
+        ):
             raise
         raise refuse(reason_of(error)) from error
 
@@ -48,7 +52,7 @@ def _is_control_character(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t\u200c\u200d"
 
 
-def _is_own(error: BaseException) -> bool:
+def _is_memlm_error(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] == "memlm"
 
 

@@ -1,4 +1,4 @@
-"""Rival: the frozen model with what BM25 finds among the learned statements before every
+"""Rival: the frozen model with statements that BM25 finds among the learned ones before every
 question."""
 
 from memlm.jobs.sweep.spaces import grid

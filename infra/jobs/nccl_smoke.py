@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def verdict(measured: list[Measured], least: float) -> int:
-    """Print what is wrong. Returns the exit code."""
+    """Print the problems. Returns the exit code."""
     wrong = sum(each.num_wrong for each in measured)
     largest = measured[-1]
     if wrong:

@@ -4,11 +4,11 @@ this shell.
     python infra/jobs/submit.py PIPELINE [RECIPE] [--FIELD VALUE ...]
     python infra/jobs/submit.py --print PIPELINE [RECIPE] [--FIELD VALUE ...]   # show the command
 
-The upload is the files that git tracks, as they lie in the checkout, without those that .rayignore
-names: `git add` a file of your own that a job needs. The same work (code, pipeline, recipe and
-settings) has the same submission id. So submitting it again follows the job while it runs, says so
-if it is done, and resumes it if it failed or was stopped. Pretraining on more than one GPU begins
-only once the cluster has passed infra/jobs/nccl_smoke.py.
+It uploads the files that git tracks, in their current state in the checkout, except for those that
+.rayignore excludes: `git add` a file of your own that a job needs. The same work (code, pipeline,
+recipe and settings) has the same submission id. So submitting it again follows the job while it
+runs, says so if it is done, and resumes it if it failed or was stopped. Pretraining on more than
+one GPU begins only once the cluster has passed infra/jobs/nccl_smoke.py.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ PRETRAINING = ("pretrain", "pareto_sweep")
 """Pipelines that pretrain; a sweep makes the checkpoints that it lacks."""
 NEEDED = {
     "RAY_ADDRESS": "the dashboard's address",
-    "MEMLM_STORAGE": "where runs lie",
+    "MEMLM_STORAGE": "the address of the runs",
     "MEMLM_TRACKING": "MLflow's address",
 }
 

@@ -33,8 +33,8 @@ def choose(
     accuracy, by_length = [], []
     for record in records:
         own = [next(nats).nats for _ in record.choices]
-        accuracy.append(_is_least(own, record.gold))
-        by_length.append(_is_least([n / len(c) for n, c in zip(own, record.choices, strict=True)], record.gold))
+        accuracy.append(_is_lowest(own, record.gold))
+        by_length.append(_is_lowest([n / len(c) for n, c in zip(own, record.choices, strict=True)], record.gold))
     return ChoiceScores(accuracy=tuple(accuracy), accuracy_by_length=tuple(by_length))
 
 
@@ -48,5 +48,5 @@ def _continuations(records: Sequence[MultipleChoice], examples: Sequence[Multipl
     return [Continuation(shown + record.query, f" {choice}") for record in records for choice in record.choices]
 
 
-def _is_least(values: Sequence[float], place: int) -> float:
+def _is_lowest(values: Sequence[float], place: int) -> float:
     return float(min(range(len(values)), key=values.__getitem__) == place)

@@ -78,7 +78,7 @@ def has_artifact(uri: str) -> bool:
 def has_own_manifest(uri: str) -> bool:
     """Whether memlm wrote the manifest there, even if it is damaged."""
     found = _find(uri)
-    return found is not None and _is_own(found)
+    return found is not None and _is_by_memlm(found)
 
 
 def read_manifest(uri: str, kind: str | None = None, *, digest: str | None = None) -> Manifest:
@@ -204,7 +204,7 @@ def _shared_copy(uri: str, manifest: Manifest) -> Iterator[tuple[Path, int]]:
             os.close(readers)
 
 
-def _is_own(manifest: Found) -> bool:
+def _is_by_memlm(manifest: Found) -> bool:
     return bool(manifest.sha256) or is_ours(manifest.body)
 
 
@@ -227,7 +227,7 @@ def _vacancy(uri: str, wanted: Manifest) -> _Vacancy | None:
         if not is_remote(uri):
             _require_empty(Path(uri))
         return _Vacancy()
-    if not _is_own(found):
+    if not _is_by_memlm(found):
         rule = f"holds a {MANIFEST} that memlm did not write"
         raise StorageError("uri", uri, rule, "Give another path.")
     there = None

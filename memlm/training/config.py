@@ -61,7 +61,7 @@ class PretrainingConfig:
     """Seed of the initial weights and of the order of the blocks."""
 
     @property
-    def remedy_of_divergence(self) -> str:
+    def divergence_remedy(self) -> str:
         return (
             f"lower pretraining.learning_rate ({self.learning_rate}) or "
             f"pretraining.value_learning_rate ({self.value_learning_rate})"

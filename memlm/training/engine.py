@@ -68,7 +68,7 @@ class Engine:
         )
         self._peak_rates = [group["peak_rate"] for group in optimizer.param_groups]
         if config.zero_stage:
-            self._count_pools_in_the_norm_of_zero()
+            self._include_pools_in_zero_norm()
 
     @property
     def model(self) -> nn.Module:
@@ -136,10 +136,10 @@ class Engine:
         dist.all_reduce(first, op=dist.ReduceOp.MIN)
         if first < len(names):
             raise DivergedError(
-                f"{names[int(first)]} or its moments are not finite {when}; {self.config.remedy_of_divergence}"
+                f"{names[int(first)]} or its moments are not finite {when}; {self.config.divergence_remedy}"
             )
 
-    def _count_pools_in_the_norm_of_zero(self) -> None:
+    def _include_pools_in_zero_norm(self) -> None:
         """ZeRO computes the norm and clips by it within its step, after it has shared out the
         gradients. So its norm is extended to the pools' gradients."""
         optimizer = self._optimizer

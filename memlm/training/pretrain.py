@@ -69,7 +69,7 @@ def pretrain(
         loss = _train_batch(engine, batch, eos_id=eos_id, pad_id=pad_id, usage=usage)
         for what, value in (("loss", loss), ("gradient's norm", engine.gradient_norm)):
             if not math.isfinite(value):
-                raise DivergedError(f"the {what} is {value} at step {step + 1}; {config.remedy_of_divergence}")
+                raise DivergedError(f"the {what} is {value} at step {step + 1}; {config.divergence_remedy}")
         tokens_since += batch.numel()
         now = time.monotonic()
         yield PretrainingStep(

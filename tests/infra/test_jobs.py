@@ -114,7 +114,7 @@ def test_running_or_finished_work_is_not_gated_again(settled, monkeypatch):
         (["pretrian"], CLUSTER, "error: unknown pipeline 'pretrian'; known: analyze_slots"),
         (["pretrain", "paper_1bb"], CLUSTER, "error: unknown recipe 'paper_1bb'; did you mean 'paper_1b'?"),
         ([], CLUSTER, "error: which pipeline? Known: analyze_slots"),
-        (["pretrain"], {}, "error: RAY_ADDRESS (the dashboard's address), MEMLM_STORAGE (where runs lie)"),
+        (["pretrain"], {}, "error: RAY_ADDRESS (the dashboard's address), MEMLM_STORAGE (the address of the runs)"),
         (["pretrain"], {**CLUSTER, "RAY_AUTH_TOKEN": ""}, "error: RAY_AUTH_TOKEN (the cluster's token) not set"),
     ],
 )

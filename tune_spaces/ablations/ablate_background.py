@@ -1,5 +1,5 @@
-"""Ablation: what slots are ranked against, pretraining text, the facts to learn or held-out
-questions (Lin et al. 2025, figure 7)."""
+"""Ablation: the text that slots are ranked against, pretraining text, the facts to learn or
+held-out questions (Lin et al. 2025, figure 7)."""
 
 from memlm.jobs.sweep.spaces import grid
 from memlm.methods.sparse_memory import SparseMemoryConfig

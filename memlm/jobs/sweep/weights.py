@@ -63,7 +63,7 @@ class TrialWeights:
             yield model
         finally:
             for name, slots in written.items():
-                _put_back(self.pools[name], self.base[name], slots)
+                _restore_rows(self.pools[name], self.base[name], slots)
 
     def _base_on_device(self, names: Iterable[str]) -> dict[str, Tensor]:
         placed = {}
@@ -79,7 +79,7 @@ def pool_weights(model: nn.Module) -> dict[str, ValuePool]:
     return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, ValuePool)}
 
 
-def _put_back(own: Tensor, base: Tensor, moved: list[Tensor]) -> None:
+def _restore_rows(own: Tensor, base: Tensor, moved: list[Tensor]) -> None:
     """Restore the rows that moved, at a cost that depends on their number and not on the pool's
     size."""
     if not moved:

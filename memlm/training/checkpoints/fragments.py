@@ -62,7 +62,7 @@ class Fragment:
 
 def fragments_of(module: nn.Module, optimizer: Any, zero_stage: int) -> dict[str, Fragment]:
     """This rank's shares, by the name of the parameter."""
-    find = (_whole, _of_flat_groups, _of_flat_groups, _of_shared_out_weights)[zero_stage]
+    find = (_whole, _fragments_in_flat_groups, _fragments_in_flat_groups, _fragments_in_partitioned_weights)[zero_stage]
     return {name: found for name, parameter in module.named_parameters() if (found := find(parameter, optimizer))}
 
 
@@ -71,7 +71,7 @@ def _whole(parameter: nn.Parameter, optimizer: Any) -> Fragment:
     return Fragment(start=0, weight=parameter.detach().view(-1), state=state, offset=0)
 
 
-def _of_flat_groups(parameter: Any, optimizer: Any) -> Fragment | None:
+def _fragments_in_flat_groups(parameter: Any, optimizer: Any) -> Fragment | None:
     """ZeRO 1 and 2 flatten each group of parameters and cut it into one part per rank, without
     regard to the parameters' boundaries."""
     mapping = parameter._hp_mapping
@@ -86,7 +86,7 @@ def _of_flat_groups(parameter: Any, optimizer: Any) -> Fragment | None:
     )
 
 
-def _of_shared_out_weights(parameter: Any, optimizer: Any) -> Fragment | None:
+def _fragments_in_partitioned_weights(parameter: Any, optimizer: Any) -> Fragment | None:
     """ZeRO 3 cuts each parameter into parts of equal size, padding the last one."""
     group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
     start = dist.get_rank() * size
