@@ -262,7 +262,7 @@ def test_a_shard_that_kills_its_workers_is_quarantined_and_named(tmp_path, clust
     assert f"{corpus}/{heavy_name}: all corpus.max_attempts workers that {killers} died" in str(refused.value)
     assert re.search("move blocks-attempts .*out of the run's folder", str(refused.value))
     uri = prepare_corpus.run(smoke(tmp_path / "runs", *options, "--corpus.max-quarantined-share", "0.3"))
-    assert f"quarantined: {corpus}/{heavy_name}: each worker" in capfd.readouterr().out
+    assert f"quarantined: {corpus}/{heavy_name}: all corpus.max_attempts workers" in capfd.readouterr().out
     found = json.loads((Path(uri) / "accounting.json").read_text())
     assert list(found["quarantined"]) == [heavy_name]
     assert {name: found["shards"][name]["kept"] for name in ("a.jsonl.zst", "z.jsonl.zst")} == {
