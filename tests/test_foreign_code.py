@@ -71,5 +71,7 @@ def test_no_code_of_a_folder_runs_in_lm_eval_even_if_trusted(tmp_path):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    refused = [line for line in done.stdout.splitlines() if line.startswith("the model's folder asks to run its own code")]
+    refused = [
+        line for line in done.stdout.splitlines() if line.startswith("the model's folder asks to run its own code")
+    ]
     assert len(refused) == len(LOADS) and not marker.exists()
