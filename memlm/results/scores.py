@@ -70,6 +70,9 @@ class TrialResult:
     start: dict[str, SetScore]
     end: dict[str, SetScore]
     extra: dict[str, float]
+    checkpoint: str = ""
+    """Name of the pair of world and pretraining seed that the trial started from; empty in a run
+    of one checkpoint."""
     answers: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict, repr=False)
     """By set, each question with its accepted answers and the model's answers before and after.
     Kept with a finetune, and not in a sweep."""
@@ -87,7 +90,8 @@ class TrialResult:
             return {name: SetScore(**{**score, "items": tuple(score["items"])}) for name, score in side.items()}
 
         read = cls(**{**value, "start": scores(value["start"]), "end": scores(value["end"])})
-        kinds = {"key": str, "method": str, "seed": int, "hyperparameters": Mapping, "extra": Mapping}
+        kinds: dict[str, type] = {"key": str, "method": str, "checkpoint": str, "seed": int}
+        kinds |= {"hyperparameters": Mapping, "extra": Mapping}
         wrong = [name for name, kind in kinds.items() if not isinstance(getattr(read, name), kind)]
         numbers = (*read.extra.values(), *read.hyperparameters.values()) if not wrong else ()
         if wrong or not all(isinstance(each, int | float | str) for each in numbers):

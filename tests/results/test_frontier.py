@@ -260,6 +260,16 @@ def test_trial_goes_through_json() -> None:
         "lora", 0.3, {"background": loss(1.5, 2.5)}, {"background": loss(2.0, 2.0)}, rank=8, extra={"seconds": 3.0}
     )
     assert TrialResult.from_json(json.loads(json.dumps(original.to_json()))) == original
+    of_a_pair = dataclasses.replace(original, checkpoint="w3p1")
+    assert TrialResult.from_json(json.loads(json.dumps(of_a_pair.to_json()))) == of_a_pair
+
+
+def test_a_trial_from_before_checkpoints_had_names_is_read() -> None:
+    original = simple("lora", 0.5, 0.2)
+    written = {name: value for name, value in original.to_json().items() if name != "checkpoint"}
+    assert TrialResult.from_json(written) == original
+    with pytest.raises(ScoreError, match="checkpoint is of the wrong type"):
+        TrialResult.from_json({**written, "checkpoint": 3})
 
 
 def test_csv_has_a_row_per_point_with_the_hyperparameters_of_all_methods(tmp_path: Path) -> None:
