@@ -1,7 +1,6 @@
 """The likelihood of held-out text: nats per token, and bits per byte, which compare across
 tokenizers."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +9,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from memlm.data.corpus.packing import document_positions, is_text
-from memlm.data.encoding import BYTE_PIECE
 from memlm.model.reader import Reader
 
 
@@ -69,25 +66,6 @@ def nats_per_token(
     alone is refused."""
     scored = _token_nats(reader, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size)
     return tuple(mean for nats, targets in scored for mean in _block_means(nats, targets))
-
-
-def num_bytes_of(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " vocab"]:
-    """The number of bytes of text that each token stands for; 0 for special tokens.
-
-    A byte-level tokenizer writes each byte as one character, even half of an accented letter.
-    SentencePiece writes a space as a character of three bytes, and a byte without a piece as
-    <0xE2>.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    is_byte_level = backend is not None and '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"])
-    length = len if is_byte_level else _sentencepiece_bytes
-    special = set(tokenizer.all_special_ids)
-    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    return torch.tensor([0 if id in special else length(piece) for id, piece in enumerate(pieces)])
-
-
-def _sentencepiece_bytes(piece: str) -> int:
-    return 1 if BYTE_PIECE.fullmatch(piece) else len(piece.replace("▁", " ").encode())
 
 
 @torch.no_grad()

@@ -14,9 +14,10 @@ from torch import Tensor
 from memlm.data.encoding import padding_id
 from memlm.data.questions.records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.likelihood import num_bytes_of, score_text
+from memlm.evaluation.likelihood import score_text
 from memlm.evaluation.question_answering import answer_nats
 from memlm.evaluation.tasks import TEXT_VERSION, Exam, exam_of
+from memlm.evaluation.vocabulary import num_bytes_of
 from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, Answered, Scores, SetScore, join
 
