@@ -54,7 +54,7 @@ BAD = [
     (CorpusConfig, {"tokenizer_documents": 0}, "corpus.tokenizer_documents is 0"),
     (QuestionsConfig, {"held_out": held_out("nq", "nq")}, "questions.held_out"),
     (QuestionsConfig, {"held_out": held_out("new_facts")}, "questions.held_out"),
-    (QuestionsConfig, {"held_out": held_out("nq", "background_text")}, "questions.held_out"),
+    (QuestionsConfig, {"held_out": held_out("nq", "text")}, "questions.held_out"),
     (QuestionSetConfig, {"path": "a.jsonl", "skip": -1}, "skip of a.jsonl is -1"),
     (MixtureConfig, {"path": "a.jsonl", "exposures": 0}, "corpus.mixture.exposures is 0"),
     (MixtureConfig, {"path": "a.jsonl", "question_share": 1.5}, "corpus.mixture.question_share is 1.5"),

@@ -74,7 +74,9 @@ def test_a_run_cannot_have_the_name_of_mlflows_files(name):
         ("seconds",),
         ("nq", "nq_f1"),
         ("new_facts_answer_nats",),
-        ("background_text_perplexity",),
+        ("text_perplexity",),
+        ("text_ends",),
+        ("nq", "nq_nats"),
     ],
 )
 def test_two_sets_or_scores_of_one_name_are_refused(names):

@@ -8,7 +8,7 @@ from memlm.identity import NAMES_RESULT, execution_only, names_result
 from memlm.kinds import BLOCKS_KIND, CORPUS_KIND, QUESTIONS_KIND, STATEMENTS_KIND, TOKENIZER_KIND
 from memlm.names import require_distinct, require_name
 
-RESERVED_SETS = ("new_facts", "background_text")
+RESERVED_SETS = ("new_facts", "text", "text_ends")
 """Names of sets that every run has."""
 RESERVED_SCORES = ("learning", "forgetting", "seconds", "seconds_learning", "steps")
 """Names of other metrics that a run logs."""
@@ -16,6 +16,7 @@ SECONDARY_MEASURES = (
     "f1",
     "acc_norm",
     "final_number",
+    "nats",
     "answer_nats",
     "answer_nats_gained",
     "perplexity",

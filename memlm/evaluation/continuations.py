@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -29,10 +29,16 @@ class ContinuationNats:
     nats: float
     """Summed over the tokens."""
     num_tokens: int
+    unigram_nats: float = 0.0
+    """The sum under a unigram model; 0 where none was given."""
 
     @property
     def nats_per_token(self) -> float:
         return self.nats / self.num_tokens
+
+    @property
+    def unigram_nats_per_token(self) -> float:
+        return self.unigram_nats / self.num_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +55,21 @@ def continuation_nats(
     continuations: Sequence[Continuation],
     *,
     batch_size: int,
+    unigram_nats: Float[Tensor, " vocab"] | None = None,
 ) -> list[ContinuationNats]:
     """One entry per continuation, in their order. Batch neighbours and pads change at most the last
-    bits."""
+    bits. `unigram_nats` are the nats of each token under a unigram model."""
+    by_token = torch.zeros(len(reader.tokenizer)) if unigram_nats is None else unigram_nats
     found: dict[int, ContinuationNats] = {}
     for batch in _batches(reader.tokenizer, continuations, batch_size=batch_size, window=reader.window):
         logits = reader.logits(batch.tokens.to(reader.device))[:, :-1]
         targets = batch.tokens[:, 1:].masked_fill(~batch.is_scored[:, 1:], -100).to(reader.device)
         nats = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=-100, reduction="none")
         counts = batch.is_scored.sum(dim=1).tolist()
-        for place, total, count in zip(batch.places, nats.double().sum(dim=1).tolist(), counts, strict=True):
-            found[place] = ContinuationNats(nats=total, num_tokens=count)
+        unigram = by_token[batch.tokens].masked_fill(~batch.is_scored, 0).sum(dim=1).tolist()
+        totals = nats.double().sum(dim=1).tolist()
+        for place, total, count, by_unigram in zip(batch.places, totals, counts, unigram, strict=True):
+            found[place] = ContinuationNats(nats=total, num_tokens=count, unigram_nats=by_unigram)
     return [found[place] for place in range(len(continuations))]
 
 

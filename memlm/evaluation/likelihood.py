@@ -1,5 +1,9 @@
-"""The likelihood of held-out text: nats per token, and bits per byte, which compare across
-tokenizers."""
+"""The likelihood of held-out text by kind of token, and in bits per byte, which compare across
+tokenizers.
+
+Ends of text and newlines are scored apart from all other tokens: a model that learns to stop after
+a sentence predicts other ends, and has forgotten nothing.
+"""
 
 import math
 from collections.abc import Iterator
@@ -7,22 +11,35 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memlm.data.corpus.packing import document_positions, is_text
+from memlm.evaluation.vocabulary import Vocabulary
 from memlm.model.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockMeans:
+    """Mean nats over one kind of token in each block that holds any."""
+
+    model: tuple[float, ...]
+    unigram: tuple[float, ...]
+    """The same under the unigram model of the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextScores:
-    nats_per_token: tuple[float, ...]
-    """The mean over each block's tokens."""
+    text: BlockMeans
+    """All tokens but the ends."""
+    ends: BlockMeans
+    """Ends of text, and newlines."""
     perplexity: float
-    """e to the mean over all tokens, at most e**700, so that a model that has diverged still has
-    one."""
+    """e to the mean over all tokens, ends too, at most e**700, so that a model that has diverged
+    still has one."""
     bits_per_byte: float
-    """Bits over the tokens that stand for text. Special tokens are excluded from both sums."""
+    """Bits over the tokens that stand for text, newlines too. Special tokens are excluded from both
+    sums."""
 
 
 def score_text(
@@ -32,40 +49,23 @@ def score_text(
     eos_id: int,
     pad_id: int,
     batch_size: int,
-    token_bytes: Int[Tensor, " vocab"],
+    vocabulary: Vocabulary,
 ) -> TextScores:
-    """All measures, from one pass. `token_bytes` is num_bytes_of the tokenizer."""
-    means: list[float] = []
-    nats_of_tokens = nats_of_text = 0.0
-    num_tokens = num_bytes = 0
-    for nats, targets in _token_nats(reader, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size):
-        means += _block_means(nats, targets)
-        lengths = token_bytes.to(targets.device)[targets.clamp(min=0)].masked_fill(targets < 0, 0)
-        nats_of_tokens += float(nats.double().sum())
-        nats_of_text += float(nats.double()[lengths > 0].sum())
-        num_tokens += int((targets >= 0).sum())
-        num_bytes += int(lengths.sum())
-    if not num_bytes:
+    """All measures, from one pass over the tokens of each block but its first; pads are not
+    scored."""
+    scored = list(_token_nats(reader, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size))
+    nats, targets = (torch.cat(parts).cpu() for parts in zip(*scored, strict=True))
+    nats, is_scored, ids = nats.double(), targets >= 0, targets.clamp(min=0)
+    num_bytes = vocabulary.num_bytes[ids].masked_fill(~is_scored, 0)
+    if not num_bytes.any():
         raise ValueError("the held-out text holds no byte of text; prepare the corpus again")
+    is_end, chance = vocabulary.is_end[ids], vocabulary.unigram_nats[ids]
     return TextScores(
-        nats_per_token=tuple(means),
-        perplexity=math.exp(min(nats_of_tokens / num_tokens, 700)),
-        bits_per_byte=nats_of_text / num_bytes / math.log(2),
+        text=_means(nats, chance, is_scored & ~is_end),
+        ends=_means(nats, chance, is_scored & is_end),
+        perplexity=math.exp(min(float(nats.sum() / is_scored.sum()), 700)),
+        bits_per_byte=float(nats[num_bytes > 0].sum() / num_bytes.sum()) / math.log(2),
     )
-
-
-def nats_per_token(
-    reader: Reader,
-    blocks: Int[Tensor, "blocks block_size"],
-    *,
-    eos_id: int,
-    pad_id: int,
-    batch_size: int,
-) -> tuple[float, ...]:
-    """The mean over each block's tokens but its first; pads are not scored. A block of pads
-    alone is refused."""
-    scored = _token_nats(reader, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size)
-    return tuple(mean for nats, targets in scored for mean in _block_means(nats, targets))
 
 
 @torch.no_grad()
@@ -89,8 +89,12 @@ def _token_nats(
         yield nats.view_as(targets), targets
 
 
-def _block_means(nats: Float[Tensor, "batch targets"], targets: Int[Tensor, "batch targets"]) -> list[float]:
-    num_targets = (targets != -100).sum(dim=1)
-    if not num_targets.all():
-        raise ValueError("a block holds no token to predict; prepare the corpus again")
-    return (nats.sum(dim=1) / num_targets).tolist()
+def _means(
+    nats: Float[Tensor, "blocks targets"],
+    chance: Float[Tensor, "blocks targets"],
+    chosen: Bool[Tensor, "blocks targets"],
+) -> BlockMeans:
+    """Means over the chosen tokens of each block; a block without any has none."""
+    counts = chosen.sum(dim=1)
+    model, unigram = ((each * chosen).sum(dim=1)[counts > 0] / counts[counts > 0] for each in (nats, chance))
+    return BlockMeans(model=tuple(model.tolist()), unigram=tuple(unigram.tolist()))

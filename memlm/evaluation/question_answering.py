@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import decode_all, encode_all, line_break_ids, padding_id
 from memlm.data.questions.records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
-from memlm.evaluation.continuations import Continuation, continuation_nats
+from memlm.evaluation.continuations import Continuation, ContinuationNats, continuation_nats
 from memlm.model.reader import Reader
 
 PROMPT = "Question: {question}\nAnswer:"
@@ -72,15 +72,15 @@ def answer_nats(
     questions: Sequence[Question],
     *,
     batch_size: int,
-) -> list[float]:
-    """Nats per token of each question's preferred answer after its prompt."""
-    scores = continuation_nats(reader, _with_answers(questions), batch_size=batch_size)
-    return [score.nats_per_token for score in scores]
-
-
-def _with_answers(questions: Sequence[Question]) -> list[Continuation]:
-    asked = zip(prompts_of(questions), questions, strict=True)
-    return [Continuation(prompt, f" {question.answers[0]}") for prompt, question in asked]
+    examples: Sequence[Question] = (),
+    unigram_nats: Float[Tensor, " vocab"] | None = None,
+) -> list[ContinuationNats]:
+    """The likelihood of each question's preferred answer after its prompt."""
+    prompts = prompts_of(questions, examples)
+    answers = [
+        Continuation(prompt, f" {question.answers[0]}") for prompt, question in zip(prompts, questions, strict=True)
+    ]
+    return continuation_nats(reader, answers, batch_size=batch_size, unigram_nats=unigram_nats)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,9 @@ number wrong that it got right.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Float
+from torch import Tensor
+
 from memlm.data.questions.final_numbers import final_number
 from memlm.data.questions.records import Question, QuestionError
 from memlm.evaluation.continuations import Continuation, continuation_nats
@@ -20,6 +23,8 @@ class SolutionScores:
     """One entry per problem, in the order asked."""
 
     nats_per_token: tuple[float, ...]
+    unigram_nats_per_token: tuple[float, ...]
+    """The score of a unigram model; 0 where none was given."""
     final_number: tuple[float, ...]
     """1 where the number after #### equals the set's; empty if the model was not asked to write."""
 
@@ -31,12 +36,13 @@ def score_solutions(
     examples: Sequence[Question] = (),
     max_new_tokens: int,
     batch_size: int,
+    unigram_nats: Float[Tensor, " vocab"] | None = None,
 ) -> SolutionScores:
     """Score each solution by its likelihood and, unless max_new_tokens is 0, the final number of
     the model's own solution, which takes most of the time."""
     prompts = prompts_of(problems, [_require_solution(example) for example in examples])
     continuations = solution_continuations(problems, examples)
-    nats = continuation_nats(reader, continuations, batch_size=batch_size)
+    nats = continuation_nats(reader, continuations, batch_size=batch_size, unigram_nats=unigram_nats)
     written = (
         complete(reader, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, until=NEXT_QUESTION)
         if max_new_tokens
@@ -44,6 +50,7 @@ def score_solutions(
     )
     return SolutionScores(
         nats_per_token=tuple(each.nats_per_token for each in nats),
+        unigram_nats_per_token=tuple(each.unigram_nats_per_token for each in nats),
         final_number=tuple(
             float(final_number(text) == problem.answers[0]) for text, problem in zip(written, problems, strict=False)
         ),

@@ -1,8 +1,8 @@
 """Scores of a model before and after learning: one score per set, with its task's name and
 version.
 
-The sets: new facts in wordings never trained on (learning), the held-out sets of questions and
-held-out text (forgetting).
+The sets: new facts in wordings never trained on (learning), the held-out sets of questions with
+the likelihood of their answers, and held-out text (forgetting).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,23 @@ from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.likelihood import score_text
 from memlm.evaluation.question_answering import answer_nats
 from memlm.evaluation.tasks import TEXT_VERSION, Exam, exam_of
-from memlm.evaluation.vocabulary import num_bytes_of
+from memlm.evaluation.vocabulary import Vocabulary
 from memlm.model.reader import Reader
-from memlm.results.scores import LEARNING_SET, Answered, Scores, SetScore, join
+from memlm.results.scores import (
+    DECIMALS,
+    LEARNING_SET,
+    TEXT_ENDS_SET,
+    TEXT_SET,
+    Answered,
+    Scores,
+    SetScore,
+    join,
+    nats_set,
+    rounded,
+)
 
-TEXT_SET = "background_text"
+ANSWERED = ("exact_match", "f1")
+"""Measures of the sets that are answered with text, whose preferred answers have a likelihood."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +44,7 @@ class HeldOut:
     tasks: Mapping[str, TaskChoice] = field(default_factory=dict)
     """Tasks of the sets that are not asked in the general way for records of their kind."""
     text: Int[Tensor, "blocks block_size"]
+    vocabulary: Vocabulary
 
     def exams(self) -> dict[str, Exam]:
         return {
@@ -43,21 +56,44 @@ def evaluate_questions(reader: Reader, name: str, questions: Sequence[Question],
     """Questions of any origin, without examples: exact match and F1, and the likelihood of the
     preferred answer, which moves before the answer is right."""
     scored = _score_exam(reader, config, name, exam_of(name, questions, TaskChoice()))
-    nats = answer_nats(reader, questions, batch_size=config.batch_size)
+    nats = [each.nats_per_token for each in answer_nats(reader, questions, batch_size=config.batch_size)]
     return replace(scored, extra={**scored.extra, f"{name}_answer_nats": sum(nats) / len(nats)})
 
 
-def _score_exam(reader: Reader, config: EvaluationConfig, name: str, exam: Exam) -> Scores:
-    measured = exam.task.score(reader, config, exam.asked, exam.examples)
-    score = SetScore(
-        task=exam.label,
-        measure=exam.task.measure,
-        chance=exam.task.chance(exam.asked),
-        items=_one_per_fact(exam.asked, measured.items),
-    )
+def _score_exam(
+    reader: Reader, config: EvaluationConfig, name: str, exam: Exam, vocabulary: Vocabulary | None = None
+) -> Scores:
+    """`vocabulary` is needed where the measure is a loss."""
+    unigram = vocabulary.unigram_nats if vocabulary else None
+    measured = exam.task.score(reader, config, exam.asked, exam.examples, unigram)
+    items = _one_per_fact(exam.asked, measured.items)
+    if exam.task.chance is None:
+        score = _loss(exam.label, items, _one_per_fact(exam.asked, measured.unigram))
+    else:
+        chance = exam.task.chance(exam.asked)
+        score = SetScore(task=exam.label, measure=exam.task.measure, chance=chance, items=rounded(items))
     extra = {f"{name}_{other}": value for other, value in measured.others.items()}
     answers = _answers(exam.asked, measured.answers)
     return Scores(sets={name: score}, extra=extra, answers={name: answers} if answers else {})
+
+
+def _score_answer_nats(
+    reader: Reader, config: EvaluationConfig, name: str, exam: Exam, vocabulary: Vocabulary
+) -> Scores:
+    """The likelihood of the preferred answers, asked as in the exam."""
+    asked, examples = ([each for each in part if isinstance(each, Question)] for part in (exam.asked, exam.examples))
+    nats = answer_nats(
+        reader, asked, examples=examples, batch_size=config.batch_size, unigram_nats=vocabulary.unigram_nats
+    )
+    items = _one_per_fact(asked, [each.nats_per_token for each in nats])
+    unigram = _one_per_fact(asked, [each.unigram_nats_per_token for each in nats])
+    return Scores(sets={nats_set(name): _loss(exam.nats_label, items, unigram)}, extra={})
+
+
+def _loss(task: str, items: Sequence[float], unigram: Sequence[float]) -> SetScore:
+    """A set in nats per token. Its chance is the mean of a unigram model's scores."""
+    chance = round(sum(unigram) / len(unigram), DECIMALS)
+    return SetScore(task=task, measure="nats_per_token", chance=chance, items=rounded(items))
 
 
 def _answers(asked: Sequence[Record], answers: Sequence[str]) -> tuple[Answered, ...]:
@@ -79,27 +115,39 @@ def _one_per_fact(records: Sequence[Record], scores: Sequence[float]) -> tuple[f
 
 
 def evaluate_held_out(reader: Reader, held_out: HeldOut, config: EvaluationConfig) -> Scores:
-    """Text is read first: of all that a sweep records, it saves the most time for its bytes."""
-    exams = held_out.exams()
-    text = _score_text(reader, config, held_out.text)
-    parts = [_score_exam(reader, config, name, exam) for name, exam in exams.items()]
+    """Text is read first, then answers: of all that a sweep records, they save the most time for
+    their bytes."""
+    exams, vocabulary = held_out.exams(), held_out.vocabulary
+    text = _score_text(reader, config, held_out.text, vocabulary)
+    answers = {
+        name: _score_answer_nats(reader, config, name, exam, vocabulary)
+        for name, exam in exams.items()
+        if exam.task.measure in ANSWERED
+    }
+    parts = []
+    for name, exam in exams.items():
+        parts += [_score_exam(reader, config, name, exam, vocabulary), *([answers[name]] if name in answers else [])]
     return join([*parts, text])
 
 
-def _score_text(reader: Reader, config: EvaluationConfig, text: Int[Tensor, "blocks block_size"]) -> Scores:
+def _score_text(
+    reader: Reader, config: EvaluationConfig, text: Int[Tensor, "blocks block_size"], vocabulary: Vocabulary
+) -> Scores:
+    """Both kinds of token; a set for which the text has no token is left out."""
     scores = score_text(
         reader,
         text,
         eos_id=reader.tokenizer.eos_token_id,
         pad_id=padding_id(reader.tokenizer),
         batch_size=config.batch_size,
-        token_bytes=num_bytes_of(reader.tokenizer),
+        vocabulary=vocabulary,
     )
-    score = SetScore(
-        task=f"{TEXT_SET}@{TEXT_VERSION}", measure="nats_per_token", chance=0.0, items=scores.nats_per_token
-    )
+    means = {TEXT_SET: scores.text, TEXT_ENDS_SET: scores.ends}
+    sets = {
+        name: _loss(f"{name}@{TEXT_VERSION}", kind.model, kind.unigram) for name, kind in means.items() if kind.model
+    }
     extra = {"perplexity": scores.perplexity, "bits_per_byte": scores.bits_per_byte}
-    return Scores(sets={TEXT_SET: score}, extra={f"{TEXT_SET}_{name}": value for name, value in extra.items()})
+    return Scores(sets=sets, extra={f"{TEXT_SET}_{name}": value for name, value in extra.items()})
 
 
 def evaluate(reader: Reader, new_facts: Sequence[Question], held_out: HeldOut, config: EvaluationConfig) -> Scores:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.questions.records import MultipleChoice, Question, QuestionError, Record, TaskChoice
@@ -26,10 +28,15 @@ from memlm.evaluation.question_answering import answer_questions
 from memlm.evaluation.solutions import score_solutions
 from memlm.model.reader import Reader
 from memlm.names import suggestion
-from memlm.results.scores import Measure
+from memlm.results.scores import Measure, nats_set
 
-TEXT_VERSION = 1
+UnigramNats = Float[Tensor, " vocab"]
+"""The nats of each token under a unigram model."""
+
+TEXT_VERSION = 2
 """Version of the likelihood of held-out text, which is no set of records."""
+ANSWER_NATS_VERSION = 1
+"""Version of the likelihood of preferred answers, which is measured next to the task of a set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,8 @@ class Measured:
     others: dict[str, float]
     answers: tuple[str, ...] = ()
     """The model's answers, where it was asked for text."""
+    unigram: tuple[float, ...] = ()
+    """The score of a unigram model on each record, where the measure is a loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +59,11 @@ class Task:
     measure: Measure
     num_examples: int
     """Number of examples shown, unless a set chooses another."""
-    score: Callable[[Reader, EvaluationConfig, Any, Any], Measured]
+    score: Callable[[Reader, EvaluationConfig, Any, Any, UnigramNats | None], Measured]
     """Scores the records asked (third argument) after the examples shown (fourth)."""
-    chance: Callable[[Any], float]
+    chance: Callable[[Any], float] | None
+    """The score of chance on the records asked; None for a loss, whose chance is a unigram
+    model's."""
     flaws: Callable[[PreTrainedTokenizerBase, EvaluationConfig, Any], list[str]]
     """For each record, why it can never be answered right; empty where it can."""
 
@@ -63,6 +74,8 @@ class Exam:
 
     label: str
     """Names the task and its version, and the number of examples where it is not the task's own."""
+    nats_label: str
+    """The same for the likelihood of the preferred answers."""
     task: Task
     asked: Sequence[Record]
     examples: Sequence[Record]
@@ -81,11 +94,15 @@ def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
         raise QuestionError(
             f"{name}: {num_examples} examples leave none of {len(records)} records to ask; take more records, or lower num_examples"
         )
-    described = name if task_name in (name, *GENERAL) else f"{name}:{task_name}"
+    way = "" if task_name in (name, *GENERAL) else f":{task_name}"
     shown = "" if num_examples == task.num_examples else f",{num_examples}-shot"
     num_asked = len(records) - num_examples
     return Exam(
-        label=f"{described}@{task.version}{shown}", task=task, asked=records[:num_asked], examples=records[num_asked:]
+        label=f"{name}{way}@{task.version}{shown}",
+        nats_label=f"{nats_set(name)}{way}@{ANSWER_NATS_VERSION}{shown}",
+        task=task,
+        asked=records[:num_asked],
+        examples=records[num_asked:],
     )
 
 
@@ -114,6 +131,7 @@ def _score_answers(
     config: EvaluationConfig,
     asked: Sequence[Question],
     examples: Sequence[Question],
+    unigram: UnigramNats | None,
     *,
     normalize: Normalize,
 ) -> Measured:
@@ -130,7 +148,11 @@ def _score_answers(
 
 
 def _score_solutions(
-    reader: Reader, config: EvaluationConfig, asked: Sequence[Question], examples: Sequence[Question]
+    reader: Reader,
+    config: EvaluationConfig,
+    asked: Sequence[Question],
+    examples: Sequence[Question],
+    unigram: UnigramNats | None,
 ) -> Measured:
     scores = score_solutions(
         reader,
@@ -138,13 +160,22 @@ def _score_solutions(
         examples=examples,
         max_new_tokens=config.max_solution_tokens,
         batch_size=config.batch_size,
+        unigram_nats=unigram,
     )
     right = scores.final_number
-    return Measured(items=scores.nats_per_token, others={"final_number": sum(right) / len(right)} if right else {})
+    return Measured(
+        items=scores.nats_per_token,
+        others={"final_number": sum(right) / len(right)} if right else {},
+        unigram=scores.unigram_nats_per_token,
+    )
 
 
 def _score_choices(
-    reader: Reader, config: EvaluationConfig, asked: Sequence[MultipleChoice], examples: Sequence[MultipleChoice]
+    reader: Reader,
+    config: EvaluationConfig,
+    asked: Sequence[MultipleChoice],
+    examples: Sequence[MultipleChoice],
+    unigram: UnigramNats | None,
 ) -> Measured:
     scores = choose(
         reader,
@@ -193,12 +224,12 @@ TASKS: dict[str, Task] = {
     "entityquestions": _short_answers(version=2),
     "simpleqa": _short_answers(version=2),
     "gsm8k": Task(
-        version=2,
+        version=3,
         kind=Question,
         measure="nats_per_token",
         num_examples=0,
         score=_score_solutions,
-        chance=lambda problems: 0.0,
+        chance=None,
         flaws=flaws_of_solutions,
     ),
     "hellaswag": _choices(version=2),

@@ -1,30 +1,49 @@
 """The scores of a model on the evaluation sets, and of a finished trial before and after it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
 LEARNING_SET = "new_facts"
+TEXT_SET = "text"
+"""Held-out text without ends of text and newlines."""
+TEXT_ENDS_SET = "text_ends"
+"""The ends of text and newlines of held-out text. They show what a model learned about where to
+stop, and do not count as forgetting."""
 Measure = Literal["exact_match", "f1", "accuracy", "nats_per_token"]
 EPSILON = 1e-9
 """Numbers that differ by less are equal but for rounding."""
+DECIMALS = 6
+"""Decimals of a measured item, so that a file holds exactly what is computed with."""
 
 
 class ScoreError(ValueError):
     """Scores that cannot be read or compared."""
 
 
+def nats_set(name: str) -> str:
+    """The name of the likelihood of the preferred answers in a set that is answered with text."""
+    return f"{name}_nats"
+
+
+def rounded(items: Iterable[float]) -> tuple[float, ...]:
+    """The items of a set as they are kept."""
+    return tuple(round(item, DECIMALS) for item in items)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
     """One model's scores on one evaluation set: one per question (exact match, F1, accuracy, nats
-    per token of a solution) or per block (nats per token)."""
+    per token of an answer or a solution) or per block (nats per token)."""
 
     task: str
     measure: Measure
     chance: float
+    """The score without any knowledge: of guessing, of the best constant answer or, for a loss, of
+    a unigram model on the same tokens. 0 for a loss from before that was measured."""
     items: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -44,19 +63,26 @@ class SetScore:
         return float(np.mean(self.items))
 
     @property
+    def above_chance(self) -> float:
+        """By how much the mean is better than chance: what there is to lose. The mean itself for a
+        loss without chance."""
+        if self.is_loss:
+            return self.chance - self.value if self.chance else self.value
+        return self.value - self.chance
+
+    @property
     def standard_errors_above_chance(self) -> float:
-        """Distance of the mean above chance, in its standard errors; infinite for a loss, and where
-        all items are alike."""
+        """The mean's distance from chance in its standard errors, positive where it is better;
+        infinite for a loss without chance, and where all items are alike."""
         error = float(np.std(self.items)) / len(self.items) ** 0.5
-        return (self.value - self.chance) / error if error > EPSILON and not self.is_loss else float("inf")
+        measured = error > EPSILON and not (self.is_loss and not self.chance)
+        return self.above_chance / error if measured else float("inf")
 
     def drop_to(self, end: "SetScore") -> float:
-        """The relative drop, unclipped: of accuracy above chance, or the rise of a loss; nan
-        where the start leaves no room."""
-        lost, room = (
-            (end.value - self.value, self.value) if self.is_loss else (self.value - end.value, self.value - self.chance)
-        )
-        return lost / room if room > EPSILON else float("nan")
+        """The share lost of what was better than chance, unclipped; nan where the start leaves no
+        room. For a loss without chance, the relative rise."""
+        lost = end.value - self.value if self.is_loss else self.value - end.value
+        return lost / self.above_chance if self.above_chance > EPSILON else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +154,7 @@ class Scores:
     sets: dict[str, SetScore]
     extra: dict[str, float]
     """Secondary measures, as means: known_facts_f1, hellaswag_acc_norm, gsm8k_final_number,
-    background_text_bits_per_byte."""
+    text_bits_per_byte."""
     answers: dict[str, tuple[Answered, ...]] = field(default_factory=dict)
     """The model's answers in the sets that ask for text."""
 

@@ -18,6 +18,7 @@ from memlm.data.corpus.packing import document_positions, is_text
 from memlm.slots.accesses import accesses_of, value_pools
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.training.config import CountingConfig
+from memlm.training.units import num_batches
 
 
 def count_unit(
@@ -44,6 +45,13 @@ def count_batches(
     for tokens, is_token in batches:
         counter.add(accesses_of(model, input_ids=tokens), is_token)
     return counter.counts()
+
+
+def counted_blocks(blocks: Blocks, config: CountingConfig) -> Int[Tensor, "counted block_size"]:
+    """The blocks of all micro-batches, in their order; int32."""
+    number = min(num_batches(config, len(blocks)) * config.batch_blocks, len(blocks))
+    # One long batch is the micro-batches in a row: all lie in the first epoch of the order.
+    return blocks.take(batch_ids(seed=config.seed, step=0, batch_size=number, num_blocks=len(blocks))).int()
 
 
 def _counter_for(model: nn.Module) -> BackgroundCounter:

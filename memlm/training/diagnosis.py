@@ -11,7 +11,6 @@ from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question, TaskChoice
 from memlm.data.stating.statements import wordings_of
 from memlm.evaluation.fact_scores import score_facts
-from memlm.evaluation.suite import TEXT_SET
 from memlm.evaluation.tasks import describe_unanswerable, exam_of
 from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, TrialResult
@@ -52,7 +51,7 @@ def reasons_nothing_was_learned(
             f"the model completes {fmean(completed):.0%} of the sentences that it was trained on, and answers no question about them: it was "
             "pretrained on other kinds of questions. Ask in the form of the held-out questions, or pretrain on questions like yours (corpus.mixture)"
         )
-    others = {name: score for name, score in result.start.items() if name not in (LEARNING_SET, TEXT_SET)}
+    others = {name: score for name, score in result.start.items() if name != LEARNING_SET}
     known = {name: score.value for name, score in others.items() if not score.is_loss}
     if known and max(known.values()) <= MAX_UNTRAINED_SCORE:
         reasons.append(

@@ -33,7 +33,7 @@ class Materials:
     held_out: HeldOut
     background: BackgroundCounts | None
     text: BackgroundText | None = None
-    """Pretraining text, for methods that rehearse it."""
+    """The pretraining text that the background counts are of, for methods that rehearse it."""
     recording: Recording | None = None
     """Recording of the memory model's checkpoint, for methods that move values alone. It changes no
     result."""

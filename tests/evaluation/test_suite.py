@@ -1,14 +1,20 @@
 """All tasks together: the scores of each, which reading from a recording does not change."""
 
+import math
+from collections import Counter
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
 
 from memlm.data.questions.records import MultipleChoice, Question, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.continuations import Continuation, continuation_nats, encode
+from memlm.evaluation.question_answering import prompts_of
 from memlm.evaluation.suite import HeldOut, evaluate, evaluate_held_out, evaluate_questions
 from memlm.evaluation.tasks import TASKS
+from memlm.evaluation.vocabulary import vocabulary_of
 from memlm.model.reader import Reader
 from tests.evaluation.asking import WORDS, new_model, new_tokenizer
 
@@ -26,6 +32,8 @@ CHOICES = [
     MultipleChoice(id=str(i), query=f"The {word}", choices=("is red", "was a tree", "is"), gold=i % 3)
     for i, word in enumerate(WORDS)
 ]
+ASKED = ("questions", "triviaqa", "nq_open", "entityquestions", "simpleqa")
+"""Tasks that are answered with text."""
 CONFIG = EvaluationConfig(max_new_tokens=3, max_solution_tokens=4, batch_size=5, num_text_blocks=4)
 
 
@@ -43,8 +51,13 @@ def model(tokenizer):
 def held_out(tokenizer):
     text = tokenizer(" ".join(WORDS) * 4)["input_ids"][:60]
     kinds = {name: CHOICES if task.kind is MultipleChoice else QUESTIONS for name, task in TASKS.items()}
+    blocks = torch.tensor(text).view(4, 15)
+    blocks[:2, 6] = tokenizer.eos_token_id
     return HeldOut(
-        questions=kinds, tasks={name: TaskChoice(task=name) for name in kinds}, text=torch.tensor(text).view(4, 15)
+        questions=kinds,
+        tasks={name: TaskChoice(task=name) for name in kinds},
+        text=blocks,
+        vocabulary=vocabulary_of(tokenizer, blocks),
     )
 
 
@@ -58,30 +71,81 @@ def test_every_task_gives_its_primary_measure_and_the_others(scores):
     assert measures == {
         "new_facts": "exact_match",
         **{name: task.measure for name, task in TASKS.items()},
-        "background_text": "nats_per_token",
+        **{f"{name}_nats": "nats_per_token" for name in ASKED},
+        "text": "nats_per_token",
+        "text_ends": "nats_per_token",
     }
     assert scores.extra.keys() == {
-        *(f"{name}_f1" for name in ("new_facts", "questions", "triviaqa", "nq_open", "entityquestions", "simpleqa")),
+        *(f"{name}_f1" for name in ("new_facts", *ASKED)),
         "multiple_choice_acc_norm",
         "hellaswag_acc_norm",
         "gsm8k_final_number",
-        "background_text_perplexity",
-        "background_text_bits_per_byte",
+        "text_perplexity",
+        "text_bits_per_byte",
         "new_facts_answer_nats",
     }
-    assert scores.sets["gsm8k"].is_loss and scores.sets["gsm8k"].chance == 0
+    assert scores.sets["gsm8k"].is_loss and scores.sets["nq_open_nats"].is_loss
     assert scores.sets["hellaswag"].chance == pytest.approx(1 / 3)
     assert scores.sets["new_facts"].task == "new_facts@2"
+    assert [scores.sets[name].task for name in ("nq_open_nats", "text")] == ["nq_open_nats@1", "text@2"]
 
 
 def test_items_are_facts_and_examples_are_not_among_them(scores):
     assert len(scores.sets["triviaqa"].items) == 6  # two wordings each
     assert len(scores.sets["nq_open"].items) == 4  # 12 questions less 5 examples: 3 facts and a half
     assert len(scores.sets["hellaswag"].items) == 12
+    for name in ASKED:
+        assert len(scores.sets[f"{name}_nats"].items) == len(scores.sets[name].items)
+
+
+def test_a_block_without_an_end_has_no_item_among_the_ends(scores):
+    assert [len(scores.sets[name].items) for name in ("text", "text_ends")] == [4, 2]
+
+
+def test_items_have_six_decimals(scores):
+    for score in scores.sets.values():
+        assert score.items == tuple(round(item, 6) for item in score.items)
+    assert any(item != round(item, 5) for item in scores.sets["text"].items)
+
+
+def test_answers_are_as_likely_as_after_the_prompt_they_are_asked_with(model, tokenizer, scores):
+    for name, num_examples in (("triviaqa", 0), ("nq_open", 5)):
+        asked, examples = QUESTIONS[: 12 - num_examples], QUESTIONS[12 - num_examples :]
+        pairs = [
+            Continuation(prompt, f" {question.answers[0]}")
+            for prompt, question in zip(prompts_of(asked, examples), asked, strict=True)
+        ]
+        nats = [each.nats_per_token for each in continuation_nats(Reader(model, tokenizer), pairs, batch_size=1)]
+        facts = [nats[start : start + 2] for start in range(0, len(nats), 2)]
+        expected = [sum(fact) / len(fact) for fact in facts]
+        assert scores.sets[f"{name}_nats"].items == pytest.approx(expected, abs=1e-5)
+
+
+def test_chance_of_a_loss_is_the_unigram_models_score_on_the_same_tokens(tokenizer, held_out, scores):
+    counts = Counter(held_out.text.flatten().tolist())
+    total = sum(counts.values()) + len(tokenizer)
+
+    def nats(token):
+        return -math.log((counts[token] + 1) / total)
+
+    rows = held_out.text[:, 1:].tolist()
+    text = [fmean(nats(token) for token in row if token != tokenizer.eos_token_id) for row in rows]
+    assert scores.sets["text"].chance == pytest.approx(fmean(text), abs=1e-6)
+    assert scores.sets["text_ends"].chance == pytest.approx(nats(tokenizer.eos_token_id), abs=1e-6)
+    prompts = prompts_of(QUESTIONS)
+    for name, answers in (
+        ("simpleqa_nats", [question.answers[0] for question in QUESTIONS]),
+        ("gsm8k", [question.solution for question in QUESTIONS]),
+    ):
+        means = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            tokens, start = encode(tokenizer, Continuation(prompt, f" {answer}"), 256)
+            means.append(fmean(map(nats, tokens[start:])))
+        assert scores.sets[name].chance == pytest.approx(fmean(means), abs=1e-6)
 
 
 def test_without_a_choice_a_set_is_asked_in_the_general_way(model, tokenizer, held_out, scores):
-    plain = HeldOut(questions={"questions": QUESTIONS, "multiple_choice": CHOICES}, text=held_out.text)
+    plain = replace(held_out, questions={"questions": QUESTIONS, "multiple_choice": CHOICES}, tasks={})
     found = evaluate_held_out(Reader(model, tokenizer), plain, CONFIG)
     assert found.sets == {name: scores.sets[name] for name in found.sets}
 
@@ -101,7 +165,7 @@ def test_recording_changes_no_score(model, tokenizer, held_out, scores, max_byte
     found = evaluate_held_out(Reader(model, tokenizer, recording), held_out, CONFIG)
     expected = {name: score for name, score in scores.sets.items() if name != "new_facts"}
     assert recorded.sets == found.sets == expected
-    assert list(found.sets) == [*TASKS, "background_text"]
+    assert [name for name in found.sets if not name.endswith("_nats")] == [*TASKS, "text", "text_ends"]
 
 
 def test_text_is_recorded_before_the_sets(model, tokenizer, held_out):

@@ -61,8 +61,8 @@ def test_a_patched_checkpoint_scores_what_the_finetune_scored(swept, learned, tm
         assert report["sets"] == scored
         assert report["extra"].keys() == {
             *(f"{name}_f1" for name in ("new_facts", "known_facts", "arithmetic")),
-            "background_text_perplexity",
-            "background_text_bits_per_byte",
+            "text_perplexity",
+            "text_bits_per_byte",
             "new_facts_answer_nats",
         }
 

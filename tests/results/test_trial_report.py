@@ -12,7 +12,7 @@ def a_result(**answers: list) -> TrialResult:
     def sets(learned: float, nats: float) -> dict[str, SetScore]:
         return {
             "new_facts": SetScore(task="new_facts@1", measure="exact_match", chance=0.0, items=(learned, 0.0)),
-            "background_text": SetScore(task="text@1", measure="nats_per_token", chance=0.0, items=(nats,)),
+            "text": SetScore(task="text@1", measure="nats_per_token", chance=0.0, items=(nats,)),
         }
 
     return TrialResult(

@@ -10,7 +10,7 @@ from memlm.data.corpus.packing import pack
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.training import counting
 from memlm.training.config import CountingConfig
-from memlm.training.counting import count_unit
+from memlm.training.counting import count_unit, counted_blocks
 from memlm.training.units import num_batches, units
 from tests.support.tiny import EOS, MEMORIES, PAD, num_slots, read_slots, tiny_model
 
@@ -54,6 +54,23 @@ def test_units_cover_every_micro_batch_once(num_blocks, wanted, batch_blocks, pe
     planned = units(config, num_blocks)
     assert [number for unit in planned for number in unit] == list(range(total))
     assert all(len(unit) == per_unit for unit in planned[:-1]) and 0 < len(planned[-1]) <= per_unit
+
+
+@pytest.mark.parametrize("wanted", [1, 3, 100])
+@pytest.mark.parametrize("batch_blocks", [1, 2, 3, 16])
+def test_counted_blocks_are_those_of_the_micro_batches_in_their_order(blocks, wanted, batch_blocks, monkeypatch):
+    config = replace(CONFIG, num_batches=wanted, batch_blocks=batch_blocks)
+    read = []
+
+    def accesses_of(model, *, input_ids, position_ids):
+        read.append(input_ids)
+        return torch.zeros(*input_ids.shape, 1, dtype=torch.long)
+
+    monkeypatch.setattr(counting, "accesses_of", accesses_of)
+    count(tiny_model(), blocks, config, range(num_batches(config, NUM_BLOCKS)))
+    found = counted_blocks(blocks, config)
+    assert found.dtype == torch.int32 and len(found) == min(wanted * batch_blocks, NUM_BLOCKS)
+    assert torch.equal(found.long(), torch.cat(read)[: len(found)])
 
 
 def plain_counts(model, blocks: Blocks, config: CountingConfig) -> BackgroundCounts:

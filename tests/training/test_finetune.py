@@ -15,6 +15,7 @@ from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.question_answering import prompts_of
 from memlm.evaluation.suite import HeldOut
+from memlm.evaluation.vocabulary import vocabulary_of
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRAConfig
@@ -62,7 +63,7 @@ def materials(tokenizer):
     return Materials(
         tokenizer=tokenizer,
         facts=facts(),
-        held_out=HeldOut(questions=held_out, text=tokens),
+        held_out=HeldOut(questions=held_out, text=tokens, vocabulary=vocabulary_of(tokenizer, tokens)),
         background=None,
     )
 
@@ -169,7 +170,7 @@ def test_a_given_start_is_not_computed_again(materials):
     materials = replace(materials, background=random_background(model))
     trial = trial_with(sparse_config(6))
     start = score(trial, reader_for(trial, model, materials), materials)
-    assert start.sets.keys() == {"new_facts", "towns", "background_text"}
+    assert start.sets.keys() == {"new_facts", "towns", "towns_nats", "text", "text_ends"}
     other = replace(start, sets={name: replace(value, items=(0.5,)) for name, value in start.sets.items()})
     assert run_trial(trial, model, materials, key="key", start=other)[0].start == other.sets
 

@@ -8,21 +8,19 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from memlm import artifacts, storage
 from memlm.config import Config
-from memlm.data.corpus.blocks import batch_ids
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.encoding import padding_id
 from memlm.data.questions.sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
+from memlm.evaluation.vocabulary import vocabulary_of
 from memlm.kinds import CHECKPOINT_KIND, COUNTS_FILE
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.language_model import attention_on, load_checkpoint, load_model_config
 from memlm.slots.counts import BackgroundCounts
+from memlm.training.counting import counted_blocks
 from memlm.training.materials import Materials
 
 CPU = torch.device("cpu")
-REHEARSED_BLOCKS = 1024
-"""Training blocks that replay and distillation draw from. The sample is small enough to keep in
-memory."""
 
 
 def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
@@ -31,7 +29,7 @@ def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
     since."""
     corpus = open_corpus(artifacts.corpus(config).uri, digest=inputs["corpus"])
     sets = open_question_sets(artifacts.questions(config).uri, digest=inputs["questions"])
-    text = corpus.validation_blocks()
+    validation, background = corpus.validation_blocks(), _background_text(corpus, config)
     counts = None
     if "counts" in inputs:
         counts = artifacts.counts(config).open(digest=inputs["counts"]) / COUNTS_FILE
@@ -41,18 +39,18 @@ def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
         held_out=HeldOut(
             questions=sets.held_out(),
             tasks=sets.tasks(),
-            text=text.take(range(min(config.evaluation.num_text_blocks, len(text)))),
+            text=validation.take(range(min(config.evaluation.num_text_blocks, len(validation)))),
+            vocabulary=vocabulary_of(corpus.tokenizer, background.blocks),
         ),
         background=BackgroundCounts.load(counts) if counts else None,
-        text=_background_text(corpus),
+        text=background,
     )
 
 
-def _background_text(corpus: Corpus) -> BackgroundText:
-    """Sample of training blocks for methods with rehearsal."""
-    blocks, tokenizer = corpus.train_blocks(), corpus.tokenizer
-    sample = batch_ids(seed=0, step=0, batch_size=min(REHEARSED_BLOCKS, len(blocks)), num_blocks=len(blocks))
-    return BackgroundText(blocks=blocks.take(sample), eos_id=tokenizer.eos_token_id, pad_id=padding_id(tokenizer))
+def _background_text(corpus: Corpus, config: Config) -> BackgroundText:
+    """All text that the background counts are of, so that every method may use the same."""
+    blocks, tokenizer = counted_blocks(corpus.train_blocks(), config.counting), corpus.tokenizer
+    return BackgroundText(blocks=blocks, eos_id=tokenizer.eos_token_id, pad_id=padding_id(tokenizer))
 
 
 def load_model(checkpoint: str, device: torch.device = CPU, *, digest: str | None = None) -> nn.Module:

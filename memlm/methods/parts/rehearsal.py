@@ -18,6 +18,7 @@ class BackgroundText:
     """Blocks of pretraining text, and the ids that structure them."""
 
     blocks: Int[Tensor, "blocks block_size"]
+    """Of any integer type."""
     eos_id: int
     pad_id: int
 
@@ -38,7 +39,7 @@ class Rehearsal(ABC):
         """Add the gradients of the weighted loss to the present ones; returns the loss in nats per
         token."""
         chosen = torch.randperm(len(self.text.blocks), generator=self.generator)[: self.config.blocks_per_step]
-        tokens = self.text.blocks[chosen].to(next(self.model.parameters()).device)
+        tokens = self.text.blocks[chosen].long().to(next(self.model.parameters()).device)
         predicted = is_text(tokens, eos_id=self.text.eos_id, pad_id=self.text.pad_id)[:, 1:]
         loss = self.loss(tokens, predicted)
         # Every rank adds the same, and gradients are summed over ranks.
