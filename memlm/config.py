@@ -48,12 +48,16 @@ class SweepConfig:
     """Methods, settings and seeds that pareto_sweep compares."""
 
     scale: str = names_result("laptop")
-    """Search space of each method, from tune_spaces/: laptop, smoke, wiki, triviaqa, documents or
-    paper."""
+    """Search space of each method, from tune_spaces/: laptop, laptop_rule, smoke, wiki, triviaqa,
+    documents or paper."""
     methods: tuple[str, ...] = names_result(("sparse_memory", "lora", "full"))
     seeds: tuple[int, ...] = names_result((0, 1, 2))
     """Seeds to run each setting with. A seed chooses the facts, their order, their wordings and the
     initial values of new parameters; it never changes the checkpoint."""
+    tuning_seeds: tuple[int, ...] = names_result(())
+    """Seeds of trials that only choose each method's settings. With them, one fact in four is
+    learned by these seeds alone, and the others by `seeds` alone. Without them, settings are chosen
+    on the results that are reported."""
     max_failures: int = execution_only(2)
     """Retries of a trial that failed or lost its worker or node, before the sweep ends with an
     error. A trial that diverged is a result: it is listed with the frontier, and not retried."""
@@ -70,6 +74,13 @@ class SweepConfig:
             raise ValueError("sweep.methods and sweep.seeds must each have at least one entry")
         if len(set(self.seeds)) < len(self.seeds) or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"sweep.methods {self.methods} and sweep.seeds {self.seeds} must not repeat")
+        if overlap := sorted({*self.seeds} & {*self.tuning_seeds}):
+            raise ValueError(
+                f"sweep.tuning_seeds {self.tuning_seeds} and sweep.seeds {self.seeds} both contain {overlap[0]}; settings must be chosen on other trials "
+                "than those reported, so take other seeds for one of the two"
+            )
+        if len(set(self.tuning_seeds)) < len(self.tuning_seeds):
+            raise ValueError(f"sweep.tuning_seeds {self.tuning_seeds} must not repeat; give each seed once")
         for name in self.compare_with:
             require_name("sweep.compare_with", name)
         require_distinct("sweep.compare_with", list(self.compare_with))
@@ -79,6 +90,17 @@ class SweepConfig:
             raise ValueError(
                 f"sweep.trunk_cache_bytes is {self.trunk_cache_bytes}; it must not be negative (0 disables the cache)"
             )
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return (*self.seeds, *self.tuning_seeds)
+
+    def stream_for(self, stream: StreamChoice, seed: int) -> StreamChoice:
+        """The stream of trials with this seed: its part is tuning or evaluation where there are
+        tuning seeds."""
+        if not self.tuning_seeds:
+            return stream
+        return replace(stream, part="tuning" if seed in self.tuning_seeds else "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +235,7 @@ def _check_numbers(config: Config) -> None:
         name = path.rpartition(".")[2].partition("[")[0]
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{path} is {value}; it must be a finite number")
-        if name in ("seed", "seeds", "sample_seed") and not 0 <= value <= MAX_SEED:
+        if name in ("seed", "seeds", "tuning_seeds", "sample_seed") and not 0 <= value <= MAX_SEED:
             raise ValueError(f"{path} is {value}; a seed must be at least 0 and at most {MAX_SEED} (2**63 - 1)")
 
 

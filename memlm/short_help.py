@@ -85,6 +85,7 @@ COMMAND_OPTIONS: dict[str, dict[str, str]] = {
     "pareto_sweep": {
         "--sweep.methods": "methods to compare",
         "--sweep.seeds": "seeds to run each setting with",
+        "--sweep.tuning-seeds": "seeds that only choose each method's settings, on facts of their own",
         "--sweep.scale": "chooses the search spaces in tune_spaces/",
         "--questions.facts.path": _FACTS["--questions.facts.path"],
         "--cluster.num-trials-at-once": "number of parallel trials; default: one per CPU or GPU",

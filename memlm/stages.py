@@ -147,6 +147,16 @@ def require_traceable(config: Config) -> None:
         raise RunError(f"trace is True, and method {config.method.name} changes no weights to trace; leave --trace out")
 
 
+def _require_sweepable(config: Config) -> None:
+    """Raise RunError for a sweep whose facts are parted twice."""
+    part, tuning_seeds = config.stream.part, config.sweep.tuning_seeds
+    if tuning_seeds and part != "all":
+        raise RunError(
+            f"stream.part is {part!r}, and sweep.tuning_seeds {tuning_seeds} part the facts already; leave --stream.part out, or give "
+            "--sweep.tuning-seeds without a seed"
+        )
+
+
 def _require_writer(config: Config) -> None:
     if not config.writer.model:
         raise RunError(
@@ -172,6 +182,7 @@ CHECKS: dict[str, Callable[[Config], object]] = {
     "augment_documents": require_documents,
     "write_statements": _require_writer,
     "evaluate": _require_checkpoint,
+    "pareto_sweep": _require_sweepable,
 }
 
 

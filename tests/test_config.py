@@ -40,6 +40,12 @@ BAD = [
     (SweepConfig, {"seeds": ()}, "sweep.seeds"),
     (SweepConfig, {"methods": ("lora", "full", "lora")}, "sweep.methods"),
     (SweepConfig, {"seeds": (1, 2, 1)}, "sweep.seeds"),
+    (
+        SweepConfig,
+        {"seeds": (1, 2), "tuning_seeds": (3, 2)},
+        r"sweep.tuning_seeds (3, 2) and sweep.seeds (1, 2) both contain 2",
+    ),
+    (SweepConfig, {"tuning_seeds": (9, 9)}, "sweep.tuning_seeds (9, 9) must not repeat"),
     (SweepConfig, {"trunk_cache_bytes": -1}, "sweep.trunk_cache_bytes"),
     (ClusterConfig, {"num_workers": 0}, "cluster.num_workers is 0"),
     (ClusterConfig, {"threads_per_worker": 0}, "cluster.threads_per_worker is 0"),

@@ -63,6 +63,14 @@ def test_an_option_that_a_command_would_ignore_is_refused(capsys, stage, argumen
     assert all(uses(other, arguments[0]) for other in others.split(", ")) and stage not in others.split(", ")
 
 
+def test_facts_are_not_parted_twice(capsys):
+    message = refusal(capsys, "pareto_sweep", "--sweep.tuning-seeds", "7", "--stream.part", "tuning")
+    assert message.startswith(
+        "error: stream.part is 'tuning', and sweep.tuning_seeds (7,) part the facts already; leave"
+    )
+    assert parse("", ["laptop", "--stream.part", "tuning"], stage="finetune").stream.part == "tuning"
+
+
 @pytest.mark.parametrize("stage", PIPELINES)
 def test_options_of_a_run_are_accepted_by_all_its_stages(stage, tmp_path):
     of_the_run = ("--storage", str(tmp_path), "--tracking", "off", "--world.seed", "3", "--pretraining.num-steps", "4")

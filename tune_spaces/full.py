@@ -7,6 +7,7 @@ BASE = FullConfig()
 
 SPACES = {
     "laptop": [{"optimizer.learning_rate": grid([5e-6, 1e-5, 1.5e-5, 2e-5, 5e-5, 1e-4])}],
+    "laptop_rule": [{"optimizer.learning_rate": grid([1e-5, 1.5e-5, 2e-5, 3e-5, 5e-5, 1e-4])}],
     "smoke": [{"optimizer.learning_rate": grid([5e-5, 5e-4])}],
     "wiki": [{"optimizer.learning_rate": grid([1.5e-5, 3e-5, 5e-5, 8e-5])}],
     "triviaqa": [{"optimizer.learning_rate": grid([3e-5, 8e-5])}],

@@ -13,6 +13,7 @@ SPACES = {
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])},
         {"num_trainable_slots": 100, "optimizer.learning_rate": grid([5.0, 10.0])},
     ],
+    "laptop_rule": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 15.0, 20.0, 40.0])}],
     "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": grid([2.0, 10.0])}],
     "wiki": [
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 6.0])},

@@ -338,12 +338,25 @@ class WordingsConfig:
             raise ValueError(f"wordings.max_failed_share is {self.max_failed_share}; it must lie between 0 and 1")
 
 
+Part = Literal["all", "evaluation", "tuning"]
+"""Which of a run's facts a stream draws from."""
+
+
+def _is_part(stream: "StreamChoice") -> bool:
+    """Drawing from all facts is not part of the identity, so that results from before the parts are
+    reused."""
+    return stream.part != "all"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
     """The facts to learn, and their batches."""
 
     num_facts: int = names_result(100)
     """Number of facts, drawn by the trial's seed."""
+    part: Part = names_result("all", when=_is_part)
+    """Facts to draw from: all, every fourth one (tuning), or the others (evaluation). Methods'
+    settings are chosen on one part and compared on the other; see sweep.tuning_seeds."""
     num_wordings: int = names_result(6)
     """Number of wordings of one fact in a step's batch, drawn from the fact's statements."""
     num_passes: int = names_result(8)
@@ -363,6 +376,9 @@ class DocumentStreamConfig:
 
     num_documents: int = names_result(0)
     """Number of documents, drawn by the trial's seed; 0 for all."""
+    part: Part = names_result("all", when=_is_part)
+    """Documents to draw from: all, every fourth one (tuning), or the others (evaluation); see
+    sweep.tuning_seeds."""
     num_augmentations: int = names_result(64)
     """Number of texts on one chunk in a step's batch, drawn from the chunk's augmentations."""
     num_passes: int = names_result(1)

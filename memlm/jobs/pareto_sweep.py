@@ -25,7 +25,7 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.notice import forward_sigterm_to_threads
 from memlm.jobs.on_ray.resources import nodes_now, requests_of, shortage
-from memlm.jobs.sweep.planned_trials import plan_trials, read_entries, read_results, unfinished
+from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, read_entries, read_results, unfinished
 from memlm.jobs.sweep.report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.jobs.sweep.trials import run_trials
@@ -51,17 +51,22 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     stages.read()  # finds a changed record before hours of work
     with connect(config), alone(run.sweep_lease) as lease:
         _make_upstream(config, stages)
+        if line := lone_seed(config):
+            say(line)
         planned, inputs = plan_trials(config, spaces)
         read_entries(run, planned)  # finds a changed record before hours of work
         pending = unfinished(run, planned)
-        say(f"sweep: {len(planned)} trials, {len(planned) - len(pending)} of them already finished")
+        tuning = sum(plan.trial.seed in config.sweep.tuning_seeds for plan in planned)
+        choosing = f" ({tuning} to choose settings)" if tuning else ""
+        say(f"sweep: {len(planned)} trials{choosing}, {len(planned) - len(pending)} of them already finished")
         tracker = SweepTracker(config, inputs)
         with tracker.parent, tracker.parent.measuring():
             if pending:
                 with stages.timed("pareto_sweep"):
                     run_trials(config, run, pending, inputs=inputs, holder=lease.holder, on_finished=tracker.log_trial)
             trials, failed = read_results(run, planned)
-            frontier = build_frontier(config.recipe, [result for _, result in trials], failed=failed)
+            reported = [result for _, result in trials if result.seed not in config.sweep.tuning_seeds]
+            frontier = build_frontier(config.recipe, reported, failed=failed)
             write_frontier(config, run, frontier, stages.read(), tracker, trials)
             if not any(has_learned(result) for _, result in trials):
                 say(
@@ -75,10 +80,12 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
     with stages.timed("prepare_corpus"):
         corpus = open_corpus(prepare_corpus.run(config))
     facts = open_question_sets(artifacts.questions(config).uri).facts()
-    if line := shortfall(config.stream, facts):
-        say(line)
-    for seed in config.sweep.seeds:
-        check_stream(config.stream, facts, corpus.tokenizer, seed=seed)
+    streams = {seed: config.sweep.stream_for(config.stream, seed) for seed in config.sweep.all_seeds}
+    for line in dict.fromkeys(shortfall(stream, facts) for stream in streams.values()):
+        if line:
+            say(line)
+    for seed, stream in streams.items():
+        check_stream(stream, facts, corpus.tokenizer, seed=seed)
     memory, dense = (replace(config, architecture=architecture) for architecture in ("memory", "dense"))
     with stages.timed("pretrain"):
         _pretrain_in_parallel([memory, dense])

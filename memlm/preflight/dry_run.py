@@ -13,10 +13,11 @@ from pathlib import Path
 from memlm import artifacts, storage
 from memlm.artifacts import trial_of
 from memlm.config import Config
-from memlm.data.config import DocumentStreamConfig, QuestionSetConfig
+from memlm.data.config import DocumentStreamConfig, Part, QuestionSetConfig, StreamChoice
 from memlm.data.hub import HUB
 from memlm.data.paths import PathError, expand
-from memlm.jobs.sweep.planned_trials import plan_trials, unfinished
+from memlm.data.questions.parts import items_of_part, size_of_part
+from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, unfinished
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.kinds import CHECKPOINT_KIND
 from memlm.methods.config import MethodConfig
@@ -91,14 +92,21 @@ def _minutes(number: float) -> str:
 
 def _with_available_facts(plan: RunPlan) -> Config:
     """Config whose stream takes no more facts than are available."""
-    stream, there = plan.config.stream, plan.num_learned
-    if isinstance(stream, DocumentStreamConfig) or not there:
+    stream = _streams(plan.config)[0]
+    if isinstance(stream, DocumentStreamConfig) or not plan.num_learned:
         return plan.config
+    there = max(1, size_of_part(plan.num_learned, stream.part))
     return replace(plan.config, stream=replace(stream, num_facts=min(stream.num_facts, there)))
 
 
+def _streams(config: Config) -> list[StreamChoice]:
+    """The streams of a sweep's trials: of those that are reported and, with tuning seeds, of those
+    that choose settings."""
+    return list(dict.fromkeys(config.sweep.stream_for(config.stream, seed) for seed in config.sweep.all_seeds))
+
+
 def _trials_of(plan: RunPlan) -> dict[MethodConfig, int]:
-    seeds = len(plan.config.sweep.seeds)
+    seeds = len(plan.config.sweep.all_seeds)
     return {setting: seeds for space in plan.spaces for setting in space.settings()}
 
 
@@ -202,21 +210,24 @@ def _finetune(plan: RunPlan) -> None:
             state = "reused"
     except ValueError:
         pass  # an input does not exist yet, as the stages above say
-    plan.add("finetune", uri, state, f"{config.method.label}: {_stream(plan)}")
+    plan.add("finetune", uri, state, f"{config.method.label}: {_stream(plan, config.stream)}")
 
 
 def _trials(plan: RunPlan) -> None:
     config, run = plan.config, plan.run
-    seeds = len(config.sweep.seeds)
+    sweep = config.sweep
+    seeds = f"{len(sweep.seeds)} seeds"
+    if sweep.tuning_seeds:
+        seeds = f"({seeds} and {len(sweep.tuning_seeds)} for tuning)"
     lines = [
-        f"{space.base.label}: {len(space.settings())} settings x {seeds} seeds = {len(space.settings()) * seeds} trials"
+        f"{space.base.label}: {len(space.settings())} settings x {seeds} = {len(space.settings()) * len(sweep.all_seeds)} trials"
         for space in plan.spaces
     ]
     trials = {
-        trial_of(replace(config, method=setting, seed=seed))
+        trial_of(replace(config, method=setting, seed=seed, stream=sweep.stream_for(config.stream, seed)))
         for space in plan.spaces
         for setting in space.settings()
-        for seed in config.sweep.seeds
+        for seed in sweep.all_seeds
     }
     finished = 0
     try:
@@ -231,12 +242,28 @@ def _trials(plan: RunPlan) -> None:
         "reused" if finished == len(trials) else "to be made",
         f"{len(trials)} trials, {finished} of them finished",
         *lines,
-        f"each: {_stream(plan)}; scored before and after on the facts learned, {held_out} and {config.evaluation.num_text_blocks} blocks of text",
+        *_parts(plan),
+        lone_seed(config),
+        f"each: {_stream(plan, _streams(config)[0])}; scored before and after on the facts learned, {held_out} and {config.evaluation.num_text_blocks} "
+        "blocks of text",
     )
 
 
-def _stream(plan: RunPlan) -> str:
-    stream, there = plan.config.stream, plan.num_learned
+def _parts(plan: RunPlan) -> list[str]:
+    """How the facts or documents are parted, if there are tuning seeds."""
+    if plan.num_learned is None or not plan.config.sweep.tuning_seeds:
+        return []
+    parts: list[Part] = ["evaluation", "tuning"]
+    try:
+        numbers = [len(items_of_part(range(plan.num_learned), part)) for part in parts]
+    except ValueError as error:
+        return [plan.obstacle(error)]
+    what = "documents" if plan.config.questions.documents is not None else "facts"
+    return [f"{what}: {numbers[0]} to compare methods on, {numbers[1]} to choose their settings on"]
+
+
+def _stream(plan: RunPlan, stream: StreamChoice) -> str:
+    there = None if plan.num_learned is None else size_of_part(plan.num_learned, stream.part)
     if isinstance(stream, DocumentStreamConfig):
         most = stream.num_documents if there is None else min(stream.num_documents, there)
         documents = most or "all"

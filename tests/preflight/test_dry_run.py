@@ -154,6 +154,37 @@ def test_available_facts_are_counted_and_bound_the_stream(capsys, tmp_path):
     assert "100 facts to learn" in plan_of(capsys, "prepare_corpus", "smoke", "--storage", str(tmp_path))
 
 
+def test_trials_that_choose_settings_are_planned_apart(capsys, tmp_path):
+    place = ("smoke", "--storage", str(tmp_path), "--sweep.seeds", "0", "1", "2")
+    plain = plan_of(capsys, "pareto_sweep", *place)
+    tuned = plan_of(capsys, "pareto_sweep", *place, "--sweep.tuning-seeds", "8", "9")
+    assert "full: 2 settings x 3 seeds = 6 trials" in plain and "18 trials, 0 of them finished" in plain
+    assert "full: 2 settings x (3 seeds and 2 for tuning) = 10 trials" in tuned and "30 trials, 0 of them" in tuned
+    assert "facts: 75 to compare methods on, 25 to choose their settings on" in tuned and "choose their" not in plain
+    few, many = (
+        minutes_of(
+            plan_of(capsys, "pareto_sweep", "laptop", "--storage", str(tmp_path), "--sweep.tuning-seeds", *seeds),
+            "pareto_sweep",
+        )
+        for seeds in (("10",), ("10", "11", "12"))
+    )
+    assert many > 1.2 * few
+    assert "2 passes over 75 facts, all that exist (stream.num_facts is 80)" in plan_of(
+        capsys, "pareto_sweep", *place, "--sweep.tuning-seeds", "8", "--stream.num-facts", "80"
+    )
+
+
+def minutes_of(plan: str, stage: str) -> float:
+    return float(re.search(rf"{stage} ([\d.]+)", plan[plan.index("time: about") :])[1])
+
+
+def test_one_seed_and_too_few_facts_for_tuning_are_pointed_out(capsys, tmp_path):
+    plan = plan_of(capsys, "pareto_sweep", "smoke", "--storage", str(tmp_path), "--sweep.seeds", "4")
+    assert "sweep.seeds is (4,): with one seed, intervals say nothing about other facts" in plan
+    plan = refused_plan_of(capsys, "pareto_sweep", *own_facts(tmp_path), "--sweep.tuning-seeds", "8")
+    assert "refused: stream.part is 'tuning', and none of the 3 facts or documents to learn is in it" in plan
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

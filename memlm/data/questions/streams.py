@@ -11,15 +11,20 @@ from itertools import groupby
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.config import DocumentStreamConfig, StreamChoice
+from memlm.data.config import DocumentStreamConfig, Part, StreamChoice
 from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_stream, sample_facts
+from memlm.data.questions.parts import items_of_part, size_of_part
 
 
 def facts_of_stream(stream: StreamChoice, facts: Sequence[Fact], *, seed: int) -> list[Fact]:
-    """The facts that a trial with this seed learns: as many as requested, or all there are."""
-    if isinstance(stream, DocumentStreamConfig):
-        return sample_documents(facts, stream.num_documents, seed=seed)
-    return sample_facts(facts, stream.num_facts, seed=seed)
+    """The facts that a trial with this seed learns: as many of the stream's part as requested, or
+    all of it. Raises FactError if the part is empty."""
+    try:
+        if isinstance(stream, DocumentStreamConfig):
+            return sample_documents(facts, stream.num_documents, seed=seed, part=stream.part)
+        return sample_facts(items_of_part(facts, stream.part), stream.num_facts, seed=seed)
+    except ValueError as error:
+        raise FactError(str(error)) from None
 
 
 def require_asked(chosen: Sequence[Fact], *, seed: int) -> None:
@@ -36,21 +41,23 @@ def shortfall(stream: StreamChoice, facts: Sequence[Fact]) -> str:
     """A message if a stream asks for more than there is and therefore learns all; empty
     otherwise."""
     if isinstance(stream, DocumentStreamConfig):
-        field, asked, there = "num_documents", stream.num_documents, len(_by_document(facts))
+        field, asked, number = "num_documents", stream.num_documents, len(_by_document(facts))
     else:
-        field, asked, there = "num_facts", stream.num_facts, len(facts)
+        field, asked, number = "num_facts", stream.num_facts, len(facts)
+    there = size_of_part(number, stream.part)
     if asked <= there:
         return ""
-    return f"stream.{field} is {asked}, but there are only {there}: all of them are learned"
+    part = "" if stream.part == "all" else f" for {stream.part}"
+    return f"stream.{field} is {asked}, but there are only {there}{part}: all of them are learned"
 
 
-def sample_documents(chunks: Sequence[Fact], num_documents: int, *, seed: int) -> list[Fact]:
-    """The chunks of a random subset of the documents, or of all for 0. Documents are in random
-    order, and the chunks of each in their own order.
+def sample_documents(chunks: Sequence[Fact], num_documents: int, *, seed: int, part: Part = "all") -> list[Fact]:
+    """The chunks of a random subset of the part's documents, or of all of them for 0. Documents are
+    in random order, and the chunks of each in their own order.
 
     A chunk's id is the id of its document, a '#' and a number.
     """
-    documents = _by_document(chunks)
+    documents = items_of_part(_by_document(chunks), part)
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(documents))
     return [chunk for index in order[: num_documents or None] for chunk in documents[index]]
 

@@ -23,6 +23,12 @@ class PlannedTrial:
     trial: Trial
     architecture: Architecture
 
+    @property
+    def title(self) -> str:
+        """Method, learning rate and seed, for people; says which trials only choose settings."""
+        tuning = "tuning " if self.trial.stream.part == "tuning" else ""
+        return f"{self.trial.title} {tuning}seed {self.trial.seed}"
+
 
 def plan_trials(
     config: Config, spaces: Sequence[MethodSpace]
@@ -31,13 +37,21 @@ def plan_trials(
     advance evenly."""
     inputs = {space.base.base: trial_inputs(config, space.base.base) for space in spaces}
     planned: dict[str, PlannedTrial] = {}
-    for seed in config.sweep.seeds:
+    for seed in config.sweep.all_seeds:
+        stream = config.sweep.stream_for(config.stream, seed)
         for space in spaces:
             for setting in space.settings():
-                trial = trial_of(replace(config, method=setting, seed=seed))
+                trial = trial_of(replace(config, method=setting, seed=seed, stream=stream))
                 plan = PlannedTrial(key=trial.key(inputs[setting.base]), trial=trial, architecture=setting.base)
                 planned[plan.key] = plan  # search spaces may overlap
     return list(planned.values()), inputs
+
+
+def lone_seed(config: Config) -> str:
+    """A message if the trials that are reported have one seed; empty otherwise."""
+    if len(config.sweep.seeds) > 1:
+        return ""
+    return f"sweep.seeds is {config.sweep.seeds}: with one seed, intervals say nothing about other facts, orders and wordings; give three seeds or more"
 
 
 def ledger_entry(run: Run, plan: PlannedTrial) -> str:

@@ -79,8 +79,9 @@ class SweepTracker:
     def log_trial(self, plan: PlannedTrial, entry: Mapping[str, Any]) -> None:
         """Log a finished trial. If the server does not answer, the end of the sweep logs the trial,
         or the same command run again."""
+        trial = plan.trial
         with self.child(plan) as child:
-            log_config(child, replace(self.config, method=plan.trial.method, seed=plan.trial.seed))
+            log_config(child, replace(self.config, method=trial.method, seed=trial.seed, stream=trial.stream))
             child.log_inputs(self._sets())
             if "failed" in entry:
                 child.set_tags({"failed": entry["failed"]})

@@ -77,9 +77,7 @@ def run_trials(
         if not pending:
             return
         holder.require()
-        failed = "\n".join(
-            f"  {plan.trial.title} seed {plan.trial.seed}: {events.given_up[plan.key]}" for plan in pending
-        )
+        failed = "\n".join(f"  {plan.title}: {events.given_up[plan.key]}" for plan in pending)
         if tries_left:
             say(f"sweep: {len(pending)} trials failed or lost their workers; trying them again:\n{failed}")
     raise RunError(
@@ -209,13 +207,12 @@ class _TrialEvents(tune.Callback):
 
 
 def _describe(plan: PlannedTrial, entry: Mapping[str, Any]) -> str:
-    name = f"{plan.trial.title} seed {plan.trial.seed}"
     if "failed" in entry:
-        return f"{name}: {entry['failed']}"
+        return f"{plan.title}: {entry['failed']}"
     result = TrialResult.from_json(entry["result"])
     held_out = ", ".join(
         f"{name} {result.start[name].value:.2f} -> {score.value:.2f}"
         for name, score in result.end.items()
         if name != LEARNING_SET
     )
-    return f"{name}: learned {result.end[LEARNING_SET].value:.2f}; {held_out}"
+    return f"{plan.title}: learned {result.end[LEARNING_SET].value:.2f}; {held_out}"

@@ -8,9 +8,19 @@ import pytest
 from memlm import storage
 from memlm.artifacts import trial_of
 from memlm.cli import parse
-from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, read_entries, read_results, unfinished
+from memlm.jobs.sweep import planned_trials
+from memlm.jobs.sweep.planned_trials import (
+    PlannedTrial,
+    ledger_entry,
+    lone_seed,
+    plan_trials,
+    read_entries,
+    read_results,
+    unfinished,
+)
 from memlm.results.scores import SetScore, TrialResult
 from memlm.run import Run
+from tune_spaces import load_spaces
 
 
 def planned(key: str) -> PlannedTrial:
@@ -70,3 +80,28 @@ def test_an_invalid_entry_is_reported_on_one_line(run: Run, entry: str) -> None:
     with pytest.raises(storage.StorageError, match=r"a.json") as caught:
         read_results(run, [planned("a")])
     assert "\n" not in str(caught.value)
+
+
+def plans_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[PlannedTrial]:
+    monkeypatch.setattr(planned_trials, "trial_inputs", lambda config, architecture: {"checkpoint": architecture})
+    config = parse("", ["smoke", *arguments])
+    return plan_trials(config, load_spaces(config.sweep.methods, config.sweep.scale))[0]
+
+
+def test_trials_of_tuning_seeds_learn_facts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, tuned = plans_of(monkeypatch), plans_of(monkeypatch, "--sweep.tuning-seeds", "8")
+    assert {(plan.trial.seed, plan.trial.stream.part) for plan in plain} == {(0, "all"), (1, "all")}
+    assert {(plan.trial.seed, plan.trial.stream.part) for plan in tuned} == {
+        (0, "evaluation"),
+        (1, "evaluation"),
+        (8, "tuning"),
+    }
+    assert len(plain) == 12 and len(tuned) == 18 and not {plan.key for plan in plain} & {plan.key for plan in tuned}
+    assert [plan.title for plan in tuned][::6] == [
+        f"sparse_memory lr2 {seed}" for seed in ("seed 0", "seed 1", "tuning seed 8")
+    ]
+
+
+def test_one_seed_is_pointed_out() -> None:
+    assert "sweep.seeds is (3,): with one seed" in lone_seed(parse("", ["smoke", "--sweep.seeds", "3"]))
+    assert lone_seed(parse("", ["smoke"])) == ""
