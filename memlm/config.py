@@ -207,6 +207,10 @@ class Config:
             field = "register_model" if self.register_model else "log_model"
             raise ValueError(f"tracking is off, so {field} cannot store the model; leave one of the two out")
         _check_documents(self)
+        if self.questions.updates is not None and self.world is None:
+            raise ValueError(
+                "questions.updates needs the generated world, whose known facts it updates; name a recipe with a world, such as laptop"
+            )
         self.pretraining.require_workers(self.cluster.num_workers)
         if self.architecture == "memory" and self.model.memory.layers:
             _check_pool_split(self.pretraining.pool_split, self.model.memory.value_dim, self.cluster.num_workers)

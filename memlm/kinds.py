@@ -23,6 +23,7 @@ QUESTIONS_KIND = "questions"
 FACTS_FILE = "facts.jsonl"
 HELD_OUT_FOLDER = "held_out"
 TASKS_FILE = "tasks.json"
+UPDATES_FILE = "updates.jsonl"
 
 DOCUMENTS_KIND = "documents"
 """Its file is FACTS_FILE, too: a chunk is a fact whose statements are the chunk's texts."""

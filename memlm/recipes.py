@@ -16,6 +16,7 @@ from memlm.data.config import (
     QuestionsConfig,
     QuestionSetConfig,
     StreamConfig,
+    UpdatesConfig,
 )
 from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
@@ -241,6 +242,18 @@ def laptop_ablations() -> Config:
     )
 
 
+def laptop_updates() -> Config:
+    """Known facts that get new answers, on the checkpoints of `laptop`: whether the old answer is
+    gone, and what becomes of facts of the same subject and of the same relation."""
+    base = laptop()
+    return replace(
+        base,
+        recipe="laptop_updates",
+        base_run="laptop",
+        questions=replace(base.questions, updates=UpdatesConfig()),
+    )
+
+
 def laptop_layers() -> Config:
     """Ablation: three memory layers that share one pool (Berges et al. 2024, Memory+), with a
     pretraining of its own."""
@@ -391,6 +404,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
         laptop_controls,
         laptop_tuning,
         laptop_ablations,
+        laptop_updates,
         laptop_layers,
         laptop_slots,
         smoke,

@@ -40,6 +40,8 @@ USES: dict[str, tuple[str, ...]] = {
     "write_statements": ("writer", "wordings"),
 }
 """Options of each command in addition to those of the run."""
+APPLY_TO_UPDATES = ("--questions.facts.num-questions", "--questions.facts.skip", "--questions.facts.shuffle")
+"""Options of the facts that choose among updates too."""
 READS_SOURCES = ("prepare_corpus", "pareto_sweep", "augment_documents", "write_statements")
 TRACKED = ("pretrain", "count_accesses", "finetune", "evaluate", "pareto_sweep")
 
@@ -218,6 +220,11 @@ def _refuse_facts_with_documents(config: Config) -> None:
     if config.questions.documents is not None and given:
         raise RunError(
             f"{given[0].partition('=')[0]} has no effect when documents are learned in place of facts; leave it out, or leave out questions.documents"
+        )
+    read = [each for each in given if not each.startswith(APPLY_TO_UPDATES)]
+    if config.questions.updates is not None and read:
+        raise RunError(
+            f"{read[0].partition('=')[0]} has no effect when updates are learned in place of facts; leave it out, or name a recipe without updates"
         )
 
 

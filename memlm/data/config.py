@@ -8,8 +8,8 @@ from memlm.identity import NAMES_RESULT, execution_only, names_result
 from memlm.kinds import BLOCKS_KIND, CORPUS_KIND, QUESTIONS_KIND, STATEMENTS_KIND, TOKENIZER_KIND
 from memlm.names import require_distinct, require_name
 
-RESERVED_SETS = ("new_facts", "text", "text_ends")
-"""Names of sets that every run has."""
+RESERVED_SETS = ("new_facts", "text", "text_ends", "old_answers", "same_subject", "same_relation")
+"""Names of sets that every run has, or every run of updates."""
 RESERVED_SCORES = ("learning", "forgetting", "seconds", "seconds_learning", "steps")
 """Names of other metrics that a run logs."""
 SECONDARY_MEASURES = (
@@ -283,6 +283,24 @@ class DocumentsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpdatesConfig:
+    """Known facts of the generated world that get new answers, to learn instead of new facts."""
+
+    num_neighbours: int = names_result(2)
+    """Known facts of the same subject per update, and equally many of the same relation, which
+    measure what an update changes besides its fact."""
+
+    def __post_init__(self) -> None:
+        if self.num_neighbours < 1:
+            raise ValueError(f"questions.updates.num_neighbours is {self.num_neighbours}; it must be at least 1")
+
+
+def _has_updates(questions: "QuestionsConfig") -> bool:
+    """None is not part of the identity, so that artifacts from before this option are reused."""
+    return questions.updates is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuestionsConfig:
     """Facts to learn and questions to ask. No checkpoint depends on them."""
 
@@ -297,11 +315,16 @@ class QuestionsConfig:
     )
     documents: DocumentsConfig | None = names_result(None)
     """Documents to learn instead of the facts; none to learn the facts."""
+    updates: UpdatesConfig | None = names_result(None, when=_has_updates)
+    """Updates of known facts to learn instead of the facts. Of the settings of `facts`, only
+    num_questions, skip and shuffle apply to them."""
     remove_overlap: bool = names_result(False)
     """Leave out facts whose question is also in a held-out set or the training mixture. Overlaps
     are reported in any case."""
 
     def __post_init__(self) -> None:
+        if self.updates is not None and self.documents is not None:
+            raise ValueError("questions.updates and questions.documents are both set; a run learns one of them")
         names = [held_out.name for held_out in self.held_out]
         require_distinct("questions.held_out", names)
         sets = [*RESERVED_SETS, *names]

@@ -117,8 +117,19 @@ def _one_per_fact(records: Sequence[Record], scores: Sequence[float]) -> tuple[f
 def evaluate_held_out(reader: Reader, held_out: HeldOut, config: EvaluationConfig) -> Scores:
     """Text is read first, then answers: of all that a sweep records, they save the most time for
     their bytes."""
-    exams, vocabulary = held_out.exams(), held_out.vocabulary
-    text = _score_text(reader, config, held_out.text, vocabulary)
+    text = _score_text(reader, config, held_out.text, held_out.vocabulary)
+    return join([_score_exams(reader, config, held_out.exams(), held_out.vocabulary), text])
+
+
+def evaluate_asked(
+    reader: Reader, sets: Mapping[str, Sequence[Question]], vocabulary: Vocabulary, config: EvaluationConfig
+) -> Scores:
+    """Sets of questions that are asked without examples, with the likelihood of their answers."""
+    exams = {name: exam_of(name, questions, TaskChoice()) for name, questions in sets.items()}
+    return _score_exams(reader, config, exams, vocabulary)
+
+
+def _score_exams(reader: Reader, config: EvaluationConfig, exams: Mapping[str, Exam], vocabulary: Vocabulary) -> Scores:
     answers = {
         name: _score_answer_nats(reader, config, name, exam, vocabulary)
         for name, exam in exams.items()
@@ -127,7 +138,7 @@ def evaluate_held_out(reader: Reader, held_out: HeldOut, config: EvaluationConfi
     parts = []
     for name, exam in exams.items():
         parts += [_score_exam(reader, config, name, exam, vocabulary), *([answers[name]] if name in answers else [])]
-    return join([*parts, text])
+    return join(parts)
 
 
 def _score_text(

@@ -114,7 +114,9 @@ def _questions(plan: RunPlan) -> None:
     config, questions = plan.config, plan.config.questions
     sets: list[tuple[str, QuestionSetConfig]] = [(held_out.name, held_out) for held_out in questions.held_out]
     lines = [_question_set(plan, name, source) for name, source in sets]
-    if questions.documents is None:
+    if questions.updates is not None:
+        lines.insert(0, "updates to learn: known facts of the generated world with new answers")
+    elif questions.documents is None:
         lines.insert(0, _question_set(plan, "facts to learn", questions.facts))
     else:
         lines.insert(0, f"documents to learn: {questions.documents.path}, {questions.documents.augmenter}")

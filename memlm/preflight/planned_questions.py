@@ -12,6 +12,7 @@ from memlm.data.paths import WORLD, expand
 from memlm.data.questions.questions import read_set, require_questions, select
 from memlm.data.questions.records import numbered_fact
 from memlm.data.stating.sets import conflict_lines, kind_lines, statable
+from memlm.data.world.updates import updates_of
 from memlm.data.world.world import World
 
 
@@ -31,6 +32,9 @@ def count_learned(config: Config, world: Path | None) -> Counted:
     documents, facts = config.questions.documents, config.questions.facts
     if documents is not None:
         return _count_documents(documents)
+    if config.questions.updates is not None and config.world is not None:
+        updated, _ = updates_of(config.world, config.questions.updates)
+        return Counted(len(select(updated, facts)))
     if WORLD in facts.path and world is None:
         return _count_of_the_world(config)
     merged = facts.merge_numbered or WORLD in facts.path

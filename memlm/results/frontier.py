@@ -24,7 +24,7 @@ import numpy as np
 
 from memlm.results.bootstrap import Resamples, divide, interval
 from memlm.results.pareto import Array, forgetting_at, hypervolume, nondominated
-from memlm.results.scores import EPSILON, LEARNING_SET, FailedSetting, ScoreError, TrialResult
+from memlm.results.scores import EPSILON, LEARNING_SET, NEVER_COUNTED, FailedSetting, ScoreError, TrialResult
 
 COMPARED_METHODS = ("sparse_memory", "lora", "full")
 """The paper's three; a level is matched when all of them reach it."""
@@ -108,7 +108,7 @@ def _require_comparable(trials: Sequence[TrialResult]) -> None:
 def _forgetting_sets(trials: Sequence[TrialResult]) -> list[str]:
     """Held-out sets on which every compared model starts far enough above chance; the others
     count for no method."""
-    held_out = [name for name in trials[0].start if name != LEARNING_SET]
+    held_out = [name for name in trials[0].start if name not in (LEARNING_SET, *NEVER_COUNTED)]
     margins = {name: min(trial.start[name].value - trial.start[name].chance for trial in trials) for name in held_out}
     counted = [
         name

@@ -13,6 +13,8 @@ TEXT_SET = "text"
 TEXT_ENDS_SET = "text_ends"
 """The ends of text and newlines of held-out text. They show what a model learned about where to
 stop, and do not count as forgetting."""
+OLD_ANSWERS_SET = "old_answers"
+"""The answers that updates replace. Losing them is meant, so they never count as forgetting."""
 Measure = Literal["exact_match", "f1", "accuracy", "nats_per_token"]
 EPSILON = 1e-9
 """Numbers that differ by less are equal but for rounding."""
@@ -27,6 +29,10 @@ class ScoreError(ValueError):
 def nats_set(name: str) -> str:
     """The name of the likelihood of the preferred answers in a set that is answered with text."""
     return f"{name}_nats"
+
+
+NEVER_COUNTED = (TEXT_ENDS_SET, OLD_ANSWERS_SET, nats_set(OLD_ANSWERS_SET))
+"""Held-out sets that are shown and never count as forgetting."""
 
 
 def rounded(items: Iterable[float]) -> tuple[float, ...]:

@@ -11,7 +11,8 @@ from torch import nn
 from memlm.data.questions.facts import FactBatch
 from memlm.data.questions.records import Question, Record
 from memlm.data.questions.streams import require_asked
-from memlm.evaluation.suite import evaluate_held_out, evaluate_questions
+from memlm.evaluation.suite import evaluate_asked, evaluate_held_out, evaluate_questions
+from memlm.evaluation.updates import questions_of_updates
 from memlm.methods.method import LearningInputs, Method
 from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, Scores, TrialResult, before_and_after, join
@@ -139,10 +140,17 @@ def score(
 def score_learning(
     trial: Trial, reader: Reader, materials: Materials, *, context_of: Callable[[Question], str] = lambda question: ""
 ) -> Scores:
-    """The new facts of the trial's seed. Raises DivergedError where a score is not finite."""
-    questions = _in_context(_questions_of(trial, materials), context_of)
+    """The new facts of the trial's seed and, for updates, the sets that go with them. Raises
+    DivergedError where a score is not finite."""
+    facts, config = facts_of(trial, materials), trial.evaluation
+    questions = _in_context([question for fact in facts for question in fact.questions], context_of)
     reader.model.eval()
-    return _finite(evaluate_questions(reader, LEARNING_SET, questions, trial.evaluation))
+    scores = evaluate_questions(reader, LEARNING_SET, questions, config)
+    if materials.updates:
+        sets = questions_of_updates(facts, materials.updates)
+        asked = {name: _in_context(questions, context_of) for name, questions in sets.items()}
+        scores = join([scores, evaluate_asked(reader, asked, materials.held_out.vocabulary, config)])
+    return _finite(scores)
 
 
 def score_held_out(
@@ -171,7 +179,3 @@ def _in_context(records: Sequence[R], context_of: Callable[[Question], str]) -> 
     return [
         replace(record, context=context_of(record)) if isinstance(record, Question) else record for record in records
     ]
-
-
-def _questions_of(trial: Trial, materials: Materials) -> list[Question]:
-    return [question for fact in facts_of(trial, materials) for question in fact.questions]

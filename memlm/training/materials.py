@@ -1,15 +1,15 @@
 """Inputs of the trials of a run: facts and their stream, held-out sets, background counts, and the
 recording of the base model."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamChoice
 from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_batch
-from memlm.data.questions.records import Question
+from memlm.data.questions.records import Question, Update
 from memlm.data.questions.streams import batches_of_stream, facts_of_stream, require_asked
 from memlm.evaluation.question_answering import prompts_of
 from memlm.evaluation.suite import HeldOut
@@ -32,6 +32,8 @@ class Materials:
     facts: Sequence[Fact]
     held_out: HeldOut
     background: BackgroundCounts | None
+    updates: Mapping[str, Update] = field(default_factory=dict)
+    """By id of a fact, what it replaces; empty if the facts are new."""
     text: BackgroundText | None = None
     """The pretraining text that the background counts are of, for methods that rehearse it."""
     recording: Recording | None = None

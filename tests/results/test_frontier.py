@@ -317,3 +317,13 @@ def test_trials_that_cannot_be_compared_are_refused() -> None:
     ]:
         with pytest.raises(ScoreError, match=message):
             build(*trials)
+
+
+def test_old_answers_that_updates_replace_never_count_as_forgetting() -> None:
+    before = {"old_answers": accuracy(1), "same_subject": accuracy(1)}
+    after = {"old_answers": accuracy(0), "same_subject": accuracy(1)}
+    frontier = build(trial("full", 0.5, before, after))
+    assert frontier["forgetting_sets"] == ["same_subject"]
+    (point,) = frontier["points"]
+    assert point["forgetting"] == 0
+    assert point["sets"]["old_answers"]["drop"] == 1

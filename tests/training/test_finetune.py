@@ -9,7 +9,7 @@ import torch
 
 from memlm.data.config import StreamConfig
 from memlm.data.questions.facts import Fact
-from memlm.data.questions.records import Question
+from memlm.data.questions.records import Question, Update
 from memlm.data.questions.streams import facts_of_stream
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
@@ -239,3 +239,30 @@ def test_finite_weights_that_are_too_large_to_compute_with_have_diverged(materia
     monkeypatch.setattr(finetune, "_learn", learn)
     with pytest.raises(DivergedError, match=r"a score is not finite after step 7; .*learning_rate .* is too high"):
         run_trial(trial, model, materials, key="key", start=start)
+
+
+def updates(neighbour="What is the town of Zoe?"):
+    """Each fact replaces the town of the next one; all have one neighbour of their own."""
+    near = [Question(id=f"near {number}", question=neighbour, answers=("Rome",)) for number in range(6)]
+    return {
+        str(number): Update(
+            fact=str(number), replaces=TOWNS[number - 1], same_subject=(near[number],), same_relation=(near[number],)
+        )
+        for number in range(6)
+    }
+
+
+def test_updates_are_scored_on_old_answers_and_neighbours_before_and_after(materials):
+    trial, model = trial_with(FullConfig()), base_model(materials.tokenizer, MEMORY, dense=True)
+    plain, _ = run_trial(trial, base_model(materials.tokenizer, MEMORY, dense=True), materials, key="key")
+    result, _ = run_trial(trial, model, replace(materials, updates=updates()), key="key")
+    added = result.start.keys() - plain.start.keys()
+    assert (
+        added
+        == result.end.keys() - plain.end.keys()
+        == {
+            f"{name}{measure}" for name in ("old_answers", "same_subject", "same_relation") for measure in ("", "_nats")
+        }
+    )
+    assert all(len(score.items) == 4 for name, score in result.end.items() if name in {"new_facts", *added})
+    assert {name: score for name, score in result.end.items() if name not in added} == plain.end

@@ -42,6 +42,20 @@ class Fact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Update:
+    """What a fact to learn replaces, and known facts near it that must stay as they are."""
+
+    fact: str
+    """Id of the fact."""
+    replaces: str
+    """The answer that was right before."""
+    same_subject: tuple[Question, ...]
+    """Questions about other facts of its subject."""
+    same_relation: tuple[Question, ...]
+    """Questions about the same relation of other subjects."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MultipleChoice:
     """A text and several continuations, one of which is right."""
 

@@ -3,7 +3,7 @@ facts to learn and the held-out questions.
 
 No checkpoint depends on it, so several streams can be learned from one pretrained model.
 
-    questions/   facts.jsonl  held_out/<name>.jsonl  tasks.json
+    questions/   facts.jsonl  held_out/<name>.jsonl  tasks.json  [updates.jsonl]
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 from memlm import storage
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.files import read_saved_set, record_of, write_set
-from memlm.data.questions.records import Question, Record, TaskChoice
-from memlm.kinds import FACTS_FILE, HELD_OUT_FOLDER, QUESTIONS_KIND, TASKS_FILE
+from memlm.data.questions.records import Question, Record, TaskChoice, Update
+from memlm.kinds import FACTS_FILE, HELD_OUT_FOLDER, QUESTIONS_KIND, TASKS_FILE, UPDATES_FILE
 
 
 def write_question_sets(
@@ -25,8 +25,12 @@ def write_question_sets(
     facts: Sequence[Fact],
     held_out: Mapping[str, Sequence[Record]],
     tasks: Mapping[str, TaskChoice] = MappingProxyType({}),
+    updates: Sequence[Update] = (),
 ) -> None:
+    """`updates` are empty for facts that replace nothing."""
     write_fact_lines(folder / FACTS_FILE, facts)
+    if updates:
+        (folder / UPDATES_FILE).write_text("".join(json.dumps(asdict(update)) + "\n" for update in updates))
     for name, questions in held_out.items():
         write_set(str(folder / HELD_OUT_FOLDER / f"{name}.jsonl"), questions)
     (folder / TASKS_FILE).write_text(json.dumps({name: asdict(task) for name, task in tasks.items()}))
@@ -71,11 +75,26 @@ class QuestionSets:
         written = json.loads((self.folder / TASKS_FILE).read_text())
         return {name: TaskChoice(**choice) for name, choice in written.items()}
 
+    def updates(self) -> dict[str, Update]:
+        """By id of a fact, what it replaces; empty if the facts are new."""
+        path = self.folder / UPDATES_FILE
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {update.fact: update for update in map(_update_of, map(json.loads, lines))}
+
 
 def _question_of(values: Mapping[str, Any]) -> Question:
     question = record_of(values)
     assert isinstance(question, Question), "facts are asked by questions with answers"
     return question
+
+
+def _update_of(values: Mapping[str, Any]) -> Update:
+    return Update(
+        fact=values["fact"],
+        replaces=values["replaces"],
+        same_subject=tuple(map(_question_of, values["same_subject"])),
+        same_relation=tuple(map(_question_of, values["same_relation"])),
+    )
 
 
 def open_question_sets(uri: str, *, digest: str | None = None) -> QuestionSets:

@@ -117,7 +117,7 @@ class World:
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
-        names = _Names(self._random("names"))
+        names = _Names(self.random("names"))
         self.values = {attribute.name: names.values(attribute) for attribute in ATTRIBUTES}
         self.wordings = {attribute.name: self._draw_wordings(attribute) for attribute in ATTRIBUTES}
         entities = [
@@ -126,15 +126,16 @@ class World:
         self.known, self.new = entities[: config.num_known], entities[config.num_known :]
         # Held out as unordered pairs: a sum whose mirror is in the corpus would be half known.
         pairs = [(a, b) for a in range(config.max_operand + 1) for b in range(a, config.max_operand + 1)]
-        self._random("sums").shuffle(pairs)
+        self.random("sums").shuffle(pairs)
         held_out = len(pairs) // HELD_OUT_SHARE
         self.evaluation_sums, self.training_sums = _both_orders(pairs[:held_out]), _both_orders(pairs[held_out:])
 
-    def _random(self, purpose: str) -> Random:
+    def random(self, purpose: str) -> Random:
+        """The generator of one purpose; what another one draws does not change it."""
         return Random(f"memlm world {self.config.seed} {purpose}")
 
     def _draw_wordings(self, attribute: Attribute) -> Wordings:
-        random = self._random(f"wordings of {attribute.name}")
+        random = self.random(f"wordings of {attribute.name}")
         # The attribute's own verbs are always trained on, so that every word of an evaluation
         # wording has been learned.
         statement_frames = random.sample(STATEMENT_FRAMES, NUM_STATEMENTS - len(attribute.statements))
@@ -176,7 +177,7 @@ class World:
 
     def known_questions(self) -> list[Question]:
         """num_questions facts of the corpus, each asked once in one of its evaluation wordings."""
-        random = self._random("questions")
+        random = self.random("questions")
         by_fact: dict[str, list[Question]] = {}
         for question in self.questions(self.known):
             by_fact.setdefault(question.id.split("#")[0], []).append(question)
@@ -192,7 +193,7 @@ class World:
     def documents(self, count: int, purpose: str) -> Iterator[dict[str, object]]:
         """Records in DCLM's form: all facts of one entity in random order and wordings, or a
         page of sums."""
-        random = self._random(purpose)
+        random = self.random(purpose)
         for number in range(count):
             is_sums = random.random() < self.config.arithmetic_share
             lines = self._sums(random) if is_sums else self._facts(random.choice(self.known), random)

@@ -14,11 +14,12 @@ from memlm.data.corpus.corpus import open_corpus
 from memlm.data.paths import expand
 from memlm.data.questions.facts import Fact, FactError, read_facts
 from memlm.data.questions.questions import read_set, require_questions, select
-from memlm.data.questions.records import MultipleChoice, Question, Record, TaskChoice, numbered_fact
+from memlm.data.questions.records import MultipleChoice, Question, Record, TaskChoice, Update, numbered_fact
 from memlm.data.questions.sets import open_question_sets, write_question_sets
 from memlm.data.questions.sources import source_content
 from memlm.data.stating.sets import conflict_lines, kind_lines, statable
 from memlm.data.stating.statements import facts_of_questions
+from memlm.data.world.updates import content_of, updates_of
 from memlm.evaluation.answers import normalize
 from memlm.evaluation.tasks import default_task, describe_unanswerable, exam_of
 from memlm.jobs import augment_documents
@@ -34,6 +35,8 @@ class Sources:
     """Empty for a run that learns documents: chunking them needs the tokenizer."""
     held_out: dict[str, list[Record]]
     mixture: list[Question]
+    updates: list[Update]
+    """What the facts replace; empty for new facts."""
 
 
 def run(config: Config, sources: Sources | None = None) -> str:
@@ -65,7 +68,7 @@ def run(config: Config, sources: Sources | None = None) -> str:
     for name, records in held_out.items():
         _report_merged(f"questions.held_out {name}", records)
     with made.write() as draft:
-        write_question_sets(draft.path, facts, held_out, _tasks(config, held_out))
+        write_question_sets(draft.path, facts, held_out, _tasks(config, held_out), sources.updates)
         draft.details["num_facts"] = len(facts)
     sets = ", ".join(f"{len(questions)} {name}" for name, questions in held_out.items())
     say(f"questions: {len(facts)} facts to learn; held out: {sets}; in {made.uri}")
@@ -94,13 +97,26 @@ def read_sources(config: Config, world: Path | None) -> Sources:
     if config.questions.documents:
         augment_documents.read_sources(config, world)
     mixture = config.corpus.mixture
+    updated, updates = _updates(config)
     sources = Sources(
-        facts=[] if config.questions.documents else _facts(config, world),
+        facts=updated or ([] if config.questions.documents else _facts(config, world)),
         held_out=_held_out(config, world),
         mixture=_questions(mixture, "corpus.mixture.path", world) if mixture else [],
+        updates=updates,
     )
     _tasks(config, sources.held_out)
     return sources
+
+
+def _updates(config: Config) -> tuple[list[Fact], list[Update]]:
+    """The updated facts, and what they replace; nothing for a run that learns something else."""
+    if config.questions.updates is None or config.world is None:
+        return [], []
+    facts, updates = updates_of(config.world, config.questions.updates)
+    source, field = config.questions.facts, "questions.updates"
+    chosen = select(facts, source, report=partial(_print_for_field, field))
+    kept = {fact.id for fact in chosen}
+    return chosen, [update for update in updates if update.fact in kept]
 
 
 def fact_questions(config: Config, world: Path | None) -> list[Question]:
@@ -208,14 +224,17 @@ def _sources_digest(config: Config, world: Path | None) -> str:
     digest = hashlib.sha256()
     for path in _paths(config):
         digest.update(source_content(expand(path, "a question file", world)))
+    if config.questions.updates is not None:
+        digest.update(content_of(*_updates(config)))
     return digest.hexdigest()
 
 
 def _paths(config: Config) -> Iterable[str]:
     questions = config.questions
-    if questions.documents is None:
+    reads_facts = questions.documents is None and questions.updates is None
+    if reads_facts:
         yield questions.facts.path
-    if questions.documents is None and questions.facts.statements:
+    if reads_facts and questions.facts.statements:
         yield questions.facts.statements
     yield from (held_out.path for held_out in questions.held_out)
     if config.corpus.mixture:

@@ -43,6 +43,7 @@ def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
             vocabulary=vocabulary_of(corpus.tokenizer, background.blocks),
         ),
         background=BackgroundCounts.load(counts) if counts else None,
+        updates=sets.updates(),
         text=background,
     )
 

@@ -8,10 +8,12 @@ import pytest
 
 from memlm import artifacts, storage
 from memlm.config import Config
-from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionsConfig
+from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionsConfig, UpdatesConfig
 from memlm.data.corpus.corpus import write_corpus
 from memlm.data.questions.records import MultipleChoice, Question, QuestionError, TaskChoice
 from memlm.data.questions.sets import open_question_sets
+from memlm.data.world.updates import updates_of
+from memlm.data.world.world import WorldConfig, write_world
 from memlm.jobs.preparing import questions as prepare_questions
 from memlm.kinds import CORPUS_KIND
 from tests.evaluation.asking import new_tokenizer
@@ -171,3 +173,33 @@ def test_a_set_with_default_settings_keeps_its_identity(files, tmp_path):
     assert "merge_numbered" in json.dumps(
         dict(artifacts.questions(config_of(files, tmp_path, nq={"merge_numbered": True})).identity)
     )
+
+
+def test_updates_are_stored_with_their_facts_and_asked_for_in_the_digest(tmp_path):
+    world = tmp_path / "runs" / "test" / "world"
+    config = Config(
+        recipe="test",
+        run_name="test",
+        storage=str(tmp_path / "runs"),
+        world=WorldConfig(num_known=60, num_new=20, num_documents=40, num_questions=30),
+        questions=QuestionsConfig(updates=UpdatesConfig(num_neighbours=1), facts=FactsConfig(path="", num_questions=7)),
+    )
+    with artifacts.world(config).write() as draft:
+        write_world(config.world, draft.path)
+    sets = open_question_sets(prepare_questions.run(config))
+    facts, updates = updates_of(config.world, config.questions.updates)
+    assert sets.facts() == facts[:7]
+    assert sets.updates() == {update.fact: update for update in updates[:7]}
+    assert not (world / "updates.jsonl").exists()
+    assert artifacts.questions(config).manifest().inputs.keys() == {"sources"}
+
+
+def test_question_sets_of_new_facts_have_no_updates(files, tmp_path):
+    config = config_of(files, tmp_path / "runs")
+    sets = open_question_sets(prepare_questions.run(config))
+    assert sets.updates() == {}
+    assert sorted(artifacts.questions(config).manifest().files) == [
+        "facts.jsonl",
+        *(f"held_out/{name}.jsonl" for name in ("gsm8k", "hellaswag", "nq", "own")),
+        "tasks.json",
+    ]
