@@ -65,8 +65,13 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
                 with stages.timed("pareto_sweep"):
                     run_trials(config, run, pending, inputs=inputs, holder=lease.holder, on_finished=tracker.log_trial)
             trials, failed = read_results(run, planned)
-            reported = [result for _, result in trials if result.seed not in config.sweep.tuning_seeds]
-            frontier = build_frontier(config.recipe, reported, failed=failed)
+            frontier = build_frontier(
+                config.recipe,
+                [result for _, result in trials],
+                failed=failed,
+                tuning_seeds=config.sweep.tuning_seeds,
+                first_sets=[held_out.name for held_out in config.questions.held_out],
+            )
             write_frontier(config, run, frontier, stages.read(), tracker, trials)
             if not any(has_learned(result) for _, result in trials):
                 say(

@@ -3,34 +3,43 @@
 The last step of a sweep: finished trials in, one JSON document out, which the report draws and
 MLflow keeps.
 
-    trials (method, hyperparameters, seed; scored before and after)
-        -> points (mean over seeds)
-        -> frontier per method
-        -> forgetting at matched learning, hypervolume
+    trials (method, hyperparameters, checkpoint, seed; scored before and after)
+        -> settings chosen on the tuning split
+        -> points (mean over checkpoints and seeds)
+        -> a line per method, from the untrained model through its chosen settings
+        -> forgetting at matched learning, paired differences, hypervolume
 
-Learning is absolute accuracy on the new facts. Forgetting is the drop on held-out sets relative
-to the model's own start (Lin et al. 2025, section 5, compare this way): the memory model and the
-dense one start from different levels. Every value has an interval (bootstrap.py).
+Learning is absolute accuracy on the new facts. Forgetting is, per held-out set, the share that is
+lost of what the model knew better than chance, from its own start (Lin et al. 2025, section 5,
+compare this way): the memory model and the dense one start from different levels. Every value has
+an interval (bootstrap.py).
 """
 
 import dataclasses
-import itertools
-import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from memlm.results.bootstrap import Resamples, divide, interval
-from memlm.results.pareto import Array, forgetting_at, hypervolume, nondominated
-from memlm.results.scores import EPSILON, LEARNING_SET, NEVER_COUNTED, FailedSetting, ScoreError, TrialResult
+from memlm.results.bootstrap import Resamples, interval
+from memlm.results.comparing.choice import TuningScores, chosen_settings, tuning_scores
+from memlm.results.comparing.measuring import MeasuredSetting, measure_method
+from memlm.results.comparing.paired import MethodCurve, at_matched_learning, paired_differences
+from memlm.results.comparing.sets import averaged_sets, counted_sets, deciding_set, in_order, reported_items
+from memlm.results.comparing.trials import (
+    COMPARED_METHODS,
+    lacks,
+    method_order,
+    require_comparable,
+    setting_key,
+    settings_of,
+    split_by_seed,
+)
+from memlm.results.pareto import hypervolume, nondominated
+from memlm.results.scores import LEARNING_SET, FailedSetting, TrialResult
 
-COMPARED_METHODS = ("sparse_memory", "lora", "full")
-"""The paper's three; a level is matched when all of them reach it."""
-MIN_ABOVE_CHANCE = 0.05
-MIN_STANDARD_ERRORS = 2.0
-"""Nearer to chance than either, a relative drop divides by noise."""
+SHARE, NATS_UNIT = "share lost above chance", "nats per token"
+"""Units of a paired difference."""
 
 
 def build_frontier(
@@ -40,97 +49,86 @@ def build_frontier(
     failed: Sequence[FailedSetting] = (),
     samples: int = 2000,
     seed: int = 0,
+    tuning_seeds: Sequence[int] = (),
+    first_sets: Sequence[str] = (),
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The result of a sweep as one JSON document.
 
-    `failed` are the settings without a point, which are shown next to the points. `on_frontier`
-    compares a point with its own method's points; `on_joint_frontier` with all methods' points.
-    In `matched`, `reached` is the share of resamples in which the method learns that much at
-    all.
+    `failed` are the settings without a point, which are shown next to the points. `first_sets` are
+    the held-out sets in the order of the run's config. `on_frontier` marks a method's chosen
+    settings; `on_joint_frontier` those that no point of any method beats in learning and on
+    `headline_set`. `forgetting` is the average over `forgetting_sets`. In `matched`, which has the
+    levels that all of COMPARED_METHODS in the sweep reach, `reached` is the share of resamples in
+    which the method learns that much at all; `partly_matched` has the other levels.
     """
-    _require_comparable(trials)
-    counted = _forgetting_sets(trials)
-    resamples = Resamples(samples, seed)
+    require_comparable(trials)
+    missing = lacks(trials, tuning_seeds)
+    reported, tuned = split_by_seed(trials, tuning_seeds)
+    if tuning_seeds:
+        reported = [reported_items(trial) for trial in reported]
+    names = in_order(reported[0].start, first_sets)
+    counted, left_out = counted_sets(reported, names)
+    averaged, decided_by = averaged_sets(counted), deciding_set(counted, names[0])
+    checkpoints = sorted({trial.checkpoint for trial in reported})
+    resamples = Resamples(samples, seed, checkpoints)
+    seeds = {name: sorted({trial.seed for trial in reported if trial.checkpoint == name}) for name in checkpoints}
     points: list[dict[str, Any]] = []
-    curves: dict[str, tuple[Array, Array]] = {}
-    for method in sorted({trial.method for trial in trials}, key=_method_order):
-        own = [trial for trial in trials if trial.method == method]
-        seeds = sorted({trial.seed for trial in own})
-        records, learning, forgetting = zip(
-            *(_measure_setting(setting, counted, resamples, seeds) for setting in _settings(own)), strict=True
-        )
-        curves[method] = np.stack(learning, axis=1), np.stack(forgetting, axis=1)
-        on = nondominated(*curves[method])[0]
-        points += [{**record, "on_frontier": bool(flag)} for record, flag in zip(records, on, strict=True)]
-    joint = nondominated(*(np.array([[point[axis] for point in points]]) for axis in ("learning", "forgetting")))[0]
+    curves: dict[str, MethodCurve] = {}
+    start: dict[str, dict[str, float]] = {}
+    for method in sorted({trial.method for trial in reported}, key=method_order):
+        own = [trial for trial in reported if trial.method == method]
+        measured = measure_method(own, resamples, seeds)
+        tuning = _tuning_scores([trial for trial in tuned if trial.method == method]) if tuning_seeds else None
+        chosen = chosen_settings(measured.settings, tuning, decided_by)
+        curves[method], start[method] = MethodCurve(measured, chosen), _start(own)
+        points += [
+            {
+                **_point(setting, names, counted, averaged),
+                "tuning": _tuning_record(setting, tuning),
+                "on_frontier": index in chosen,
+            }
+            for index, setting in enumerate(measured.settings)
+        ]
+    joint = _joint(points, counted[0])
     points = [{**point, "on_joint_frontier": bool(flag)} for point, flag in zip(points, joint, strict=True)]
-    volumes = {method: hypervolume(*curve) for method, curve in curves.items()}
+    volumes = {method: hypervolume(curve.learning, curve.drops(counted[0])) for method, curve in curves.items()}
+    rows = at_matched_learning(curves, counted, averaged)
+    compared = [method for method in COMPARED_METHODS if method in curves]
+    matched = [row for row in rows if len(row["methods"]) > 1 and row["methods"].keys() >= {*compared}]
     return {
         "recipe": recipe,
-        "points": sorted(points, key=lambda p: (_method_order(p["method"]), p["learning"], p["forgetting"])),
+        "points": sorted(points, key=lambda p: (method_order(p["method"]), p["learning"], p["forgetting"])),
         "failed": [dataclasses.asdict(setting) for setting in failed],
-        "forgetting_sets": counted,
-        "start": {method: _start([trial for trial in trials if trial.method == method]) for method in curves},
+        "sets": names,
+        "headline_set": counted[0],
+        "counted_sets": counted,
+        "forgetting_sets": averaged,
+        "left_out": left_out,
+        "chosen_on": "tuning" if tuning_seeds else "evaluation",
+        "chosen_by": decided_by,
+        "tuning_seeds": list(tuning_seeds),
+        "lacks": missing,
+        "start": start,
         "hypervolume": {method: float(volume[0]) for method, volume in volumes.items()},
         "hypervolume_ci": {method: interval(volume) for method, volume in volumes.items()},
-        "matched": _matched(curves),
+        "matched": matched,
+        "partly_matched": [row for row in rows if row not in matched],
+        "paired": paired_differences(
+            curves, {name: NATS_UNIT if reported[0].start[name].is_loss else SHARE for name in counted}
+        ),
         "bootstrap": {"samples": samples, "seed": seed, "confidence": 0.95},
+        "provenance": dict(provenance or {}),
     }
 
 
-def _method_order(method: str) -> tuple[int, str]:
-    return (COMPARED_METHODS.index(method) if method in COMPARED_METHODS else len(COMPARED_METHODS), method)
+def _tuning_scores(trials: Sequence[TrialResult]) -> dict[str, TuningScores]:
+    return {setting_key(setting[0]): tuning_scores(setting) for setting in settings_of(trials)}
 
 
-def _require_comparable(trials: Sequence[TrialResult]) -> None:
-    if not trials:
-        raise ScoreError("no trials: a frontier needs at least one finished trial; run the sweep first")
-    expected = {name: (score.task, score.measure) for name, score in trials[0].start.items()}
-    if expected.get(LEARNING_SET, ("", "nats_per_token"))[1] == "nats_per_token":
-        raise ScoreError(f"trial {trials[0].key}: learning is the accuracy on a set named {LEARNING_SET!r}; add it")
-    seen: set[tuple[str, str, int]] = set()
-    for trial in trials:
-        for side, scores in (("start", trial.start), ("end", trial.end)):
-            if (found := {name: (score.task, score.measure) for name, score in scores.items()}) != expected:
-                raise ScoreError(
-                    f"trial {trial.key}: {side} was scored on {found}, trial {trials[0].key} on {expected}; "
-                    "score all trials on the same sets and task versions"
-                )
-        if any(len(score.items) != len(trial.end[name].items) for name, score in trial.start.items()):
-            raise ScoreError(f"trial {trial.key}: start and end must be scored on the same items; score it again")
-        if clash := expected.keys() & trial.extra.keys():
-            raise ScoreError(f"trial {trial.key}: extra {sorted(clash)} are names of sets; rename them")
-        if (identity := (trial.method, _setting_key(trial), trial.seed)) in seen:
-            raise ScoreError(f"trial {trial.key}: {identity} appears twice; keep one trial per setting and seed")
-        seen.add(identity)
-
-
-def _forgetting_sets(trials: Sequence[TrialResult]) -> list[str]:
-    """Held-out sets on which every compared model starts far enough above chance; the others
-    count for no method."""
-    held_out = [name for name in trials[0].start if name not in (LEARNING_SET, *NEVER_COUNTED)]
-    margins = {name: min(trial.start[name].value - trial.start[name].chance for trial in trials) for name in held_out}
-    counted = [
-        name
-        for name in held_out
-        if margins[name] >= MIN_ABOVE_CHANCE - EPSILON
-        and all(trial.start[name].standard_errors_above_chance >= MIN_STANDARD_ERRORS for trial in trials)
-    ]
-    if not counted:
-        raise ScoreError(
-            f"no held-out set on which all models start {MIN_ABOVE_CHANCE}, and {MIN_STANDARD_ERRORS} standard errors, above chance (margins: {margins}): "
-            "forgetting cannot be measured; pretrain for longer or add a likelihood set"
-        )
-    return counted
-
-
-def _setting_key(trial: TrialResult) -> str:
-    return json.dumps(trial.hyperparameters, sort_keys=True)
-
-
-def _settings(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:
-    ordered = sorted(trials, key=lambda trial: (_setting_key(trial), trial.seed))
-    return [list(group) for _, group in itertools.groupby(ordered, key=_setting_key)]
+def _tuning_record(setting: MeasuredSetting, tuning: Mapping[str, TuningScores] | None) -> dict[str, Any] | None:
+    found = (tuning or {}).get(setting_key(setting.trials[0]))
+    return dataclasses.asdict(found) if found else None
 
 
 def _start(trials: Sequence[TrialResult]) -> dict[str, float]:
@@ -139,62 +137,44 @@ def _start(trials: Sequence[TrialResult]) -> dict[str, float]:
     return {"learning": means.pop(LEARNING_SET)} | means
 
 
-def _measure_setting(
-    trials: Sequence[TrialResult], counted: Sequence[str], resamples: Resamples, all_seeds: Sequence[int]
-) -> tuple[dict[str, Any], Array, Array]:
-    """One setting: its record for the JSON, and learning and forgetting in every resample."""
-    seeds = [trial.seed for trial in trials]
-    over_seeds = partial(resamples.mean_over_seeds, seeds=seeds, all_seeds=all_seeds)
-    learning = over_seeds(resamples.means(LEARNING_SET, [trial.end[LEARNING_SET] for trial in trials]))
-    drops: dict[str, Array] = {}
-    sets: dict[str, dict[str, Any]] = {}
-    for name in (name for name in trials[0].start if name != LEARNING_SET):
-        score = trials[0].start[name]
-        start = resamples.means(name, [trial.start[name] for trial in trials])
-        end = resamples.means(name, [trial.end[name] for trial in trials])
-        chance = np.array([trial.start[name].chance for trial in trials])
-        drops[name] = drop = over_seeds(
-            divide(end - start, start) if score.is_loss else divide(start - end, start - chance)
-        )
-        sets[name] = {
-            "task": score.task,
-            "measure": score.measure,
-            "chance": float(chance.mean()),
-            "counted": name in counted,
-            "start": float(over_seeds(start)[0]),
-            "end": float(over_seeds(end)[0]),
-            "drop": None if np.isnan(drop[0]) else float(drop[0]),
-            "drop_ci": interval(drop),
-        }
-    forgetting = np.mean([drops[name] for name in counted], axis=0)
+def _joint(points: Sequence[Mapping[str, Any]], headline: str) -> np.ndarray:
+    drops = [point["sets"][headline]["drop"] for point in points]
+    learning = np.array([[point["learning"] for point in points]])
+    return nondominated(learning, np.array([[np.nan if drop is None else drop for drop in drops]]))[0]
+
+
+def _point(
+    setting: MeasuredSetting, names: Sequence[str], counted: Sequence[str], averaged: Sequence[str]
+) -> dict[str, Any]:
+    """One setting's record."""
+    trials, average = setting.trials, setting.average(averaged)
     extras = dict.fromkeys(name for trial in trials for name in trial.extra)
-    scores = {LEARNING_SET: float(learning[0])} | {name: values["end"] for name, values in sets.items()}
-    scores |= {name: float(np.mean([trial.extra[name] for trial in trials if name in trial.extra])) for name in extras}
-    record = {
+    means = {name: float(np.mean([trial.extra[name] for trial in trials if name in trial.extra])) for name in extras}
+    return {
         "method": trials[0].method,
         "hyperparameters": trials[0].hyperparameters,
-        "seeds": seeds,
-        "learning": float(learning[0]),
-        "learning_ci": interval(learning),
-        "forgetting": float(forgetting[0]),
-        "forgetting_ci": interval(forgetting),
-        "scores": scores,
-        "sets": sets,
+        "seeds": sorted({trial.seed for trial in trials}),
+        "checkpoints": sorted({trial.checkpoint for trial in trials}),
+        "learning": float(setting.learning[0]),
+        "learning_ci": interval(setting.learning),
+        "forgetting": float(average[0]),
+        "forgetting_ci": interval(average),
+        "scores": {LEARNING_SET: float(setting.learning[0])} | {name: setting.ends[name] for name in names} | means,
+        "sets": {name: _set_record(setting, name, name in counted) for name in names},
+        "seconds": means.get("seconds"),
+        "seconds_per_step": means["seconds_learning"] / means["steps"] if means.get("steps") else None,
     }
-    return record, learning, forgetting
 
 
-def _matched(curves: Mapping[str, tuple[Array, Array]]) -> list[dict[str, Any]]:
-    """Forgetting at the levels that the compared methods' frontiers all span."""
-    rows = []
-    frontiers = {method: nondominated(*curve) for method, curve in curves.items()}
-    for level in (tenths / 10 for tenths in range(1, 11)):
-        methods = {}
-        for method, curve in curves.items():
-            forgetting, spans = forgetting_at(level, *curve, frontiers[method])
-            if spans[0]:
-                reached = float((curve[0][1:] >= level - EPSILON).any(axis=1).mean())
-                methods[method] = {"forgetting": float(forgetting[0]), "ci": interval(forgetting), "reached": reached}
-        if all(method in methods for method in COMPARED_METHODS):
-            rows.append({"learning": level, "methods": methods})
-    return rows
+def _set_record(setting: MeasuredSetting, name: str, counted: bool) -> dict[str, Any]:
+    score, drop = setting.trials[0].start[name], setting.drops[name]
+    return {
+        "task": score.task,
+        "measure": score.measure,
+        "chance": float(np.mean([trial.start[name].chance for trial in setting.trials])),
+        "counted": counted,
+        "start": setting.starts[name],
+        "end": setting.ends[name],
+        "drop": float(drop[0]) if np.isfinite(drop[0]) else None,
+        "drop_ci": interval(drop),
+    }

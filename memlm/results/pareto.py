@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TOLERANCE = 1e-9
+MIN_SPAN = 0.05
+"""The least learning between the two points that continue a line beyond its end: points closer
+together would extrapolate noise."""
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -40,34 +43,41 @@ def hypervolume(learning: Array, forgetting: Array) -> Array:
     return np.asarray((np.diff(right, axis=1, prepend=0) * (1 - lowest_from_here)).sum(axis=1))
 
 
-def forgetting_at(level: float, learning: Array, forgetting: Array, on: Mask) -> tuple[Array, Mask]:
-    """[rows] forgetting at this learning, and whether the row's frontier spans the level.
+class Curve:
+    """What a method loses against what it learns: in each row, the line through its points in the
+    order of their learning. Column 0 of `learning` [rows, points] is the untrained model."""
 
-    Linear between the two neighbouring frontier points. A row that falls short of the level
-    continues its last segment, since an interval without such rows would keep only the lucky
-    ones; below its first point it keeps that point's forgetting, which learns more than asked.
-    """
-    above, below = on & (learning >= level - _TOLERANCE), on & (learning <= level + _TOLERANCE)
-    any_above, any_below = above.any(axis=1), below.any(axis=1)
-    # Along a frontier forgetting rises with learning, so the nearest point has the extreme value
-    # of both.
-    right, top = _least(learning, above), _least(forgetting, above)
-    left, bottom = -_least(-learning, below), -_least(-forgetting, below)
-    before = on & (learning < left[:, None])
-    earlier, lower = -_least(-learning, before), -_least(-forgetting, before)
-    spans: Mask = np.asarray(any_above & any_below)
-    short: Mask = np.asarray(any_below & ~any_above & before.any(axis=1))
-    value = np.where(any_above, top, np.where(any_below, bottom, np.nan))
-    value += np.where(short, (bottom - lower) * _ratio(level - left, left - earlier, short), 0)
-    between: Mask = np.asarray(spans & (right - left > _TOLERANCE))
-    value -= np.where(between, (top - bottom) * _ratio(right - level, right - left, between), 0)
-    return value, spans
+    def __init__(self, learning: Array) -> None:
+        self._order = np.argsort(learning, axis=1, kind="stable")  # NaN comes last
+        self._learning = np.take_along_axis(learning, self._order, axis=1)
+        self._rows = np.arange(len(learning))
+        self._has_settings = np.isfinite(learning[:, 1:]).any(axis=1)
 
+    def reaches(self, level: float) -> Mask:
+        """[rows]: whether any point learns as much."""
+        return np.asarray((self._learning >= level - _TOLERANCE).any(axis=1))
 
-def _least(values: Array, among: Mask) -> Array:
-    """[rows]; 0 where there is none, which no caller reads."""
-    return np.where(among.any(axis=1), np.where(among, values, np.inf).min(axis=1), 0)
+    def at(self, level: float, loss: Array) -> Array:
+        """[rows]: the loss [rows, points] at this level of learning, linear between neighbouring
+        points; NaN in a row without any setting.
 
+        A row that falls short of the level continues its last segment, since an interval without
+        such rows would keep only the lucky ones.
+        """
+        loss = np.take_along_axis(loss, self._order, axis=1)
+        right = (self._learning >= level - _TOLERANCE).argmax(axis=1)
+        left = np.maximum(right - 1, 0)
+        span = self._learning[self._rows, right] - self._learning[self._rows, left]
+        share = np.divide(level - self._learning[self._rows, left], span, out=np.ones_like(span), where=span > 0)
+        below, above = loss[self._rows, left], loss[self._rows, right]
+        value = np.where(self.reaches(level), below + share * (above - below), self._beyond(level, loss))
+        return np.where(self._has_settings, value, np.nan)
 
-def _ratio(numerator: Array, denominator: Array, where: Mask) -> Array:
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=where)
+    def _beyond(self, level: float, loss: Array) -> Array:
+        last = np.isfinite(self._learning).sum(axis=1) - 1
+        end = self._learning[self._rows, last]
+        earlier = (self._learning <= end[:, None] - MIN_SPAN).sum(axis=1) - 1
+        span = end - self._learning[self._rows, earlier]
+        rise = loss[self._rows, last] - loss[self._rows, earlier]
+        slope = np.divide(rise, span, out=np.zeros_like(span), where=earlier >= 0)
+        return np.asarray(loss[self._rows, last] + slope * (level - end))

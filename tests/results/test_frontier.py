@@ -79,14 +79,14 @@ def test_forgetting_is_the_mean_relative_drop_over_held_out_sets() -> None:
     assert point["scores"] == {"new_facts": 0.3, "known_facts": 0.5, "background": 2.5}
 
 
-@pytest.mark.parametrize(("end", "drop"), [(1.0, -0.25), (0.0, 1.25)])
-def test_drop_is_not_clipped(end: float, drop: float) -> None:
-    """Below chance is worse than having forgotten everything, and a gain is a negative drop."""
-    start = {"known_facts": accuracy(0.85, chance=0.25, num_items=60)}
-    after = {"known_facts": accuracy(end, chance=0.25, num_items=60)}
-    expected = (0.85 - end) / 0.6
-    assert build(trial("full", 0.5, start, after))["points"][0]["forgetting"] == pytest.approx(expected)
-    assert expected == pytest.approx(drop, abs=0.2)
+@pytest.mark.parametrize(("end", "drop", "forgetting"), [(1.0, -0.25, 0.0), (0.0, 85 / 60, 85 / 60)])
+def test_a_gain_is_a_negative_drop_and_pays_for_no_loss(end: float, drop: float, forgetting: float) -> None:
+    """Below chance is worse than having forgotten everything."""
+    start = {"known_facts": accuracy(0.85, chance=0.25, num_items=60), "sums": accuracy(0.5)}
+    after = {"known_facts": accuracy(end, chance=0.25, num_items=60), "sums": accuracy(0.4)}
+    point = build(trial("full", 0.5, start, after))["points"][0]
+    assert point["sets"]["known_facts"]["drop"] == pytest.approx(drop)
+    assert point["forgetting"] == pytest.approx((forgetting + 0.2) / 2)
 
 
 def test_points_are_means_over_seeds_and_extras_are_kept() -> None:
@@ -133,7 +133,7 @@ def test_no_set_left_to_measure_forgetting_on() -> None:
         build(trial("full", 0.5, {"known_facts": accuracy(0)}, {"known_facts": accuracy(0)}))
 
 
-def test_matched_levels_are_those_that_all_three_span() -> None:
+def test_matched_levels_are_those_that_all_compared_methods_reach() -> None:
     ends = {
         "sparse_memory": [(0.25, 0.05), (0.85, 0.2)],
         "lora": [(0.35, 0.2), (0.75, 0.6)],
@@ -141,13 +141,16 @@ def test_matched_levels_are_those_that_all_three_span() -> None:
         "replay": [(0.3, 0.0), (0.5, 0.1)],
     }
     frontier = build(*(simple(m, *point, lr=float(i)) for m, points in ends.items() for i, point in enumerate(points)))
-    assert [row["learning"] for row in frontier["matched"]] == [0.4, 0.5, 0.6, 0.7]
+    assert [row["learning"] for row in frontier["matched"]] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     by_level = {row["learning"]: row["methods"] for row in frontier["matched"]}
+    assert by_level[0.1]["sparse_memory"]["forgetting"] == pytest.approx(0.05 * 0.1 / 0.25)
     assert by_level[0.4]["sparse_memory"]["forgetting"] == pytest.approx(0.05 + 0.15 * 0.15 / 0.6)
     assert by_level[0.6]["lora"]["forgetting"] == pytest.approx(0.2 + 0.4 * 0.25 / 0.4)
     assert by_level[0.6]["full"]["forgetting"] == pytest.approx(0.3 + 0.4 * 0.1 / 0.4)
     assert by_level[0.5]["replay"]["forgetting"] == pytest.approx(0.1)
     assert "replay" not in by_level[0.6]
+    partly = {row["learning"]: sorted(row["methods"]) for row in frontier["partly_matched"]}
+    assert partly == {0.8: ["full", "sparse_memory"], 0.9: ["full"]}
 
 
 def test_on_frontier_is_per_method_and_on_joint_frontier_over_all() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from memlm.results.pareto import forgetting_at, hypervolume, nondominated
+from memlm.results.pareto import Curve, hypervolume, nondominated
 
 # Six points by hand: A is beaten by B (same forgetting, learns more), C by D (better on both), E
 # by F (same learning).
@@ -32,27 +32,47 @@ def test_hypervolume_counts_nothing_beyond_the_reference_but_gains_below_zero() 
     np.testing.assert_allclose(hypervolume(learning, forgetting), [0.5 * 0.8, 0.5 * 1.1, 0])
 
 
+def line(learning: list[list[float]], loss: list[list[float]]) -> tuple[Curve, np.ndarray]:
+    """Points behind an untrained model that knows nothing and has lost nothing."""
+    zeros = np.zeros((len(learning), 1))
+    return Curve(np.hstack([zeros, learning])), np.hstack([zeros, loss])
+
+
 @pytest.mark.parametrize(
-    ("level", "expected"), [(0.4, 0.1), (0.5, 0.15), (0.55, 0.175), (0.6, 0.2), (0.75, 0.45), (0.9, 0.7)]
+    ("level", "expected"), [(0.1, 0.05), (0.2, 0.1), (0.3, 0.1), (0.5, 0.15), (0.6, 0.2), (0.75, 0.45), (0.9, 0.7)]
 )
-def test_interpolation_between_neighbouring_frontier_points(level: float, expected: float) -> None:
-    value, spans = forgetting_at(level, LEARNING, FORGETTING, ON)
-    assert spans.all()
-    np.testing.assert_allclose(value, [expected])
+def test_interpolation_from_the_untrained_model_through_neighbouring_points(level: float, expected: float) -> None:
+    curve, loss = line([[0.2, 0.4, 0.6, 0.9]], [[0.1, 0.1, 0.2, 0.7]])
+    assert curve.reaches(level).all()
+    np.testing.assert_allclose(curve.at(level, loss), [expected])
 
 
-def test_outside_the_frontier_is_not_spanned_and_continues_the_frontier() -> None:
-    above, spans_above = forgetting_at(0.96, LEARNING, FORGETTING, ON)
-    below, spans_below = forgetting_at(0.3, LEARNING, FORGETTING, ON)
-    assert not spans_above.any()
-    assert not spans_below.any()
-    np.testing.assert_allclose(above, [0.7 + 0.06 / 0.3 * 0.5])  # the segment D-F, continued
-    np.testing.assert_allclose(below, [0.1])  # B learns more than asked for as little
+def test_a_line_joins_its_points_in_the_order_of_each_rows_learning() -> None:
+    curve, loss = line([[0.4, 0.8], [0.8, 0.4]], [[0.1, 0.3], [0.3, 0.1]])
+    np.testing.assert_allclose(curve.at(0.6, loss), [0.2, 0.2])
 
 
-def test_rows_are_independent() -> None:
-    learning = np.array([[0.4, 0.8], [0.4, np.nan], [np.nan, np.nan], [0.8, 0.4]])
-    forgetting = np.array([[0.1, 0.3], [0.1, np.nan], [np.nan, np.nan], [0.3, 0.1]])
-    value, spans = forgetting_at(0.6, learning, forgetting, nondominated(learning, forgetting))
-    np.testing.assert_array_equal(spans, [True, False, False, True])
-    np.testing.assert_allclose(value, [0.2, 0.1, np.nan, 0.2])
+def test_beyond_its_end_a_line_continues_its_last_segment() -> None:
+    curve, loss = line([[0.4, 0.6, 0.9]], [[0.1, 0.2, 0.7]])
+    assert not curve.reaches(0.96).any()
+    np.testing.assert_allclose(curve.at(0.96, loss), [0.7 + 0.06 / 0.3 * 0.5])
+
+
+def test_points_close_together_do_not_continue_a_line() -> None:
+    """The last two points give a slope of 20; the next one at 0.05 or more, 0.6, gives 1."""
+    curve, loss = line([[0.6, 0.79, 0.8]], [[0.2, 0.2, 0.4]])
+    np.testing.assert_allclose(curve.at(0.9, loss), [0.4 + 0.1 * 1.0])
+    nothing, loss = line([[0.01, 0.02]], [[0.0, 0.3]])
+    np.testing.assert_allclose(nothing.at(0.9, loss), [0.3])
+
+
+def test_rows_are_independent_and_a_row_without_settings_has_no_value() -> None:
+    curve, loss = line([[0.4, 0.8], [0.4, np.nan], [np.nan, np.nan]], [[0.1, 0.3], [0.1, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(curve.reaches(0.6), [True, False, False])
+    np.testing.assert_allclose(curve.at(0.6, loss), [0.2, 0.15, np.nan])
+
+
+def test_a_level_that_the_untrained_model_knows_costs_nothing() -> None:
+    curve = Curve(np.array([[0.3, 0.5]]))
+    np.testing.assert_allclose(curve.at(0.2, np.array([[0.0, 0.4]])), [0.0])
+    np.testing.assert_allclose(curve.at(0.4, np.array([[0.0, 0.4]])), [0.2])

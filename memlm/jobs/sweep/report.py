@@ -36,6 +36,8 @@ from memlm.tracking import DataSet, Tracker
 from memlm.tracking import Run as TrackedRun
 
 EXPERIMENT = "memlm pareto sweeps"
+AVERAGE = "average"
+"""Name of the metrics that average over sets, gains not counted."""
 JOINT_FILE = "joint.png"
 FRONTIER_FILE, PICTURE_FILE = "frontier.json", "frontier.png"
 FRONTIER_FILES = (FRONTIER_FILE, "frontier.csv", PICTURE_FILE, REPORT_FILE)
@@ -98,25 +100,30 @@ class SweepTracker:
     ) -> None:
         self.parent.log_metrics({f"hypervolume/{method}": value for method, value in frontier["hypervolume"].items()})
         for level in frontier["matched"]:
-            self.parent.log_metrics(
-                {
-                    f"forgetting_at_{level['learning']:g}/{name}": value["forgetting"]
-                    for name, value in level["methods"].items()
+            for method, value in level["methods"].items():
+                lost = {name: each["forgetting"] for name, each in value["sets"].items()} | {
+                    AVERAGE: value["forgetting"]
                 }
-            )
+                at_level = f"forgetting_at_{level['learning']:g}"
+                self.parent.log_metrics({f"{at_level}/{name}/{method}": share for name, share in lost.items()})
         for file in files:
             self.parent.log_file(file)
         points = {(point["method"], _setting(point["hyperparameters"])): point for point in frontier["points"]}
         for plan, result in trials:
             point = points[result.method, _setting(result.hyperparameters)]
-            drops = [result.start[name].drop_to(result.end[name]) for name in frontier["forgetting_sets"]]
+            drops = {name: result.start[name].drop_to(result.end[name]) for name in frontier["counted_sets"]}
+            clipped = [max(drops[name], 0.0) for name in frontier["forgetting_sets"]]
             with self.child(plan) as child:
                 child.log_metrics(
                     start_metrics(result) | final_metrics(result)
                 )  # again, in case the driver was interrupted before
                 child.set_tags({"pareto": str(point["on_frontier"]).lower()})
+                drops[AVERAGE] = sum(clipped) / len(clipped)
                 child.log_metrics(
-                    {"final/learning": result.end[LEARNING_SET].value, "final/forgetting": sum(drops) / len(drops)}
+                    {
+                        "final/learning": result.end[LEARNING_SET].value,
+                        **{f"drop/{name}": drop for name, drop in drops.items()},
+                    }
                 )
 
 

@@ -31,6 +31,12 @@ def drop_of(start: dict, end: dict) -> float:
     return (mean_of(start) - mean_of(end)) / (mean_of(start) - start["chance"])
 
 
+def margin_of(start: dict) -> float:
+    """By how much a model is better than chance, of 1 or of the chance of a loss."""
+    loss = start["measure"] == "nats_per_token"
+    return 1 - mean_of(start) / start["chance"] if loss else mean_of(start) - start["chance"]
+
+
 # Run again.
 
 
