@@ -1,0 +1,1 @@
+"""Methods that the paper does not compare with, swept next to its own."""
