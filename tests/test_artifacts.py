@@ -1,8 +1,9 @@
 """Artifacts are named as they were by the code before `memlm/artifacts.py`, so that runs made then
-are reused. `recorded/identities.json` was written by that code, and is never written again."""
+are reused. `recorded/identities.json` was written by that code, and is never written again.
+`recorded/trials.json` holds the keys of the trials of its sweeps, each with its method and the
+settings that differ from the method's own."""
 
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import pytest
 from memlm import artifacts, storage
 from memlm.artifacts import Artifact
 from memlm.cli import parse
-from memlm.config import Config
+from memlm.config import Config, replace_field
 from memlm.data.corpus.listing import Shard
 from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS
 from memlm.data.stating.paraphrasing import PROMPTS
@@ -23,9 +24,9 @@ from memlm.identity import role_of
 from memlm.jobs.pretrain_worker import digest_of
 from memlm.methods.registry import METHOD_CONFIGS
 from memlm.run import RunError
-from tune_spaces import load_spaces
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "identities.json").read_text())
+TRIALS = json.loads((Path(__file__).parent / "recorded" / "trials.json").read_text())
 STORAGE = "/runs"
 INPUTS = {"corpus": "0a", "questions": "0b", "checkpoint": "0c"}
 SHARDS = (
@@ -112,14 +113,20 @@ def test_every_trial_and_training_state_keeps_its_key(case):
     assert artifacts.trial_of(config).key(inputs_of(config)) == recorded["trial"]
     states = {name: digest_of(artifacts.checkpoint(config, name)) for name in ("memory", "dense")}
     assert states == recorded["training_states"]
-    swept = [
-        replace(config, method=setting, seed=seed)
-        for space in load_spaces(config.sweep.methods, config.sweep.scale)
-        for setting in space.settings()
-        for seed in config.sweep.seeds
-    ]
-    keys = sorted(artifacts.trial_of(each).key(inputs_of(each)) for each in swept)
-    assert [len(keys), hashlib.sha256("".join(keys).encode()).hexdigest()] == recorded["sweep"]
+
+
+@pytest.mark.parametrize("recipe", TRIALS)
+def test_every_trial_of_a_recorded_sweep_keeps_its_key(recipe):
+    config = config_of([recipe])
+    keys = {}
+    for key, (method, changed) in TRIALS[recipe].items():
+        setting = METHOD_CONFIGS[method]()
+        for field, value in changed.items():
+            setting = replace_field(setting, field, value)
+        keys[key] = artifacts.trial_of(replace(config, method=setting, seed=config.sweep.seeds[0])).key(
+            inputs_of(config)
+        )
+    assert keys and all(recorded == now for recorded, now in keys.items())
 
 
 def made_by_smoke(config: Config) -> dict[str, Artifact]:
