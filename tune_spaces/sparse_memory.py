@@ -10,8 +10,13 @@ SPACES = {
     # The rate depends on width and value scale, so the paper's is no guide here; the range
     # brackets the best.
     "laptop": [
-        {"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])},
-        {"num_trainable_slots": 100, "optimizer.learning_rate": grid([5.0, 10.0])},
+        {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0])},
+        {"num_trainable_slots": 100, "optimizer.learning_rate": grid([10.0, 20.0])},
+    ],
+    "laptop_wide": [
+        {"num_trainable_slots": 100, "optimizer.learning_rate": grid([5.0, 10.0, 20.0, 40.0])},
+        {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0, 40.0])},
+        {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([1.0, 2.0, 5.0])},
     ],
     "laptop_rule": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 15.0, 20.0, 40.0])}],
     "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": grid([2.0, 10.0])}],
@@ -19,6 +24,11 @@ SPACES = {
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 6.0])},
         {"num_trainable_slots": 1000, "optimizer.learning_rate": grid([5.0, 10.0])},
         {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([2.5, 5.0, 10.0])},
+    ],
+    "wiki_wide": [
+        {"num_trainable_slots": 100, "optimizer.learning_rate": grid([10.0, 20.0, 40.0])},
+        {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 6.0, 10.0, 20.0, 40.0])},
+        {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([2.5, 5.0, 10.0, 20.0])},
     ],
     "triviaqa": [
         {"num_trainable_slots": 1000, "optimizer.learning_rate": grid([5.0, 10.0])},

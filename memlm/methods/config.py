@@ -50,9 +50,21 @@ class MethodConfig(ABC):
 class OptimizerConfig:
     kind: Literal["sgd", "adamw"] = names_result("adamw")
     learning_rate: float = names_result(2e-5)
+    """The highest rate that a schedule reaches."""
     weight_decay: float = names_result(0.0)
+    schedule: Literal["constant", "linear"] = names_result(
+        "constant", when=lambda config: config.schedule != "constant"
+    )
+    """linear: the rate rises over the warm-up, then falls to 0 at the end of the stream. For
+    methods that move fixed parameters."""
+    warmup_share: float = names_result(0.1, when=lambda config: config.schedule != "constant")
+    """Share of the stream's steps that the warm-up takes."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(
+                f"method.optimizer.warmup_share is {self.warmup_share}; it is a share of the steps, from 0 to below 1"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"method.optimizer.learning_rate is {self.learning_rate}; it must be above 0")
         if self.weight_decay < 0:
@@ -61,31 +73,56 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalConfig:
-    """Background text in every step, so that a model keeps what it knew."""
+    """A second loss in every step, so that a model keeps what it knew: on background text, or on
+    the distance from the weights at the start."""
 
-    kind: Literal["none", "replay", "distillation"] = names_result("none")
+    kind: Literal["none", "replay", "distillation", "ewc", "l2_sp"] = names_result("none")
     """replay adds the model's loss on background text; distillation adds its divergence from the
-    original model on that text."""
+    original model on that text; ewc adds the squared distance from the start, each weight's times
+    its Fisher information on that text; l2_sp adds the plain squared distance."""
     weight: float = names_result(1.0)
-    """Weight of this loss relative to the loss on the facts; both are in nats per token."""
+    """Weight of this loss relative to the loss on the facts. All are in nats per token, except for
+    l2_sp's, which is half the squared distance."""
     blocks_per_step: int = names_result(2)
-    """Blocks of pretraining text, drawn again for each step."""
+    """Blocks of pretraining text for replay and distillation, drawn again for each step."""
+    fisher_blocks: int = names_result(1024, when=lambda config: config.kind == "ewc")
+    """Blocks of pretraining text from which ewc estimates the Fisher information before the first
+    step; all if there are fewer."""
 
     def __post_init__(self) -> None:
-        if self.blocks_per_step < 1:
-            raise ValueError(f"method.rehearsal.blocks_per_step is {self.blocks_per_step}; it must be at least 1")
+        for name in ("blocks_per_step", "fisher_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"method.rehearsal.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.weight > 0:
             raise ValueError(f"method.rehearsal.weight is {self.weight}; it must be above 0 (kind none turns it off)")
 
 
+@dataclass(frozen=True, kw_only=True)
 class RehearsingConfig(MethodConfig):
     """The settings of a method that moves fixed parameters and may rehearse background text."""
 
-    rehearsal: RehearsalConfig
+    optimizer: OptimizerConfig = names_result(OptimizerConfig())
+    rehearsal: RehearsalConfig = names_result(RehearsalConfig())
+    update_scale: float = names_result(1.0, when=lambda config: config.update_scale != 1)
+    """The learned change of every weight is multiplied by this at the end (WiSE-FT, Wortsman et al.
+    2022); 0 gives the base model back."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.update_scale <= 1:
+            raise ValueError(
+                f"method.update_scale is {self.update_scale}; it must lie between 0 (the base model) and 1 (all that was learned)"
+            )
 
     @property
     def label(self) -> str:
-        return self.name if self.rehearsal.kind == "none" else f"{self.name}_{self.rehearsal.kind}"
+        """The name in comparisons: with another optimizer, rehearsal or scale it is another
+        method."""
+        parts = [
+            self.optimizer.kind if self.optimizer.kind != "adamw" else "",
+            self.rehearsal.kind if self.rehearsal.kind != "none" else "",
+            "wise_ft" if self.update_scale != 1 else "",
+        ]
+        return "_".join([self.name, *filter(None, parts)])
 
 
 @dataclass(frozen=True, kw_only=True)

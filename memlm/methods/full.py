@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from memlm.identity import names_result
-from memlm.methods.config import Moves, OptimizerConfig, RehearsalConfig, RehearsingConfig
+from memlm.methods.config import Moves, OptimizerConfig, RehearsingConfig
 from memlm.methods.method import FixedParametersMethod, LearningInputs
 from memlm.model.config import Architecture
 
@@ -23,10 +23,9 @@ class FullConfig(RehearsingConfig):
     moves: ClassVar[Moves] = "everything"
 
     optimizer: OptimizerConfig = names_result(OptimizerConfig(learning_rate=2e-5, weight_decay=0.1))
-    rehearsal: RehearsalConfig = names_result(RehearsalConfig())
 
     def build(self, model: nn.Module, inputs: LearningInputs) -> FullFinetuning:
-        method = FullFinetuning(model, self)
+        method = FullFinetuning(model, self, num_steps=inputs.num_steps)
         method.rehearse(self.rehearsal, inputs)
         return method
 
@@ -40,5 +39,14 @@ class FullMemoryConfig(FullConfig):
 
 
 class FullFinetuning(FixedParametersMethod):
-    def __init__(self, model: nn.Module, config: FullConfig) -> None:
-        super().__init__(model.requires_grad_(True), config.optimizer)
+    def __init__(self, model: nn.Module, config: FullConfig, *, num_steps: int = 0) -> None:
+        super().__init__(model.requires_grad_(True), config.optimizer, num_steps=num_steps)
+        self.scale = config.update_scale
+        scaled = [] if self.scale == 1 else self.parameters
+        self.start = [parameter.detach().clone() for parameter in scaled]
+        """The weights before the first step, if the change is scaled at the end."""
+
+    def finish(self) -> nn.Module:
+        for parameter, start in zip(self.parameters, self.start, strict=bool(self.start)):
+            parameter.data.copy_(start.lerp(parameter.data, self.scale))
+        return self.model

@@ -40,6 +40,8 @@ class LearningInputs:
     """Pretraining text, for methods that rehearse it."""
     recording: Recording | None = None
     """A recording of the base model, for methods that move values alone."""
+    num_steps: int = 0
+    """The number of steps of the stream, for methods with a schedule."""
 
 
 class Method(ABC):
@@ -104,23 +106,25 @@ class Method(ABC):
 class FixedParametersMethod(Method):
     """A method that moves the same parameters in every step: those that require a gradient."""
 
-    def __init__(self, model: nn.Module, optimizer: OptimizerConfig) -> None:
+    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, *, num_steps: int = 0) -> None:
+        """`num_steps` is the length of the stream, which a schedule needs."""
         self.model = model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(self.parameters, optimizer)
+        self.schedule = build_schedule(self.optimizer, optimizer, num_steps)
         self.rehearsal: Rehearsal | None = None
 
     def rehearse(self, config: RehearsalConfig, inputs: LearningInputs) -> None:
         """Add the rehearsal that the config asks for to every step from now on."""
         if config.kind == "none":
             return
-        from memlm.methods.parts.rehearsals import REHEARSALS
+        from memlm.methods.parts.rehearsals import build_rehearsal
 
-        if inputs.text is None:
+        if inputs.text is None and config.kind != "l2_sp":
             raise ValueError(
                 f"method.rehearsal.kind is {config.kind}, and there is no background text; give the corpus's blocks"
             )
-        self.rehearsal = REHEARSALS[config.kind](self.model, inputs.text, config, seed=inputs.seed)
+        self.rehearsal = build_rehearsal(config, self.model, inputs.text, seed=inputs.seed)
 
     def choose(self, batches: list[FactBatch], report: dict[str, float]) -> None:
         report["num_trainable_parameters"] = sum(parameter.numel() for parameter in self.parameters)
@@ -132,6 +136,8 @@ class FixedParametersMethod(Method):
             sum_over_ranks(parameter.grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.schedule is not None:
+            self.schedule.step()
 
     def finish(self) -> nn.Module:
         return self.model
@@ -161,6 +167,29 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> 
     if config.kind == "sgd":
         return torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, num_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR | None:
+    """The schedule of the learning rate over that many steps, none of them at a rate of 0; None for
+    a constant rate. Raises ValueError if there are no steps."""
+    import torch
+
+    if config.schedule == "constant":
+        return None
+    if num_steps < 1:
+        raise ValueError(
+            f"method.optimizer.schedule is {config.schedule}, which needs the number of steps, and the stream has {num_steps}; "
+            "give a stream with steps, or set the schedule to constant"
+        )
+    warmup = min(int(config.warmup_share * num_steps), num_steps - 1)
+
+    def share(step: int) -> float:
+        """Of the highest rate, for a step counted from 0."""
+        return min((step + 1) / (warmup + 1), (num_steps - step) / (num_steps - warmup))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def sum_over_ranks(tensor: Tensor | None) -> None:

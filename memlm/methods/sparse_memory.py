@@ -67,6 +67,10 @@ class SparseMemoryConfig(MethodConfig):
         for name in ("living_background", "protection"):
             if getattr(self, name) < 0:
                 raise ValueError(f"method.{name} is {getattr(self, name)}; it must not be negative (0 turns it off)")
+        if self.optimizer.schedule != "constant":
+            raise ValueError(
+                f"method.optimizer.schedule is {self.optimizer.schedule}, and {self.name} learns at a constant rate; set it to constant"
+            )
         if self.protection and self.optimizer.kind != "sgd":
             raise ValueError(
                 f"method.protection is {self.protection}, which scales the steps of SGD, and method.optimizer.kind is {self.optimizer.kind}; set it to sgd"

@@ -10,7 +10,7 @@ from torch import nn
 
 from memlm.data.questions.facts import FactBatch
 from memlm.data.questions.records import Question, Record
-from memlm.data.questions.streams import require_asked
+from memlm.data.questions.streams import num_steps, require_asked
 from memlm.evaluation.suite import evaluate_asked, evaluate_held_out, evaluate_questions
 from memlm.evaluation.updates import questions_of_updates
 from memlm.methods.method import LearningInputs, Method
@@ -69,23 +69,24 @@ def run_trial(
         facts=facts,
         text=materials.text,
         recording=recording_for(trial, materials),
+        num_steps=num_steps(trial.stream, materials.facts, seed=trial.seed),
     )
     method = trial.method.build(model, inputs)
     observer.on_start(method)
     try:
-        num_steps = _learn(method, stream, on_step, observer) if method.learns else 0
+        taken = _learn(method, stream, on_step, observer) if method.learns else 0
     except DivergedError as error:
         raise DivergedError(f"{error}; {_rate_too_high(trial)}") from error
     learned = method.finish()
     broken = first_not_finite(learned.named_parameters())
     if broken is not None:
-        raise DivergedError(f"{broken} is not finite after step {num_steps}; {_rate_too_high(trial)}")
+        raise DivergedError(f"{broken} is not finite after step {taken}; {_rate_too_high(trial)}")
     learning_seconds = time.monotonic() - learning_began
     observer.on_end(learned)
     try:
         end = score(trial, reader_for(trial, learned, materials), materials, context_of=method.context_of)
     except DivergedError as error:  # with finite weights, which are too large
-        raise DivergedError(f"a score is not finite after step {num_steps}; {_rate_too_high(trial)}") from error
+        raise DivergedError(f"a score is not finite after step {taken}; {_rate_too_high(trial)}") from error
     result = TrialResult(
         key=key,
         method=trial.method.label,
@@ -98,7 +99,7 @@ def run_trial(
             ANSWER_GAIN: start.extra[ANSWER_NATS] - end.extra[ANSWER_NATS],
             "seconds_learning": learning_seconds,
             "seconds": time.monotonic() - began,
-            "steps": float(num_steps),
+            "steps": float(taken),
         },
         answers=before_and_after(start.answers, end.answers),
     )

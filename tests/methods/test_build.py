@@ -2,8 +2,8 @@ import pytest
 
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
-from memlm.methods.config import OptimizerConfig
-from memlm.methods.full import FullFinetuning
+from memlm.methods.config import OptimizerConfig, RehearsalConfig
+from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.in_context import InContext
 from memlm.methods.lora import LoRA, LoRAConfig
 from memlm.methods.method import LearningInputs, Method
@@ -16,6 +16,7 @@ from tests.support.tiny import random_background, sparse_config, tiny_model
 METHODS = {
     "sparse_memory": SparseMemoryFinetuning,
     "lora": LoRA,
+    "lora_memory": LoRA,
     "full": FullFinetuning,
     "full_memory": FullFinetuning,
     "in_context": InContext,
@@ -54,6 +55,11 @@ def test_sparse_memory_without_background_counts_is_refused():
         (SparseMemoryConfig, {"num_trainable_slots": -1}, "num_trainable_slots is -1"),
         (LoRAConfig, {"rank": 0}, "rank is 0"),
         (LoRAConfig, {"alpha": 0.0}, "alpha is 0.0"),
+        (LoRAConfig, {"update_scale": 1.5}, "update_scale is 1.5; it must lie between 0"),
+        (FullConfig, {"update_scale": -0.1}, "update_scale is -0.1; it must lie between 0"),
+        (OptimizerConfig, {"warmup_share": 1.0}, "warmup_share is 1.0"),
+        (SparseMemoryConfig, {"optimizer": OptimizerConfig(kind="sgd", schedule="linear")}, "schedule is linear"),
+        (RehearsalConfig, {"fisher_blocks": 0}, "fisher_blocks is 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(config, fields, message):

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from memlm.methods.config import OptimizerConfig
-from memlm.methods.lora import ATTENTION, FEED_FORWARD, LoRA, LoRAConfig
+from memlm.methods.lora import ATTENTION, FEED_FORWARD, MEMORY, LoRA, LoRAConfig, LoRAMemoryConfig
+from memlm.methods.method import LearningInputs
 from memlm.training.step import finetune_step
 from tests.support.tiny import random_batch, state, tiny_model
 
@@ -79,3 +80,30 @@ def test_pads_are_not_trained_on():
         weights.append(state(method.finish()))
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
     torch.testing.assert_close(weights[0], weights[2])
+
+
+@every_target
+def test_lora_on_the_memory_model_moves_its_matrices_and_no_table(target):
+    before = state(tiny_model())
+    config = LoRAMemoryConfig(rank=2, alpha=2.0, target=target, optimizer=OPTIMIZER)
+    method = config.build(tiny_model(), LearningInputs(background=None, seed=0))
+    for step in range(3):
+        finetune_step(method, [random_batch(step)])
+    after = state(method.finish())
+    assert before.keys() == after.keys()
+    names = ATTENTION + (FEED_FORWARD + MEMORY if target == "all" else [])
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.endswith("weight") and name.split(".")[-2] in names}
+
+
+def test_the_change_is_scaled_at_the_end():
+    start, whole = state(tiny_model(dense=True)), state(lora()[0].finish())
+    for scale in (0.0, 0.25):
+        config = LoRAConfig(rank=3, alpha=6.0, optimizer=OPTIMIZER, update_scale=scale)
+        method = config.build(tiny_model(dense=True), LearningInputs(background=None, seed=0))
+        for step in range(3):
+            finetune_step(method, [random_batch(step)])
+        scaled = state(method.finish())
+        for name, base in start.items():
+            torch.testing.assert_close(scaled[name], base + scale * (whole[name] - base))
+            assert scale or torch.equal(scaled[name], base), "0 gives the base model back"

@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import pytest
 
 import tune_spaces
@@ -8,7 +10,8 @@ from memlm.recipes import RECIPES
 from tune_spaces import load_spaces
 
 METHODS = SweepConfig().methods
-SCALES = ("laptop", "laptop_rule", "smoke", "wiki", "paper", "documents")
+SCALES = ("laptop", "laptop_rule", "laptop_wide", "smoke", "wiki", "wiki_wide", "paper", "documents")
+WIDE = [name for name, module in tune_spaces.modules().items() if "laptop_wide" in import_module(module).SPACES]
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -41,9 +44,19 @@ def test_the_laptop_sweeps_at_least_six_settings_over_a_wide_range_of_rates(meth
     assert max(rates) >= 10 * min(rates)
 
 
-def test_the_baselines_are_swept_as_hard_as_sparse_memory():
-    numbers = {method: len(settings_of(method, "laptop")) for method in METHODS}
-    assert min(numbers["lora"], numbers["full"]) >= numbers["sparse_memory"]
+@pytest.mark.parametrize(("scale", "methods"), [("laptop", METHODS), ("laptop_wide", WIDE), ("wiki_wide", WIDE)])
+def test_all_methods_of_a_scale_have_as_many_settings(scale, methods):
+    numbers = {method: len(settings_of(method, scale)) for method in methods}
+    assert set(METHODS) <= set(methods) and len(set(numbers.values())) == 1, numbers
+
+
+def test_the_wide_scales_go_beyond_the_usual_lora():
+    """LoRA of ranks 16, 64 and 128, with another alpha than the rank, and on attention alone."""
+    for scale in ("laptop_wide", "wiki_wide"):
+        settings = settings_of("lora", scale)
+        assert {setting.rank for setting in settings} >= {16, 64, 128}
+        assert any(setting.alpha != setting.rank for setting in settings)
+        assert {setting.target for setting in settings} == {"all", "attention"}
 
 
 def test_the_papers_values_are_in_the_papers_space():

@@ -7,7 +7,13 @@ from memlm.methods.full import FullConfig
 BASE = FullConfig(rehearsal=RehearsalConfig(kind="replay"))
 
 SPACES = {
-    "laptop": [{"optimizer.learning_rate": grid([2e-5, 5e-5])}],
-    "wiki": [{"optimizer.learning_rate": grid([3e-5, 8e-5])}],
+    "laptop": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])}],
+    "laptop_wide": [
+        {"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4]), "rehearsal.weight": grid([0.3, 1.0, 3.0])}
+    ],
+    "wiki": [{"optimizer.learning_rate": grid([3e-5, 4e-5, 5.5e-5, 8e-5])}],
+    "wiki_wide": [
+        {"optimizer.learning_rate": grid([3e-5, 4e-5, 5.5e-5, 8e-5]), "rehearsal.weight": grid([0.3, 1.0, 3.0])}
+    ],
     "smoke": [{"optimizer.learning_rate": grid([5e-5])}],
 }

@@ -14,10 +14,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from memlm.methods.config import RehearsalConfig
-from memlm.methods.parts.rehearsal import BackgroundText, Rehearsal
+from memlm.methods.parts.rehearsal import BackgroundText, TextRehearsal
 
 
-class Distillation(Rehearsal):
+class Distillation(TextRehearsal):
     def __init__(self, model: nn.Module, text: BackgroundText, config: RehearsalConfig, *, seed: int) -> None:
         super().__init__(model, text, config, seed=seed)
         # Without its adapters a PEFT model is the original; where its own weights move, a copy is.

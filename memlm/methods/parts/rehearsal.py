@@ -1,5 +1,5 @@
-"""Rehearsal: background text in every step, so that a model keeps what it knew while it learns, for
-methods that move fixed parameters."""
+"""Rehearsal: a second loss in every step, so that a model keeps what it knew while it learns, for
+methods that move fixed parameters. Most rehearse background text."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -24,8 +24,16 @@ class BackgroundText:
 
 
 class Rehearsal(ABC):
-    """A second loss on blocks that are drawn again for each step, the same on all ranks and for
-    the same seed."""
+    """A second loss in every step, the same on all ranks and for the same seed."""
+
+    @abstractmethod
+    def add_gradients(self) -> float:
+        """Add the gradients of the weighted loss to the present ones; returns the loss without its
+        weight."""
+
+
+class TextRehearsal(Rehearsal):
+    """A loss on blocks that are drawn again for each step, in nats per token."""
 
     def __init__(self, model: nn.Module, text: BackgroundText, config: RehearsalConfig, *, seed: int) -> None:
         if len(text.blocks) < config.blocks_per_step:
@@ -36,8 +44,6 @@ class Rehearsal(ABC):
         self.generator = torch.Generator().manual_seed(seed)
 
     def add_gradients(self) -> float:
-        """Add the gradients of the weighted loss to the present ones; returns the loss in nats per
-        token."""
         chosen = torch.randperm(len(self.text.blocks), generator=self.generator)[: self.config.blocks_per_step]
         tokens = self.text.blocks[chosen].long().to(next(self.model.parameters()).device)
         predicted = is_text(tokens, eos_id=self.text.eos_id, pad_id=self.text.pad_id)[:, 1:]
@@ -47,9 +53,16 @@ class Rehearsal(ABC):
         return float(loss.detach())
 
     def logits(self, model: nn.Module, tokens: Int[Tensor, "blocks seq"]) -> Float[Tensor, "blocks predicted vocab"]:
-        positions = document_positions(tokens, eos_id=self.text.eos_id)
-        return model(input_ids=tokens, position_ids=positions, use_cache=False).logits[:, :-1].float()
+        return logits_of_blocks(model, tokens, self.text)
 
     @abstractmethod
     def loss(self, tokens: Int[Tensor, "blocks seq"], predicted: Tensor) -> Float[Tensor, ""]:
         """The loss in nats per predicted token. Tokens that are not `predicted` are padding."""
+
+
+def logits_of_blocks(
+    model: nn.Module, tokens: Int[Tensor, "blocks seq"], text: BackgroundText
+) -> Float[Tensor, "blocks predicted vocab"]:
+    """The predictions of every token but the first, each from its own document alone."""
+    positions = document_positions(tokens, eos_id=text.eos_id)
+    return model(input_ids=tokens, position_ids=positions, use_cache=False).logits[:, :-1].float()
