@@ -7,8 +7,9 @@ BASE = LoRAConfig()
 
 SPACES = {
     "laptop": [
-        {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4, 5e-4])},
-        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([5e-5, 1e-4])},
+        {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([2e-4, 5e-4])},
+        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4])},
+        {"rank": 128, "alpha": 128.0, "optimizer.learning_rate": 5e-5},
     ],
     "laptop_rule": [
         {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4])},
