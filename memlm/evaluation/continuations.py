@@ -77,7 +77,7 @@ def _batches(
     tokenizer: PreTrainedTokenizerBase, continuations: Sequence[Continuation], *, batch_size: int, window: int
 ) -> Iterator[_Batch]:
     """Batches of rows of similar length, padded on the right, where no scored token attends."""
-    rows = [encode(tokenizer, each, window) for each in continuations]
+    rows = encode(tokenizer, continuations, window)
     order = sorted(range(len(rows)), key=lambda place: (len(rows[place][0]), place))
     while order:
         # Start from the longest rows, which decide how many fit.
@@ -93,15 +93,24 @@ def _batches(
         yield _Batch(places=places, tokens=tokens, is_scored=is_scored)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, continuation: Continuation, window: int) -> tuple[list[int], int]:
-    """The tokens of both as one text, the last `window` of them, and where the continuation starts.
+def encode(
+    tokenizer: PreTrainedTokenizerBase, continuations: Sequence[Continuation], window: int
+) -> list[tuple[list[int], int]]:
+    """The tokens of each with the text before it, the last `window` of them, and where the
+    continuation starts.
 
     A token that spans the boundary belongs to the continuation, because the text before does not
     determine it. Tokens that do not fit are cut off at the left, as lm-evaluation-harness does; a
     token without a token before it is not scored. Raises ValueError if none is left to score.
     """
-    before = encoding.encode(tokenizer, continuation.before)
-    tokens = encoding.encode(tokenizer, continuation.before + continuation.text)
+    before = encoding.encode_all(tokenizer, [each.before for each in continuations])
+    both = encoding.encode_all(tokenizer, [each.before + each.text for each in continuations])
+    return [_scored_part(*each, window) for each in zip(continuations, before, both, strict=True)]
+
+
+def _scored_part(
+    continuation: Continuation, before: Sequence[int], tokens: list[int], window: int
+) -> tuple[list[int], int]:
     differing = (place for place, (one, other) in enumerate(zip(before, tokens, strict=False)) if one != other)
     shared = next(differing, min(len(before), len(tokens)))
     cut = max(0, len(tokens) - window)

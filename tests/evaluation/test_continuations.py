@@ -98,7 +98,7 @@ def test_a_token_across_the_seam_belongs_to_the_continuation(tokenizer):
     whole = tokenizer(text, add_special_tokens=False)["input_ids"]
     inside = 0
     for cut in range(1, len(text)):
-        tokens, start = encode(tokenizer, Continuation(text[:cut], text[cut:]), 64)
+        ((tokens, start),) = encode(tokenizer, [Continuation(text[:cut], text[cut:])], 64)
         alone = tokenizer(text[:cut], add_special_tokens=False)["input_ids"]
         assert tokens == whole and start <= max(1, len(alone))
         assert start == 1 or tokens[:start] == alone[:start]

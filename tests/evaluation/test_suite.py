@@ -137,10 +137,8 @@ def test_chance_of_a_loss_is_the_unigram_models_score_on_the_same_tokens(tokeniz
         ("simpleqa_nats", [question.answers[0] for question in QUESTIONS]),
         ("gsm8k", [question.solution for question in QUESTIONS]),
     ):
-        means = []
-        for prompt, answer in zip(prompts, answers, strict=True):
-            tokens, start = encode(tokenizer, Continuation(prompt, f" {answer}"), 256)
-            means.append(fmean(map(nats, tokens[start:])))
+        pairs = [Continuation(prompt, f" {answer}") for prompt, answer in zip(prompts, answers, strict=True)]
+        means = [fmean(map(nats, tokens[start:])) for tokens, start in encode(tokenizer, pairs, 256)]
         assert scores.sets[name].chance == pytest.approx(fmean(means), abs=1e-6)
 
 

@@ -288,15 +288,16 @@ class Plan:
         return self._device_hours(tokens * forward * (3 if setting.moves == "everything" else 2))
 
     def _scoring_hours(self) -> float:
-        """Device hours of one pass over all sets: reading the prompts, and writing answers token by
-        token, where each token costs one read of all weights."""
+        """Device hours of one pass over all sets: reading the prompts twice, for the likelihood of
+        the right answers and for the model's own, and writing these token by token, where each
+        token costs one read of all weights."""
         evaluation, machine = self.config.evaluation, self.memory.machine
         work = work_of(self.config.model, self.memory.vocab_size, PROMPT_TOKENS, "memory")
         forward = sum(part.forward for part in work.values())
         weights = 4 * self.memory.sizes.active / (machine.bandwidth * BANDWIDTH_REACHED) / 3600
         hours = self._device_hours(evaluation.num_text_blocks * self.config.corpus.block_size * forward)
         for questions, answer in _questions(self.config):
-            hours += self._device_hours(questions * (PROMPT_TOKENS + answer) * forward)
+            hours += self._device_hours(2 * questions * (PROMPT_TOKENS + answer) * forward)
             hours += math.ceil(questions / evaluation.batch_size) * answer * weights
         return hours
 
