@@ -20,6 +20,7 @@ from memlm.methods.registry import METHOD_CONFIGS
 from memlm.model.language_model import build_model, model_config
 from memlm.preflight.cost.command import take_options
 from memlm.recipes import RECIPES, smoke
+from tests.evaluation import text_kinds
 from tests.reading import README_BYTES
 
 ROOT = Path(__file__).parents[1]
@@ -271,3 +272,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     names: dict[str, Any] = {}
     exec(layer, names)
     assert names["output"].shape == (2, 10, 256) and names["output"].isfinite().all()
+
+
+@pytest.mark.parametrize("recording", sorted((DOCS / "recorded").glob("text-kinds-*.json")), ids=lambda path: path.stem)
+def test_the_tables_of_text_by_kind_of_token_are_the_recorded_ones(recording):
+    assert text_kinds.table(json.loads(recording.read_text())) in PAGES["docs/results.md"].read_text()

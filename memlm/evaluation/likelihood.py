@@ -53,7 +53,7 @@ def score_text(
 ) -> TextScores:
     """All measures, from one pass over the tokens of each block but its first; pads are not
     scored."""
-    scored = list(_token_nats(reader, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size))
+    scored = list(token_nats(reader, blocks, eos_id=eos_id, pad_id=pad_id, batch_size=batch_size))
     nats, targets = (torch.cat(parts).cpu() for parts in zip(*scored, strict=True))
     nats, is_scored, ids = nats.double(), targets >= 0, targets.clamp(min=0)
     num_bytes = vocabulary.num_bytes[ids].masked_fill(~is_scored, 0)
@@ -69,7 +69,7 @@ def score_text(
 
 
 @torch.no_grad()
-def _token_nats(
+def token_nats(
     reader: Reader,
     blocks: Int[Tensor, "blocks block_size"],
     *,

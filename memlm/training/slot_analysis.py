@@ -104,7 +104,7 @@ def _reads_of_answering(
     """The accesses of question and answer, and the first position that predicts the answer. The
     answer's last token predicts the end."""
     window = model.config.max_position_embeddings  # type: ignore[union-attr]
-    whole, start = encode(tokenizer, Continuation(prompt, continuation), window)  # type: ignore[arg-type]
+    ((whole, start),) = encode(tokenizer, [Continuation(prompt, continuation)], window)  # type: ignore[arg-type]
     tokens = torch.tensor([whole], device=next(model.parameters()).device)
     return accesses_of(model, input_ids=tokens)[0], start - 1
 
