@@ -136,10 +136,11 @@ def require_slots_to_analyze(config: Config) -> SparseMemoryConfig:
         raise RunError(
             f"--method.ranking is {method.ranking}, which is known only while a step learns; leave it out, or give one of {', '.join(RANKINGS)}"
         )
-    if max(config.analysis.slot_counts) > num_slots:
-        raise RunError(
-            f"analysis.slot_counts is {config.analysis.slot_counts}, and model.memory has {num_slots} slots; leave out the larger numbers"
-        )
+    for name in ("slot_counts", "read_slot_counts"):
+        if max(getattr(config.analysis, name)) > num_slots:
+            raise RunError(
+                f"analysis.{name} is {getattr(config.analysis, name)}, and model.memory has {num_slots} slots; leave out the larger numbers"
+            )
     return method
 
 

@@ -159,27 +159,34 @@ class CountingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisConfig:
-    """Settings of analyze_slots, which finds how many slots a fact needs (Lin et al. 2025,
-    section 6)."""
+    """Settings of analyze_slots, which finds how many slots a fact needs and which tokens read them
+    (Lin et al. 2025, section 6)."""
 
     num_facts: int = names_result(20)
-    """Number of facts, the first ones of the seed's stream."""
+    """Number of facts per seed, the first ones of its stream."""
+    num_seeds: int = names_result(3)
+    """Number of streams: that of the seed, and those of the seeds after it."""
     slot_counts: tuple[int, ...] = names_result((25, 50, 100, 200, 500))
     """Numbers of trainable slots to try, in ascending order."""
     num_steps: int = names_result(100)
-    """Steps on one fact within which it must be learned."""
+    """Steps on one fact, after which it is asked."""
+    num_read_facts: int = names_result(100)
+    """Number of facts per seed whose tokens are analysed."""
+    read_slot_counts: tuple[int, ...] = names_result((100, 500))
+    """Numbers of trainable slots for which the trainable reads of each token are counted."""
     num_page_facts: int = names_result(8)
     """How many of the first facts have their texts on the token page, here and in a traced
     finetune; 0 for no page."""
 
     def __post_init__(self) -> None:
-        for name in ("num_facts", "num_steps"):
+        for name in ("num_facts", "num_seeds", "num_steps", "num_read_facts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"analysis.{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.slot_counts or min(self.slot_counts) < 1:
-            raise ValueError(
-                f"analysis.slot_counts is {self.slot_counts}; it must name at least one number, all above 0"
-            )
+        for name in ("slot_counts", "read_slot_counts"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(
+                    f"analysis.{name} is {getattr(self, name)}; it must name at least one number, all above 0"
+                )
         if self.num_page_facts < 0:
             raise ValueError(
                 f"analysis.num_page_facts is {self.num_page_facts}; it must not be negative (0 for no page)"

@@ -2,8 +2,8 @@
 al. 2025, section 6.
 
 The paper does not state how it found the number that suffices. Here a fact counts as learned when
-all its questions, in wordings never trained on, are answered by exact match, within a number of
-steps that all of its wordings take part in.
+all its questions, in wordings never trained on, are answered by exact match after a fixed number of
+steps, in each of which all of its wordings take part.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data import encoding
-from memlm.data.questions.facts import Fact, fact_batch
+from memlm.data.questions.facts import Fact, FactBatch, fact_batch
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, encode
 from memlm.evaluation.fact_scores import questions_as_clozes
@@ -50,14 +50,6 @@ class FactSlots:
     """Slots that the method would select for a batch of all its wordings."""
 
 
-class LearnedWith(NamedTuple):
-    """How a fact was learned; both are None if none of the numbers tried sufficed, and 0 if it
-    was known."""
-
-    num_slots: int | None
-    num_steps: int | None
-
-
 class TextReads(NamedTuple):
     """One row of the token page: its tokens and the slots that each reads."""
 
@@ -86,16 +78,30 @@ def slots_of_fact(
         asked.append(reads.flatten().unique())
         answered.append(reads[first:].flatten().unique())
     core = core_set(wordings, intersection(asked))
-    counts = count_slots(slots, batch.is_token)
-    scores = RANKINGS[method.ranking](counts, background.to(device), torch.Generator().manual_seed(seed))
     return FactSlots(
         fact_id=fact.id,
-        accessed=counts.slots,
+        accessed=count_slots(slots, batch.is_token).slots,
         shared=intersection(wordings),
         core=core,
         answering=intersection([core, *answered]),
-        trainable=select_slots(counts, scores, method.num_trainable_slots),
+        trainable=trainable_slots(model, batch, method, background, num_slots=method.num_trainable_slots, seed=seed),
     )
+
+
+def trainable_slots(
+    model: nn.Module,
+    batch: FactBatch,
+    method: SparseMemoryConfig,
+    background: BackgroundCounts,
+    *,
+    num_slots: int,
+    seed: int = 0,
+) -> Int[Tensor, " trainable"]:
+    """The slots that the method would select for a batch, if it might train `num_slots`."""
+    counts = count_slots(accesses_of(model, input_ids=batch.tokens), batch.is_token)
+    generator = torch.Generator().manual_seed(seed)
+    scores = RANKINGS[method.ranking](counts, background.to(batch.tokens.device), generator)
+    return select_slots(counts, scores, num_slots)
 
 
 def _reads_of_answering(
@@ -121,9 +127,10 @@ def minimum_slots_to_learn(
     max_length: int,
     evaluation: EvaluationConfig,
     seed: int = 0,
-) -> LearnedWith:
-    """The fewest of `slot_counts` trainable slots with which the fact is learned within
-    num_steps. The values are restored each time."""
+) -> int | None:
+    """The fewest of `slot_counts` trainable slots with which the fact is answered after num_steps
+    steps; 0 if it is known before, None if none of the numbers suffices. The values are restored
+    each time."""
 
     def answers() -> bool:
         answered = answer_questions(
@@ -135,18 +142,18 @@ def minimum_slots_to_learn(
         return min(answered.exact_match) == 1
 
     if answers():
-        return LearnedWith(0, 0)
+        return 0
     device = next(model.parameters()).device
     batch = fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length).to(device)
     for num_slots in sorted(slot_counts):
         with restored_values(model):
             config = replace(method, num_trainable_slots=num_slots)
             learner = SparseMemoryFinetuning(model, config, background, seed=seed)
-            for step in range(1, num_steps + 1):
+            for _ in range(num_steps):
                 finetune_step(learner, [batch])
-                if answers():
-                    return LearnedWith(num_slots, step)
-    return LearnedWith(None, None)
+            if answers():
+                return num_slots
+    return None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import torch
 from memlm.data.questions.facts import fact_batch
 from memlm.evaluation.config import EvaluationConfig
 from memlm.training import slot_analysis
-from memlm.training.slot_analysis import LearnedWith, minimum_slots_to_learn, restored_values, slots_of_fact, text_reads
+from memlm.training.slot_analysis import minimum_slots_to_learn, restored_values, slots_of_fact, text_reads
 from tests.support.tiny import (
     MEMORIES,
     MEMORY,
@@ -92,25 +92,29 @@ def test_the_smallest_sufficient_number_of_slots_is_found_and_values_are_restore
         ]
         return int(sum(rows))
 
-    assert search(tokenizer, model, monkeypatch, lambda model: num_moved(model) >= 3) == LearnedWith(4, 1)
+    assert search(tokenizer, model, monkeypatch, lambda model: num_moved(model) >= 3) == 4
     after = state(model)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_known_facts_need_no_slots_and_unlearned_facts_have_no_number(tokenizer, monkeypatch):  # noqa: F811
     model = base_model(tokenizer, MEMORY)
-    assert search(tokenizer, model, monkeypatch, lambda model: True) == LearnedWith(0, 0)
-    assert search(tokenizer, model, monkeypatch, lambda model: False) == LearnedWith(None, None)
+    assert search(tokenizer, model, monkeypatch, lambda model: True) == 0
+    assert search(tokenizer, model, monkeypatch, lambda model: False) is None
 
 
-def test_a_step_more_is_taken_while_the_fact_is_not_answered(tokenizer, monkeypatch):  # noqa: F811
-    asked = []
+def test_a_fact_is_asked_once_after_all_steps(tokenizer, monkeypatch):  # noqa: F811
+    """Not after each step, which would take the best of them."""
+    asked, steps = [], []
+    step = slot_analysis.finetune_step
+    monkeypatch.setattr(slot_analysis, "finetune_step", lambda *given: steps.append(1) or step(*given))
 
-    def at_the_seventh_time(model):
-        asked.append(1)
-        return len(asked) == 7  # before learning, three steps with two slots, three with four
+    def at_the_third_time(model):
+        asked.append(len(steps))
+        return len(asked) == 3  # before learning, after three steps with two slots, after three with four
 
-    assert search(tokenizer, base_model(tokenizer, MEMORY), monkeypatch, at_the_seventh_time) == LearnedWith(4, 3)
+    assert search(tokenizer, base_model(tokenizer, MEMORY), monkeypatch, at_the_third_time) == 4
+    assert asked == [0, 3, 6]
 
 
 def test_values_are_restored_after_an_error(tokenizer):  # noqa: F811

@@ -61,17 +61,28 @@ def test_a_method_that_selects_no_slots_has_a_trace_without_a_page(copied, clust
 
 def test_the_slots_of_facts_are_written_into_the_run(copied, cluster, capsys):
     few = ["--analysis.num-facts", "2", "--analysis.slot-counts", "50", "5", "--analysis.num-steps", "2"]
+    few += ["--analysis.num-seeds", "2", "--analysis.num-read-facts", "3", "--analysis.read-slot-counts", "20", "50"]
     before = storage.read_manifest(str(copied / "smoke" / "checkpoint-memory")).digest
     output = analyze_slots.run(smoke(copied, *few, "--method.num-trainable-slots", "50", "--tracking", "off"))
     assert output == str(copied / "smoke" / "slots.json")
     report = json.loads(Path(output).read_text())
-    assert len(report["facts"]) == report["summary"]["num_facts"] == 2
+    assert len(report["facts"]) == report["summary"]["num_facts"] == 4
+    assert [fact["seed"] for fact in report["facts"]] == [0, 0, 1, 1]
+    assert report["summary"]["num_steps"] == 2
+    assert report["method"]["optimizer"]["learning_rate"] > 0
     for fact in report["facts"]:
         assert fact["num_core_answering"] <= fact["num_core"] <= fact["num_shared"] <= fact["num_accessed"]
         assert fact["num_trainable"] == 50 and fact["learned_with"] in (None, 0, 5, 50)
     assert list(report["summary"]["learned_within"]) == ["5", "50"]
     page = (copied / "smoke" / "tokens.html").read_text()
-    assert all(fact["id"] in page for fact in report["facts"])
+    assert all(fact["id"] in page for fact in report["facts"] if fact["seed"] == 0)
+    reads = json.loads((copied / "smoke" / "token_reads.json").read_text())
+    assert 3 <= reads["num_facts"] <= 6
+    for kind in ("statement", "question"):
+        few, more = (reads["reads"][kind][f"t={count}"]["all"]["share"] for count in (20, 50))
+        assert 0 < few < more < 1
+        assert {"entity", "value", "template", "stop", "end of text"} <= reads["reads"][kind]["t=20"]["by_part"].keys()
+    assert (copied / "smoke" / "token_reads.png").read_bytes().startswith(b"\x89PNG")
     storage.open_artifact(str(copied / "smoke" / "checkpoint-memory"))
     assert storage.read_manifest(str(copied / "smoke" / "checkpoint-memory")).digest == before
     assert "core slots" in capsys.readouterr().out
@@ -82,3 +93,5 @@ def test_impossible_analyses_are_refused_before_a_cluster_starts(copied, capfd):
     assert "--method is lora, which selects no slots" in line
     line = refused(capfd, analyze_slots.run, smoke(copied, "--analysis.slot-counts", "25", "2000"))
     assert "analysis.slot_counts is (25, 2000), and model.memory has 1024 slots" in line
+    line = refused(capfd, analyze_slots.run, smoke(copied, "--analysis.read-slot-counts", "2000"))
+    assert "analysis.read_slot_counts is (2000,), and model.memory has 1024 slots" in line

@@ -1,0 +1,1 @@
+"""Analyses of a trained model that change none of its weights."""
