@@ -266,8 +266,8 @@ def run_plan(arguments: Sequence[str]) -> None:
         # The search spaces import the library, not the other way round; this command joins the two,
         # as the pipeline of the sweep does.
         spaces = importlib.import_module("tune_spaces").load_spaces(config.sweep.methods, config.sweep.scale)
-        seeds = len(config.sweep.all_seeds)
-        print(answer(config, machine, options, {each: seeds for space in spaces for each in space.settings()}))
+        number = config.sweep.trials_per_setting
+        print(answer(config, machine, options, {each: number for space in spaces for each in space.settings()}))
 
     launch(plan)
 

@@ -58,6 +58,10 @@ class SweepConfig:
     """Seeds of trials that only choose each method's settings. With them, one fact in four is
     learned by these seeds alone, and the others by `seeds` alone. Without them, settings are chosen
     on the results that are reported."""
+    checkpoints: tuple[int, ...] = names_result(())
+    """Checkpoints to run all trials on, each by the seed of both its world and its pretraining; a
+    recipe without a generated world varies the pretraining alone. Each is a run of its own, named
+    RUN-checkpoint-SEED, and one frontier is drawn over all. Empty for the run's own checkpoint."""
     max_failures: int = execution_only(2)
     """Retries of a trial that failed or lost its worker or node, before the sweep ends with an
     error. A trial that diverged is a result: it is listed with the frontier, and not retried."""
@@ -81,6 +85,8 @@ class SweepConfig:
             )
         if len(set(self.tuning_seeds)) < len(self.tuning_seeds):
             raise ValueError(f"sweep.tuning_seeds {self.tuning_seeds} must not repeat; give each seed once")
+        if len(set(self.checkpoints)) < len(self.checkpoints):
+            raise ValueError(f"sweep.checkpoints {self.checkpoints} must not repeat; give each checkpoint once")
         for name in self.compare_with:
             require_name("sweep.compare_with", name)
         require_distinct("sweep.compare_with", list(self.compare_with))
@@ -90,6 +96,11 @@ class SweepConfig:
             raise ValueError(
                 f"sweep.trunk_cache_bytes is {self.trunk_cache_bytes}; it must not be negative (0 disables the cache)"
             )
+
+    @property
+    def trials_per_setting(self) -> int:
+        """Trials of each setting, over all seeds and checkpoints."""
+        return len(self.all_seeds) * max(1, len(self.checkpoints))
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -239,7 +250,7 @@ def _check_numbers(config: Config) -> None:
         name = path.rpartition(".")[2].partition("[")[0]
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{path} is {value}; it must be a finite number")
-        if name in ("seed", "seeds", "tuning_seeds", "sample_seed") and not 0 <= value <= MAX_SEED:
+        if name in ("seed", "seeds", "tuning_seeds", "checkpoints", "sample_seed") and not 0 <= value <= MAX_SEED:
             raise ValueError(f"{path} is {value}; a seed must be at least 0 and at most {MAX_SEED} (2**63 - 1)")
 
 

@@ -59,3 +59,6 @@ TRACE_KIND = "stream_trace"
 METRICS_FILE = "stream_metrics.json"
 METRICS_PICTURE_FILE = "stream_metrics.png"
 TOKEN_PAGE_FILE = "tokens.html"
+
+CHECKPOINTS_FILE = "checkpoints.json"
+"""In the folder of a sweep over several checkpoints: the names of their runs."""

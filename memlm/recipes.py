@@ -183,6 +183,12 @@ def laptop_rule() -> Config:
     )
 
 
+def laptop_checkpoints() -> Config:
+    """`laptop` over five pairs of a world and a pretraining, with one frontier over all."""
+    base = laptop()
+    return replace(base, recipe="laptop_checkpoints", sweep=replace(base.sweep, checkpoints=(0, 1, 2, 3, 4)))
+
+
 def laptop_controls() -> Config:
     """All controls and rival methods next to the three main ones, on the checkpoints of
     `laptop`."""
@@ -401,6 +407,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     for recipe in (
         laptop,
         laptop_rule,
+        laptop_checkpoints,
         laptop_controls,
         laptop_tuning,
         laptop_ablations,

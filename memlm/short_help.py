@@ -86,6 +86,7 @@ COMMAND_OPTIONS: dict[str, dict[str, str]] = {
         "--sweep.methods": "methods to compare",
         "--sweep.seeds": "seeds to run each setting with",
         "--sweep.tuning-seeds": "seeds that only choose each method's settings, on facts of their own",
+        "--sweep.checkpoints": "seeds of worlds and pretrainings to run all trials on; default: the run's own",
         "--sweep.scale": "chooses the search spaces in tune_spaces/",
         "--questions.facts.path": _FACTS["--questions.facts.path"],
         "--cluster.num-trials-at-once": "number of parallel trials; default: one per CPU or GPU",

@@ -67,6 +67,16 @@ def options_for(stage: str, arguments: Sequence[str]) -> list[str]:
     return kept
 
 
+def without_options(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Arguments without these options and their values."""
+    kept, keeps = [], True
+    for argument in arguments:
+        keeps = argument.partition("=")[0].replace("_", "-") not in options if argument.startswith("--") else keeps
+        if keeps:
+            kept.append(argument)
+    return kept
+
+
 def require_used(stage: str, arguments: Sequence[str]) -> None:
     """Raise RunError for the first option that the command would ignore, naming the commands that
     use it."""
@@ -151,13 +161,25 @@ def require_traceable(config: Config) -> None:
 
 
 def _require_sweepable(config: Config) -> None:
-    """Raise RunError for a sweep whose facts are parted twice."""
+    """Raise RunError for a sweep whose facts are parted twice, or whose checkpoints are chosen
+    twice."""
     part, tuning_seeds = config.stream.part, config.sweep.tuning_seeds
     if tuning_seeds and part != "all":
         raise RunError(
             f"stream.part is {part!r}, and sweep.tuning_seeds {tuning_seeds} part the facts already; leave --stream.part out, or give "
             "--sweep.tuning-seeds without a seed"
         )
+    checkpoints = config.sweep.checkpoints
+    if checkpoints and config.base_run:
+        raise RunError(
+            f"sweep.checkpoints is {checkpoints}, and base_run is {config.base_run!r}; each of several checkpoints is made in a run of its own, so leave "
+            "one of the two out"
+        )
+    for option in ("--world.seed", "--pretraining.seed"):
+        if checkpoints and without_options(config.arguments, (option,)) != list(config.arguments):
+            raise RunError(
+                f"{option} has no effect with sweep.checkpoints {checkpoints}, which are the seeds of world and pretraining; leave one of the two out"
+            )
 
 
 def _require_writer(config: Config) -> None:

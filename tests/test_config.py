@@ -46,6 +46,7 @@ BAD = [
         r"sweep.tuning_seeds (3, 2) and sweep.seeds (1, 2) both contain 2",
     ),
     (SweepConfig, {"tuning_seeds": (9, 9)}, "sweep.tuning_seeds (9, 9) must not repeat"),
+    (SweepConfig, {"checkpoints": (4, 5, 4)}, "sweep.checkpoints (4, 5, 4) must not repeat"),
     (SweepConfig, {"trunk_cache_bytes": -1}, "sweep.trunk_cache_bytes"),
     (ClusterConfig, {"num_workers": 0}, "cluster.num_workers is 0"),
     (ClusterConfig, {"threads_per_worker": 0}, "cluster.threads_per_worker is 0"),

@@ -119,6 +119,8 @@ def test_seeds_have_bounds(path):
         replace_field(laptop, "sweep.seeds", (0, -1))
     with pytest.raises(ValueError, match=r"sweep.tuning_seeds\[0\] is -1"):
         replace_field(laptop, "sweep.tuning_seeds", (-1,))
+    with pytest.raises(ValueError, match=r"sweep.checkpoints\[1\] is -3"):
+        replace_field(laptop, "sweep.checkpoints", (0, -3))
 
 
 def test_a_batch_that_workers_cannot_share_is_refused_with_sizes_that_work():

@@ -12,7 +12,7 @@ from memlm.config import Config
 from memlm.data.config import QUESTION_LAYOUTS
 from memlm.data.questions.layouts import LAYOUTS
 from memlm.run import command
-from memlm.stages import USES, options_for, uses
+from memlm.stages import USES, options_for, uses, without_options
 
 ROOT = Path(__file__).parents[1]
 PIPELINES = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py"))
@@ -69,6 +69,29 @@ def test_facts_are_not_parted_twice(capsys):
         "error: stream.part is 'tuning', and sweep.tuning_seeds (7,) part the facts already; leave"
     )
     assert parse("", ["laptop", "--stream.part", "tuning"], stage="finetune").stream.part == "tuning"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ("--base-run", "laptop"),
+            "sweep.checkpoints is (1, 2), and base_run is 'laptop'; each of several checkpoints",
+        ),
+        (("--world.seed", "3"), "--world.seed has no effect with sweep.checkpoints (1, 2)"),
+        (("--pretraining.seed=3",), "--pretraining.seed has no effect with sweep.checkpoints (1, 2)"),
+        (("--pretraining.seed", "-3"), "pretraining.seed is -3"),
+    ],
+)
+def test_checkpoints_are_not_chosen_twice(capsys, given, message):
+    assert refusal(capsys, "pareto_sweep", "--sweep.checkpoints", "1", "2", *given).startswith(f"error: {message}")
+
+
+def test_options_can_be_taken_out_of_a_command_line():
+    given = ["--a.b", "1", "2", "--a.b-c=3", "--d", "--e", "4"]
+    assert without_options(given, ["--a.b", "--d"]) == ["--a.b-c=3", "--e", "4"]
+    assert without_options(["--a.b_c", "3", "--e"], ["--a.b-c"]) == ["--e"]
+    assert without_options(given, []) == given
 
 
 @pytest.mark.parametrize("stage", PIPELINES)

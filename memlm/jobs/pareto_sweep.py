@@ -25,12 +25,15 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.notice import forward_sigterm_to_threads
 from memlm.jobs.on_ray.resources import nodes_now, requests_of, shortage
+from memlm.jobs.sweep.checkpoint_runs import CheckpointRun, checkpoint_runs, record_checkpoints
+from memlm.jobs.sweep.finished import Finished, join_checkpoints, provenance
 from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, read_entries, read_results, unfinished
 from memlm.jobs.sweep.report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.jobs.sweep.trials import run_trials
 from memlm.outside import reading
 from memlm.results.frontier import build_frontier
+from memlm.results.scores import ScoreError
 from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned
@@ -41,44 +44,90 @@ STAGES_FILE = "stages.json"
 
 def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     """Run the missing trials and draw the frontier; return the uri of the run's folder."""
-    run = run_of(config)
-    require_ready(config)
+    run, runs = run_of(config), checkpoint_runs(config)
+    for part in dict.fromkeys((config, *(each.config for each in runs))):
+        require_ready(part)
+        _Stages(run_of(part), part).read()  # finds a changed record before hours of work
     Tracker(tracking_uri(config), EXPERIMENT)
     for space in spaces:
         for setting in space.settings():
             replace(config, method=setting)  # fails for an impossible setting, before an hour of pretraining
-    stages = _Stages(run, config)
-    stages.read()  # finds a changed record before hours of work
-    with connect(config), alone(run.sweep_lease) as lease:
-        _make_upstream(config, stages)
-        if line := lone_seed(config):
-            say(line)
-        planned, inputs = plan_trials(config, spaces)
-        read_entries(run, planned)  # finds a changed record before hours of work
-        pending = unfinished(run, planned)
-        tuning = sum(plan.trial.seed in config.sweep.tuning_seeds for plan in planned)
-        choosing = f" ({tuning} to choose settings)" if tuning else ""
-        say(f"sweep: {len(planned)} trials{choosing}, {len(planned) - len(pending)} of them already finished")
-        tracker = SweepTracker(config, inputs)
-        with tracker.parent, tracker.parent.measuring():
-            if pending:
-                with stages.timed("pareto_sweep"):
-                    run_trials(config, run, pending, inputs=inputs, holder=lease.holder, on_finished=tracker.log_trial)
-            trials, failed = read_results(run, planned)
-            frontier = build_frontier(
-                config.recipe,
-                [result for _, result in trials],
-                failed=failed,
-                tuning_seeds=config.sweep.tuning_seeds,
-                first_sets=[held_out.name for held_out in config.questions.held_out],
-            )
-            write_frontier(config, run, frontier, stages.read(), tracker, trials)
-            if not any(has_learned(result) for _, result in trials):
-                say(
-                    f"NOTHING WAS LEARNED by any of {len(trials)} trials, so there is nothing to compare; find out why with: "
-                    f"{command('finetune.py', config)}, and {GUIDE}"
-                )
+    if line := lone_seed(config):
+        say(line)
+    if not config.sweep.checkpoints:
+        _sweep_checkpoint(runs[0], spaces)
+        return run.uri
+    with alone(run.sweep_lease) as lease:
+        record_checkpoints(config)
+        swept = []
+        for number, each in enumerate(runs, start=1):
+            say(f"checkpoint {each.name}, {number} of {len(runs)}: {run_of(each.config).uri}")
+            swept.append(_sweep_checkpoint(each, spaces))
+        lease.holder.require()
+        _join(config, swept)
     return run.uri
+
+
+def _sweep_checkpoint(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace]) -> Finished:
+    """Make what one checkpoint's trials need, run those that are missing, and draw its frontier."""
+    # Each checkpoint has a connection of its own, at whose end Ray frees what its trials shared.
+    with connect(checkpoint.config), alone(run_of(checkpoint.config).sweep_lease) as lease:
+        return _sweep(checkpoint, spaces, lease.holder)
+
+
+def _sweep(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace], holder: storage.Holder) -> Finished:
+    config, run = checkpoint.config, run_of(checkpoint.config)
+    stages = _Stages(run, config)
+    _make_upstream(config, stages)
+    planned, inputs = plan_trials(config, spaces)
+    read_entries(run, planned)  # finds a changed record before hours of work
+    pending = unfinished(run, planned)
+    tuning = sum(plan.trial.seed in config.sweep.tuning_seeds for plan in planned)
+    choosing = f" ({tuning} to choose settings)" if tuning else ""
+    say(f"sweep: {len(planned)} trials{choosing}, {len(planned) - len(pending)} of them already finished")
+    tracker = SweepTracker(config, [(config, inputs)])
+    with tracker.parent, tracker.parent.measuring():
+        if pending:
+            with stages.timed("pareto_sweep"):
+                run_trials(config, run, pending, inputs=inputs, holder=holder, on_finished=tracker.log_trial)
+        trials, failed = read_results(run, planned)
+        finished = Finished(checkpoint=checkpoint, inputs=inputs, trials=trials, failed=failed)
+        try:
+            write_frontier(config, run, _frontier_of(config, [finished]), stages.read(), tracker, trials)
+        except ScoreError as error:
+            if not checkpoint.name:
+                raise
+            say(f"checkpoint {checkpoint.name} has no frontier of its own: {error}")
+    if not any(has_learned(result) for _, result in trials):
+        say(
+            f"NOTHING WAS LEARNED by any of {len(trials)} trials, so there is nothing to compare; find out why with: "
+            f"{command('finetune.py', config)}, and {GUIDE}"
+        )
+    return finished
+
+
+def _join(config: Config, swept: Sequence[Finished]) -> None:
+    """Draw one frontier over all checkpoints, into the sweep's own folder."""
+    stages = {
+        f"{stage}, checkpoint {each.checkpoint.name}": made
+        for each in swept
+        for stage, made in _Stages(run_of(each.checkpoint.config), each.checkpoint.config).read().items()
+    }
+    tracker = SweepTracker(config, [(each.checkpoint.config, each.inputs) for each in swept])
+    with tracker.parent, tracker.parent.measuring():
+        write_frontier(config, run_of(config), _frontier_of(config, swept), stages, tracker, [])
+
+
+def _frontier_of(config: Config, swept: Sequence[Finished]) -> dict[str, Any]:
+    results, failed = join_checkpoints(swept)
+    return build_frontier(
+        config.recipe,
+        results,
+        failed=failed,
+        tuning_seeds=config.sweep.tuning_seeds,
+        first_sets=[held_out.name for held_out in config.questions.held_out],
+        provenance=provenance(swept),
+    )
 
 
 def _make_upstream(config: Config, stages: "_Stages") -> None:

@@ -17,6 +17,7 @@ from memlm.data.config import DocumentStreamConfig, Part, QuestionSetConfig, Str
 from memlm.data.hub import HUB
 from memlm.data.paths import PathError, expand
 from memlm.data.questions.parts import items_of_part, size_of_part
+from memlm.jobs.sweep.checkpoint_runs import CheckpointRun, checkpoint_runs
 from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, unfinished
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.kinds import CHECKPOINT_KIND
@@ -35,23 +36,34 @@ from memlm.units import format_count
 def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
     """Print the plan of a pipeline, with every error that would stop it; ends with status 1 if
     there is one."""
-    plan = RunPlan(config, spaces)
-    for add in STAGES.get(stage, (plan_corpus, _questions)):
-        add(plan)
+    runs = checkpoint_runs(config) if stage == "pareto_sweep" else [CheckpointRun(name="", config=config)]
     print(f"{stage}, recipe {config.recipe}: this is a plan; nothing is made.")
-    for number, part in enumerate(plan.stages, start=1):
-        print(f"{number:2} {part.stage}: {part.state}{_first_by(stage, part)}")
-        for line in (part.uri, *part.lines):
-            print(f"     {visible(line)}")
+    plans = []
+    for run in runs:
+        plans.append(plan := RunPlan(run.config, spaces))
+        for add in STAGES.get(stage, (plan_corpus, _questions)):
+            add(plan)
+        if run.name:
+            print(f"checkpoint {run.name}, {len(plans)} of {len(runs)}: run {run.config.run_name}")
+        _print_stages(plan, stage, with_lines=len(plans) == 1)
     try:
         print(f"   tracking: {tracking_uri(config) or 'off'}")
     except ValueError as error:
-        print(f"   tracking: {plan.obstacle(error)}")
-    print(f"   time: {_time(plan)}")
-    if plan.obstacles:
-        problems = "1 problem" if plan.obstacles == 1 else f"{plan.obstacles} problems"
+        print(f"   tracking: {plans[0].obstacle(error)}")
+    print(f"   time: {_time(plans)}")
+    if obstacles := sum(plan.obstacles for plan in plans):
+        problems = "1 problem" if obstacles == 1 else f"{obstacles} problems"
         print(f"   {problems} would stop this run; see 'refused' above")
         raise SystemExit(1)
+
+
+def _print_stages(plan: RunPlan, stage: str, *, with_lines: bool) -> None:
+    """Print each stage with its state and, unless they are those of an earlier checkpoint, the
+    lines that describe it."""
+    for number, part in enumerate(plan.stages, start=1):
+        print(f"{number:2} {part.stage}: {part.state}{_first_by(stage, part)}")
+        for line in (part.uri, *(part.lines if with_lines else ())):
+            print(f"     {visible(line)}")
 
 
 def _first_by(stage: str, part: StagePlan) -> str:
@@ -63,25 +75,32 @@ def _first_by(stage: str, part: StagePlan) -> str:
     return "" if makes_it or part.state not in AHEAD else f", by {maker}.py before this"
 
 
-def _time(plan: RunPlan) -> str:
-    """Estimated duration of the stages that are still to run."""
-    try:
-        minutes = stage_minutes(_with_available_facts(plan), _trials_of(plan))
-    except ValueError as error:
-        return f"unknown: {error}"
-    ahead = {part.stage: minutes[part.stage] for part in plan.stages if part.stage in minutes and part.state in AHEAD}
+def _time(plans: Sequence[RunPlan]) -> str:
+    """Estimated duration of the stages that are still to run, over all checkpoints."""
+    config = plans[0].config
+    ahead: dict[str, float] = {}
+    total, together = 0.0, ""
+    for plan in plans:
+        try:
+            minutes = stage_minutes(_with_available_facts(plan), _trials_of(plan))
+        except ValueError as error:
+            return f"unknown: {error}"
+        named = {
+            part.stage: minutes[part.stage] for part in plan.stages if part.stage in minutes and part.state in AHEAD
+        }
+        ahead |= {stage: ahead.get(stage, 0.0) + number for stage, number in named.items()}
+        total += sum(named.values())
+        models = [number for stage, number in named.items() if stage.startswith("pretrain")]
+        if len(models) > 1 and fit_side_by_side(config, len(models)):
+            total -= min(models)
+            together = "; the models are pretrained side by side"
     if not ahead:
         return "a few seconds: all artifacts exist"
     each = ", ".join(f"{stage} {_minutes(number)}" for stage, number in ahead.items())
-    total = sum(ahead.values())
-    models = [number for stage, number in ahead.items() if stage.startswith("pretrain")]
-    together = ""
-    if len(models) > 1 and fit_side_by_side(plan.config, len(models)):
-        total -= min(models)
-        together = "; the models are pretrained side by side"
     days = f" ({total / 1440:,.1f} days)" if total > 1440 else ""
+    runs = f" for {len(plans)} checkpoints" if len(plans) > 1 else ""
     return (
-        f"about {_minutes(total)} minutes{days} on {describe_machine(plan.config)} ({each}{together}), "
+        f"about {_minutes(total)} minutes{days}{runs} on {describe_machine(config)} ({each}{together}), "
         "estimated from the recipe"
     )
 

@@ -174,6 +174,22 @@ def test_trials_that_choose_settings_are_planned_apart(capsys, tmp_path):
     )
 
 
+def test_several_checkpoints_are_planned_one_by_one(capsys, tmp_path):
+    place = ("laptop", "--storage", str(tmp_path))
+    one = plan_of(capsys, "pareto_sweep", *place)
+    two = plan_of(capsys, "pareto_sweep", *place, "--sweep.checkpoints", "5", "6")
+    for seed, number in (("5", 1), ("6", 2)):
+        assert (
+            f"checkpoint {seed}, {number} of 2: run laptop-checkpoint-{seed}\n 1 the generated world: to be made" in two
+        )
+        assert f"{tmp_path}/laptop-checkpoint-{seed}/counts" in two
+    assert "for 2 checkpoints on" in two and minutes_in(two) > 1.8 * minutes_in(one) and "checkpoint 5" not in one
+    with pytest.raises(SystemExit):
+        facts = ("--questions.facts.path", "/no/such")
+        plan_of(capsys, "pareto_sweep", *place, "--sweep.checkpoints", "5", "6", *facts)
+    assert "2 problems would stop this run" in capsys.readouterr().out
+
+
 def minutes_of(plan: str, stage: str) -> float:
     return float(re.search(rf"{stage} ([\d.]+)", plan[plan.index("time: about") :])[1])
 
@@ -211,7 +227,7 @@ def test_documents_and_their_questions_are_counted(capsys, tmp_path):
 
 
 def minutes_in(plan: str) -> float:
-    return float(re.search(r"time: about ([\d.]+) minutes on", plan)[1])
+    return float(re.search(r"time: about ([\d.]+) minutes ", plan)[1])
 
 
 def test_a_plan_says_how_many_minutes_the_run_takes(capsys, tmp_path):

@@ -21,6 +21,7 @@ from memlm import storage, tracking
 from memlm.config import IN_JOB, Config
 from memlm.credentials import VARIABLES, CredentialError, read_credential
 from memlm.jobs.on_ray import local_ray
+from memlm.kinds import CHECKPOINTS_FILE
 from memlm.run import RunError, run_of, tracking_uri
 
 State = Literal["ok", "warn", "fail"]
@@ -73,7 +74,16 @@ def run_folder(config: Config) -> Check:
 
 def _is_made(uri: str, name: str) -> bool:
     place = storage.join(uri, name)
+    if name == CHECKPOINTS_FILE:
+        return _is_list_of_checkpoints(place)
     return (storage.is_remote(uri) or Path(place).is_dir()) and storage.has_own_manifest(place)
+
+
+def _is_list_of_checkpoints(place: str) -> bool:
+    try:
+        return "runs" in storage.read_record(place)
+    except storage.StorageError:
+        return False
 
 
 def _is_file(uri: str, name: str) -> bool:

@@ -16,6 +16,9 @@ from memlm.results.scores import FailedSetting, TrialResult
 from memlm.run import Run
 from memlm.training.trial import Trial
 
+Inputs = dict[Architecture, dict[str, str]]
+"""Digests of what the trials of each architecture read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
@@ -30,9 +33,7 @@ class PlannedTrial:
         return f"{self.trial.title} {tuning}seed {self.trial.seed}"
 
 
-def plan_trials(
-    config: Config, spaces: Sequence[MethodSpace]
-) -> tuple[list[PlannedTrial], dict[Architecture, dict[str, str]]]:
+def plan_trials(config: Config, spaces: Sequence[MethodSpace]) -> tuple[list[PlannedTrial], Inputs]:
     """All trials, and the digests of their inputs. The seed varies slowest, so that all methods
     advance evenly."""
     inputs = {space.base.base: trial_inputs(config, space.base.base) for space in spaces}

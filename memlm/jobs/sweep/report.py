@@ -11,7 +11,7 @@ from typing import Any
 from memlm import storage
 from memlm.config import Config
 from memlm.jobs.on_ray.console import say
-from memlm.jobs.sweep.planned_trials import PlannedTrial
+from memlm.jobs.sweep.planned_trials import Inputs, PlannedTrial
 from memlm.jobs.tracked import (
     final_metrics,
     log_config,
@@ -24,7 +24,6 @@ from memlm.jobs.tracked import (
     ui_line,
 )
 from memlm.kinds import REPORT_FILE
-from memlm.model.config import Architecture
 from memlm.outside import reading
 from memlm.results.frontier_csv import write_csv
 from memlm.results.frontier_picture import draw_frontier, draw_frontiers
@@ -32,8 +31,8 @@ from memlm.results.frontier_tables import PAPER_FORGETTING, format_table
 from memlm.results.report import write_report
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError, tracking_uri
-from memlm.tracking import DataSet, Tracker
 from memlm.tracking import Run as TrackedRun
+from memlm.tracking import Tracker
 
 EXPERIMENT = "memlm pareto sweeps"
 AVERAGE = "average"
@@ -44,13 +43,22 @@ FRONTIER_FILES = (FRONTIER_FILE, "frontier.csv", PICTURE_FILE, REPORT_FILE)
 
 
 class SweepTracker:
-    """Tracked runs of a sweep: one parent, and a child per trial."""
+    """Tracked runs of a sweep: one parent, and a child per trial. A frontier over several
+    checkpoints has a parent of its own; the trials are children of their checkpoint's parent."""
 
-    def __init__(self, config: Config, inputs: Mapping[Architecture, dict[str, str]]) -> None:
-        self.config, self.inputs = config, inputs
+    def __init__(self, config: Config, runs: Sequence[tuple[Config, Inputs]]) -> None:
+        """`runs`: each checkpoint's config, and the digests of what its trials read."""
+        self.config = config
         self.tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
-        digests = "-".join(sorted({digest[:8] for part in inputs.values() for digest in part.values()}))
+        (_, self.inputs), *_ = runs
+        self.sets = [
+            data for part, inputs in runs for data in sets_read(part, next(iter(inputs.values())), learned=True)
+        ]
+        read = {digest for _, inputs in runs for part in inputs.values() for digest in part.values()}
+        digests = "-".join(sorted({digest[:8] for digest in read}))
         tags = {"stage": "sweep", "recipe": config.recipe}
+        if config.sweep.checkpoints:
+            tags["checkpoints"] = ", ".join(map(str, config.sweep.checkpoints))
         digest = hashlib.sha256(digests.encode()).hexdigest()
         self.parent = self.tracker.run(
             f"sweep/{config.run_name}/{digests}",
@@ -59,10 +67,7 @@ class SweepTracker:
             tags=tags,
         )
         log_config(self.parent, config)
-        self.parent.log_inputs(self._sets())
-
-    def _sets(self) -> list[DataSet]:
-        return sets_read(self.config, next(iter(self.inputs.values())), learned=True)
+        self.parent.log_inputs(self.sets)
 
     def child(self, plan: PlannedTrial) -> TrackedRun:
         trial = plan.trial
@@ -84,7 +89,7 @@ class SweepTracker:
         trial = plan.trial
         with self.child(plan) as child:
             log_config(child, replace(self.config, method=trial.method, seed=trial.seed, stream=trial.stream))
-            child.log_inputs(self._sets())
+            child.log_inputs(self.sets)
             if "failed" in entry:
                 child.set_tags({"failed": entry["failed"]})
                 return

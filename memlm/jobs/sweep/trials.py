@@ -22,11 +22,10 @@ from memlm.jobs.on_ray.cluster import num_processors
 from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.ray_files import ray_storage
 from memlm.jobs.on_ray.workers import device_of, enter_worker, task_resources
-from memlm.jobs.sweep.planned_trials import PlannedTrial, ledger_entry, unfinished
+from memlm.jobs.sweep.planned_trials import Inputs, PlannedTrial, ledger_entry, unfinished
 from memlm.jobs.sweep.starts import Shared, Starts, compute_starts
 from memlm.jobs.sweep.weights import TrialWeights
 from memlm.jobs.trial.materials import load_materials, load_model, read_model_config
-from memlm.model.config import Architecture
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError
 from memlm.training.finetune import run_trial
@@ -43,7 +42,7 @@ def run_trials(
     run: Run,
     pending: Sequence[PlannedTrial],
     *,
-    inputs: Mapping[Architecture, dict[str, str]],
+    inputs: Inputs,
     holder: storage.Holder,
     on_finished: Callable[[PlannedTrial, dict[str, Any]], None],
 ) -> None:

@@ -361,8 +361,19 @@ def make_plan(config: Config, machine: Machine, devices: int, assumptions: Assum
         trials=trials,
         memory=memory,
         dense=dense,
-        notes=(*notes, *_misfit(memory), *_faster_split(memory, assumptions.utilisation)),
+        notes=(*notes, *_misfit(memory), *_faster_split(memory, assumptions.utilisation), *_repeated(config)),
     )
+
+
+def _repeated(config: Config) -> list[str]:
+    """Note on a sweep of several checkpoints, whose stages before the trials are planned once."""
+    checkpoints = config.sweep.checkpoints
+    if not checkpoints:
+        return []
+    return [
+        f"sweep.checkpoints is {checkpoints}: corpus, pretraining and counting are made {len(checkpoints)} times, and their lines are those of one; "
+        "the lines of the sweep are those of all"
+    ]
 
 
 def _misfit(plan: Pretraining) -> list[str]:
