@@ -43,7 +43,7 @@ from memlm.training.patch import apply_patch, changed_rows, save_patch, stored_w
 from memlm.training.step import finetune_step
 from memlm.model.language_model import build_model, load_checkpoint, model_config
 from memlm.model.reader import Reader
-from memlm.recipes import smoke
+from memlm.recipes.laptop import smoke
 from memlm.data.tokenizer import train_tokenizer
 
 folder = sys.argv[1]

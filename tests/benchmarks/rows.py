@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from memlm.recipes import LAPTOP_MODEL
+from memlm.recipes.laptop import LAPTOP_MODEL
 from tests.benchmarks.contenders.layers import same_step
 from tests.benchmarks.contenders.models import COUNTED_BLOCKS, COUNTED_MODEL, same_counts, tokens_of_step
 from tests.benchmarks.contenders.peers import DIFFERS

@@ -28,7 +28,7 @@ from memlm.kinds import COUNTS_FILE
 from memlm.model.config import Architecture
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader import PackedRecording, Recording
-from memlm.recipes import laptop
+from memlm.recipes.laptop import laptop
 from memlm.results.scores import Scores, TrialResult, join
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts

@@ -233,7 +233,7 @@ def test_mlflow_shows_the_provenance_of_a_run(uri: str, query: Callable) -> None
 def test_a_model_that_is_registered_is_loaded_by_a_process_that_has_no_memlm(uri: str, tmp_path: Path) -> None:
     from memlm.data.tokenizer import train_tokenizer
     from memlm.model.language_model import build_model, model_config
-    from memlm.recipes import smoke
+    from memlm.recipes.laptop import smoke
 
     tokenizer = train_tokenizer(["Anna lives in Rome."], vocab_size=300)
     ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}

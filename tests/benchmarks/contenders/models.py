@@ -16,7 +16,8 @@ from memlm.data.corpus.blocks import Blocks, write_blocks
 from memlm.data.corpus.packing import document_positions
 from memlm.model.config import Architecture, ModelConfig
 from memlm.model.language_model import attention_on, build_model, count_parameters, model_config
-from memlm.recipes import LAPTOP_MODEL, RECIPES
+from memlm.recipes import RECIPES
+from memlm.recipes.laptop import LAPTOP_MODEL
 from memlm.slots.accesses import accesses_of, on_accesses
 from memlm.slots.counts import BackgroundCounts
 from tests.benchmarks.contender import Clock, Contender, begin_group_of_one

@@ -29,7 +29,7 @@ from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, mode
 from memlm.preflight.cost import training as planning
 from memlm.preflight.cost.machines import MACHINES
 from memlm.preflight.cost.training import Layout, Pretraining
-from memlm.recipes import LAPTOP_MODEL
+from memlm.recipes.laptop import LAPTOP_MODEL
 from memlm.training.config import PretrainingConfig
 from memlm.training.step import next_token_loss
 

@@ -1,0 +1,43 @@
+"""Recipes: named configs. Each is a function; a variant copies another recipe and changes some
+fields."""
+
+from collections.abc import Callable
+
+from memlm.config import Config
+from memlm.recipes.laptop import (
+    laptop,
+    laptop_ablations,
+    laptop_checkpoints,
+    laptop_controls,
+    laptop_layers,
+    laptop_rule,
+    laptop_slots,
+    laptop_tuning,
+    laptop_updates,
+    smoke,
+)
+from memlm.recipes.paper import paper_1b, paper_64m
+from memlm.recipes.wiki import wiki, wiki_documents, wiki_rivals, wiki_triviaqa, wiki_tuning
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        laptop,
+        laptop_rule,
+        laptop_checkpoints,
+        laptop_controls,
+        laptop_tuning,
+        laptop_ablations,
+        laptop_updates,
+        laptop_layers,
+        laptop_slots,
+        smoke,
+        wiki,
+        wiki_rivals,
+        wiki_triviaqa,
+        wiki_tuning,
+        wiki_documents,
+        paper_1b,
+        paper_64m,
+    )
+}
