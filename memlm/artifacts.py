@@ -4,8 +4,8 @@ and its inputs.
     world, listing
     corpus <- world, sources (tokenizer, mixture, blocks on the way)
     documents <- sources, corpus      questions <- sources, documents    statements <- questions
-    checkpoint <- corpus              counts <- checkpoint, corpus (partial counts on the way)
-    learned, trace <- corpus, questions, checkpoint, counts
+    checkpoint <- corpus              counts, reads <- checkpoint, corpus (by units)
+    learned, trace <- corpus, questions, checkpoint, counts (and reads, for methods that use them)
 
 Folders for leases, attempts and unfinished work are no artifacts; run.py names them. This module
 imports no torch.
@@ -31,8 +31,10 @@ from memlm.kinds import (
     LISTING_KIND,
     MIXTURE_KIND,
     PARTIAL_COUNTS_KIND,
+    PARTIAL_READS_KIND,
     PATCH_KIND,
     QUESTIONS_KIND,
+    READS_KIND,
     STATEMENTS_KIND,
     TOKENIZER_KIND,
     TRACE_KIND,
@@ -298,20 +300,38 @@ def counts(config: Config) -> Artifact:
     return Artifact(
         uri=storage.join(run_of(config).base, "counts"),
         kind=COUNTS_KIND,
-        identity=identity(config.counting),
+        identity=identity(config.counting, of=COUNTS_KIND),
         inputs={"checkpoint": checkpoint(config, "memory"), "corpus": corpus(config)},
         part="counting",
         made_by=command("count_accesses.py", config),
     )
 
 
+def reads(config: Config) -> Artifact:
+    """The background reads of the memory model, of a sample of the text that is counted."""
+    return replace(
+        counts(config),
+        uri=storage.join(run_of(config).base, "reads"),
+        kind=READS_KIND,
+        identity=identity(config.counting, of=READS_KIND),
+    )
+
+
 def partial_counts(config: Config, unit: range) -> Artifact:
     """The counts of one unit of micro-batches."""
-    whole = counts(config)
+    return _part_of(counts(config), unit, PARTIAL_COUNTS_KIND)
+
+
+def partial_reads(config: Config, unit: range) -> Artifact:
+    """The reads of one unit of micro-batches."""
+    return _part_of(reads(config), unit, PARTIAL_READS_KIND)
+
+
+def _part_of(whole: Artifact, unit: range, kind: str) -> Artifact:
     return replace(
         whole,
         uri=storage.join(whole.units, unit_name(unit.start, unit.stop)),
-        kind=PARTIAL_COUNTS_KIND,
+        kind=kind,
         identity={**whole.identity, "first": unit.start, "last": unit.stop},
         part="",
     )
@@ -326,11 +346,14 @@ def trial_of(config: Config) -> Trial:
     return Trial(method=config.method, stream=config.stream, evaluation=config.evaluation, seed=config.seed)
 
 
-def trial_inputs(config: Config, architecture: Architecture) -> dict[str, str]:
-    """Digests of all artifacts that a trial reads. Raises RunError as `Artifact.require` does."""
+def trial_inputs(config: Config, architecture: Architecture, *, with_reads: bool = False) -> dict[str, str]:
+    """Digests of all artifacts that a trial reads, with the background reads or without. Raises
+    RunError as `Artifact.require` does."""
     read = {"corpus": corpus(config), "questions": questions(config), "checkpoint": checkpoint(config, architecture)}
     if architecture == "memory":
         read["counts"] = counts(config)
+    if with_reads:
+        read["reads"] = reads(config)
     return {name: each.require().digest for name, each in read.items()}
 
 

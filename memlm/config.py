@@ -25,7 +25,7 @@ from memlm.data.world.world import WorldConfig
 from memlm.data.writers.config import WriterConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.identity import EXECUTION_ONLY, execution_only, names_result
-from memlm.methods.config import MethodConfig
+from memlm.methods.config import MethodConfig, SlotMethodConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.config import Architecture, ModelConfig
 from memlm.names import require_distinct, require_name
@@ -204,7 +204,7 @@ class Config:
         _check_names(self)
         _check_numbers(self)
         num_slots = self.model.memory.num_slots * self.model.memory.num_pools
-        if isinstance(self.method, SparseMemoryConfig) and self.method.num_trainable_slots > num_slots:
+        if isinstance(self.method, SlotMethodConfig) and self.method.num_trainable_slots > num_slots:
             raise ValueError(
                 f"method.num_trainable_slots is {self.method.num_trainable_slots}, more than the {num_slots} slots that model.memory has; lower it"
             )

@@ -47,6 +47,10 @@ COUNTS_KIND = "background_counts"
 PARTIAL_COUNTS_KIND = "partial_counts"
 COUNTS_FILE = "counts.safetensors"
 
+READS_KIND = "background_reads"
+PARTIAL_READS_KIND = "partial_reads"
+READS_FILE = "reads.safetensors"
+
 PATCH_KIND = "patch"
 PATCH_FILE = "patch.safetensors"
 SCORES_FILE = "scores.json"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from memlm.config import Config
 from memlm.data.config import QUESTION_LAYOUTS, QUESTION_TASKS, DocumentsConfig, FieldsConfig, QuestionSetConfig
 from memlm.data.paths import WORLD, expand
+from memlm.methods.config import SlotMethodConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.slots.ranking import GRADIENT_RANKINGS, RANKINGS
 
@@ -134,11 +135,11 @@ def require_documents(config: Config) -> DocumentsConfig:
     return config.questions.documents
 
 
-def require_slots_to_analyze(config: Config) -> SparseMemoryConfig:
+def require_slots_to_analyze(config: Config) -> SlotMethodConfig:
     """Return the method whose slots are analysed. Raises RunError if it selects no slots, if it
     ranks them by gradients, or if more slots are asked for than the pool has."""
     method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
-    if not isinstance(method, SparseMemoryConfig):
+    if not isinstance(method, SlotMethodConfig):
         raise RunError(
             f"--method is {method.name}, which selects no slots; leave it out, or give {SparseMemoryConfig.name}"
         )

@@ -193,6 +193,7 @@ def another(value: Any) -> Any:
 def names_of(config: Config) -> str:
     """The identities of all products and the key of the trial, not their addresses."""
     named = {name: dict(artifact.identity) for name, artifact in artifacts_of(config).items()}
+    named["reads"] = dict(artifacts.reads(config).identity)  # younger than the recorded ones
     return json.dumps([named, artifacts.trial_of(config).key(inputs_of(config))], sort_keys=True)
 
 
@@ -221,6 +222,22 @@ def test_a_setting_changes_an_identity_exactly_if_it_is_declared_to():
     assert {".".join(path) for path in said if said[path] and not named[path]} == set()
     assert {".".join(path) for path in said if named[path] and not said[path]} == set()
     assert len(said) > 150
+
+
+def test_reads_name_only_the_trials_that_use_them():
+    """So trials made before there were reads keep their keys."""
+    for method in METHOD_CONFIGS:
+        config = config_of(["smoke", "--method", method])
+        key = artifacts.trial_of(config).key
+        with_reads, others = {**inputs_of(config), "reads": "0e"}, {**inputs_of(config), "reads": "0f"}
+        assert (key(with_reads) != key(others)) == config.method.uses_reads
+        assert (key(with_reads) != key(inputs_of(config))) == config.method.uses_reads
+
+
+def test_counts_do_not_depend_on_the_reads():
+    config, more = config_of(["smoke"]), config_of(["smoke", "--counting.read-tokens", "9"])
+    assert artifacts.counts(config).identity == artifacts.counts(more).identity
+    assert artifacts.reads(config).identity["read_tokens"] == 65_536 != artifacts.reads(more).identity["read_tokens"]
 
 
 def attribute(part: Any, path: tuple[str, ...]) -> Any:

@@ -24,7 +24,7 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.kinds import TOKEN_PAGE_FILE
-from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.methods.config import SlotMethodConfig
 from memlm.results.token_reads.statistics import ReadText, summarize
 from memlm.run import command, run_of
 from memlm.stages import require_slots_to_analyze
@@ -40,7 +40,7 @@ def run(config: Config) -> str:
     run = run_of(config)
     require_ready(config)
     method = require_slots_to_analyze(config)
-    inputs = artifacts.trial_inputs(config, "memory")
+    inputs = artifacts.trial_inputs(config, "memory", with_reads=method.uses_reads)
     seeds = [replace(config, seed=config.seed + number) for number in range(config.analysis.num_seeds)]
     with connect(config):
         task, reads = (ray.remote(each).options(**task_resources(config.cluster)) for each in (_analyze, _read_tokens))
@@ -61,7 +61,7 @@ def run(config: Config) -> str:
     return output
 
 
-def _provenance(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> dict[str, Any]:
+def _provenance(config: Config, method: SlotMethodConfig, inputs: dict[str, str]) -> dict[str, Any]:
     return {
         "command": command("analyze_slots.py", config),
         "inputs": inputs,

@@ -1,15 +1,18 @@
-"""Background counts of a checkpoint on a corpus. Units of micro-batches go to a pool of model
-actors; each unit's partial count is written once.
+"""Background counts of a checkpoint on a corpus, and its background reads. Units of micro-batches
+go to a pool of model actors; each unit's partial result is written once.
 
 Ray Data runs a task at least once, so a count is never a side effect: a partial is keyed by its
 unit and committed atomically, and the driver adds up exactly the units of the plan. A unit is
 defined by its numbers alone (training/counting.py), so the sum is the same for any workers, deaths
-and restarts. A unit that kills its workers goes into quarantine and is reported.
+and restarts. A unit that kills its workers goes into quarantine and is reported. Reads are those
+of the first micro-batches; they are stacked in the order of the units.
 """
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 from memlm import artifacts, storage
@@ -21,92 +24,132 @@ from memlm.jobs.on_ray.cluster import connect, num_processors
 from memlm.jobs.on_ray.console import Progress, quiet, say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import corpus_read, log_config
-from memlm.kinds import COUNTS_FILE
+from memlm.kinds import COUNTS_FILE, COUNTS_KIND, READS_FILE, READS_KIND
 from memlm.run import RunError, run_of, tracking_uri
 from memlm.tracking import Tracker
-from memlm.training.units import num_batches, units
+from memlm.training.units import read_units, units
 
 if TYPE_CHECKING:
     from memlm.slots.counts import BackgroundCounts
+    from memlm.slots.reads import BackgroundReads
 
 EXPERIMENT = "memlm background counts"
+UNIT_PREFIX = {COUNTS_KIND: "", READS_KIND: "reads_"}
+"""Prefixes of the units' names in the records of attempts."""
 
 
 @dataclass(kw_only=True)
 class _Counted:
     """Result of one run of the job."""
 
-    counts: "BackgroundCounts"
-    quarantined: list[list[int]]
-    """Half-open ranges of micro-batches of the units that are not in the counts."""
+    quarantined: dict[str, list[list[int]]]
+    """By kind: half-open ranges of micro-batches of the units that are not in the artifact."""
     tokens_per_second: float
     """Speed of this run's own counting; 0 if there was nothing left to count."""
 
 
-def run(config: Config) -> str:
-    """Count all units, or only the missing ones, or reuse the counts; return their uri."""
+def run(config: Config, *, with_reads: bool = True) -> str:
+    """Make the counts and, unless they are not needed, the reads: all units, only the missing ones,
+    or none where the artifacts exist. Return the uri of the counts."""
     require_ready(config)
-    counts = artifacts.counts(config).pinned()
-
-    def is_there() -> bool:
-        made = counts.is_made()
-        if made:
-            left_out = counts.manifest().details.get("quarantined", [])
-            what, remedy = f"{counts.uri} was made without the units", f"move {counts.uri} away to count again"
-            _require_few(left_out, config, what, remedy)
-            say(f"count: reusing {counts.uri}")
-        return made
-
-    if is_there():
-        return counts.uri
-    tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
-    with alone(run_of(config).counting_lease):
-        if not is_there():  # unless another driver made it meanwhile
-            _count_all(config, counts, tracker)
+    counts, reads = artifacts.counts(config).pinned(), artifacts.reads(config).pinned()
+    wanted = [counts, reads] if with_reads else [counts]
+    missing = [each for each in wanted if not _is_there(each, config)]
+    if missing:
+        tracker = Tracker(tracking_uri(config), EXPERIMENT, forgiving=True)
+        with alone(run_of(config).counting_lease):
+            # unless another driver made them meanwhile
+            if missing := [each for each in missing if not _is_there(each, config)]:
+                _make(config, missing, tracker)
     return counts.uri
 
 
-def _count_all(config: Config, counts: Artifact, tracker: Tracker) -> None:
-    """Count the missing units and write the artifact."""
-    run, inputs = run_of(config), counts.digests()
+def _is_there(artifact: Artifact, config: Config) -> bool:
+    made = artifact.is_made()
+    if made:
+        left_out = artifact.manifest().details.get("quarantined", [])
+        what, remedy = f"{artifact.uri} was made without the units", f"move {artifact.uri} away to count again"
+        _require_few(left_out, config, what, remedy)
+        say(f"count: reusing {artifact.uri}")
+    return made
+
+
+def _make(config: Config, missing: list[Artifact], tracker: Tracker) -> None:
+    """Count the missing units of these artifacts, and write them."""
+    inputs = missing[0].digests()
     artifacts.checkpoint(config, "memory").open()  # finds damage before any work
     num_blocks = int(artifacts.corpus(config).manifest().details["num_blocks"])
-    counted = _count(config, _tasks(config, num_blocks), inputs)
+    tasks = {each.kind: _tasks(config, each.kind, num_blocks) for each in missing}
+    counted = _count(config, [task for each in tasks.values() for task in each], inputs)
     from memlm.jobs.on_ray.attempts import ATTEMPT_NAMES
 
+    for artifact in missing:
+        kind = artifact.kind
+        merged = _merged(config, tasks[kind], counted.quarantined[kind], inputs)
+        if kind == COUNTS_KIND:
+            _write_counts(config, artifact, merged, counted, tracker, planned=tasks[kind][-1]["last"])
+        else:
+            _write_reads(artifact, merged, counted)
+        storage.delete_made(artifact.units)
+    storage.delete_made(run_of(config).counting_attempts, loose=ATTEMPT_NAMES)
+
+
+def _write_counts(
+    config: Config,
+    counts: Artifact,
+    found: "BackgroundCounts",
+    counted: _Counted,
+    tracker: Tracker,
+    *,
+    planned: int,
+) -> None:
+    """`planned` is the number of micro-batches, those in quarantine included."""
+    inputs, quarantined = counts.digests(), counted.quarantined[COUNTS_KIND]
     with counts.write() as draft:
-        counted.counts.save(draft.path / COUNTS_FILE)
-        draft.details.update(**counted.counts.usage(), quarantined=counted.quarantined)
-    storage.delete_made(counts.units)
-    storage.delete_made(run.counting_attempts, loose=ATTEMPT_NAMES)
+        found.save(draft.path / COUNTS_FILE)
+        draft.details.update(**found.usage(), quarantined=quarantined)
     tags = {
         "stage": "count",
         "checkpoint": inputs["checkpoint"][:16],
         "data": inputs["corpus"][:16],
     }
-    params = {"num_batches": num_batches(config.counting, num_blocks), "batch_blocks": config.counting.batch_blocks}
     with tracker.run(
         f"count/{counts.digest}",
         name=f"count-{config.run_name}-{inputs['checkpoint'][:6]}",
-        params=params,
+        params={"num_batches": planned, "batch_blocks": config.counting.batch_blocks},
         tags=tags,
     ) as tracked:
         log_config(tracked, config)
         tracked.log_inputs([corpus_read(config, inputs["corpus"])])
-        of_job = {"units_quarantined": len(counted.quarantined), "tokens_per_second": counted.tokens_per_second}
+        of_job = {"units_quarantined": len(quarantined), "tokens_per_second": counted.tokens_per_second}
         tracked.log_metrics(
-            {f"slots/{name}": value for name, value in counted.counts.usage().items()}
+            {f"slots/{name}": value for name, value in found.usage().items()}
             | {f"count/{name}": value for name, value in of_job.items()}
         )
     say(
-        f"count: {counted.counts.num_batches} batches, {counted.counts.num_tokens} tokens, {counted.counts.usage()['share_read']:.0%} of the slots read, in {counts.uri}"
+        f"count: {found.num_batches} batches, {found.num_tokens} tokens, {found.usage()['share_read']:.0%} of the slots read, in {counts.uri}"
     )
 
 
-def _tasks(config: Config, num_blocks: int) -> list[dict[str, Any]]:
+def _write_reads(reads: Artifact, found: "BackgroundReads", counted: _Counted) -> None:
+    with reads.write() as draft:
+        found.save(draft.path / READS_FILE)
+        draft.details.update(num_tokens=found.num_tokens, quarantined=counted.quarantined[READS_KIND])
+    say(f"count: the reads of {found.num_tokens} tokens, in {reads.uri}")
+
+
+def _tasks(config: Config, kind: str, num_blocks: int) -> list[dict[str, Any]]:
+    planned = units(config.counting, num_blocks)
+    if kind == READS_KIND:
+        planned = read_units(config.counting, num_blocks, config.corpus.block_size)
     return [
-        {"first": unit.start, "last": unit.stop, "unit": artifacts.unit_name(unit.start, unit.stop)}
-        for unit in units(config.counting, num_blocks)
+        {
+            "kind": kind,
+            "first": unit.start,
+            "last": unit.stop,
+            "unit": UNIT_PREFIX[kind] + artifacts.unit_name(unit.start, unit.stop),
+        }
+        for unit in planned
     ]
 
 
@@ -122,44 +165,52 @@ def _require_few(quarantined: list[list[int]], config: Config, what: str, remedy
 
 
 def _count(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> _Counted:
+    """Make the missing partial results of the tasks."""
     from memlm.jobs.counting_units import is_counted, partial_of  # imports torch
-    from memlm.slots.counts import BackgroundCounts
 
-    run = run_of(config)
     missing = [task for task in tasks if not is_counted(partial_of(config, task, inputs))]
-    quarantined: list[list[int]] = []
+    quarantined: dict[str, list[list[int]]] = {COUNTS_KIND: [], READS_KIND: []}
     seconds, num_tokens = 0.0, 0
     if missing:
         done = sum(task["last"] - task["first"] for task in tasks if task not in missing)
         if done:
             say(f"counting accesses: {len(tasks) - len(missing)} of {len(tasks)} units are already counted")
         with connect(config):
-            progress = Progress("counting accesses", tasks[-1]["last"], done=done)
+            progress = Progress("counting accesses", sum(task["last"] - task["first"] for task in tasks), done=done)
             began = time.monotonic()
             for row in _rows(config, missing, inputs):
                 num_tokens, seconds = num_tokens + int(row["tokens"]), time.monotonic() - began
                 if row["quarantined"]:
-                    quarantined.append([int(row["first"]), int(row["last"])])
+                    quarantined[str(row["kind"])].append([int(row["first"]), int(row["last"])])
                     say(
                         f"counting accesses: {row['unit']} killed {config.counting.max_attempts} workers and is now in quarantine"
                     )
                 progress.advance(int(row["last"] - row["first"]), note=f"{num_tokens / seconds:,.0f} tokens/s")
-    quarantined.sort()
-    _require_few(
-        quarantined,
-        config,
-        f"{config.counting.max_attempts} workers died, probably out of memory, in each of the units",
-        f"see Ray's logs for why, and move {run.counting_attempts} away to try again",
-    )
-    total: BackgroundCounts | None = None
+    for units_left_out in quarantined.values():
+        units_left_out.sort()
+        _require_few(
+            units_left_out,
+            config,
+            f"{config.counting.max_attempts} workers died, probably out of memory, in each of the units",
+            f"see Ray's logs for why, and move {run_of(config).counting_attempts} away to try again",
+        )
+    return _Counted(quarantined=quarantined, tokens_per_second=num_tokens / seconds if seconds else 0.0)
+
+
+def _merged(config: Config, tasks: list[dict[str, Any]], quarantined: list[list[int]], inputs: dict[str, str]) -> Any:
+    """The partial results of the tasks, added up in their order without those in quarantine."""
+    from memlm.jobs.counting_units import PRODUCTS, partial_of  # imports torch
+
+    parts = []
     for task in tasks:
         if [task["first"], task["last"]] not in quarantined:
+            product = PRODUCTS[task["kind"]]
             with partial_of(config, task, inputs).open_temporarily() as path:
-                part = BackgroundCounts.load(path / COUNTS_FILE)
-            total = part if total is None else total + part
-    if total is None:
-        raise RunError(f"all {len(tasks)} units are in quarantine; move {run.counting_attempts} away to try again")
-    return _Counted(counts=total, quarantined=quarantined, tokens_per_second=num_tokens / seconds if seconds else 0.0)
+                parts.append(product.load(path / product.file))
+    if not parts:
+        attempts = run_of(config).counting_attempts
+        raise RunError(f"all {len(tasks)} units are in quarantine; move {attempts} away to try again")
+    return reduce(add, parts)
 
 
 def _rows(config: Config, tasks: list[dict[str, Any]], inputs: dict[str, str]) -> Iterator[dict[str, Any]]:

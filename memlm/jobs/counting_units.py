@@ -1,7 +1,9 @@
-"""Worker's side of `count_accesses`: an actor that counts units one by one and commits each
-once."""
+"""Worker's side of `count_accesses`: an actor that counts or reads units one by one and commits
+each once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,20 +17,43 @@ from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs.on_ray.attempts import Attempts
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import device_of, enter_worker, user_errors_as_raised
-from memlm.kinds import COUNTS_FILE
+from memlm.kinds import COUNTS_FILE, COUNTS_KIND, READS_FILE, READS_KIND
 from memlm.model.language_model import load_checkpoint
 from memlm.run import RunError, run_of
 from memlm.slots.accesses import memory_layers, value_pools
-from memlm.training.counting import count_unit
+from memlm.slots.counts import BackgroundCounts
+from memlm.slots.reads import BackgroundReads
+from memlm.training.counting import count_unit, read_unit
+
+Found = BackgroundCounts | BackgroundReads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What a task makes of its unit."""
+
+    partial: Callable[[Config, range], Artifact]
+    file: str
+    find: Callable[..., Found]
+    load: Callable[[Path], Found]
+
+
+PRODUCTS = {
+    COUNTS_KIND: Product(
+        partial=artifacts.partial_counts, file=COUNTS_FILE, find=count_unit, load=BackgroundCounts.load
+    ),
+    READS_KIND: Product(partial=artifacts.partial_reads, file=READS_FILE, find=read_unit, load=BackgroundReads.load),
+}
 
 
 def partial_of(config: Config, task: Mapping[str, Any], inputs: Mapping[str, str]) -> Artifact:
-    """The counts of a task's unit, made from inputs of these digests."""
-    return artifacts.partial_counts(config, range(int(task["first"]), int(task["last"]))).made_from(**inputs)
+    """The counts or reads of a task's unit, made from inputs of these digests."""
+    unit = range(int(task["first"]), int(task["last"]))
+    return PRODUCTS[str(task["kind"])].partial(config, unit).made_from(**inputs)
 
 
 def is_counted(partial: Artifact) -> bool:
-    """Whether the unit's partial count exists and is intact; a damaged one is counted again."""
+    """Whether the unit's partial result exists and is intact; a damaged one is made again."""
     try:
         if not partial.is_made():
             return False
@@ -85,10 +110,10 @@ class CountUnits:
                 return self._answer(batch, tokens=0)
             if not self.attempts.begin(str(task["unit"])):
                 return self._answer(batch, tokens=0, quarantined=True)
-            return self._answer(batch, tokens=self._count(partial))
+            return self._answer(batch, tokens=self._count(PRODUCTS[str(task["kind"])], partial))
 
-    def _count(self, partial: Artifact) -> int:
-        counts = count_unit(
+    def _count(self, product: Product, partial: Artifact) -> int:
+        found = product.find(
             self.model,
             self.blocks,
             range(partial.identity["first"], partial.identity["last"]),
@@ -97,8 +122,8 @@ class CountUnits:
             pad_id=self.pad_id,
         )
         with partial.write() as draft:
-            counts.save(draft.path / COUNTS_FILE)
-        return counts.num_tokens
+            found.save(draft.path / product.file)
+        return found.num_tokens
 
     def _answer(self, batch: dict[str, Any], *, tokens: int, quarantined: bool = False) -> dict[str, Any]:
         return {**batch, "tokens": np.array([tokens]), "quarantined": np.array([quarantined])}

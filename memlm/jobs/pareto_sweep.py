@@ -78,7 +78,7 @@ def _sweep_checkpoint(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace]) 
 def _sweep(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace], holder: storage.Holder) -> Finished:
     config, run = checkpoint.config, run_of(checkpoint.config)
     stages = _Stages(run, config)
-    _make_upstream(config, stages)
+    _make_upstream(config, stages, with_reads=any(space.base.uses_reads for space in spaces))
     planned, inputs = plan_trials(config, spaces)
     read_entries(run, planned)  # finds a changed record before hours of work
     pending = unfinished(run, planned)
@@ -130,7 +130,7 @@ def _frontier_of(config: Config, swept: Sequence[Finished]) -> dict[str, Any]:
     )
 
 
-def _make_upstream(config: Config, stages: "_Stages") -> None:
+def _make_upstream(config: Config, stages: "_Stages", *, with_reads: bool) -> None:
     with stages.timed("prepare_corpus"):
         corpus = open_corpus(prepare_corpus.run(config))
     facts = open_question_sets(artifacts.questions(config).uri).facts()
@@ -144,7 +144,7 @@ def _make_upstream(config: Config, stages: "_Stages") -> None:
     with stages.timed("pretrain"):
         _pretrain_in_parallel([memory, dense])
     with stages.timed("count_accesses"):
-        count_accesses.run(memory)
+        count_accesses.run(memory, with_reads=with_reads)
 
 
 def _pretrain_in_parallel(configs: Sequence[Config]) -> None:

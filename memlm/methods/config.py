@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from memlm.identity import names_result
+from memlm.identity import NAMES_RESULT, names_result
 from memlm.model.config import Architecture
+from memlm.slots.ranking import RankingName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +30,8 @@ class MethodConfig(ABC):
     """The method's name on the command line."""
     base: ClassVar[Architecture]
     """The model that it starts from."""
+    uses_reads: ClassVar[bool] = False
+    """Whether it needs the reads of background text, not only the counts."""
 
     @property
     @abstractmethod
@@ -44,6 +47,15 @@ class MethodConfig(ABC):
     def build(self, model: nn.Module, inputs: LearningInputs) -> Method:
         """The method for one model and one stream. Import torch here or later, never when the file
         is imported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotMethodConfig(MethodConfig):
+    """The settings of a method that moves the rows of chosen slots."""
+
+    num_trainable_slots: int = field(metadata=NAMES_RESULT)
+    """0 for all slots that are read."""
+    ranking: RankingName = field(metadata=NAMES_RESULT)
 
 
 @dataclass(frozen=True, kw_only=True)

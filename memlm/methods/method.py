@@ -8,7 +8,7 @@ which method it runs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # a command line is checked without torch
     from memlm.methods.parts.rehearsal import BackgroundText, Rehearsal
     from memlm.model.reader import Recording
     from memlm.slots.counts import BackgroundCounts
+    from memlm.slots.reads import BackgroundReads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,10 @@ class LearningInputs:
     """A recording of the base model, for methods that move values alone."""
     num_steps: int = 0
     """The number of steps of the stream, for methods with a schedule."""
+    reads: BackgroundReads | None = None
+    """What background text reads together, for methods that use it."""
+    statements: Callable[[str], FactBatch] | None = None
+    """All statements of a fact of the stream, by its id, as one batch."""
 
 
 class Method(ABC):

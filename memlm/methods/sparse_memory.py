@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from memlm.identity import names_result
-from memlm.methods.config import MethodConfig, Moves, OptimizerConfig
+from memlm.methods.config import Moves, OptimizerConfig, SlotMethodConfig
 from memlm.model.config import Architecture
 from memlm.slots.ranking import RankingName
 
@@ -20,7 +20,7 @@ Background = Literal["corpus", "facts", "held_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseMemoryConfig(MethodConfig):
+class SparseMemoryConfig(SlotMethodConfig):
     """Sparse memory finetuning: the values of the slots most specific to each batch (Lin et al.
     2025, section 4)."""
 

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from memlm.model.column_split import ColumnSplit, row_chunks
 from memlm.model.product_keys import product_key_search
 from memlm.model.tied_pools import PoolHolder
-from memlm.model.weighted_read import RowGradients, TrainableRows, weighted_read
+from memlm.model.weighted_read import OutputGradients, RowGradients, TrainableRows, weighted_read
 
 
 class ValuePool(nn.Module):
@@ -33,7 +33,7 @@ class ValuePool(nn.Module):
         self.columns = slice(0, value_dim) if split is None else split.columns(value_dim)
         """Columns of the whole table that `weight` stores."""
         self.weight = nn.Parameter(torch.empty(num_slots, self.columns.stop - self.columns.start))
-        self.gradient_target: TrainableRows | RowGradients | None = None
+        self.gradient_target: TrainableRows | OutputGradients | RowGradients | None = None
         """Where reads send the gradient of the values; None for the weight itself."""
         self.on_write: Callable[[Int[Tensor, " rows"]], None] | None = None
         """Called with the slots of rows that a method is about to write."""
@@ -51,9 +51,11 @@ class ValuePool(nn.Module):
                 self.weight[rows] = init.normal_(whole, std=self.value_dim**-0.5)[:, self.columns]
 
     @contextmanager
-    def sending_gradients_to(self, target: TrainableRows | RowGradients | None) -> Iterator[None]:
+    def sending_gradients_to(self, target: TrainableRows | OutputGradients | RowGradients | None) -> Iterator[None]:
         """Within the context, reads send the gradient of the values to this target."""
-        assert self.split is None or not isinstance(target, TrainableRows), "a split pool holds no whole rows"
+        assert self.split is None or not isinstance(target, TrainableRows | OutputGradients), (
+            "a split pool holds no whole rows"
+        )
         before, self.gradient_target = self.gradient_target, target
         try:
             yield
@@ -102,9 +104,9 @@ class MemoryLayer(PoolHolder):
         self.gate = nn.Linear(hidden_size, pool.value_dim)
         self.output = nn.Linear(pool.value_dim, hidden_size)
         self.pool = pool
-        self.on_access: Callable[[Int[Tensor, "*batch reads"]], None] | None = None
-        """Called with the slots of every token after the search and before the read, but not when
-        checkpointing recomputes."""
+        self.on_access: Callable[[Int[Tensor, "*batch reads"], Float[Tensor, "*batch reads"]], None] | None = None
+        """Called with the slots of every token and their weights after the search and before the
+        read, but not when checkpointing recomputes."""
 
     def reset_parameters(self) -> None:
         bound = 1 / math.sqrt(self.key_dim)
@@ -137,7 +139,7 @@ class MemoryLayer(PoolHolder):
         """The part of the forward pass after the search, whose results may also be cached."""
         batch = hidden_states.shape[:-1]
         if self.on_access is not None and not _inside_backward():
-            self.on_access(slots.view(*batch, slots.shape[1]))
+            self.on_access(slots.view(*batch, slots.shape[1]), weights.view(*batch, slots.shape[1]))
         values = self.pool(slots, weights)
         gate = self.gate(hidden_states.reshape(-1, hidden_states.shape[-1]))
         return self.output(values * F.silu(gate)).view_as(hidden_states)

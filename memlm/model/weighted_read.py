@@ -42,6 +42,26 @@ class TrainableRows(NamedTuple):
         return _TrainableRows.apply(self.values, values.detach(), self.slots, slots, weights)
 
 
+class OutputGradients:
+    """A list of the outputs of the reads in the step, one per read, each a leaf that receives its
+    gradient. Nothing below a read gets one."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Float[Tensor, "tokens value_dim"]] = []
+
+    def read(
+        self,
+        values: Float[Tensor, "num_slots value_dim"],
+        slots: Int[Tensor, "tokens reads"],
+        weights: Float[Tensor, "tokens reads"],
+    ) -> Float[Tensor, "tokens value_dim"]:
+        with torch.no_grad():
+            output = weighted_read(values, slots, weights)
+        if torch.is_grad_enabled():
+            self.outputs.append(output.requires_grad_(True))
+        return output
+
+
 class RowGradients:
     """A list to which each backward appends the gradient of the rows that were read."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memlm.model.memory import MemoryLayer, ValuePool
@@ -29,10 +29,24 @@ def value_pools(model: nn.Module) -> list[ValuePool]:
     return list(dict.fromkeys(layer.pool for layer in memory_layers(model)))
 
 
+def num_slots(model: nn.Module) -> int:
+    """The slots of all pools."""
+    return sum(pool.num_slots for pool in value_pools(model))
+
+
 @contextmanager
 def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq reads"]], None]) -> Iterator[None]:
     """Within the context, each memory layer calls receive(layer number, slots) with the slots it
     found, before it reads them."""
+    with on_reads(model, lambda number, slots, weights: receive(number, slots)):
+        yield
+
+
+@contextmanager
+def on_reads(
+    model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq reads"], Float[Tensor, "batch seq reads"]], None]
+) -> Iterator[None]:
+    """Like on_accesses, with the softmax weights of the slots too."""
     layers = memory_layers(model)
     if not layers:
         raise ValueError(
@@ -41,7 +55,7 @@ def on_accesses(model: nn.Module, receive: Callable[[int, Int[Tensor, "batch seq
     pools = value_pools(model)
     for number, layer in enumerate(layers):
         offset = pools.index(layer.pool) * layer.num_slots
-        layer.on_access = lambda slots, number=number, offset=offset: receive(number, slots + offset)
+        layer.on_access = lambda slots, weights, number=number, offset=offset: receive(number, slots + offset, weights)
     try:
         yield
     finally:
@@ -55,20 +69,36 @@ def accesses_of(model: nn.Module, **inputs: Tensor) -> Int[Tensor, "batch seq al
     return accesses_in(model, lambda: model(**inputs, use_cache=False))
 
 
-@torch.no_grad()
 def accesses_in(model: nn.Module, forward: Callable[[], object]) -> Int[Tensor, "batch seq all_reads"]:
     """Like accesses_of, for a forward pass that the caller runs itself."""
-    found: list[Tensor] = []
+    return reads_in(model, forward)[0].flatten(-2)
+
+
+def reads_of(
+    model: nn.Module, **inputs: Tensor
+) -> tuple[Int[Tensor, "batch seq layers reads"], Float[Tensor, "batch seq layers reads"]]:
+    """Like reads_in, for the model's own forward pass."""
+    return reads_in(model, lambda: model(**inputs, use_cache=False))
+
+
+@torch.no_grad()
+def reads_in(
+    model: nn.Module, forward: Callable[[], object]
+) -> tuple[Int[Tensor, "batch seq layers reads"], Float[Tensor, "batch seq layers reads"]]:
+    """The slots of every token by layer, those of all heads concatenated, and their softmax
+    weights, of a forward pass that the caller runs itself and that ends at the last search."""
+    found: list[tuple[Tensor, Tensor]] = []
     last = len(memory_layers(model)) - 1
 
-    def receive(number: int, slots: Tensor) -> None:
-        found.append(slots)
+    def receive(number: int, slots: Tensor, weights: Tensor) -> None:
+        found.append((slots, weights))
         if number == last:
             raise _LastSearchDone
 
-    with on_accesses(model, receive), suppress(_LastSearchDone):
+    with on_reads(model, receive), suppress(_LastSearchDone):
         forward()
-    return torch.cat(found, dim=-1)
+    slots, weights = zip(*found, strict=True)
+    return torch.stack(slots, dim=-2), torch.stack(weights, dim=-2)
 
 
 def accesses_of_tokens(

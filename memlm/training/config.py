@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memlm.identity import execution_only, names_result
+from memlm.kinds import READS_KIND
 
 EXCHANGED_BYTES = 1 << 28
 """Bytes of row gradients that a rank receives at once. The rows of many ranks together could be
@@ -145,12 +146,16 @@ class CountingConfig:
     """Workers that a unit may kill before it is quarantined and not tried again. Deaths of the
     driver do not count."""
     max_quarantined: int = execution_only(0)
-    """Units that may be quarantined before the job fails; they are named in the counts, and not
-    counted."""
+    """Units that may be quarantined before the job fails; they are named in the counts or reads,
+    and left out of them."""
     seed: int = names_result(0)
+    read_tokens: int = names_result(65_536, only=(READS_KIND,))
+    """Tokens whose reads are kept, slot by slot with their weights, for methods that need to know
+    what background text reads together: those of the first micro-batches, as many as hold so many
+    tokens."""
 
     def __post_init__(self) -> None:
-        for name in ("num_batches", "batch_blocks", "batches_per_unit", "max_attempts"):
+        for name in ("num_batches", "batch_blocks", "batches_per_unit", "max_attempts", "read_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"counting.{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_quarantined < 0:

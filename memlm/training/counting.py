@@ -1,5 +1,6 @@
-"""Background counts: how common slots are in a sample of the corpus. The pure part of the counting
-job: the micro-batches, and the counts of one unit.
+"""Background counts, how common slots are in a sample of the corpus, and background reads, which
+of them are read together. The pure part of the counting job: the micro-batches, and the counts or
+reads of one unit.
 
 A micro-batch is defined by its number alone, which with the seed gives its blocks in the corpus. It
 has one fixed shape and is never split. So counts, including document frequency by batch, depend
@@ -7,7 +8,10 @@ neither on the number of workers nor on retries. They are counts of the paper's 
 of pretraining text (section 4), drawn without repeats.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import add
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,8 +19,9 @@ from torch import Tensor, nn
 
 from memlm.data.corpus.blocks import Blocks, batch_ids
 from memlm.data.corpus.packing import document_positions, is_text
-from memlm.slots.accesses import accesses_of, value_pools
+from memlm.slots.accesses import accesses_of, num_slots, reads_of
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
+from memlm.slots.reads import BackgroundReads
 from memlm.training.config import CountingConfig
 from memlm.training.units import num_batches
 
@@ -24,16 +29,20 @@ from memlm.training.units import num_batches
 def count_unit(
     model: nn.Module, blocks: Blocks, batches: range, config: CountingConfig, *, eos_id: int, pad_id: int
 ) -> BackgroundCounts:
-    device = next(model.parameters()).device
     counter = _counter_for(model)
-    for number in batches:
-        tokens, num_rows = _micro_batch(blocks, number, config, pad_id=pad_id)
-        tokens = tokens.to(device)
-        slots = accesses_of(model, input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id))
-        counted = is_text(tokens, eos_id=eos_id, pad_id=pad_id)
-        counted[num_rows:] = False
-        counter.add(slots, counted)
+    for tokens, positions, counted in _micro_batches(model, blocks, batches, config, eos_id=eos_id, pad_id=pad_id):
+        counter.add(accesses_of(model, input_ids=tokens, position_ids=positions), counted)
     return counter.counts().to(torch.device("cpu"))
+
+
+def read_unit(
+    model: nn.Module, blocks: Blocks, batches: range, config: CountingConfig, *, eos_id: int, pad_id: int
+) -> BackgroundReads:
+    parts = []
+    for tokens, positions, counted in _micro_batches(model, blocks, batches, config, eos_id=eos_id, pad_id=pad_id):
+        slots, weights = reads_of(model, input_ids=tokens, position_ids=positions)
+        parts.append(BackgroundReads.of_batch(slots, weights, counted, num_slots=num_slots(model)))
+    return reduce(add, parts)
 
 
 def count_batches(
@@ -55,8 +64,25 @@ def counted_blocks(blocks: Blocks, config: CountingConfig) -> Int[Tensor, "count
 
 
 def _counter_for(model: nn.Module) -> BackgroundCounter:
-    num_slots = sum(pool.num_slots for pool in value_pools(model))
-    return BackgroundCounter(num_slots, next(model.parameters()).device)
+    return BackgroundCounter(num_slots(model), next(model.parameters()).device)
+
+
+class _MicroBatch(NamedTuple):
+    tokens: Int[Tensor, "batch seq"]
+    positions: Int[Tensor, "batch seq"]
+    counted: Bool[Tensor, "batch seq"]
+
+
+def _micro_batches(
+    model: nn.Module, blocks: Blocks, numbers: range, config: CountingConfig, *, eos_id: int, pad_id: int
+) -> Iterator[_MicroBatch]:
+    device = next(model.parameters()).device
+    for number in numbers:
+        tokens, num_rows = _micro_batch(blocks, number, config, pad_id=pad_id)
+        tokens = tokens.to(device)
+        counted = is_text(tokens, eos_id=eos_id, pad_id=pad_id)
+        counted[num_rows:] = False
+        yield _MicroBatch(tokens, document_positions(tokens, eos_id=eos_id), counted)
 
 
 def _micro_batch(

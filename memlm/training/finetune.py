@@ -17,7 +17,15 @@ from memlm.methods.method import LearningInputs, Method
 from memlm.model.reader import Reader
 from memlm.results.scores import LEARNING_SET, Scores, TrialResult, before_and_after, join
 from memlm.training.finite import DivergedError, first_not_finite
-from memlm.training.materials import Materials, background_for, facts_of, reader_for, recording_for, stream_of
+from memlm.training.materials import (
+    Materials,
+    background_for,
+    facts_of,
+    reader_for,
+    recording_for,
+    statements_of,
+    stream_of,
+)
 from memlm.training.step import StepResult, finetune_step
 from memlm.training.trial import Trial
 
@@ -70,6 +78,8 @@ def run_trial(
         text=materials.text,
         recording=recording_for(trial, materials),
         num_steps=num_steps(trial.stream, materials.facts, seed=trial.seed),
+        reads=materials.reads,
+        statements=statements_of(trial, facts, materials),
     )
     method = trial.method.build(model, inputs)
     observer.on_start(method)

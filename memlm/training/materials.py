@@ -1,7 +1,7 @@
 """Inputs of the trials of a run: facts and their stream, held-out sets, background counts, and the
 recording of the base model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -16,6 +16,7 @@ from memlm.evaluation.suite import HeldOut
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.reader import Reader, Recording
 from memlm.slots.counts import BackgroundCounts
+from memlm.slots.reads import BackgroundReads
 from memlm.training.counting import count_batches
 from memlm.training.trial import Trial
 
@@ -34,6 +35,8 @@ class Materials:
     background: BackgroundCounts | None
     updates: Mapping[str, Update] = field(default_factory=dict)
     """By id of a fact, what it replaces; empty if the facts are new."""
+    reads: BackgroundReads | None = None
+    """What background text reads together, for methods that use it."""
     text: BackgroundText | None = None
     """The pretraining text that the background counts are of, for methods that rehearse it."""
     recording: Recording | None = None
@@ -49,6 +52,12 @@ def facts_of(trial: Trial, materials: Materials) -> list[Fact]:
 def stream_of(trial: Trial, materials: Materials) -> Iterator[FactBatch]:
     """The batches that the trial learns, in their order."""
     return batches_of_stream(trial.stream, facts_of(trial, materials), materials.tokenizer, seed=trial.seed)
+
+
+def statements_of(trial: Trial, facts: Sequence[Fact], materials: Materials) -> Callable[[str], FactBatch]:
+    """All statements of one of the trial's facts, by its id, as one batch."""
+    by_id = {fact.id: fact.statements for fact in facts}
+    return lambda fact_id: fact_batch(fact_id, by_id[fact_id], materials.tokenizer, max_length=trial.stream.max_length)
 
 
 def check_stream(stream: StreamChoice, facts: Sequence[Fact], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:

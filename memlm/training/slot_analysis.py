@@ -22,13 +22,14 @@ from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, encode
 from memlm.evaluation.fact_scores import questions_as_clozes
 from memlm.evaluation.question_answering import answer_questions
-from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
-from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.methods.config import SlotMethodConfig
+from memlm.methods.method import LearningInputs
 from memlm.model.reader import Reader
 from memlm.slots.accesses import accesses_of, value_pools
 from memlm.slots.core_sets import TokenReads, accessed_by_rows, core_set, intersection, reads_of_tokens
 from memlm.slots.counts import BackgroundCounts, count_slots
 from memlm.slots.ranking import RANKINGS
+from memlm.slots.reads import BackgroundReads
 from memlm.slots.selection import select_slots
 from memlm.training.step import finetune_step
 
@@ -62,7 +63,7 @@ def slots_of_fact(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     fact: Fact,
-    method: SparseMemoryConfig,
+    method: SlotMethodConfig,
     background: BackgroundCounts,
     *,
     max_length: int,
@@ -91,7 +92,7 @@ def slots_of_fact(
 def trainable_slots(
     model: nn.Module,
     batch: FactBatch,
-    method: SparseMemoryConfig,
+    method: SlotMethodConfig,
     background: BackgroundCounts,
     *,
     num_slots: int,
@@ -119,9 +120,10 @@ def minimum_slots_to_learn(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     fact: Fact,
-    method: SparseMemoryConfig,
+    method: SlotMethodConfig,
     background: BackgroundCounts,
     *,
+    reads: BackgroundReads | None = None,
     slot_counts: Sequence[int],
     num_steps: int,
     max_length: int,
@@ -145,10 +147,11 @@ def minimum_slots_to_learn(
         return 0
     device = next(model.parameters()).device
     batch = fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length).to(device)
+    inputs = LearningInputs(background=background, seed=seed, reads=reads, statements=lambda fact_id: batch)
     for num_slots in sorted(slot_counts):
         with restored_values(model):
             config = replace(method, num_trainable_slots=num_slots)
-            learner = SparseMemoryFinetuning(model, config, background, seed=seed)
+            learner = config.build(model, inputs)
             for _ in range(num_steps):
                 finetune_step(learner, [batch])
             if answers():

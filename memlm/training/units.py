@@ -11,7 +11,17 @@ def num_batches(config: CountingConfig, num_blocks: int) -> int:
 
 def units(config: CountingConfig, num_blocks: int) -> list[range]:
     """The micro-batches by number, in the units that are counted and committed together."""
-    total = num_batches(config, num_blocks)
+    return _in_units(config, num_batches(config, num_blocks))
+
+
+def read_units(config: CountingConfig, num_blocks: int, block_size: int) -> list[range]:
+    """The same for the micro-batches whose reads are kept: the first of those counted that hold
+    counting.read_tokens tokens."""
+    wanted = -(-config.read_tokens // (config.batch_blocks * block_size))
+    return _in_units(config, min(wanted, num_batches(config, num_blocks)))
+
+
+def _in_units(config: CountingConfig, total: int) -> list[range]:
     return [
         range(first, min(first + config.batches_per_unit, total)) for first in range(0, total, config.batches_per_unit)
     ]

@@ -7,14 +7,16 @@ from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.in_context import InContext
 from memlm.methods.lora import LoRA, LoRAConfig
 from memlm.methods.method import LearningInputs, Method
+from memlm.methods.parts.decorrelated_finetuning import DecorrelatedFinetuning
 from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
 from memlm.methods.registry import METHOD_CONFIGS
 from memlm.methods.retrieval import Retrieval
 from memlm.methods.sparse_memory import SparseMemoryConfig
-from tests.support.tiny import random_background, sparse_config, tiny_model
+from tests.support.tiny import background_reads, random_background, random_statements, sparse_config, tiny_model
 
 METHODS = {
     "sparse_memory": SparseMemoryFinetuning,
+    "sparse_memory_decorrelated": DecorrelatedFinetuning,
     "lora": LoRA,
     "lora_memory": LoRA,
     "full": FullFinetuning,
@@ -37,9 +39,9 @@ def test_each_config_builds_its_method(name):
     config = sparse_config() if name == "sparse_memory" else METHOD_CONFIGS[name]()
     model = tiny_model(dense=config.base == "dense")
     background = random_background(model) if config.base == "memory" else None
-    assert isinstance(
-        config.build(model, LearningInputs(background=background, seed=0, facts=FACTS)), METHODS.get(name, Method)
-    )
+    reads = background_reads(model) if config.uses_reads else None
+    inputs = LearningInputs(background=background, seed=0, facts=FACTS, reads=reads, statements=random_statements)
+    assert isinstance(config.build(model, inputs), METHODS.get(name, Method))
 
 
 def test_sparse_memory_without_background_counts_is_refused():

@@ -11,8 +11,10 @@ import torch.distributed as dist
 from memlm.data.questions.facts import FactBatch
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig, FullFinetuning
+from memlm.methods.method import LearningInputs
 from memlm.methods.parts import sparse_memory_finetuning
 from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.methods.sparse_memory_decorrelated import SparseMemoryDecorrelatedConfig
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import BackgroundCounts, SlotCounts, merge_over_ranks
 from memlm.training.step import finetune_step
@@ -20,11 +22,13 @@ from tests.support.ranks import run_ranks
 from tests.support.tiny import (
     MEMORIES,
     PAD,
+    background_reads,
     changed_rows,
     plain_selection,
     pool_rows,
     random_background,
     random_batch,
+    random_statements,
     rows_of,
     sparse_config,
     state,
@@ -43,6 +47,17 @@ def steps(case, batches_of_step):
     if kind == "full":
         model = tiny_model(dense=True)
         method = FullFinetuning(model, FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1)))
+    elif kind.startswith("decorrelated"):
+        model = tiny_model(MEMORIES[memory])
+        optimizer = OptimizerConfig(kind="sgd", learning_rate=1.5)
+        config = SparseMemoryDecorrelatedConfig(num_trainable_slots=int(kind.split()[1]), optimizer=optimizer)
+        inputs = LearningInputs(
+            background=random_background(model),
+            seed=0,
+            reads=background_reads(model),
+            statements=random_statements,
+        )
+        method = config.build(model, inputs)
     else:
         model = tiny_model(MEMORIES[memory])
         config = SparseMemoryConfig(num_trainable_slots=6, ranking=kind, optimizer=sparse_config().optimizer)
@@ -51,7 +66,11 @@ def steps(case, batches_of_step):
     return [result.report for result in results], [result.loss for result in results], state(model)
 
 
-CASES = [(memory, "tfidf") for memory in MEMORIES] + [("one layer", "random"), ("one layer", "full")]
+CASES = [
+    *((memory, "tfidf") for memory in MEMORIES),
+    *(("one layer", kind) for kind in ("random", "full", "decorrelated 6", "decorrelated 0")),
+    ("two layers, separate values", "decorrelated 6"),
+]
 
 
 def micro_batches(seed, numbers=(0, 1, 2)):
@@ -59,9 +78,9 @@ def micro_batches(seed, numbers=(0, 1, 2)):
     return [batches[number] for number in numbers]
 
 
-def pads():
+def pads(fact_id="fact 0"):
     """A share of a batch in which there is nothing to learn."""
-    return FactBatch("pads", torch.full((2, 4), PAD), torch.zeros(2, 4, dtype=torch.bool))
+    return FactBatch(fact_id, torch.full((2, 4), PAD), torch.zeros(2, 4, dtype=torch.bool))
 
 
 def refusal(case):
@@ -85,7 +104,9 @@ def work(rank: int, folder: str) -> None:
     none = SlotCounts(*torch.empty(2, 0, dtype=torch.int64))
     result = {
         "cases": [steps(case, mine) for case in CASES],
-        "one share empty": [steps(case, [(micro_batches(seed), [pads()])[rank] for seed in SEEDS]) for case in CASES],
+        "one share empty": [
+            steps(case, [(micro_batches(seed), [pads(f"fact {seed}")])[rank] for seed in SEEDS]) for case in CASES
+        ],
         "all shares empty": [refusal(case) for case in CASES],
         "merged": [tuple(merge_over_ranks(counts)) for counts in ((some, some), (none, some))[rank]],
     }

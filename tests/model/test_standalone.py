@@ -40,7 +40,7 @@ for name, place in (("first", folder), ("again", folder + "/again")):
     pools = list(model.model.value_pools)
     for layer in model.memory_layers:  # slots are numbered through all pools
         offset = pools.index(layer.pool) * layer.num_slots
-        layer.on_access = lambda found, slots=slots, offset=offset: slots.append(found + offset)
+        layer.on_access = lambda found, weights, slots=slots, offset=offset: slots.append(found + offset)
     with torch.no_grad():
         results[f"{name} logits"] = model(input_ids=tokens, use_cache=False).logits
     results[f"{name} slots"] = torch.cat(slots, dim=-1)

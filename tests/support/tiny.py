@@ -17,7 +17,9 @@ from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, model_config
 from memlm.model.memory import MemoryLayer
+from memlm.slots.accesses import reads_of
 from memlm.slots.counts import BackgroundCounts
+from memlm.slots.reads import BackgroundReads
 
 VOCAB_SIZE, EOS, PAD = 50, 48, 49
 MEMORY = MemoryConfig(layers=(1,), num_half_keys=9, top_k=3, num_heads=2, key_dim=6, value_dim=10)
@@ -74,6 +76,21 @@ def random_background(model: MemoryLlamaForCausalLM, *, seed: int = 0, num_batch
         num_sequences=num_batches,
         num_tokens=num_batches * 5,
     )
+
+
+def background_reads(model: MemoryLlamaForCausalLM, *, seed: int = 100, num_batches: int = 8) -> BackgroundReads:
+    """The reads of some random batches."""
+    parts = []
+    for number in range(num_batches):
+        batch = random_batch(seed + number)
+        slots, weights = reads_of(model, input_ids=batch.tokens)
+        parts.append(BackgroundReads.of_batch(slots, weights, batch.is_token, num_slots=num_slots(model)))
+    return sum(parts[1:], start=parts[0])
+
+
+def random_statements(fact_id: str) -> FactBatch:
+    """The batch that random_batch gives that name, as all statements of its fact."""
+    return random_batch(int(fact_id.removeprefix("fact ")))
 
 
 def sparse_config(num_trainable_slots: int = 6, **optimizer: object) -> SparseMemoryConfig:

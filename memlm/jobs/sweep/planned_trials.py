@@ -36,7 +36,11 @@ class PlannedTrial:
 def plan_trials(config: Config, spaces: Sequence[MethodSpace]) -> tuple[list[PlannedTrial], Inputs]:
     """All trials, and the digests of their inputs. The seed varies slowest, so that all methods
     advance evenly."""
-    inputs = {space.base.base: trial_inputs(config, space.base.base) for space in spaces}
+    with_reads = {space.base.base for space in spaces if space.base.uses_reads}
+    inputs = {
+        base: trial_inputs(config, base, with_reads=base in with_reads)
+        for base in dict.fromkeys(space.base.base for space in spaces)
+    }
     planned: dict[str, PlannedTrial] = {}
     for seed in config.sweep.all_seeds:
         stream = config.sweep.stream_for(config.stream, seed)

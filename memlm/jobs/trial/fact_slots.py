@@ -18,14 +18,14 @@ from memlm.jobs.on_ray.workers import device_of, enter_worker
 from memlm.jobs.trial.materials import load_materials, load_model
 from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.kinds import TOKEN_PAGE_FILE
-from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.methods.config import SlotMethodConfig
 from memlm.results.token_reads.statistics import ReadText
 from memlm.training.analysis.token_reads import read_texts
 from memlm.training.materials import Materials, facts_of
 from memlm.training.slot_analysis import FactSlots, minimum_slots_to_learn, slots_of_fact
 
 
-def analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
+def analyze(config: Config, method: SlotMethodConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:
     """Entries of slots.json for the config's seed, and the page, which may be empty."""
     model, materials, facts = _load(config, inputs)
     facts = facts[: config.analysis.num_facts]
@@ -40,7 +40,7 @@ def analyze(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) 
     return [_entry(one, config.seed) for one in found], page
 
 
-def read_tokens(config: Config, method: SparseMemoryConfig, inputs: dict[str, str]) -> list[ReadText]:
+def read_tokens(config: Config, method: SlotMethodConfig, inputs: dict[str, str]) -> list[ReadText]:
     """The tokens of the texts about the facts of the config's seed, with their reads."""
     model, materials, facts = _load(config, inputs)
     assert materials.background is not None, "loaded with counts"
@@ -74,7 +74,7 @@ class _Found(NamedTuple):
     learned_with: int | None
 
 
-def _find(fact: Fact, model: nn.Module, method: SparseMemoryConfig, materials: Materials, config: Config) -> _Found:
+def _find(fact: Fact, model: nn.Module, method: SlotMethodConfig, materials: Materials, config: Config) -> _Found:
     assert materials.background is not None, "loaded with counts"
     slots = slots_of_fact(
         model,
@@ -91,6 +91,7 @@ def _find(fact: Fact, model: nn.Module, method: SparseMemoryConfig, materials: M
         fact,
         method,
         materials.background,
+        reads=materials.reads,
         slot_counts=config.analysis.slot_counts,
         num_steps=config.analysis.num_steps,
         max_length=config.stream.max_length,
@@ -101,7 +102,7 @@ def _find(fact: Fact, model: nn.Module, method: SparseMemoryConfig, materials: M
 
 
 def _page(
-    found: Sequence[_Found], model: nn.Module, method: SparseMemoryConfig, materials: Materials, config: Config
+    found: Sequence[_Found], model: nn.Module, method: SlotMethodConfig, materials: Materials, config: Config
 ) -> bytes:
     if not found:
         return b""

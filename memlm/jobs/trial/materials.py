@@ -13,10 +13,11 @@ from memlm.data.encoding import padding_id
 from memlm.data.questions.sets import open_question_sets
 from memlm.evaluation.suite import HeldOut
 from memlm.evaluation.vocabulary import vocabulary_of
-from memlm.kinds import CHECKPOINT_KIND, COUNTS_FILE
+from memlm.kinds import CHECKPOINT_KIND, COUNTS_FILE, READS_FILE
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.language_model import attention_on, load_checkpoint, load_model_config
 from memlm.slots.counts import BackgroundCounts
+from memlm.slots.reads import BackgroundReads
 from memlm.training.counting import counted_blocks
 from memlm.training.materials import Materials
 
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 
 def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
     """Load the inputs. `inputs` are the digests, as the driver found them, of corpus and questions
-    and, for methods that need them, of the counts. Raises StorageError if one was replaced
+    and, for methods that need them, of counts and reads. Raises StorageError if one was replaced
     since."""
     corpus = open_corpus(artifacts.corpus(config).uri, digest=inputs["corpus"])
     sets = open_question_sets(artifacts.questions(config).uri, digest=inputs["questions"])
@@ -33,6 +34,9 @@ def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
     counts = None
     if "counts" in inputs:
         counts = artifacts.counts(config).open(digest=inputs["counts"]) / COUNTS_FILE
+    reads = None
+    if "reads" in inputs:
+        reads = artifacts.reads(config).open(digest=inputs["reads"]) / READS_FILE
     return Materials(
         tokenizer=corpus.tokenizer,
         facts=sets.facts(),
@@ -43,6 +47,7 @@ def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
             vocabulary=vocabulary_of(corpus.tokenizer, background.blocks),
         ),
         background=BackgroundCounts.load(counts) if counts else None,
+        reads=BackgroundReads.load(reads) if reads else None,
         updates=sets.updates(),
         text=background,
     )

@@ -7,29 +7,27 @@ before any gradient: count -> add up over micro-batches and ranks -> rank agains
 write the rows back, moved. Backward ends at the memory layer and fills [t, value_dim].
 """
 
-import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from memlm.data.questions.facts import FactBatch
-from memlm.methods.method import Method, sum_over_ranks
+from memlm.methods.method import sum_over_ranks
 from memlm.methods.parts.pool_writers import ExtraParameters, pool_writer, with_largest_gradients
+from memlm.methods.parts.slot_finetuning import SlotFinetuning
 from memlm.methods.sparse_memory import SparseMemoryConfig
-from memlm.model.memory import ValuePool
-from memlm.model.reader import Reader, Recording
-from memlm.model.weighted_read import TrainableRows
-from memlm.slots.accesses import accesses_in, memory_layers, value_pools
+from memlm.model.reader import Recording
+from memlm.slots.accesses import accesses_in
 from memlm.slots.counts import BackgroundCounts, SlotCounts, count_slots, merge, merge_over_ranks
 from memlm.slots.living_background import LivingBackground
 from memlm.slots.ranking import GRADIENT_RANKINGS, RANKINGS
 from memlm.slots.selection import select_slots, without_common_slots
 
 
-class SparseMemoryFinetuning(Method):
+class SparseMemoryFinetuning(SlotFinetuning):
     def __init__(
         self,
         model: nn.Module,
@@ -39,43 +37,15 @@ class SparseMemoryFinetuning(Method):
         seed: int,
         recording: Recording | None = None,
     ) -> None:
-        self.model = model.requires_grad_(False)
-        self.pools = value_pools(model)
-        if not self.pools:
-            raise ValueError(
-                f"method {config.name} trains slots, but the checkpoint has no memory layer; use the memory model's checkpoint"
-            )
-        num_slots = sum(pool.num_slots for pool in self.pools)
-        if len(background.accesses) != num_slots:
-            raise ValueError(
-                f"the background counts are of {len(background.accesses)} slots and the model has {num_slots}; "
-                "rerun pipelines/count_accesses.py for this checkpoint"
-            )
-        if config.num_trainable_slots > num_slots:
-            raise ValueError(
-                f"method.num_trainable_slots is {config.num_trainable_slots}, more than the pool's {num_slots} slots; lower it"
-            )
-        self.config = config
-        self.reader = Reader(model, recording=recording)
-        self.layers = memory_layers(model)
-        self.living = LivingBackground(background.to(self.pools[0].weight.device), config.living_background)
-        self.generator = torch.Generator().manual_seed(seed)
+        super().__init__(model, config, background, seed=seed, recording=recording)
+        self.config: SparseMemoryConfig = config
+        self.living = LivingBackground(self.background, config.living_background)
         self.writer = pool_writer(self.pools, config, self.living.counts)
         self.extra = ExtraParameters(self.layers, config)
-        ends = list(itertools.accumulate(pool.num_slots for pool in self.pools))
-        self.first_slots = dict(zip(self.pools, [0, *ends], strict=False))
-        """Each pool's first slot in the numbering of all pools."""
-        self.opened = ExitStack()
-        """Holds pools to sending their gradients to the open rows, for the length of the step."""
-        self.rows: dict[ValuePool, TrainableRows] = {}
-        """The step's open rows, by their pool."""
         self.batch: SlotCounts | None = None
         """The accesses of the step's batch."""
         self.fact_id = ""
         self.report: dict[str, float] = {}
-
-    def logits(self, batch: FactBatch) -> Float[Tensor, "wordings seq vocab"]:
-        return self.reader.logits(batch.tokens)
 
     @contextmanager
     def step(self, batches: list[FactBatch]) -> Iterator[dict[str, float]]:
@@ -90,7 +60,7 @@ class SparseMemoryFinetuning(Method):
         self.close_step()
         self.fact_id, self.report = batches[0].fact_id, report
         if self._takes_one_pass(batches):
-            self.layers[0].on_access = lambda slots: self._select(self._count(slots, batches[0]))
+            self.layers[0].on_access = lambda slots, weights: self._select(self._count(slots, batches[0]))
         else:
             self._select(merge([self._count(self._accesses(batch), batch) for batch in batches]))
 
@@ -117,23 +87,7 @@ class SparseMemoryFinetuning(Method):
             selected = select_slots(candidates, scores, self.config.num_trainable_slots)
         self._open_rows(selected)
         self.report["num_accessed_slots"] = len(batch.slots)
-        self._report_selected(selected)
-
-    def _report_selected(self, selected: Int[Tensor, " trainable"]) -> None:
-        self.selected_slots = selected
-        background = self.living.counts
-        self.report["num_trainable_slots"] = len(selected)
-        self.report["background_share"] = float(background.batch_frequency[selected].double().mean()) / max(
-            1, background.num_batches
-        )
-
-    def _open_rows(self, selected: Int[Tensor, " trainable"]) -> None:
-        for pool, first in self.first_slots.items():
-            slots = selected[(selected >= first) & (selected < first + pool.num_slots)] - first
-            pool.announce_write(slots)
-            if len(slots):
-                self.rows[pool] = TrainableRows(slots, pool.weight.detach()[slots].float().requires_grad_(True))
-                self.opened.enter_context(pool.sending_gradients_to(self.rows[pool]))
+        self._select_rows(selected, background, self.report)
 
     def update(self) -> None:
         for rows in self.rows.values():
@@ -147,13 +101,9 @@ class SparseMemoryFinetuning(Method):
 
     def _keep_largest_gradients(self) -> None:
         self.rows = with_largest_gradients(self.rows, self.first_slots, self.living.counts, self.config)
-        self._report_selected(torch.cat([rows.slots + self.first_slots[pool] for pool, rows in self.rows.items()]))
+        selected = torch.cat([rows.slots + self.first_slots[pool] for pool, rows in self.rows.items()])
+        self._select_rows(selected, self.living.counts, self.report)
 
     def close_step(self) -> None:
-        self.opened.close()
-        for layer in self.layers:
-            layer.on_access = None
-        self.rows, self.batch = {}, None
-
-    def finish(self) -> nn.Module:
-        return self.model
+        super().close_step()
+        self.batch = None

@@ -101,6 +101,17 @@ class Kernels(Protocol):
         """The distinct slots in ascending order, and how often each occurs. The cost depends on
         the accesses, not on the pool."""
 
+    def second_moment(
+        self,
+        rows: Int[Tensor, " entries"],
+        weights: Float[Tensor, " entries"],
+        starts: Int[Tensor, " bounds"],
+        num_rows: int,
+    ) -> Float[Tensor, "columns columns"]:
+        """B'B in fp64 of a sparse matrix B with num_rows rows, given column by column: the entries
+        of column c are those from starts[c] up to starts[c + 1], each in another row; rows is
+        int32, weights fp32. The cost depends on the pairs of entries in one row."""
+
     def lazy_adam_step(
         self,
         values: Float[Tensor, "num_slots value_dim"],

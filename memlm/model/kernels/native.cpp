@@ -862,6 +862,50 @@ void lazy_adam_step(
   });
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// The second moment of a sparse matrix
+
+Tensor second_moment(const Tensor& rows_in, const Tensor& weights_in, const Tensor& starts_in, int64_t num_rows) {
+  const Tensor rows = rows_in.contiguous(), weights = weights_in.contiguous(), starts = starts_in.contiguous();
+  const int64_t entries = rows.numel(), n = starts.numel() - 1;
+  require_shape("weights", weights, {entries});
+  const int32_t* row = rows.const_data_ptr<int32_t>();
+  const float* weight = weights.const_data_ptr<float>();
+  const int64_t* start = starts.const_data_ptr<int64_t>();
+  TORCH_CHECK_VALUE(n >= 0 && start[0] == 0 && start[n] == entries, "starts must lead from 0 to the number of entries");
+  std::vector<int64_t> first(num_rows + 1, 0);  // of each row's entries, once they are grouped by row
+  for (int64_t i = 0; i < entries; i++) {
+    TORCH_CHECK_INDEX(row[i] >= 0 && row[i] < num_rows, "row ", row[i], " lies outside the matrix of ", num_rows, " rows");
+    first[row[i] + 1]++;
+  }
+  for (int64_t r = 0; r < num_rows; r++) first[r + 1] += first[r];
+  struct Entry {
+    int32_t column;
+    float weight;
+  };
+  std::vector<Entry> by_row(entries);
+  std::vector<int64_t> place(entries), next(first.begin(), first.end() - 1);
+  for (int64_t c = 0; c < n; c++)
+    for (int64_t i = start[c]; i < start[c + 1]; i++) {
+      place[i] = next[row[i]]++;
+      by_row[place[i]] = {static_cast<int32_t>(c), weight[i]};
+    }
+  Tensor moment = at::zeros({n, n}, at::kDouble);
+  double* to = moment.data_ptr<double>();
+  at::parallel_for(0, n, 16, [&](int64_t begin, int64_t end) {  // the columns from the entry's own on; the rest mirrors
+    for (int64_t c = begin; c < end; c++)
+      for (int64_t i = start[c]; i < start[c + 1]; i++) {
+        const double own = weight[i];
+        for (int64_t p = place[i]; p < first[row[i] + 1]; p++) to[c * n + by_row[p].column] += own * by_row[p].weight;
+      }
+  });
+  at::parallel_for(0, n, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; c++)
+      for (int64_t other = 0; other < c; other++) to[c * n + other] = to[other * n + c];
+  });
+  return moment;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(memlm, m) {
@@ -875,6 +919,7 @@ TORCH_LIBRARY(memlm, m) {
   m.def("read_backward_of_rows", on_cpu(&read_backward_of_rows));
   m.def("merge_rows", on_cpu(&merge_rows));
   m.def("squared_norms", on_cpu(&squared_norms));
+  m.def("second_moment", on_cpu(&second_moment));
   m.def("lazy_adam_step(Tensor(a!) values, Tensor(b!) first_moments, Tensor(c!) second_moments, Tensor slots, Tensor rows, "
         "float scale, float beta1, float beta2, float rate, float correction, float epsilon) -> ()", on_cpu(&lazy_adam_step));
 }

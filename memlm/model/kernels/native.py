@@ -214,6 +214,15 @@ def count(slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], In
     return torch.ops.memlm.count(slots)
 
 
+def second_moment(
+    rows: Int[Tensor, " entries"],
+    weights: Float[Tensor, " entries"],
+    starts: Int[Tensor, " bounds"],
+    num_rows: int,
+) -> Float[Tensor, "columns columns"]:
+    return torch.ops.memlm.second_moment(rows, weights, starts, num_rows)
+
+
 def lazy_adam_step(
     values: Float[Tensor, "num_slots value_dim"],
     first_moments: Float[Tensor, "num_slots value_dim"],

@@ -1,6 +1,8 @@
 """The kernels in plain torch, for any device. They run where nothing faster is available, and the
 faster ones are tested against them."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -164,6 +166,37 @@ def squared_norms(rows: Float[Tensor, "rows value_dim"]) -> Float[Tensor, " rows
 
 def count(slots: Int[Tensor, " accesses"]) -> tuple[Int[Tensor, " accessed"], Int[Tensor, " accessed"]]:
     return slots.unique(return_counts=True)
+
+
+def second_moment(
+    rows: Int[Tensor, " entries"],
+    weights: Float[Tensor, " entries"],
+    starts: Int[Tensor, " bounds"],
+    num_rows: int,
+) -> Float[Tensor, "columns columns"]:
+    # Every entry is paired with all entries of its row, some entries at a time.
+    num_columns = len(starts) - 1
+    columns = torch.repeat_interleave(starts.diff())
+    rows, order = rows.long().sort(stable=True)
+    columns, weights = columns[order], weights[order].double()
+    per_row = torch.bincount(rows, minlength=num_rows)
+    first, partners = (per_row.cumsum(0) - per_row)[rows], per_row[rows]
+    moment = weights.new_zeros(num_columns * num_columns)
+    for part in _with_few_partners(partners):
+        entry = torch.repeat_interleave(torch.arange(part.start, part.stop, device=rows.device), partners[part])
+        begun = (partners[part].cumsum(0) - partners[part]).repeat_interleave(partners[part])
+        partner = first[entry] + torch.arange(len(entry), device=rows.device) - begun
+        moment.index_add_(0, columns[entry] * num_columns + columns[partner], weights[entry] * weights[partner])
+    return moment.view(num_columns, num_columns)
+
+
+def _with_few_partners(partners: Int[Tensor, " entries"]) -> Iterator[slice]:
+    """Consecutive parts of the entries whose pairs fit into GATHERED_BYTES."""
+    part_of_entry = partners.cumsum(0) // (GATHERED_BYTES // 8)
+    start = 0
+    for length in part_of_entry.unique_consecutive(return_counts=True)[1].tolist():
+        yield slice(start, start + length)
+        start += length
 
 
 def lazy_adam_step(

@@ -15,7 +15,7 @@ are in elements. Offsets that grow with a table or a batch are int64: 1,048,576 
 columns already have 2**30 elements.
 """
 
-from memlm.model.kernels.reference import count, squared_norms
+from memlm.model.kernels.reference import count, second_moment, squared_norms
 from memlm.model.kernels.triton_read import read, read_backward, read_backward_of_rows
 from memlm.model.kernels.triton_rows import lazy_adam_step, merge_rows
 from memlm.model.kernels.triton_search import search, search_backward
@@ -29,5 +29,6 @@ __all__ = [
     "read_backward_of_rows",
     "search",
     "search_backward",
+    "second_moment",
     "squared_norms",
 ]

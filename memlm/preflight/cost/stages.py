@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from memlm.config import Config
 from memlm.data import dclm
 from memlm.data.config import DocumentStreamConfig
-from memlm.methods.config import MethodConfig
-from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.methods.config import MethodConfig, SlotMethodConfig
 from memlm.preflight.cost.goodput import GPU_HOURS_PER_FAILURE, goodput
 from memlm.preflight.cost.machines import Machine
 from memlm.preflight.cost.model import PlanError, vocabulary_of, work_of
@@ -219,7 +218,7 @@ class Plan:
         units = math.ceil(self.config.counting.num_batches / self.config.counting.batches_per_unit)
         steps = _num_texts(self.config) * stream.num_passes
         method = self.config.method
-        rows = min(slots, steps * method.num_trainable_slots or slots) if isinstance(method, SparseMemoryConfig) else 0
+        rows = min(slots, steps * method.num_trainable_slots or slots) if isinstance(method, SlotMethodConfig) else 0
         return {
             "corpus shards, read": tokens / dclm.TOKENS_PER_BYTE,
             "token blocks": tokens * bytes_of_token(self.config, self.memory.vocab_size),

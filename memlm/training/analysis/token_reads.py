@@ -13,7 +13,7 @@ from memlm.data import encoding
 from memlm.data.questions.facts import Fact, FactBatch, fact_batch
 from memlm.data.world.grammar import OTHER, PUNCTUATION, MarkedWord, mark_words
 from memlm.evaluation.fact_scores import questions_as_clozes
-from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.methods.config import SlotMethodConfig
 from memlm.results.token_reads.statistics import END, ReadText, ReadToken
 from memlm.slots.accesses import accesses_of
 from memlm.slots.core_sets import reads_of_tokens
@@ -25,7 +25,7 @@ def read_texts(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     fact: Fact,
-    method: SparseMemoryConfig,
+    method: SlotMethodConfig,
     background: BackgroundCounts,
     *,
     slot_counts: Sequence[int],

@@ -149,7 +149,7 @@ class OurPoolStep(_PoolStep):
             "with one layer and one batch the method chooses when the layer has searched"
         )
         with clock:
-            self.layer.on_access(slots.view(*self.facts.tokens.shape, -1))
+            self.layer.on_access(slots.view(*self.facts.tokens.shape, -1), weights.view(*self.facts.tokens.shape, -1))
         chosen = self.method.rows[self.pool].slots
         output = self.pool(slots, self.weights)
         with clock:

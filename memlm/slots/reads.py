@@ -1,0 +1,139 @@
+"""The reads of a sample of background text: which slots each token reads, and with what weights.
+
+Their second moment C = E[w w'], with w a token's weight on every slot, says which slots background
+text reads together. C itself is never formed: its block of a few slots is one small product of
+sparse columns. Samples merge by stacking their rows, because both the sum of w w' and the number
+of tokens add up.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from memlm.model.kernels import kernels_for
+from memlm.slots.kept import KeptTensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundReads:
+    """Reads in the numbering of all pools (accesses.py), on the CPU.
+
+    Each memory layer has a row of its own per token, so that the moments of layers that share a
+    pool add up, and those of separate pools do not mix.
+    """
+
+    slots: Int[Tensor, "rows reads"]
+    """int32."""
+    weights: Float[Tensor, "rows reads"]
+    """Softmax weights, fp32. Two heads may read one slot."""
+    num_tokens: int
+    num_slots: int
+    """Slots of all pools."""
+
+    @staticmethod
+    def of_batch(
+        slots: Int[Tensor, "batch seq layers reads"],
+        weights: Float[Tensor, "batch seq layers reads"],
+        is_token: Bool[Tensor, "batch seq"],
+        *,
+        num_slots: int,
+    ) -> "BackgroundReads":
+        """The reads of a micro-batch's tokens, without pads."""
+        return BackgroundReads(
+            slots=slots[is_token].flatten(0, 1).int().cpu(),
+            weights=weights[is_token].flatten(0, 1).float().cpu(),
+            num_tokens=int(is_token.sum()),
+            num_slots=num_slots,
+        )
+
+    def __add__(self, other: "BackgroundReads") -> "BackgroundReads":
+        if self.num_slots != other.num_slots or self.slots.shape[1] != other.slots.shape[1]:
+            raise ValueError(
+                f"background reads of {self.slots.shape[1]} of {self.num_slots} slots and of {other.slots.shape[1]} of {other.num_slots} slots "
+                "cannot be stacked; they come from different models, so use reads of one model"
+            )
+        return BackgroundReads(
+            slots=torch.cat([self.slots, other.slots]),
+            weights=torch.cat([self.weights, other.weights]),
+            num_tokens=self.num_tokens + other.num_tokens,
+            num_slots=self.num_slots,
+        )
+
+    @cached_property
+    def by_slot(self) -> "ReadsBySlot":
+        return ReadsBySlot.of(self)
+
+    @cached_property
+    def kept(self) -> KeptTensors:
+        """What was computed from these reads before, for as long as they are in memory."""
+        return KeptTensors()
+
+    @cached_property
+    def mean_square(self) -> float:
+        """Mean squared weight of a token's read of a slot; 0 without any read."""
+        weights = self.by_slot.weights.double()
+        return float(weights.square().sum()) / max(1, len(weights))
+
+    def second_moment(self, slots: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen chosen"]:
+        """The block of C of these slots, which differ; fp64."""
+        return self.by_slot.products(slots) / max(1, self.num_tokens)
+
+    def save(self, path: Path) -> None:
+        numbers = {"num_tokens": torch.tensor(self.num_tokens), "num_slots": torch.tensor(self.num_slots)}
+        save_file({"slots": self.slots.contiguous(), "weights": self.weights.contiguous(), **numbers}, path)
+
+    @staticmethod
+    def load(path: Path) -> "BackgroundReads":
+        tensors = load_file(path)
+        return BackgroundReads(
+            slots=tensors["slots"],
+            weights=tensors["weights"],
+            num_tokens=int(tensors["num_tokens"]),
+            num_slots=int(tensors["num_slots"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsBySlot:
+    """The same reads by slot: those of slot s are the entries from starts[s] up to
+    starts[s + 1]."""
+
+    rows: Int[Tensor, " entries"]
+    """The row of each entry, ascending within a slot; int32."""
+    weights: Float[Tensor, " entries"]
+    """fp32; the weights of two heads on one slot are added."""
+    starts: Int[Tensor, " bounds"]
+    num_rows: int
+
+    @staticmethod
+    def of(reads: BackgroundReads) -> "ReadsBySlot":
+        slots, order = reads.slots.flatten().sort(stable=True)
+        rows, weights = order // max(1, reads.slots.shape[1]), reads.weights.flatten()[order]
+        is_first = torch.ones(len(slots), dtype=torch.bool)
+        is_first[1:] = (slots.diff() != 0) | (rows.diff() != 0)
+        entry = is_first.cumsum(0) - 1
+        per_slot = torch.bincount(slots[is_first], minlength=reads.num_slots)
+        return ReadsBySlot(
+            rows=rows[is_first].int(),
+            weights=weights.new_zeros(int(is_first.sum())).index_add_(0, entry, weights),
+            starts=torch.cat([per_slot.new_zeros(1), per_slot.cumsum(0)]),
+            num_rows=len(reads.slots),
+        )
+
+    def columns(
+        self, slots: Int[Tensor, " chosen"]
+    ) -> tuple[Int[Tensor, " entries"], Float[Tensor, " entries"], Int[Tensor, " bounds"]]:
+        """Rows, weights and starts of these slots alone, in their order."""
+        lengths = self.starts[slots + 1] - self.starts[slots]
+        starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        entries = torch.arange(int(starts[-1])) + (self.starts[slots] - starts[:-1]).repeat_interleave(lengths)
+        return self.rows[entries], self.weights[entries], starts
+
+    def products(self, slots: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen chosen"]:
+        """The sum of w w' over all rows, of these slots; fp64."""
+        return kernels_for(self.weights).second_moment(*self.columns(slots), self.num_rows)

@@ -1,0 +1,13 @@
+"""Ours: all rows that a fact reads, moved so that background text changes least."""
+
+from memlm.jobs.sweep.spaces import grid
+from memlm.methods.sparse_memory_decorrelated import SparseMemoryDecorrelatedConfig
+
+BASE = SparseMemoryDecorrelatedConfig()
+
+SPACES = {
+    "laptop": [{"optimizer.learning_rate": grid([10.0, 20.0, 40.0, 80.0, 120.0, 160.0])}],
+    "smoke": [{"optimizer.learning_rate": grid([20.0, 80.0])}],
+    "wiki": [{"optimizer.learning_rate": grid([10.0, 20.0, 40.0, 80.0, 160.0])}],
+    "documents": [{"num_trainable_slots": 2000, "optimizer.learning_rate": grid([10.0, 40.0, 160.0])}],
+}
