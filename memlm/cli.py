@@ -33,7 +33,7 @@ from memlm.stages import require_possible, require_used
 
 DEFAULT_RECIPE = "laptop"
 DRY_RUN = "--dry-run"
-LM_EVAL, PLAN, DOCTOR = "lm-eval", "plan", "doctor"
+LM_EVAL, PLAN, DOCTOR, FRONTIER = "lm-eval", "plan", "doctor", "frontier"
 DOCUMENTS = "--questions.documents."
 
 T = TypeVar("T")
@@ -316,6 +316,7 @@ def main() -> None:
 
     `memlm apply` adds a patch written by finetune.py to a checkpoint; `memlm undo` removes it.
     `memlm adopt` makes a folder that save_pretrained wrote into a checkpoint, by adding a manifest.
+    `memlm frontier` computes a sweep's frontier again from the items that it kept, and draws it.
     `memlm plan` and `memlm doctor` say what a recipe costs and whether it can run here. `memlm
     lm-eval` runs lm-evaluation-harness on memlm's models:
     --model hf --model_args pretrained=CHECKPOINT. Training and evaluation are in pipelines/.
@@ -334,6 +335,11 @@ def main() -> None:
         command.add_argument("output", help="new folder or s3://bucket/prefix to write the result to")
     adopted = commands.add_parser("adopt", help="make a folder that save_pretrained wrote into a checkpoint")
     adopted.add_argument("folder", help="folder on a disk; only a manifest.json is added to it")
+    again = commands.add_parser(FRONTIER, help="compute a sweep's frontier again from its items, and draw it")
+    again.add_argument("items", help="items.json of a sweep, on a disk or s3://bucket/prefix")
+    again.add_argument(
+        "--out", required=True, help="folder or s3://bucket/prefix to write frontier, picture and report to"
+    )
     commands.add_parser(PLAN, help="print what a recipe will cost")
     commands.add_parser(DOCTOR, help="check whether a recipe can run here, and what to do if not")
     commands.add_parser(LM_EVAL, help="run lm-evaluation-harness on memlm's models, with its own options")
@@ -354,4 +360,11 @@ def main() -> None:
         change(*map(_with_home, (arguments.checkpoint, arguments.patch, arguments.output)))
         print(f"wrote {arguments.output}")
 
-    launch(adopt if arguments.command == "adopt" else patch)
+    def frontier() -> None:
+        _say(f"{FRONTIER}: {arguments.items}")
+        from memlm.jobs.sweep.drawing import redraw
+
+        print(redraw(_with_home(arguments.items), _with_home(arguments.out)))
+        print(f"wrote {arguments.out}")
+
+    launch({"adopt": adopt, FRONTIER: frontier}.get(arguments.command, patch))

@@ -113,8 +113,9 @@ def commands_of(name: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in shown if line.startswith(starts) and "OPTIONS" not in line]
 
 
-SUBCOMMANDS = ("apply", "undo", "adopt", "plan", "doctor", "lm-eval")
-NUM_PLACES = {"apply": 3, "undo": 3, "adopt": 1}
+SUBCOMMANDS = ("apply", "undo", "adopt", "frontier", "plan", "doctor", "lm-eval")
+NUM_PLACES = {"apply": 3, "undo": 3, "adopt": 1, "frontier": 3}
+"""Words behind a subcommand: places, and options with theirs."""
 
 
 def require_real(command: list[str]) -> None:

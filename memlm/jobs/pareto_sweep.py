@@ -32,7 +32,7 @@ from memlm.jobs.sweep.report import EXPERIMENT, SweepTracker, write_frontier
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.jobs.sweep.trials import run_trials
 from memlm.outside import reading
-from memlm.results.frontier import build_frontier
+from memlm.results.comparing.items import SweepItems
 from memlm.results.scores import ScoreError
 from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
@@ -93,7 +93,7 @@ def _sweep(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace], holder: sto
         trials, failed = read_results(run, planned)
         finished = Finished(checkpoint=checkpoint, inputs=inputs, trials=trials, failed=failed)
         try:
-            write_frontier(config, run, _frontier_of(config, [finished]), stages.read(), tracker, trials)
+            write_frontier(config, run, _items_of(config, [finished]), stages.read(), tracker, trials)
         except ScoreError as error:
             if not checkpoint.name:
                 raise
@@ -115,14 +115,14 @@ def _join(config: Config, swept: Sequence[Finished]) -> None:
     }
     tracker = SweepTracker(config, [(each.checkpoint.config, each.inputs) for each in swept])
     with tracker.parent, tracker.parent.measuring():
-        write_frontier(config, run_of(config), _frontier_of(config, swept), stages, tracker, [])
+        write_frontier(config, run_of(config), _items_of(config, swept), stages, tracker, [])
 
 
-def _frontier_of(config: Config, swept: Sequence[Finished]) -> dict[str, Any]:
+def _items_of(config: Config, swept: Sequence[Finished]) -> SweepItems:
     results, failed = join_checkpoints(swept)
-    return build_frontier(
-        config.recipe,
-        results,
+    return SweepItems(
+        recipe=config.recipe,
+        trials=results,
         failed=failed,
         tuning_seeds=config.sweep.tuning_seeds,
         first_sets=[held_out.name for held_out in config.questions.held_out],

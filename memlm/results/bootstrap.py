@@ -42,6 +42,10 @@ class Resamples:
         }
         self._counts: dict[tuple[str, int, str], Array] = {}
 
+    def resamples_of(self, checkpoint: str) -> NDArray[np.int_]:
+        """[draws]: the resample that each of the checkpoint's draws belongs to, in order."""
+        return self._resamples[checkpoint]
+
     def _generator(self, name: str, size: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, zlib.crc32(name.encode()), size])
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from memlm.results.bootstrap import Resamples, interval
 from memlm.results.comparing.choice import TuningScores, chosen_settings, tuning_scores
+from memlm.results.comparing.items import SweepItems
 from memlm.results.comparing.measuring import MeasuredSetting, measure_method
 from memlm.results.comparing.paired import MethodCurve, at_matched_learning, paired_differences
 from memlm.results.comparing.sets import averaged_sets, counted_sets, deciding_set, in_order, reported_items
@@ -120,6 +121,12 @@ def build_frontier(
         "bootstrap": {"samples": samples, "seed": seed, "confidence": 0.95},
         "provenance": dict(provenance or {}),
     }
+
+
+def frontier_of(items: SweepItems) -> dict[str, Any]:
+    """The frontier of a sweep's items: the same numbers whenever it is computed."""
+    arguments = {each.name: getattr(items, each.name) for each in dataclasses.fields(items)}
+    return build_frontier(**arguments)
 
 
 def _tuning_scores(trials: Sequence[TrialResult]) -> dict[str, TuningScores]:

@@ -3,24 +3,38 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from memlm.results.looks import look_of
+from memlm.results.comparing.trials import COMPARED_METHODS, SPARSE
+from memlm.results.looks import look_of, title_of
 
 PAPER_FORGETTING = {"sparse_memory": 0.11, "lora": 0.71, "full": 0.89}
 """NaturalQuestions F1 lost at the same learning (Lin et al. 2025, arXiv 2510.15103, abstract)."""
+PAPERS_SET = "known_facts"
+"""The counterpart of NaturalQuestions: what the model knew before. No other set has one."""
+SHOWN_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Levels whose paired differences are shown; frontier.json has all."""
+
+Table = tuple[list[str], list[list[str]]]
+"""Header and rows."""
 
 
 def format_table(frontier: Mapping[str, Any]) -> str:
-    """The result for a terminal: every point (`*`: on its method's frontier), then forgetting at
-    matched learning."""
-    sets = list(frontier["points"][0]["sets"])
-    header = ["", "method", "hyperparameters", "learning", "forgetting", *(f"{name} drop" for name in sets)]
-    lines = [f"recipe {frontier['recipe']}: learning against forgetting, with 95% intervals", ""]
-    lines += [*_columns(header, [point_cells(frontier, point) for point in frontier["points"]]), ""]
-    header, rows = matched_cells(frontier, PAPER_FORGETTING)
-    lines += _columns(header, rows) if frontier["matched"] else ["no level of learning that all compared methods reach"]
+    """The result for a terminal: every point (`*`: chosen), then what each method loses of each set
+    at matched learning, the average last, and paired differences of the sets that decide. The
+    report has all levels and sets."""
+    lines = [f"recipe {frontier['recipe']}: learning against forgetting, with 95% intervals", *notes(frontier), ""]
+    lines += [*_columns(points_header(frontier), [point_cells(frontier, point) for point in frontier["points"]]), ""]
+    if not frontier["matched"]:
+        lines += [unmatched(frontier), ""]
+    first, *others = matched_tables(frontier, PAPER_FORGETTING) or [([], [])]
+    for header, rows in (first, *((header, rows[-len(SHOWN_LEVELS) :]) for header, rows in others)):
+        lines += [*_columns(header, rows), ""] if rows else []
+    deciding = dict.fromkeys((frontier["headline_set"], frontier["chosen_by"]))
+    for table in paired_tables(frontier, [*deciding]):
+        lines += [*_columns(*table), ""]
     if frontier["failed"]:
-        lines += ["", "left out, because learning diverged", *_columns(*failed_cells(frontier))]
-    lines += ["", "start and hypervolume (from learning 0, forgetting 100%; more is better)"]
+        lines += ["left out, because learning diverged", *_columns(*failed_cells(frontier)), ""]
+    title = title_of(frontier["headline_set"])
+    lines += [f"start, and hypervolume on {title} (from learning 0, all lost; more is better)"]
     return "\n".join([*lines, *_columns(*start_cells(frontier))]) + "\n"
 
 
@@ -31,20 +45,54 @@ def _columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
+def notes(frontier: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the numbers, a sentence each."""
+    lines = [_choice(frontier)]
+    lines += [f"{name} does not count: {reason}" for name, reason in frontier["left_out"].items()]
+    seeds = {seed for point in frontier["points"] for seed in point["seeds"]}
+    checkpoints = {name for point in frontier["points"] for name in point["checkpoints"]}
+    if len(seeds) == 1:
+        lines.append(
+            f"there is one seed ({min(seeds)}), so intervals are over items alone; give sweep.seeds more of them"
+        )
+    if len(checkpoints) > 1:
+        lines.append(
+            f"intervals are over {len(checkpoints)} checkpoints ({', '.join(sorted(checkpoints))}), seeds and items"
+        )
+    return lines + [f"these trials are older and lack {each}" for each in frontier["lacks"]]
+
+
+def _choice(frontier: Mapping[str, Any]) -> str:
+    by = title_of(frontier["chosen_by"])
+    if frontier["chosen_on"] == "tuning":
+        seeds = " ".join(map(str, frontier["tuning_seeds"]))
+        return f"settings (*) were chosen by {by} on seeds {seeds} and a third of the questions, and are reported on the others"
+    return f"settings (*) were chosen by {by} on the very results that are reported, which flatters a method with many; sweep.tuning_seeds parts the two"
+
+
+def points_header(frontier: Mapping[str, Any]) -> list[str]:
+    drops = [f"{name} drop" for name in frontier["sets"]]
+    return ["", "method", "hyperparameters", "learning", *drops, "average drop", "s/step", "seconds"]
+
+
 def point_cells(frontier: Mapping[str, Any], point: Mapping[str, Any]) -> list[str]:
     settings = " ".join(
         f"{name.rsplit('.', 1)[-1]}={number_cell(point['hyperparameters'][name])}"
         for name in _varying(frontier, point["method"])
     )
     drops = [
-        percent(held_out["drop"]) + ("" if held_out["counted"] else " (left out)")
-        for held_out in point["sets"].values()
+        _with_interval(point["sets"][name]["drop"], point["sets"][name]["drop_ci"])
+        if name == frontier["headline_set"]
+        else percent(point["sets"][name]["drop"]) + ("" if point["sets"][name]["counted"] else " (not counted)")
+        for name in frontier["sets"]
     ]
-    axes = [_with_interval(point[axis], point[f"{axis}_ci"]) for axis in ("learning", "forgetting")]
-    return ["*" if point["on_frontier"] else "", look_of(frontier, point["method"]).name, settings, *axes, *drops]
+    axes = [_with_interval(point["learning"], point["learning_ci"]), *drops, percent(point["forgetting"])]
+    step, whole = point["seconds_per_step"], point["seconds"]
+    seconds = ["-" if step is None else f"{step:.2g}", "-" if whole is None else f"{whole:.0f}"]
+    return ["*" if point["on_frontier"] else "", look_of(frontier, point["method"]).name, settings, *axes, *seconds]
 
 
-def failed_cells(frontier: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def failed_cells(frontier: Mapping[str, Any]) -> Table:
     rows = [
         [
             setting["method"],
@@ -67,27 +115,92 @@ def _varying(frontier: Mapping[str, Any], method: str) -> list[str]:
     return varying or list(settings[0])
 
 
-def matched_cells(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
+def unmatched(frontier: Mapping[str, Any]) -> str:
+    """Why there is no level at which the compared methods can be compared."""
+    most = {
+        look_of(frontier, method).name: max(
+            point["learning"] for point in frontier["points"] if point["method"] == method
+        )
+        for method in frontier["start"]
+    }
+    learned = ", ".join(f"{name} {percent(learning, decimals=0)}" for name, learning in most.items())
+    return f"no level of learning that all compared methods reach (at most: {learned}); widen the search space of those that learn least"
+
+
+def matched_tables(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> list[Table]:
+    """What methods lose at matched learning: a table per counted set, and one of the average. The
+    paper's figures stand under the set that is their counterpart."""
+    rows = sorted(frontier["matched"] + frontier["partly_matched"], key=lambda row: float(row["learning"]))
+    if not rows:
+        return []
     methods = list(frontier["start"])
-    rows = []
-    for row in frontier["matched"]:
-        found = [row["methods"].get(method) for method in methods]
-        cells = [_matched_cell(value) if value else "out of range" for value in found]
-        rows.append([percent(row["learning"], decimals=0), *cells])
-    rows.append(["paper", *(percent(paper.get(method), decimals=0) for method in methods)])
-    return ["forgetting at learning", *(look_of(frontier, method).name for method in methods)], rows
+    tables = []
+    for name in (*frontier["counted_sets"], None):
+        title = title_of(name) if name else "average of " + ", ".join(map(title_of, frontier["forgetting_sets"]))
+        cells = [
+            [percent(row["learning"], decimals=0), *(_matched_cell(row["methods"].get(each), name) for each in methods)]
+            for row in rows
+        ]
+        if name == PAPERS_SET and paper:
+            cells.append(["paper, NQ", *(percent(paper.get(method), decimals=0) for method in methods)])
+        tables.append(([f"{title}: lost at learning", *(look_of(frontier, each).name for each in methods)], cells))
+    return tables
 
 
-def _matched_cell(value: Mapping[str, Any]) -> str:
-    """One cell, with a note if part of the interval rests on resamples that did not learn this
-    much."""
-    short = 1 - value["reached"]
-    note = f" (short in {percent(short, decimals=0)} of resamples)" if short > 0.025 else ""
-    return _with_interval(value["forgetting"], value["ci"]) + note
+def _matched_cell(value: Mapping[str, Any] | None, name: str | None) -> str:
+    if value is None:
+        return "not reached"
+    lost = value["sets"][name] if name else value
+    return _with_interval(lost["forgetting"], lost["ci"]) + reached_note(value["reached"])
 
 
-def start_cells(frontier: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    names = list(dict.fromkeys(name for start in frontier["start"].values() for name in start))
+def reached_note(share: float) -> str:
+    """A note if part of an interval rests on resamples that did not learn this much."""
+    return "" if share >= 1 else f" (reached in {min(round(100 * share), 99)}% of resamples)"
+
+
+def paired_tables(frontier: Mapping[str, Any], names: Sequence[str]) -> list[Table]:
+    """Paired differences, a table per set: sparse methods against the dense ones, and our rules
+    against the paper's."""
+    tables = []
+    for name in names:
+        rows = {
+            (row["method"], row["against"], row["learning"]): row for row in frontier["paired"] if row["set"] == name
+        }
+        levels = [level for level in SHOWN_LEVELS if any(key[2] == level for key in rows)]
+        cells = [
+            [
+                f"{look_of(frontier, method).name} - {look_of(frontier, against).name}",
+                *(paired_cell(rows.get((method, against, level))) for level in levels),
+            ]
+            for method, against in shown_pairs(frontier)
+        ]
+        if levels and cells:
+            unit = "nats per token" if next(iter(rows.values()))["unit"] == "nats per token" else "points"
+            header = f"{title_of(name)}: ratio and difference ({unit}) at learning"
+            tables.append(([header, *(percent(level, decimals=0) for level in levels)], cells))
+    return tables
+
+
+def shown_pairs(frontier: Mapping[str, Any]) -> list[tuple[str, str]]:
+    methods = list(frontier["start"])
+    sparse = [method for method in methods if method.startswith(SPARSE)]
+    dense = [method for method in COMPARED_METHODS if method != SPARSE and method in methods]
+    ours = [method for method in sparse if method != SPARSE and SPARSE in methods]
+    return [(method, SPARSE) for method in ours] + [(method, against) for method in sparse for against in dense]
+
+
+def paired_cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "not reached"
+    scale, decimals = (1, 3) if row["unit"] == "nats per token" else (100, 1)
+    ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    low, high = (f"{scale * bound:.{decimals}f}" for bound in row["ci"])
+    return f"{ratio}, {scale * row['difference']:.{decimals}f} [{low}, {high}]{reached_note(row['reached'])}"
+
+
+def start_cells(frontier: Mapping[str, Any]) -> Table:
+    names = ["learning", *frontier["sets"]]
     rows = []
     for method, start in frontier["start"].items():
         volume, (low, high) = frontier["hypervolume"][method], frontier["hypervolume_ci"][method]
@@ -100,8 +213,9 @@ def percent(share: float | None, *, decimals: int = 1) -> str:
     return "-" if share is None else f"{round(100 * share, decimals) + 0.0:.{decimals}f}%"  # never -0.0
 
 
-def _with_interval(value: float, interval: Sequence[float]) -> str:
-    return f"{percent(value)} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    bounds = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
+    return percent(value) + bounds
 
 
 def number_cell(value: float | int | str) -> str:

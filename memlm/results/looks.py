@@ -1,10 +1,17 @@
-"""The name, colour and marker of each method, the same in tables and pictures."""
+"""The name, colour and marker of each method and the title of each set, the same in tables and
+pictures."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 HEADLINE_LEARNING = 0.6
 """The level of learning at which forgetting is compared in one sentence."""
+TITLES = {
+    "new_facts": "new facts",
+    "text": "text",
+    "text_ends": "ends of text",
+    "background_text": "text with its ends",
+}
 
 
 class Look(NamedTuple):
@@ -43,5 +50,20 @@ def look_of(frontier: Mapping[str, Any], method: str) -> Look:
     return Look(method.replace("_", " ").capitalize(), color, marker)
 
 
+def title_of(name: str) -> str:
+    """A set, for people."""
+    asked = name.removesuffix("_nats")
+    title = TITLES.get(asked, asked.replace("_", " "))
+    return title if asked == name else f"{title}, likelihood"
+
+
 def headline(frontier: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return min(frontier["matched"], key=lambda row: abs(row["learning"] - HEADLINE_LEARNING), default=None)
+
+
+def counted_of(frontier: Mapping[str, Any]) -> list[str]:
+    """The counted sets, the headline set first. A frontier from before sets were counted one by one
+    names those of its mean, among which known facts come first."""
+    if "counted_sets" in frontier:
+        return list(frontier["counted_sets"])
+    return sorted(frontier["forgetting_sets"], key=lambda name: name != "known_facts")

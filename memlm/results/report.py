@@ -10,8 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from memlm.results.frontier_picture import figure_of
-from memlm.results.frontier_tables import failed_cells, matched_cells, number_cell, percent, point_cells, start_cells
-from memlm.results.looks import headline, look_of
+from memlm.results.frontier_tables import (
+    PAPERS_SET,
+    failed_cells,
+    matched_tables,
+    notes,
+    number_cell,
+    paired_tables,
+    percent,
+    point_cells,
+    points_header,
+    reached_note,
+    start_cells,
+    unmatched,
+)
+from memlm.results.looks import headline, look_of, title_of
 from memlm.results.pages import embedded, write_page
 
 
@@ -27,23 +40,26 @@ def write_report(
     `stages`: what to show of each; `seconds` is written as a time, `command` under how to repeat
     it. `paper`: the forgetting that the paper reports, by method.
     """
-    sets = list(frontier["points"][0]["sets"])
     points = [point_cells(frontier, point) for point in frontier["points"]]
-    header = ["method", "hyperparameters", "learning", "forgetting", *(f"{name} drop" for name in sets)]
     row = headline(frontier)
     write_page(
         path,
         "report",
         frontier=frontier,
-        left_out=[name for name in sets if name not in frontier["forgetting_sets"]],
+        headline=title_of(frontier["headline_set"]),
+        notes=notes(frontier),
         level=percent(row["learning"], decimals=0) if row else "",
         cards=_cards(frontier, row["methods"]) if row else [],
+        unmatched="" if row else unmatched(frontier),
         picture=embedded(figure_of(frontier), dpi=160),
-        matched=matched_cells(frontier, paper),
+        matched=matched_tables(frontier, paper),
+        has_paper=PAPERS_SET in frontier["counted_sets"],
+        paired=paired_tables(frontier, frontier["counted_sets"]),
         start=start_cells(frontier),
-        settings=(header, [cells[1:] for cells in points]),
-        on_frontier=[index for index, cells in enumerate(points) if cells[0]],
+        settings=(points_header(frontier)[1:], [cells[1:] for cells in points]),
+        chosen=[index for index, cells in enumerate(points) if cells[0]],
         failed=failed_cells(frontier),
+        provenance=_provenance_lines(frontier["provenance"]),
         stages=_stage_cells(stages),
         commands=[str(stage["command"]) for stage in stages.values() if "command" in stage],
     )
@@ -53,10 +69,22 @@ def _cards(frontier: Mapping[str, Any], methods: Mapping[str, Any]) -> list[dict
     """The one sentence that a visitor remembers, a box per method."""
     cards = []
     for method, value in methods.items():
-        look, (low, high) = look_of(frontier, method), (f"{100 * bound:.1f}" for bound in value["ci"])
-        forgetting = percent(value["forgetting"])
-        cards.append({"name": look.name, "color": look.color, "forgetting": forgetting, "low": low, "high": high})
+        look, lost = look_of(frontier, method), value["sets"][frontier["headline_set"]]
+        interval = " to ".join(f"{100 * bound:.1f}" for bound in lost["ci"] or ())
+        shown = {"lost": percent(lost["forgetting"]), "interval": interval, "reached": reached_note(value["reached"])}
+        cards.append({"name": look.name, "color": look.color, **shown})
     return cards
+
+
+def _provenance_lines(provenance: Mapping[str, Any]) -> list[str]:
+    """What the trials were made from, a line per fact."""
+    lines = []
+    for name, value in provenance.items():
+        if isinstance(value, Mapping):
+            lines += [f"{name} {line}".strip() for line in _provenance_lines(value)]
+        else:
+            lines.append(f"{name} {value}")
+    return lines
 
 
 def _stage_cells(stages: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from memlm.results.frontier import build_frontier
-from memlm.results.frontier_picture import draw_frontier, draw_frontiers
-from memlm.results.frontier_tables import PAPER_FORGETTING, format_table
+from memlm.results.frontier_picture import draw_frontier, draw_frontiers, figure_of
+from memlm.results.frontier_tables import PAPER_FORGETTING, format_table, matched_tables, paired_tables, shown_pairs
 from memlm.results.looks import look_of
 from memlm.results.report import write_report
 from memlm.results.scores import FailedSetting, SetScore, TrialResult
+from tests.results.making import random_trials
 
 STAGES = {
     "prepare_corpus": {"seconds": 8.26, "command": "python pipelines/prepare_corpus.py"},
@@ -37,7 +38,7 @@ def trial(method: str, learning: float, forgetting: float, setting: str) -> Tria
         seed=0,
         start={"new_facts": accuracy(0), "known_facts": accuracy(1), "arithmetic": arithmetic},
         end={"new_facts": accuracy(learning), "known_facts": accuracy(1 - forgetting), "arithmetic": arithmetic},
-        extra={},
+        extra={"seconds": 12.0, "seconds_learning": 8.0, "steps": 800.0},
     )
 
 
@@ -50,7 +51,8 @@ def frontier() -> dict[str, Any]:
         for method, pair in CURVES.items()
         for learning, forgetting, setting in zip((0.4, 0.8), pair, ("low", "<high>"), strict=True)
     ]
-    return build_frontier("laptop", trials, samples=200)
+    provenance = {"commit": "c0ffee", "checkpoints": {"a": {"world_seed": 3}}}
+    return build_frontier("laptop", trials, samples=200, provenance=provenance)
 
 
 def color_share(picture: np.ndarray[Any, Any], red: int, green: int, blue: int) -> float:
@@ -91,35 +93,113 @@ def test_picture_survives_a_sweep_of_one_point_far_outside(tmp_path: Path) -> No
     assert "recipe smoke, mean over 1 seed," in svg
 
 
+def test_picture_has_a_panel_per_counted_set_known_facts_first_and_largest() -> None:
+    figure = figure_of(build_frontier("laptop", random_trials(), samples=20))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [
+        "What a method loses of known facts for what it learns",
+        "Known facts, likelihood",
+        "Arithmetic",
+        "Arithmetic, likelihood",
+        "Text",
+    ]
+    figure.draw_without_rendering()
+    widths = [axes.get_position().width for axes in figure.axes]
+    assert widths[0] > 2 * max(widths[1:])
+
+
+def test_a_line_begins_at_the_untrained_model() -> None:
+    trials = random_trials()
+    frontier = build_frontier("laptop", trials, samples=20)
+    for axes in figure_of(frontier).axes:
+        lines = [line for line in axes.lines if line.get_label() == "LoRA"]
+        assert len(lines) == 1
+        learning, drop = (values[0] for values in lines[0].get_data())
+        assert (learning, drop) == (pytest.approx(frontier["start"]["lora"]["learning"]), 0.0)
+
+
 def test_table_for_the_terminal(frontier: dict[str, Any]) -> None:
     text = format_table(frontier)
     lines = text.splitlines()
     (point,) = [line for line in lines if "LoRA" in line and "setting=low" in line]
     assert point.startswith("*")
-    assert "setting=low" in point
-    assert re.search(r"40\.0% \[[\d., ]+\] +20\.0% \[[\d., ]+\] +20\.0% +- \(left out\)$", point)
-    (matched,) = [line for line in lines if line.startswith("60%")]
-    assert re.findall(r"(\d+\.\d)% \[", matched) == ["10.0", "40.0", "30.0", "15.0"]
-    (paper,) = [line for line in lines if line.startswith("paper")]
-    assert paper.split() == ["paper", "11%", "71%", "89%", "-"]
+    assert re.search(
+        r"setting=low +40\.0% \[[\d., ]+\] +20\.0% \[[\d., ]+\] +- \(not counted\) +20\.0% +0\.01 +12$", point
+    )
+    assert "arithmetic does not count: sparse_memory starts at 0.25 right, and chance is 0.25" in text
+    matched = [line for line in lines if line.startswith("60%")]
+    assert [re.findall(r"(\d+\.\d)% \[", line) for line in matched] == 2 * [["10.0", "40.0", "30.0", "15.0"]]
+
+
+def test_the_average_comes_last_and_is_called_an_average(frontier: dict[str, Any]) -> None:
+    headers = [header[0] for header, _ in matched_tables(frontier, PAPER_FORGETTING)]
+    assert headers == ["known facts: lost at learning", "average of known facts: lost at learning"]
+
+
+def test_the_papers_figures_stand_under_known_facts_alone() -> None:
+    """They are of NaturalQuestions, whose counterpart known facts are."""
+    trials = random_trials()
+    tables = matched_tables(build_frontier("laptop", trials, samples=20), PAPER_FORGETTING)
+    with_paper = [header[0] for header, rows in tables if any(row[0].startswith("paper") for row in rows)]
+    assert len(tables) == 6 and with_paper == ["known facts: lost at learning"]
+    assert tables[0][1][-1] == ["paper, NQ", "11%", "-", "71%", "89%"]
 
 
 def test_no_change_is_not_written_as_a_negative_zero(frontier: dict[str, Any]) -> None:
     point = frontier["points"][0]
     text = format_table({**frontier, "points": [{**point, "forgetting": -0.0001}]})
-    assert " 0.0% [" in text
+    assert " 0.0% " in text
     assert "-0.0%" not in text
 
 
 def test_table_says_when_nothing_can_be_matched(frontier: dict[str, Any]) -> None:
-    assert "no level of learning that all compared methods reach" in format_table({**frontier, "matched": []})
+    text = format_table({**frontier, "matched": []})
+    assert (
+        "no level of learning that all compared methods reach "
+        "(at most: Sparse memory 80%, LoRA 80%, Full finetuning 80%, Tf ranking 80%); widen the search space"
+    ) in text
 
 
-def test_table_says_when_resamples_fall_short_of_a_level(frontier: dict[str, Any]) -> None:
-    row = {"learning": 0.6, "methods": {"full": {"forgetting": 0.3, "ci": [0.2, 0.5], "reached": 0.8}}}
-    text = format_table({**frontier, "matched": [row]})
-    assert "30.0% [20.0, 50.0] (short in 20% of resamples)" in text
-    assert "out of range" in text
+def test_table_says_where_resamples_fall_short_of_a_level_and_which_methods_never_reach_it(
+    frontier: dict[str, Any],
+) -> None:
+    at = {"forgetting": 0.3, "ci": [0.2, 0.5]}
+    row = {"learning": 0.6, "methods": {"full": {**at, "reached": 0.9996, "sets": {"known_facts": at}}}}
+    text = format_table({**frontier, "matched": [], "partly_matched": [row]})
+    assert "30.0% [20.0, 50.0] (reached in 99% of resamples)" in text
+    assert re.search(r"60% +not reached +not reached +30\.0%", text)
+    row["methods"]["full"]["reached"] = 1.0
+    assert "of resamples" not in format_table({**frontier, "matched": [row], "partly_matched": [], "paired": []})
+
+
+def test_paired_differences_are_shown_for_sparse_methods_against_dense_ones_and_ours_against_the_papers() -> None:
+    frontier = build_frontier("laptop", random_trials(), samples=50)
+    assert shown_pairs(frontier) == [
+        ("sparse_memory_ours", "sparse_memory"),
+        ("sparse_memory", "lora"),
+        ("sparse_memory", "full"),
+        ("sparse_memory_ours", "lora"),
+        ("sparse_memory_ours", "full"),
+    ]
+    (header, rows), (nats_header, _) = paired_tables(frontier, ["known_facts", "known_facts_nats"])
+    assert header[0] == "known facts: ratio and difference (points) at learning"
+    assert nats_header[0] == "known facts, likelihood: ratio and difference (nats per token) at learning"
+    (row,) = [
+        row
+        for row in frontier["paired"]
+        if (row["set"], row["learning"], row["method"], row["against"]) == ("known_facts", 0.7, "sparse_memory", "full")
+    ]
+    cell = rows[2][header.index("70%")]
+    low, high = row["ci"]
+    shown = f"{row['ratio']:.2f}, {100 * row['difference']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    assert cell.startswith(shown) and ("reached in" in cell) == (row["reached"] < 1)
+
+
+def test_the_table_says_on_what_settings_were_chosen() -> None:
+    trials = random_trials()
+    chosen = format_table(build_frontier("laptop", trials, samples=20, tuning_seeds=(2,)))
+    assert "settings (*) were chosen by known facts, likelihood on seeds 2 and a third of the questions" in chosen
+    assert "on the very results that are reported" in format_table(build_frontier("laptop", trials, samples=20))
 
 
 class Page(HTMLParser):
@@ -157,19 +237,21 @@ def test_report_is_one_file_with_all_tables(frontier: dict[str, Any], tmp_path: 
     assert "<script" not in source
     rows = {row[0]: row for row in page.rows}
     assert [cell.split("%")[0] for cell in rows["60%"][1:]] == ["10.0", "40.0", "30.0", "15.0"]
-    assert rows["paper"] == ["paper", "11%", "71%", "89%", "-"]
+    assert rows["paper, NQ"] == ["paper, NQ", "11%", "71%", "89%", "-"]
     assert rows["prepare_corpus"] == ["prepare_corpus", "8.3 s", "-"]
     assert rows["pretrain"] == ["pretrain", "7 min 11 s", "3.25"]
     bold = [row[:2] for row, name in zip(page.rows, page.classes, strict=True) if name == "bold"]
     assert len(bold) == 8
     assert ["LoRA", "setting=<high>"] in bold  # what users type is escaped, and read back as typed
     assert "--name &#39;a&lt;b&#39;" in source
-    assert "Left out, since a model starts near chance there: arithmetic." in source
+    assert "arithmetic does not count: sparse_memory starts at 0.25 right, and chance is 0.25" in source
+    assert "Of known facts, at 60% learned:" in source
+    assert "commit c0ffee" in source and "checkpoints a world_seed 3" in source
 
 
 def test_report_without_a_matched_level_says_what_to_do(frontier: dict[str, Any], tmp_path: Path) -> None:
     write_report({**frontier, "matched": []}, tmp_path / "report.html", stages={}, paper={})
-    assert "widen the sweep" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "widen the search space" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_several_sweeps_are_drawn_side_by_side(frontier: dict[str, Any], tmp_path: Path) -> None:

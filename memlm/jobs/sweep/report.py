@@ -11,6 +11,7 @@ from typing import Any
 from memlm import storage
 from memlm.config import Config
 from memlm.jobs.on_ray.console import say
+from memlm.jobs.sweep.drawing import FRONTIER_FILE, ITEMS_FILE, PICTURE_FILE, draw_files
 from memlm.jobs.sweep.planned_trials import Inputs, PlannedTrial
 from memlm.jobs.tracked import (
     final_metrics,
@@ -25,10 +26,10 @@ from memlm.jobs.tracked import (
 )
 from memlm.kinds import REPORT_FILE
 from memlm.outside import reading
-from memlm.results.frontier_csv import write_csv
-from memlm.results.frontier_picture import draw_frontier, draw_frontiers
-from memlm.results.frontier_tables import PAPER_FORGETTING, format_table
-from memlm.results.report import write_report
+from memlm.results.comparing.items import SweepItems
+from memlm.results.frontier import frontier_of
+from memlm.results.frontier_picture import draw_frontiers
+from memlm.results.frontier_tables import format_table
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError, tracking_uri
 from memlm.tracking import Run as TrackedRun
@@ -38,8 +39,6 @@ EXPERIMENT = "memlm pareto sweeps"
 AVERAGE = "average"
 """Name of the metrics that average over sets, gains not counted."""
 JOINT_FILE = "joint.png"
-FRONTIER_FILE, PICTURE_FILE = "frontier.json", "frontier.png"
-FRONTIER_FILES = (FRONTIER_FILE, "frontier.csv", PICTURE_FILE, REPORT_FILE)
 
 
 class SweepTracker:
@@ -168,18 +167,18 @@ def _setting(hyperparameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 def write_frontier(
     config: Config,
     run: Run,
-    frontier: dict[str, Any],
+    items: SweepItems,
     stages: dict[str, Any],
     tracker: SweepTracker,
     trials: Sequence[tuple[PlannedTrial, TrialResult]],
 ) -> None:
-    """Write picture, report and tables into the run's folder and log them; print the table."""
+    """Write the items, and picture, report and tables of their frontier, into the run's folder and
+    log them; print the table. Raises ScoreError if the items cannot be compared."""
+    frontier = frontier_of(items)
     with TemporaryDirectory() as scratch:
-        files = [Path(scratch) / name for name in FRONTIER_FILES]
-        storage.write_record(str(files[0]), frontier)
-        write_csv(frontier, files[1])
-        draw_frontier(frontier, files[2])
-        write_report(frontier, files[3], stages=stages, paper=PAPER_FORGETTING)
+        files = draw_files(frontier, Path(scratch), stages)
+        files.append(Path(scratch) / ITEMS_FILE)
+        storage.write_record(str(files[-1]), items.to_json())
         if config.sweep.compare_with and _draw_joint(config, frontier, Path(scratch) / JOINT_FILE):
             files.append(Path(scratch) / JOINT_FILE)
         for file in files:

@@ -60,7 +60,7 @@ def test_mlflow_has_one_parent_with_a_child_per_trial(swept):
     assert pareto == {"true": 2 * len(on_frontier), "false": 12 - 2 * len(on_frontier)}
     ((folder,),) = query(swept, "SELECT artifact_uri FROM runs WHERE run_uuid = ?", parent)
     kept = {path.name for path in Path(folder.removeprefix("file://")).iterdir()}
-    assert kept == {"frontier.json", "frontier.csv", "frontier.png", "report.html", "config.json"}
+    assert kept == {"frontier.json", "frontier.csv", "frontier.png", "report.html", "items.json", "config.json"}
     config = json.loads((Path(folder.removeprefix("file://")) / "config.json").read_text())
     assert (config["recipe"], config["pretraining"]["num_steps"]) == ("smoke", 60)
 
