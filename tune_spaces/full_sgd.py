@@ -5,22 +5,22 @@ from memlm.jobs.sweep.spaces import grid
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 
-BASE = FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=0.01, weight_decay=0.0))
+BASE = FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=0.003, weight_decay=0.0))
 
 SPACES = {
-    "laptop": [{"optimizer.learning_rate": grid([0.003, 0.006, 0.01, 0.02])}],
+    "laptop": [{"optimizer.learning_rate": grid([0.001, 0.002, 0.003, 0.006])}],
     "laptop_wide": [
         {
             "optimizer.schedule": grid(["constant", "linear"]),
-            "optimizer.learning_rate": grid([0.001, 0.003, 0.006, 0.01, 0.02, 0.05]),
+            "optimizer.learning_rate": grid([0.0005, 0.001, 0.002, 0.003, 0.006, 0.01]),
         }
     ],
     "smoke": [{"optimizer.learning_rate": grid([0.05, 0.5])}],
-    "wiki": [{"optimizer.learning_rate": grid([0.003, 0.006, 0.01, 0.02])}],
+    "wiki": [{"optimizer.learning_rate": grid([0.001, 0.002, 0.003, 0.006])}],
     "wiki_wide": [
         {
             "optimizer.schedule": grid(["constant", "linear"]),
-            "optimizer.learning_rate": grid([0.001, 0.003, 0.006, 0.01, 0.02, 0.05]),
+            "optimizer.learning_rate": grid([0.0005, 0.001, 0.002, 0.003, 0.006, 0.01]),
         }
     ],
 }

@@ -10,7 +10,7 @@ SPACES = {
         {
             "num_trainable_slots": 500,
             "max_document_frequency": 0.3,
-            "optimizer.learning_rate": grid([5.0, 10.0, 20.0]),
+            "optimizer.learning_rate": grid([20.0, 50.0, 100.0, 200.0, 400.0]),
         }
     ],
     "smoke": [
@@ -24,7 +24,7 @@ SPACES = {
         {
             "num_trainable_slots": 500,
             "max_document_frequency": grid([0.1, 0.3]),
-            "optimizer.learning_rate": grid([2.0, 5.0, 10.0]),
+            "optimizer.learning_rate": grid([20.0, 50.0, 100.0, 200.0, 400.0]),
         }
     ],
 }

@@ -9,8 +9,8 @@ SPACES = {
     "laptop": [
         {
             "num_trainable_slots": 500,
-            "living_background": 4,
-            "optimizer.learning_rate": grid([2.0, 5.0, 10.0]),
+            "living_background": grid([4, 16]),
+            "optimizer.learning_rate": grid([5.0, 10.0, 20.0]),
         }
     ],
     "smoke": [
@@ -23,8 +23,8 @@ SPACES = {
     "wiki": [
         {
             "num_trainable_slots": 500,
-            "living_background": grid([1, 4]),
-            "optimizer.learning_rate": grid([2.0, 5.0, 10.0]),
+            "living_background": grid([4, 32]),
+            "optimizer.learning_rate": grid([5.0, 10.0, 20.0]),
         }
     ],
 }

@@ -3,6 +3,7 @@ dashes, and Unicode normalisation do not matter."""
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‑": "-"})
 
@@ -14,6 +15,25 @@ def mentions(text: str, phrase: str) -> bool:
     # A number extends beyond a word: 12 is neither in 12,000 nor in 3.12.
     whole = rf"(?<!\w)(?<!\d[.,]){re.escape(wanted)}(?!\w)(?![.,]\d)"
     return bool(wanted) and re.search(whole, plain(text)) is not None
+
+
+class Phrases:
+    """A test for texts that mention any of many phrases, as whole words."""
+
+    def __init__(self, phrases: Iterable[str]) -> None:
+        self.by_first: dict[str, list[tuple[str, ...]]] = {}
+        """The words of each phrase, by the first of them."""
+        for phrase in phrases:
+            if words := tuple(words_of(phrase)):
+                self.by_first.setdefault(words[0], []).append(words)
+
+    def in_text(self, text: str) -> bool:
+        words = words_of(text)
+        return any(
+            tuple(words[place : place + len(phrase)]) == phrase
+            for place, word in enumerate(words)
+            for phrase in self.by_first.get(word, ())
+        )
 
 
 def words_of(text: str) -> list[str]:

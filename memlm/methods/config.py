@@ -60,7 +60,8 @@ class SlotMethodConfig(MethodConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    kind: Literal["sgd", "adamw"] = names_result("adamw")
+    kind: Literal["sgd", "adamw", "row_sparse_adamw"] = names_result("adamw")
+    """row_sparse_adamw is for methods that select rows of a value pool."""
     learning_rate: float = names_result(2e-5)
     """The highest rate that a schedule reaches."""
     weight_decay: float = names_result(0.0)
@@ -123,6 +124,10 @@ class RehearsingConfig(MethodConfig):
         if not 0 <= self.update_scale <= 1:
             raise ValueError(
                 f"method.update_scale is {self.update_scale}; it must lie between 0 (the base model) and 1 (all that was learned)"
+            )
+        if self.optimizer.kind == "row_sparse_adamw":
+            raise ValueError(
+                f"method.optimizer.kind is row_sparse_adamw, which moves selected rows of a value pool, and {self.name} selects none; set it to adamw or sgd"
             )
 
     @property

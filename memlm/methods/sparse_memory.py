@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from memlm.methods.method import LearningInputs, Method
 
-Background = Literal["corpus", "facts", "held_out"]
+Background = Literal["corpus", "corpus_without_tested", "new_facts", "held_out_questions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +34,26 @@ class SparseMemoryConfig(SlotMethodConfig):
     background's (arXiv 2605.03229); gradient: the norm of a slot's gradient times its inverse
     document frequency, our own; tf and random are controls."""
     optimizer: OptimizerConfig = names_result(OptimizerConfig(kind="sgd", learning_rate=2.0))
-    """Plain SGD moves exactly the selected rows. AdamW's momentum keeps moving rows that have left
-    the selection, and its weight decay moves every row of the pool."""
+    """Plain SGD moves exactly the selected rows. So does row_sparse_adamw, which keeps moments of
+    selected rows alone. adamw is dense: its momentum keeps moving rows that have left the
+    selection, and its weight decay moves every row of the pool."""
     max_document_frequency: float = names_result(1.0)
     """Slots read by a larger share of the background batches never move, unless the batch reads no
     others."""
     living_background: int = names_result(0)
     """Number of background batches that a learned fact counts as, so that later facts spare its
     slots; 0 for a fixed background."""
+    living_rule: Literal["minimum"] = names_result("minimum", when=lambda config: config.living_background > 0)
+    """A slot's inverse document frequency is the smaller of its two: in background text, and in the
+    learned facts."""
     protection: float = names_result(0.0)
     """A slot's learning rate is divided by 1 + protection * its background accesses per thousand
     tokens: for a given squared change of the values that background text reads, this step lowers
     the loss most. 0 turns it off."""
     background: Background = names_result("corpus")
-    """Text that slots are ranked against: the corpus or, as ablations, the facts to learn or the
-    held-out questions (figure 7)."""
+    """Text that slots are ranked against: the corpus or, as a control, its documents that name no
+    entity of the tested known facts; or, as ablations, the facts to learn or the held-out
+    questions, packed into as large micro-batches (figure 7)."""
     trains_also: Literal["", "keys", "gates"] = names_result("")
     """Ablation: parameters that AdamW moves in addition to the values: the half-keys, or the
     gates' projections."""

@@ -2,7 +2,11 @@
 avoid them.
 
 The paper's background is fixed. It protects slots that pretraining text reads, but not those of
-facts learned since. The cost depends on the accesses, not on the pool.
+facts learned since. Of two inverse document frequencies, a slot's in background text and its in the
+learned facts, the smaller counts: both are taken over the same number of batches, so the smaller is
+that of the larger document frequency. (If learned facts were added to the number of batches too, a
+slot that every background batch reads would look rarer with every fact.) The cost depends on the
+accesses, not on the pool.
 """
 
 from dataclasses import replace
@@ -16,10 +20,12 @@ from memlm.slots.counts import BackgroundCounts
 
 class LivingBackground:
     def __init__(self, background: BackgroundCounts, batches_per_fact: int) -> None:
-        """Count each learned fact as `batches_per_fact` background batches that all read its
-        slots."""
-        self.batches_per_fact = batches_per_fact
+        """Count each learned fact as `batches_per_fact` of the background's batches, all of which
+        read its slots."""
+        self.background, self.batches_per_fact = background, batches_per_fact
         self.counts = replace(background, batch_frequency=background.batch_frequency.clone())
+        self.num_facts = torch.zeros_like(background.batch_frequency)
+        """Number of learned facts that read each slot."""
         self.slots_of_fact: dict[str, Int[Tensor, " accessed"]] = {}
 
     def forget(self, fact_id: str) -> None:
@@ -27,14 +33,15 @@ class LivingBackground:
         now."""
         slots = self.slots_of_fact.pop(fact_id, None)
         if slots is not None:
-            self._add(slots, -self.batches_per_fact)
+            self._add(slots, -1)
 
     def learn(self, fact_id: str, slots: Int[Tensor, " accessed"]) -> None:
         """Count the slots that the fact reads, given without duplicates, from now on."""
         self.forget(fact_id)
         self.slots_of_fact[fact_id] = slots
-        self._add(slots, self.batches_per_fact)
+        self._add(slots, 1)
 
-    def _add(self, slots: Int[Tensor, " accessed"], batches: int) -> None:
-        self.counts.batch_frequency.index_add_(0, slots, torch.full_like(slots, batches))
-        self.counts = replace(self.counts, num_batches=self.counts.num_batches + batches)
+    def _add(self, slots: Int[Tensor, " accessed"], facts: int) -> None:
+        self.num_facts[slots] += facts
+        in_facts = (self.num_facts[slots] * self.batches_per_fact).clamp(max=self.background.num_batches)
+        self.counts.batch_frequency[slots] = in_facts.maximum(self.background.batch_frequency[slots])

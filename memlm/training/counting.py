@@ -46,13 +46,17 @@ def read_unit(
 
 
 def count_batches(
-    model: nn.Module, batches: Iterable[tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]]
+    model: nn.Module,
+    batches: Iterable[tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]],
+    *,
+    eos_id: int,
 ) -> BackgroundCounts:
-    """Counts of any batches, each given as its tokens and a mask without the pads, for backgrounds
-    other than the corpus."""
+    """Counts of any batches of packed documents, each given as its tokens and a mask of those to
+    count, for backgrounds other than the corpus."""
     counter = _counter_for(model)
     for tokens, is_token in batches:
-        counter.add(accesses_of(model, input_ids=tokens), is_token)
+        positions = document_positions(tokens, eos_id=eos_id)
+        counter.add(accesses_of(model, input_ids=tokens, position_ids=positions), is_token)
     return counter.counts()
 
 

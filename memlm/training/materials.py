@@ -8,21 +8,16 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamChoice
-from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_batch
-from memlm.data.questions.records import Question, Update
+from memlm.data.questions.facts import Fact, FactBatch
+from memlm.data.questions.records import Update
 from memlm.data.questions.streams import batches_of_stream, facts_of_stream, require_asked
-from memlm.evaluation.question_answering import prompts_of
 from memlm.evaluation.suite import HeldOut
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.reader import Reader, Recording
 from memlm.slots.counts import BackgroundCounts
 from memlm.slots.reads import BackgroundReads
-from memlm.training.counting import count_batches
+from memlm.training.backgrounds import count_background
 from memlm.training.trial import Trial
-
-BACKGROUND_ROWS = 8
-"""Texts of a background batch made from facts or questions, for the ablation of what slots are
-ranked against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,22 +76,17 @@ def recording_for(trial: Trial, materials: Materials) -> Recording | None:
 def background_for(
     trial: Trial, model: nn.Module, facts: Sequence[Fact], materials: Materials
 ) -> BackgroundCounts | None:
-    """The counts that slots are ranked against: the run's, or for an ablation counts of the facts
-    or the held-out questions themselves."""
+    """The counts that slots are ranked against: the run's, or for a control those of another
+    text."""
     source = getattr(trial.method, "background", "corpus")
     if source == "corpus":
         return materials.background
-    if source == "facts":
-        texts = [fact.statements[:BACKGROUND_ROWS] for fact in facts]
-    else:
-        records = [record for each in materials.held_out.questions.values() for record in each]
-        prompts = [prompts_of([each])[0] if isinstance(each, Question) else each.query for each in records]
-        texts = [tuple(prompts[start : start + BACKGROUND_ROWS]) for start in range(0, len(prompts), BACKGROUND_ROWS)]
-    device, max_length = next(model.parameters()).device, model.config.max_position_embeddings
-    try:
-        batches = [fact_batch(source, each, materials.tokenizer, max_length=max_length).to(device) for each in texts]
-    except FactError as error:
-        raise FactError(
-            f"method.background is {source!r}, whose texts must each fit into the model's {max_length} positions; rank against the corpus, or take shorter sets"
-        ) from error
-    return count_batches(model, ((batch.tokens, batch.is_token) for batch in batches))
+    return count_background(
+        source,
+        model,
+        facts,
+        materials.held_out,
+        materials.tokenizer,
+        text=materials.text,
+        background=materials.background,
+    )

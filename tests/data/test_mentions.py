@@ -1,6 +1,6 @@
 import pytest
 
-from memlm.data.mentions import mentions
+from memlm.data.mentions import Phrases, mentions
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,10 @@ from memlm.data.mentions import mentions
 )
 def test_whole_words_in_any_case(text: str, phrase: str, found: bool):
     assert mentions(text, phrase) is found
+
+
+def test_any_of_many_phrases_is_found_as_whole_words():
+    phrases = Phrases(["Rome", "New York", "Ada Byron"])
+    assert phrases.in_text("He left new york.") and phrases.in_text("Rome!") and phrases.in_text("by Ada Byron")
+    assert not any(phrases.in_text(text) for text in ("", "New Jersey", "Romeo", "Ada met Byron", "York"))
+    assert not Phrases([]).in_text("anything")

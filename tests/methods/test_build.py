@@ -61,6 +61,7 @@ def test_sparse_memory_without_background_counts_is_refused():
         (FullConfig, {"update_scale": -0.1}, "update_scale is -0.1; it must lie between 0"),
         (OptimizerConfig, {"warmup_share": 1.0}, "warmup_share is 1.0"),
         (SparseMemoryConfig, {"optimizer": OptimizerConfig(kind="sgd", schedule="linear")}, "schedule is linear"),
+        (FullConfig, {"optimizer": OptimizerConfig(kind="row_sparse_adamw")}, "full selects none"),
         (RehearsalConfig, {"fisher_blocks": 0}, "fisher_blocks is 0"),
     ],
 )

@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.parts.pool_writers import RowSparseAdamWWriter
 from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
 from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.model.weighted_read import TrainableRows
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import count_slots
 from memlm.training.step import finetune_step
@@ -103,6 +106,36 @@ def test_a_living_background_spares_slots_of_earlier_facts_only():
     assert set(method.living.slots_of_fact) == {batch.fact_id, "another"}
 
 
+@every_memory
+def test_row_sparse_adamw_moves_the_selected_rows_and_does_not_leak(memory):
+    model, config = tiny_model(memory), sparse_config(5, kind="row_sparse_adamw", learning_rate=0.01, weight_decay=0.1)
+    method = SparseMemoryFinetuning(model, config, random_background(model), seed=0)
+    for step in range(4):
+        before = state(model)
+        finetune_step(method, [random_batch(step)])
+        assert changed_rows(before, state(model)) == method.selected_slots.tolist()
+
+
+def test_row_sparse_adamw_is_adamw_on_each_rows_own_steps():
+    model, generator = tiny_model(), torch.Generator().manual_seed(0)
+    (pool,) = model.model.value_pools
+    config = sparse_config(kind="row_sparse_adamw", learning_rate=0.01, weight_decay=0.1)
+    writer, start = RowSparseAdamWWriter([pool], config), pool.weight.detach().clone()
+    rows = {slot: torch.nn.Parameter(start[slot].clone()) for slot in (3, 5, 8)}
+    plain = {slot: torch.optim.AdamW([row], lr=0.01, weight_decay=0.1) for slot, row in rows.items()}
+    for slots in ([5], [3, 5], [3, 8], [5, 8], [3]):
+        values = pool.weight.detach()[slots].requires_grad_(True)
+        values.grad = torch.randn(values.shape, generator=generator)
+        writer.write({pool: TrainableRows(torch.tensor(slots), values)})
+        for slot, gradient in zip(slots, values.grad, strict=True):
+            rows[slot].grad = gradient.clone()
+            plain[slot].step()
+    for slot, row in rows.items():
+        torch.testing.assert_close(pool.weight[slot], row)
+    others = [slot for slot in range(len(start)) if slot not in rows]
+    assert torch.equal(pool.weight[others], start[others])
+
+
 @pytest.mark.parametrize(("part", "names"), [("keys", ["half_keys"]), ("gates", ["gate.weight", "gate.bias"])])
 def test_an_ablation_moves_only_its_part_and_the_values(part, names):
     model = tiny_model()
@@ -136,7 +169,8 @@ def test_an_ablation_moves_its_part_of_every_layer(memory, part):
         ({"ranking": "gradient", "living_background": 1}, "sparse_memory_gradient_living"),
         ({"max_document_frequency": 0.2}, "sparse_memory_capped"),
         ({"protection": 1.0}, "sparse_memory_protected"),
-        ({"background": "facts"}, "sparse_memory_against_facts"),
+        ({"background": "new_facts"}, "sparse_memory_against_new_facts"),
+        ({"optimizer": OptimizerConfig(kind="row_sparse_adamw")}, "sparse_memory_row_sparse_adamw"),
         ({"trains_also": "keys"}, "sparse_memory_and_keys"),
     ],
 )

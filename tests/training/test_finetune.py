@@ -19,6 +19,7 @@ from memlm.evaluation.vocabulary import vocabulary_of
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRAConfig
+from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader import Reader, Recording
@@ -175,28 +176,30 @@ def test_a_given_start_is_not_computed_again(materials):
     assert run_trial(trial, model, materials, key="key", start=other)[0].start == other.sets
 
 
-@pytest.mark.parametrize("source", ["facts", "held_out"])
+@pytest.mark.parametrize("source", ["new_facts", "held_out_questions"])
 def test_an_ablation_ranks_against_the_texts_it_names(materials, source):
-    """Every token of the facts' statements, or of the held-out prompts, is in its background,
-    and none of the run's own counts."""
+    """Every token of the facts' statements, or of the held-out prompts, is in its background with
+    an end for each, and none of the run's own counts."""
     model = base_model(materials.tokenizer, MEMORY)
-    own = random_background(model)
-    given = []
+    own, given = replace(random_background(model), num_sequences=74), []
+    ids = {"eos_id": materials.tokenizer.eos_token_id, "pad_id": materials.tokenizer.pad_token_id}
+    text = BackgroundText(blocks=torch.zeros(1, 40, dtype=torch.int64), **ids)
 
     class Started(finetune.StreamObserver):
         def on_start(self, method):
             given.append(method.living.counts)
 
     trial = trial_with(replace(sparse_config(6), background=source))
-    run_trial(trial, model, replace(materials, background=own), key="key", observer=Started())
+    run_trial(trial, model, replace(materials, background=own, text=text), key="key", observer=Started())
     (background,) = given
     texts = (
         [text for fact in facts_of_stream(trial.stream, materials.facts, seed=0) for text in fact.statements]
-        if source == "facts"
+        if source == "new_facts"
         else [text for record in materials.held_out.questions["towns"] for text in prompts_of([record])]
     )
-    num_tokens = sum(len(materials.tokenizer(text)["input_ids"]) for text in texts)
-    assert num_tokens <= background.num_tokens <= num_tokens + len(texts)  # an end each
+    num_tokens = sum(len(materials.tokenizer(text)["input_ids"]) for text in texts) + len(texts)
+    assert background.num_tokens == num_tokens
+    assert background.num_batches == -(-num_tokens // (2 * 40)), "micro-batches of two blocks, like the run's"
 
 
 def test_a_diverged_trial_is_reported(materials):

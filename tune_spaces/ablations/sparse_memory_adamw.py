@@ -8,7 +8,7 @@ from memlm.methods.sparse_memory import SparseMemoryConfig
 BASE = SparseMemoryConfig(optimizer=OptimizerConfig(kind="adamw", learning_rate=1e-3, weight_decay=0.0))
 
 SPACES = {
-    "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-4, 1e-3, 3e-3])}],
+    "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-4, 1e-3, 3e-3, 1e-2])}],
     "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([1e-3])}],
-    "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-4, 1e-3, 3e-3])}],
+    "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-4, 1e-3, 3e-3, 1e-2])}],
 }

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from memlm.methods.config import OptimizerConfig
@@ -33,6 +34,8 @@ class PoolWriter(Protocol):
 def pool_writer(pools: Sequence[ValuePool], config: SparseMemoryConfig, background: BackgroundCounts) -> PoolWriter:
     if config.optimizer.kind == "sgd":
         return SGDWriter(pools, config, background)
+    if config.optimizer.kind == "row_sparse_adamw":
+        return RowSparseAdamWWriter(pools, config)
     return AdamWWriter(pools, config)
 
 
@@ -63,6 +66,61 @@ class SGDWriter:
                 gradient = gradient / (1 + self.protection * accesses).to(gradient.dtype)[:, None]
             moved = values * (1 - self.learning_rate * self.weight_decay) - self.learning_rate * gradient
             pool.weight.data[slots] = moved.to(pool.weight.dtype)
+
+
+class RowSparseAdamWWriter:
+    """AdamW that moves the open rows and nothing else.
+
+    A row has moments once it has been selected, and counts its own steps; while it is not selected,
+    row and moments stay what they are. So the cost depends on the rows ever selected, and not on
+    the pool.
+    """
+
+    BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+    def __init__(self, pools: Sequence[ValuePool], config: SparseMemoryConfig) -> None:
+        self.learning_rate = config.optimizer.learning_rate
+        self.weight_decay = config.optimizer.weight_decay
+        self.moments = {pool: RowMoments(pool) for pool in pools}
+
+    @torch.no_grad()
+    def write(self, rows: OpenRows) -> None:
+        for pool, (slots, values) in rows.items():
+            gradient, moments = gradient_of(values), self.moments[pool]
+            places = moments.places_of(slots)
+            moments.num_steps[places] += 1
+            first = moments.first[places].lerp(gradient, 1 - self.BETAS[0])
+            second = moments.second[places].lerp(gradient.square(), 1 - self.BETAS[1])
+            moments.first[places], moments.second[places] = first, second
+            steps = moments.num_steps[places][:, None].to(values.dtype)
+            corrected = (second / (1 - self.BETAS[1] ** steps)).sqrt() + self.EPSILON
+            moved = values * (1 - self.learning_rate * self.weight_decay)
+            moved -= self.learning_rate * first / (1 - self.BETAS[0] ** steps) / corrected
+            pool.weight.data[slots] = moved.to(pool.weight.dtype)
+
+
+class RowMoments:
+    """The moments of the rows of a pool that were ever selected, in the order of their first
+    selection."""
+
+    def __init__(self, pool: ValuePool) -> None:
+        device = pool.weight.device
+        self.place = torch.full((pool.num_slots,), -1, device=device)
+        """Each slot's row in the moments; -1 if it has none."""
+        self.num_rows = 0
+        self.first, self.second = torch.zeros(2, 0, pool.value_dim, device=device)
+        self.num_steps = torch.zeros(0, dtype=torch.int64, device=device)
+
+    def places_of(self, slots: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+        """The rows of the moments, which new slots get at 0."""
+        new = slots[self.place[slots] < 0]
+        self.place[new] = torch.arange(self.num_rows, self.num_rows + len(new), device=slots.device)
+        self.num_rows += len(new)
+        if self.num_rows > len(self.num_steps):
+            more = max(self.num_rows, 2 * len(self.num_steps)) - len(self.num_steps)
+            self.first, self.second = (F.pad(moment, (0, 0, 0, more)) for moment in (self.first, self.second))
+            self.num_steps = F.pad(self.num_steps, (0, more))
+        return self.place[slots]
 
 
 class AdamWWriter:
