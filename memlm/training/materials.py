@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.config import StreamChoice
-from memlm.data.questions.facts import Fact, FactBatch
+from memlm.data.questions.facts import Fact, FactBatch, fact_batch
 from memlm.data.questions.records import Update
 from memlm.data.questions.streams import batches_of_stream, facts_of_stream, require_asked
 from memlm.evaluation.suite import HeldOut
