@@ -43,13 +43,17 @@ MLFLOW_NAMES = ("mlflow", "mlflow_artifacts")
 """Names in the storage folder that are not runs: mlflow.db, its lock and its artifacts."""
 
 
+def _varies(sweep: "SweepConfig") -> bool:
+    return bool(sweep.vary)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """Methods, settings and seeds that pareto_sweep compares."""
 
     scale: str = names_result("laptop")
     """Search space of each method, from tune_spaces/: laptop, laptop_rule, smoke, wiki, triviaqa,
-    documents or paper."""
+    documents, saturation, pools or paper."""
     methods: tuple[str, ...] = names_result(("sparse_memory", "lora", "full"))
     seeds: tuple[int, ...] = names_result((0, 1, 2))
     """Seeds to run each setting with. A seed chooses the facts, their order, their wordings and the
@@ -62,6 +66,10 @@ class SweepConfig:
     """Checkpoints to run all trials on, each by the seed of both its world and its pretraining; a
     recipe without a generated world varies the pretraining alone. Each is a run of its own, named
     RUN-checkpoint-SEED, and one frontier is drawn over all. Empty for the run's own checkpoint."""
+    vary: str = names_result("", when=_varies)
+    """Field, such as stream.num_facts, to repeat the whole sweep with each of `values`; empty for
+    one sweep. Each value is a run of its own, RUN-VALUE."""
+    values: tuple[int, ...] = names_result((), when=_varies)
     max_failures: int = execution_only(2)
     """Retries of a trial that failed or lost its worker or node, before the sweep ends with an
     error. A trial that diverged is a result: it is listed with the frontier, and not retried."""
@@ -87,6 +95,10 @@ class SweepConfig:
             raise ValueError(f"sweep.tuning_seeds {self.tuning_seeds} must not repeat; give each seed once")
         if len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(f"sweep.checkpoints {self.checkpoints} must not repeat; give each checkpoint once")
+        if bool(self.vary) != bool(self.values) or len(set(self.values)) < len(self.values):
+            raise ValueError(
+                f"sweep.vary is {self.vary!r} and sweep.values are {self.values}; give a field and different values for it, or neither"
+            )
         for name in self.compare_with:
             require_name("sweep.compare_with", name)
         require_distinct("sweep.compare_with", list(self.compare_with))
@@ -309,3 +321,17 @@ def replace_field(config: Any, path: str, value: Any) -> Any:
     if head not in names:
         raise ValueError(f"{type(config).__name__} has no field {head!r}; it has {', '.join(names)}")
     return replace(config, **{head: replace_field(getattr(config, head), rest, value) if rest else value})
+
+
+def varied(config: Config, value: int) -> Config:
+    """The config of the sweep with this one of sweep.values, and of its run. Raises ValueError for
+    a field or a value that does not fit."""
+    field, name = config.sweep.vary, f"{config.run_name}-{value}"
+    option = f"--{field.replace('_', '-')}"
+    one = replace_field(config, field, value)
+    return replace(
+        one,
+        run_name=name,
+        arguments=(*config.arguments, option, str(value), "--run-name", name),
+        sweep=replace(one.sweep, vary="", values=()),
+    )

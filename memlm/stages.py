@@ -8,7 +8,7 @@ a run. A command refuses any other option that it does not use.
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from memlm.config import Config
+from memlm.config import Config, varied
 from memlm.data.config import QUESTION_LAYOUTS, QUESTION_TASKS, DocumentsConfig, FieldsConfig, QuestionSetConfig
 from memlm.data.paths import WORLD, expand
 from memlm.methods.config import SlotMethodConfig
@@ -163,7 +163,9 @@ def require_traceable(config: Config) -> None:
 
 def _require_sweepable(config: Config) -> None:
     """Raise RunError for a sweep whose facts are parted twice, or whose checkpoints are chosen
-    twice."""
+    twice, and ValueError for a value of sweep.values that does not fit."""
+    for value in config.sweep.values:
+        varied(config, value)
     part, tuning_seeds = config.stream.part, config.sweep.tuning_seeds
     if tuning_seeds and part != "all":
         raise RunError(

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from memlm.config import ClusterConfig, Config, SweepConfig, replace_field
+from memlm.cli import parse
+from memlm.config import ClusterConfig, Config, SweepConfig, replace_field, varied
 from memlm.data.config import (
     CorpusConfig,
     FactsConfig,
@@ -292,3 +293,22 @@ def test_an_address_of_a_server_holds_no_password():
 def test_a_name_that_would_end_a_run_late_is_refused(changes, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         dataclasses.replace(RECIPES["smoke"](), **changes)
+
+
+def test_a_varied_sweep_is_one_run_for_each_value():
+    config = parse("", ["laptop_saturation"], stage="pareto_sweep")
+    each = [varied(config, value) for value in config.sweep.values]
+    assert [one.stream.num_facts for one in each] == [10, 30, 100, 300, 1000]
+    assert [one.run_name for one in each][:2] == ["laptop_saturation-10", "laptop_saturation-30"]
+    assert {one.sweep.vary for one in each} == {""} and {one.base_run for one in each} == {"laptop"}
+    again = parse("", ["laptop_saturation", *each[1].arguments])
+    assert (again.stream, again.run_name) == (each[1].stream, each[1].run_name)
+
+
+def test_a_field_that_cannot_be_varied_is_refused():
+    with pytest.raises(SystemExit):
+        parse("", ["laptop_saturation", "--sweep.vary", "stream.num_fact"], stage="pareto_sweep")
+    with pytest.raises(ValueError, match=r"sweep.vary is 'stream.num_facts' and sweep.values are \(\)"):
+        SweepConfig(vary="stream.num_facts")
+    with pytest.raises(ValueError, match="different values"):
+        SweepConfig(vary="stream.num_facts", values=(3, 3))

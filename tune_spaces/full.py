@@ -17,6 +17,7 @@ SPACES = {
             "optimizer.learning_rate": grid([2e-5, 4e-5, 1e-4, 2e-4]),
         },
     ],
+    "saturation": [{"optimizer.learning_rate": 5e-5}],
     "smoke": [{"optimizer.learning_rate": grid([5e-5, 5e-4])}],
     "wiki": [{"optimizer.learning_rate": grid([1.5e-5, 3e-5, 5e-5, 8e-5])}],
     "wiki_wide": [

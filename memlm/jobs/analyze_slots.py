@@ -26,7 +26,7 @@ from memlm.jobs.on_ray.workers import task_resources
 from memlm.kinds import TOKEN_PAGE_FILE
 from memlm.methods.config import SlotMethodConfig
 from memlm.results.token_reads.statistics import ReadText, summarize
-from memlm.run import command, run_of
+from memlm.run import run_of
 from memlm.stages import require_slots_to_analyze
 
 SLOTS_FILE = "slots.json"
@@ -63,7 +63,6 @@ def run(config: Config) -> str:
 
 def _provenance(config: Config, method: SlotMethodConfig, inputs: dict[str, str]) -> dict[str, Any]:
     return {
-        "command": command("analyze_slots.py", config),
         "inputs": inputs,
         "seeds": [config.seed + number for number in range(config.analysis.num_seeds)],
         "method": settings(method),

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from memlm import artifacts, storage
-from memlm.config import Config
+from memlm.config import Config, varied
 from memlm.data.corpus.corpus import open_corpus
 from memlm.data.questions.sets import open_question_sets
 from memlm.data.questions.streams import shortfall
@@ -28,9 +30,10 @@ from memlm.jobs.on_ray.resources import nodes_now, requests_of, shortage
 from memlm.jobs.sweep.checkpoint_runs import CheckpointRun, checkpoint_runs, record_checkpoints
 from memlm.jobs.sweep.finished import Finished, join_checkpoints, provenance
 from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, read_entries, read_results, unfinished
-from memlm.jobs.sweep.report import EXPERIMENT, SweepTracker, write_frontier
+from memlm.jobs.sweep.report import EXPERIMENT, FRONTIER_FILE, SweepTracker, write_frontier
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.jobs.sweep.trials import run_trials
+from memlm.model.config import ARCHITECTURES
 from memlm.outside import reading
 from memlm.results.comparing.items import SweepItems
 from memlm.results.scores import ScoreError
@@ -40,10 +43,14 @@ from memlm.training.diagnosis import has_learned
 from memlm.training.materials import check_stream
 
 STAGES_FILE = "stages.json"
+SERIES_FILE, SERIES_PICTURE_FILE = "series.json", "series.png"
 
 
 def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
-    """Run the missing trials and draw the frontier; return the uri of the run's folder."""
+    """Run the missing trials and draw the frontier, or one for each of sweep.values; return the uri
+    of the run's folder."""
+    if config.sweep.vary:
+        return _sweep_values(config, spaces)
     run, runs = run_of(config), checkpoint_runs(config)
     for part in dict.fromkeys((config, *(each.config for each in runs))):
         require_ready(part)
@@ -68,6 +75,26 @@ def run(config: Config, spaces: Sequence[MethodSpace]) -> str:
     return run.uri
 
 
+def _sweep_values(config: Config, spaces: Sequence[MethodSpace]) -> str:
+    """A whole sweep for each value of the varied field, and their points together."""
+    from memlm.results.series import draw_series, format_series, series_of  # imports matplotlib
+
+    folder, frontiers = run_of(config).uri, {}
+    sweeps = {value: varied(config, value) for value in config.sweep.values}
+    for value, one in sweeps.items():
+        say(f"sweep: {config.sweep.vary} = {value}, in {run_of(one).uri}")
+        frontiers[value] = storage.read_record(storage.join(run(one, spaces), FRONTIER_FILE))
+    series = series_of(config.recipe, config.sweep.vary, frontiers)
+    storage.write_record(storage.join(folder, SERIES_FILE), series)
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / SERIES_PICTURE_FILE
+        draw_series(series, path)
+        storage.write_bytes(storage.join(folder, SERIES_PICTURE_FILE), path.read_bytes())
+    print(format_series(series))
+    say(f"series: {storage.join(folder, SERIES_PICTURE_FILE)}, {SERIES_FILE}")
+    return folder
+
+
 def _sweep_checkpoint(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace]) -> Finished:
     """Make what one checkpoint's trials need, run those that are missing, and draw its frontier."""
     # Each checkpoint has a connection of its own, at whose end Ray frees what its trials shared.
@@ -78,7 +105,7 @@ def _sweep_checkpoint(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace]) 
 def _sweep(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace], holder: storage.Holder) -> Finished:
     config, run = checkpoint.config, run_of(checkpoint.config)
     stages = _Stages(run, config)
-    _make_upstream(config, stages, with_reads=any(space.base.uses_reads for space in spaces))
+    _make_upstream(config, stages, spaces)
     planned, inputs = plan_trials(config, spaces)
     read_entries(run, planned)  # finds a changed record before hours of work
     pending = unfinished(run, planned)
@@ -130,7 +157,8 @@ def _items_of(config: Config, swept: Sequence[Finished]) -> SweepItems:
     )
 
 
-def _make_upstream(config: Config, stages: "_Stages", *, with_reads: bool) -> None:
+def _make_upstream(config: Config, stages: "_Stages", spaces: Sequence[MethodSpace]) -> None:
+    """Make what the trials read: of the checkpoints, those that a method starts from."""
     with stages.timed("prepare_corpus"):
         corpus = open_corpus(prepare_corpus.run(config))
     facts = open_question_sets(artifacts.questions(config).uri).facts()
@@ -140,11 +168,14 @@ def _make_upstream(config: Config, stages: "_Stages", *, with_reads: bool) -> No
             say(line)
     for seed, stream in streams.items():
         check_stream(stream, facts, corpus.tokenizer, seed=seed)
-    memory, dense = (replace(config, architecture=architecture) for architecture in ("memory", "dense"))
+    needed = {space.base.base for space in spaces}
+    models = [replace(config, architecture=each) for each in ARCHITECTURES if each in needed]
     with stages.timed("pretrain"):
-        _pretrain_in_parallel([memory, dense])
-    with stages.timed("count_accesses"):
-        count_accesses.run(memory, with_reads=with_reads)
+        _pretrain_in_parallel(models)
+    if "memory" in needed:
+        with stages.timed("count_accesses"):
+            with_reads = any(space.base.uses_reads for space in spaces)
+            count_accesses.run(replace(config, architecture="memory"), with_reads=with_reads)
 
 
 def _pretrain_in_parallel(configs: Sequence[Config]) -> None:

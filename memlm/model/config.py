@@ -7,6 +7,7 @@ from typing import Literal
 from memlm.identity import names_result
 
 Architecture = Literal["memory", "dense"]
+ARCHITECTURES: tuple[Architecture, ...] = ("memory", "dense")
 """The memory model, or its dense twin: the same with a feed-forward network in every layer."""
 
 

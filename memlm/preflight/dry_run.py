@@ -12,7 +12,7 @@ from pathlib import Path
 
 from memlm import artifacts, storage
 from memlm.artifacts import trial_of
-from memlm.config import Config
+from memlm.config import Config, varied
 from memlm.data.config import DocumentStreamConfig, Part, QuestionSetConfig, StreamChoice
 from memlm.data.hub import HUB
 from memlm.data.paths import PathError, expand
@@ -22,7 +22,7 @@ from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, unfinished
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.kinds import CHECKPOINT_KIND
 from memlm.methods.config import MethodConfig
-from memlm.model.config import Architecture
+from memlm.model.config import ARCHITECTURES, Architecture
 from memlm.outside import visible
 from memlm.preflight.cost.minutes import describe_machine, fit_side_by_side, stage_minutes
 from memlm.preflight.planned_corpus import plan_corpus
@@ -190,8 +190,12 @@ def _memory_checkpoint(plan: RunPlan) -> None:
     _checkpoint(plan, "memory")
 
 
-def _dense_checkpoint(plan: RunPlan) -> None:
-    _checkpoint(plan, "dense")
+def _swept_checkpoints(plan: RunPlan) -> None:
+    """Those that a method of the sweep starts from."""
+    needed = {space.base.base for space in plan.spaces}
+    for architecture in ARCHITECTURES:
+        if architecture in needed or not needed:
+            _checkpoint(plan, architecture)
 
 
 def _chosen_checkpoint(plan: RunPlan) -> None:
@@ -263,11 +267,21 @@ def _trials(plan: RunPlan) -> None:
         "reused" if finished == len(trials) else "to be made",
         f"{len(trials)} trials, {finished} of them finished",
         *lines,
+        _series(plan),
         *_parts(plan),
         lone_seed(config),
         f"each: {_stream(plan, _streams(config)[0])}; scored before and after on the facts learned, {held_out} and {config.evaluation.num_text_blocks} "
         "blocks of text",
     )
+
+
+def _series(plan: RunPlan) -> str:
+    """The values for which the sweep is repeated; empty for one sweep."""
+    sweep = plan.config.sweep
+    if not sweep.vary:
+        return ""
+    runs = ", ".join(varied(plan.config, value).run_name for value in sweep.values)
+    return f"all of this for each of {sweep.vary} = {', '.join(map(str, sweep.values))}, in the runs {runs}"
 
 
 def _parts(plan: RunPlan) -> list[str]:
@@ -314,7 +328,7 @@ STAGES: dict[str, tuple[Callable[[RunPlan], None], ...]] = {
     "finetune": (plan_corpus, _questions, _base_of_method, _counts, _finetune),
     "analyze_slots": (plan_corpus, _questions, _memory_checkpoint, _counts),
     "evaluate": (plan_corpus, _questions, _chosen_checkpoint, _scores),
-    "pareto_sweep": (plan_corpus, _questions, _memory_checkpoint, _dense_checkpoint, _counts, _trials),
+    "pareto_sweep": (plan_corpus, _questions, _swept_checkpoints, _counts, _trials),
     "augment_documents": (plan_corpus, _questions),
     "write_statements": (_questions,),
 }

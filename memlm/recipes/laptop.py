@@ -179,6 +179,29 @@ def laptop_updates() -> Config:
     )
 
 
+def laptop_saturation() -> Config:
+    """From 10 to 1,000 facts, on the checkpoints of `laptop`, at one setting per method."""
+    return _series("laptop_saturation", "stream.num_facts", (10, 30, 100, 300, 1000), base_run="laptop")
+
+
+def laptop_passes() -> Config:
+    """The hundred facts of `laptop` in 1 to 32 passes: as many steps as `laptop_saturation` takes,
+    on the same facts."""
+    return _series("laptop_passes", "stream.num_passes", (1, 2, 4, 8, 16, 32), base_run="laptop")
+
+
+def laptop_pools() -> Config:
+    """From 4,096 to 65,536 slots, each pool with a pretraining of its own."""
+    series = _series("laptop_pools", "model.memory.num_half_keys", (64, 96, 128, 192, 256))
+    return replace(series, sweep=replace(series.sweep, scale="pools", methods=("sparse_memory",)))
+
+
+def _series(recipe: str, vary: str, values: tuple[int, ...], *, base_run: str = "") -> Config:
+    base = laptop()
+    sweep = replace(base.sweep, scale="saturation", tuning_seeds=(), vary=vary, values=values)
+    return replace(base, recipe=recipe, base_run=base_run, sweep=sweep)
+
+
 def laptop_layers() -> Config:
     """Ablation: three memory layers that share one pool (Berges et al. 2024, Memory+), with a
     pretraining of its own."""
