@@ -9,7 +9,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from memlm.config import Config, varied
-from memlm.data.config import QUESTION_LAYOUTS, QUESTION_TASKS, DocumentsConfig, FieldsConfig, QuestionSetConfig
+from memlm.data.config import (
+    QUESTION_LAYOUTS,
+    QUESTION_TASKS,
+    DocumentsConfig,
+    FieldsConfig,
+    QuestionSetConfig,
+    StreamConfig,
+)
 from memlm.data.paths import WORLD, expand
 from memlm.methods.config import SlotMethodConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig
@@ -138,6 +145,10 @@ def require_documents(config: Config) -> DocumentsConfig:
 def require_slots_to_analyze(config: Config) -> SlotMethodConfig:
     """Return the method whose slots are analysed. Raises RunError if it selects no slots, if it
     ranks them by gradients, or if more slots are asked for than the pool has."""
+    if isinstance(config.stream, StreamConfig) and config.stream.loss_on != "all":
+        raise RunError(
+            f"stream.loss_on is {config.stream.loss_on!r}, and the analysis learns whole statements; leave --stream.loss-on out"
+        )
     method, num_slots = config.method, config.model.memory.num_slots * config.model.memory.num_pools
     if not isinstance(method, SlotMethodConfig):
         raise RunError(

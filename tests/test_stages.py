@@ -94,6 +94,11 @@ def test_options_can_be_taken_out_of_a_command_line():
     assert without_options(given, []) == given
 
 
+def test_an_analysis_of_whole_statements_learns_no_values_alone(capsys):
+    message = refusal(capsys, "analyze_slots", "--stream.loss-on", "values")
+    assert message.startswith("error: stream.loss_on is 'values', and the analysis learns whole statements")
+
+
 @pytest.mark.parametrize("stage", PIPELINES)
 def test_options_of_a_run_are_accepted_by_all_its_stages(stage, tmp_path):
     of_the_run = ("--storage", str(tmp_path), "--tracking", "off", "--world.seed", "3", "--pretraining.num-steps", "4")

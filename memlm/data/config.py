@@ -384,6 +384,10 @@ class StreamConfig:
     """Number of wordings of one fact in a step's batch, drawn from the fact's statements."""
     num_passes: int = names_result(8)
     """Number of passes over all facts."""
+    loss_on: Literal["all", "values"] = names_result("all", when=lambda stream: stream.loss_on != "all")
+    """Tokens that are learned: all of a statement and its end, or only those of the fact's accepted
+    answers. A statement without an answer is learned whole, but for its end. The same for every
+    method."""
     max_length: int = execution_only(128)
     """Maximum length of a statement in tokens."""
 

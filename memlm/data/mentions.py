@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 _PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‑": "-"})
 
+_MARKS = "\u0300-\u036f"
+"""Accents, which are letters of their own in a decomposed text."""
+
 
 def mentions(text: str, phrase: str) -> bool:
     """Whether the text contains the phrase as whole words: "Rome" is not in "Romeo". Punctuation at
@@ -15,6 +18,24 @@ def mentions(text: str, phrase: str) -> bool:
     # A number extends beyond a word: 12 is neither in 12,000 nor in 3.12.
     whole = rf"(?<!\w)(?<!\d[.,]){re.escape(wanted)}(?!\w)(?![.,]\d)"
     return bool(wanted) and re.search(whole, plain(text)) is not None
+
+
+def spans(text: str, phrase: str) -> list[tuple[int, int]]:
+    """The places of the phrase in the text, as whole words, by the same rules."""
+    wanted = [re.escape(word) for word in _decomposed(phrase).rstrip(" .?!,;:").split()]
+    if not wanted:
+        return []
+    letters = [(_decomposed(letter), place) for place, letter in enumerate(text)]
+    places = [place for letter, place in letters for _ in letter]
+    phrases = r"\s+".join(wanted)
+    whole = rf"(?<!\w)(?<!\d[.,]){phrases}(?![\w{_MARKS}])(?![.,]\d)"
+    found = re.finditer(whole, "".join(letter for letter, _ in letters))
+    return [(places[match.start()], places[match.end() - 1] + 1) for match in found]
+
+
+def _decomposed(text: str) -> str:
+    """The text in a normalised form that can be computed letter by letter."""
+    return unicodedata.normalize("NFKD", text).translate(_PLAIN).casefold()
 
 
 class Phrases:

@@ -17,8 +17,9 @@ from typing import Any
 from memlm import artifacts, storage
 from memlm.config import Config, varied
 from memlm.data.corpus.corpus import open_corpus
+from memlm.data.questions.answer_tokens import silent_statements
 from memlm.data.questions.sets import open_question_sets
-from memlm.data.questions.streams import shortfall
+from memlm.data.questions.streams import learns_values_only, shortfall
 from memlm.jobs import count_accesses, prepare_corpus, pretrain
 from memlm.jobs.finetune import GUIDE
 from memlm.jobs.on_ray.alone import alone
@@ -166,6 +167,8 @@ def _make_upstream(config: Config, stages: "_Stages", spaces: Sequence[MethodSpa
     for line in dict.fromkeys(shortfall(stream, facts) for stream in streams.values()):
         if line:
             say(line)
+    if learns_values_only(config.stream) and (line := silent_statements(corpus.tokenizer, facts)):
+        say(line)
     for seed, stream in streams.items():
         check_stream(stream, facts, corpus.tokenizer, seed=seed)
     needed = {space.base.base for space in spaces}

@@ -20,15 +20,16 @@ class StepResult:
 
 
 def next_token_loss(
-    logits: Float[Tensor, "batch seq vocab"], tokens: Int[Tensor, "batch seq"], is_token: Bool[Tensor, "batch seq"]
+    logits: Float[Tensor, "batch seq vocab"], tokens: Int[Tensor, "batch seq"], is_target: Bool[Tensor, "batch seq"]
 ) -> Float[Tensor, ""]:
-    """The sum over all predicted tokens, in nats. Pads are neither predicted nor predicted from."""
-    targets = tokens[:, 1:].masked_fill(~is_token[:, 1:], -100)
+    """The sum over all targets, in nats. The first token of a row has nothing to be predicted
+    from."""
+    targets = tokens[:, 1:].masked_fill(~is_target[:, 1:], -100)
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
 
 
-def num_predicted(is_token: Bool[Tensor, "batch seq"]) -> int:
-    return int(is_token[:, 1:].sum())
+def num_predicted(is_target: Bool[Tensor, "batch seq"]) -> int:
+    return int(is_target[:, 1:].sum())
 
 
 def finetune_step(method: Method, batches: list[FactBatch]) -> StepResult:
@@ -39,7 +40,7 @@ def finetune_step(method: Method, batches: list[FactBatch]) -> StepResult:
     if no share does.
     """
     device = batches[0].tokens.device
-    num_targets = torch.tensor(sum(num_predicted(batch.is_token) for batch in batches), device=device)
+    num_targets = torch.tensor(sum(num_predicted(batch.is_target) for batch in batches), device=device)
     sum_over_ranks(num_targets)
     if not num_targets:
         raise ValueError(
@@ -50,7 +51,7 @@ def finetune_step(method: Method, batches: list[FactBatch]) -> StepResult:
     with method.step(batches) as report:
         for batch in batches:
             logits = method.logits(batch)
-            loss = next_token_loss(logits, batch.tokens, batch.is_token) / num_targets
+            loss = next_token_loss(logits, batch.tokens, batch.is_target) / num_targets
             loss.backward()
             total += loss.detach()
     sum_over_ranks(total)

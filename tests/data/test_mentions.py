@@ -1,6 +1,6 @@
 import pytest
 
-from memlm.data.mentions import Phrases, mentions
+from memlm.data.mentions import Phrases, mentions, spans
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,23 @@ from memlm.data.mentions import Phrases, mentions
 )
 def test_whole_words_in_any_case(text: str, phrase: str, found: bool):
     assert mentions(text, phrase) is found
+    assert bool(spans(text, phrase)) is found
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "places"),
+    [
+        ("Rome, not Romeo, is Rome.", "rome.", ["Rome", "Rome"]),
+        ("It is called “Ovide’s \t song” there", '"Ovide\'s song"', ["“Ovide’s \t song”"]),
+        ("A ½ of it", "1⁄2", ["½"]),
+        ("The cafe\u0301 closed", "caf\u00e9", ["cafe\u0301"]),
+        ("The cafe\u0301 closed", "cafe", []),
+        ("Straße", "STRASSE", ["Straße"]),
+        ("Anything", " ", []),
+    ],
+)
+def test_a_phrase_is_found_where_it_stands(text: str, phrase: str, places: list[str]):
+    assert [text[start:end] for start, end in spans(text, phrase)] == places
 
 
 def test_any_of_many_phrases_is_found_as_whole_words():

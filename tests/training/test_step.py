@@ -56,6 +56,21 @@ def check_pads_are_not_trained_on(loss):
     assert not gradient[torch.arange(4), last_token].any()  # the eos predicts nothing
 
 
+def test_only_the_targets_are_learned():
+    """The loss is the mean over the targets alone, and nothing else moves."""
+    batch = random_batch(0)
+    learned = torch.zeros_like(batch.is_token)
+    learned[0, 3] = learned[2, 1] = True
+    losses = []
+    for target in (learned, None):
+        model = tiny_model(dense=True)
+        logits = model(input_ids=batch.tokens).logits.log_softmax(-1)
+        expected = -(logits[0, 2, batch.tokens[0, 3]] + logits[2, 0, batch.tokens[2, 1]]).detach() / 2
+        method = FullFinetuning(model, FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=1e-9)))
+        losses.append(finetune_step(method, [batch._replace(is_learned=target)]).loss)
+    assert losses[0] == pytest.approx(float(expected), rel=1e-5) and losses[1] != pytest.approx(losses[0])
+
+
 def test_pads_are_not_trained_on():
     check_pads_are_not_trained_on(next_token_loss)
 

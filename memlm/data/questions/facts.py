@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from memlm.data.encoding import encode_all, padding_id
+from memlm.data.questions.answer_tokens import answers_of, states_answer
 from memlm.data.questions.records import Fact, Question, id_of, numbered_fact
 from memlm.data.questions.sources import Row, read_rows
 
@@ -29,9 +30,17 @@ class FactBatch(NamedTuple):
     tokens: Int[Tensor, "wordings seq"]
     is_token: Bool[Tensor, "wordings seq"]
     """False on pads."""
+    is_learned: Bool[Tensor, "wordings seq"] | None = None
+    """True on the tokens to predict; None for all but pads."""
+
+    @property
+    def is_target(self) -> Bool[Tensor, "wordings seq"]:
+        """True on the tokens whose loss is learned."""
+        return self.is_token if self.is_learned is None else self.is_learned
 
     def to(self, device: torch.device) -> "FactBatch":
-        return FactBatch(self.fact_id, self.tokens.to(device), self.is_token.to(device))
+        learned = None if self.is_learned is None else self.is_learned.to(device)
+        return FactBatch(self.fact_id, self.tokens.to(device), self.is_token.to(device), learned)
 
 
 def read_facts(statements: str, questions: Sequence[Question]) -> list[Fact]:
@@ -88,17 +97,19 @@ def fact_stream(
     max_length: int,
     seed: int,
     shuffle: bool = True,
+    values_only: bool = False,
 ) -> Iterator[FactBatch]:
     """One batch per step. Each pass goes through all facts in a new order, each in num_wordings of
     its wordings, drawn anew.
 
-    Without shuffling, every pass keeps the given order, as for documents. A fact with fewer
-    wordings repeats them. A pure function of its arguments. Statements longer than max_length are
-    refused at once, before the run begins.
+    Without shuffling, every pass keeps the given order, as for documents. With values_only, only
+    the tokens of answers are to be predicted. A fact with fewer wordings repeats them. A pure
+    function of its arguments. Statements longer than max_length are refused at once, before the run
+    begins.
     """
     for fact in facts:
         fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length)
-    return _fact_stream(facts, tokenizer, num_wordings, num_passes, max_length, seed, shuffle)
+    return _fact_stream(facts, tokenizer, num_wordings, num_passes, max_length, seed, shuffle, values_only)
 
 
 def _fact_stream(
@@ -109,6 +120,7 @@ def _fact_stream(
     max_length: int,
     seed: int,
     shuffle: bool,
+    values_only: bool,
 ) -> Iterator[FactBatch]:
     for number in range(num_passes):
         random = np.random.Generator(np.random.Philox(key=[seed, number + 1]))
@@ -116,7 +128,21 @@ def _fact_stream(
             fact = facts[index]
             rounds = -(-num_wordings // len(fact.statements))
             order = np.concatenate([random.permutation(len(fact.statements)) for _ in range(rounds)])[:num_wordings]
-            yield fact_batch(fact.id, [fact.statements[i] for i in order], tokenizer, max_length=max_length)
+            statements = [fact.statements[i] for i in order]
+            batch = fact_batch(fact.id, statements, tokenizer, max_length=max_length)
+            yield _on_values(batch, statements, fact, tokenizer) if values_only else batch
+
+
+def _on_values(
+    batch: FactBatch, statements: Sequence[str], fact: Fact, tokenizer: PreTrainedTokenizerBase
+) -> FactBatch:
+    """The batch with only its answers to predict. Of a statement without an answer all tokens are,
+    but never the end."""
+    learned, answers = torch.zeros_like(batch.is_token), answers_of(fact)
+    for row, statement in zip(learned, statements, strict=True):
+        marked = torch.tensor(states_answer(tokenizer, statement, answers))
+        row[: len(marked)] = marked if marked.any() else True
+    return batch._replace(is_learned=learned)
 
 
 def fact_batch(

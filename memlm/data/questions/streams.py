@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.config import DocumentStreamConfig, Part, StreamChoice
+from memlm.data.config import DocumentStreamConfig, Part, StreamChoice, StreamConfig
 from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_stream, sample_facts
 from memlm.data.questions.parts import items_of_part, size_of_part
 
@@ -83,4 +83,10 @@ def batches_of_stream(
         max_length=stream.max_length,
         seed=seed,
         shuffle=not isinstance(stream, DocumentStreamConfig),
+        values_only=learns_values_only(stream),
     )
+
+
+def learns_values_only(stream: StreamChoice) -> bool:
+    """Whether only the answers in the statements are learned."""
+    return isinstance(stream, StreamConfig) and stream.loss_on == "values"

@@ -5,7 +5,8 @@ from tempfile import TemporaryDirectory
 from memlm import artifacts, storage
 from memlm.artifacts import trial_of
 from memlm.config import Config
-from memlm.data.questions.streams import num_steps, shortfall
+from memlm.data.questions.answer_tokens import silent_statements
+from memlm.data.questions.streams import learns_values_only, num_steps, shortfall
 from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.workers import device_of, enter_worker
 from memlm.jobs.tracked import (
@@ -37,6 +38,10 @@ def learn(config: Config, inputs: dict[str, str]) -> None:
     trial = trial_of(config)
     key, materials = trial.key(inputs), load_materials(config, inputs)
     if line := shortfall(trial.stream, materials.facts):
+        say(line)
+    if learns_values_only(trial.stream) and (
+        line := silent_statements(materials.tokenizer, facts_of(trial, materials))
+    ):
         say(line)
     model = load_model(
         artifacts.checkpoint(config, config.method.base).uri, device_of(config.cluster), digest=inputs["checkpoint"]
