@@ -30,7 +30,7 @@ from memlm.jobs.on_ray.notice import forward_sigterm_to_threads
 from memlm.jobs.on_ray.resources import nodes_now, requests_of, shortage
 from memlm.jobs.sweep.checkpoint_runs import CheckpointRun, checkpoint_runs, record_checkpoints
 from memlm.jobs.sweep.finished import Finished, join_checkpoints, provenance
-from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, read_entries, read_results, unfinished
+from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, read_results, require_comparable_ledger, unfinished
 from memlm.jobs.sweep.report import EXPERIMENT, FRONTIER_FILE, SweepTracker, write_frontier
 from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.jobs.sweep.trials import run_trials
@@ -108,7 +108,7 @@ def _sweep(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace], holder: sto
     stages = _Stages(run, config)
     _make_upstream(config, stages, spaces)
     planned, inputs = plan_trials(config, spaces)
-    read_entries(run, planned)  # finds a changed record before hours of work
+    require_comparable_ledger(run, planned)  # before hours of work
     pending = unfinished(run, planned)
     tuning = sum(plan.trial.seed in config.sweep.tuning_seeds for plan in planned)
     choosing = f" ({tuning} to choose settings)" if tuning else ""

@@ -17,6 +17,7 @@ an interval (bootstrap.py).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from memlm.results.comparing.choice import TuningScores, chosen_settings, tuning
 from memlm.results.comparing.items import SweepItems
 from memlm.results.comparing.measuring import MeasuredSetting, measure_method
 from memlm.results.comparing.paired import MethodCurve, at_matched_learning, paired_differences
-from memlm.results.comparing.sets import averaged_sets, counted_sets, deciding_set, in_order, reported_items
+from memlm.results.comparing.sets import HeldOutSets, held_out_sets, reported_items
 from memlm.results.comparing.trials import (
     COMPARED_METHODS,
     lacks,
@@ -65,62 +66,90 @@ def build_frontier(
     """
     require_comparable(trials)
     missing = lacks(trials, tuning_seeds)
-    reported, tuned = split_by_seed(trials, tuning_seeds)
+    reported, tuning = split_by_seed(trials, tuning_seeds)
     if tuning_seeds:
         reported = [reported_items(trial) for trial in reported]
-    names = in_order(reported[0].start, first_sets)
-    counted, left_out = counted_sets(reported, names)
-    averaged, decided_by = averaged_sets(counted), deciding_set(counted, names[0])
-    checkpoints = sorted({trial.checkpoint for trial in reported})
-    resamples = Resamples(samples, seed, checkpoints)
-    seeds = {name: sorted({trial.seed for trial in reported if trial.checkpoint == name}) for name in checkpoints}
-    points: list[dict[str, Any]] = []
-    curves: dict[str, MethodCurve] = {}
-    start: dict[str, dict[str, float]] = {}
-    for method in sorted({trial.method for trial in reported}, key=method_order):
-        own = [trial for trial in reported if trial.method == method]
-        measured = measure_method(own, resamples, seeds)
-        tuning = _tuning_scores([trial for trial in tuned if trial.method == method]) if tuning_seeds else None
-        chosen = chosen_settings(measured.settings, tuning, decided_by)
-        curves[method], start[method] = MethodCurve(measured, chosen), _start(own)
-        points += [
-            {
-                **_point(setting, names, counted, averaged),
-                "tuning": _tuning_record(setting, tuning),
-                "on_frontier": index in chosen,
-            }
-            for index, setting in enumerate(measured.settings)
-        ]
-    joint = _joint(points, counted[0])
-    points = [{**point, "on_joint_frontier": bool(flag)} for point, flag in zip(points, joint, strict=True)]
-    volumes = {method: hypervolume(curve.learning, curve.drops(counted[0])) for method, curve in curves.items()}
-    rows = at_matched_learning(curves, counted, averaged)
-    compared = [method for method in COMPARED_METHODS if method in curves]
-    matched = [row for row in rows if len(row["methods"]) > 1 and row["methods"].keys() >= {*compared}]
+    sets = held_out_sets(reported, first_sets)
+    methods = _compare(reported, tuning if tuning_seeds else None, sets, samples, seed)
+    curves = {method: compared.curve for method, compared in methods.items()}
+    volumes = {method: hypervolume(curve.learning, curve.drops(sets.headline)) for method, curve in curves.items()}
+    rows = at_matched_learning(curves, sets.counted, sets.averaged)
+    matched = [row for row in rows if _is_matched(row, methods)]
+    units = {name: NATS_UNIT if reported[0].start[name].is_loss else SHARE for name in sets.counted}
     return {
         "recipe": recipe,
-        "points": sorted(points, key=lambda p: (method_order(p["method"]), p["learning"], p["forgetting"])),
+        "points": _all_points(methods, sets.headline),
         "failed": [dataclasses.asdict(setting) for setting in failed],
-        "sets": names,
-        "headline_set": counted[0],
-        "counted_sets": counted,
-        "forgetting_sets": averaged,
-        "left_out": left_out,
+        "sets": sets.names,
+        "headline_set": sets.headline,
+        "counted_sets": sets.counted,
+        "forgetting_sets": sets.averaged,
+        "left_out": sets.left_out,
         "chosen_on": "tuning" if tuning_seeds else "evaluation",
-        "chosen_by": decided_by,
+        "chosen_by": sets.decided_by,
         "tuning_seeds": list(tuning_seeds),
         "lacks": missing,
-        "start": start,
+        "start": {method: compared.start for method, compared in methods.items()},
         "hypervolume": {method: float(volume[0]) for method, volume in volumes.items()},
         "hypervolume_ci": {method: interval(volume) for method, volume in volumes.items()},
         "matched": matched,
         "partly_matched": [row for row in rows if row not in matched],
-        "paired": paired_differences(
-            curves, {name: NATS_UNIT if reported[0].start[name].is_loss else SHARE for name in counted}
-        ),
+        "paired": paired_differences(curves, units),
         "bootstrap": {"samples": samples, "seed": seed, "confidence": 0.95},
         "provenance": dict(provenance or {}),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Method:
+    """A method's chosen settings as a line, the records of all its settings, and its model's
+    scores before learning, so that learning can be read as a gain."""
+
+    curve: MethodCurve
+    points: list[dict[str, Any]]
+    start: dict[str, float]
+
+
+def _compare(
+    reported: Sequence[TrialResult], tuning: Sequence[TrialResult] | None, sets: HeldOutSets, samples: int, seed: int
+) -> dict[str, _Method]:
+    """Every method, in the order of tables. `tuning` are the trials that choose settings; None to
+    choose by those reported."""
+    checkpoints = sorted({trial.checkpoint for trial in reported})
+    resamples = Resamples(samples, seed, checkpoints)
+    seeds = {name: sorted({trial.seed for trial in reported if trial.checkpoint == name}) for name in checkpoints}
+    methods = {}
+    for method in sorted({trial.method for trial in reported}, key=method_order):
+        own = [trial for trial in reported if trial.method == method]
+        measured = measure_method(own, resamples, seeds)
+        scores = None if tuning is None else _tuning_scores([trial for trial in tuning if trial.method == method])
+        chosen = chosen_settings(measured.settings, scores, sets.decided_by)
+        points = [
+            {
+                **_point(setting, sets),
+                "tuning": _tuning_record(setting, scores),
+                "on_frontier": index in chosen,
+            }
+            for index, setting in enumerate(measured.settings)
+        ]
+        methods[method] = _Method(curve=MethodCurve(measured, chosen), points=points, start=_start(own))
+    return methods
+
+
+def _is_matched(row: Mapping[str, Any], methods: Mapping[str, _Method]) -> bool:
+    """Whether all compared methods of the sweep, and two or more methods, reach the level."""
+    compared = {method for method in COMPARED_METHODS if method in methods}
+    return len(row["methods"]) > 1 and row["methods"].keys() >= compared
+
+
+def _all_points(methods: Mapping[str, _Method], headline: str) -> list[dict[str, Any]]:
+    """The points of all methods, with a mark for those that none beats on the headline set."""
+    points = [point for method in methods.values() for point in method.points]
+    drops = [point["sets"][headline]["drop"] for point in points]
+    learning = np.array([[point["learning"] for point in points]])
+    joint = nondominated(learning, np.array([[np.nan if drop is None else drop for drop in drops]]))[0]
+    marked = [{**point, "on_joint_frontier": bool(flag)} for point, flag in zip(points, joint, strict=True)]
+    return sorted(marked, key=lambda p: (method_order(p["method"]), p["learning"], p["forgetting"]))
 
 
 def frontier_of(items: SweepItems) -> dict[str, Any]:
@@ -139,22 +168,13 @@ def _tuning_record(setting: MeasuredSetting, tuning: Mapping[str, TuningScores] 
 
 
 def _start(trials: Sequence[TrialResult]) -> dict[str, float]:
-    """The scores of a method's model before learning, so that learning can be read as a gain."""
     means = {name: float(np.mean([trial.start[name].value for trial in trials])) for name in trials[0].start}
     return {"learning": means.pop(LEARNING_SET)} | means
 
 
-def _joint(points: Sequence[Mapping[str, Any]], headline: str) -> np.ndarray:
-    drops = [point["sets"][headline]["drop"] for point in points]
-    learning = np.array([[point["learning"] for point in points]])
-    return nondominated(learning, np.array([[np.nan if drop is None else drop for drop in drops]]))[0]
-
-
-def _point(
-    setting: MeasuredSetting, names: Sequence[str], counted: Sequence[str], averaged: Sequence[str]
-) -> dict[str, Any]:
+def _point(setting: MeasuredSetting, sets: HeldOutSets) -> dict[str, Any]:
     """One setting's record."""
-    trials, average = setting.trials, setting.average(averaged)
+    trials, average = setting.trials, setting.average(sets.averaged)
     extras = dict.fromkeys(name for trial in trials for name in trial.extra)
     means = {name: float(np.mean([trial.extra[name] for trial in trials if name in trial.extra])) for name in extras}
     return {
@@ -166,8 +186,10 @@ def _point(
         "learning_ci": interval(setting.learning),
         "forgetting": float(average[0]),
         "forgetting_ci": interval(average),
-        "scores": {LEARNING_SET: float(setting.learning[0])} | {name: setting.ends[name] for name in names} | means,
-        "sets": {name: _set_record(setting, name, name in counted) for name in names},
+        "scores": {LEARNING_SET: float(setting.learning[0])}
+        | {name: setting.ends[name] for name in sets.names}
+        | means,
+        "sets": {name: _set_record(setting, name, name in sets.counted) for name in sets.names},
         "seconds": means.get("seconds"),
         "seconds_per_step": means["seconds_learning"] / means["steps"] if means.get("steps") else None,
     }

@@ -195,8 +195,8 @@ def paired_cell(row: Mapping[str, Any] | None) -> str:
         return "not reached"
     scale, decimals = (1, 3) if row["unit"] == "nats per token" else (100, 1)
     ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
-    low, high = (f"{scale * bound:.{decimals}f}" for bound in row["ci"])
-    return f"{ratio}, {scale * row['difference']:.{decimals}f} [{low}, {high}]{reached_note(row['reached'])}"
+    difference, low, high = (_rounded(scale * each, decimals) for each in (row["difference"], *row["ci"]))
+    return f"{ratio}, {difference} [{low}, {high}]{reached_note(row['reached'])}"
 
 
 def start_cells(frontier: Mapping[str, Any]) -> Table:
@@ -210,12 +210,18 @@ def start_cells(frontier: Mapping[str, Any]) -> Table:
 
 
 def percent(share: float | None, *, decimals: int = 1) -> str:
-    return "-" if share is None else f"{round(100 * share, decimals) + 0.0:.{decimals}f}%"  # never -0.0
+    return "-" if share is None else f"{_rounded(100 * share, decimals)}%"
 
 
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    bounds = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
-    return percent(value) + bounds
+    if not interval:
+        return percent(value)
+    low, high = (_rounded(100 * bound, 1) for bound in interval)
+    return f"{percent(value)} [{low}, {high}]"
+
+
+def _rounded(value: float, decimals: int) -> str:
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"  # never -0.0
 
 
 def number_cell(value: float | int | str) -> str:

@@ -12,8 +12,9 @@ from memlm.jobs.sweep.spaces import MethodSpace
 from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.outside import reading
+from memlm.results.comparing.sets import WHOLE_TEXT_SET
 from memlm.results.scores import FailedSetting, TrialResult
-from memlm.run import Run
+from memlm.run import Run, RunError
 from memlm.training.trial import Trial
 
 Inputs = dict[Architecture, dict[str, str]]
@@ -73,6 +74,21 @@ def read_entries(run: Run, planned: Sequence[PlannedTrial]) -> list[tuple[Planne
     """Finished trials with their entries. Raises StorageError for an entry that was changed."""
     ledgers = _ledgers(run)
     return [(plan, _entry_at(ledgers[plan.key])) for plan in planned if plan.key in ledgers]
+
+
+def require_comparable_ledger(run: Run, planned: Sequence[PlannedTrial]) -> None:
+    """Read all finished trials. Raises StorageError for an entry that was changed, and RunError if
+    trials are missing that could not be compared with those finished: a difference that a frontier
+    would find only after all of the work."""
+    entries = read_entries(run, planned)
+    older = [plan for plan, entry in entries if "result" in entry and WHOLE_TEXT_SET in entry["result"]["start"]]
+    missing = len(planned) - len(entries)
+    if older and missing:
+        entry = _ledgers(run)[older[0].key]
+        raise RunError(
+            f"{len(older)} finished trials, such as {entry}, are from before text was scored by class of token, and {missing} are still to be run, "
+            f"which could not be compared with them; move {entry.rpartition('/')[0]} away to run all again, or give another --run-name"
+        )
 
 
 def _ledgers(run: Run) -> dict[str, str]:

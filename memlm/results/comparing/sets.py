@@ -5,7 +5,7 @@ A set is named after its questions. `<set>_nats` is the likelihood of the same q
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from memlm.results.scores import (
     EPSILON,
@@ -55,23 +55,50 @@ def in_order(names: Iterable[str], first: Sequence[str] = ()) -> list[str]:
     return sorted(held_out, key=place)
 
 
-def counted_sets(trials: Sequence[TrialResult], names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Sets on which every model has something to lose, and for each other set the reason why it
-    counts for no method. Raises ScoreError if none counts."""
-    left_out = {}
+@dataclass(frozen=True, kw_only=True)
+class HeldOutSets:
+    """The held-out sets of a sweep."""
+
+    names: list[str]
+    """As they are shown."""
+    counted: list[str]
+    """Those on which every model has something to lose."""
+    left_out: dict[str, str]
+    """The others, with the reason."""
+
+    @property
+    def headline(self) -> str:
+        return self.counted[0]
+
+    @property
+    def averaged(self) -> list[str]:
+        """Counted sets, each set of questions by one of its measures: its own if that counts."""
+        asked = {name: name.removesuffix(NATS) for name in self.counted}
+        return [name for name in self.counted if asked[name] == name or asked[name] not in self.counted]
+
+    @property
+    def decided_by(self) -> str:
+        """The set that settings are chosen by: the likelihood of the first set's answers, which
+        moves before an answer does."""
+        likelihood = nats_set(self.names[0])
+        return likelihood if likelihood in self.counted else self.headline
+
+
+def held_out_sets(trials: Sequence[TrialResult], first: Sequence[str]) -> HeldOutSets:
+    """The trials' sets, those of `first` first. Raises ScoreError if none counts."""
+    names, left_out = in_order(trials[0].start, first), {}
     for name in names:
         if name in NEVER_COUNTED:
             left_out[name] = NOT_FORGETTING[name.removesuffix(NATS)]
         elif reason := _too_near_chance({trial.start[name]: trial.method for trial in reversed(trials)}):
             left_out[name] = reason
-    counted = [name for name in names if name not in left_out]
-    if not counted:
+    if len(left_out) == len(names):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise ScoreError(
             f"no held-out set counts, so forgetting cannot be measured ({reasons or 'no set was scored'}): all models must start "
             f"{MIN_ABOVE_CHANCE:g} and {MIN_STANDARD_ERRORS:g} standard errors better than chance on one; pretrain for longer or add a likelihood set"
         )
-    return counted, left_out
+    return HeldOutSets(names=names, counted=[name for name in names if name not in left_out], left_out=left_out)
 
 
 def _too_near_chance(starts: dict[SetScore, str]) -> str:
@@ -84,17 +111,6 @@ def _too_near_chance(starts: dict[SetScore, str]) -> str:
             unit = "nats per token" if score.is_loss else "right"
             return f"{method} starts at {score.value:.3g} {unit}, and chance is {score.chance:.3g}"
     return ""
-
-
-def averaged_sets(counted: Sequence[str]) -> list[str]:
-    """Counted sets, each set of questions by one of its measures: its own if that counts."""
-    return [name for name in counted if name.removesuffix(NATS) == name or name.removesuffix(NATS) not in counted]
-
-
-def deciding_set(counted: Sequence[str], headline: str) -> str:
-    """The set that settings are chosen by: the likelihood of the headline set's answers, which
-    moves before an answer does."""
-    return nats_set(headline) if nats_set(headline) in counted else counted[0]
 
 
 def reported_items(trial: TrialResult) -> TrialResult:

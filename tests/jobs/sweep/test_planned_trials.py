@@ -1,6 +1,7 @@
 """The ledger: results of finished trials, and detection of changes to them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from memlm.jobs.sweep.planned_trials import (
     plan_trials,
     read_entries,
     read_results,
+    require_comparable_ledger,
     unfinished,
 )
+from memlm.results.frontier import build_frontier
 from memlm.results.scores import SetScore, TrialResult
-from memlm.run import Run
+from memlm.run import Run, RunError
 from tune_spaces import load_spaces
 
 
@@ -54,10 +57,46 @@ def test_entries_are_read_from_both_ledgers_the_runs_own_first(run: Run) -> None
         read_results(run, plans)
 
 
+def put_older(run: Run, key: str) -> TrialResult:
+    """An entry from before text was scored by class of token, as it was written."""
+    text = SetScore(task="background_text@1", measure="nats_per_token", chance=0.0, items=(1.0,))
+    known = SetScore(task="questions@1", measure="exact_match", chance=0.0, items=(1.0, 0.0))
+    scores = result(key).start | {"background_text": text, "known_facts": known}
+    older = replace(result(key), start=scores, end=scores, extra={"seconds": 1.0})
+    written = {name: value for name, value in older.to_json().items() if name != "checkpoint"}
+    storage.write_record(ledger_entry(run, planned(key)), {"result": written, "curve": []})
+    return older
+
+
+def test_an_older_ledger_that_is_complete_is_read_and_what_it_lacks_is_named(run: Run) -> None:
+    older = put_older(run, "a")
+    require_comparable_ledger(run, [planned("a")])
+    ((_, found),), _ = read_results(run, [planned("a")])
+    assert found == older
+    frontier = build_frontier("smoke", [found], samples=10)
+    assert [each.split(":")[0] for each in frontier["lacks"]] == [
+        "text by class of token",
+        "known_facts_nats",
+        "chance of losses",
+        "a tuning split",
+    ]
+
+
+def test_an_older_ledger_that_is_not_complete_is_refused_before_any_work(run: Run) -> None:
+    put_older(run, "a"), put(run, "b")
+    message = (
+        r"1 finished trials, such as .*/mine/trials/a.json, are from before .* and 1 are still to be run, .*"
+        r"move .*/mine/trials away to run all again, or give another --run-name"
+    )
+    with pytest.raises(RunError, match=message):
+        require_comparable_ledger(run, [planned(key) for key in "abc"])
+    require_comparable_ledger(run, [planned("b"), planned("c")])
+
+
 def test_a_changed_number_is_detected(run: Run) -> None:
     path = put(run, "a")
     path.write_text(path.read_text().replace("1.0", "0.5"))
-    for read in (read_entries, read_results):
+    for read in (read_entries, read_results, require_comparable_ledger):
         with pytest.raises(
             storage.DamagedArtifact, match=r"trials/a.json: does not match its own digest.*Move it away"
         ):
@@ -83,7 +122,9 @@ def test_an_invalid_entry_is_reported_on_one_line(run: Run, entry: str) -> None:
 
 
 def plans_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[PlannedTrial]:
-    monkeypatch.setattr(planned_trials, "trial_inputs", lambda config, architecture: {"checkpoint": architecture})
+    monkeypatch.setattr(
+        planned_trials, "trial_inputs", lambda config, architecture, **options: {"checkpoint": architecture}
+    )
     config = parse("", ["smoke", *arguments])
     return plan_trials(config, load_spaces(config.sweep.methods, config.sweep.scale))[0]
 
