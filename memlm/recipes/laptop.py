@@ -27,6 +27,10 @@ LAPTOP_MODEL = ModelConfig(
     ),
 )
 
+RULE = "sparse_memory_decorrelated"
+WITH_RULE = ("sparse_memory", RULE, "lora", "full")
+"""The methods compared, and the rule of ours."""
+
 
 def laptop() -> Config:
     """The generated world on two CPU cores: a complete run to the frontier in 25 minutes."""
@@ -176,6 +180,7 @@ def laptop_updates() -> Config:
         recipe="laptop_updates",
         base_run="laptop",
         questions=replace(base.questions, updates=UpdatesConfig()),
+        sweep=replace(base.sweep, methods=WITH_RULE),
     )
 
 
@@ -193,12 +198,12 @@ def laptop_passes() -> Config:
 def laptop_pools() -> Config:
     """From 4,096 to 65,536 slots, each pool with a pretraining of its own."""
     series = _series("laptop_pools", "model.memory.num_half_keys", (64, 96, 128, 192, 256))
-    return replace(series, sweep=replace(series.sweep, scale="pools", methods=("sparse_memory",)))
+    return replace(series, sweep=replace(series.sweep, scale="pools", methods=("sparse_memory", RULE)))
 
 
 def _series(recipe: str, vary: str, values: tuple[int, ...], *, base_run: str = "") -> Config:
     base = laptop()
-    sweep = replace(base.sweep, scale="saturation", tuning_seeds=(), vary=vary, values=values)
+    sweep = replace(base.sweep, scale="saturation", methods=WITH_RULE, tuning_seeds=(), vary=vary, values=values)
     return replace(base, recipe=recipe, base_run=base_run, sweep=sweep)
 
 
