@@ -52,8 +52,8 @@ class SweepConfig:
     """Methods, settings and seeds that pareto_sweep compares."""
 
     scale: str = names_result("laptop")
-    """Search space of each method, from tune_spaces/: laptop, laptop_rule, smoke, wiki, triviaqa,
-    documents, saturation, pools or paper."""
+    """Search space of each method, a name in its file of tune_spaces/: laptop, laptop_rule,
+    laptop_wide, wiki, paper and others."""
     methods: tuple[str, ...] = names_result(("sparse_memory", "lora", "full"))
     seeds: tuple[int, ...] = names_result((0, 1, 2))
     """Seeds to run each setting with. A seed chooses the facts, their order, their wordings and the

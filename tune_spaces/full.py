@@ -29,6 +29,7 @@ SPACES = {
             "optimizer.learning_rate": grid([3e-5, 6e-5, 1e-4, 1.6e-4]),
         },
     ],
+    "wiki_rule": [{"optimizer.learning_rate": grid([3e-5, 4e-5, 5e-5, 8e-5, 1.2e-4])}],
     "triviaqa": [{"optimizer.learning_rate": grid([3e-5, 8e-5])}],
     # Figure 5: lr {2e-6, 5e-6, 2e-5, 5e-5}.
     "paper": [{"optimizer.learning_rate": grid([2e-6, 5e-6, 2e-5, 5e-5])}],

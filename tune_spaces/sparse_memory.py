@@ -22,6 +22,7 @@ SPACES = {
     # One setting, chosen at 100 facts.
     "saturation": [{"num_trainable_slots": 500, "optimizer.learning_rate": 10.0}],
     "pools": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0])}],
+    "laptop_many_facts": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0])}],
     "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": grid([2.0, 10.0])}],
     "wiki": [
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 6.0])},
@@ -31,6 +32,10 @@ SPACES = {
     "wiki_wide": [
         {"num_trainable_slots": 100, "optimizer.learning_rate": grid([10.0, 20.0, 40.0])},
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 6.0, 10.0, 20.0, 40.0])},
+        {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([2.5, 5.0, 10.0, 20.0])},
+    ],
+    "wiki_rule": [
+        {"num_trainable_slots": 1000, "optimizer.learning_rate": 10.0},
         {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([2.5, 5.0, 10.0, 20.0])},
     ],
     "triviaqa": [

@@ -10,6 +10,7 @@ from memlm.recipes.laptop import (
     laptop_checkpoints,
     laptop_controls,
     laptop_layers,
+    laptop_many_facts,
     laptop_passes,
     laptop_pools,
     laptop_rule,
@@ -17,10 +18,12 @@ from memlm.recipes.laptop import (
     laptop_slots,
     laptop_tuning,
     laptop_updates,
+    laptop_value_loss,
+    laptop_wide,
     smoke,
 )
 from memlm.recipes.paper import paper_1b, paper_64m
-from memlm.recipes.wiki import wiki, wiki_documents, wiki_rivals, wiki_triviaqa, wiki_tuning
+from memlm.recipes.wiki import wiki, wiki_documents, wiki_rivals, wiki_rule, wiki_triviaqa, wiki_tuning, wiki_wide
 
 RECIPES: dict[str, Callable[[], Config]] = {
     recipe.__name__: recipe
@@ -28,6 +31,9 @@ RECIPES: dict[str, Callable[[], Config]] = {
         laptop,
         laptop_rule,
         laptop_checkpoints,
+        laptop_value_loss,
+        laptop_many_facts,
+        laptop_wide,
         laptop_controls,
         laptop_tuning,
         laptop_ablations,
@@ -39,6 +45,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
         laptop_slots,
         smoke,
         wiki,
+        wiki_rule,
+        wiki_wide,
         wiki_rivals,
         wiki_triviaqa,
         wiki_tuning,

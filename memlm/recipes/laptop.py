@@ -100,6 +100,57 @@ def laptop_checkpoints() -> Config:
     return replace(base, recipe="laptop_checkpoints", sweep=replace(base.sweep, checkpoints=(0, 1, 2, 3, 4)))
 
 
+def laptop_value_loss() -> Config:
+    """The methods of `laptop_rule` with the loss on the answers alone, on the checkpoints of
+    `laptop`."""
+    base = laptop_rule()
+    return replace(
+        base,
+        recipe="laptop_value_loss",
+        base_run="laptop",
+        stream=StreamConfig(loss_on="values"),
+        sweep=replace(base.sweep, seeds=(0, 1, 2, 3, 4), tuning_seeds=(10,), compare_with=("laptop_rule",)),
+    )
+
+
+def laptop_many_facts() -> Config:
+    """All thousand facts by the rules of sparse memory, on the checkpoints of `laptop`. No fact is
+    left for tuning, so settings are chosen on the results themselves."""
+    base = laptop()
+    return replace(
+        base,
+        recipe="laptop_many_facts",
+        base_run="laptop",
+        stream=StreamConfig(num_facts=1000),
+        sweep=replace(
+            base.sweep,
+            scale="laptop_many_facts",
+            methods=(
+                "sparse_memory",
+                "sparse_memory_decorrelated_500",
+                "sparse_memory_decorrelated_500_continual",
+            ),
+            tuning_seeds=(),
+        ),
+    )
+
+
+WIDE = (
+    *("sparse_memory", "lora", "full", "lora_memory", "lora_sgd", "full_sgd"),
+    *("lora_replay", "full_replay", "lora_distillation", "full_distillation"),
+    *("full_ewc", "full_l2_sp", "lora_wise_ft", "full_wise_ft"),
+)
+
+
+def laptop_wide() -> Config:
+    """Twelve settings for every method, on the checkpoints of `laptop`, in three hours on two CPU
+    cores; --sweep.methods takes some of them."""
+    base = laptop()
+    return replace(
+        base, recipe="laptop_wide", base_run="laptop", sweep=replace(base.sweep, scale="laptop_wide", methods=WIDE)
+    )
+
+
 CONTROLS = (
     "sparse_memory_all",
     "sparse_memory_tf",

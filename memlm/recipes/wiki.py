@@ -17,7 +17,7 @@ from memlm.data.config import (
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig
-from memlm.recipes.laptop import LAPTOP_MODEL, OURS, RIVALS
+from memlm.recipes.laptop import LAPTOP_MODEL, OURS, RIVALS, WIDE
 from memlm.training.config import CountingConfig, PretrainingConfig
 
 WIKI_MODEL = replace(
@@ -98,6 +98,37 @@ def wiki_rivals() -> Config:
         recipe="wiki_rivals",
         base_run="wiki",
         sweep=replace(base.sweep, methods=(*base.sweep.methods, *RIVALS), compare_with=("wiki_triviaqa",)),
+    )
+
+
+def wiki_rule() -> Config:
+    """Rules of sparse memory against full finetuning and self-distillation, on the checkpoints of
+    `wiki`. All rows that a fact reads are too many there for a factor of each fact."""
+    base = wiki()
+    return replace(
+        base,
+        recipe="wiki_rule",
+        base_run="wiki",
+        sweep=replace(
+            base.sweep,
+            scale="wiki_rule",
+            methods=(
+                "sparse_memory",
+                "sparse_memory_decorrelated_500",
+                "sparse_memory_decorrelated_1000",
+                "full",
+                "full_distillation",
+            ),
+        ),
+    )
+
+
+def wiki_wide() -> Config:
+    """Twelve settings for every method, on the checkpoints of `wiki`, in many hours on two CPU
+    cores; --sweep.methods takes some of them."""
+    base = wiki()
+    return replace(
+        base, recipe="wiki_wide", base_run="wiki", sweep=replace(base.sweep, scale="wiki_wide", methods=WIDE)
     )
 
 

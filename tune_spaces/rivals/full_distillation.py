@@ -13,6 +13,7 @@ SPACES = {
         {"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4]), "rehearsal.weight": grid([0.3, 1.0, 3.0])}
     ],
     "wiki": [{"optimizer.learning_rate": grid([3e-5, 4e-5, 5.5e-5, 8e-5])}],
+    "wiki_rule": [{"optimizer.learning_rate": grid([3e-5, 4e-5, 5.5e-5, 8e-5, 1.2e-4])}],
     "wiki_wide": [
         {"optimizer.learning_rate": grid([3e-5, 4e-5, 5.5e-5, 8e-5]), "rehearsal.weight": grid([0.3, 1.0, 3.0])}
     ],
