@@ -118,10 +118,11 @@ class _Sweep:
 
 
 def without_times(frontier: bytes) -> Any:
-    """The content of a frontier.json without times."""
+    """The content of a frontier.json without times and the run's name."""
     found = json.loads(frontier)
-    found.pop("digest")  # it covers the times too
+    del found["digest"], found["provenance"]  # the digest covers the times too
     for point in found["points"]:
+        del point["seconds"], point["seconds_per_step"]
         for name in TIMES:
             point["scores"].pop(name, None)
     return found

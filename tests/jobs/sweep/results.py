@@ -47,10 +47,10 @@ def times_of(swept) -> dict[str, int]:
 
 
 def without_times(frontier: dict) -> dict:
-    points = [
-        {**point, "scores": {name: value for name, value in point["scores"].items() if not name.startswith("seconds")}}
-        for point in frontier["points"]
-    ]
+    def of(values: dict) -> dict:
+        return {name: value for name, value in values.items() if not name.startswith("seconds")}
+
+    points = [of({**point, "scores": of(point["scores"])}) for point in frontier["points"]]
     return {**frontier, "points": points, "digest": ""}
 
 
