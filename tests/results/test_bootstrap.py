@@ -63,3 +63,10 @@ def test_sums_of_items_are_exact_in_any_order() -> None:
 def test_an_interval_is_of_the_resamples_that_have_a_value() -> None:
     assert interval(np.array([9.0, np.nan, 1.0, 1.0])) == [1.0, 1.0]
     assert interval(np.array([9.0, np.nan])) is None
+
+
+def test_checkpoints_draw_seeds_and_items_apart() -> None:
+    draws = Resamples(50, 0, ["a", "b"])
+    first, second = (draws.counts("seeds", 5, name)[:, 1:20] for name in ("a", "b"))
+    assert not np.array_equal(first, second)
+    assert (draws.counts("seeds", 5, "a").sum(axis=0) == 5).all()
