@@ -9,7 +9,7 @@ SPACES = {
     "laptop": [
         {
             "num_trainable_slots": 500,
-            "living_background": grid([4, 16]),
+            "living_background": grid([16, 64]),
             "optimizer.learning_rate": grid([5.0, 10.0, 20.0]),
         }
     ],
@@ -23,7 +23,7 @@ SPACES = {
     "wiki": [
         {
             "num_trainable_slots": 500,
-            "living_background": grid([4, 32]),
+            "living_background": grid([32, 250]),
             "optimizer.learning_rate": grid([5.0, 10.0, 20.0]),
         }
     ],
