@@ -120,8 +120,9 @@ def _sweep(checkpoint: CheckpointRun, spaces: Sequence[MethodSpace], holder: sto
                 run_trials(config, run, pending, inputs=inputs, holder=holder, on_finished=tracker.log_trial)
         trials, failed = read_results(run, planned)
         finished = Finished(checkpoint=checkpoint, inputs=inputs, trials=trials, failed=failed)
+        by_itself = replace(finished, checkpoint=replace(checkpoint, name=""))
         try:
-            write_frontier(config, run, _items_of(config, [finished]), stages.read(), tracker, trials)
+            write_frontier(config, run, _items_of(config, [by_itself]), stages.read(), tracker, trials)
         except ScoreError as error:
             if not checkpoint.name:
                 raise
