@@ -80,16 +80,24 @@ def point_cells(frontier: Mapping[str, Any], point: Mapping[str, Any]) -> list[s
         f"{name.rsplit('.', 1)[-1]}={number_cell(point['hyperparameters'][name])}"
         for name in _varying(frontier, point["method"])
     )
-    drops = [
-        _with_interval(point["sets"][name]["drop"], point["sets"][name]["drop_ci"])
-        if name == frontier["headline_set"]
-        else percent(point["sets"][name]["drop"]) + ("" if point["sets"][name]["counted"] else " (not counted)")
-        for name in frontier["sets"]
-    ]
+    drops = [_drop_cell(point["sets"][name], whole=name == frontier["headline_set"]) for name in frontier["sets"]]
     axes = [_with_interval(point["learning"], point["learning_ci"]), *drops, percent(point["forgetting"])]
     step, whole = point["seconds_per_step"], point["seconds"]
     seconds = ["-" if step is None else f"{step:.2g}", "-" if whole is None else f"{whole:.0f}"]
     return ["*" if point["on_frontier"] else "", look_of(frontier, point["method"]).name, settings, *axes, *seconds]
+
+
+def _drop_cell(held_out: Mapping[str, Any], *, whole: bool) -> str:
+    """A point's drop on one set; `whole` is with its interval."""
+    decimals = _decimals(held_out)
+    if whole:
+        return _with_interval(held_out["drop"], held_out["drop_ci"], decimals)
+    return percent(held_out["drop"], decimals=decimals) + ("" if held_out["counted"] else " (not counted)")
+
+
+def _decimals(held_out: Mapping[str, Any]) -> int:
+    """Of the distance between a model's loss and a unigram model's, little is lost: two decimals."""
+    return 2 if held_out["measure"] == "nats_per_token" else 1
 
 
 def failed_cells(frontier: Mapping[str, Any]) -> Table:
@@ -137,8 +145,12 @@ def matched_tables(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> l
     tables = []
     for name in (*frontier["counted_sets"], None):
         title = title_of(name) if name else "average of " + ", ".join(map(title_of, frontier["forgetting_sets"]))
+        decimals = _decimals(frontier["points"][0]["sets"][name]) if name else 1
         cells = [
-            [percent(row["learning"], decimals=0), *(_matched_cell(row["methods"].get(each), name) for each in methods)]
+            [
+                percent(row["learning"], decimals=0),
+                *(_matched_cell(row["methods"].get(each), name, decimals) for each in methods),
+            ]
             for row in rows
         ]
         if name == PAPERS_SET and paper:
@@ -147,11 +159,11 @@ def matched_tables(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> l
     return tables
 
 
-def _matched_cell(value: Mapping[str, Any] | None, name: str | None) -> str:
+def _matched_cell(value: Mapping[str, Any] | None, name: str | None, decimals: int) -> str:
     if value is None:
         return "not reached"
     lost = value["sets"][name] if name else value
-    return _with_interval(lost["forgetting"], lost["ci"]) + reached_note(value["reached"])
+    return _with_interval(lost["forgetting"], lost["ci"], decimals) + reached_note(value["reached"])
 
 
 def reached_note(share: float) -> str:
@@ -213,11 +225,11 @@ def percent(share: float | None, *, decimals: int = 1) -> str:
     return "-" if share is None else f"{_rounded(100 * share, decimals)}%"
 
 
-def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+def _with_interval(value: float | None, interval: Sequence[float] | None, decimals: int = 1) -> str:
     if not interval:
-        return percent(value)
-    low, high = (_rounded(100 * bound, 1) for bound in interval)
-    return f"{percent(value)} [{low}, {high}]"
+        return percent(value, decimals=decimals)
+    low, high = (_rounded(100 * bound, decimals) for bound in interval)
+    return f"{percent(value, decimals=decimals)} [{low}, {high}]"
 
 
 def _rounded(value: float, decimals: int) -> str:

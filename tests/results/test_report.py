@@ -145,6 +145,14 @@ def test_the_papers_figures_stand_under_known_facts_alone() -> None:
     assert tables[0][1][-1] == ["paper, NQ", "11%", "-", "71%", "89%"]
 
 
+def test_losses_have_a_decimal_more() -> None:
+    frontier = build_frontier("laptop", random_trials(), samples=20)
+    tables = {header[0].split(":")[0]: rows for header, rows in matched_tables(frontier, {})}
+    value = frontier["matched"][4]["methods"]["sparse_memory"]["sets"]["known_facts_nats"]
+    assert tables["known facts, likelihood"][4][1].startswith(f"{100 * value['forgetting']:.2f}% [")
+    assert re.match(r"-?\d+\.\d%", tables["known facts"][4][1])
+
+
 def test_no_change_is_not_written_as_a_negative_zero(frontier: dict[str, Any]) -> None:
     point = frontier["points"][0]
     text = format_table({**frontier, "points": [{**point, "forgetting": -0.0001}]})
