@@ -96,7 +96,7 @@ def _drop_cell(held_out: Mapping[str, Any], *, whole: bool) -> str:
 
 
 def _decimals(held_out: Mapping[str, Any]) -> int:
-    """Of the distance between a model's loss and a unigram model's, little is lost: two decimals."""
+    """A trial loses little of the distance between its loss and a unigram model's."""
     return 2 if held_out["measure"] == "nats_per_token" else 1
 
 
