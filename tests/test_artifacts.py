@@ -204,6 +204,10 @@ EVERY_PART = {
     "facts": config_of(["smoke", *WRITER]),
     "documents": config_of(["wiki_documents", "--questions.documents.augmenter", "trivia", *WRITER]),
     "a sample of the shards": config_of(["smoke", "--corpus.fraction", "0.5"]),
+    "a schedule and EWC": config_of(
+        ["smoke", "--method", "full", "--method.optimizer.schedule", "linear", "--method.rehearsal.kind", "ewc"]
+    ),
+    "a living background": config_of(["smoke", "--method.living-background", "4"]),
     **{name: config_of(["smoke", "--method", name]) for name in METHOD_CONFIGS},
 }
 
