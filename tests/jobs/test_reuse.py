@@ -8,12 +8,17 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+import torch
 
 from memlm import artifacts, storage
 from memlm.cli import parse
+from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs import count_accesses, evaluate, finetune, prepare_corpus, pretrain
-from memlm.kinds import COUNTS_FILE
+from memlm.jobs.trial.materials import load_model
+from memlm.kinds import COUNTS_FILE, READS_FILE
 from memlm.slots.counts import BackgroundCounts
+from memlm.slots.reads import BackgroundReads
+from memlm.training.counting import read_unit
 from tests.jobs.running import artifacts_in, refused, smoke
 from tests.jobs.sweep.results import METHODS, RUNS_OF, query, sweep, times_of, without_times
 
@@ -95,6 +100,42 @@ def test_counting_continues_from_the_stored_units(copied, cluster):
     assert not (run / "counts-partial").exists()
 
 
+def one_process_reads(config, run: Path, batches: range) -> BackgroundReads:
+    opened = open_corpus(str(run / "corpus"))
+    tokens = {"eos_id": opened.tokenizer.eos_token_id, "pad_id": opened.tokenizer.pad_token_id}
+    model = load_model(str(run / "checkpoint-memory"))
+    return read_unit(model, opened.train_blocks(), batches, config.counting, **tokens)
+
+
+def test_a_run_with_counts_gets_the_reads_alone(copied, cluster, capsys):
+    """Units that are there are taken as they are: one with a marked weight shows it."""
+    run = copied / "smoke"
+    config = smoke(copied, "--counting.read-tokens", "1000", "--counting.batches-per-unit", "3")
+    before = {path: path.stat().st_mtime_ns for path in (run / "counts").iterdir()}
+    expected = one_process_reads(config, run, range(8))  # 8 micro-batches of 128 tokens
+    marked = one_process_reads(config, run, range(3, 6))
+    marked.weights[0, 0] = 7.0
+    partial = artifacts.partial_reads(config, range(3, 6))
+    with partial.made_from(**storage.read_manifest(str(run / "counts")).inputs).write() as draft:
+        marked.save(draft.path / READS_FILE)
+    count_accesses.run(config)
+    out = capsys.readouterr().out
+    assert f"count: reusing {run}/counts" in out and "1 of 3 units are already counted" in out
+    assert {path: path.stat().st_mtime_ns for path in (run / "counts").iterdir()} == before
+    reads = BackgroundReads.load(artifacts.reads(config).open() / READS_FILE)
+    assert torch.equal(reads.slots, expected.slots) and reads.num_tokens == expected.num_tokens
+    changed = (reads.weights != expected.weights).nonzero()
+    assert changed.tolist() == [[one_process_reads(config, run, range(3)).num_tokens, 0]]
+    assert not (run / "reads-partial").exists() and not (run / "counts-attempts").exists()
+    patch = finetune.run(
+        smoke(copied, "--counting.read-tokens", "1000", "--method", "sparse_memory_decorrelated", "--tracking", "off")
+    )
+    assert storage.read_manifest(patch).inputs["reads"] == storage.read_manifest(str(run / "reads")).digest
+    assert storage.read_manifest(patch).details["rows"]
+    count_accesses.run(config)
+    assert f"count: reusing {run}/reads" in capsys.readouterr().out
+
+
 # Artifacts that do not fit together.
 
 
@@ -143,6 +184,12 @@ def test_a_missing_input_is_named_with_the_command_that_makes_it(copied, capfd, 
     assert line.startswith(f"error: {copied}/smoke/{gone} is missing; make it with: python pipelines/{named}")
     assert parse("", shlex.split(line.split("make it with: ")[1])[2:]).storage == str(copied)
     assert artifacts_in(copied) == left
+
+
+def test_missing_reads_are_named_with_the_command_that_makes_them(copied, capfd):
+    """A run of before there were reads, and a method that needs them."""
+    line = refused(capfd, finetune.run, smoke(copied, "--method", "sparse_memory_decorrelated"))
+    assert line.startswith(f"error: {copied}/smoke/reads is missing; make it with: python pipelines/count_accesses.py")
 
 
 def test_lora_needs_no_counts(copied, cluster):
