@@ -29,7 +29,7 @@ from memlm.preflight.planned_corpus import plan_corpus
 from memlm.preflight.planned_questions import count_learned
 from memlm.preflight.run_plan import AHEAD, TO_RESUME, RunPlan, StagePlan
 from memlm.run import tracking_uri
-from memlm.training.units import units
+from memlm.training.units import read_units, units
 from memlm.units import format_count
 
 
@@ -224,6 +224,22 @@ def _counts(plan: RunPlan) -> None:
     )
 
 
+def _reads(plan: RunPlan) -> None:
+    config, reads = plan.config, artifacts.reads(plan.config)
+    inputs = plan.digests(corpus=artifacts.corpus(config), checkpoint=artifacts.checkpoint(config, "memory"))
+    blocks = int(plan.num_blocks) if plan.num_blocks else config.counting.num_batches * config.counting.batch_blocks
+    tasks = read_units(config.counting, blocks, config.corpus.block_size)
+    tokens = tasks[-1].stop * config.counting.batch_blocks * config.corpus.block_size
+    what = f"the reads of {format_count(tokens)} of these tokens, in {len(tasks)} units"
+    plan.add("count_accesses, reads", reads.uri, plan.state(reads, **inputs), what)
+
+
+def _reads_if_used(plan: RunPlan) -> None:
+    methods = [space.base for space in plan.spaces] or [plan.config.method]
+    if any(method.uses_reads for method in methods):
+        _reads(plan)
+
+
 def _finetune(plan: RunPlan) -> None:
     config = plan.config
     uri, state = storage.join(plan.run.uri, artifacts.LEARNED), "to be made"
@@ -324,11 +340,11 @@ def _scores(plan: RunPlan) -> None:
 STAGES: dict[str, tuple[Callable[[RunPlan], None], ...]] = {
     "prepare_corpus": (plan_corpus, _questions),
     "pretrain": (plan_corpus, _chosen_checkpoint),
-    "count_accesses": (plan_corpus, _memory_checkpoint, _counts),
-    "finetune": (plan_corpus, _questions, _base_of_method, _counts, _finetune),
-    "analyze_slots": (plan_corpus, _questions, _memory_checkpoint, _counts),
+    "count_accesses": (plan_corpus, _memory_checkpoint, _counts, _reads),
+    "finetune": (plan_corpus, _questions, _base_of_method, _counts, _reads_if_used, _finetune),
+    "analyze_slots": (plan_corpus, _questions, _memory_checkpoint, _counts, _reads_if_used),
     "evaluate": (plan_corpus, _questions, _chosen_checkpoint, _scores),
-    "pareto_sweep": (plan_corpus, _questions, _swept_checkpoints, _counts, _trials),
+    "pareto_sweep": (plan_corpus, _questions, _swept_checkpoints, _counts, _reads_if_used, _trials),
     "augment_documents": (plan_corpus, _questions),
     "write_statements": (_questions,),
 }

@@ -29,6 +29,8 @@ LEDGER_BYTES = 15e3
 """Bytes of a finished trial's ledger entry."""
 STATEMENT_TOKENS, PROMPT_TOKENS = 24, 48
 """Tokens of a fact's statement, and of a question with its examples."""
+SHARE_DISTINCT = 0.35
+"""Distinct slots among the reads of a fact's statements: 1,613 of 4,576 on `laptop`, measured."""
 SET_SIZES = {
     "nq_open": 3_610,
     "triviaqa": 17_944,
@@ -199,7 +201,7 @@ class Plan:
         return {
             "pretrain memory": run["hours"] * self.memory.layout.devices,
             "pretrain dense": dense * self.memory.layout.devices,
-            "count_accesses": self._counting_hours(),
+            "count_accesses": self._counting_hours(self._counted_tokens + self._read_tokens),
             "finetune and score, one trial": learning(self.config.method) + scoring,
             "pareto_sweep": sweep,
         }
@@ -229,6 +231,7 @@ class Plan:
             + self.memory.state_bytes(),
             "counts": 24.0 * slots,
             "partial counts": 24.0 * slots * units,
+            "background reads": 8.0 * self._read_tokens * len(memory.layers) * memory.num_heads * memory.top_k,
             "a patch, at most": rows * (8.0 + 8 * memory.value_dim),
             "ledger": LEDGER_BYTES * sum(self.trials.values()),
         }
@@ -258,12 +261,26 @@ class Plan:
         peak = machine.bf16_flops if self.config.pretraining.precision == "bf16" else machine.fp32_flops
         return flops / (peak * self.assumptions.utilisation) / 3600
 
-    def _counting_hours(self) -> float:
-        """Device hours of counting: a forward pass up to the last memory layer's search."""
-        counting, layers = self.config.counting, self.config.model.memory.layers
+    @property
+    def _counted_tokens(self) -> int:
+        counting = self.config.counting
+        return counting.num_batches * counting.batch_blocks * self.config.corpus.block_size
+
+    @property
+    def _read_tokens(self) -> int:
+        """Tokens whose reads are kept."""
+        return min(self.config.counting.read_tokens, self._counted_tokens)
+
+    def reading_hours(self) -> float:
+        """Device hours of keeping the background reads alone, for a run that has counts."""
+        return self._counting_hours(self._read_tokens)
+
+    def _counting_hours(self, tokens: int) -> float:
+        """Device hours of counting tokens, or of keeping their reads: a forward pass up to the last
+        memory layer's search."""
+        layers = self.config.model.memory.layers
         if not layers:
             return 0.0
-        tokens = counting.num_batches * counting.batch_blocks * self.config.corpus.block_size
         share = (layers[-1] + 1) / self.config.model.num_layers
         work = self.memory.work
         lower = share * sum(work[name].forward for name in ("attention", "attention scores", "feed-forward"))
@@ -283,8 +300,17 @@ class Plan:
         forward = sum(part.forward for part in work.values())
         if setting.moves == "values":  # backward ends at the first memory layer's rows
             above = 1 - (model.memory.layers[0] + 1) / model.num_layers if model.memory.layers else 0.0
-            return self._device_hours(tokens * forward * (1 + above))
+            factors = self._factor_flops(setting, stream.num_wordings * length) if setting.uses_reads else 0.0
+            return self._device_hours(tokens * forward * (1 + above) + factors)
         return self._device_hours(tokens * forward * (3 if setting.moves == "everything" else 2))
+
+    def _factor_flops(self, setting: MethodConfig, tokens: int) -> float:
+        """Operations of one Cholesky factor per fact or chunk, of the rows that it moves, and of
+        its solve for each of its tokens. It is kept from pass to pass."""
+        memory = self.config.model.memory
+        rows = getattr(setting, "num_trainable_slots", 0) or SHARE_DISTINCT * tokens * memory.num_heads * memory.top_k
+        rows = min(rows, memory.num_slots * memory.num_pools)
+        return _num_texts(self.config) * (rows**3 / 3 + 2 * rows**2 * min(rows, tokens))
 
     def _scoring_hours(self) -> float:
         """Device hours of one pass over all sets: reading the prompts twice, for the likelihood of
