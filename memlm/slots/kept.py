@@ -8,22 +8,26 @@ from torch import Tensor
 
 
 class KeptTensors:
-    """Results by what they were made from, up to a number of bytes; those used longest ago go
-    first."""
+    """Results of one or more tensors by what they were made from, up to a number of bytes; those
+    used longest ago go first."""
 
     def __init__(self) -> None:
-        self.kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self.kept: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
         self.num_bytes = 0
 
-    def get(self, key: bytes, make: Callable[[], Tensor], *, max_bytes: int) -> Tensor:
+    def get(self, key: bytes, make: Callable[[], tuple[Tensor, ...]], *, max_bytes: int) -> tuple[Tensor, ...]:
         if key in self.kept:
             self.kept.move_to_end(key)
             return self.kept[key]
         made = self.kept[key] = make()
-        self.num_bytes += made.nbytes
+        self.num_bytes += _num_bytes(made)
         while self.num_bytes > max_bytes:
-            self.num_bytes -= self.kept.popitem(last=False)[1].nbytes
+            self.num_bytes -= _num_bytes(self.kept.popitem(last=False)[1])
         return made
+
+
+def _num_bytes(tensors: tuple[Tensor, ...]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def key_of(*parts: object) -> bytes:

@@ -91,11 +91,7 @@ class DecorrelatedFinetuning(SlotFinetuning):
 
     def _rows_of(self, fact_id: str, rows_at_once: int) -> FactRows:
         batch = self.statements(fact_id).to(self.background.accesses.device)
-        found = [
-            reads_in(self.model, lambda tokens=tokens: self.reader.logits(tokens))
-            for tokens in batch.tokens.split(rows_at_once)
-        ]
-        slots, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+        slots, weights = self._reads_of(batch, rows_at_once)
         counts = count_slots(slots.flatten(-2), batch.is_token)
         lengths = batch.is_token.sum(dim=1)
         first_tokens = zip(_texts(batch), (lengths.cumsum(0) - lengths).tolist(), strict=True)
@@ -109,6 +105,25 @@ class DecorrelatedFinetuning(SlotFinetuning):
             first_tokens={(): 0, **dict(first_tokens)},  # a row of pads is a text, too
             key=key_of(chosen, reads.slots, reads.weights),
         )
+
+    def _reads_of(
+        self, batch: FactBatch, rows_at_once: int
+    ) -> tuple[Int[Tensor, "rows seq layers reads"], Float[Tensor, "rows seq layers reads"]]:
+        """As they were found in an earlier trial of the same model, or found now."""
+
+        def find() -> tuple[Tensor, Tensor]:
+            found = [
+                reads_in(self.model, lambda tokens=tokens: self.reader.logits(tokens))
+                for tokens in batch.tokens.split(rows_at_once)
+            ]
+            slots, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return slots, weights
+
+        if len(self.layers) > 1:  # an upper layer reads others, as the lower one learns
+            return find()
+        key = key_of("reads", batch.tokens, rows_at_once)
+        slots, weights = self.decorrelation.reads.kept.get(key, find, max_bytes=self.config.kept_bytes)
+        return slots, weights
 
     def _choose_rows(self, counts: SlotCounts) -> Int[Tensor, " rows"]:
         if self.config.owned_rows and self.facts:
@@ -165,14 +180,15 @@ class DecorrelatedFinetuning(SlotFinetuning):
         first = self.first_slots[pool]
         others = self.learned.others(fact.fact_id)
 
-        def make() -> Tensor:
+        def make() -> tuple[Tensor, ...]:
             slots = self._slots_in(pool, fact.slots) + first
             learned = self.learned.products(fact.fact_id, slots.cpu()) if others else None
-            return of_factor(self.decorrelation.factor(slots, learned))
+            return (of_factor(self.decorrelation.factor(slots, learned)),)
 
         settings = (fact.slots.device, self.decorrelation.damping, self.learned.weight)
         key = key_of(fact.key, self._steps_by_token(fact), first, settings, others)
-        return self.decorrelation.reads.kept.get(key, make, max_bytes=self.config.kept_bytes)
+        (kept,) = self.decorrelation.reads.kept.get(key, make, max_bytes=self.config.kept_bytes)
+        return kept
 
     def close_step(self) -> None:
         super().close_step()

@@ -883,12 +883,16 @@ Tensor second_moment(const Tensor& rows_in, const Tensor& weights_in, const Tens
     int32_t column;
     float weight;
   };
+  struct Span {
+    int64_t begin, end;
+  };
   std::vector<Entry> by_row(entries);
-  std::vector<int64_t> place(entries), next(first.begin(), first.end() - 1);
+  std::vector<Span> partners(entries);  // of each entry: itself and those after it in its row
+  std::vector<int64_t> next(first.begin(), first.end() - 1);
   for (int64_t c = 0; c < n; c++)
     for (int64_t i = start[c]; i < start[c + 1]; i++) {
-      place[i] = next[row[i]]++;
-      by_row[place[i]] = {static_cast<int32_t>(c), weight[i]};
+      partners[i] = {next[row[i]]++, first[row[i] + 1]};
+      by_row[partners[i].begin] = {static_cast<int32_t>(c), weight[i]};
     }
   Tensor moment = at::zeros({n, n}, at::kDouble);
   double* to = moment.data_ptr<double>();
@@ -896,12 +900,15 @@ Tensor second_moment(const Tensor& rows_in, const Tensor& weights_in, const Tens
     for (int64_t c = begin; c < end; c++)
       for (int64_t i = start[c]; i < start[c + 1]; i++) {
         const double own = weight[i];
-        for (int64_t p = place[i]; p < first[row[i] + 1]; p++) to[c * n + by_row[p].column] += own * by_row[p].weight;
+        for (int64_t p = partners[i].begin; p < partners[i].end; p++) to[c * n + by_row[p].column] += own * by_row[p].weight;
       }
   });
-  at::parallel_for(0, n, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; c++)
-      for (int64_t other = 0; other < c; other++) to[c * n + other] = to[other * n + c];
+  constexpr int64_t TILE = 32;  // rows and columns whose lines stay in the cache while they are mirrored
+  at::parallel_for(0, (n + TILE - 1) / TILE, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t low = begin * TILE; low < std::min(end * TILE, n); low += TILE)
+      for (int64_t left = 0; left <= low; left += TILE)
+        for (int64_t c = low; c < std::min(low + TILE, n); c++)
+          for (int64_t other = left; other < std::min(left + TILE, c); other++) to[c * n + other] = to[other * n + c];
   });
   return moment;
 }
