@@ -81,6 +81,27 @@ def spread_reads(
     return uniform_reads(num_tokens, num_reads, distinct, device, seed=seed) * (num_slots // distinct)
 
 
+POPULARITY = 0.8
+"""Exponent of Zipf's law for half-keys."""
+
+
+def popular_reads(shape: LayerShape, num_tokens: int, *, seed: int) -> Int[Tensor, "tokens reads"]:
+    """Reads as of text: each head reads products of a few half-keys, of which some are popular, so
+    that tokens share slots and slots are read together. On the CPU."""
+    generator, halves = seeded(seed), []
+    pairs = [(i, j) for i in range(shape.top_k) for j in range(shape.top_k) if (i + 1) * (j + 1) <= shape.top_k]
+    pairs = sorted(pairs, key=lambda pair: (pair[0] + 1) * (pair[1] + 1))[: shape.top_k]
+    cumulative = torch.arange(1, shape.num_half_keys + 1).double().pow(-POPULARITY).cumsum(0)
+    for _ in range(2):
+        drawn = torch.rand(num_tokens, shape.num_heads, shape.top_k, generator=generator, dtype=torch.float64)
+        halves.append(torch.searchsorted(cumulative, drawn * cumulative[-1]))
+    first, second = torch.tensor(pairs).T
+    # Heads have half-keys of their own, so popular ones differ.
+    own = torch.stack([torch.randperm(shape.num_half_keys, generator=seeded(head)) for head in range(shape.num_heads)])
+    heads = torch.arange(shape.num_heads)[None, :, None]
+    return (own[heads, halves[0][..., first]] * shape.num_half_keys + own[heads, halves[1][..., second]]).flatten(1)
+
+
 def read_weights(
     num_tokens: int, num_heads: int, top_k: int, device: torch.device, *, seed: int = 5
 ) -> Float[Tensor, "tokens reads"]:

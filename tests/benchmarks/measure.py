@@ -179,6 +179,7 @@ class Budget:
     seconds: float = 8.0
     fewest: int = 3
     most: int = 25
+    warm_up: int = WARM_UP
 
 
 def in_turns(processes: Sequence[Process], budget: Budget, *, warm_up: int = WARM_UP) -> list[Timing]:
@@ -232,7 +233,7 @@ def pair(ours: Spec, peers: Sequence[Spec], folder: Path, *, check: Check | None
                 with Process(spec, folder) as their_process:
                     compared = check is not None and not spec.differs
                     differences = check(our_outputs, their_process.outputs()) if check and compared else []
-                    our_timing, their_timing = in_turns([our_process, their_process], budget)
+                    our_timing, their_timing = in_turns([our_process, their_process], budget, warm_up=budget.warm_up)
                     peaks = [process.ask("memory")["peak_bytes"] for process in (our_process, their_process)]
             except ContenderError as error:
                 if our_process.process.poll() is not None:

@@ -4,10 +4,12 @@ A row is asked to run with a folder for what its contenders exchange, and gives 
 failed becomes part of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from memlm.recipes.laptop import LAPTOP_MODEL
 from tests.benchmarks.contenders.layers import same_step
@@ -17,11 +19,23 @@ from tests.benchmarks.contenders.reads import same_read
 from tests.benchmarks.contenders.search import same_up_to_ties
 from tests.benchmarks.contenders.sparse_steps import same_rows
 from tests.benchmarks.inputs import LayerShape
-from tests.benchmarks.measure import Budget, Check, ContenderError, Pairing, Process, Spec, Timing, in_turns, pair
+from tests.benchmarks.measure import (
+    Budget,
+    Check,
+    ContenderError,
+    Pairing,
+    Process,
+    Spec,
+    Timing,
+    far_apart,
+    in_turns,
+    pair,
+)
 from tests.benchmarks.sweeps import NUM_FACTS, NUM_PASSES, NUM_TRIALS, materials_folder
 
 Bound = Literal["min", "max"]
 KERNEL_BUDGET = Budget(seconds=8)
+BACKGROUND_TOKENS = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +306,45 @@ def growth_row(device: str) -> Row:
     )
 
 
+def decorrelated_row(num_rows: int, seconds: float, budget: Budget, device: str, *, eigenvectors: bool) -> Row:
+    shape = LayerShape(num_half_keys=1024, value_dim=1024)
+    arguments = {
+        "device": device,
+        "num_trainable_slots": num_rows,
+        "background_tokens": BACKGROUND_TOKENS,
+        "layer": shape.json(),
+    }
+
+    def spec(name: str, kind: str, **more: Any) -> Spec:
+        return Spec(
+            name=name, contender=f"contenders.decorrelated:{kind}", arguments=arguments, needs_bytes=2 << 30, **more
+        )
+
+    differs = "directions with an eigenvalue below a tenth of lambda move as by SGD"
+    return compared_row(
+        f"decorrelated_{num_rows}",
+        bound="min",
+        bar=1,
+        aim=2,
+        seconds=seconds,
+        ours=spec("Cholesky factor of C's block", "Factor"),
+        peers=[
+            spec("conjugate gradients on the sparse reads", "ConjugateGradients"),
+            *([spec("eigenvectors", "Eigenvectors", differs=differs)] if eigenvectors else []),
+            spec("a later pass, factor kept", "KeptFactor", only_compared=True),
+        ],
+        shape=f"{shape.num_slots:,} slots, k {shape.top_k}, {shape.num_heads} heads, value_dim {shape.value_dim}, {BACKGROUND_TOKENS:,} background "
+        f"tokens, {num_rows:,} rows; a fact's first step, from the reads to the rows' change",
+        check=same_step_of_rows,
+        budget=budget,
+    )
+
+
+def same_step_of_rows(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+    different = [] if ours["chosen"].equal(theirs["chosen"]) else ["other rows are chosen"]
+    return different or far_apart("step", ours["step"], theirs["step"], tolerance=1e-3)
+
+
 def counting_row(device: str) -> Row:
     model = COUNTED_MODEL
     return compared_row(
@@ -390,6 +443,9 @@ def table_rows(device: str) -> list[Row]:
         read_row(device),
         sparse_step_row(device),
         growth_row(device),
+        decorrelated_row(500, 60, Budget(seconds=8), device, eigenvectors=True),
+        decorrelated_row(2000, 120, Budget(seconds=8), device, eigenvectors=True),
+        decorrelated_row(10_000, 180, Budget(fewest=1, most=1, warm_up=0), device, eigenvectors=False),
         counting_row(device),
         sweep_row(device),
         memory_vs_dense_row(device),

@@ -11,6 +11,8 @@ import torch
 
 from memlm.model.config import MemoryConfig, ModelConfig
 from tests.benchmarks.contender import Clock, Contender
+from tests.benchmarks.contenders import decorrelated
+from tests.benchmarks.contenders.decorrelated import ConjugateGradients, Eigenvectors, Factor, KeptFactor
 from tests.benchmarks.contenders.layers import EmbeddingBagLayer, OurLayer, same_step
 from tests.benchmarks.contenders.models import flops_per_token, text_like
 from tests.benchmarks.contenders.reads import EmbeddingBagRead, OurRead, same_read
@@ -18,6 +20,7 @@ from tests.benchmarks.contenders.sparse_steps import OurPoolStep, PlainPoolStep,
 from tests.benchmarks.gpus import copied_bytes, peak_flops
 from tests.benchmarks.growth import POOL_STEP, Point, draw, planned_points
 from tests.benchmarks.inputs import LayerShape, spread_reads, value_table
+from tests.benchmarks.rows import same_step_of_rows
 
 CPU = torch.device("cpu")
 SHAPE = LayerShape(num_half_keys=20, num_tokens=32, width=8, top_k=4, num_heads=2, key_dim=6, value_dim=5)
@@ -139,3 +142,17 @@ def test_a_picture_is_drawn_even_if_points_are_missing(tmp_path: Path) -> None:
     points = [Point(axis="slots", size=1 << 14, step=POOL_STEP, milliseconds=8, working_mib=7)]
     draw(points, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("rows", [6, 40])
+def test_the_decorrelated_steps_agree_and_a_mutant_is_caught(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {"num_trainable_slots": rows, "background_tokens": 300, "layer": SHAPE.json()}
+    ours = Factor(device=CPU, **arguments).outputs()
+    monkeypatch.setattr(decorrelated, "SMALLEST", 1e-9)  # all directions count
+    for kind in (KeptFactor, ConjugateGradients, Eigenvectors):
+        theirs = kind(device=CPU, **arguments).outputs()
+        assert same_step_of_rows(ours, theirs) == [] and len(theirs["chosen"]) == rows
+    assert same_step_of_rows({**ours, "step": ours["step"] * 1.01}, theirs)
+    assert same_step_of_rows({**ours, "chosen": ours["chosen"] + 1}, theirs)
+    monkeypatch.setattr(decorrelated, "MAX_INVERSE", 5)
+    assert same_step_of_rows(ours, Factor(device=CPU, **arguments).outputs()) == []
