@@ -88,9 +88,7 @@ COMMAND_OPTIONS: dict[str, dict[str, str]] = {
         "--sweep.tuning-seeds": "seeds that only choose each method's settings, on facts of their own",
         "--sweep.checkpoints": "seeds of worlds and pretrainings to run all trials on; default: the run's own",
         "--sweep.scale": "chooses the search spaces in tune_spaces/",
-        "--questions.facts.path": _FACTS["--questions.facts.path"],
         "--cluster.num-trials-at-once": "number of parallel trials; default: one per CPU or GPU",
-        "--cluster.use-gpu": "give each of them a GPU",
     },
     "augment_documents": {
         **_DOCUMENTS,
@@ -120,7 +118,12 @@ def short_help(
         "recipes:",
     ]
     for name, recipe in recipes.items():
-        lines.append(f"  {name:18} {_first_sentence(recipe.__doc__ or '')}")
+        if not recipe().base_run:
+            lines.append(f"  {name:18} {_first_sentence(recipe.__doc__ or '')}")
+    others = "on another recipe's checkpoints (docs/pipelines.md): " + ", ".join(
+        name for name, recipe in recipes.items() if recipe().base_run
+    )
+    lines += textwrap.wrap(others, width=110, initial_indent="  ", subsequent_indent="    ")
     lines += ["", f"most important options, with the defaults of the recipe {config.recipe}:"]
     for option, meaning in options.items():
         lines.append(f"  {option:{WIDTH}} {meaning}{_default(config, option)}")

@@ -57,7 +57,7 @@ with storage.write_artifact(f"{folder}/base", kind=CHECKPOINT_KIND, config={}) a
     model.save_pretrained(draft.path)
     tokenizer.save_pretrained(draft.path)
 batch = fact_batch("a", tuple(text[:2]), tokenizer, max_length=64)
-background = count_batches(model, [(batch.tokens, batch.is_token)])
+background = count_batches(model, [(batch.tokens, batch.is_token)], eos_id=tokenizer.eos_token_id)
 question = Question(id="a", question="Where does Anna live?", answers=("Rome",))
 for config in (SparseMemoryConfig(num_trainable_slots=8, optimizer=OptimizerConfig(learning_rate=1.0)), LoRAConfig(), FullConfig()):
     learner = load_checkpoint(f"{folder}/base", torch.device("cpu"))

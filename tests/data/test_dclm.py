@@ -1,13 +1,13 @@
 import pytest
 
-from memlm import recipes
 from memlm.data.dclm import is_dclm
+from memlm.recipes import paper
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        (recipes.DCLM, True),
+        (paper.DCLM, True),
         ("s3://corpus/dclm", True),
         ("s3://corpus/DCLM-baseline/global-shard_01_of_10", True),
         ("{world}/corpus", False),

@@ -140,6 +140,7 @@ class OurPoolStep(_PoolStep):
         return self.pool.weight
 
     def step(self, slots: Int[Tensor, "tokens reads"], clock: Clock) -> Int[Tensor, " trainable"]:
+        weights = torch.ones(slots.shape, device=slots.device)
         if self.hidden is not None:
             with clock.separately("search and read"), torch.no_grad():
                 found, weights = self.layer.search(self.hidden)
