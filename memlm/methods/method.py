@@ -191,7 +191,7 @@ def build_schedule(
     warmup = min(int(config.warmup_share * num_steps), num_steps - 1)
 
     def share(step: int) -> float:
-        """Of the highest rate, for a step counted from 0."""
+        """The share of the highest rate, for a step counted from 0."""
         return min((step + 1) / (warmup + 1), (num_steps - step) / (num_steps - warmup))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share)

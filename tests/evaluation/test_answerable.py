@@ -5,7 +5,7 @@ from memlm.data.questions.records import MultipleChoice, Question, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.tasks import describe_unanswerable, exam_of
 from tests.data.foreign_tokenizers import like_t5
-from tests.evaluation.asking import new_tokenizer
+from tests.support.asking import new_tokenizer
 
 TOKENIZER = new_tokenizer()
 LONG = "the river of the stone house north of the south tree"

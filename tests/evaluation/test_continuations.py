@@ -4,7 +4,7 @@ import torch
 from memlm.evaluation import continuations
 from memlm.evaluation.continuations import Continuation, continuation_nats, encode
 from memlm.model.reader import Reader
-from tests.evaluation.asking import WORDS, new_model, new_tokenizer
+from tests.support.asking import WORDS, new_model, new_tokenizer
 
 PAIRS = [
     Continuation(f"Where is the {' '.join(WORDS[: i + 1])}?", f" the {' '.join(WORDS[i : i + j + 1])}")

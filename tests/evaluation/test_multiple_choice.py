@@ -6,7 +6,7 @@ from memlm.evaluation import multiple_choice
 from memlm.evaluation.continuations import ContinuationNats
 from memlm.evaluation.multiple_choice import choice_chance, choose
 from memlm.model.reader import Reader
-from tests.evaluation.asking import new_model, new_tokenizer
+from tests.support.asking import new_model, new_tokenizer
 
 
 def record(*choices, gold=0, query="It"):

@@ -6,7 +6,7 @@ from memlm.evaluation.continuations import Continuation, continuation_nats
 from memlm.evaluation.question_answering import PROMPT
 from memlm.evaluation.solutions import final_number, score_solutions
 from memlm.model.reader import Reader
-from tests.evaluation.asking import new_model, new_tokenizer
+from tests.support.asking import new_model, new_tokenizer
 
 
 def problem(number):

@@ -16,7 +16,7 @@ from memlm.evaluation.suite import HeldOut, evaluate, evaluate_held_out, evaluat
 from memlm.evaluation.tasks import TASKS
 from memlm.evaluation.vocabulary import vocabulary_of
 from memlm.model.reader import Reader
-from tests.evaluation.asking import WORDS, new_model, new_tokenizer
+from tests.support.asking import WORDS, new_model, new_tokenizer
 
 QUESTIONS = [
     Question(

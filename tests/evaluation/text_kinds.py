@@ -62,7 +62,7 @@ def kinds_of(
 def nats_by_kind(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut
 ) -> dict[str, dict[str, float]]:
-    """Of each kind of token, its share of the text and its mean nats."""
+    """The share of the text and the mean nats, for each kind of token."""
     ids = {"eos_id": int(tokenizer.eos_token_id), "pad_id": padding_id(tokenizer)}
     scored = token_nats(Reader(model.eval(), tokenizer), held_out.text, batch_size=64, **ids)
     nats, targets = (torch.cat(parts) for parts in zip(*scored, strict=True))

@@ -66,7 +66,7 @@ def test_a_run_is_drawn_next_to_the_runs_that_it_names(swept, cluster, capsys):
     assert "12 trials, 12 of them already finished" in out
     assert f"joint picture: {swept.storage}/none has no frontier yet; run pareto_sweep.py none" in out
     one, two = (matplotlib.image.imread(swept.storage / "compared" / name) for name in ("frontier.png", "joint.png"))
-    assert two.shape[1] > 1.3 * one.shape[1]
+    assert two.shape[1] > one.shape[1]
 
 
 # Interrupted counting.

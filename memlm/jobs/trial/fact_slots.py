@@ -20,9 +20,9 @@ from memlm.jobs.trial.token_pages import PageFact, write_page
 from memlm.kinds import TOKEN_PAGE_FILE
 from memlm.methods.config import SlotMethodConfig
 from memlm.results.token_reads.statistics import ReadText
+from memlm.training.analysis.slot_analysis import FactSlots, minimum_slots_to_learn, slots_of_fact
 from memlm.training.analysis.token_reads import read_texts
 from memlm.training.materials import Materials, facts_of
-from memlm.training.slot_analysis import FactSlots, minimum_slots_to_learn, slots_of_fact
 
 
 def analyze(config: Config, method: SlotMethodConfig, inputs: dict[str, str]) -> tuple[list[dict[str, Any]], bytes]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from memlm.data.questions.facts import Fact
 from memlm.results.token_page import PageRow, PageSection, PageToken, write_token_page
-from memlm.training.slot_analysis import TextReads, text_reads
+from memlm.training.analysis.slot_analysis import TextReads, text_reads
 
 NUM_WORDINGS = 4
 """Entry of the page: a fact, its trainable slots and a note."""

@@ -18,7 +18,7 @@ class BackgroundText:
     """Blocks of pretraining text, and the ids that structure them."""
 
     blocks: Int[Tensor, "blocks block_size"]
-    """Of any integer type."""
+    """Token ids, of any integer type."""
     eos_id: int
     pad_id: int
 

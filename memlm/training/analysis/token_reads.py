@@ -18,7 +18,7 @@ from memlm.results.token_reads.statistics import END, ReadText, ReadToken
 from memlm.slots.accesses import accesses_of
 from memlm.slots.core_sets import reads_of_tokens
 from memlm.slots.counts import BackgroundCounts
-from memlm.training.slot_analysis import trainable_slots
+from memlm.training.analysis.slot_analysis import trainable_slots
 
 
 def read_texts(

@@ -16,7 +16,7 @@ from memlm.data.world.updates import updates_of
 from memlm.data.world.world import WorldConfig, write_world
 from memlm.jobs.preparing import questions as prepare_questions
 from memlm.kinds import CORPUS_KIND
-from tests.evaluation.asking import new_tokenizer
+from tests.support.asking import new_tokenizer
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import torch
 
 from memlm.data.questions.facts import fact_batch
 from memlm.evaluation.config import EvaluationConfig
-from memlm.training import slot_analysis
-from memlm.training.slot_analysis import minimum_slots_to_learn, restored_values, slots_of_fact, text_reads
+from memlm.training.analysis import slot_analysis
+from memlm.training.analysis.slot_analysis import minimum_slots_to_learn, restored_values, slots_of_fact, text_reads
 from tests.support.tiny import (
     MEMORIES,
     MEMORY,
