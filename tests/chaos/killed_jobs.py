@@ -16,9 +16,10 @@ from typing import Any
 from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.jobs import count_accesses, pretrain
-from memlm.kinds import COUNTS_FILE
+from memlm.kinds import COUNTS_FILE, READS_FILE
 from memlm.run import run_of
 from memlm.slots.counts import BackgroundCounts
+from memlm.slots.reads import BackgroundReads
 from tests.chaos.frame import Outcome, Row
 from tests.chaos.smoke_run import (
     NUM_STEPS,
@@ -27,6 +28,7 @@ from tests.chaos.smoke_run import (
     counts_of_one_process,
     differing,
     meanwhile,
+    reads_of_one_process,
     undisturbed_checkpoint,
     wait_until,
 )
@@ -54,6 +56,10 @@ def counted(config: Config) -> BackgroundCounts:
     return BackgroundCounts.load(Path(count_accesses.run(config)) / COUNTS_FILE)
 
 
+def reads(config: Config) -> BackgroundReads:
+    return BackgroundReads.load(artifacts.reads(config).open() / READS_FILE)
+
+
 def lose_counting_workers(seed: int, small: bool) -> Outcome:
     """Kill both workers at once, several times in each of several whole counts."""
     kills, differences, by_seed = 0, 0, []
@@ -73,8 +79,9 @@ def lose_counting_workers(seed: int, small: bool) -> Outcome:
                 counts = counted(config)
             kills += sum(killed)
             by_seed.append(sum(killed))
-            differences += differing(counts, counts_of_one_process())
-            shutil.rmtree(artifacts.counts(config).uri)
+            differences += differing(counts, counts_of_one_process()) + differing(reads(config), reads_of_one_process())
+            for made in (artifacts.counts(config), artifacts.reads(config)):
+                shutil.rmtree(made.uri)
             assert len(by_seed) < 20, f"kills come too late: {by_seed}"
     return Outcome(
         tries=kills, survived=0 if differences else kills, differences=differences, details={"kills_by_seed": by_seed}
@@ -91,7 +98,8 @@ def lose_counting_driver(seed: int, small: bool) -> Outcome:
             kills += 1
             survived += before.items() <= partials_in(config).items()
         counts = counted(config)
-    return Outcome(tries=kills, survived=survived, differences=differing(counts, counts_of_one_process()))
+        differences = differing(counts, counts_of_one_process()) + differing(reads(config), reads_of_one_process())
+    return Outcome(tries=kills, survived=survived, differences=differences)
 
 
 def kill_driver_after(num_units: int, config: Config) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -20,15 +21,20 @@ from memlm.jobs import prepare_corpus, pretrain
 from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.trial.materials import load_model
 from memlm.slots.counts import BackgroundCounts
-from memlm.training.counting import count_unit
+from memlm.slots.reads import BackgroundReads
+from memlm.training.counting import count_unit, read_unit
 from tests.jobs.running import smoke
 
 NUM_STEPS = 120
-NUM_UNITS = 200
+Found = TypeVar("Found", BackgroundCounts, BackgroundReads)
+NUM_UNITS, NUM_READ_UNITS = 200, 20
+UNIT_TOKENS = 128
+"""Tokens of a micro-batch of `smoke`, which is a unit here."""
 OPTIONS = (
     *("--tracking", "off", "--cluster.num-trials-at-once", "2", "--cluster.max-failures", "1000"),
     *("--pretraining.num-steps", str(NUM_STEPS), "--pretraining.checkpoint-every", "3", "--pretraining.log-every", "1"),
     *("--counting.num-batches", str(NUM_UNITS), "--counting.batches-per-unit", "1", "--counting.max-attempts", "10"),
+    *("--counting.read-tokens", str(NUM_READ_UNITS * UNIT_TOKENS)),
 )
 
 
@@ -62,21 +68,30 @@ def undisturbed_checkpoint() -> storage.Manifest:
 
 @cache
 def counts_of_one_process() -> BackgroundCounts:
+    return _of_one_process(count_unit, NUM_UNITS)
+
+
+@cache
+def reads_of_one_process() -> BackgroundReads:
+    return _of_one_process(read_unit, NUM_READ_UNITS)
+
+
+def _of_one_process(find: Callable[..., Found], num_units: int) -> Found:
     config = smoke(undisturbed_run(), *OPTIONS)
     corpus = open_corpus(artifacts.corpus(config).uri)
-    return count_unit(
+    return find(
         load_model(artifacts.checkpoint(config, "memory").uri),
         corpus.train_blocks(),
-        range(NUM_UNITS),
+        range(num_units),
         config.counting,
         eos_id=corpus.tokenizer.eos_token_id,
         pad_id=corpus.tokenizer.pad_token_id,
     )
 
 
-def differing(one: BackgroundCounts, other: BackgroundCounts) -> int:
-    """Number of fields in which two counts differ."""
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(BackgroundCounts)]
+def differing(one: Found, other: Found) -> int:
+    """Number of fields in which two counts or reads differ."""
+    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(one)]
     return sum(not torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs)) for mine, theirs in pairs)
 
 
