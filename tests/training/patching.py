@@ -12,7 +12,9 @@ from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.lora import LoRA, LoRAConfig
+from memlm.methods.method import LearningInputs
 from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
+from memlm.methods.sparse_memory_decorrelated import SparseMemoryDecorrelatedConfig
 from memlm.training.patch import (
     changed_rows,
     save_patch,
@@ -20,8 +22,10 @@ from memlm.training.patch import (
 from memlm.training.step import finetune_step
 from tests.support.tiny import (
     TWO_SEPARATE,
+    background_reads,
     random_background,
     random_batch,
+    random_statements,
     sparse_config,
     state,
     tiny_model,
@@ -33,13 +37,21 @@ ONE_FILE, SHARDED = "1GB", "4KB"
 
 
 def base_model(method: str) -> nn.Module:
-    return tiny_model(TWO_SEPARATE, dense=method != "sparse_memory")
+    return tiny_model(TWO_SEPARATE, dense=not method.startswith("sparse_memory"))
 
 
 def learn(method: str, model: nn.Module) -> nn.Module:
     fixed = OptimizerConfig(kind="adamw", learning_rate=0.01)
     if method == "sparse_memory":
         learner = SparseMemoryFinetuning(model, sparse_config(), random_background(model), seed=0)
+    elif method == "sparse_memory_decorrelated":
+        inputs = LearningInputs(
+            background=random_background(model),
+            seed=0,
+            reads=background_reads(model),
+            statements=random_statements,
+        )
+        learner = SparseMemoryDecorrelatedConfig().build(model, inputs)
     elif method == "lora":
         learner = LoRA(model, LoRAConfig(rank=2, optimizer=fixed), seed=0)
     else:

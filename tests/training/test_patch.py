@@ -52,7 +52,7 @@ def test_stored_weights_are_those_of_the_files(tmp_path, method):
 
 
 @pytest.mark.parametrize("shard", [ONE_FILE, SHARDED])
-@pytest.mark.parametrize("method", ["sparse_memory", "lora", "full"])
+@pytest.mark.parametrize("method", ["sparse_memory", "sparse_memory_decorrelated", "lora", "full"])
 def test_apply_gives_the_learned_weights_and_undo_the_very_files(tmp_path, method, shard):
     checkpoint, patch, learned = learned_patch(tmp_path, method, shard)
     assert (len(list(Path(checkpoint).glob("*.safetensors"))) > 3) == (shard == SHARDED)
