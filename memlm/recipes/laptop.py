@@ -33,7 +33,7 @@ WITH_RULE = ("sparse_memory", RULE, "lora", "full")
 
 
 def laptop() -> Config:
-    """The generated world on two CPU cores: a complete run to the frontier in 25 minutes."""
+    """The generated world on two CPU cores: a complete run to the frontier in half an hour."""
     return Config(
         recipe="laptop",
         model=LAPTOP_MODEL,
