@@ -90,9 +90,13 @@ class SparseMemoryDecorrelatedConfig(SlotMethodConfig):
     def build(self, model: nn.Module, inputs: LearningInputs) -> Method:
         from memlm.methods.parts.decorrelated_finetuning import DecorrelatedFinetuning
 
+        self.require(inputs)
+        return DecorrelatedFinetuning(model, self, inputs)
+
+    def require(self, inputs: LearningInputs) -> None:
+        """Raises ValueError if counts or reads are missing."""
         for given, what in ((inputs.background, "background counts"), (inputs.reads, "background reads")):
             if given is None:
                 raise ValueError(
                     f"method {self.name} needs {what}, and there are none; run pipelines/count_accesses.py"
                 )
-        return DecorrelatedFinetuning(model, self, inputs)

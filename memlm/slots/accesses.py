@@ -29,6 +29,12 @@ def value_pools(model: nn.Module) -> list[ValuePool]:
     return list(dict.fromkeys(layer.pool for layer in memory_layers(model)))
 
 
+def pools_of_layers(model: nn.Module) -> list[int]:
+    """The number of each memory layer's pool."""
+    pools = value_pools(model)
+    return [pools.index(layer.pool) for layer in memory_layers(model)]
+
+
 def num_slots(model: nn.Module) -> int:
     """The slots of all pools."""
     return sum(pool.num_slots for pool in value_pools(model))
@@ -52,9 +58,8 @@ def on_reads(
         raise ValueError(
             "the model has no memory layer, so it accesses no slots; use the memory model's checkpoint, not the dense one's"
         )
-    pools = value_pools(model)
-    for number, layer in enumerate(layers):
-        offset = pools.index(layer.pool) * layer.num_slots
+    for number, (layer, pool) in enumerate(zip(layers, pools_of_layers(model), strict=True)):
+        offset = pool * layer.num_slots
         layer.on_access = lambda slots, weights, number=number, offset=offset: receive(number, slots + offset, weights)
     try:
         yield

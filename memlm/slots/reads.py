@@ -4,9 +4,12 @@ Their second moment C = E[w w'], with w a token's weight on every slot, says whi
 text reads together. C itself is never formed: its block of a few slots is one small product of
 sparse columns. Samples merge by stacking their rows, because both the sum of w w' and the number
 of tokens add up.
+
+With the model's sensitivities (sensitivities.py), tokens may also be weighted by how much the loss
+depends on what they read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from memlm.model.kernels import kernels_for
 from memlm.slots.kept import KeptTensors
+from memlm.slots.sensitivities import Sensitivities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,13 @@ class BackgroundReads:
     num_tokens: int
     num_slots: int
     """Slots of all pools."""
+    sensitivities: Sensitivities | None = None
+    """Those of the same rows; None if they were not measured, as for the reads of a fact."""
+    exponent: float = 0.0
+    """The power of their sensitivities by which tokens are weighted; 0 for none."""
+    kept: KeptTensors = field(default_factory=KeptTensors, compare=False, repr=False)
+    """What was computed from these reads before, whatever their weighting, for as long as they are
+    in memory."""
 
     @staticmethod
     def of_batch(
@@ -42,6 +53,7 @@ class BackgroundReads:
         is_token: Bool[Tensor, "batch seq"],
         *,
         num_slots: int,
+        sensitivities: Sensitivities | None = None,
     ) -> "BackgroundReads":
         """The reads of a micro-batch's tokens, without pads."""
         return BackgroundReads(
@@ -49,6 +61,7 @@ class BackgroundReads:
             weights=weights[is_token].flatten(0, 1).float().cpu(),
             num_tokens=int(is_token.sum()),
             num_slots=num_slots,
+            sensitivities=sensitivities,
         )
 
     def __add__(self, other: "BackgroundReads") -> "BackgroundReads":
@@ -57,21 +70,43 @@ class BackgroundReads:
                 f"background reads of {self.slots.shape[1]} of {self.num_slots} slots and of {other.slots.shape[1]} of {other.num_slots} slots "
                 "cannot be stacked; they come from different models, so use reads of one model"
             )
+        if (self.sensitivities is None) != (other.sensitivities is None):
+            raise ValueError(
+                "background reads with sensitivities and without cannot be stacked; an earlier version made some of the units, "
+                "so move the folder reads-partial away and run pipelines/count_accesses.py"
+            )
         return BackgroundReads(
             slots=torch.cat([self.slots, other.slots]),
             weights=torch.cat([self.weights, other.weights]),
             num_tokens=self.num_tokens + other.num_tokens,
             num_slots=self.num_slots,
+            sensitivities=self.sensitivities + other.sensitivities
+            if self.sensitivities is not None and other.sensitivities is not None
+            else None,
         )
+
+    def weighted(self, exponent: float) -> "BackgroundReads":
+        """The same reads, each token weighted by a power of its sensitivity, with a mean weight of
+        1: the moment becomes E[s^p w w'] / E[s^p]. The same object every time. Raises ValueError
+        without sensitivities."""
+        if self.sensitivities is None:
+            raise ValueError(
+                "the background reads hold no sensitivities, so they are of an earlier version; "
+                "move the run's folder reads away and run pipelines/count_accesses.py"
+            )
+        assert not self.exponent, "these reads are weighted already"
+        if exponent not in self._weighted:
+            scales = self.sensitivities.weights_of_rows(exponent).sqrt()
+            self._weighted[exponent] = replace(self, weights=self.weights * scales[:, None], exponent=exponent)
+        return self._weighted[exponent]
+
+    @cached_property
+    def _weighted(self) -> dict[float, "BackgroundReads"]:
+        return {}
 
     @cached_property
     def by_slot(self) -> "ReadsBySlot":
         return ReadsBySlot.of(self)
-
-    @cached_property
-    def kept(self) -> KeptTensors:
-        """What was computed from these reads before, for as long as they are in memory."""
-        return KeptTensors()
 
     @cached_property
     def mean_square(self) -> float:
@@ -84,8 +119,14 @@ class BackgroundReads:
         return self.by_slot.products(slots) / max(1, self.num_tokens)
 
     def save(self, path: Path) -> None:
+        """Raises ValueError if tokens are weighted: the weighting is a method's, not the text's."""
+        if self.exponent:
+            raise ValueError(f"the background reads are weighted with the exponent {self.exponent}; save the plain ones")
+        tensors = {"slots": self.slots, "weights": self.weights}
+        if self.sensitivities is not None:
+            tensors |= {"of_rows": self.sensitivities.of_rows, "of_outputs": self.sensitivities.of_outputs}
         numbers = {"num_tokens": torch.tensor(self.num_tokens), "num_slots": torch.tensor(self.num_slots)}
-        save_file({"slots": self.slots.contiguous(), "weights": self.weights.contiguous(), **numbers}, path)
+        save_file({**{name: tensor.contiguous() for name, tensor in tensors.items()}, **numbers}, path)
 
     @staticmethod
     def load(path: Path) -> "BackgroundReads":
@@ -95,6 +136,9 @@ class BackgroundReads:
             weights=tensors["weights"],
             num_tokens=int(tensors["num_tokens"]),
             num_slots=int(tensors["num_slots"]),
+            sensitivities=Sensitivities(of_rows=tensors["of_rows"], of_outputs=tensors["of_outputs"])
+            if "of_rows" in tensors
+            else None,
         )
 
 

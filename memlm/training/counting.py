@@ -1,10 +1,11 @@
 """Background counts, how common slots are in a sample of the corpus, and background reads, which
-of them are read together. The pure part of the counting job: the micro-batches, and the counts or
-reads of one unit.
+of them are read together, and how sensitive the model is to what is read. The pure part of the
+counting job: the micro-batches, and the counts or reads of one unit.
 
 A micro-batch is defined by its number alone, which with the seed gives its blocks in the corpus. It
 has one fixed shape and is never split. So counts, including document frequency by batch, depend
-neither on the number of workers nor on retries. They are counts of the paper's 1,000 random batches
+neither on the number of workers nor on retries. Nor do reads, but for the last bits of a sum over
+units (sensitivities.py), which follow their size. They are counts of the paper's 1,000 random batches
 of pretraining text (section 4), drawn without repeats.
 """
 
@@ -13,15 +14,18 @@ from functools import reduce
 from operator import add
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memlm.data.corpus.blocks import Blocks, batch_ids
 from memlm.data.corpus.packing import document_positions, is_text
-from memlm.slots.accesses import accesses_of, num_slots, reads_of
+from memlm.slots.accesses import accesses_of, num_slots, pools_of_layers
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
+from memlm.slots.read_gradients import read_gradients
 from memlm.slots.reads import BackgroundReads
+from memlm.slots.sensitivities import Sensitivities
 from memlm.training.config import CountingConfig
 from memlm.training.units import num_batches
 
@@ -38,10 +42,21 @@ def count_unit(
 def read_unit(
     model: nn.Module, blocks: Blocks, batches: range, config: CountingConfig, *, eos_id: int, pad_id: int
 ) -> BackgroundReads:
+    """With their sensitivities."""
     parts = []
-    for tokens, positions, counted in _micro_batches(model, blocks, batches, config, eos_id=eos_id, pad_id=pad_id):
-        slots, weights = reads_of(model, input_ids=tokens, position_ids=positions)
-        parts.append(BackgroundReads.of_batch(slots, weights, counted, num_slots=num_slots(model)))
+    micro_batches = _micro_batches(model, blocks, batches, config, eos_id=eos_id, pad_id=pad_id)
+    for number, (tokens, positions, counted) in zip(batches, micro_batches, strict=True):
+        draws = _draws(config.seed, number, tokens.shape)
+        found = read_gradients(model, counted, draws, input_ids=tokens, position_ids=positions)
+        parts.append(
+            BackgroundReads.of_batch(
+                found.slots,
+                found.weights,
+                counted,
+                num_slots=num_slots(model),
+                sensitivities=Sensitivities.of_batch(found.gradients, counted, pools=pools_of_layers(model)),
+            )
+        )
     return reduce(add, parts)
 
 
@@ -69,6 +84,14 @@ def counted_blocks(blocks: Blocks, config: CountingConfig) -> Int[Tensor, "count
 
 def _counter_for(model: nn.Module) -> BackgroundCounter:
     return BackgroundCounter(num_slots(model), next(model.parameters()).device)
+
+
+def _draws(seed: int, number: int, shape: tuple[int, int]) -> Float[Tensor, "batch seq"]:
+    """Numbers in [0, 1), the same for a micro-batch of that number wherever it is read."""
+    # Raw output, as for the order of blocks, which has the same keys and a counter from 0.
+    random = np.random.Philox(key=[seed, number], counter=[0, 0, 0, 1])
+    raw = random.random_raw(shape[0] * shape[1]) >> np.uint64(40)
+    return torch.from_numpy(raw.astype(np.float32) / np.float32(2**24)).view(shape)
 
 
 class _MicroBatch(NamedTuple):

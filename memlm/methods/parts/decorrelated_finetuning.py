@@ -185,7 +185,8 @@ class DecorrelatedFinetuning(SlotFinetuning):
             learned = self.learned.products(fact.fact_id, slots.cpu()) if others else None
             return (of_factor(self.decorrelation.factor(slots, learned)),)
 
-        settings = (fact.slots.device, self.decorrelation.damping, self.learned.weight)
+        decorrelation = self.decorrelation
+        settings = (fact.slots.device, decorrelation.damping, decorrelation.reads.exponent, self.learned.weight)
         key = key_of(fact.key, self._steps_by_token(fact), first, settings, others)
         (kept,) = self.decorrelation.reads.kept.get(key, make, max_bytes=self.config.kept_bytes)
         return kept
