@@ -1,0 +1,1 @@
+"""Rules of memlm's own for the slots that move and for how they move."""
