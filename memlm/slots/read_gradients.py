@@ -1,5 +1,5 @@
-"""The gradients of a model's loss at the outputs of its memory layers' reads, with labels drawn from
-the model's own predictions.
+"""The gradients of a model's loss at the outputs of its memory layers' reads, with labels drawn
+from the model's own predictions.
 
 The losses of all tokens are added up before they are differentiated, so the gradient at a token
 holds its effect on the tokens that follow, too. Labels are drawn independently, so these parts do

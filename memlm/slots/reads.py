@@ -75,14 +75,15 @@ class BackgroundReads:
                 "background reads with sensitivities and without cannot be stacked; an earlier version made some of the units, "
                 "so move the folder reads-partial away and run pipelines/count_accesses.py"
             )
+        sensitivities = None
+        if self.sensitivities is not None and other.sensitivities is not None:
+            sensitivities = self.sensitivities + other.sensitivities
         return BackgroundReads(
             slots=torch.cat([self.slots, other.slots]),
             weights=torch.cat([self.weights, other.weights]),
             num_tokens=self.num_tokens + other.num_tokens,
             num_slots=self.num_slots,
-            sensitivities=self.sensitivities + other.sensitivities
-            if self.sensitivities is not None and other.sensitivities is not None
-            else None,
+            sensitivities=sensitivities,
         )
 
     def weighted(self, exponent: float) -> "BackgroundReads":
@@ -121,7 +122,9 @@ class BackgroundReads:
     def save(self, path: Path) -> None:
         """Raises ValueError if tokens are weighted: the weighting is a method's, not the text's."""
         if self.exponent:
-            raise ValueError(f"the background reads are weighted with the exponent {self.exponent}; save the plain ones")
+            raise ValueError(
+                f"the background reads are weighted with the exponent {self.exponent}; save the plain ones"
+            )
         tensors = {"slots": self.slots, "weights": self.weights}
         if self.sensitivities is not None:
             tensors |= {"of_rows": self.sensitivities.of_rows, "of_outputs": self.sensitivities.of_outputs}
@@ -130,15 +133,16 @@ class BackgroundReads:
 
     @staticmethod
     def load(path: Path) -> "BackgroundReads":
+        """Those of an earlier version have no sensitivities."""
         tensors = load_file(path)
         return BackgroundReads(
             slots=tensors["slots"],
             weights=tensors["weights"],
             num_tokens=int(tensors["num_tokens"]),
             num_slots=int(tensors["num_slots"]),
-            sensitivities=Sensitivities(of_rows=tensors["of_rows"], of_outputs=tensors["of_outputs"])
-            if "of_rows" in tensors
-            else None,
+            sensitivities=None
+            if "of_rows" not in tensors
+            else Sensitivities(of_rows=tensors["of_rows"], of_outputs=tensors["of_outputs"]),
         )
 
 

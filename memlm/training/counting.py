@@ -4,9 +4,9 @@ counting job: the micro-batches, and the counts or reads of one unit.
 
 A micro-batch is defined by its number alone, which with the seed gives its blocks in the corpus. It
 has one fixed shape and is never split. So counts, including document frequency by batch, depend
-neither on the number of workers nor on retries. Nor do reads, but for the last bits of a sum over
-units (sensitivities.py), which follow their size. They are counts of the paper's 1,000 random batches
-of pretraining text (section 4), drawn without repeats.
+neither on the number of workers nor on retries. They are counts of the paper's 1,000 random batches
+of pretraining text (section 4), drawn without repeats. Reads and sensitivities follow the same
+rule, except that the last bits of a sum over units (sensitivities.py) depend on their size.
 """
 
 from collections.abc import Iterable, Iterator

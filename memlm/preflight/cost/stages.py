@@ -201,7 +201,7 @@ class Plan:
         return {
             "pretrain memory": run["hours"] * self.memory.layout.devices,
             "pretrain dense": dense * self.memory.layout.devices,
-            "count_accesses": self._counting_hours(self._counted_tokens + self._read_tokens),
+            "count_accesses": self._counting_hours(self._counted_tokens) + self.reading_hours(),
             "finetune and score, one trial": learning(self.config.method) + scoring,
             "pareto_sweep": sweep,
         }
@@ -231,7 +231,8 @@ class Plan:
             + self.memory.state_bytes(),
             "counts": 24.0 * slots,
             "partial counts": 24.0 * slots * units,
-            "background reads": 8.0 * self._read_tokens * len(memory.layers) * memory.num_heads * memory.top_k,
+            "background reads": 4.0 * self._read_tokens * len(memory.layers) * (2 * memory.num_heads * memory.top_k + 1)
+            + 8.0 * memory.num_pools * memory.value_dim**2,
             "a patch, at most": rows * (8.0 + 8 * memory.value_dim),
             "ledger": LEDGER_BYTES * sum(self.trials.values()),
         }
@@ -272,12 +273,17 @@ class Plan:
         return min(self.config.counting.read_tokens, self._counted_tokens)
 
     def reading_hours(self) -> float:
-        """Device hours of keeping the background reads alone, for a run that has counts."""
-        return self._counting_hours(self._read_tokens)
+        """Device hours of keeping the background reads alone, for a run that has counts: a forward
+        pass, and backward to the output of the first memory layer's read."""
+        layers = self.config.model.memory.layers
+        if not layers:
+            return 0.0
+        forward = sum(part.forward for part in self.memory.work.values())
+        above = 1 - (layers[0] + 1) / self.config.model.num_layers
+        return self._device_hours(self._read_tokens * forward * (1 + above))
 
     def _counting_hours(self, tokens: int) -> float:
-        """Device hours of counting tokens, or of keeping their reads: a forward pass up to the last
-        memory layer's search."""
+        """Device hours of counting tokens: a forward pass up to the last memory layer's search."""
         layers = self.config.model.memory.layers
         if not layers:
             return 0.0
