@@ -7,6 +7,7 @@ from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.in_context import InContext
 from memlm.methods.lora import LoRA, LoRAConfig
 from memlm.methods.method import LearningInputs, Method
+from memlm.methods.parts.curvature_finetuning import CurvatureFinetuning
 from memlm.methods.parts.decorrelated_finetuning import DecorrelatedFinetuning
 from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
 from memlm.methods.registry import METHOD_CONFIGS
@@ -17,6 +18,7 @@ from tests.support.tiny import background_reads, random_background, random_state
 
 METHODS = {
     "sparse_memory": SparseMemoryFinetuning,
+    "sparse_memory_curvature": CurvatureFinetuning,
     "sparse_memory_decorrelated": DecorrelatedFinetuning,
     "lora": LoRA,
     "lora_memory": LoRA,

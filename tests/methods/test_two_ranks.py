@@ -13,8 +13,8 @@ from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.method import LearningInputs
 from memlm.methods.parts import sparse_memory_finetuning
+from memlm.methods.registry import METHOD_CONFIGS
 from memlm.methods.sparse_memory import SparseMemoryConfig
-from memlm.methods.sparse_memory_decorrelated import SparseMemoryDecorrelatedConfig
 from memlm.slots.accesses import accesses_of
 from memlm.slots.counts import BackgroundCounts, SlotCounts, merge_over_ranks
 from memlm.training.step import finetune_step
@@ -47,10 +47,11 @@ def steps(case, batches_of_step):
     if kind == "full":
         model = tiny_model(dense=True)
         method = FullFinetuning(model, FullConfig(optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1)))
-    elif kind.startswith("decorrelated"):
+    elif kind.startswith(("decorrelated", "curvature")):
         model = tiny_model(MEMORIES[memory])
         optimizer = OptimizerConfig(kind="sgd", learning_rate=1.5)
-        config = SparseMemoryDecorrelatedConfig(num_trainable_slots=int(kind.split()[1]), optimizer=optimizer)
+        name, t = kind.split()
+        config = METHOD_CONFIGS[f"sparse_memory_{name}"](num_trainable_slots=int(t), optimizer=optimizer)
         inputs = LearningInputs(
             background=random_background(model),
             seed=0,
@@ -68,8 +69,8 @@ def steps(case, batches_of_step):
 
 CASES = [
     *((memory, "tfidf") for memory in MEMORIES),
-    *(("one layer", kind) for kind in ("random", "full", "decorrelated 6", "decorrelated 0")),
-    ("two layers, separate values", "decorrelated 6"),
+    *(("one layer", kind) for kind in ("random", "full", "decorrelated 6", "decorrelated 0", "curvature 0")),
+    *(("two layers, separate values", kind) for kind in ("decorrelated 6", "curvature 6")),
 ]
 
 

@@ -17,9 +17,10 @@ from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, model_config
 from memlm.model.memory import MemoryLayer
-from memlm.slots.accesses import reads_of
+from memlm.slots.accesses import pools_of_layers, reads_of
 from memlm.slots.counts import BackgroundCounts
 from memlm.slots.reads import BackgroundReads
+from memlm.slots.sensitivities import Sensitivities
 
 VOCAB_SIZE, EOS, PAD = 50, 48, 49
 MEMORY = MemoryConfig(layers=(1,), num_half_keys=9, top_k=3, num_heads=2, key_dim=6, value_dim=10)
@@ -79,12 +80,19 @@ def random_background(model: MemoryLlamaForCausalLM, *, seed: int = 0, num_batch
 
 
 def background_reads(model: MemoryLlamaForCausalLM, *, seed: int = 100, num_batches: int = 8) -> BackgroundReads:
-    """The reads of some random batches."""
-    parts = []
+    """The reads of some random batches, with the sensitivities of random gradients."""
+    parts, generator = [], torch.Generator().manual_seed(seed)
     for number in range(num_batches):
         batch = random_batch(seed + number)
         slots, weights = reads_of(model, input_ids=batch.tokens)
-        parts.append(BackgroundReads.of_batch(slots, weights, batch.is_token, num_slots=num_slots(model)))
+        sizes = torch.randn(*slots.shape[:3], 1, generator=generator).exp()
+        gradients = sizes * torch.randn(*slots.shape[:3], 10, generator=generator) * torch.linspace(0, 2, 10)
+        sensitivities = Sensitivities.of_batch(gradients, batch.is_token, pools=pools_of_layers(model))
+        parts.append(
+            BackgroundReads.of_batch(
+                slots, weights, batch.is_token, num_slots=num_slots(model), sensitivities=sensitivities
+            )
+        )
     return sum(parts[1:], start=parts[0])
 
 

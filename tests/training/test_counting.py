@@ -8,10 +8,11 @@ import torch
 from memlm.data.corpus.blocks import Blocks, batch_ids, write_blocks
 from memlm.data.corpus.packing import pack
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
+from memlm.slots.reads import BackgroundReads
 from memlm.training import counting
 from memlm.training.config import CountingConfig
-from memlm.training.counting import count_unit, counted_blocks
-from memlm.training.units import num_batches, units
+from memlm.training.counting import count_unit, counted_blocks, read_unit
+from memlm.training.units import num_batches, read_units, units
 from tests.support.tiny import EOS, MEMORIES, PAD, num_slots, read_slots, tiny_model
 
 NUM_BLOCKS, BLOCK_SIZE = 7, 6
@@ -120,6 +121,39 @@ def test_counts_do_not_depend_on_the_units_or_their_order(blocks, memory):
         assert_equal(count_all(model, blocks, replace(CONFIG, batches_per_unit=per_unit)), expected)
     backwards = [count(model, blocks, CONFIG, range(number, number + 1)) for number in reversed(range(4))]
     assert_equal(sum(backwards[1:], start=backwards[0]), expected)
+
+
+def read_all(model, blocks: Blocks, config: CountingConfig) -> BackgroundReads:
+    found = [
+        read_unit(model, blocks, unit, config, eos_id=EOS, pad_id=PAD)
+        for unit in read_units(config, len(blocks), BLOCK_SIZE)
+    ]
+    return sum(found[1:], start=found[0])
+
+
+@every_memory
+def test_reads_and_sensitivities_do_not_depend_on_the_units(blocks, memory):
+    model = tiny_model(memory)
+    expected = read_all(model, blocks, CONFIG)
+    assert expected.num_tokens == NUM_BLOCKS * BLOCK_SIZE - 2
+    assert len(expected.sensitivities.of_rows) == len(expected.slots) == expected.num_tokens * len(memory.layers)
+    for per_unit in (1, 2, 50):
+        found = read_all(model, blocks, replace(CONFIG, batches_per_unit=per_unit))
+        assert torch.equal(found.slots, expected.slots) and torch.equal(found.weights, expected.weights)
+        assert torch.equal(found.sensitivities.of_rows, expected.sensitivities.of_rows)
+        torch.testing.assert_close(
+            found.sensitivities.of_outputs, expected.sensitivities.of_outputs, rtol=1e-12, atol=1e-15
+        )
+
+
+def test_labels_are_drawn_anew_for_each_micro_batch_and_seed():
+    drawn = [counting._draws(seed, number, (4, 50)) for seed, number in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    assert torch.equal(drawn[0], drawn[3]) and not any(torch.equal(drawn[0], other) for other in drawn[1:3])
+    together = torch.cat(drawn[:3])
+    assert 0 <= together.min() and together.max() < 1 and abs(together.mean() - 0.5) < 0.05
+    # Not the numbers that the order of the blocks follows from.
+    order = np.random.Philox(key=[0, 0]).random_raw(200) >> np.uint64(40)
+    assert not np.array_equal(order / 2**24, drawn[0].flatten().numpy())
 
 
 def test_another_seed_draws_other_batches(blocks):
