@@ -150,9 +150,9 @@ class CountingConfig:
     and left out of them."""
     seed: int = names_result(0)
     read_tokens: int = names_result(65_536, only=(READS_KIND,))
-    """Tokens whose reads are kept, slot by slot with their weights, for methods that need to know
-    what background text reads together. They come from the first micro-batches; the last of these
-    is read whole, so there may be a few more tokens."""
+    """Tokens whose reads are kept, slot by slot with their weights and sensitivities, for methods
+    that need to know what background text reads together, and where it matters. They come from the
+    first micro-batches; the last of these is read whole, so there may be a few more tokens."""
 
     def __post_init__(self) -> None:
         for name in ("num_batches", "batch_blocks", "batches_per_unit", "max_attempts", "read_tokens"):
