@@ -87,7 +87,13 @@ def laptop_rule() -> Config:
         sweep=replace(
             base.sweep,
             scale="laptop_rule",
-            methods=("sparse_memory", "sparse_memory_decorrelated", "sparse_memory_decorrelated_500", "full", "lora"),
+            methods=(
+                "sparse_memory",
+                "sparse_memory_decorrelated_2000",
+                "sparse_memory_curvature_2000",
+                "full",
+                "lora",
+            ),
             seeds=tuple(range(10)),
             tuning_seeds=(10, 11),
         ),

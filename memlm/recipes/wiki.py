@@ -103,7 +103,7 @@ def wiki_rivals() -> Config:
 
 def wiki_rule() -> Config:
     """Rules of sparse memory against full finetuning and self-distillation, on the checkpoints of
-    `wiki`. All rows that a fact reads are too many there for a factor of each fact."""
+    `wiki`."""
     base = wiki()
     return replace(
         base,
@@ -114,8 +114,8 @@ def wiki_rule() -> Config:
             scale="wiki_rule",
             methods=(
                 "sparse_memory",
-                "sparse_memory_decorrelated_500",
-                "sparse_memory_decorrelated_1000",
+                "sparse_memory_decorrelated_2000",
+                "sparse_memory_curvature_2000",
                 "full",
                 "full_distillation",
             ),

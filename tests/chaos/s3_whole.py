@@ -33,7 +33,7 @@ NOTES = ("leases", "counts-attempts", "blocks-attempts")
 """Folders of leases and locks, which are no results."""
 CLOCKS = ("seconds", "seconds_learning")
 SMALL = (
-    *("--pretraining.num-steps", "12", "--pretraining.warmup-steps", "2", "--pretraining.checkpoint-every", "5"),
+    *("--pretraining.num-steps", "36", "--pretraining.warmup-steps", "4", "--pretraining.checkpoint-every", "16"),
     *("--counting.num-batches", "4", "--counting.batches-per-unit", "2"),
 )
 LEARNS = ("--stream.num-passes", "1", "--evaluation.num-text-blocks", "2")
