@@ -12,7 +12,8 @@ imports no torch.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from memlm.kinds import (
     WORLD_KIND,
     WRITTEN_UNIT_KIND,
 )
+from memlm.methods.config import MethodConfig
 from memlm.model.config import Architecture
 from memlm.run import command, run_of
 from memlm.stages import RunError, require_documents
@@ -346,15 +348,25 @@ def trial_of(config: Config) -> Trial:
     return Trial(method=config.method, stream=config.stream, evaluation=config.evaluation, seed=config.seed)
 
 
-def trial_inputs(config: Config, architecture: Architecture, *, with_reads: bool = False) -> dict[str, str]:
-    """Digests of all artifacts that a trial reads, with the background reads or without. Raises
-    RunError as `Artifact.require` does."""
+def trial_inputs(config: Config, architecture: Architecture, methods: Collection[MethodConfig] = ()) -> dict[str, str]:
+    """Digests of all artifacts that trials of these methods read, with the background reads if one
+    uses them, and of the choice of background text if one uses that. Raises RunError as
+    `Artifact.require` does."""
     read = {"corpus": corpus(config), "questions": questions(config), "checkpoint": checkpoint(config, architecture)}
     if architecture == "memory":
         read["counts"] = counts(config)
-    if with_reads:
+    if any(method.uses_reads for method in methods):
         read["reads"] = reads(config)
-    return {name: each.require().digest for name, each in read.items()}
+    digests = {name: each.require().digest for name, each in read.items()}
+    if any(method.uses_text for method in methods):
+        digests["text"] = _background_text(config, digests["corpus"])
+    return digests
+
+
+def _background_text(config: Config, corpus_digest: str) -> str:
+    """Digest of the choice of background text: the corpus, and which of its blocks are counted."""
+    chosen = {"corpus": corpus_digest, "counting": identity(config.counting)}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 def learned(config: Config, inputs: Mapping[str, str]) -> Artifact:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS
 from memlm.data.stating.paraphrasing import PROMPTS
 from memlm.identity import role_of
 from memlm.jobs.pretrain_worker import digest_of
+from memlm.methods.config import RehearsalConfig
+from memlm.methods.full import FullConfig
 from memlm.methods.registry import METHOD_CONFIGS
 from memlm.run import RunError
 
@@ -315,3 +318,17 @@ def test_an_input_may_be_missing_once_it_is_spent(source, product):
     shutil.rmtree(source.uri)
     assert spent.is_made() and spent.digests() == {}
     assert "is missing" in refusal(product)
+
+
+def test_the_choice_of_background_text_is_part_of_the_key_of_trials_that_use_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Artifact, "require", lambda self: SimpleNamespace(digest=self.kind))
+    replay = FullConfig(rehearsal=RehearsalConfig(kind="replay"))
+
+    def keys(*arguments: str) -> list[str]:
+        config = config_of(["laptop", *arguments])
+        inputs = artifacts.trial_inputs(config, "dense", [replay, FullConfig()])
+        return [artifacts.trial_of(replace(config, method=method)).key(inputs) for method in (FullConfig(), replay)]
+
+    plain, other = keys(), keys("--counting.num-batches", "80")
+    assert plain[0] == other[0] and plain[1] != other[1]
+    assert keys("--counting.batches-per-unit", "10") == plain

@@ -13,7 +13,7 @@ SPACES = {
     ],
     "laptop_rule": [
         {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4])},
-        {"rank": 128, "alpha": 128.0, "optimizer.learning_rate": grid([2.5e-5, 5e-5, 1e-4])},
+        {"rank": 128, "alpha": 128.0, "optimizer.learning_rate": grid([5e-5, 1e-4])},
     ],
     "laptop_wide": [
         {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([2e-4, 5e-4])},

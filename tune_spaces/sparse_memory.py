@@ -18,7 +18,7 @@ SPACES = {
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0, 40.0])},
         {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([1.0, 2.0, 5.0])},
     ],
-    "laptop_rule": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 15.0, 20.0, 40.0])}],
+    "laptop_rule": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0, 40.0])}],
     # One setting, chosen at 100 facts.
     "saturation": [{"num_trainable_slots": 500, "optimizer.learning_rate": 10.0}],
     "pools": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0])}],

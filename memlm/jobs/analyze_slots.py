@@ -40,7 +40,7 @@ def run(config: Config) -> str:
     run = run_of(config)
     require_ready(config)
     method = require_slots_to_analyze(config)
-    inputs = artifacts.trial_inputs(config, "memory", with_reads=method.uses_reads)
+    inputs = artifacts.trial_inputs(config, "memory", [method])
     seeds = [replace(config, seed=config.seed + number) for number in range(config.analysis.num_seeds)]
     with connect(config):
         task, reads = (ray.remote(each).options(**task_resources(config.cluster)) for each in (_analyze, _read_tokens))

@@ -28,7 +28,7 @@ def run(config: Config) -> str:
     """Learn the stream and write the patch, or reuse it; return the patch's uri."""
     require_ready(config)
     require_traceable(config)
-    inputs = artifacts.trial_inputs(config, config.method.base, with_reads=config.method.uses_reads)
+    inputs = artifacts.trial_inputs(config, config.method.base, [config.method])
     learned, trace = artifacts.learned(config, inputs), artifacts.trace(config, inputs)
     uri = learned.uri
 

@@ -34,6 +34,11 @@ class MethodConfig(ABC):
     """Whether it needs the reads of background text, not only the counts."""
 
     @property
+    def uses_text(self) -> bool:
+        """Whether it needs the background text itself."""
+        return False
+
+    @property
     @abstractmethod
     def moves(self) -> Moves:
         """The weights that it writes to; a class variable if they are always the same."""
@@ -129,6 +134,10 @@ class RehearsingConfig(MethodConfig):
             raise ValueError(
                 f"method.optimizer.kind is row_sparse_adamw, which moves selected rows of a value pool, and {self.name} selects none; set it to adamw or sgd"
             )
+
+    @property
+    def uses_text(self) -> bool:
+        return self.rehearsal.kind not in ("none", "l2_sp")
 
     @property
     def label(self) -> str:

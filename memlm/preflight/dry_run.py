@@ -244,7 +244,7 @@ def _finetune(plan: RunPlan) -> None:
     config = plan.config
     uri, state = storage.join(plan.run.uri, artifacts.LEARNED), "to be made"
     try:
-        inputs = artifacts.trial_inputs(config, config.method.base, with_reads=config.method.uses_reads)
+        inputs = artifacts.trial_inputs(config, config.method.base, [config.method])
         learned, trace = artifacts.learned(config, inputs), artifacts.trace(config, inputs)
         uri = learned.uri
         if learned.is_there() and (not config.trace or trace.is_there()):

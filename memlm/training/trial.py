@@ -34,7 +34,8 @@ class Trial:
 
     def key(self, inputs: dict[str, str]) -> str:
         """Names the result: the same trial on the same artifacts has the same key."""
-        read = {name: digest for name, digest in inputs.items() if name != "reads" or self.method.uses_reads}
+        unused = {"reads": not self.method.uses_reads, "text": not self.method.uses_text}
+        read = {name: digest for name, digest in inputs.items() if not unused.get(name)}
         content = {"trial": identity(self), "method": self.method.name, "inputs": read}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

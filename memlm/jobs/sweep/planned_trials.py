@@ -37,9 +37,9 @@ class PlannedTrial:
 def plan_trials(config: Config, spaces: Sequence[MethodSpace]) -> tuple[list[PlannedTrial], Inputs]:
     """All trials, and the digests of their inputs. The seed varies slowest, so that all methods
     advance evenly."""
-    with_reads = {space.base.base for space in spaces if space.base.uses_reads}
+    settings = [setting for space in spaces for setting in space.settings()]
     inputs = {
-        base: trial_inputs(config, base, with_reads=base in with_reads)
+        base: trial_inputs(config, base, [setting for setting in settings if setting.base == base])
         for base in dict.fromkeys(space.base.base for space in spaces)
     }
     planned: dict[str, PlannedTrial] = {}

@@ -123,7 +123,7 @@ def test_an_invalid_entry_is_reported_on_one_line(run: Run, entry: str) -> None:
 
 def plans_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[PlannedTrial]:
     monkeypatch.setattr(
-        planned_trials, "trial_inputs", lambda config, architecture, **options: {"checkpoint": architecture}
+        planned_trials, "trial_inputs", lambda config, architecture, methods: {"checkpoint": architecture}
     )
     config = parse("", ["smoke", *arguments])
     return plan_trials(config, load_spaces(config.sweep.methods, config.sweep.scale))[0]
