@@ -22,6 +22,7 @@ from memlm.preflight.cost.command import take_options
 from memlm.recipes import RECIPES, smoke
 from tests.evaluation import text_kinds
 from tests.reading import README_BYTES
+from tests.results import recorded_tables
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -211,6 +212,20 @@ def test_explained_messages_occur_in_the_code():
 
 
 # --- Figures ---
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_of_recorded_frontiers_are_theirs(name):
+    """`python -m tests.results.recorded_tables` writes them."""
+    text = PAGES[name].read_text()
+    assert recorded_tables.with_tables(text) == text
+
+
+def test_a_changed_cell_of_a_table_is_found():
+    text = PAGES["docs/results.md"].read_text()
+    cell = re.search(r"-->\n\n\|.*\n\|.*\n\| 0\.5 \| (\S+)", text)[1]
+    changed = text.replace(f"| 0.5 | {cell}", "| 0.5 | 0.0%", 1)
+    assert changed != text == recorded_tables.with_tables(changed)
 
 
 def matched_rows(recording: str, methods: list[str]) -> list[str]:

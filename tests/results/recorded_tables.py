@@ -7,7 +7,8 @@ what it shows:
     <!-- docs/recorded/X.json: points known_facts text of sparse_memory full -->
 
 `lost` is what methods lose of a set at equal learning, `pairs` the ratio of two methods' losses and
-their difference, `points` every setting. `python -m tests.recorded_tables` writes all tables anew.
+their difference, `points` every setting. `python -m tests.results.recorded_tables` writes all
+tables anew.
 """
 
 import json
@@ -19,9 +20,9 @@ from typing import Any
 from memlm.results.frontier_tables import paired_cell, percent, point_cells, points_header, reached_note
 from memlm.results.looks import look_of, title_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PLACED = re.compile(
-    r"(<!-- (docs/recorded/\S+\.json): (\w+) ([\w ]+?)(?: of ([\w/ ]+?))?(?: at ([\d. ]+))? -->\n\n)(?:\|.*\n)*"
+    r"(<!-- (docs/recorded/\S+\.json): (\w+) ([\w ]+?)(?: of ([\w/ ]+?))?(?: at ([\d. ]+))? -->\n\n)(?:(?:\|.*\n)+\n)?"
 )
 
 Frontier = Mapping[str, Any]
@@ -40,7 +41,8 @@ def with_tables(text: str) -> str:
         rows = KINDS[kind](
             frontier, sets.split(), (methods or "").split(), [float(each) for each in (levels or "").split()]
         )
-        return comment + "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+        lines = [f"| {' | '.join(row)} |\n" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+        return comment + "".join(lines) + "\n"
 
     return PLACED.sub(table, text)
 
