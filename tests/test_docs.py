@@ -228,26 +228,6 @@ def test_a_changed_cell_of_a_table_is_found():
     assert changed != text == recorded_tables.with_tables(changed)
 
 
-def matched_rows(recording: str, methods: list[str]) -> list[str]:
-    """The rows of a table of matched learning, as the pages print them."""
-    recorded = json.loads((DOCS / "recorded" / recording).read_text())
-    rows = []
-    for level in recorded["matched"]:
-        cells = []
-        for method in methods:
-            found = level["methods"][method]
-            low, high = (100 * bound for bound in found["ci"])
-            cells.append(f"{100 * found['forgetting']:.1f} % [{low:.1f}, {high:.1f}]")
-        rows.append(f"| {level['learning']:.1f} | {' | '.join(cells)} |")
-    return rows
-
-
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
-def test_the_table_of_forgetting_matches_the_record(name):
-    rows = matched_rows("laptop-frontier.json", ["sparse_memory", "lora", "full"])
-    assert len(rows) == 6 and "\n".join(rows) in PAGES[name].read_text()
-
-
 def test_the_table_of_chaos_matches_the_record():
     recorded = json.loads((DOCS / "recorded" / "chaos.json").read_text())["rows"]
     page = PAGES["docs/faults.md"].read_text()
