@@ -31,7 +31,7 @@ SECONDS = 900.0
 """Limit for the pipelines of one side, after which they count as hanging."""
 NOTES = ("leases", "counts-attempts", "blocks-attempts")
 """Folders of leases and locks, which are no results."""
-CLOCKS = ("seconds", "seconds_learning")
+CLOCKS = ("seconds", "seconds_learning", "seconds_per_step")
 SMALL = (
     *("--pretraining.num-steps", "36", "--pretraining.warmup-steps", "4", "--pretraining.checkpoint-every", "16"),
     *("--counting.num-batches", "4", "--counting.batches-per-unit", "2"),
