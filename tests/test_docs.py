@@ -219,6 +219,8 @@ def test_tables_of_recorded_frontiers_are_theirs(name):
     """`python -m tests.results.recorded_tables` writes them."""
     text = PAGES[name].read_text()
     assert recorded_tables.with_tables(text) == text
+    comments = text.count("<!-- docs/recorded/")
+    assert len(recorded_tables.PLACED.findall(text)) == comments, "a comment says what no table shows"
 
 
 def test_a_changed_cell_of_a_table_is_found():

@@ -89,13 +89,13 @@ def point_cells(frontier: Mapping[str, Any], point: Mapping[str, Any]) -> list[s
 
 def _drop_cell(held_out: Mapping[str, Any], *, whole: bool) -> str:
     """A point's drop on one set; `whole` is with its interval."""
-    decimals = _decimals(held_out)
+    decimals = decimals_of(held_out)
     if whole:
         return _with_interval(held_out["drop"], held_out["drop_ci"], decimals)
     return percent(held_out["drop"], decimals=decimals) + ("" if held_out["counted"] else " (not counted)")
 
 
-def _decimals(held_out: Mapping[str, Any]) -> int:
+def decimals_of(held_out: Mapping[str, Any]) -> int:
     """A trial loses little of the distance between its loss and a unigram model's."""
     return 2 if held_out["measure"] == "nats_per_token" else 1
 
@@ -145,11 +145,11 @@ def matched_tables(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> l
     tables = []
     for name in (*frontier["counted_sets"], None):
         title = title_of(name) if name else "average of " + ", ".join(map(title_of, frontier["forgetting_sets"]))
-        decimals = _decimals(frontier["points"][0]["sets"][name]) if name else 1
+        decimals = decimals_of(frontier["points"][0]["sets"][name]) if name else 1
         cells = [
             [
                 percent(row["learning"], decimals=0),
-                *(_matched_cell(row["methods"].get(each), name, decimals) for each in methods),
+                *(matched_cell(row["methods"].get(each), name, decimals) for each in methods),
             ]
             for row in rows
         ]
@@ -159,7 +159,8 @@ def matched_tables(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> l
     return tables
 
 
-def _matched_cell(value: Mapping[str, Any] | None, name: str | None, decimals: int) -> str:
+def matched_cell(value: Mapping[str, Any] | None, name: str | None, decimals: int) -> str:
+    """What a method of a row of `matched` lost of a set, or on average for None."""
     if value is None:
         return "not reached"
     lost = value["sets"][name] if name else value

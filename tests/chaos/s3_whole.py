@@ -57,6 +57,7 @@ def commands(place: str, tracking: str, *, inputs: str, endpoint: str) -> list[l
         ("count_accesses.py",),
         ("finetune.py", *LEARNS),
         ("finetune.py", *LEARNS, "--trace", "True"),
+        ("finetune.py", *LEARNS, "--method", "sparse_memory_decorrelated"),
         ("finetune.py", *LEARNS, "--method", "lora"),
         ("evaluate.py", *LEARNS),
         ("evaluate.py", *LEARNS, "--checkpoint", f"{place}/smoke/checkpoint-dense"),
@@ -125,7 +126,9 @@ def _run(lines: list[list[str]], folder: Path, environ: dict[str, str]) -> list[
 def _apply_and_undo(place: str) -> None:
     """Apply and undo a patch, as `memlm apply` and `memlm undo` do."""
     checkpoint, learned = f"{place}/smoke/checkpoint-memory", f"{place}/smoke/learned"
-    (patch,) = [name for name in storage.list_names(learned) if name.startswith("sparse") and "trace" not in name]
+    (patch,) = [
+        name for name in storage.list_names(learned) if name.startswith("sparse_memory-") and "trace" not in name
+    ]
     apply_patch(checkpoint, f"{learned}/{patch}", f"{place}/smoke/patched")
     undo_patch(f"{place}/smoke/patched", f"{learned}/{patch}", f"{place}/smoke/undone")
 

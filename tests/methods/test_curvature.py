@@ -19,6 +19,7 @@ from tests.support.tiny import (
     MEMORY,
     background_reads,
     changed_rows,
+    learning_inputs,
     num_slots,
     plain_gradients,
     pool_rows,
@@ -40,12 +41,7 @@ def config_of(kind=SparseMemoryCurvatureConfig, **fields):
 
 
 def learner(model, config, *, reads=None, method=None):
-    inputs = LearningInputs(
-        background=random_background(model),
-        seed=0,
-        reads=background_reads(model) if reads is None else reads,
-        statements=random_statements,
-    )
+    inputs = learning_inputs(model, reads)
     return config.build(model, inputs) if method is None else method(model, config, inputs)
 
 

@@ -19,6 +19,7 @@ from tests.support.tiny import (
     background_reads,
     changed_rows,
     count_reads,
+    learning_inputs,
     num_slots,
     plain_gradients,
     pool_rows,
@@ -45,12 +46,7 @@ def config_of(t=0, **fields) -> SparseMemoryDecorrelatedConfig:
 
 
 def learner(model, config, *, reads=None, method=DecorrelatedFinetuning):
-    inputs = LearningInputs(
-        background=random_background(model),
-        seed=0,
-        reads=background_reads(model) if reads is None else reads,
-        statements=random_statements,
-    )
+    inputs = learning_inputs(model, reads)
     return method(model, config, inputs)
 
 

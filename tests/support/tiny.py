@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from memlm.data.questions.facts import FactBatch
 from memlm.methods.config import OptimizerConfig
+from memlm.methods.method import LearningInputs
 from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.model.column_split import ColumnSplit
 from memlm.model.config import MemoryConfig, ModelConfig
@@ -99,6 +100,16 @@ def background_reads(model: MemoryLlamaForCausalLM, *, seed: int = 100, num_batc
 def random_statements(fact_id: str) -> FactBatch:
     """The batch that random_batch gives that name, as all statements of its fact."""
     return random_batch(int(fact_id.removeprefix("fact ")))
+
+
+def learning_inputs(model: nn.Module, reads: BackgroundReads | None = None) -> LearningInputs:
+    """What a rule that uses background reads learns with."""
+    return LearningInputs(
+        background=random_background(model),
+        seed=0,
+        reads=background_reads(model) if reads is None else reads,
+        statements=random_statements,
+    )
 
 
 def sparse_config(num_trainable_slots: int = 6, **optimizer: object) -> SparseMemoryConfig:
