@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -89,10 +89,18 @@ def _of_one_process(find: Callable[..., Found], num_units: int) -> Found:
     )
 
 
-def differing(one: Found, other: Found) -> int:
-    """Number of fields in which two counts or reads differ."""
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(one)]
-    return sum(not torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs)) for mine, theirs in pairs)
+def differing(one: Any, other: Any) -> int:
+    """Number of fields in which two counts, two reads or two of their parts differ."""
+    compared = [field.name for field in fields(one) if field.compare]
+    return sum(not _equal(getattr(one, name), getattr(other, name)) for name in compared)
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    if is_dataclass(one) and type(one) is type(other):
+        return differing(one, other) == 0
+    return one == other
 
 
 @contextmanager
