@@ -25,7 +25,7 @@ import numpy as np
 from memlm.results.bootstrap import Resamples, interval
 from memlm.results.comparing.choice import TuningScores, chosen_settings, tuning_scores
 from memlm.results.comparing.items import SweepItems
-from memlm.results.comparing.measuring import MeasuredSetting, measure_method
+from memlm.results.comparing.measuring import MeasuredSetting, has_kept, measure_method
 from memlm.results.comparing.paired import MethodCurve, at_matched_learning, paired_differences
 from memlm.results.comparing.sets import HeldOutSets, held_out_sets, reported_items
 from memlm.results.comparing.trials import (
@@ -38,9 +38,10 @@ from memlm.results.comparing.trials import (
     split_by_seed,
 )
 from memlm.results.pareto import hypervolume, nondominated
-from memlm.results.scores import LEARNING_SET, FailedSetting, TrialResult
+from memlm.results.scores import LEARNING_SET, FailedSetting, TrialResult, kept_set
 
 SHARE, NATS_UNIT = "share lost above chance", "nats per token"
+KEPT_UNIT = "share of right answers lost"
 """Units of a paired difference."""
 
 
@@ -62,7 +63,9 @@ def build_frontier(
     settings; `on_joint_frontier` those that no point of any method beats in learning and on
     `headline_set`. `forgetting` is the average over `forgetting_sets`. In `matched`, which has the
     levels that all of COMPARED_METHODS in the sweep reach, `reached` is the share of resamples in
-    which the method learns that much at all; `partly_matched` has the other levels.
+    which the method learns that much at all; `partly_matched` has the other levels. `paired` has
+    the counted sets, and the right answers of each (`kept_set`); its `ratio_ci` is None where the
+    other method loses nothing in a resample.
     """
     require_comparable(trials)
     missing = lacks(trials, tuning_seeds)
@@ -75,7 +78,12 @@ def build_frontier(
     volumes = {method: hypervolume(curve.learning, curve.drops(sets.headline)) for method, curve in curves.items()}
     rows = at_matched_learning(curves, sets.counted, sets.averaged)
     matched = [row for row in rows if _is_matched(row, methods)]
-    units = {name: NATS_UNIT if reported[0].start[name].is_loss else SHARE for name in sets.counted}
+    start = reported[0].start
+    units = {}
+    for name in sets.counted:
+        units[name] = NATS_UNIT if start[name].is_loss else SHARE
+        if has_kept(start[name]):
+            units[kept_set(name)] = KEPT_UNIT
     return {
         "recipe": recipe,
         "points": _all_points(methods, sets.headline),

@@ -208,8 +208,10 @@ def paired_cell(row: Mapping[str, Any] | None) -> str:
         return "not reached"
     scale, decimals = (1, 3) if row["unit"] == "nats per token" else (100, 1)
     ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    if row.get("ratio_ci"):  # not in frontiers from before it was computed
+        ratio += " [{}, {}]".format(*(_rounded(bound, 2) for bound in row["ratio_ci"]))
     difference, low, high = (_rounded(scale * each, decimals) for each in (row["difference"], *row["ci"]))
-    return f"{ratio}, {difference} [{low}, {high}]{reached_note(row['reached'])}"
+    return f"{ratio}; {difference} [{low}, {high}]{reached_note(row['reached'])}"
 
 
 def start_cells(frontier: Mapping[str, Any]) -> Table:

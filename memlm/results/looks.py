@@ -4,6 +4,8 @@ pictures."""
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from memlm.results.scores import kept_set, nats_set
+
 HEADLINE_LEARNING = 0.6
 """The level of learning at which forgetting is compared in one sentence."""
 TITLES = {
@@ -52,9 +54,11 @@ def look_of(frontier: Mapping[str, Any], method: str) -> Look:
 
 def title_of(name: str) -> str:
     """A set, for people."""
-    asked = name.removesuffix("_nats")
+    asked = name.removesuffix("_nats").removesuffix("_kept")
     title = TITLES.get(asked, asked.replace("_", " "))
-    return title if asked == name else f"{title}, likelihood"
+    if name == nats_set(asked):
+        return f"{title}, nats"
+    return f"{title} answered before" if name == kept_set(asked) else title
 
 
 def headline(frontier: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -54,7 +54,7 @@ def write_report(
         picture=embedded(figure_of(frontier), dpi=160),
         matched=matched_tables(frontier, paper),
         has_paper=PAPERS_SET in frontier["counted_sets"],
-        paired=paired_tables(frontier, frontier["counted_sets"]),
+        paired=paired_tables(frontier, list(dict.fromkeys(row["set"] for row in frontier["paired"]))),
         start=start_cells(frontier),
         settings=(points_header(frontier)[1:], [cells[1:] for cells in points]),
         chosen=[index for index, cells in enumerate(points) if cells[0]],

@@ -27,8 +27,14 @@ class ScoreError(ValueError):
 
 
 def nats_set(name: str) -> str:
-    """The name of the likelihood of the preferred answers in a set that is answered with text."""
+    """The name of the loss on the preferred answers of a set that is answered with text."""
     return f"{name}_nats"
+
+
+def kept_set(name: str) -> str:
+    """The name of the questions of a set that the model answered before it learned. Their share
+    that it no longer answers is not offset by questions that it answers only afterwards."""
+    return f"{name}_kept"
 
 
 NEVER_COUNTED = (TEXT_ENDS_SET, OLD_ANSWERS_SET, nats_set(OLD_ANSWERS_SET))
@@ -105,6 +111,9 @@ class TrialResult:
     checkpoint: str = ""
     """Name of the pair of world and pretraining seed that the trial started from; empty in a run
     of one checkpoint."""
+    commit: str = ""
+    """Commit of the code that ran it; empty outside a checkout, and in a trial from before trials
+    kept theirs."""
     answers: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict, repr=False)
     """By set, each question with its accepted answers and the model's answers before and after.
     Kept with a finetune, and not in a sweep."""
@@ -122,7 +131,7 @@ class TrialResult:
             return {name: SetScore(**{**score, "items": tuple(score["items"])}) for name, score in side.items()}
 
         read = cls(**{**value, "start": scores(value["start"]), "end": scores(value["end"])})
-        kinds: dict[str, type] = {"key": str, "method": str, "checkpoint": str, "seed": int}
+        kinds: dict[str, type] = {"key": str, "method": str, "checkpoint": str, "commit": str, "seed": int}
         kinds |= {"hyperparameters": Mapping, "extra": Mapping}
         wrong = [name for name, kind in kinds.items() if not isinstance(getattr(read, name), kind)]
         numbers = (*read.extra.values(), *read.hyperparameters.values()) if not wrong else ()

@@ -129,7 +129,7 @@ def test_a_margin_counts_that_is_neither_small_nor_luck() -> None:
 
 
 def test_no_set_left_to_measure_forgetting_on() -> None:
-    with pytest.raises(ScoreError, match="pretrain for longer or add a likelihood set"):
+    with pytest.raises(ScoreError, match="pretrain for longer or add a set measured in nats"):
         build(trial("full", 0.5, {"known_facts": accuracy(0)}, {"known_facts": accuracy(0)}))
 
 

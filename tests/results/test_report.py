@@ -98,9 +98,9 @@ def test_picture_has_a_panel_per_counted_set_known_facts_first_and_largest() -> 
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == [
         "What a method loses of known facts for what it learns",
-        "Known facts, likelihood",
+        "Known facts, nats",
         "Arithmetic",
-        "Arithmetic, likelihood",
+        "Arithmetic, nats",
         "Text",
     ]
     figure.draw_without_rendering()
@@ -149,7 +149,7 @@ def test_losses_have_a_decimal_more() -> None:
     frontier = build_frontier("laptop", random_trials(), samples=20)
     tables = {header[0].split(":")[0]: rows for header, rows in matched_tables(frontier, {})}
     value = frontier["matched"][4]["methods"]["sparse_memory"]["sets"]["known_facts_nats"]
-    assert tables["known facts, likelihood"][4][1].startswith(f"{100 * value['forgetting']:.2f}% [")
+    assert tables["known facts, nats"][4][1].startswith(f"{100 * value['forgetting']:.2f}% [")
     assert re.match(r"-?\d+\.\d%", tables["known facts"][4][1])
 
 
@@ -191,22 +191,22 @@ def test_paired_differences_are_shown_for_sparse_methods_against_dense_ones_and_
     ]
     (header, rows), (nats_header, _) = paired_tables(frontier, ["known_facts", "known_facts_nats"])
     assert header[0] == "known facts: ratio and difference (points) at learning"
-    assert nats_header[0] == "known facts, likelihood: ratio and difference (nats per token) at learning"
+    assert nats_header[0] == "known facts, nats: ratio and difference (nats per token) at learning"
     (row,) = [
         row
         for row in frontier["paired"]
         if (row["set"], row["learning"], row["method"], row["against"]) == ("known_facts", 0.7, "sparse_memory", "full")
     ]
     cell = rows[2][header.index("70%")]
-    low, high = row["ci"]
-    shown = f"{row['ratio']:.2f}, {100 * row['difference']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    (low, high), (ratio_low, ratio_high) = row["ci"], row["ratio_ci"]
+    shown = f"{row['ratio']:.2f} [{ratio_low:.2f}, {ratio_high:.2f}]; {100 * row['difference']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     assert cell.startswith(shown) and ("reached in" in cell) == (row["reached"] < 1)
 
 
 def test_the_table_says_on_what_settings_were_chosen() -> None:
     trials = random_trials()
     chosen = format_table(build_frontier("laptop", trials, samples=20, tuning_seeds=(2,)))
-    assert "settings (*) were chosen by known facts, likelihood on seeds 2 and a third of the questions" in chosen
+    assert "settings (*) were chosen by known facts, nats on seeds 2 and a third of the questions" in chosen
     assert "on the very results that are reported" in format_table(build_frontier("laptop", trials, samples=20))
 
 

@@ -38,6 +38,8 @@ class Shared:
     model_configs: dict[Architecture, PreTrainedConfig]
     weights: dict[Architecture, dict[str, np.ndarray]]
     materials: Materials
+    commit: str = ""
+    """Commit of the driver's code; empty outside a checkout."""
 
 
 Part = tuple[Architecture, int | None]

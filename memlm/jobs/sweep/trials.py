@@ -28,6 +28,7 @@ from memlm.jobs.sweep.weights import TrialWeights
 from memlm.jobs.trial.materials import load_materials, load_model, read_model_config
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import Run, RunError
+from memlm.tracking import git_sha
 from memlm.training.finetune import run_trial
 from memlm.training.finite import DivergedError
 from memlm.training.step import StepResult
@@ -58,6 +59,7 @@ def run_trials(
             model_configs={name: read_model_config(uri, digest=digest) for name, (uri, digest) in checkpoints.items()},
             weights={name: _arrays_of(load_model(uri, digest=digest)) for name, (uri, digest) in checkpoints.items()},
             materials=load_materials(config, read),
+            commit=git_sha(),
         )
     )
     began = time.monotonic()
@@ -162,7 +164,7 @@ class TrialRunner(tune.Trainable):
         try:
             with self.weights[plan.architecture].model_for(trial.method) as model:
                 result, _ = run_trial(trial, model, materials, key=plan.key, start=start, on_step=on_step)
-            entry: dict[str, Any] = {"result": result.to_json(), "curve": curve}
+            entry: dict[str, Any] = {"result": replace(result, commit=shared.commit).to_json(), "curve": curve}
         except DivergedError as error:
             entry = {
                 "failed": str(error),

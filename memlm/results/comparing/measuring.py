@@ -1,7 +1,7 @@
 """Settings of a method in every resample: what they learn and what they lose."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from memlm.results.bootstrap import Resamples, divide
 from memlm.results.comparing.trials import settings_of
 from memlm.results.pareto import Array
-from memlm.results.scores import LEARNING_SET, SetScore, TrialResult
+from memlm.results.scores import LEARNING_SET, SetScore, TrialResult, kept_set
 
 Quantity = Literal["start", "end", "drop", "loss"]
 
@@ -27,7 +27,8 @@ class MeasuredSetting:
     """By held-out set, the share that is lost of what the model knew better than chance."""
     losses: Mapping[str, Array]
     """By held-out set, what methods are compared by: the drop or, for a loss, its rise in nats per
-    token."""
+    token. By `kept_set` of a set of right and wrong answers, the share of the right ones that are
+    no longer right."""
 
     def average(self, averaged: Sequence[str]) -> Array:
         """The mean drop over these sets; gains do not pay for losses."""
@@ -82,20 +83,37 @@ def _measure_setting(trials: list[TrialResult], mean_of: "partial[Array]") -> Me
         starts={name: float(mean_of("start", name)[0]) for name in names},
         ends={name: float(mean_of("end", name)[0]) for name in names},
         drops=drops,
-        losses={name: mean_of("loss", name) if trials[0].start[name].is_loss else drops[name] for name in names},
+        losses={name: mean_of("loss", name) if trials[0].start[name].is_loss else drops[name] for name in names}
+        | {kept_set(name): mean_of("drop", kept_set(name)) for name in names if has_kept(trials[0].start[name])},
     )
 
 
 def _quantities(trials: Sequence[TrialResult], resamples: Resamples) -> dict[tuple[Quantity, str], Array]:
     """Each quantity of each set, [trials, draws], for trials of one checkpoint."""
     found: dict[tuple[Quantity, str], Array] = {}
+    checkpoint = trials[0].checkpoint
     for name in trials[0].start:
         starts = [trial.start[name] for trial in trials]
-        start = resamples.means(name, starts, trials[0].checkpoint)
-        end = resamples.means(name, [trial.end[name] for trial in trials], trials[0].checkpoint)
+        start = resamples.means(name, starts, checkpoint)
+        end = resamples.means(name, [trial.end[name] for trial in trials], checkpoint)
         found |= {("start", name): start, ("end", name): end, ("loss", name): end - start}
         found["drop", name] = _drop(starts, start, end)
+        if has_kept(starts[0]):
+            still = resamples.means(
+                name, [_still_right(trial.start[name], trial.end[name]) for trial in trials], checkpoint
+            )
+            found["drop", kept_set(name)] = divide(start - still, start)
     return found
+
+
+def has_kept(score: SetScore) -> bool:
+    """Whether the set has answers that are right or wrong."""
+    return score.measure == "exact_match"
+
+
+def _still_right(start: SetScore, end: SetScore) -> SetScore:
+    """The end without what was not right at the start."""
+    return replace(end, items=tuple(map(min, start.items, end.items)))
 
 
 def _drop(starts: Sequence[SetScore], start: Array, end: Array) -> Array:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memlm.results.bootstrap import interval
+import numpy as np
+
+from memlm.results.bootstrap import divide, interval
 from memlm.results.comparing.measuring import MeasuredMethod
 from memlm.results.pareto import Array, Curve, Mask
 from memlm.results.scores import EPSILON
@@ -95,9 +97,11 @@ def paired_differences(curves: Mapping[str, MethodCurve], units: Mapping[str, st
 
 def _pair(one: _AtLevel, other: _AtLevel) -> dict[str, Any]:
     against = float(other.loss[0])
+    there = np.isfinite(other.loss) & np.isfinite(one.loss)
     return {
         "method": one.method,
         "against": other.method,
         "ratio": float(one.loss[0]) / against if against > EPSILON else None,
+        "ratio_ci": interval(divide(one.loss, other.loss)) if (other.loss[there] > EPSILON).all() else None,
         "reached": float((one.reached & other.reached)[1:].mean()),
     }

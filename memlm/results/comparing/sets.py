@@ -1,7 +1,7 @@
 """The held-out sets of a sweep: their order, which of them count, and which items choose settings.
 
-A set is named after its questions. `<set>_nats` is the likelihood of the same questions' answers;
-`text` is held-out text without ends and line breaks, `text_ends` those alone.
+A set is named after its questions. `<set>_nats` is the loss on the same questions' answers, in nats
+per token; `text` is held-out text without ends and line breaks, `text_ends` those alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,7 +42,7 @@ others are reported."""
 
 def in_order(names: Iterable[str], first: Sequence[str] = ()) -> list[str]:
     """Held-out sets as they are shown: those of `first` in its order, then the others, text last;
-    each is followed by its likelihood."""
+    each is followed by its nats."""
     first = first or (HEADLINE_SET,)
     held_out = [name for name in names if name != LEARNING_SET]
     texts = [name for name in TEXTS if name in held_out]
@@ -78,10 +78,10 @@ class HeldOutSets:
 
     @property
     def decided_by(self) -> str:
-        """The set that settings are chosen by: the likelihood of the first set's answers, which
+        """The set that settings are chosen by: the nats of the first set's answers, which
         moves before an answer does."""
-        likelihood = nats_set(self.names[0])
-        return likelihood if likelihood in self.counted else self.headline
+        nats = nats_set(self.names[0])
+        return nats if nats in self.counted else self.headline
 
 
 def held_out_sets(trials: Sequence[TrialResult], first: Sequence[str]) -> HeldOutSets:
@@ -96,7 +96,7 @@ def held_out_sets(trials: Sequence[TrialResult], first: Sequence[str]) -> HeldOu
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise ScoreError(
             f"no held-out set counts, so forgetting cannot be measured ({reasons or 'no set was scored'}): all models must start "
-            f"{MIN_ABOVE_CHANCE:g} and {MIN_STANDARD_ERRORS:g} standard errors better than chance on one; pretrain for longer or add a likelihood set"
+            f"{MIN_ABOVE_CHANCE:g} and {MIN_STANDARD_ERRORS:g} standard errors better than chance on one; pretrain for longer or add a set measured in nats"
         )
     return HeldOutSets(names=names, counted=[name for name in names if name not in left_out], left_out=left_out)
 

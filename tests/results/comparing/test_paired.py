@@ -38,7 +38,34 @@ def test_both_orders_of_a_pair_mirror_each_other() -> None:
     forth, back = row_of(frontier, "sparse_memory", "full"), row_of(frontier, "full", "sparse_memory")
     assert back["difference"] == -forth["difference"] and back["ratio"] == pytest.approx(1.5)
     assert back["ci"] == [-forth["ci"][1], -forth["ci"][0]] and back["reached"] == forth["reached"]
-    assert {row["unit"] for row in frontier["paired"]} == {"share lost above chance"}
+    units = {row["set"]: row["unit"] for row in frontier["paired"]}
+    assert units == {"known_facts": "share lost above chance", "known_facts_kept": "share of right answers lost"}
+
+
+def test_answers_found_anew_do_not_offset_those_lost() -> None:
+    """Of 40 questions that it answered, one method loses 10 and answers 10 others; the other loses
+    20 and answers no other."""
+    start = {"known_facts": right(*(1.0,) * 40, *(0.0,) * 20)}
+    swaps = {"known_facts": right(*(0.0,) * 10, *(1.0,) * 40, *(0.0,) * 10)}
+    loses = {"known_facts": right(*(0.0,) * 20, *(1.0,) * 20, *(0.0,) * 20)}
+    trials = [
+        a_trial(method, 0.5, start, end, seed=seed)
+        for method, end in (("sparse_memory", swaps), ("full", loses))
+        for seed in range(3)
+    ]
+    frontier = frontier_of_trials(*trials, samples=500)
+    net, gross = (row_of(frontier, "sparse_memory", "full", name=name) for name in ("known_facts", "known_facts_kept"))
+    assert (net["ratio"], net["difference"]) == (0.0, pytest.approx(-0.5))
+    assert (gross["ratio"], gross["difference"]) == (pytest.approx(0.5), pytest.approx(-0.25))
+
+
+def test_the_interval_of_a_ratio_covers_it_and_is_left_out_where_a_resample_loses_nothing() -> None:
+    frontier = frontier_of_trials(*forgets("sparse_memory", 12), *forgets("full", 18), samples=2000)
+    low, high = row_of(frontier, "sparse_memory", "full")["ratio_ci"]
+    assert 0.4 < low < 12 / 18 < high <= 1
+    frontier = frontier_of_trials(*forgets("sparse_memory", 12), *forgets("full", 1), samples=2000)
+    row = row_of(frontier, "sparse_memory", "full")
+    assert (row["ratio"], row["ratio_ci"]) == (pytest.approx(12), None)
 
 
 def test_a_loss_is_compared_by_its_rise_in_nats() -> None:
@@ -56,8 +83,9 @@ def test_a_loss_is_compared_by_its_rise_in_nats() -> None:
 
 def test_there_is_a_row_for_each_ordered_pair_at_each_tenth_that_both_reach() -> None:
     frontier = frontier_of_trials(lost("sparse_memory", 0.35, 0.1), lost("lora", 0.2, 0.1), lost("full", 0.3, 0.2))
-    found = {(row["method"], row["against"]): [] for row in frontier["paired"]}
-    for row in frontier["paired"]:
+    rows = [row for row in frontier["paired"] if row["set"] == "known_facts"]
+    found = {(row["method"], row["against"]): [] for row in rows}
+    for row in rows:
         found[row["method"], row["against"]].append(row["learning"])
     assert found == {
         ("sparse_memory", "lora"): [0.1, 0.2],

@@ -68,7 +68,7 @@ def test_without_a_set_that_counts_the_reason_of_each_is_named() -> None:
     with pytest.raises(ScoreError) as caught:
         frontier_of_trials(*unchanged(**near))
     message = str(caught.value)
-    assert "\n" not in message and "pretrain for longer or add a likelihood set" in message
+    assert "\n" not in message and "pretrain for longer or add a set measured in nats" in message
     assert "known_facts: full starts at 0 right, and chance is 0; text: full starts at 4.9 nats per token" in message
     with pytest.raises(ScoreError, match="no set was scored"):
         frontier_of_trials(*unchanged())
