@@ -53,7 +53,12 @@ class SparseMemoryConfig(SlotMethodConfig):
     background: Background = names_result("corpus")
     """Text that slots are ranked against: the corpus or, as a control, its documents that name no
     entity of the tested known facts; or, as ablations, the facts to learn or the held-out
-    questions, packed into as large micro-batches (figure 7)."""
+    questions, packed into as many and as large micro-batches (figure 7)."""
+    background_rule: Literal["repeated"] = names_result(
+        "repeated", when=lambda config: config.background in ("new_facts", "held_out_questions")
+    )
+    """Texts of facts and questions are repeated until as many blocks are counted as of the
+    corpus."""
     trains_also: Literal["", "keys", "gates"] = names_result("")
     """Ablation: parameters that AdamW moves in addition to the values: the half-keys, or the
     gates' projections."""

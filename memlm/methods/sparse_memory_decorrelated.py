@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from memlm.identity import execution_only, names_result
 from memlm.methods.config import Moves, OptimizerConfig, SlotMethodConfig
@@ -39,6 +39,11 @@ class SparseMemoryDecorrelatedConfig(SlotMethodConfig):
     continual: float = names_result(0.0)
     """Number of background tokens that each token of a learned fact counts as for other facts; 0
     for a fixed background."""
+    background: Literal["corpus", "corpus_without_tested"] = names_result(
+        "corpus", when=lambda config: config.background != "corpus"
+    )
+    """Text whose reads are spared: the corpus or, as a control, its documents that name no entity
+    of the tested known facts."""
     owned_rows: bool = names_result(False)
     """Whether a row belongs to the first fact that moves it, so that no later fact does."""
     optimizer: OptimizerConfig = names_result(OptimizerConfig(kind="sgd", learning_rate=80.0))
@@ -84,6 +89,7 @@ class SparseMemoryDecorrelatedConfig(SlotMethodConfig):
             self.ranking if t and self.ranking != "tf" else "",
             "continual" if self.continual else "",
             "owned" if self.owned_rows else "",
+            f"against_{self.background}" if self.background != "corpus" else "",
         ]
         return "_".join([self.name, *filter(None, parts)])
 

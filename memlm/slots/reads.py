@@ -9,6 +9,7 @@ With the model's sensitivities (sensitivities.py), tokens may also be weighted b
 depends on what they read.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +106,16 @@ class BackgroundReads:
     def _weighted(self) -> dict[float, "BackgroundReads"]:
         return {}
 
+    def of_other_text(self, name: str, read: Callable[[], "BackgroundReads"]) -> "BackgroundReads":
+        """The same model's reads of another text, read once for as long as these are in memory."""
+        if name not in self._of_other_texts:
+            self._of_other_texts[name] = read()
+        return self._of_other_texts[name]
+
+    @cached_property
+    def _of_other_texts(self) -> dict[str, "BackgroundReads"]:
+        return {}
+
     @cached_property
     def by_slot(self) -> "ReadsBySlot":
         return ReadsBySlot.of(self)
@@ -172,6 +183,11 @@ class ReadsBySlot:
             starts=torch.cat([per_slot.new_zeros(1), per_slot.cumsum(0)]),
             num_rows=len(reads.slots),
         )
+
+    @property
+    def num_slots_read(self) -> int:
+        """Number of slots with any read."""
+        return int((self.starts.diff() > 0).sum())
 
     def columns(
         self, slots: Int[Tensor, " chosen"]

@@ -43,21 +43,25 @@ def read_unit(
     model: nn.Module, blocks: Blocks, batches: range, config: CountingConfig, *, eos_id: int, pad_id: int
 ) -> BackgroundReads:
     """With their sensitivities."""
-    parts = []
     micro_batches = _micro_batches(model, blocks, batches, config, eos_id=eos_id, pad_id=pad_id)
-    for number, (tokens, positions, counted) in zip(batches, micro_batches, strict=True):
-        draws = _draws(config.seed, number, tokens.shape)
-        found = read_gradients(model, counted, draws, input_ids=tokens, position_ids=positions)
-        parts.append(
-            BackgroundReads.of_batch(
-                found.slots,
-                found.weights,
-                counted,
-                num_slots=num_slots(model),
-                sensitivities=Sensitivities.of_batch(found.gradients, counted, pools=pools_of_layers(model)),
-            )
-        )
+    parts = [
+        _read(model, micro_batch, seed=config.seed, number=number)
+        for number, micro_batch in zip(batches, micro_batches, strict=True)
+    ]
     return reduce(add, parts)
+
+
+def _read(model: nn.Module, micro_batch: "_MicroBatch", *, seed: int, number: int) -> BackgroundReads:
+    tokens, positions, counted = micro_batch
+    draws = _draws(seed, number, tokens.shape)
+    found = read_gradients(model, counted, draws, input_ids=tokens, position_ids=positions)
+    return BackgroundReads.of_batch(
+        found.slots,
+        found.weights,
+        counted,
+        num_slots=num_slots(model),
+        sensitivities=Sensitivities.of_batch(found.gradients, counted, pools=pools_of_layers(model)),
+    )
 
 
 def count_batches(
@@ -73,6 +77,24 @@ def count_batches(
         positions = document_positions(tokens, eos_id=eos_id)
         counter.add(accesses_of(model, input_ids=tokens, position_ids=positions), is_token)
     return counter.counts()
+
+
+def read_batches(
+    model: nn.Module,
+    batches: Iterable[tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]],
+    *,
+    num_tokens: int,
+    eos_id: int,
+) -> BackgroundReads:
+    """The reads of the first of such batches, with their sensitivities, until `num_tokens` tokens
+    were read or no batch is left."""
+    parts: list[BackgroundReads] = []
+    for number, (tokens, is_token) in enumerate(batches):
+        micro_batch = _MicroBatch(tokens, document_positions(tokens, eos_id=eos_id), is_token)
+        parts.append(_read(model, micro_batch, seed=0, number=number))
+        if sum(part.num_tokens for part in parts) >= num_tokens:
+            break
+    return reduce(add, parts)
 
 
 def counted_blocks(blocks: Blocks, config: CountingConfig) -> Int[Tensor, "counted block_size"]:

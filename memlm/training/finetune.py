@@ -22,6 +22,7 @@ from memlm.training.materials import (
     background_for,
     facts_of,
     reader_for,
+    reads_for,
     recording_for,
     statements_of,
     stream_of,
@@ -80,7 +81,7 @@ def run_trial(
         text=materials.text,
         recording=recording_for(trial, materials),
         num_steps=num_steps(trial.stream, materials.facts, seed=trial.seed),
-        reads=materials.reads,
+        reads=reads_for(trial, model, materials),
         statements=statements_of(trial, facts, materials),
     )
     method = trial.method.build(model, inputs)

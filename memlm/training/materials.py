@@ -16,7 +16,7 @@ from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.reader import Reader, Recording
 from memlm.slots.counts import BackgroundCounts
 from memlm.slots.reads import BackgroundReads
-from memlm.training.backgrounds import count_background
+from memlm.training.backgrounds import count_background, read_background
 from memlm.training.trial import Trial
 
 
@@ -79,7 +79,7 @@ def background_for(
     """The counts that slots are ranked against: the run's, or for a control those of another
     text."""
     source = getattr(trial.method, "background", "corpus")
-    if source == "corpus":
+    if source == "corpus" or trial.method.uses_reads:
         return materials.background
     return count_background(
         source,
@@ -89,4 +89,21 @@ def background_for(
         materials.tokenizer,
         text=materials.text,
         background=materials.background,
+    )
+
+
+def reads_for(trial: Trial, model: nn.Module, materials: Materials) -> BackgroundReads | None:
+    """The background reads that the method spares: the run's, or for a control those of another
+    text."""
+    source = getattr(trial.method, "background", "corpus")
+    if source == "corpus" or not trial.method.uses_reads or materials.reads is None:
+        return materials.reads
+    return read_background(
+        source,
+        model,
+        materials.held_out,
+        materials.tokenizer,
+        text=materials.text,
+        background=materials.background,
+        reads=materials.reads,
     )

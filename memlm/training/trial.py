@@ -4,7 +4,7 @@ many trials is quick."""
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from memlm.data.config import StreamChoice
@@ -23,8 +23,8 @@ class Trial:
     seed: int
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The method's settings, flat, as they are compared."""
-        return dict(_flat(asdict(self.method)))
+        """The method's settings that its result depends on, flat."""
+        return {name: value for name, value in _flat(identity(self.method)) if name != "name"}
 
     @property
     def title(self) -> str:

@@ -2,6 +2,7 @@
 kept from pass to pass; with mutants that the checks catch."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from memlm.training.step import finetune_step
 from tests.support.tiny import (
     MEMORIES,
     MEMORY,
+    TWO_SHARED,
     background_reads,
     changed_rows,
     count_reads,
@@ -169,6 +171,23 @@ def test_what_is_kept_changes_no_bit(kept_bytes):
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
+def test_what_an_earlier_trial_kept_holds_only_for_facts_with_the_same_reads():
+    """Above a first memory layer, what a fact reads depends on what was learned before, and with it
+    what others spare."""
+    reads = background_reads(tiny_model(TWO_SHARED))
+
+    def learned(rate: float, kept_bytes: int):
+        model = tiny_model(TWO_SHARED)
+        optimizer = OptimizerConfig(kind="sgd", learning_rate=rate)
+        trained = learner(model, config_of(continual=3.0, kept_bytes=kept_bytes, optimizer=optimizer), reads=reads)
+        for seed in (0, 1, 2, 0, 1, 2):
+            finetune_step(trained, [random_batch(seed)])
+        return pool_rows(state(model))
+
+    learned(20.0, 2**30)
+    assert torch.equal(learned(RATE, 2**30), learned(RATE, 0))
+
+
 def factors_made(monkeypatch, run) -> int:
     made = []
     factor = decorrelated_finetuning.Decorrelation.factor
@@ -315,6 +334,21 @@ def test_a_row_belongs_to_the_first_fact_that_moves_it(memory, t):
         assert set(changed_rows(before, state(model))) <= set(trained.selected_slots.tolist())
 
 
+def test_a_fact_with_rows_of_its_own_is_undone_from_the_middle():
+    model = tiny_model()
+    base, trained, rows = state(model), learner(model, config_of(9, owned_rows=True)), {}
+    for seed in (0, 1, 2, 0, 1, 2):
+        finetune_step(trained, [random_batch(seed)])
+        rows[seed] = trained.selected_slots.tolist()
+    (values,) = model.model.value_pools
+    end = pool_rows(state(model))
+    with torch.no_grad():
+        values.weight[rows[1]] = pool_rows(base)[rows[1]]
+    changed = (pool_rows(state(model)) != pool_rows(base)).any(dim=1).nonzero().flatten().tolist()
+    assert set(changed) == {*rows[0], *rows[2]} and rows[1], "nothing of the fact is left"
+    assert torch.equal(pool_rows(state(model))[changed], end[changed]), "and the others' rows are as they were"
+
+
 @every_memory
 def test_a_fact_without_a_row_of_its_own_moves_nothing(memory):
     model = tiny_model(memory)
@@ -365,6 +399,18 @@ def test_reads_of_another_checkpoint_are_refused():
 
 
 def test_more_rows_than_the_reads_cover_are_refused():
+    model = tiny_model()
+    reads = background_reads(model, num_batches=1)
+    few = replace(reads, slots=reads.slots[:1], weights=reads.weights[:1], num_tokens=1, sensitivities=None)
+    covered = len(few.slots.unique())
+    assert learner(model, config_of(covered), reads=few)
+    with pytest.raises(
+        ValueError, match=rf"is {covered + 1}, and the .* of 1 tokens cover {covered} slots.*raise coun"
+    ):
+        learner(model, config_of(covered + 1), reads=few)
+
+
+def test_more_rows_than_the_pool_has_are_refused():
     with pytest.raises(ValueError, match="num_trainable_slots is 82, more than the pool's 81 slots"):
         learner(tiny_model(), config_of(82))
 
@@ -384,6 +430,7 @@ def test_a_text_that_is_no_statement_of_the_fact_is_refused():
         ({"num_trainable_slots": 500, "ranking": "tfidf"}, "_500_tfidf"),
         ({"continual": 0.1}, "_continual"),
         ({"num_trainable_slots": 9, "owned_rows": True}, "_9_owned"),
+        ({"background": "corpus_without_tested"}, "_against_corpus_without_tested"),
     ],
 )
 def test_variants_are_methods_of_their_own(fields, label):

@@ -130,12 +130,15 @@ def read_results(
     failed = [
         FailedSetting(
             method=method.label,
-            hyperparameters=found[0][1]["hyperparameters"],
+            hyperparameters=found[0][0].trial.hyperparameters(),
             seeds=tuple(plan.trial.seed for plan, _ in found),
             reason=found[0][1]["failed"],
         )
         for method, found in diverged.items()
     ]
+    # An entry from before a setting was added names fewer of them, under the same key.
     return [
-        (plan, TrialResult.from_json(entry["result"])) for plan, entry in entries if plan.trial.method not in diverged
+        (plan, replace(TrialResult.from_json(entry["result"]), hyperparameters=plan.trial.hyperparameters()))
+        for plan, entry in entries
+        if plan.trial.method not in diverged
     ], failed

@@ -58,6 +58,12 @@ class DecorrelatedFinetuning(SlotFinetuning):
                 f"the background reads are of {inputs.reads.num_slots} slots and the model has {num_slots}; "
                 "rerun pipelines/count_accesses.py for this checkpoint"
             )
+        covered = inputs.reads.by_slot.num_slots_read
+        if config.num_trainable_slots > covered:
+            raise ValueError(
+                f"method.num_trainable_slots is {config.num_trainable_slots}, and the background reads of {inputs.reads.num_tokens} tokens cover {covered} slots; "
+                "set it to at most as many (0 takes all slots that a fact reads), or raise counting.read_tokens and rerun pipelines/count_accesses.py"
+            )
         self.config = config
         self.statements = inputs.statements
         self.decorrelation = Decorrelation(inputs.reads, config.halved_at_tokens)
@@ -178,7 +184,8 @@ class DecorrelatedFinetuning(SlotFinetuning):
         """What a step on the fact's rows of a pool needs of their factor: as it was made for an
         equal fact in an earlier pass or trial, or made now."""
         first = self.first_slots[pool]
-        others = self.learned.others(fact.fact_id)
+        # By their rows and reads: above a first memory layer, these depend on what was learned.
+        others = [self.facts[other].key for other in self.learned.others(fact.fact_id)]
 
         def make() -> tuple[Tensor, ...]:
             slots = self._slots_in(pool, fact.slots) + first
