@@ -18,6 +18,7 @@ SPACES = {
         },
     ],
     "saturation": [{"optimizer.learning_rate": 5e-5}],
+    "controls": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])}],
     "smoke": [{"optimizer.learning_rate": grid([5e-5, 5e-4])}],
     "wiki": [{"optimizer.learning_rate": grid([1.5e-5, 3e-5, 5e-5, 8e-5])}],
     "wiki_wide": [

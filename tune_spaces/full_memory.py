@@ -7,6 +7,7 @@ BASE = FullMemoryConfig()
 
 SPACES = {
     "laptop": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5])}],
+    "controls": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])}],
     "smoke": [{"optimizer.learning_rate": grid([5e-5])}],
     "wiki": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])}],
 }

@@ -23,6 +23,10 @@ SPACES = {
         {"rank": 128, "alpha": 128.0, "optimizer.learning_rate": grid([5e-5, 1e-4])},
     ],
     "saturation": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": 1e-4}],
+    "controls": [
+        {"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4])},
+        {"rank": 128, "alpha": 128.0, "optimizer.learning_rate": 5e-5},
+    ],
     "smoke": [{"rank": 4, "alpha": 4.0, "optimizer.learning_rate": grid([2e-4, 1e-3])}],
     "wiki": [
         {"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([2e-4, 4e-4])},

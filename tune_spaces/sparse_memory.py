@@ -23,6 +23,7 @@ SPACES = {
     "saturation": [{"num_trainable_slots": 500, "optimizer.learning_rate": 10.0}],
     "pools": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0])}],
     "laptop_many_facts": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0])}],
+    "controls": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0])}],
     "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": grid([2.0, 10.0])}],
     "wiki": [
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 6.0])},

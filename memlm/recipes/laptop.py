@@ -163,22 +163,32 @@ CONTROLS = (
     "sparse_memory_random",
     "sparse_memory_kl",
     "sparse_memory_adamw",
+    "sparse_memory_row_sparse_adamw",
+    "sparse_memory_decorrelated",
+    "sparse_memory_decorrelated_continual",
+    "sparse_memory_decorrelated_owned",
     "full_memory",
 )
 OURS = ("sparse_memory_gradient", "sparse_memory_capped", "sparse_memory_living", "sparse_memory_protected")
 RIVALS = ("lora_replay", "full_replay", "lora_distillation", "full_distillation", "in_context", "retrieval")
+REGULARIZED = ("full_ewc", "full_l2_sp", "full_wise_ft", "lora_wise_ft")
+"""Rivals that keep the weights near those of the start."""
 
 
 def laptop_controls() -> Config:
-    """All controls and rival methods next to the three main ones, on the checkpoints of
-    `laptop`."""
+    """All controls and rival methods next to the three main ones, with four settings each, on the
+    checkpoints of `laptop`."""
     base = laptop()
     return replace(
         base,
         recipe="laptop_controls",
         base_run="laptop",
         questions=_world_questions(facts=(0, 500), known=(0, 200), sums=(0, 90)),
-        sweep=replace(base.sweep, methods=(*base.sweep.methods, *CONTROLS, *OURS, *RIVALS)),
+        sweep=replace(
+            base.sweep,
+            scale="controls",
+            methods=(*base.sweep.methods, *CONTROLS, *OURS, *RIVALS, *REGULARIZED),
+        ),
     )
 
 
@@ -210,8 +220,8 @@ def _world_questions(*, facts: tuple[int, int], known: tuple[int, int], sums: tu
 
 
 def laptop_ablations() -> Config:
-    """Ablations of the method on the checkpoints of `laptop`: t, ranking, background, trained
-    parts."""
+    """Ablations of the method on the checkpoints of `laptop`: t, ranking, background, the text that
+    our rule spares, trained parts."""
     base = laptop()
     return replace(
         base,
@@ -222,6 +232,7 @@ def laptop_ablations() -> Config:
             methods=(
                 "ablate_slots",
                 "ablate_background",
+                "ablate_spared_text",
                 "ablate_parts",
             ),
         ),
@@ -277,4 +288,9 @@ def laptop_slots() -> Config:
 
 def _with_memory(recipe: str, **changed: Any) -> Config:
     base = laptop()
-    return replace(base, recipe=recipe, model=replace(base.model, memory=replace(base.model.memory, **changed)))
+    return replace(
+        base,
+        recipe=recipe,
+        model=replace(base.model, memory=replace(base.model.memory, **changed)),
+        sweep=replace(base.sweep, methods=WITH_RULE),
+    )

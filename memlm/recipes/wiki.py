@@ -17,7 +17,7 @@ from memlm.data.config import (
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig
-from memlm.recipes.laptop import LAPTOP_MODEL, OURS, RIVALS, WIDE
+from memlm.recipes.laptop import LAPTOP_MODEL, OURS, REGULARIZED, RIVALS, WIDE, WITH_RULE
 from memlm.training.config import CountingConfig, PretrainingConfig
 
 WIKI_MODEL = replace(
@@ -97,7 +97,9 @@ def wiki_rivals() -> Config:
         base,
         recipe="wiki_rivals",
         base_run="wiki",
-        sweep=replace(base.sweep, methods=(*base.sweep.methods, *RIVALS), compare_with=("wiki_triviaqa",)),
+        sweep=replace(
+            base.sweep, methods=(*base.sweep.methods, *RIVALS, *REGULARIZED), compare_with=("wiki_triviaqa",)
+        ),
     )
 
 
@@ -184,7 +186,7 @@ def wiki_documents() -> Config:
                 num_augmentations=32,
             ),
         ),
-        stream=DocumentStreamConfig(num_augmentations=8, num_passes=4, max_length=160),
+        stream=DocumentStreamConfig(num_documents=40, num_augmentations=8, num_passes=4, max_length=160),
         method=SparseMemoryConfig(num_trainable_slots=10_000, optimizer=OptimizerConfig(kind="sgd", learning_rate=5.0)),
-        sweep=replace(base.sweep, scale="documents", methods=("sparse_memory", "lora", "full")),
+        sweep=replace(base.sweep, scale="documents", methods=WITH_RULE),
     )

@@ -9,6 +9,7 @@ BASE = SparseMemoryConfig(optimizer=OptimizerConfig(kind="adamw", learning_rate=
 
 SPACES = {
     "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-4, 1e-3, 3e-3, 1e-2])}],
+    "controls": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-4, 1e-3, 3e-3, 1e-2])}],
     "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([1e-3])}],
     "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-4, 1e-3, 3e-3, 1e-2])}],
 }

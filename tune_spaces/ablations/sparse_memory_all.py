@@ -7,6 +7,7 @@ BASE = SparseMemoryConfig(num_trainable_slots=0)
 
 SPACES = {
     "laptop": [{"num_trainable_slots": 0, "optimizer.learning_rate": grid([0.5, 2.0, 5.0])}],
+    "controls": [{"optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])}],
     "smoke": [{"num_trainable_slots": 0, "optimizer.learning_rate": grid([2.0])}],
     "wiki": [{"num_trainable_slots": 0, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])}],
 }

@@ -9,6 +9,7 @@ BASE = SparseMemoryConfig(optimizer=OptimizerConfig(kind="row_sparse_adamw", lea
 
 SPACES = {
     "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-3, 6e-3, 1e-2, 2e-2])}],
+    "controls": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-3, 6e-3, 1e-2, 2e-2])}],
     "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([1e-2])}],
     "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([3e-3, 6e-3, 1e-2, 2e-2])}],
 }

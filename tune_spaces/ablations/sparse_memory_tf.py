@@ -8,6 +8,7 @@ BASE = SparseMemoryConfig(ranking="tf")
 
 SPACES = {
     "laptop": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0])}],
+    "controls": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])}],
     "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0])}],
     "wiki": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([0.5, 2.0, 5.0, 10.0])}],
 }

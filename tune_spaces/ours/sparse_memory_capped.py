@@ -13,6 +13,13 @@ SPACES = {
             "optimizer.learning_rate": grid([20.0, 50.0, 100.0, 200.0, 400.0]),
         }
     ],
+    "controls": [
+        {
+            "num_trainable_slots": 500,
+            "max_document_frequency": 0.3,
+            "optimizer.learning_rate": grid([50.0, 100.0, 200.0, 400.0]),
+        }
+    ],
     "smoke": [
         {
             "num_trainable_slots": 500,

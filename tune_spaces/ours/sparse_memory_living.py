@@ -13,6 +13,10 @@ SPACES = {
             "optimizer.learning_rate": grid([5.0, 10.0, 20.0]),
         }
     ],
+    "controls": [
+        {"num_trainable_slots": 500, "living_background": 16, "optimizer.learning_rate": grid([5.0, 10.0, 20.0])},
+        {"num_trainable_slots": 500, "living_background": 64, "optimizer.learning_rate": 10.0},
+    ],
     "smoke": [
         {
             "num_trainable_slots": 500,

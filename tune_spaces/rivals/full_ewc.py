@@ -16,6 +16,7 @@ SPACES = {
             "rehearsal.weight": grid([100.0, 1000.0, 3000.0, 10000.0]),
         }
     ],
+    "controls": [{"optimizer.learning_rate": grid([5e-5, 1e-4]), "rehearsal.weight": grid([100.0, 1000.0])}],
     "smoke": [{"optimizer.learning_rate": 5e-4, "rehearsal.weight": grid([1.0, 1000.0])}],
     "wiki": [{"optimizer.learning_rate": grid([5e-5, 8e-5]), "rehearsal.weight": grid([100.0, 1000.0])}],
     "wiki_wide": [

@@ -12,6 +12,7 @@ SPACES = {
     "laptop_wide": [
         {"optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4]), "rehearsal.weight": grid([0.3, 1.0, 3.0, 10.0])}
     ],
+    "controls": [{"optimizer.learning_rate": grid([5e-5, 1e-4]), "rehearsal.weight": grid([1.0, 3.0])}],
     "smoke": [{"optimizer.learning_rate": 5e-4, "rehearsal.weight": grid([0.01, 1.0])}],
     "wiki": [{"optimizer.learning_rate": grid([5e-5, 8e-5]), "rehearsal.weight": grid([1.0, 3.0])}],
     "wiki_wide": [

@@ -15,5 +15,6 @@ SPACES = {
     "wiki_wide": [
         {"optimizer.learning_rate": grid([3e-5, 4e-5, 5.5e-5, 8e-5]), "rehearsal.weight": grid([0.3, 1.0, 3.0])}
     ],
+    "controls": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])}],
     "smoke": [{"optimizer.learning_rate": grid([5e-5])}],
 }

@@ -13,6 +13,7 @@ SPACES = {
     "laptop_wide": [
         {"optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4]), "update_scale": SCALES},
     ],
+    "controls": [{"optimizer.learning_rate": 1e-4, "update_scale": SCALES}],
     "smoke": [{"optimizer.learning_rate": 5e-4, "update_scale": grid([0.0, 0.5])}],
     "wiki": [{"optimizer.learning_rate": 8e-5, "update_scale": SCALES}],
     "wiki_wide": [{"optimizer.learning_rate": grid([5e-5, 8e-5, 1.5e-4]), "update_scale": SCALES}],

@@ -7,6 +7,7 @@ BASE = InContextConfig()
 
 SPACES = {
     "laptop": [{"num_statements": grid([1, 3])}],
+    "controls": [{"num_statements": grid([1, 3])}],
     "smoke": [{"num_statements": grid([1, 3])}],
     "wiki": [{"num_statements": grid([1, 3])}],
 }

@@ -29,5 +29,6 @@ SPACES = {
             "rehearsal.weight": grid([0.3, 1.0, 3.0]),
         }
     ],
+    "controls": [{"rank": 64, "alpha": 64.0, "optimizer.learning_rate": grid([5e-5, 1e-4, 2e-4, 4e-4])}],
     "smoke": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([5e-5])}],
 }

@@ -10,6 +10,7 @@ SCALES = grid([0.3, 0.5, 0.7, 0.9])
 SPACES = {
     "laptop": [{"optimizer.learning_rate": 2e-4, "update_scale": SCALES}],
     "laptop_wide": [{"optimizer.learning_rate": grid([1e-4, 2e-4, 4e-4]), "update_scale": SCALES}],
+    "controls": [{"optimizer.learning_rate": 2e-4, "update_scale": SCALES}],
     "smoke": [{"optimizer.learning_rate": 1e-3, "update_scale": grid([0.0, 0.5])}],
     "wiki": [{"optimizer.learning_rate": 2e-4, "update_scale": SCALES}],
     "wiki_wide": [{"optimizer.learning_rate": grid([1e-4, 2e-4, 4e-4]), "update_scale": SCALES}],

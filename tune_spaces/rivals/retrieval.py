@@ -8,6 +8,7 @@ BASE = RetrievalConfig()
 
 SPACES = {
     "laptop": [{"num_statements": grid([1, 3])}],
+    "controls": [{"num_statements": grid([1, 3])}],
     "smoke": [{"num_statements": grid([1, 3])}],
     "wiki": [{"num_statements": grid([1, 3])}],
 }
