@@ -37,6 +37,7 @@ from memlm.jobs.sweep.trials import run_trials
 from memlm.model.config import ARCHITECTURES
 from memlm.outside import reading
 from memlm.results.comparing.items import SweepItems
+from memlm.results.comparing.sets import require_tuning_items
 from memlm.results.scores import ScoreError
 from memlm.run import Run, command, run_of, tracking_uri
 from memlm.tracking import Tracker
@@ -163,7 +164,10 @@ def _make_upstream(config: Config, stages: "_Stages", spaces: Sequence[MethodSpa
     """Make what the trials read: of the checkpoints, those that a method starts from."""
     with stages.timed("prepare_corpus"):
         corpus = open_corpus(prepare_corpus.run(config))
-    facts = open_question_sets(artifacts.questions(config).uri).facts()
+    questions = open_question_sets(artifacts.questions(config).uri)
+    facts = questions.facts()
+    if config.sweep.tuning_seeds:
+        require_tuning_items({name: len(records) for name, records in questions.held_out().items()})
     streams = {seed: config.sweep.stream_for(config.stream, seed) for seed in config.sweep.all_seeds}
     for line in dict.fromkeys(shortfall(stream, facts) for stream in streams.values()):
         if line:

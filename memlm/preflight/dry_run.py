@@ -36,7 +36,7 @@ from memlm.units import format_count
 def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
     """Print the plan of a pipeline, with every error that would stop it; ends with status 1 if
     there is one."""
-    runs = checkpoint_runs(config) if stage == "pareto_sweep" else [CheckpointRun(name="", config=config)]
+    runs = _runs(config) if stage == "pareto_sweep" else [CheckpointRun(name="", config=config)]
     print(f"{stage}, recipe {config.recipe}: this is a plan; nothing is made.")
     plans = []
     for run in runs:
@@ -44,8 +44,8 @@ def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
         for add in STAGES.get(stage, (plan_corpus, _questions)):
             add(plan)
         if run.name:
-            print(f"checkpoint {run.name}, {len(plans)} of {len(runs)}: run {run.config.run_name}")
-        _print_stages(plan, stage, with_lines=len(plans) == 1)
+            print(f"{run.name}, {len(plans)} of {len(runs)}: run {run.config.run_name}")
+        _print_stages(plan, stage, described=[part.stage for part in plan.stages] if len(plans) == 1 else _REPEATED)
     try:
         print(f"   tracking: {tracking_uri(config) or 'off'}")
     except ValueError as error:
@@ -57,12 +57,29 @@ def run(stage: str, config: Config, spaces: Sequence[MethodSpace] = ()) -> None:
         raise SystemExit(1)
 
 
-def _print_stages(plan: RunPlan, stage: str, *, with_lines: bool) -> None:
-    """Print each stage with its state and, unless they are those of an earlier checkpoint, the
-    lines that describe it."""
+_REPEATED = ("pareto_sweep",)
+"""Stages that are described for every run of a plan; the others differ little from the first's."""
+
+
+def _runs(config: Config) -> list[CheckpointRun]:
+    """The runs of a sweep, in order: for each value of the varied field, for each checkpoint."""
+    sweep = config.sweep
+    values = [(f"{sweep.vary} {value}", varied(config, value)) for value in sweep.values] or [("", config)]
+    return [
+        CheckpointRun(
+            name=", ".join(filter(None, (name, f"checkpoint {each.name}" if each.name else ""))), config=each.config
+        )
+        for name, one in values
+        for each in checkpoint_runs(one)
+    ]
+
+
+def _print_stages(plan: RunPlan, stage: str, *, described: Sequence[str]) -> None:
+    """Print each stage with its state, and the lines that describe it of the stages in
+    `described`."""
     for number, part in enumerate(plan.stages, start=1):
         print(f"{number:2} {part.stage}: {part.state}{_first_by(stage, part)}")
-        for line in (part.uri, *(part.lines if with_lines else ())):
+        for line in (part.uri, *(part.lines if part.stage in described else ())):
             print(f"     {visible(line)}")
 
 
@@ -76,18 +93,20 @@ def _first_by(stage: str, part: StagePlan) -> str:
 
 
 def _time(plans: Sequence[RunPlan]) -> str:
-    """Estimated duration of the stages that are still to run, over all checkpoints."""
+    """Estimated duration of the stages that are still to run, over all runs. What several runs use
+    is made once."""
     config = plans[0].config
     ahead: dict[str, float] = {}
+    made: set[str] = set()
     total, together = 0.0, ""
     for plan in plans:
         try:
             minutes = stage_minutes(_with_available_facts(plan), _trials_of(plan))
         except ValueError as error:
             return f"unknown: {error}"
-        named = {
-            part.stage: minutes[part.stage] for part in plan.stages if part.stage in minutes and part.state in AHEAD
-        }
+        parts = [part for part in plan.stages if part.state in AHEAD and part.uri not in made]
+        named = {part.stage: minutes[part.stage] for part in parts if part.stage in minutes}
+        made |= {part.uri for part in parts}
         ahead |= {stage: ahead.get(stage, 0.0) + number for stage, number in named.items()}
         total += sum(named.values())
         models = [number for stage, number in named.items() if stage.startswith("pretrain")]
@@ -98,7 +117,7 @@ def _time(plans: Sequence[RunPlan]) -> str:
         return "a few seconds: all artifacts exist"
     each = ", ".join(f"{stage} {_minutes(number)}" for stage, number in ahead.items())
     days = f" ({total / 1440:,.1f} days)" if total > 1440 else ""
-    runs = f" for {len(plans)} checkpoints" if len(plans) > 1 else ""
+    runs = f" for {len(plans)} runs" if len(plans) > 1 else ""
     return (
         f"about {_minutes(total)} minutes{days}{runs} on {describe_machine(config)} ({each}{together}), "
         "estimated from the recipe"
@@ -283,21 +302,11 @@ def _trials(plan: RunPlan) -> None:
         "reused" if finished == len(trials) else "to be made",
         f"{len(trials)} trials, {finished} of them finished",
         *lines,
-        _series(plan),
         *_parts(plan),
         lone_seed(config),
         f"each: {_stream(plan, _streams(config)[0])}; scored before and after on the facts learned, {held_out} and {config.evaluation.num_text_blocks} "
         "blocks of text",
     )
-
-
-def _series(plan: RunPlan) -> str:
-    """The values for which the sweep is repeated; empty for one sweep."""
-    sweep = plan.config.sweep
-    if not sweep.vary:
-        return ""
-    runs = ", ".join(varied(plan.config, value).run_name for value in sweep.values)
-    return f"all of this for each of {sweep.vary} = {', '.join(map(str, sweep.values))}, in the runs {runs}"
 
 
 def _parts(plan: RunPlan) -> list[str]:

@@ -10,8 +10,8 @@ PAPER_FORGETTING = {"sparse_memory": 0.11, "lora": 0.71, "full": 0.89}
 """NaturalQuestions F1 lost at the same learning (Lin et al. 2025, arXiv 2510.15103, abstract)."""
 PAPERS_SET = "known_facts"
 """The counterpart of NaturalQuestions: what the model knew before. No other set has one."""
-SHOWN_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Levels whose paired differences are shown; frontier.json has all."""
+SHOWN_LEVELS = 5
+"""Number of levels whose paired differences are shown; frontier.json has all."""
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
@@ -25,8 +25,9 @@ def format_table(frontier: Mapping[str, Any]) -> str:
     lines += [*_columns(points_header(frontier), [point_cells(frontier, point) for point in frontier["points"]]), ""]
     if not frontier["matched"]:
         lines += [unmatched(frontier), ""]
-    first, *others = matched_tables(frontier, PAPER_FORGETTING) or [([], [])]
-    for header, rows in (first, *((header, rows[-len(SHOWN_LEVELS) :]) for header, rows in others)):
+    shown = shown_levels(frontier)
+    whole, few = matched_tables(frontier, PAPER_FORGETTING), matched_tables(frontier, PAPER_FORGETTING, shown)
+    for header, rows in (*whole[:1], *few[1:]):
         lines += [*_columns(header, rows), ""] if rows else []
     deciding = dict.fromkeys((frontier["headline_set"], frontier["chosen_by"]))
     for table in paired_tables(frontier, [*deciding]):
@@ -70,6 +71,12 @@ def _choice(frontier: Mapping[str, Any]) -> str:
     return f"settings (*) were chosen by {by} on the very results that are reported, which flatters a method with many; sweep.tuning_seeds parts the two"
 
 
+def shown_levels(frontier: Mapping[str, Any]) -> list[float]:
+    """The highest levels that two methods or more reach."""
+    rows = frontier["matched"] + frontier["partly_matched"]
+    return sorted(float(row["learning"]) for row in rows if len(row["methods"]) > 1)[-SHOWN_LEVELS:]
+
+
 def points_header(frontier: Mapping[str, Any]) -> list[str]:
     drops = [f"{name} drop" for name in frontier["sets"]]
     return ["", "method", "hyperparameters", "learning", *drops, "average drop", "s/step", "seconds"]
@@ -79,6 +86,7 @@ def point_cells(frontier: Mapping[str, Any], point: Mapping[str, Any]) -> list[s
     settings = " ".join(
         f"{name.rsplit('.', 1)[-1]}={number_cell(point['hyperparameters'][name])}"
         for name in _varying(frontier, point["method"])
+        if name in point["hyperparameters"]
     )
     drops = [_drop_cell(point["sets"][name], whole=name == frontier["headline_set"]) for name in frontier["sets"]]
     axes = [_with_interval(point["learning"], point["learning_ci"]), *drops, percent(point["forgetting"])]
@@ -119,8 +127,9 @@ def _varying(frontier: Mapping[str, Any], method: str) -> list[str]:
     """The hyperparameters in which a method's points differ; all of them for a method of one
     point."""
     settings = [point["hyperparameters"] for point in frontier["points"] if point["method"] == method]
-    varying = [name for name in settings[0] if len({setting.get(name) for setting in settings}) > 1]
-    return varying or list(settings[0])
+    names = dict.fromkeys(name for setting in settings for name in setting)
+    varying = [name for name in names if len({setting.get(name) for setting in settings}) > 1]
+    return varying or list(names)
 
 
 def unmatched(frontier: Mapping[str, Any]) -> str:
@@ -131,14 +140,19 @@ def unmatched(frontier: Mapping[str, Any]) -> str:
         )
         for method in frontier["start"]
     }
+    if len(most) == 1:
+        return f"there is one method ({next(iter(most))}), so nothing to compare it with; sweep another with --sweep.methods"
     learned = ", ".join(f"{name} {percent(learning, decimals=0)}" for name, learning in most.items())
     return f"no level of learning that all compared methods reach (at most: {learned}); widen the search space of those that learn least"
 
 
-def matched_tables(frontier: Mapping[str, Any], paper: Mapping[str, float]) -> list[Table]:
+def matched_tables(
+    frontier: Mapping[str, Any], paper: Mapping[str, float], levels: Sequence[float] | None = None
+) -> list[Table]:
     """What methods lose at matched learning: a table per counted set, and one of the average. The
-    paper's figures stand under the set that is their counterpart."""
+    paper's figures stand under the set that is their counterpart. None for all levels."""
     rows = sorted(frontier["matched"] + frontier["partly_matched"], key=lambda row: float(row["learning"]))
+    rows = [row for row in rows if levels is None or row["learning"] in levels]
     if not rows:
         return []
     methods = list(frontier["start"])
@@ -180,7 +194,7 @@ def paired_tables(frontier: Mapping[str, Any], names: Sequence[str]) -> list[Tab
         rows = {
             (row["method"], row["against"], row["learning"]): row for row in frontier["paired"] if row["set"] == name
         }
-        levels = [level for level in SHOWN_LEVELS if any(key[2] == level for key in rows)]
+        levels = [level for level in shown_levels(frontier) if any(key[2] == level for key in rows)]
         cells = [
             [
                 f"{look_of(frontier, method).name} - {look_of(frontier, against).name}",

@@ -183,7 +183,7 @@ def test_several_checkpoints_are_planned_one_by_one(capsys, tmp_path):
             f"checkpoint {seed}, {number} of 2: run laptop-checkpoint-{seed}\n 1 the generated world: to be made" in two
         )
         assert f"{tmp_path}/laptop-checkpoint-{seed}/counts" in two
-    assert "for 2 checkpoints on" in two and minutes_in(two) > 1.8 * minutes_in(one) and "checkpoint 5" not in one
+    assert "for 2 runs on" in two and minutes_in(two) > 1.8 * minutes_in(one) and "checkpoint 5" not in one
     with pytest.raises(SystemExit):
         facts = ("--questions.facts.path", "/no/such")
         plan_of(capsys, "pareto_sweep", *place, "--sweep.checkpoints", "5", "6", *facts)

@@ -108,7 +108,7 @@ def _quantities(trials: Sequence[TrialResult], resamples: Resamples) -> dict[tup
 
 def has_kept(score: SetScore) -> bool:
     """Whether the set has answers that are right or wrong."""
-    return score.measure == "exact_match"
+    return score.measure in ("exact_match", "accuracy")
 
 
 def _still_right(start: SetScore, end: SetScore) -> SetScore:

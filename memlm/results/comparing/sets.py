@@ -4,7 +4,7 @@ A set is named after its questions. `<set>_nats` is the loss on the same questio
 per token; `text` is held-out text without ends and line breaks, `text_ends` those alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memlm.results.scores import (
@@ -137,9 +137,16 @@ def _part(name: str, score: SetScore, choosing: bool) -> SetScore:
     reported = list(score.items)
     del reported[TUNING_ITEMS - 1 :: TUNING_ITEMS]
     items = score.items[TUNING_ITEMS - 1 :: TUNING_ITEMS] if choosing else tuple(reported)
-    if not items:
-        raise ScoreError(
-            f"{name} has {len(score.items)} items, of which none is left to choose settings by (every third is); "
-            f"ask {TUNING_ITEMS} questions or more, or leave out sweep.tuning_seeds"
-        )
+    require_tuning_items({name: len(score.items)})
     return replace(score, items=items)
+
+
+def require_tuning_items(sizes: Mapping[str, int]) -> None:
+    """Raises ScoreError for a held-out set of this size that leaves no item to choose settings
+    by."""
+    for name, size in sizes.items():
+        if size < TUNING_ITEMS:
+            raise ScoreError(
+                f"{name} has {size} items, of which none is left to choose settings by (every third is); "
+                f"ask {TUNING_ITEMS} questions or more, or leave out sweep.tuning_seeds"
+            )
