@@ -211,6 +211,7 @@ EVERY_PART = {
         ["smoke", "--method", "full", "--method.optimizer.schedule", "linear", "--method.rehearsal.kind", "ewc"]
     ),
     "a living background": config_of(["smoke", "--method.living-background", "4"]),
+    "a background of facts": config_of(["smoke", "--method.background", "new_facts"]),
     **{name: config_of(["smoke", "--method", name]) for name in METHOD_CONFIGS},
 }
 

@@ -129,11 +129,13 @@ def _minutes(number: float) -> str:
 
 
 def _with_available_facts(plan: RunPlan) -> Config:
-    """Config whose stream takes no more facts than are available."""
+    """Config whose stream takes no more facts or documents than are available."""
     stream = _streams(plan.config)[0]
-    if isinstance(stream, DocumentStreamConfig) or not plan.num_learned:
+    if not plan.num_learned:
         return plan.config
     there = max(1, size_of_part(plan.num_learned, stream.part))
+    if isinstance(stream, DocumentStreamConfig):
+        return replace(plan.config, stream=replace(stream, num_documents=min(stream.num_documents or there, there)))
     return replace(plan.config, stream=replace(stream, num_facts=min(stream.num_facts, there)))
 
 

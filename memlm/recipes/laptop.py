@@ -38,7 +38,7 @@ def laptop() -> Config:
         recipe="laptop",
         model=LAPTOP_MODEL,
         pretraining=PretrainingConfig(num_steps=1200, warmup_steps=60, checkpoint_every=200),
-        counting=CountingConfig(num_batches=160, batch_blocks=16, batches_per_unit=20),
+        counting=CountingConfig(num_batches=160, batch_blocks=16, batches_per_unit=20, read_tokens=327_680),
         sweep=SweepConfig(tuning_seeds=(10,)),
     )
 

@@ -80,7 +80,7 @@ def wiki() -> Config:
         ),
         model=WIKI_MODEL,
         pretraining=PretrainingConfig(num_steps=1800, warmup_steps=90, checkpoint_every=300),
-        counting=CountingConfig(num_batches=1000, batch_blocks=16),
+        counting=CountingConfig(num_batches=1000, batch_blocks=16, read_tokens=524_288),
         evaluation=EvaluationConfig(max_new_tokens=16, max_solution_tokens=0),
         stream=StreamConfig(num_passes=16),
         sweep=SweepConfig(
@@ -186,7 +186,7 @@ def wiki_documents() -> Config:
                 num_augmentations=32,
             ),
         ),
-        stream=DocumentStreamConfig(num_documents=40, num_augmentations=8, num_passes=4, max_length=160),
+        stream=DocumentStreamConfig(num_augmentations=8, num_passes=4, max_length=160),
         method=SparseMemoryConfig(num_trainable_slots=10_000, optimizer=OptimizerConfig(kind="sgd", learning_rate=5.0)),
         sweep=replace(base.sweep, scale="documents", methods=WITH_RULE),
     )

@@ -43,6 +43,8 @@ SET_SIZES = {
 CHUNKS = 1_824
 """Chunks of the documents that the paper streams (Lin et al. 2025, section 5.2). Another file's
 count is only known after reading it."""
+ANSWERING_CHUNKS = 2
+"""Chunks of a document that answer a question, at most for most documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,9 +354,12 @@ def bytes_of_token(config: Config, vocab_size: int) -> float:
 
 def _num_texts(config: Config) -> int:
     """Facts or chunks that a stream learns in one pass."""
-    if isinstance(config.stream, DocumentStreamConfig):
-        return CHUNKS
-    return config.stream.num_facts
+    if not isinstance(config.stream, DocumentStreamConfig):
+        return config.stream.num_facts
+    documents, number = config.questions.documents, config.stream.num_documents
+    if documents is not None and documents.answering_chunks_only and number:
+        return number * ANSWERING_CHUNKS
+    return CHUNKS
 
 
 def _questions(config: Config) -> list[tuple[int, int]]:
