@@ -190,6 +190,16 @@ def test_several_checkpoints_are_planned_one_by_one(capsys, tmp_path):
     assert "2 problems would stop this run" in capsys.readouterr().out
 
 
+def test_a_series_is_planned_value_by_value_and_what_they_share_is_made_once(capsys, tmp_path):
+    place = ("laptop_passes", "--storage", str(tmp_path))
+    plan = plan_of(capsys, "pareto_sweep", *place, "--base-run", "")
+    for number, passes in enumerate((1, 2, 4, 8, 16, 32), start=1):
+        assert f"stream.num_passes {passes}, {number} of 6: run laptop_passes-{passes}" in plan
+    assert "1 passes over 100 facts" in plan and "32 passes over 100 facts" in plan and "for 6 runs on" in plan
+    shared = plan_of(capsys, "pareto_sweep", *place)  # on the checkpoints of one run
+    assert minutes_of(plan, "pretrain, memory") > 5 * minutes_of(shared, "pretrain, memory")
+
+
 def minutes_of(plan: str, stage: str) -> float:
     return float(re.search(rf"{stage} ([\d.]+)", plan[plan.index("time: about") :])[1])
 

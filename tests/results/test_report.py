@@ -10,11 +10,19 @@ import pytest
 
 from memlm.results.frontier import build_frontier
 from memlm.results.frontier_picture import draw_frontier, draw_frontiers, figure_of
-from memlm.results.frontier_tables import PAPER_FORGETTING, format_table, matched_tables, paired_tables, shown_pairs
+from memlm.results.frontier_tables import (
+    PAPER_FORGETTING,
+    format_table,
+    matched_tables,
+    paired_tables,
+    point_cells,
+    shown_levels,
+    shown_pairs,
+)
 from memlm.results.looks import look_of
 from memlm.results.report import write_report
 from memlm.results.scores import FailedSetting, SetScore, TrialResult
-from tests.results.making import random_trials
+from tests.results.making import frontier_of_trials, lost, random_trials
 
 STAGES = {
     "prepare_corpus": {"seconds": 8.26, "command": "python pipelines/prepare_corpus.py"},
@@ -293,3 +301,29 @@ def test_a_diverged_setting_is_in_the_table_and_in_the_report(tmp_path: Path) ->
     assert re.search(r"left out.*\n.*\n.*\nlora +lr=3 +0 2 +the loss is <nan> at step 7", format_table(drawn))
     write_report(drawn, tmp_path / "report.html", stages={}, paper={})
     assert "the loss is &lt;nan&gt; at step 7" in (tmp_path / "report.html").read_text()
+
+
+def test_the_levels_shown_are_the_highest_that_two_methods_reach() -> None:
+    """Two methods learn a third; a third method learns everything."""
+    trials = [
+        *(lost(method, 0.35, 0.1, seed=seed) for method in ("sparse_memory", "full") for seed in (0, 1)),
+        *(lost("lora", 1.0, 0.1, seed=seed) for seed in (0, 1)),
+    ]
+    frontier = frontier_of_trials(*trials)
+    assert shown_levels(frontier) == [0.1, 0.2, 0.3]
+    (table,) = paired_tables(frontier, ["known_facts"])
+    assert table[0][1:] == ["10%", "20%", "30%"]
+    few = matched_tables(frontier, {}, shown_levels(frontier))
+    assert [row[0] for row in few[-1][1]] == ["10%", "20%", "30%"]
+
+
+def test_one_method_is_not_said_to_fall_short() -> None:
+    text = format_table(frontier_of_trials(lost("full", 0.5, 0.1), lost("full", 0.5, 0.2, seed=1)))
+    assert "there is one method (Full finetuning), so nothing to compare it with" in text
+
+
+def test_settings_of_one_method_may_name_different_fields() -> None:
+    trials = [lost("full", 0.4, 0.1, rate=1.0), lost("full", 0.5, 0.1, rate=1.0, strength=3.0)]
+    frontier = frontier_of_trials(*trials)
+    cells = [" ".join(point_cells(frontier, point)) for point in frontier["points"]]
+    assert "strength" not in cells[0] and "strength=3" in cells[1]
