@@ -20,7 +20,7 @@ SPACES = {
     "saturation": [{"optimizer.learning_rate": 5e-5}],
     "controls": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])}],
     "smoke": [{"optimizer.learning_rate": grid([5e-5, 5e-4])}],
-    "wiki": [{"optimizer.learning_rate": grid([1.5e-5, 3e-5, 5e-5, 8e-5])}],
+    "wiki": [{"optimizer.learning_rate": grid([1.5e-5, 3e-5, 4e-5, 5e-5, 8e-5, 1.2e-4])}],
     "wiki_wide": [
         {"optimizer.weight_decay": 0.1, "optimizer.learning_rate": grid([1.5e-5, 3e-5, 5e-5, 8e-5])},
         {"optimizer.weight_decay": 0.0, "optimizer.learning_rate": grid([1.5e-5, 3e-5, 5e-5, 8e-5])},

@@ -27,8 +27,8 @@ SPACES = {
     "smoke": [{"num_trainable_slots": 50, "optimizer.learning_rate": grid([2.0, 10.0])}],
     "wiki": [
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 6.0])},
-        {"num_trainable_slots": 1000, "optimizer.learning_rate": grid([5.0, 10.0])},
-        {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([2.5, 5.0, 10.0])},
+        {"num_trainable_slots": 1000, "optimizer.learning_rate": 5.0},
+        {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([5.0, 10.0, 20.0])},
     ],
     "wiki_wide": [
         {"num_trainable_slots": 100, "optimizer.learning_rate": grid([10.0, 20.0, 40.0])},

@@ -101,9 +101,14 @@ def laptop_rule() -> Config:
 
 
 def laptop_checkpoints() -> Config:
-    """`laptop` over five pairs of a world and a pretraining, with one frontier over all."""
+    """`laptop` and a rule of ours over five pairs of a world and a pretraining, with one frontier
+    over all."""
     base = laptop()
-    return replace(base, recipe="laptop_checkpoints", sweep=replace(base.sweep, checkpoints=(0, 1, 2, 3, 4)))
+    return replace(
+        base,
+        recipe="laptop_checkpoints",
+        sweep=replace(base.sweep, methods=WITH_RULE, checkpoints=(0, 1, 2, 3, 4)),
+    )
 
 
 def laptop_value_loss() -> Config:

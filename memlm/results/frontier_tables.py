@@ -8,8 +8,8 @@ from memlm.results.looks import look_of, title_of
 
 PAPER_FORGETTING = {"sparse_memory": 0.11, "lora": 0.71, "full": 0.89}
 """NaturalQuestions F1 lost at the same learning (Lin et al. 2025, arXiv 2510.15103, abstract)."""
-PAPERS_SET = "known_facts"
-"""The counterpart of NaturalQuestions: what the model knew before. No other set has one."""
+PAPERS_SETS = ("known_facts", "nq_open")
+"""NaturalQuestions, and its counterpart for models that know none of it: what a model knew."""
 SHOWN_LEVELS = 5
 """Number of levels whose paired differences are shown; frontier.json has all."""
 
@@ -167,7 +167,7 @@ def matched_tables(
             ]
             for row in rows
         ]
-        if name == PAPERS_SET and paper:
+        if name in PAPERS_SETS and paper:
             cells.append(["paper, NQ", *(percent(paper.get(method), decimals=0) for method in methods)])
         tables.append(([f"{title}: lost at learning", *(look_of(frontier, each).name for each in methods)], cells))
     return tables

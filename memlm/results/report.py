@@ -11,7 +11,7 @@ from typing import Any
 
 from memlm.results.frontier_picture import figure_of
 from memlm.results.frontier_tables import (
-    PAPERS_SET,
+    PAPERS_SETS,
     failed_cells,
     matched_tables,
     notes,
@@ -53,7 +53,7 @@ def write_report(
         unmatched="" if row else unmatched(frontier),
         picture=embedded(figure_of(frontier), dpi=160),
         matched=matched_tables(frontier, paper),
-        has_paper=PAPERS_SET in frontier["counted_sets"],
+        has_paper=any(name in frontier["counted_sets"] for name in PAPERS_SETS),
         paired=paired_tables(frontier, list(dict.fromkeys(row["set"] for row in frontier["paired"]))),
         start=start_cells(frontier),
         settings=(points_header(frontier)[1:], [cells[1:] for cells in points]),

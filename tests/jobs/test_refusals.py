@@ -18,6 +18,7 @@ from memlm import storage
 from memlm.data.corpus.shards import write_shard
 from memlm.jobs import count_accesses, evaluate, finetune, pareto_sweep, prepare_corpus, pretrain
 from memlm.jobs.on_ray.cluster import starting
+from memlm.results.scores import ScoreError
 from memlm.run import RunError
 from memlm.training.patch import apply_patch
 from tests.jobs.running import artifacts_in, refused, run_pipeline, smoke, the_error_line
@@ -53,6 +54,14 @@ def without_text(path: Path) -> None:
 
 def empty(path: Path) -> None:
     write_shard(f"{path}.jsonl", [])
+
+
+@ray
+def test_a_set_too_small_to_choose_settings_by_is_refused_before_pretraining(tmp_path, cluster):
+    config = smoke(tmp_path, "--tracking", "off", "--world.num-questions", "2", "--sweep.tuning-seeds", "8")
+    with pytest.raises(ScoreError, match="has 2 items, of which none is left to choose settings by"):
+        sweep(config)
+    assert not list((tmp_path / "smoke").glob("checkpoint-*"))
 
 
 BAD_SHARDS = [

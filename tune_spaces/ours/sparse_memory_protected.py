@@ -11,6 +11,6 @@ SPACES = {
     "smoke": [{"optimizer.learning_rate": 50.0}],
     "wiki": [
         {"protection": 1000.0, "optimizer.learning_rate": grid([250.0, 700.0, 1500.0, 2500.0])},
-        {"protection": 100.0, "optimizer.learning_rate": 200.0},
+        {"protection": 100.0, "optimizer.learning_rate": grid([200.0, 400.0])},
     ],
 }
