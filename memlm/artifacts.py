@@ -365,7 +365,7 @@ def trial_inputs(config: Config, architecture: Architecture, methods: Collection
 
 def _background_text(config: Config, corpus_digest: str) -> str:
     """Digest of the choice of background text: the corpus, and which of its blocks are counted."""
-    chosen = {"corpus": corpus_digest, "counting": identity(config.counting)}
+    chosen = {"corpus": corpus_digest, "counting": identity(config.counting, of=COUNTS_KIND)}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 

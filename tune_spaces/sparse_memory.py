@@ -37,7 +37,7 @@ SPACES = {
     ],
     "wiki_rule": [
         {"num_trainable_slots": 1000, "optimizer.learning_rate": 10.0},
-        {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([2.5, 5.0, 10.0, 20.0])},
+        {"num_trainable_slots": 2000, "optimizer.learning_rate": grid([5.0, 10.0, 20.0, 40.0])},
     ],
     "triviaqa": [
         {"num_trainable_slots": 1000, "optimizer.learning_rate": grid([5.0, 10.0])},
