@@ -13,7 +13,6 @@ from memlm.data.questions.records import Question, Update
 from memlm.data.questions.streams import facts_of_stream
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
-from memlm.evaluation.question_answering import prompts_of
 from memlm.evaluation.suite import HeldOut
 from memlm.evaluation.vocabulary import vocabulary_of
 from memlm.methods.config import OptimizerConfig
@@ -24,6 +23,7 @@ from memlm.model.config import ModelConfig
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader import Reader, Recording
 from memlm.training import finetune
+from memlm.training.backgrounds import count_background
 from memlm.training.finetune import run_trial, score, score_held_out, score_learning
 from memlm.training.finite import DivergedError
 from memlm.training.materials import Materials, reader_for, stream_of
@@ -178,9 +178,9 @@ def test_a_given_start_is_not_computed_again(materials):
 
 @pytest.mark.parametrize("source", ["new_facts", "held_out_questions"])
 def test_an_ablation_ranks_against_the_texts_it_names(materials, source):
-    """Every token of the facts' statements, or of the held-out prompts, is in its background with
-    an end for each, and none of the run's own counts."""
-    model = base_model(materials.tokenizer, MEMORY)
+    """Its background is the facts' statements, or the held-out prompts, and none of the run's own
+    counts."""
+    model, base = base_model(materials.tokenizer, MEMORY), base_model(materials.tokenizer, MEMORY)
     own, given = replace(random_background(model), num_sequences=74), []
     ids = {"eos_id": materials.tokenizer.eos_token_id, "pad_id": materials.tokenizer.pad_token_id}
     text = BackgroundText(blocks=torch.zeros(1, 40, dtype=torch.int64), **ids)
@@ -192,14 +192,15 @@ def test_an_ablation_ranks_against_the_texts_it_names(materials, source):
     trial = trial_with(replace(sparse_config(6), background=source))
     run_trial(trial, model, replace(materials, background=own, text=text), key="key", observer=Started())
     (background,) = given
-    texts = (
-        [text for fact in facts_of_stream(trial.stream, materials.facts, seed=0) for text in fact.statements]
-        if source == "new_facts"
-        else [text for record in materials.held_out.questions["towns"] for text in prompts_of([record])]
-    )
-    num_tokens = sum(len(materials.tokenizer(text)["input_ids"]) for text in texts) + len(texts)
-    assert background.num_tokens == num_tokens
-    assert background.num_batches == -(-num_tokens // (2 * 40)), "micro-batches of two blocks, like the run's"
+    assert (background.num_batches, background.num_tokens) == (37, 74 * 40), "as many blocks as the run's, without pads"
+
+    def accesses(of: str) -> torch.Tensor:
+        facts = facts_of_stream(trial.stream, materials.facts, seed=0)
+        counted = count_background(of, base, facts, materials.held_out, materials.tokenizer, text=text, background=own)
+        return counted.accesses
+
+    other = "held_out_questions" if source == "new_facts" else "new_facts"
+    assert torch.equal(background.accesses, accesses(source)) and not torch.equal(background.accesses, accesses(other))
 
 
 def test_a_diverged_trial_is_reported(materials):
