@@ -32,7 +32,8 @@ def planned(key: str) -> PlannedTrial:
 
 def result(key: str, *items: float) -> TrialResult:
     scores = {"new_facts": SetScore(task="facts", measure="exact_match", chance=0.0, items=items or (0.0, 1.0))}
-    return TrialResult(key=key, method="lora", hyperparameters={}, seed=0, start=scores, end=scores, extra={})
+    settings = planned(key).trial.hyperparameters()
+    return TrialResult(key=key, method="lora", hyperparameters=settings, seed=0, start=scores, end=scores, extra={})
 
 
 @pytest.fixture
@@ -58,12 +59,14 @@ def test_entries_are_read_from_both_ledgers_the_runs_own_first(run: Run) -> None
 
 
 def put_older(run: Run, key: str) -> TrialResult:
-    """An entry from before text was scored by class of token, as it was written."""
+    """An entry from before text was scored by class of token and before alpha was a setting, as it
+    was written."""
     text = SetScore(task="background_text@1", measure="nats_per_token", chance=0.0, items=(1.0,))
     known = SetScore(task="questions@1", measure="exact_match", chance=0.0, items=(1.0, 0.0))
     scores = result(key).start | {"background_text": text, "known_facts": known}
     older = replace(result(key), start=scores, end=scores, extra={"seconds": 1.0})
     written = {name: value for name, value in older.to_json().items() if name != "checkpoint"}
+    written["hyperparameters"] = {name: value for name, value in older.hyperparameters.items() if name != "alpha"}
     storage.write_record(ledger_entry(run, planned(key)), {"result": written, "curve": []})
     return older
 
