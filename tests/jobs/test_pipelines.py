@@ -14,6 +14,7 @@ from memlm import artifacts, storage
 from memlm.cli import parse
 from memlm.jobs.sweep.planned_trials import plan_trials
 from memlm.jobs.trial.materials import load_materials, load_model
+from memlm.tracking import git_sha
 from memlm.training.finetune import run_trial
 from tests.jobs.running import ROOT, smoke
 from tests.jobs.sweep.results import HELD_OUT, METHODS, ONE_EVERY_TIME, SEEDS, drop_of, margin_of, mean_of
@@ -107,6 +108,7 @@ def test_a_trial_of_the_sweep_is_the_trial_alone_to_the_bit(swept, method):
         for entry in entries:
             for name in ("seconds", "seconds_learning"):
                 assert entry["extra"].pop(name) > 0
+        assert [entry.pop("commit") for entry in entries] == ["", git_sha()]
         assert entries[0] == entries[1]
 
 
