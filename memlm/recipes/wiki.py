@@ -17,7 +17,7 @@ from memlm.data.config import (
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig
-from memlm.recipes.laptop import LAPTOP_MODEL, OURS, REGULARIZED, RIVALS, WIDE, WITH_RULE
+from memlm.recipes.laptop import LAPTOP_MODEL, OURS, REGULARIZED, RIVALS, WIDE
 from memlm.training.config import CountingConfig, PretrainingConfig
 
 WIKI_MODEL = replace(
@@ -188,5 +188,9 @@ def wiki_documents() -> Config:
         ),
         stream=DocumentStreamConfig(num_augmentations=8, num_passes=4, max_length=160),
         method=SparseMemoryConfig(num_trainable_slots=10_000, optimizer=OptimizerConfig(kind="sgd", learning_rate=5.0)),
-        sweep=replace(base.sweep, scale="documents", methods=WITH_RULE),
+        sweep=replace(
+            base.sweep,
+            scale="documents",
+            methods=("sparse_memory", "sparse_memory_decorrelated_2000", "lora", "full"),
+        ),
     )

@@ -14,5 +14,4 @@ SPACES = {
     "controls": [{"optimizer.learning_rate": grid([20.0, 40.0, 80.0, 160.0])}],
     "smoke": [{"optimizer.learning_rate": grid([20.0, 80.0])}],
     "wiki": [{"optimizer.learning_rate": grid([10.0, 20.0, 40.0, 80.0, 160.0])}],
-    "documents": [{"num_trainable_slots": 2000, "optimizer.learning_rate": grid([10.0, 40.0, 160.0])}],
 }

@@ -12,4 +12,5 @@ SPACES = {
     "smoke": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([20.0, 80.0])}],
     "wiki": [{"optimizer.learning_rate": grid([10.0, 20.0, 40.0, 80.0, 160.0])}],
     "wiki_rule": [{"optimizer.learning_rate": grid([10.0, 20.0, 40.0, 80.0, 160.0])}],
+    "documents": [{"optimizer.learning_rate": grid([10.0, 40.0, 160.0])}],
 }
