@@ -62,6 +62,11 @@ class SparseMemoryDecorrelatedConfig(SlotMethodConfig):
                 f"method.ranking is {self.ranking}, which is known only after a step's gradients, and a fact's rows are chosen before; "
                 f"give one of {', '.join(RANKINGS)}"
             )
+        if self.background != "corpus" and self.ranking != "tf":
+            raise ValueError(
+                f"method.background is {self.background} and method.ranking {self.ranking}, which ranks against counts of the whole corpus; "
+                "set method.ranking to tf, which needs no counts"
+            )
         if not 0 < self.halved_at_tokens < math.inf:
             raise ValueError(
                 f"method.halved_at_tokens is {self.halved_at_tokens}, from which lambda follows; it must be above 0 and finite"

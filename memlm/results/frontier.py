@@ -38,10 +38,9 @@ from memlm.results.comparing.trials import (
     split_by_seed,
 )
 from memlm.results.pareto import hypervolume, nondominated
-from memlm.results.scores import LEARNING_SET, FailedSetting, TrialResult, kept_set
+from memlm.results.scores import LEARNING_SET, FailedSetting, SetScore, TrialResult, kept_set
 
-SHARE, NATS_UNIT = "share lost above chance", "nats per token"
-KEPT_UNIT = "share of right answers lost"
+SHARE, NATS_UNIT, KEPT_UNIT = "share lost above chance", "nats per token", "share of right answers lost"
 """Units of a paired difference."""
 
 
@@ -78,12 +77,6 @@ def build_frontier(
     volumes = {method: hypervolume(curve.learning, curve.drops(sets.headline)) for method, curve in curves.items()}
     rows = at_matched_learning(curves, sets.counted, sets.averaged)
     matched = [row for row in rows if _is_matched(row, methods)]
-    start = reported[0].start
-    units = {}
-    for name in sets.counted:
-        units[name] = NATS_UNIT if start[name].is_loss else SHARE
-        if has_kept(start[name]):
-            units[kept_set(name)] = KEPT_UNIT
     return {
         "recipe": recipe,
         "points": _all_points(methods, sets.headline),
@@ -102,10 +95,21 @@ def build_frontier(
         "hypervolume_ci": {method: interval(volume) for method, volume in volumes.items()},
         "matched": matched,
         "partly_matched": [row for row in rows if row not in matched],
-        "paired": paired_differences(curves, units),
+        "paired": paired_differences(curves, _units(reported[0].start, sets.counted)),
         "bootstrap": {"samples": samples, "seed": seed, "confidence": 0.95},
         "provenance": dict(provenance or {}),
     }
+
+
+def _units(start: Mapping[str, SetScore], counted: Sequence[str]) -> dict[str, str]:
+    """What is compared in pairs: the counted sets, each followed by its right answers, with the
+    unit of their losses."""
+    units = {}
+    for name in counted:
+        units[name] = NATS_UNIT if start[name].is_loss else SHARE
+        if has_kept(start[name]):
+            units[kept_set(name)] = KEPT_UNIT
+    return units
 
 
 @dataclass(frozen=True, kw_only=True)

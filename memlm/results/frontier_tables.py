@@ -150,7 +150,8 @@ def matched_tables(
     frontier: Mapping[str, Any], paper: Mapping[str, float], levels: Sequence[float] | None = None
 ) -> list[Table]:
     """What methods lose at matched learning: a table per counted set, and one of the average. The
-    paper's figures stand under the set that is their counterpart. None for all levels."""
+    paper's figures stand under the set that is their counterpart. `levels` are those shown; None
+    for all."""
     rows = sorted(frontier["matched"] + frontier["partly_matched"], key=lambda row: float(row["learning"]))
     rows = [row for row in rows if levels is None or row["learning"] in levels]
     if not rows:

@@ -71,7 +71,7 @@ def run_trial(
     require_asked(facts, seed=trial.seed)
     start = start or score(trial, reader_for(trial, model, materials), materials)
     # Counting is a stage of its own for every other background.
-    background = background_for(trial, model, facts, materials)
+    background, reads = background_for(trial, model, facts, materials), reads_for(trial, model, materials)
     learning_began = time.monotonic()
     stream = stream_of(trial, materials)
     inputs = LearningInputs(
@@ -81,7 +81,7 @@ def run_trial(
         text=materials.text,
         recording=recording_for(trial, materials),
         num_steps=num_steps(trial.stream, materials.facts, seed=trial.seed),
-        reads=reads_for(trial, model, materials),
+        reads=reads,
         statements=statements_of(trial, facts, materials),
     )
     method = trial.method.build(model, inputs)

@@ -375,6 +375,7 @@ def test_a_fact_without_a_row_of_its_own_moves_nothing(memory):
         ({"halved_at_tokens": float("nan")}, "halved_at_tokens is nan"),
         ({"continual": -1.0}, "continual is -1.0"),
         ({"kept_bytes": -1}, "kept_bytes is -1"),
+        ({"background": "corpus_without_tested", "ranking": "tfidf"}, "ranking tfidf, which ranks against counts of"),
         ({"optimizer": OptimizerConfig(kind="adamw")}, "kind is adamw.*set them to sgd and 0"),
         ({"optimizer": OptimizerConfig(kind="sgd", weight_decay=0.1)}, "weight_decay 0.1.*set them to sgd and 0"),
     ],

@@ -42,7 +42,7 @@ others are reported."""
 
 def in_order(names: Iterable[str], first: Sequence[str] = ()) -> list[str]:
     """Held-out sets as they are shown: those of `first` in its order, then the others, text last;
-    each is followed by its nats."""
+    each is followed by the loss on its answers."""
     first = first or (HEADLINE_SET,)
     held_out = [name for name in names if name != LEARNING_SET]
     texts = [name for name in TEXTS if name in held_out]
@@ -78,7 +78,7 @@ class HeldOutSets:
 
     @property
     def decided_by(self) -> str:
-        """The set that settings are chosen by: the nats of the first set's answers, which
+        """The set that settings are chosen by: the loss on the first set's answers, which
         moves before an answer does."""
         nats = nats_set(self.names[0])
         return nats if nats in self.counted else self.headline

@@ -103,7 +103,7 @@ def lacks(trials: Sequence[TrialResult], tuning_seeds: Sequence[int]) -> list[st
         missing.append("text by class of token: ends and line breaks are part of the text's score")
     if asked and not any(nats_set(name) in scores for name in asked):
         named = HEADLINE_SET if HEADLINE_SET in asked else asked[0]
-        missing.append(f"{nats_set(named)}: the nats of the known answers")
+        missing.append(f"{nats_set(named)}: the loss on the known answers")
     if any(score.is_loss and not score.chance for score in scores.values()):
         missing.append(
             "chance of losses: their drop is relative to the start, and nothing says whether it is near chance"

@@ -43,8 +43,8 @@ def test_both_orders_of_a_pair_mirror_each_other() -> None:
 
 
 def test_answers_found_anew_do_not_offset_those_lost() -> None:
-    """Of 40 questions that it answered, one method loses 10 and answers 10 others; the other loses
-    20 and answers no other."""
+    """Both methods answered 40 questions. One loses 10 of them and answers 10 others; the other
+    loses 20 and answers no others."""
     start = {"known_facts": right(*(1.0,) * 40, *(0.0,) * 20)}
     swaps = {"known_facts": right(*(0.0,) * 10, *(1.0,) * 40, *(0.0,) * 10)}
     loses = {"known_facts": right(*(0.0,) * 20, *(1.0,) * 20, *(0.0,) * 20)}
