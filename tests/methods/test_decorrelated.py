@@ -174,18 +174,18 @@ def test_what_is_kept_changes_no_bit(kept_bytes):
 def test_what_an_earlier_trial_kept_holds_only_for_facts_with_the_same_reads():
     """Above a first memory layer, what a fact reads depends on what was learned before, and with it
     what others spare."""
-    reads = background_reads(tiny_model(TWO_SHARED))
 
-    def learned(rate: float, kept_bytes: int):
+    def learned(rate: float, reads):
         model = tiny_model(TWO_SHARED)
         optimizer = OptimizerConfig(kind="sgd", learning_rate=rate)
-        trained = learner(model, config_of(continual=3.0, kept_bytes=kept_bytes, optimizer=optimizer), reads=reads)
+        trained = learner(model, config_of(continual=3.0, optimizer=optimizer), reads=reads)
         for seed in (0, 1, 2, 0, 1, 2):
             finetune_step(trained, [random_batch(seed)])
         return pool_rows(state(model))
 
-    learned(20.0, 2**30)
-    assert torch.equal(learned(RATE, 2**30), learned(RATE, 0))
+    used, fresh = (background_reads(tiny_model(TWO_SHARED)) for _ in range(2))
+    learned(20.0, used)
+    assert torch.equal(learned(RATE, used), learned(RATE, fresh))
 
 
 def factors_made(monkeypatch, run) -> int:
