@@ -1,155 +1,26 @@
-"""The language model: Hugging Face's Llama, with memory layers where the configuration asks for
-them.
+"""The language model: memlm's own, which is a Llama with memory layers, built with fresh weights,
+and any model in a checkpoint's folder."""
 
-It is registered with the Auto classes, so generation, KV cache, safetensors, PEFT and
-lm-evaluation-harness work as for any model.
-"""
-
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    LlamaModel,
-    LlamaPreTrainedModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from memlm.model.capacity import require_room_for_values
 from memlm.model.column_split import ColumnSplit
 from memlm.model.config import ModelConfig
-from memlm.model.llama_config import MemoryLlamaConfig
+from memlm.model.decoders.classes import MemoryHead, memory_classes
+from memlm.model.decoders.configuration import MemoryConfiguration
 from memlm.model.memory import MemoryLayer, ValuePool
-from memlm.model.tied_pools import ValuePools
 from memlm.outside import reading, reason_of
 
-POOL_OF_LAYER = re.compile(r"\blayers\.\d+\.mlp\.pool\.")
-"""Prefix of the name that a pool has as part of a layer."""
-
-
-class _MemoryWeights(LlamaPreTrainedModel):
-    """Initialisation of the memory's weights. Both models below need it, because the inner one
-    marks its modules as initialised."""
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, MemoryLayer | ValuePool):
-            module.reset_parameters()
-
-    def _initialize_weights(self, module: nn.Module, *how: bool) -> None:
-        # Layers are visited before the module that owns their pools, and pools are initialised
-        # last, so that the same seed keeps giving the same weights.
-        if isinstance(module, ValuePool):
-            return
-        super()._initialize_weights(module, *how)
-        if isinstance(module, MemoryLlamaModel):
-            for pool in module._modules.get("value_pools") or ():  # Llama's own part is initialised before they exist
-                super()._initialize_weights(pool, *how)
-
-
-class MemoryLlamaModel(_MemoryWeights, LlamaModel):
-    """The decoder stack. It owns the value pools: one for all memory layers, or one each.
-
-    A pool is also part of the layers that read it. Among parameters and in the state dict it is
-    listed once, under its owner's name: value_pools.0.weight.
-    """
-
-    config_class = MemoryLlamaConfig
-
-    def __init__(self, config: MemoryLlamaConfig, **split: Any) -> None:
-        super().__init__(config)
-        layers = config.memory_layers or []
-        self.value_pools = ValuePools(
-            ValuePool(config.num_slots, config.memory_value_dim, **split) for _ in range(config.num_pools)
-        )
-        readers: list[list[MemoryLayer]] = [[] for _ in range(config.num_pools)]
-        for position, layer in enumerate(layers):
-            number = 0 if config.memory_share_values else position
-            self.layers[layer].mlp = MemoryLayer(
-                self.value_pools[number],
-                hidden_size=config.hidden_size,
-                num_half_keys=config.memory_num_half_keys,
-                top_k=config.memory_top_k,
-                num_heads=config.memory_num_heads,
-                key_dim=config.memory_key_dim,
-                query_norm=config.memory_query_norm,
-            )
-            readers[number].append(self.layers[layer].mlp)
-        for number, of_pool in enumerate(readers):
-            self.value_pools.tie(number, of_pool)
-        self.register_state_dict_post_hook(_drop_pools_of_layers)
-        self.register_load_state_dict_post_hook(_ignore_missing_pools_of_layers)
-        self.post_init()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        pools = self.__dict__.get("_modules", {}).get("value_pools")
-        if name != "value_pools" or pools is None or not isinstance(value, nn.ModuleList):
-            super().__setattr__(name, value)
-            return
-        # The pools are replaced within the list: the layers would not know of another list.
-        for number, pool in zip(range(len(pools)), value, strict=True):
-            pools[number] = pool
-
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Module]]:
-        """Like torch's, but each pool is named after its owner, where torch would name it after
-        the first layer that reads it."""
-        pools = self._modules.get("value_pools")
-        if not remove_duplicate or pools is None:
-            yield from super().named_modules(memo, prefix, remove_duplicate)
-            return
-        memo = set() if memo is None else memo
-        of_pools = set(pools.modules()) - memo
-        memo |= of_pools
-        yield from super().named_modules(memo, prefix)
-        memo -= of_pools
-        yield from pools.named_modules(memo, f"{prefix}.value_pools" if prefix else "value_pools")
-
-
-def _drop_pools_of_layers(model: MemoryLlamaModel, state: dict[str, Any], prefix: str, _: object) -> None:
-    for name in [name for name in state if name.startswith(prefix) and POOL_OF_LAYER.match(name, len(prefix))]:
-        del state[name]
-
-
-def _ignore_missing_pools_of_layers(model: nn.Module, keys: Any) -> None:
-    keys.missing_keys[:] = [name for name in keys.missing_keys if not POOL_OF_LAYER.search(name)]
-
-
-class MemoryLlamaForCausalLM(_MemoryWeights, LlamaForCausalLM):
-    config_class = MemoryLlamaConfig
-
-    def __init__(self, config: MemoryLlamaConfig, **split: Any) -> None:
-        super().__init__(config)
-        self.model = MemoryLlamaModel(config, **split)
-        self.post_init()
-
-    @property
-    def memory_layers(self) -> list[MemoryLayer]:
-        return [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, MemoryLayer)]
-
-
-class MemoryLlamaForSequenceClassification(_MemoryWeights, LlamaForSequenceClassification):
-    config_class = MemoryLlamaConfig
-
-
-# memlm/model/registration.py has registered the name.
-AutoConfig.register(MemoryLlamaConfig.model_type, MemoryLlamaConfig, exist_ok=True)
-AutoModel.register(MemoryLlamaConfig, MemoryLlamaModel)
-AutoModelForCausalLM.register(MemoryLlamaConfig, MemoryLlamaForCausalLM)
-AutoModelForSequenceClassification.register(MemoryLlamaConfig, MemoryLlamaForSequenceClassification)
+LLAMA = memory_classes("llama")
+"""The classes of memlm's own models."""
+MemoryLlamaForCausalLM = LLAMA.language_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +48,10 @@ def count_parameters(model: nn.Module) -> NumParameters:
 
 def model_config(
     config: ModelConfig, *, dense: bool, vocab_size: int, eos_id: int | None = None, pad_id: int | None = None
-) -> MemoryLlamaConfig:
+) -> MemoryConfiguration:
     """The Hugging Face configuration of the memory model, or of its dense twin."""
     memory = config.memory
-    return MemoryLlamaConfig(
+    return LLAMA.configuration(
         vocab_size=vocab_size,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -208,6 +79,19 @@ def attention_on(device: torch.device) -> str:
     """The faster attention on a device: eager on a CPU at short lengths; fused on a GPU, where it
     does not store the square matrix."""
     return "eager" if device.type == "cpu" else "sdpa"
+
+
+def compute_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Compute the buffers that no checkpoint holds, such as rotary frequencies, in a model that was
+    made on the meta device, which cannot compute them. Its weights are in place, and stay."""
+    for tensor in model.state_dict(keep_vars=True).values():
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    for module in model.modules():
+        missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        for name in missing:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device=device)  # type: ignore[arg-type]
+        module._is_hf_initialized = not missing  # type: ignore[assignment]
+    model.initialize_weights()
 
 
 class CheckpointError(ValueError):
@@ -255,8 +139,8 @@ def _opening(folder: str | Path) -> Iterator[None]:
 
 
 def build_model(
-    config: MemoryLlamaConfig, *, seed: int, attention: str = "eager", split: ColumnSplit | None = None
-) -> MemoryLlamaForCausalLM:
+    config: MemoryConfiguration, *, seed: int, attention: str = "eager", split: ColumnSplit | None = None
+) -> MemoryHead:
     """A model on the CPU with fresh weights drawn from the seed. If the pools are split, the
     weights are the same, but it keeps only its share of their columns. Raises ValueError if its
     value pools do not fit in memory."""

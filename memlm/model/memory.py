@@ -1,10 +1,11 @@
 """The memory layer: a sparse lookup into a pool of values in place of a feed-forward network
-(Lin et al. 2025, section 3).
+(Lin et al. 2025, section 3), or added to one.
 
 x -> query -> product-key search -> slots, scores -> softmax over top_k per head, fp32
   -> weighted read of value rows, summed over heads -> y -> (y * silu(x W1)) W2
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +21,19 @@ from memlm.model.product_keys import product_key_search
 from memlm.model.tied_pools import PoolHolder
 from memlm.model.weighted_read import OutputGradients, RowGradients, TrainableRows, weighted_read
 
+SILU_IS_ONE = 1.2784645427610738
+"""Where silu is 1."""
+
 
 class ValuePool(nn.Module):
     """The values of num_slots slots, read as weighted sums of rows. A split pool holds some columns
     of the table, but is read as if it held them all."""
 
-    def __init__(self, num_slots: int, value_dim: int, split: ColumnSplit | None = None) -> None:
+    def __init__(
+        self, num_slots: int, value_dim: int, split: ColumnSplit | None = None, *, starts_at_zero: bool = False
+    ) -> None:
         super().__init__()
+        self.starts_at_zero = starts_at_zero
         # Stored separately, because the weight's own shape is empty while ZeRO-3 has partitioned
         # it.
         self.num_slots, self.value_dim, self.split = num_slots, value_dim, split
@@ -40,6 +47,9 @@ class ValuePool(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise the values. They do not depend on how the table is split."""
+        if self.starts_at_zero:
+            init.zeros_(self.weight)
+            return
         if self.split is None:
             init.normal_(self.weight, std=self.value_dim**-0.5)
             return
@@ -81,7 +91,8 @@ class ValuePool(nn.Module):
 
 
 class MemoryLayer(PoolHolder):
-    """A replacement of a decoder layer's feed-forward network. Several layers may share a pool."""
+    """A replacement of a decoder layer's feed-forward network, or an addition to it (`add_to`).
+    Several layers may share a pool."""
 
     def __init__(
         self,
@@ -93,8 +104,12 @@ class MemoryLayer(PoolHolder):
         num_heads: int,
         key_dim: int,
         query_norm: bool,
+        passes_values: bool = False,
     ) -> None:
+        """With `passes_values`, what is read passes gate and output unchanged at first, if values
+        are as wide as the hidden states."""
         super().__init__()
+        self.passes_values = passes_values
         self.num_heads, self.top_k, self.key_dim = num_heads, top_k, key_dim
         # Stored here too, because a module that PEFT puts in the pool's place may lack them.
         self.num_slots, self.value_dim = num_half_keys**2, pool.value_dim
@@ -116,6 +131,13 @@ class MemoryLayer(PoolHolder):
             init.normal_(linear.weight, std=self.output.out_features**-0.5)
         for linear in (self.query, self.gate, self.output):
             init.zeros_(linear.bias)
+        if isinstance(self.query_norm, nn.RMSNorm):  # some families set every norm's weight to zero, and add one
+            init.ones_(self.query_norm.weight)
+        if self.passes_values:
+            init.zeros_(self.gate.weight)
+            init.constant_(self.gate.bias, SILU_IS_ONE)
+            if self.output.in_features == self.output.out_features:
+                init.eye_(self.output.weight)
 
     def search(
         self, hidden: Float[Tensor, "tokens hidden"]
@@ -143,6 +165,33 @@ class MemoryLayer(PoolHolder):
         values = self.pool(slots, weights)
         gate = self.gate(hidden_states.reshape(-1, hidden_states.shape[-1]))
         return self.output(values * F.silu(gate)).view_as(hidden_states)
+
+
+class _AddsMemory(nn.Module):
+    """The part of a feed-forward network's class by which a memory layer is added to it."""
+
+    memory: MemoryLayer
+
+    def forward(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        return super().forward(hidden_states) + self.memory(hidden_states)  # type: ignore[misc]
+
+
+def add_to(feed_forward: nn.Module, memory: MemoryLayer) -> None:
+    """Add the memory layer's output to that of a feed-forward network, which keeps its place and
+    the names of its parameters."""
+    feed_forward.__class__ = _adding_memory(type(feed_forward))  # type: ignore[arg-type]
+    feed_forward.memory = memory
+
+
+@functools.cache
+def _adding_memory(feed_forward: type[nn.Module]) -> type[nn.Module]:
+    return type(f"{feed_forward.__name__}WithMemory", (_AddsMemory, feed_forward), {"__module__": __name__})
+
+
+def memory_in(feed_forward: nn.Module) -> MemoryLayer | None:
+    """The memory layer that is, or is added to, a decoder layer's feed-forward network."""
+    found = feed_forward if isinstance(feed_forward, MemoryLayer) else getattr(feed_forward, "memory", None)
+    return found if isinstance(found, MemoryLayer) else None
 
 
 def _inside_backward() -> bool:

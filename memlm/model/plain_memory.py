@@ -12,8 +12,8 @@ from transformers import initialization as init
 from memlm.model.kernels.reference import read, search
 
 
-def standalone_source() -> str:
-    """The source text of this module."""
+def standalone_source(family: str) -> str:
+    """The source text of this module, which is of one family."""
     return Path(__file__).read_text(encoding="utf-8")
 
 
@@ -37,13 +37,16 @@ def product_key_search(
 class ValuePool(nn.Module):
     """The values of num_slots slots, read as weighted sums of rows. Their gradient is dense."""
 
-    def __init__(self, num_slots: int, value_dim: int) -> None:
+    def __init__(self, num_slots: int, value_dim: int, *, starts_at_zero: bool = False) -> None:
         super().__init__()
-        self.num_slots, self.value_dim = num_slots, value_dim
+        self.num_slots, self.value_dim, self.starts_at_zero = num_slots, value_dim, starts_at_zero
         self.weight = nn.Parameter(torch.empty(num_slots, value_dim))
 
     def reset_parameters(self) -> None:
-        init.normal_(self.weight, std=self.value_dim**-0.5)
+        if self.starts_at_zero:
+            init.zeros_(self.weight)
+        else:
+            init.normal_(self.weight, std=self.value_dim**-0.5)
 
     def forward(
         self, slots: Int[Tensor, "tokens reads"], weights: Float[Tensor, "tokens reads"]

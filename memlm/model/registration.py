@@ -1,25 +1,25 @@
 """Make memlm's models known to Hugging Face's libraries on `import memlm`, without importing those
 libraries.
 
-Each library has a table of the model types that it knows. memlm's type is added to a table at once
-if the table is loaded, or as soon as it is. transformers' tables hold names and import a class
-when it is first requested; memlm's class is imported the same way.
+Each library has a table of the model types that it knows. memlm's types are added to a table at
+once if the table is loaded, or as soon as it is. transformers' tables hold names and import a class
+when it is first requested; memlm's classes are made the same way.
 """
 
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MODEL_TYPE = "memory_llama"
-CONFIG_CLASS = "MemoryLlamaConfig"
+from memlm.model.decoders.families import FAMILIES, PREFIX
 
 
 def register_when_imported() -> None:
-    """Add memlm's model type to the tables of REGISTER, now or once they are imported. Further
+    """Add memlm's model types to the tables of REGISTER, now or once they are imported. Further
     calls change nothing."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
@@ -29,31 +29,36 @@ def register_when_imported() -> None:
             register(sys.modules[name])
 
 
-def _register_config(configuration_auto: ModuleType) -> None:
-    """Add the configuration. That suffices: code that looks for a model looks for its
+def _register_configs(configuration_auto: ModuleType) -> None:
+    """Add the configurations. That suffices: code that looks for a model looks for its
     configuration first, and memlm's module registers both."""
-    module = ModuleType(f"transformers.models.{MODEL_TYPE}", "Where transformers looks for the class of a model type.")
-    module.__getattr__ = _config_class  # type: ignore[method-assign]
-    sys.modules[module.__name__] = module
-    configuration_auto.CONFIG_MAPPING_NAMES[MODEL_TYPE] = CONFIG_CLASS
+    names = configuration_auto.CONFIG_MAPPING_NAMES
+    for family in FAMILIES:
+        model_type, class_name = f"{PREFIX}{family}", f"Memory{names[family]}"
+        module = ModuleType(f"transformers.models.{model_type}", "Where transformers looks for a model type's class.")
+        module.__getattr__ = partial(_configuration, family, class_name)  # type: ignore[method-assign]
+        sys.modules[module.__name__] = module
+        names[model_type] = class_name
 
 
-def _config_class(name: str) -> Any:
-    if name != CONFIG_CLASS:
+def _configuration(family: str, class_name: str, name: str) -> Any:
+    if name != class_name:
         raise AttributeError(name)
-    return importlib.import_module("memlm.model.language_model").MemoryLlamaConfig
+    return importlib.import_module("memlm.model.decoders.classes").memory_classes(family).configuration
 
 
 def _register_target_modules(constants: ModuleType) -> None:
-    """Set the modules that PEFT's methods adapt by default to those of Llama, because the
-    attention is Llama's."""
+    """Set the modules that PEFT's methods adapt by default to those of the family, because the
+    attention is the family's."""
     for name, targets in vars(constants).items():
-        if name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(targets, dict) and "llama" in targets:
-            targets.setdefault(MODEL_TYPE, targets["llama"])
+        if name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(targets, dict):
+            for family in FAMILIES:
+                if family in targets:
+                    targets.setdefault(f"{PREFIX}{family}", targets[family])
 
 
 REGISTER: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": _register_config,
+    "transformers.models.auto.configuration_auto": _register_configs,
     "peft.utils.constants": _register_target_modules,
 }
 """Functions by the name of the module that holds the table. None of them imports anything, because

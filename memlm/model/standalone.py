@@ -16,51 +16,66 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-FILE = "modeling_memory_llama.py"
-CLASSES = {
-    "AutoConfig": "MemoryLlamaConfig",
-    "AutoModel": "MemoryLlamaModel",
-    "AutoModelForCausalLM": "MemoryLlamaForCausalLM",
-    "AutoModelForSequenceClassification": "MemoryLlamaForSequenceClassification",
-}
-"""Model classes by the Auto class that loads them."""
-AUTO_MAP = {auto: f"{Path(FILE).stem}.{name}" for auto, name in CLASSES.items()}
-"""Config entry that tells transformers where the classes are
-(https://huggingface.co/docs/transformers/custom_models)."""
+from memlm.model.decoders.families import PREFIX
+from memlm.model.decoders.names import base_names
 
-ROOT = "memlm.model.language_model"
+ROOT = "memlm.model.decoders.classes"
+OURS = {
+    "AutoConfig": "MemoryConfiguration",
+    "AutoModel": "MemoryDecoder",
+    "AutoModelForCausalLM": "MemoryHead",
+    "AutoModelForSequenceClassification": "MemoryHead",
+}
+"""Our part of each class, by the Auto class that loads it."""
 PLAIN = "memlm.model.plain_memory"
 JAXTYPING = re.compile(r'\b(?:Bool|Float|Int)\[Tensor, "[^"]*"\]')
-DOCUMENTATION = '''"""A language model with memory layers, for transformers: Llama, with some feed-forward networks replaced by a lookup in a pool of slots.
+DOCUMENTATION = '''"""A language model with memory layers, for transformers: {name}, with a lookup in a pool of slots in place of some feed-forward networks,
+or added to them.
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
 Plain torch, assembled from the source of memlm, which has faster kernels and the methods that teach the model facts. Where memlm is
 installed, `import memlm` replaces trust_remote_code and this file. Apache-2.0.
 """'''
-REGISTRATION = """# The classifier creates its decoder through the Auto class.
-AutoModel.register(MemoryLlamaConfig, MemoryLlamaModel, exist_ok=True)"""
+CONFIGURATION = """class Memory{base}({ours}, {base}):
+    model_type = "{prefix}{family}"
+"""
+DECODER = """class Memory{base}({ours}, {base}):
+    config_class = Memory{AutoConfig}
+"""
+HEAD = f"""{DECODER}    decoder_class = Memory{{AutoModel}}
+"""
+CLASSES = {"AutoConfig": CONFIGURATION, "AutoModel": DECODER}
+REGISTRATION = """# Some families' classifiers create their decoder through the Auto class.
+AutoModel.register(Memory{AutoConfig}, Memory{AutoModel}, exist_ok=True)"""
 
 
 @functools.cache
-def standalone_source() -> str:
-    """The text of the modelling file. It imports only torch, transformers and the standard
-    library."""
+def standalone_source(family: str) -> str:
+    """The text of the modelling file of a family. It imports only torch, transformers and the
+    standard library."""
+    bases = base_names(family)
     used, imports = _everything_used()
-    imports.setdefault("transformers", set()).add("AutoModel")
+    imports = {origin: set(names) for origin, names in imports.items()}
+    imports.setdefault("transformers", set()).update(bases.values(), ["AutoModel"])
     lines = [f"import {alias}" for alias in sorted(imports.pop("", ()))]
     lines += [f"from {origin} import {', '.join(sorted(imports[origin]))}" for origin in sorted(imports)]
     parts = [part for module, names in used.items() for part in _module(module).parts(names)]
-    return "\n\n\n".join([f"{DOCUMENTATION}\n\n" + "\n".join(lines), *parts, REGISTRATION]) + "\n"
+    for auto, base in bases.items():
+        definition = CLASSES.get(auto, HEAD)
+        parts.append(definition.format(**bases, base=base, ours=OURS[auto], prefix=PREFIX, family=family).rstrip())
+    documentation = DOCUMENTATION.format(name=bases["AutoModelForCausalLM"])
+    return "\n\n\n".join([f"{documentation}\n\n" + "\n".join(lines), *parts, REGISTRATION.format(**bases)]) + "\n"
 
 
+@functools.cache
 def _everything_used() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """Everything that the classes need: names by module of memlm, each module after those that it
+    """Everything that our classes need: names by module of memlm, each module after those that it
     imports from; and the imports from other packages."""
     used: dict[str, set[str]] = {}
     above: dict[str, set[str]] = {}
     imports: dict[str, set[str]] = {}
-    wanted = [(ROOT, ROOT, name) for name in CLASSES.values()]
+    wanted = [(ROOT, ROOT, name) for name in dict.fromkeys(OURS.values())]
     while wanted:
         user, module, name = wanted.pop()
         if name in _module(PLAIN).definitions:

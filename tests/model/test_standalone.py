@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from memlm import storage
+from memlm.model.decoders.names import auto_map
 from memlm.model.language_model import MemoryLlamaForCausalLM, load_checkpoint
-from memlm.model.standalone import CLASSES, FILE, standalone_source
+from memlm.model.standalone import standalone_source
 from memlm.slots.accesses import accesses_of
 from tests.support.tiny import MEMORIES, PAD, TWO_SEPARATE, TWO_SHARED, random_batch, state, tiny_model
 
+FILE = "modeling_memory_llama.py"
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 TOKENS = random_batch(0).tokens
 WITHOUT_MEMLM = """
@@ -56,7 +58,7 @@ save_file({name: value.detach().contiguous() for name, value in results.items()}
 def modeling(tmp_path_factory):
     """The file as a module in this process."""
     path = tmp_path_factory.mktemp("modeling") / FILE
-    path.write_text(standalone_source())
+    path.write_text(standalone_source("llama"))
     spec = importlib.util.spec_from_file_location("modeling_memory_llama", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # the compiler looks for it there
@@ -137,7 +139,7 @@ def test_it_is_compiled_as_one_graph_and_exported(dtype, modeling):
 
 def test_it_imports_only_torch_transformers_and_the_standard_library():
     imported = set()
-    for node in ast.walk(ast.parse(standalone_source())):
+    for node in ast.walk(ast.parse(standalone_source("llama"))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -148,16 +150,18 @@ def test_it_imports_only_torch_transformers_and_the_standard_library():
 
 @pytest.mark.slow
 def test_every_process_writes_the_same_text():
-    code = "import sys; from memlm.model.standalone import standalone_source; sys.stdout.write(standalone_source())"
+    code = (
+        "import sys; from memlm.model.standalone import standalone_source; sys.stdout.write(standalone_source('llama'))"
+    )
     for seed in (1, 2):  # seeds of the iteration order of sets
         environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-        assert done.stdout == standalone_source(), seed
+        assert done.stdout == standalone_source("llama"), seed
 
 
 def test_every_name_in_it_is_defined():
     check = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "-"]
-    done = subprocess.run(check, input=standalone_source(), capture_output=True, text=True)
+    done = subprocess.run(check, input=standalone_source("llama"), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -166,7 +170,7 @@ def test_the_manifest_names_it_and_the_configuration_names_its_classes(tmp_path)
         tiny_model().save_pretrained(draft.path)
     assert FILE in storage.read_manifest(str(tmp_path / "checkpoint")).files
     config = json.loads((tmp_path / "checkpoint/config.json").read_text())
-    assert config["auto_map"] == {auto: f"modeling_memory_llama.{name}" for auto, name in CLASSES.items()}
+    assert config["auto_map"] == auto_map("llama")
     assert config["architectures"] == ["MemoryLlamaForCausalLM"]
 
 

@@ -20,11 +20,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from memlm.model.standalone import FILE, standalone_source
+from memlm.model.standalone import standalone_source
 from tests.support.one_rank import LAUNCHED
 from tests.support.tiny import EOS, PAD, TWO_SEPARATE, TWO_SHARED, random_batch, state, tiny_model
 
 pytestmark = pytest.mark.slow
+FILE = "modeling_memory_llama.py"
 KINDS = {
     "one pool for two layers": (TWO_SHARED, False),
     "a pool each": (TWO_SEPARATE, False),
@@ -39,7 +40,7 @@ TYPES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.fixture(scope="module")
 def modeling(tmp_path_factory):
     path = tmp_path_factory.mktemp("modeling") / FILE
-    path.write_text(standalone_source())
+    path.write_text(standalone_source("llama"))
     spec = importlib.util.spec_from_file_location("modeling_memory_llama", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -15,7 +15,7 @@ from memlm.evaluation.suite import HeldOut
 from memlm.evaluation.vocabulary import vocabulary_of
 from memlm.kinds import CHECKPOINT_KIND, COUNTS_FILE, READS_FILE
 from memlm.methods.parts.rehearsal import BackgroundText
-from memlm.model.language_model import attention_on, load_checkpoint, load_model_config
+from memlm.model.language_model import attention_on, compute_buffers, load_checkpoint, load_model_config
 from memlm.slots.counts import BackgroundCounts
 from memlm.slots.reads import BackgroundReads
 from memlm.training.counting import counted_blocks
@@ -78,7 +78,5 @@ def model_of_weights(config: PreTrainedConfig, weights: Mapping[str, torch.Tenso
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, trust_remote_code=False)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
-    # Rotary frequencies are not weights: they are computed from the configuration, which the meta
-    # device cannot do.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
+    compute_buffers(model, device)
     return model.eval()

@@ -1,9 +1,8 @@
-"""Greedy decoding from prompts of one length, with a key-value cache and nothing but the layers'
-own work per token.
+"""Greedy decoding from prompts of one length, with a key-value cache.
 
-The tokens are those of Hugging Face's `generate(do_sample=False)`. Its general preparations, and
-the mask of a single token that sees all others, are left out: they take a small model a sixth of
-its time.
+The tokens are those of Hugging Face's `generate(do_sample=False)`. In Llama's decoder, that of
+memlm's own models, a token costs nothing but the layers' own work: general preparations, and the
+mask of a single token that sees all others, take a small model a sixth of its time.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaModel
 
 from memlm.model.reader.trunk import TrunkActivations, continue_from
 
@@ -50,9 +49,11 @@ def continue_greedily(
 
 
 def _decode(model: nn.Module, tokens: Int[Tensor, "batch 1"], cache: DynamicCache) -> Float[Tensor, "batch 1 vocab"]:
-    """The logits of one more token per row. It attends to everything before it, so there is no
-    mask."""
-    decoder = model.model
+    """The logits of one more token per row. In Llama's decoder it attends to everything before it,
+    so there is no mask."""
+    decoder = model.base_model
+    if not isinstance(decoder, LlamaModel):
+        return model(input_ids=tokens, past_key_values=cache, use_cache=True).logits
     hidden = decoder.embed_tokens(tokens)  # type: ignore[union-attr,operator]
     positions = torch.full((1, 1), cache.get_seq_length(), device=tokens.device)
     rotary = decoder.rotary_emb(hidden, position_ids=positions)  # type: ignore[union-attr,operator]

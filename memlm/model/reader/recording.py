@@ -87,10 +87,10 @@ class Recording:
         for data, contents in parts:
             flat = read_only_tensor(data)
             for key, (has_positions, places) in contents.items():
-                residual, slots, weights, *rest = (_view(flat, place) for place in places)
+                residual, attention, slots, weights, *rest = (_view(flat, place) for place in places)
                 positions = rest.pop(0) if has_positions else None
                 pairs = tuple(zip(rest[::2], rest[1::2], strict=True))
-                recording._kept[key] = TrunkActivations(residual, slots, weights, positions, pairs)
+                recording._kept[key] = TrunkActivations(residual, attention, slots, weights, positions, pairs)
         return recording
 
 
@@ -116,7 +116,7 @@ def _tensors(trunk: TrunkActivations) -> list[Tensor]:
     """The tensors in the order in which they are packed."""
     positions = [] if trunk.position_ids is None else [trunk.position_ids]
     pairs = [tensor for pair in trunk.keys_values for tensor in pair]
-    return [trunk.residual, trunk.slots, trunk.weights, *positions, *pairs]
+    return [trunk.residual, trunk.attention, trunk.slots, trunk.weights, *positions, *pairs]
 
 
 def _num_bytes(trunk: TrunkActivations) -> int:

@@ -3,31 +3,34 @@
 In sparse memory finetuning only the values of the pool move, so the first half is the same in
 every trial of a checkpoint, including that layer's own search.
 
-run_trunk:      tokens -> embedding -> lower layers -> memory layer's attention -> norm -> search
-continue_from:  read -> later layers -> logits
+run_trunk:      tokens -> embedding -> lower layers -> memory layer's attention -> search
+continue_from:  memory layer's feed-forward network and read -> later layers -> logits
 
-Both halves run Hugging Face's own layers in the order of its own forward pass, so together they
-give its logits to the bit.
+Both halves are Hugging Face's own forward pass: the first is left at the search, and in the second
+the lower layers pass on what they get, and attention and search give what was recorded. So together
+they give the logits of the plain forward pass to the bit, in every family.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.masking_utils import create_causal_mask
 
-from memlm.model.memory import MemoryLayer
+from memlm.model.decoders.families import attention_of, feed_forward_of, layers_of
+from memlm.model.memory import memory_in
 
 
 class TrunkActivations(NamedTuple):
     """What a model needs to continue at its first memory layer's read."""
 
     residual: Float[Tensor, "batch seq hidden"]
-    """The residual stream after that layer's attention."""
+    """The residual stream before that layer."""
+    attention: Float[Tensor, "batch seq hidden"]
+    """The output of its attention."""
     slots: Int[Tensor, "tokens reads"]
     """The slots that its search found; int64."""
     weights: Float[Tensor, "tokens reads"]
@@ -40,6 +43,7 @@ class TrunkActivations(NamedTuple):
     def to(self, device: torch.device) -> "TrunkActivations":
         return TrunkActivations(
             self.residual.to(device),
+            self.attention.to(device),
             self.slots.to(device),
             self.weights.to(device),
             None if self.position_ids is None else self.position_ids.to(device),
@@ -54,8 +58,8 @@ class _TrunkDone(Exception):
 def first_memory_layer(model: nn.Module) -> int:
     """The number of the first memory layer among the decoder's layers. Raises ValueError for a
     dense model, which has no trunk."""
-    for number, layer in enumerate(model.model.layers):  # type: ignore[union-attr,arg-type]
-        if isinstance(layer.mlp, MemoryLayer):
+    for number in range(len(layers_of(model))):
+        if memory_in(feed_forward_of(model, number)) is not None:
             return number
     raise ValueError(
         "the model has no memory layer, so no part of it is frozen in every trial; use the memory model's checkpoint, not the dense one's"
@@ -72,24 +76,30 @@ def run_trunk(
 ) -> TrunkActivations:
     """The activations up to the first memory layer's search. Computes nothing above it and reads no
     values."""
-    layer = model.model.layers[first_memory_layer(model)]  # type: ignore[union-attr,index]
+    first = first_memory_layer(model)
+    memory = memory_in(feed_forward_of(model, first))
+    assert memory is not None
+    found: dict[str, Tensor] = {}
     cache = DynamicCache(config=model.config) if keep_keys_values else None
-    found: list[tuple[Tensor, Tensor]] = []
 
-    def stop(_: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
-        found.append((inputs[0], hidden))
+    def search_and_stop(hidden: Tensor) -> None:
+        found["slots"], found["weights"] = type(memory).search(memory, hidden)
         raise _TrunkDone
 
-    hook = layer.post_attention_layernorm.register_forward_hook(stop)
-    try:
-        with suppress(_TrunkDone):
-            model(input_ids=tokens, position_ids=position_ids, past_key_values=cache, use_cache=keep_keys_values)
-    finally:
-        hook.remove()
-    residual, hidden = found[0]
-    slots, weights = layer.mlp.search(hidden.flatten(0, 1))
+    with ExitStack() as hooks:
+        enter = layers_of(model)[first].register_forward_pre_hook(
+            lambda _, positional, named: found.update(residual=_hidden_states(positional, named)), with_kwargs=True
+        )
+        attend = attention_of(model, first).register_forward_hook(
+            lambda _, inputs, output: found.update(attention=output[0])
+        )
+        hooks.callback(enter.remove)
+        hooks.callback(attend.remove)
+        hooks.enter_context(_instead_of(memory, "search", search_and_stop))
+        hooks.enter_context(suppress(_TrunkDone))
+        model(input_ids=tokens, position_ids=position_ids, past_key_values=cache, use_cache=keep_keys_values)
     kept = [(lower.keys, lower.values) for lower in cache.layers if lower.is_initialized] if cache is not None else []
-    return TrunkActivations(residual, slots, weights, position_ids, tuple(kept))
+    return TrunkActivations(**found, position_ids=position_ids, keys_values=tuple(kept))
 
 
 def continue_from(
@@ -104,34 +114,52 @@ def continue_from(
 
     An empty cache is filled as a plain forward pass over the same tokens fills it.
     """
-    decoder, first = model.model, first_memory_layer(model)
-    residual = trunk.residual
-    positions = trunk.position_ids
-    if positions is None:
-        positions = torch.arange(residual.shape[1], device=residual.device)[None]
-    # The lower layers of the cache must still be empty here, for the mask of a first pass.
-    mask = create_causal_mask(
-        config=decoder.config,  # type: ignore[union-attr,arg-type]
-        inputs_embeds=residual,
-        attention_mask=None,
-        past_key_values=cache,
-        position_ids=positions,
-    )
-    rotary = decoder.rotary_emb(residual, position_ids=positions)  # type: ignore[union-attr,operator]
-    layers: Sequence[nn.Module] = decoder.layers  # type: ignore[union-attr,assignment]
-    memory: MemoryLayer = layers[first].mlp  # type: ignore[assignment]
-    hidden = residual + memory.read(layers[first].post_attention_layernorm(residual), trunk.slots, trunk.weights)
-    for layer in layers[first + 1 :]:
-        hidden = layer(
-            hidden,
-            attention_mask=mask,
-            position_embeddings=rotary,
-            position_ids=positions,
+    first = first_memory_layer(model)
+    layer, memory = layers_of(model)[first], memory_in(feed_forward_of(model, first))
+    assert memory is not None
+    attended = (trunk.attention, None)
+    with ExitStack() as recorded:
+        for lower in layers_of(model)[:first]:
+            recorded.enter_context(_instead_of(lower, "forward", lambda hidden_states, *_, **__: hidden_states))
+        # Some families add to the embeddings before the first layer, so the residual enters here.
+        enter = layer.register_forward_pre_hook(
+            lambda _, positional, named: _with_hidden_states(trunk.residual, positional, named), with_kwargs=True
+        )
+        recorded.callback(enter.remove)
+        recorded.enter_context(_instead_of(attention_of(model, first), "forward", lambda *_, **__: attended))
+        recorded.enter_context(_instead_of(memory, "search", lambda _: (trunk.slots, trunk.weights)))
+        logits = model(
+            inputs_embeds=trunk.residual,
+            position_ids=trunk.position_ids,
             past_key_values=cache,
             use_cache=cache is not None,
-        )
+            logits_to_keep=1 if last_only else 0,
+        ).logits
     if cache is not None:
         for number, (keys, values) in enumerate(trunk.keys_values):
             cache.update(keys, values, number)
-    hidden = decoder.norm(hidden)  # type: ignore[union-attr,operator]
-    return model.lm_head(hidden[:, -1:] if last_only else hidden)  # type: ignore[operator]
+            if cache.layers[number].is_sliding:  # it keeps a window, and counts what it was given
+                cache.layers[number].cumulative_length = trunk.residual.shape[1]
+    return logits
+
+
+@contextmanager
+def _instead_of(module: nn.Module, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Within the context, the module's method of that name is this one."""
+    assert name not in vars(module), f"{name} is replaced already"
+    setattr(module, name, method)
+    try:
+        yield
+    finally:
+        delattr(module, name)
+
+
+def _hidden_states(positional: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """The first argument of a layer, however it was given."""
+    return positional[0] if positional else named["hidden_states"]
+
+
+def _with_hidden_states(
+    hidden: Tensor, positional: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return ((hidden, *positional[1:]), named) if positional else ((), {**named, "hidden_states": hidden})
