@@ -33,7 +33,7 @@ from memlm.stages import require_possible, require_used
 
 DEFAULT_RECIPE = "laptop"
 DRY_RUN = "--dry-run"
-LM_EVAL, PLAN, DOCTOR, FRONTIER = "lm-eval", "plan", "doctor", "frontier"
+LM_EVAL, PLAN, DOCTOR, FRONTIER, ATTACH = "lm-eval", "plan", "doctor", "frontier", "attach"
 DOCUMENTS = "--questions.documents."
 
 T = TypeVar("T")
@@ -307,14 +307,67 @@ def run_doctor(arguments: Sequence[str]) -> None:
     launch(doctor)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {LM_EVAL: run_lm_eval, PLAN: run_plan, DOCTOR: run_doctor}
+def run_attach(arguments: Sequence[str]) -> None:
+    """`memlm attach BASE OUT --layer N --slots M [...]`: put a memory into somebody else's model.
+    Exits with status 1 and one line for a base that cannot have one."""
+    parser = argparse.ArgumentParser(
+        prog=f"memlm {ATTACH}",
+        description="Put a memory into a causal language model, which then learns facts as memlm's own models do.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("base", help="folder or GGUF file of the model, or its id on the hub: owner/name@commit")
+    parser.add_argument("out", help="new folder or s3://bucket/prefix to write to")
+    parser.add_argument("--layer", type=int, required=True, help="decoder layer, counted from 0")
+    parser.add_argument("--slots", type=int, required=True, help="number of slots, a square")
+    parser.add_argument(
+        "--placement",
+        choices=("parallel", "replace"),
+        default="parallel",
+        help="add the memory to the layer's feed-forward network (default), or replace it",
+    )
+    parser.add_argument(
+        "--form",
+        choices=("whole", "adapter"),
+        default="whole",
+        help="write the whole model (default), or the memory alone, which is loaded into the base",
+    )
+    parser.add_argument("--heads", type=int, default=4, dest="num_heads", help="(default: 4)")
+    parser.add_argument("--top-k", type=int, help="slots read per head and token (default: 16)")
+    parser.add_argument("--key-dim", type=int, help="width of a query (default: 128)")
+    parser.add_argument("--value-dim", type=int, help="width of a value (default: that of the base)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="(default: the base's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the keys (default: 0)")
+    options = vars(parser.parse_args(list(arguments)))
+    base, out = _with_home(options.pop("base")), _with_home(options.pop("out"))
+
+    def attach() -> None:
+        _say(f"{ATTACH}: {base}")
+        made = importlib.import_module("memlm.training.checkpoints.attaching").attach(base, out, **options)
+        print(
+            f"{out} is a checkpoint with digest {made.digest}: {made.parameters.base:,} parameters and {made.memory.num_slots:,} slots of "
+            f"{made.memory.value_dim} at layer {made.memory.layers[0]}, {made.memory.placement}"
+        )
+        print("its keys are random; fit them to text before it learns")
+        if not made.has_tokenizer:
+            print("the base has no tokenizer, so there is none in the checkpoint")
+
+    launch(attach)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    ATTACH: run_attach,
+    LM_EVAL: run_lm_eval,
+    PLAN: run_plan,
+    DOCTOR: run_doctor,
+}
 """Subcommands that parse the rest of their command line themselves."""
 
 
 def main() -> None:
     """Put learned facts into a checkpoint and take them out again, byte for byte.
 
-    `memlm apply` adds a patch written by finetune.py to a checkpoint; `memlm undo` removes it.
+    `memlm attach` puts a memory into a causal language model. `memlm apply` adds a patch written by
+    finetune.py to a checkpoint; `memlm undo` removes it.
     `memlm adopt` makes a folder that save_pretrained wrote into a checkpoint, by adding a manifest.
     `memlm frontier` computes a sweep's frontier again from the items that it kept, and draws it.
     `memlm plan` and `memlm doctor` say what a recipe costs and whether it can run here. `memlm
@@ -340,6 +393,7 @@ def main() -> None:
     again.add_argument(
         "--out", required=True, help="folder or s3://bucket/prefix to write frontier, picture and report to"
     )
+    commands.add_parser(ATTACH, help="put a memory into a causal language model")
     commands.add_parser(PLAN, help="print what a recipe will cost")
     commands.add_parser(DOCTOR, help="check whether a recipe can run here, and what to do if not")
     commands.add_parser(LM_EVAL, help="run lm-evaluation-harness on memlm's models, with its own options")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 EXTRA_OF = {
     **dict.fromkeys(("ray", "deepspeed", "mlflow", "boto3", "botocore", "datasets", "optuna"), "cluster"),
     "lm_eval": "lm-eval",
+    "gguf": "gguf",
 }
 """Extra for each package, by the name under which the package is imported."""
 

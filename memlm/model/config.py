@@ -6,6 +6,7 @@ from typing import Literal
 
 from memlm.identity import names_result
 
+Placement = Literal["replace", "parallel"]
 Architecture = Literal["memory", "dense"]
 ARCHITECTURES: tuple[Architecture, ...] = ("memory", "dense")
 """The memory model, or its dense twin: the same with a feed-forward network in every layer."""
@@ -16,7 +17,7 @@ class MemoryConfig:
     """The memory layer (Lin et al. 2025, section 3; Berges et al. 2024, section 3)."""
 
     layers: tuple[int, ...] = names_result((12,))
-    """Decoder layers, counted from 0, whose feed-forward network is replaced by a memory layer."""
+    """Decoder layers, counted from 0, that have a memory layer."""
     num_half_keys: int = names_result(1024)
     """Half-keys in each of a head's two halves; a pool has num_half_keys ** 2 slots."""
     top_k: int = names_result(32)
@@ -29,6 +30,9 @@ class MemoryConfig:
     """With several memory layers: one pool for all of them, or one each."""
     query_norm: bool = names_result(False)
     """RMS-normalise queries; without it, small pools collapse onto a few slots."""
+    placement: Placement = names_result("replace", when=lambda config: config.placement != "replace")
+    """Whether a memory layer replaces the feed-forward network, as in the paper, or is added to it.
+    An added one starts as nothing: its values are zero."""
 
     def __post_init__(self) -> None:
         for name in ("num_half_keys", "top_k", "num_heads", "key_dim", "value_dim"):

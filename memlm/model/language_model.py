@@ -3,18 +3,19 @@ and any model in a checkpoint's folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from memlm.model.bases.adapter import is_adapter, load_adapter, load_adapter_config
 from memlm.model.capacity import require_room_for_values
 from memlm.model.column_split import ColumnSplit
 from memlm.model.config import ModelConfig
 from memlm.model.decoders.classes import MemoryHead, memory_classes
-from memlm.model.decoders.configuration import MemoryConfiguration
+from memlm.model.decoders.configuration import MemoryConfiguration, memory_fields
 from memlm.model.memory import MemoryLayer, ValuePool
 from memlm.outside import reading, reason_of
 
@@ -64,14 +65,7 @@ def model_config(
         bos_token_id=None,
         eos_token_id=eos_id,
         pad_token_id=pad_id,
-        memory_layers=[] if dense else list(memory.layers),
-        memory_num_half_keys=memory.num_half_keys,
-        memory_top_k=memory.top_k,
-        memory_num_heads=memory.num_heads,
-        memory_key_dim=memory.key_dim,
-        memory_value_dim=memory.value_dim,
-        memory_share_values=memory.share_values,
-        memory_query_norm=memory.query_norm,
+        **memory_fields(memory if not dense else replace(memory, layers=())),
     )
 
 
@@ -100,8 +94,10 @@ class CheckpointError(ValueError):
 
 def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel:
     """The model in a checkpoint's folder, on a device and in evaluation mode. The folder is
-    treated as data: none of its code is run, and weights are read from safetensors only. Raises
-    CheckpointError."""
+    treated as data: none of its code is run, and weights are read from safetensors only. An adapter
+    is joined with its base. Raises CheckpointError, AdapterError or BaseError."""
+    if is_adapter(folder):
+        return load_adapter(folder, attention=attention_on(device)).to(device)
     config = load_model_config(folder)
     with _opening(folder):
         model = AutoModelForCausalLM.from_pretrained(
@@ -115,7 +111,9 @@ def load_checkpoint(folder: str | Path, device: torch.device) -> PreTrainedModel
 
 
 def load_model_config(folder: str | Path) -> PreTrainedConfig:
-    """The model configuration in a checkpoint's folder. Raises CheckpointError."""
+    """The model configuration in a checkpoint's folder. Raises as load_checkpoint does."""
+    if is_adapter(folder):
+        return load_adapter_config(folder)
     with _opening(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         # A file may name a kernel on the hub, which transformers would fetch and run. The caller

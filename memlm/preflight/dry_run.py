@@ -14,9 +14,9 @@ from memlm import artifacts, storage
 from memlm.artifacts import trial_of
 from memlm.config import Config, varied
 from memlm.data.config import DocumentStreamConfig, Part, QuestionSetConfig, StreamChoice
-from memlm.data.hub import HUB
 from memlm.data.paths import PathError, expand
 from memlm.data.questions.parts import items_of_part, size_of_part
+from memlm.hub import HUB
 from memlm.jobs.sweep.checkpoint_runs import CheckpointRun, checkpoint_runs
 from memlm.jobs.sweep.planned_trials import lone_seed, plan_trials, unfinished
 from memlm.jobs.sweep.spaces import MethodSpace

@@ -8,7 +8,7 @@ from memlm.config import Config
 from memlm.data import dclm
 from memlm.data.corpus.listing import Shard
 from memlm.data.file_kinds import kind_of
-from memlm.data.hub import HubUnreachable
+from memlm.hub import HubUnreachable
 from memlm.jobs.preparing.corpus_shards import choose_shards, sources_digest
 from memlm.preflight.run_plan import RunPlan
 from memlm.units import format_count, format_size

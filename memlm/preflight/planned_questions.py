@@ -7,13 +7,13 @@ from pathlib import Path
 from memlm import storage
 from memlm.config import Config
 from memlm.data.config import DocumentsConfig, FactsConfig
-from memlm.data.hub import HUB
 from memlm.data.paths import WORLD, expand
 from memlm.data.questions.questions import read_set, require_questions, select
 from memlm.data.questions.records import numbered_fact
 from memlm.data.stating.sets import conflict_lines, kind_lines, statable
 from memlm.data.world.updates import updates_of
 from memlm.data.world.world import World
+from memlm.hub import HUB
 
 
 @dataclass(frozen=True)

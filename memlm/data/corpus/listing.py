@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from memlm import storage
-from memlm.data import hub
+from memlm import hub, storage
 from memlm.data.file_kinds import ShardError
 from memlm.data.folders import Report, list_shards, require_shards, split_names
 from memlm.kinds import LISTING_FILE

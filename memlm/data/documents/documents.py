@@ -25,12 +25,12 @@ from memlm.data.documents.headings import sections_of
 from memlm.data.documents.text_files import is_text_source, read_text_files, text_content
 from memlm.data.file_kinds import QUESTION_SUFFIXES, TEXT_SUFFIXES, kind_of
 from memlm.data.folders import Report
-from memlm.data.hub import HUB
 from memlm.data.mentions import mentions, words_of
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.layouts import DoesNotFit, answer_text
 from memlm.data.questions.records import Question, id_of
 from memlm.data.questions.sources import Row, read_rows, source_content
+from memlm.hub import HUB
 
 logger = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from memlm.data.compression import (
 )
 from memlm.data.corpus.shards import BOM, MAX_LINE_BYTES, parse_record, read_lines
 from memlm.data.file_kinds import QUESTION_SUFFIXES, ShardError, is_text, kind_of
-from memlm.data.hub import COMMIT, HUB, HUB_TIMEOUT_SECONDS
 from memlm.data.questions.records import QuestionError
 from memlm.extras import needed_for
+from memlm.hub import COMMIT, HUB, HUB_TIMEOUT_SECONDS
 
 BYTES_OF_A_RECORD, BYTES_OF_AN_OBJECT, BYTES_OF_AN_ELEMENT = 700, 72, 32
 """Minimum sizes in memory: of a question with its id and place, of a list or object of JSON, and of

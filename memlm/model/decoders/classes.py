@@ -186,6 +186,6 @@ def _with_memory(ours: type, base: type, **attributes: Any) -> Any:
 def __getattr__(name: str) -> Any:
     """A class by its name, for pickles, which name classes by module."""
     for family in FAMILIES:
-        if name.removeprefix("Memory") in base_names(family).values():
+        if name in {f"Memory{each}" for each in base_names(family).values()}:
             return next(each for each in memory_classes(family) if each is not None and each.__name__ == name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
+from memlm.model.config import MemoryConfig
 from memlm.model.decoders.families import PREFIX
 from memlm.model.decoders.names import auto_map, file_name
 from memlm.model.standalone import standalone_source
@@ -58,3 +59,18 @@ class MemoryConfiguration:
         fields = {name: value for name, value in self.to_dict().items() if not name.startswith(ours)}  # type: ignore[attr-defined]
         fields["architectures"] = [name.removeprefix("Memory") for name in self.architectures or []]  # type: ignore[attr-defined]
         return CONFIG_MAPPING[self.model_type.removeprefix(PREFIX)](**fields)  # type: ignore[attr-defined]
+
+
+def memory_fields(memory: MemoryConfig) -> dict[str, Any]:
+    """The memory's part of a configuration, by the names that it has there."""
+    return {
+        "memory_layers": list(memory.layers),
+        "memory_num_half_keys": memory.num_half_keys,
+        "memory_top_k": memory.top_k,
+        "memory_num_heads": memory.num_heads,
+        "memory_key_dim": memory.key_dim,
+        "memory_value_dim": memory.value_dim,
+        "memory_share_values": memory.share_values,
+        "memory_query_norm": memory.query_norm,
+        "memory_placement": memory.placement,
+    }

@@ -3,8 +3,10 @@ page."""
 
 from memlm.credentials import redacted
 from memlm.data.config import CorpusConfig
-from memlm.data.hub import FILES_URI
-from memlm.model.config import Architecture, ModelConfig
+from memlm.hub import FILES_URI
+from memlm.model.bases.base import Base
+from memlm.model.config import Architecture, MemoryConfig, ModelConfig
+from memlm.model.decoders.names import file_name
 from memlm.model.language_model import NumParameters
 
 GENERATED = "{world}"
@@ -67,6 +69,68 @@ def model_card(
         use=_use(model, memory=memory),
         data=_data(corpus, num_tokens),
         terms=_terms(generated=generated, memory=memory),
+    )
+
+
+ATTACHED_CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+{base_model}tags:
+- memlm
+- memory-layers
+---
+
+# {name} with a memory
+
+{what}
+
+## Use
+
+```python
+{use}
+```
+
+{how}
+
+## Licence
+
+The terms of {name} hold for {part}: look them up before you pass it on.{code}
+"""
+WHOLE_USE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies, or the model's name on a hub
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)"""
+ADAPTER_USE = """import torch
+from memlm.model.language_model import load_checkpoint
+
+model = load_checkpoint(".", torch.device("cpu"))  # where this file lies"""
+
+
+def attached_card(base: Base, memory: MemoryConfig, parameters: NumParameters, *, adapter: bool) -> str:
+    """The card of a base with a memory, or of the memory alone."""
+    is_on_hub = not base.address.startswith("/")
+    name = base.address.partition("@")[0] if is_on_hub else base.address.rsplit("/", 1)[-1]
+    place = "parallel to" if memory.placement == "parallel" else "in place of"
+    same = " Its values are zero, so it writes what its base writes until it learns." if place == "parallel to" else ""
+    file = file_name(base.family)
+    return ATTACHED_CARD.format(
+        base_model=f"base_model: {name}\n" if is_on_hub else "",
+        name=name,
+        what=(
+            f"`{name}` (sha256 of its weights {base.digest[:16]}) with a pool of {memory.num_slots:,} slots, {parameters.pool:,} parameters, "
+            f"which layer {memory.layers[0]} (counted from 0) reads {place} its feed-forward network: {memory.top_k} slots per head "
+            f"({memory.num_heads} heads) and token. memlm attached it, and teaches it facts by writing a few slots.{same}"
+        ),
+        use=ADAPTER_USE if adapter else WHOLE_USE,
+        how=(
+            "This folder holds the memory alone. memlm loads its base from where it was, and checks that it is the same."
+            if adapter
+            else f"`trust_remote_code=True` runs `{file}` of this folder, in plain torch; read it first. Where memlm is installed, "
+            "`import memlm` takes its place."
+        ),
+        part="what is made of it" if adapter else "this model",
+        code="" if adapter else f" `{file}` is part of memlm, which is under Apache-2.0.",
     )
 
 

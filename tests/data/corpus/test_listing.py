@@ -28,7 +28,7 @@ from memlm.data.corpus.listing import (
     write_listing,
 )
 from memlm.data.corpus.shards import ShardError
-from memlm.data.hub import HubError, list_files
+from memlm.hub import HubError, list_files
 from memlm.jobs.preparing.corpus_shards import name_shards
 from memlm.storage import StorageError
 

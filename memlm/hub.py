@@ -1,6 +1,7 @@
-"""List and download the files of a data set on the Hugging Face hub at one commit.
+"""List and download the files of a data set or a model on the Hugging Face hub at one commit.
 
     hf://datasets/owner/name@commit[/folder]       files, as in huggingface_hub's own file system
+    owner/name@commit                              a model
 
 Addresses name a commit instead of a branch, so that a later run reads the same bytes. HF_ENDPOINT
 names another server with the hub's interface; a token, if needed, comes from the hub client's own
@@ -11,7 +12,7 @@ configuration. Requests to a busy or silent server are retried like those to a s
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ ATTEMPTS_TO_REACH = 3
 reported within seconds, not minutes."""
 BUSY = (408, 425, 429)
 """Statuses that ask to retry later. So do all from 500 on."""
+MODEL_FORM = "owner/name@commit"
+MODEL_ID = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<commit>[^/]*))?")
 FILES_FORM = "hf://datasets/owner/name@commit[/folder]"
 FILES_URI = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<commit>[^/]*))?(?:/(?P<folder>.+?))?/?")
 LARGE, SMALL = "sha256:", "git:"  # prefixes of the hub's digests of large files, and of small ones stored in git
@@ -57,13 +60,22 @@ class HubFile:
 class _Place:
     name: str
     commit: str
-    folder: str
+    folder: str = ""
+    kind: str = "dataset"
 
 
 def list_files(uri: str) -> list[HubFile]:
     """All files below an address, in any order. Raises HubError for an address without a commit, or
     if the hub does not answer."""
-    place = _parse(uri)
+    return _list(uri, _parse(uri))
+
+
+def list_model(model_id: str) -> list[HubFile]:
+    """All files of a model. Raises HubError as list_files does."""
+    return _list(model_id, _parse_model(model_id))
+
+
+def _list(uri: str, place: _Place) -> list[HubFile]:
     strip_credentials(*HUB_TOKENS)
     # Imported here, because it takes a second and only the hub needs it.
     from huggingface_hub import HfApi
@@ -73,7 +85,7 @@ def list_files(uri: str) -> list[HubFile]:
 
     def tree() -> list[RepoFile]:
         entries = api.list_repo_tree(
-            place.name, place.folder or None, recursive=True, revision=place.commit, repo_type="dataset"
+            place.name, place.folder or None, recursive=True, revision=place.commit, repo_type=place.kind
         )
         return [entry for entry in entries if isinstance(entry, RepoFile)]
 
@@ -81,7 +93,9 @@ def list_files(uri: str) -> list[HubFile]:
         usual = retries.current_policy()
         with retries.using_policy(replace(usual, attempts=min(usual.attempts, ATTEMPTS_TO_REACH))):
             retries.call(
-                lambda: api.dataset_info(place.name, revision=place.commit, timeout=HUB_TIMEOUT_SECONDS),
+                lambda: api.repo_info(
+                    place.name, revision=place.commit, repo_type=place.kind, timeout=HUB_TIMEOUT_SECONDS
+                ),
                 lambda error: _is_transient(error) and "Timeout" not in type(error).__name__,
             )
         files = _with_retries(tree)
@@ -120,18 +134,41 @@ def temporary_copy(uri: str, name: str, version: str) -> Iterator[Path]:
             )
             return Path(path)
 
-        try:
-            path = _with_retries(lambda: download(again=False))
-            if _version_of(path, version) != version:  # possibly corrupted in transit
-                path = _with_retries(lambda: download(again=True))
-        except Exception as error:  # as above
-            raise HubUnreachable(_unanswered(f"{uri}/{name}", "could not be downloaded", error)) from error
-        found = _version_of(path, version)
-        if found != version:
-            raise HubError(
-                f"{uri}/{name}: its content was {found} in two downloads, but {version} was listed. The hub's copy changed, or a proxy corrupts it; check both."
-            )
-        yield path
+        yield _checked(f"{uri}/{name}", version, download)
+
+
+def cached_model(model_id: str, files: Sequence[HubFile]) -> Path:
+    """The folder in the hub client's own cache with these files of a model, downloaded where they
+    are missing. Raises HubError if the content does not have the listed digest."""
+    from huggingface_hub import hf_hub_download
+
+    place, folder = _parse_model(model_id), Path()
+    for file in files:
+
+        def download(*, again: bool, name: str = file.name) -> Path:
+            endpoint = os.environ.get("HF_ENDPOINT")
+            path = hf_hub_download(place.name, name, revision=place.commit, endpoint=endpoint, force_download=again)
+            return Path(path)
+
+        path = _checked(f"{model_id}/{file.name}", file.version, download)
+        folder = Path(str(path).removesuffix(file.name))
+    return folder
+
+
+def _checked(address: str, version: str, download: Callable[..., Path]) -> Path:
+    """The downloaded file, whose content has the expected digest."""
+    try:
+        path = _with_retries(lambda: download(again=False))
+        if _version_of(path, version) != version:  # possibly corrupted in transit
+            path = _with_retries(lambda: download(again=True))
+    except Exception as error:  # as above
+        raise HubUnreachable(_unanswered(address, "could not be downloaded", error)) from error
+    found = _version_of(path, version)
+    if found != version:
+        raise HubError(
+            f"{address}: its content was {found} in two downloads, but {version} was listed. The hub's copy changed, or a proxy corrupts it; check both."
+        )
+    return path
 
 
 def _with_retries(question: Callable[[], T]) -> T:
@@ -165,13 +202,23 @@ def _parse(uri: str) -> _Place:
     found = FILES_URI.fullmatch(uri)
     if found is None:
         raise HubError(f"{uri}: not an address of files on the hub. Write {FILES_FORM}.")
-    commit = found["commit"]
+    return _Place(found["name"], _commit(uri, found["commit"], FILES_FORM), found["folder"] or "")
+
+
+def _parse_model(model_id: str) -> _Place:
+    found = MODEL_ID.fullmatch(model_id)
+    if found is None:
+        raise HubError(f"{model_id}: not the id of a model on the hub. Write {MODEL_FORM}.")
+    return _Place(found["name"], _commit(model_id, found["commit"], MODEL_FORM), kind="model")
+
+
+def _commit(uri: str, commit: str | None, form: str) -> str:
     if not commit or not COMMIT.fullmatch(commit):
         pinned = f"{commit!r}, which may later refer to other data" if commit else "missing, so the data may change"
         raise HubError(
-            f"{uri}: the revision is {pinned}. Write {FILES_FORM} with the 40 digits of a commit, which the data set's history on the hub shows."
+            f"{uri}: the revision is {pinned}. Write {form} with the 40 digits of a commit, which its history on the hub shows."
         )
-    return _Place(found["name"], commit, found["folder"] or "")
+    return commit
 
 
 def _unanswered(uri: str, what: str, error: Exception) -> str:

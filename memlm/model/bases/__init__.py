@@ -1,0 +1,1 @@
+"""Other people's models, which memlm puts a memory into: found, checked, and joined with it."""
