@@ -342,6 +342,7 @@ def run_attach(arguments: Sequence[str]) -> None:
 
     def attach() -> None:
         _say(f"{ATTACH}: {base}")
+        importlib.import_module("transformers.utils.logging").disable_progress_bar()
         made = importlib.import_module("memlm.training.checkpoints.attaching").attach(base, out, **options)
         print(
             f"{out} is a checkpoint with digest {made.digest}: {made.parameters.base:,} parameters and {made.memory.num_slots:,} slots of "

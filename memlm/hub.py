@@ -137,6 +137,19 @@ def temporary_copy(uri: str, name: str, version: str) -> Iterator[Path]:
         yield _checked(f"{uri}/{name}", version, download)
 
 
+def find_cached_model(model_id: str) -> Path | None:
+    """The folder with what the hub client's own cache holds of a model, without a request; None if
+    it holds nothing. A download may have been interrupted."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    place = _parse_model(model_id)
+    try:
+        return Path(snapshot_download(place.name, revision=place.commit, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
 def cached_model(model_id: str, files: Sequence[HubFile]) -> Path:
     """The folder in the hub client's own cache with these files of a model, downloaded where they
     are missing. Raises HubError if the content does not have the listed digest."""

@@ -112,6 +112,17 @@ def test_a_missing_extra_is_one_line_that_says_how_to_install_it(tmp_path, comma
     assert f"pip install 'memlm[{EXTRA_OF[package]}]'" in done.stderr
 
 
+def test_a_base_in_gguf_names_its_extra(tmp_path):
+    (tmp_path / "base.gguf").touch()
+    attach = "from memlm.cli import run_attach; run_attach(sys.argv[1:])"
+    arguments = [str(tmp_path / "base.gguf"), str(tmp_path / "out"), "--layer", "1", "--slots", "4"]
+    done = without_extras(attach, *arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert (
+        "a base in GGUF needs gguf, which is not installed; install it with: pip install 'memlm[gguf]'" in done.stderr
+    )
+
+
 def test_a_plan_needs_no_extra():
     done = without_extras("from memlm.cli import run_plan; run_plan(['smoke'])")
     assert done.returncode == 0 and "finetune and score" in done.stdout, done.stderr

@@ -1,11 +1,24 @@
 """Tiny models of every family that can have a memory, with random weights."""
 
+from pathlib import Path
+
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from memlm.model.config import MemoryConfig
 from memlm.model.decoders.families import FAMILIES
+from tests.support.tiny import EOS, PAD, VOCAB_SIZE
 
-VOCAB_SIZE, EOS, PAD = 50, 48, 49
+MEMORY = MemoryConfig(
+    layers=(1,),
+    num_half_keys=9,
+    top_k=3,
+    num_heads=2,
+    key_dim=6,
+    value_dim=16,
+    query_norm=True,
+    placement="parallel",
+)
 SHAPE = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 16,
@@ -33,11 +46,18 @@ SPECIAL = {
 """Families whose shape has other names, or that attend to a window of tokens in some layers."""
 
 
-def tiny_base(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -> PreTrainedModel:
+def tiny_base(family: str, *, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A model of the family without memory, in evaluation mode."""
     assert family in FAMILIES
     config = CONFIG_MAPPING[family](**{**SPECIAL.get(family, SHAPE), **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    return model.to(dtype).eval()
+    return model.eval()
+
+
+def save_bases(folder: Path) -> dict[str, Path]:
+    """The tiny bases as folders, by family."""
+    for family in FAMILIES:
+        tiny_base(family).save_pretrained(folder / family)
+    return {family: folder / family for family in FAMILIES}

@@ -49,7 +49,7 @@ def tiny_model(
 
 
 def num_slots(model: MemoryLlamaForCausalLM) -> int:
-    return sum(pool.weight.shape[0] for pool in model.model.value_pools)
+    return sum(pool.weight.shape[0] for pool in model.base_model.value_pools)
 
 
 def random_batch(seed: int, *, lengths: Sequence[int] = (7, 5, 6, 3), seq: int | None = None) -> FactBatch:

@@ -79,7 +79,9 @@ def load_adapter(folder: str | Path, *, base: str | None = None, attention: str 
 def load_adapter_config(folder: str | Path, *, base: str | None = None) -> PreTrainedConfig:
     """The configuration of the model that load_adapter gives. Raises as it does."""
     described = _read(folder)
-    return config_with_memory(_base_of(folder, described, base).config, described.memory)
+    config = config_with_memory(_base_of(folder, described, base).config, described.memory)
+    config.dtype = described.dtype
+    return config
 
 
 def _base_of(folder: str | Path, described: _Description, address: str | None) -> Base:

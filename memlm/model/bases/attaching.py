@@ -32,11 +32,13 @@ def with_memory(model: PreTrainedModel, memory: MemoryConfig, *, seed: int = 0) 
             state_dict=model.state_dict(),
             attn_implementation=model.config._attn_implementation,
             dtype=model.dtype,
+            trust_remote_code=False,
             output_loading_info=True,
         )
     new = set(memory_names(joined))
     assert report["missing_keys"] == new, report["missing_keys"] ^ new
     joined.generation_config = model.generation_config
+    joined.name_or_path = joined.config.name_or_path = model.name_or_path
     return joined.to(model.device).eval()
 
 

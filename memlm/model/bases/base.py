@@ -5,31 +5,32 @@ It is data: none of its code runs, weights are read from safetensors or GGUF alo
 cannot use is refused, with the remedy, before any weight is read.
 """
 
+import copy
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from memlm import hub
 from memlm.extras import needed_for
 from memlm.free_memory import available_memory
-from memlm.model.decoders.families import PREFIX, family_of
+from memlm.model.decoders.families import PREFIX, UnknownFamily, family_of
 from memlm.outside import reading, reason_of
 from memlm.units import format_size
 
 CONFIG_FILE = "config.json"
-GGUF = ".gguf"
-FILES_OF_A_MODEL = ("*.safetensors", "*.json", "*.model", "*.jinja", "vocab.txt", "merges.txt")
+INDEX_FILE = "model.safetensors.index.json"
+WEIGHTS, GGUF = ".safetensors", ".gguf"
+FILES_OF_A_MODEL = ("model*.safetensors", "*.json", "*.model", "*.jinja", "vocab.txt", "merges.txt")
 """The files that are fetched from the hub."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """Names that configurations have for the number of experts of a mixture."""
@@ -58,7 +59,7 @@ class Base:
     @property
     def files(self) -> list[str]:
         """The files with its weights, in the order of their names."""
-        return [self.gguf] if self.gguf else sorted(path.name for path in self.folder.glob("*.safetensors"))
+        return [self.gguf] if self.gguf else sorted(path.name for path in self.folder.glob(f"*{WEIGHTS}"))
 
     @cached_property
     def digest(self) -> str:
@@ -74,17 +75,16 @@ class Base:
         """What transformers' from_pretrained functions need besides the folder."""
         return {"gguf_file": self.gguf} if self.gguf else {}
 
-    def num_bytes(self, dtype: torch.dtype | None) -> int:
-        """Bytes of its weights in memory, in a type or as they are stored; GGUF's are fp32 then."""
-        sizes = _sizes_in_gguf(self.folder / self.gguf) if self.gguf else self._sizes_in_safetensors()
-        return sum(number * (stored if dtype is None else dtype.itemsize) for number, stored in sizes)
+    @property
+    def stored_type(self) -> torch.dtype:
+        """The type of its weights. GGUF's are dequantised to fp32."""
+        return torch.float32 if self.gguf or self.config.dtype is None else self.config.dtype
 
-    def _sizes_in_safetensors(self) -> Iterator[tuple[int, int]]:
-        for name in self.files:
-            with _reading(str(self.folder / name)), safe_open(self.folder / name, framework="pt") as file:
-                for key in file.keys():
-                    part = file.get_slice(key)
-                    yield math.prod(part.get_shape()), _itemsize(part.get_dtype())
+    @property
+    def num_parameters(self) -> int:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
+        return sum(parameter.numel() for parameter in model.parameters())
 
 
 def open_base(address: str) -> Base:
@@ -109,12 +109,12 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None, attention: str = 
     """The base's own model on the CPU, in evaluation mode, in a type or as it is stored. GGUF is
     dequantised, to fp32 if no type is given. Raises BaseError."""
     if base.gguf:
-        dtype = dtype or torch.float32
-        log.warning("%s is quantised; it is dequantised to %s", base.address, str(dtype).removeprefix("torch."))
+        log.warning("%s is quantised; its weights are dequantised", base.address)
     with _reading(base.address):
         model = AutoModelForCausalLM.from_pretrained(
             base.folder,
-            dtype=dtype or "auto",
+            config=copy.deepcopy(base.config),
+            dtype=dtype or base.stored_type,
             attn_implementation=attention,
             trust_remote_code=False,
             use_safetensors=True,
@@ -128,12 +128,11 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None, attention: str = 
 
 def require_room(base: Base, *, num_values: int, dtype: torch.dtype | None = None) -> None:
     """Raise BaseError if the base and that many values do not fit into the memory that is free."""
-    weights, available = base.num_bytes(dtype), available_memory()
-    itemsize = (dtype or _stored_type(base)).itemsize
-    needed = weights + num_values * itemsize
+    itemsize, available, weights = (dtype or base.stored_type).itemsize, available_memory(), base.num_parameters
+    needed = (weights + num_values) * itemsize
     if needed > available:
         raise BaseError(
-            f"base {base.address}: {format_size(weights)} of weights + {num_values:,} values x {itemsize} bytes = {format_size(needed)}, "
+            f"base {base.address}: ({weights:,} weights + {num_values:,} values) x {itemsize} bytes = {format_size(needed)}, "
             f"and {format_size(available)} of memory are free; take fewer slots, a smaller base, bf16, or a larger machine"
         )
 
@@ -146,7 +145,10 @@ def _open_folder(address: str, folder: Path) -> Base:
     with _reading(address):
         fields = json.loads((folder / CONFIG_FILE).read_bytes())
         _require_usable(address, fields)
-        base = Base(address=address, folder=folder, config=AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # A file may name a kernel on the hub, which transformers would fetch and run.
+        config._attn_implementation = "eager"
+        base = Base(address=address, folder=folder, config=config)
     if not base.files:
         raise BaseError(
             f"base {address}: it has no weights as safetensors, the only format that memlm reads besides GGUF; save it with save_pretrained again"
@@ -167,18 +169,37 @@ def _open_gguf(path: Path) -> Base:
 
 
 def _from_hub(model_id: str) -> Path:
-    """The folder with the model's files in the hub client's cache."""
-    files = [file for file in hub.list_model(model_id) if any(Path(file.name).match(each) for each in FILES_OF_A_MODEL)]
-    files = [file for file in files if "/" not in file.name]
-    weights = sum(file.bytes for file in files if file.name.endswith(".safetensors"))
+    """The folder with the model's files in the hub client's cache. A commit's files never change,
+    so a complete folder needs no request."""
+    cached = hub.find_cached_model(model_id)
+    if cached is not None and _is_complete(cached):
+        return cached
+    files = [file for file in hub.list_model(model_id) if _is_of_a_model(file.name)]
+    weights = sum(file.bytes for file in files if file.name.endswith(WEIGHTS))
     if weights > available_memory():
         raise BaseError(
             f"base {model_id}: {format_size(weights)} of weights, and {format_size(available_memory())} of memory are free; "
             "take a smaller base or a larger machine"
         )
-    if not files:
-        raise BaseError(f"base {model_id}: it has none of {', '.join(FILES_OF_A_MODEL)}; name another model")
-    return hub.cached_model(model_id, files)
+    if not weights:
+        raise BaseError(
+            f"base {model_id}: it has no weights as safetensors, the only format that memlm reads besides GGUF; name another"
+        )
+    # Weights come last, so that a folder with all of them has everything else.
+    return hub.cached_model(model_id, sorted(files, key=lambda file: file.name.endswith(WEIGHTS)))
+
+
+def _is_of_a_model(name: str) -> bool:
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in FILES_OF_A_MODEL)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether all weights are there: those that the index lists, or one file without an index."""
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return any(folder.glob(f"*{WEIGHTS}"))
+    with _reading(str(index)):
+        return all((folder / name).is_file() for name in json.loads(index.read_bytes())["weight_map"].values())
 
 
 def _require_usable(address: str, fields: dict[str, Any]) -> None:
@@ -192,7 +213,10 @@ def _require_usable(address: str, fields: dict[str, Any]) -> None:
             f"base {address}: {name} is {number} ({model_type}), so its feed-forward networks are mixtures of experts, which memlm does not "
             "put a memory next to; take a dense base"
         )
-    family_of(model_type)
+    try:
+        family_of(model_type)
+    except UnknownFamily as error:
+        raise UnknownFamily(f"base {address}: {error}") from None
     if model_type.startswith(PREFIX):
         raise BaseError(
             f"base {address}: its model_type is {model_type}, so it has a memory already; teach it facts as it is, or attach to the base it was made of"
@@ -208,24 +232,6 @@ def _require_usable(address: str, fields: dict[str, Any]) -> None:
 def _experts(fields: dict[str, Any]) -> dict[str, int]:
     """The entries that say how many experts a mixture has."""
     return {name: fields[name] for name in EXPERTS if isinstance(fields.get(name), int) and fields[name] > 1}
-
-
-def _stored_type(base: Base) -> torch.dtype:
-    return torch.float32 if base.gguf or base.config.dtype is None else base.config.dtype
-
-
-def _sizes_in_gguf(path: Path) -> Iterator[tuple[int, int]]:
-    from gguf import GGUFReader
-
-    with _reading(str(path)):
-        for tensor in GGUFReader(path).tensors:
-            yield int(tensor.n_elements), torch.float32.itemsize
-
-
-def _itemsize(dtype: str) -> int:
-    """Bytes of a number of safetensors' types: BOOL, or a letter or two and its bits."""
-    bits = "".join(filter(str.isdigit, dtype.partition("_")[0]))
-    return max(1, int(bits or 8) // 8)
 
 
 @contextmanager
