@@ -53,6 +53,8 @@ READS_FILE = "reads.safetensors"
 
 PATCH_KIND = "patch"
 PATCH_FILE = "patch.safetensors"
+PREFIX_FILE = "prefix.safetensors"
+"""What a method learned that puts keys and values before every text, and writes no weight."""
 SCORES_FILE = "scores.json"
 SCORES_PICTURE_FILE = "scores.png"
 REPORT_FILE = "report.html"

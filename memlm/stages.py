@@ -166,10 +166,18 @@ def require_slots_to_analyze(config: Config) -> SlotMethodConfig:
     return method
 
 
-def require_traceable(config: Config) -> None:
-    """Raise RunError for the trace of a method that changes no weights."""
-    if config.trace and config.method.moves == "nothing":
-        raise RunError(f"trace is True, and method {config.method.name} changes no weights to trace; leave --trace out")
+def require_finetunable(config: Config) -> None:
+    """Raise RunError for the trace of a method that changes no weights, or a model to log from one
+    that learns a prefix."""
+    method = config.method
+    if config.trace and method.moves == "nothing":
+        raise RunError(f"trace is True, and method {method.name} changes no weights to trace; leave --trace out")
+    for name in ("log_model", "register_model"):
+        if getattr(config, name) and method.learns_prefix:
+            raise RunError(
+                f"{name} is {getattr(config, name)}, and method {method.label} changes no model: it learns keys and values, "
+                f"which finetune stores; leave --{name.replace('_', '-')} out"
+            )
 
 
 def _require_sweepable(config: Config) -> None:
@@ -216,7 +224,7 @@ def _require_checkpoint(config: Config) -> None:
 
 
 CHECKS: dict[str, Callable[[Config], object]] = {
-    "finetune": require_traceable,
+    "finetune": require_finetunable,
     "analyze_slots": require_slots_to_analyze,
     "augment_documents": require_documents,
     "write_statements": _require_writer,

@@ -224,7 +224,7 @@ def test_a_typo_fails_within_a_second_and_imports_nothing_heavy():
     }
     assert done.returncode == 2
     assert [line for line in lines if not line.startswith("import time:")] == [
-        "error: unknown method 'lorra'; did you mean 'lora'? Known: full, full_memory, in_context, lora, lora_memory, retrieval, sparse_memory, sparse_memory_curvature, sparse_memory_decorrelated"
+        "error: unknown method 'lorra'; did you mean 'lora'? Known: full, full_memory, in_context, lora, lora_memory, peft, retrieval, sparse_memory, sparse_memory_curvature, sparse_memory_decorrelated"
     ]
     # Processor time and not the clock's: the machine may be busy with other things.
     assert ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime < 2

@@ -15,10 +15,10 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import FINETUNING, ui_line
-from memlm.kinds import ADVICE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
+from memlm.kinds import ADVICE, PREFIX_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import command, run_of, tracking_uri
-from memlm.stages import require_traceable
+from memlm.stages import require_finetunable
 from memlm.tracking import Tracker
 
 GUIDE = "docs/your-own-facts.md"
@@ -27,7 +27,7 @@ GUIDE = "docs/your-own-facts.md"
 def run(config: Config) -> str:
     """Learn the stream and write the patch, or reuse it; return the patch's uri."""
     require_ready(config)
-    require_traceable(config)
+    require_finetunable(config)
     inputs = artifacts.trial_inputs(config, config.method.base, [config.method])
     learned, trace = artifacts.learned(config, inputs), artifacts.trace(config, inputs)
     uri = learned.uri
@@ -67,6 +67,12 @@ def _report_outcome(config: Config, learned: Artifact, result: TrialResult) -> N
         say(
             f"method {config.method.name} changes no weight: it puts statements before each question, so there is no patch to apply; "
             f"compare methods with: {command('pareto_sweep.py', config)}"
+        )
+        return
+    if end.value > start.value and PREFIX_FILE in learned.manifest().files:
+        say(
+            f"method {config.method.label} changes no weight: it learned keys and values that stand before every text, in "
+            f"{storage.address_of_file(learned.uri, PREFIX_FILE)}; compare methods with: {command('pareto_sweep.py', config)}"
         )
         return
     if end.value > start.value:

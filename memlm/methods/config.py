@@ -39,6 +39,11 @@ class MethodConfig(ABC):
         return False
 
     @property
+    def learns_prefix(self) -> bool:
+        """Whether it learns keys and values that stand before every text, and writes no weight."""
+        return False
+
+    @property
     @abstractmethod
     def moves(self) -> Moves:
         """The weights that it writes to; a class variable if they are always the same."""

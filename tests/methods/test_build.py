@@ -5,8 +5,9 @@ from memlm.data.questions.records import Question
 from memlm.methods.config import OptimizerConfig, RehearsalConfig
 from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.in_context import InContext
-from memlm.methods.lora import LoRA, LoRAConfig
+from memlm.methods.lora import LoRAConfig
 from memlm.methods.method import LearningInputs, Method
+from memlm.methods.parts.adapters import MergedAdapter
 from memlm.methods.parts.curvature_finetuning import CurvatureFinetuning
 from memlm.methods.parts.decorrelated_finetuning import DecorrelatedFinetuning
 from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
@@ -20,8 +21,8 @@ METHODS = {
     "sparse_memory": SparseMemoryFinetuning,
     "sparse_memory_curvature": CurvatureFinetuning,
     "sparse_memory_decorrelated": DecorrelatedFinetuning,
-    "lora": LoRA,
-    "lora_memory": LoRA,
+    "lora": MergedAdapter,
+    "lora_memory": MergedAdapter,
     "full": FullFinetuning,
     "full_memory": FullFinetuning,
     "in_context": InContext,

@@ -2,17 +2,21 @@ import pytest
 import torch
 
 from memlm.methods.config import OptimizerConfig
-from memlm.methods.lora import ATTENTION, FEED_FORWARD, MEMORY, LoRA, LoRAConfig, LoRAMemoryConfig
+from memlm.methods.lora import LoRAConfig, LoRAMemoryConfig
 from memlm.methods.method import LearningInputs
+from memlm.methods.parts.adapters import MergedAdapter
 from memlm.training.step import finetune_step
 from tests.support.tiny import random_batch, state, tiny_model
 
 every_target = pytest.mark.parametrize("target", ["attention", "all"])
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+FEED_FORWARD = ["gate_proj", "up_proj", "down_proj"]
+MEMORY = ["query", "gate", "output"]
 OPTIMIZER = OptimizerConfig(learning_rate=0.02, weight_decay=0.1)
 
 
 def lora(target="all", *, seed=0, rank=3, alpha=6.0, steps=3):
-    method = LoRA(
+    method = MergedAdapter(
         tiny_model(dense=True), LoRAConfig(rank=rank, alpha=alpha, target=target, optimizer=OPTIMIZER), seed=seed
     )
     results = [finetune_step(method, [random_batch(step)]) for step in range(steps)]

@@ -11,8 +11,9 @@ from memlm import storage
 from memlm.kinds import CHECKPOINT_KIND, PATCH_FILE, PATCH_KIND
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig, FullFinetuning
-from memlm.methods.lora import LoRA, LoRAConfig
+from memlm.methods.lora import LoRAConfig
 from memlm.methods.method import LearningInputs
+from memlm.methods.parts.adapters import MergedAdapter
 from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
 from memlm.methods.sparse_memory_decorrelated import SparseMemoryDecorrelatedConfig
 from memlm.training.patch import (
@@ -53,7 +54,7 @@ def learn(method: str, model: nn.Module) -> nn.Module:
         )
         learner = SparseMemoryDecorrelatedConfig().build(model, inputs)
     elif method == "lora":
-        learner = LoRA(model, LoRAConfig(rank=2, optimizer=fixed), seed=0)
+        learner = MergedAdapter(model, LoRAConfig(rank=2, optimizer=fixed), seed=0)
     else:
         learner = FullFinetuning(model, FullConfig(optimizer=fixed))
     for seed in range(2):

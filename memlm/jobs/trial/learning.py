@@ -1,6 +1,10 @@
 """Worker's side of `finetune`: load the model, learn the stream, score it, and write the patch."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from torch import nn
 
 from memlm import artifacts, storage
 from memlm.artifacts import trial_of
@@ -22,14 +26,15 @@ from memlm.jobs.tracked import (
 )
 from memlm.jobs.trial.materials import load_materials, load_model
 from memlm.jobs.trial.traces import tracer_of, write_trace
-from memlm.kinds import ADVICE, PATCH_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
+from memlm.kinds import ADVICE, PATCH_FILE, PREFIX_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
+from memlm.prefixes import prefix_before, save_prefix
 from memlm.results.trial_report import draw_scores, write_trial_report
 from memlm.run import tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned, reasons_nothing_was_learned
 from memlm.training.finetune import NULL_OBSERVER, run_trial
 from memlm.training.materials import facts_of
-from memlm.training.patch import changed_rows, save_patch, stored_weights
+from memlm.training.patch import ChangedRows, changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
 
 
@@ -84,7 +89,7 @@ def learn(config: Config, inputs: dict[str, str]) -> None:
             advice = reasons_nothing_was_learned(trial, result, learned, materials, facts_of(trial, materials))
         patch = changed_rows(before, stored_weights(learned))
         with artifacts.learned(config, inputs).write() as draft:
-            save_patch(patch, draft.path / PATCH_FILE)
+            _save_learned(patch, learned, draft.path)
             storage.write_json(str(draft.path / SCORES_FILE), {**result.to_json(), "answers": result.answers})
             draw_scores(result, draft.path / SCORES_PICTURE_FILE)
             write_trial_report(result, draft.path / REPORT_FILE, heading=f"{config.run_name}: {trial.title}")
@@ -92,3 +97,9 @@ def learn(config: Config, inputs: dict[str, str]) -> None:
                 tracked.log_file(draft.path / file)
             draft.details["rows"] = {name: len(change.rows) for name, change in patch.items()}
             draft.details[ADVICE] = advice
+
+
+def _save_learned(patch: Mapping[str, ChangedRows], learned: nn.Module, folder: Path) -> None:
+    save_patch(patch, folder / PATCH_FILE)
+    if prefix := prefix_before(learned):
+        save_prefix(prefix, folder / PREFIX_FILE)

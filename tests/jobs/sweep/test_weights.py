@@ -11,9 +11,10 @@ from peft.tuners.lora import Linear
 from memlm.jobs.sweep.weights import TrialWeights, pool_weights
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
-from memlm.methods.lora import LoRA, LoRAConfig
+from memlm.methods.lora import LoRAConfig
 from memlm.methods.method import LearningInputs
 from memlm.methods.parts import pool_writers
+from memlm.methods.parts.adapters import MergedAdapter
 from memlm.model.memory import ValuePool
 from memlm.training.step import finetune_step
 from tests.support.tiny import MEMORIES, random_background, random_batch, sparse_config, state, tiny_model
@@ -120,7 +121,7 @@ def test_no_trial_writes_to_the_shared_weights(memory, config):
 
 
 def test_mutant_that_merges_into_the_shared_weights_is_caught(monkeypatch):
-    monkeypatch.setattr(LoRA, "finish", lambda self: self.model.merge_and_unload())
+    monkeypatch.setattr(MergedAdapter, "finish", lambda self: self.model.merge_and_unload())
     with pytest.raises(AssertionError):
         check_shared_weights_stay(MEMORIES["one layer"], METHODS["LoRA"])
 
@@ -145,7 +146,11 @@ def test_weights_that_a_trial_does_not_write_to_are_the_shared_array():
     weights = TrialWeights(model.config, arrays, CPU)
     pools = set(pool_weights(model))
     assert pools == {"model.value_pools.0.weight"}
-    for config, own in ((METHODS["sparse memory"], pools), (METHODS["full"], set(arrays)), (METHODS["LoRA"], set())):
+    for config, own in (
+        (METHODS["sparse memory"], pools),
+        (METHODS["full"], set(arrays)),
+        (METHODS["LoRA"], set()),
+    ):
         with weights.model_for(config) as lent:
             assert {name for name, tensor in lent.state_dict().items() if not shares(tensor, arrays[name])} == own
     assert all(shares(tensor, arrays[name]) for name, tensor in weights.model().state_dict().items())
