@@ -3,7 +3,8 @@ and its inputs.
 
     world, listing
     corpus <- world, sources (tokenizer, mixture, blocks on the way)
-    documents <- sources, corpus      questions <- sources, documents    statements <- questions
+    known <- checkpoint, sources      documents <- sources, corpus
+    questions <- sources, documents, known                             statements <- questions
     checkpoint <- corpus              counts, reads <- checkpoint, corpus (by units)
     learned, trace <- corpus, questions, checkpoint, counts (and reads, for methods that use them)
 
@@ -15,12 +16,13 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memlm import storage
 from memlm.config import Config
+from memlm.data.config import QuestionSetConfig
 from memlm.data.prompts import digest_of
 from memlm.identity import first_difference, identity
 from memlm.kinds import (
@@ -29,6 +31,7 @@ from memlm.kinds import (
     CORPUS_KIND,
     COUNTS_KIND,
     DOCUMENTS_KIND,
+    KNOWN_KIND,
     LISTING_KIND,
     MIXTURE_KIND,
     PARTIAL_COUNTS_KIND,
@@ -231,6 +234,25 @@ def questions(config: Config) -> Artifact:
             **({"mixture": identity(mixture)} if mixture else {}),
             **({"writer": config.writer.provenance(config.writer.revision)} if written else {}),
         },
+        part="questions",
+        made_by=command("prepare_corpus.py", config),
+    )
+
+
+def known(config: Config, source: QuestionSetConfig, *, questions: str, examples: str) -> Artifact:
+    """What the model before learning answers to the questions of a source; made from questions and
+    examples of these digests. Sets that choose from one source share it."""
+    asked = QuestionSetConfig(**{each.name: getattr(source, each.name) for each in fields(QuestionSetConfig)})
+    named = {
+        "source": identity(replace(asked, skip=0, num_questions=0, base_answers="any")),
+        "known": identity(config.questions.known),
+    }
+    name = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
+    return Artifact(
+        uri=storage.join(run_of(config).base, f"known-{name}"),
+        kind=KNOWN_KIND,
+        identity=named,
+        inputs={"checkpoint": checkpoint(config, "dense"), "questions": questions, "examples": examples},
         part="questions",
         made_by=command("prepare_corpus.py", config),
     )

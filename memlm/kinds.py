@@ -23,7 +23,14 @@ QUESTIONS_KIND = "questions"
 FACTS_FILE = "facts.jsonl"
 HELD_OUT_FOLDER = "held_out"
 TASKS_FILE = "tasks.json"
+EXAMPLES_FILE = "examples.jsonl"
+"""Solved examples that stand before the questions of several sets; missing where there are none."""
 UPDATES_FILE = "updates.jsonl"
+
+KNOWN_KIND = "known_questions"
+ANSWERS_FILE = "answers.jsonl"
+
+SAMPLES_KIND = "base_samples"
 
 DOCUMENTS_KIND = "documents"
 """Its file is FACTS_FILE, too: a chunk is a fact whose statements are the chunk's texts."""

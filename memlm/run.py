@@ -72,6 +72,11 @@ class Run:
         return storage.join(self.base, "leases", "count_accesses")
 
     @property
+    def known_lease(self) -> str:
+        """Lease of the driver that asks the model before learning."""
+        return storage.join(self.base, "leases", "known_questions")
+
+    @property
     def documents_lease(self) -> str:
         """Lease of the driver that augments the documents."""
         return storage.join(self.uri, "leases", "augment_documents")

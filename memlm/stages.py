@@ -239,6 +239,8 @@ def _sets(config: Config) -> Iterator[tuple[QuestionSetConfig, str]]:
         yield questions.facts, "questions.facts"
     for held_out in questions.held_out:
         yield held_out, f"questions.held_out {held_out.name}"
+    if questions.examples:
+        yield questions.examples, "questions.examples"
     if config.corpus.mixture:
         yield config.corpus.mixture, "corpus.mixture"
 

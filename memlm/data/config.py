@@ -64,7 +64,8 @@ class QuestionSetConfig:
     """A set of questions, and which of them to use."""
 
     path: str = field(metadata=NAMES_RESULT)
-    """A path, which may contain environment variables; {world} stands for the generated world. Or
+    """A path, which may contain environment variables; {world} stands for the generated world, and
+    {shipped} for the questions that come with memlm (entityquestions.jsonl.zst). Or
     s3://bucket/key, or a data set on the hub as hf://owner/name[/config][:split]@commit. Files are
     JSON lines or a JSON list (plain, .zst or .gz), .csv or .parquet."""
     layout: str = names_result("triviaqa")
@@ -88,6 +89,11 @@ class QuestionSetConfig:
     shuffle: bool = names_result(False)
     """Use the questions in a random but fixed order instead of the file's, for example if the file
     is sorted. The order is the same for every set from the file."""
+    base_answers: Literal["any", "right", "wrong"] = names_result(
+        "any", when=lambda source: source.base_answers != "any"
+    )
+    """Use only questions that the model before learning answers right, which it knows, or wrong. It
+    is asked once, behind questions.examples; skip and num_questions apply to what is left."""
 
     def __post_init__(self) -> None:
         if self.num_questions < 0:
@@ -128,6 +134,10 @@ class MixtureConfig(QuestionSetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.base_answers != "any":
+            raise ValueError(
+                f"corpus.mixture.base_answers is {self.base_answers}, and the mixture is made before there is a model to ask; leave it out"
+            )
         if self.num_reserved < 0:
             raise ValueError(f"corpus.mixture.num_reserved is {self.num_reserved}; it must not be negative")
         if self.exposures < 1:
@@ -301,6 +311,31 @@ def _has_updates(questions: "QuestionsConfig") -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownConfig:
+    """The questions that find out what the model before learning knows, for sets with
+    base_answers."""
+
+    num_asked: int = names_result(0)
+    """Questions of each source that are asked, in its order; 0 for all. Others are in no set."""
+    max_new_tokens: int = names_result(10)
+    """Longest answer, in tokens."""
+    questions_per_unit: int = names_result(256)
+    """Questions that a worker asks and stores together. An interrupted run continues from the
+    stored units; the last bits of an answer's likelihood may depend on it."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_asked", 0), ("max_new_tokens", 1), ("questions_per_unit", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"questions.known.{name} is {getattr(self, name)}; it must be at least {least}")
+
+
+def _asks_base(questions: "QuestionsConfig") -> bool:
+    """Sets of any questions are not asked first, and artifacts from before this option are
+    reused."""
+    return any(source.base_answers != "any" for source in (questions.facts, *questions.held_out))
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuestionsConfig:
     """Facts to learn and questions to ask. No checkpoint depends on them."""
 
@@ -313,6 +348,10 @@ class QuestionsConfig:
             HeldOutConfig(name="arithmetic", path="{world}/arithmetic.jsonl", layout="nq_open", task="questions"),
         )
     )
+    examples: QuestionSetConfig | None = names_result(None, when=lambda questions: questions.examples is not None)
+    """Solved examples that stand before every question with short answers, of new facts and of
+    held-out sets alike, unless a set shows its own. Their keys and values are computed once."""
+    known: KnownConfig = names_result(KnownConfig(), when=_asks_base)
     documents: DocumentsConfig | None = names_result(None)
     """Documents to learn instead of the facts; none to learn the facts."""
     updates: UpdatesConfig | None = names_result(None, when=_has_updates)
@@ -325,6 +364,15 @@ class QuestionsConfig:
     def __post_init__(self) -> None:
         if self.updates is not None and self.documents is not None:
             raise ValueError("questions.updates and questions.documents are both set; a run learns one of them")
+        if self.examples is not None and self.examples.base_answers != "any":
+            raise ValueError(
+                f"questions.examples.base_answers is {self.examples.base_answers}, and the examples are what the model is asked behind; leave it out"
+            )
+        if self.facts.base_answers != "any" and (self.facts.statements or self.documents or self.updates):
+            raise ValueError(
+                f"questions.facts.base_answers is {self.facts.base_answers}, which chooses from questions that templates state; leave out "
+                "questions.facts.statements, questions.documents and questions.updates, or base_answers"
+            )
         names = [held_out.name for held_out in self.held_out]
         require_distinct("questions.held_out", names)
         sets = [*RESERVED_SETS, *names]

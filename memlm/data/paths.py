@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+from memlm.data.questions import shipped
+
 WORLD = "{world}"
 """Placeholder for the folder of the generated world."""
+SHIPPED = "{shipped}"
+"""Placeholder for the folder of the questions that come with memlm."""
 
 
 class PathError(ValueError):
@@ -12,7 +16,8 @@ class PathError(ValueError):
 
 
 def expand(path: str, field: str, world: Path | None) -> str:
-    """The path with environment variables and {world} filled in. Raises PathError naming the field.
+    """The path with environment variables, {world} and {shipped} filled in. Raises PathError naming
+    the field.
 
     Addresses on S3 or the hub are not checked; their readers do that.
     """
@@ -20,6 +25,7 @@ def expand(path: str, field: str, world: Path | None) -> str:
         if world is None:
             raise PathError(f"{field} is {path!r}, and the recipe has no generated world; give a path")
         path = path.replace(WORLD, str(world))
+    path = path.replace(SHIPPED, str(shipped.FOLDER))
     expanded = os.path.expandvars(path)
     if "$" in expanded:
         raise PathError(f"{field} is {path!r}, and that environment variable is not set; set it, or give a path")

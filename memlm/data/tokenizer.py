@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from memlm.credentials import HUB as HUB_TOKENS
 from memlm.credentials import PublicError, strip_credentials
+from memlm.data.encoding import BYTE_PIECE
 from memlm.outside import reading, reason_of
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
@@ -74,13 +75,15 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
     )
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str, *, num_rows: int | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a local folder or by its hub id, for a model with `len(tokenizer)`
-    rows.
+    rows, or for a model that has `num_rows` already.
 
     All ids are below that length: unused ids get placeholders. The pad token is used for nothing
     else: if it is missing, is a letter or equals another special token, such as the end of text, a
-    new one is added, which increases the length by one.
+    new one is added, which increases the length by one. Where a model has no row left for it, a
+    special token that is none of these becomes the pad token, or else the one that begins texts,
+    which memlm never writes.
     """
     if name_or_path.startswith((".", "/", "~")) and not Path(name_or_path).is_dir():
         raise TokenizerError(
@@ -98,8 +101,25 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     others = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, None}
     # If the pad token is a letter, that letter at the end of a block would be taken for a pad.
     if tokenizer.pad_token_id in others or len(tokenizer.pad_token) == 1:
-        tokenizer.add_special_tokens({"pad_token": PAD})
+        has_row = num_rows is None or len(tokenizer) < num_rows
+        tokenizer.add_special_tokens({"pad_token": PAD if has_row else _unused_token(name_or_path, tokenizer)})
     return tokenizer
+
+
+def _unused_token(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A special token that stands for nothing in a text. Raises TokenizerError if there is
+    none."""
+    used = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
+    added = {id: token for id, token in tokenizer.added_tokens_decoder.items() if token.special and id not in used}
+    spare = {id: token.content for id, token in added.items() if not BYTE_PIECE.fullmatch(token.content)}
+    if spare:
+        return spare[max(spare)]
+    if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id):
+        return str(tokenizer.bos_token)
+    raise TokenizerError(
+        f"tokenizer {name!r} has no token to pad rows with, and its model has no row for another. "
+        "Give the model one more row of embeddings, and the tokenizer a pad token for it."
+    )
 
 
 def _fill_gaps(name: str, tokenizer: PreTrainedTokenizerBase) -> None:

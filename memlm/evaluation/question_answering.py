@@ -6,6 +6,7 @@ depend on its neighbours' lengths.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -19,6 +20,7 @@ from memlm.data.questions.records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.evaluation.continuations import Continuation, ContinuationNats, continuation_nats
 from memlm.model.reader import Reader
+from memlm.prefixes import behind, prefix_of
 
 PROMPT = "Question: {question}\nAnswer:"
 """The form of lm-evaluation-harness's TriviaQA task, at no examples."""
@@ -59,8 +61,33 @@ def answer_questions(
 def prompts_of(questions: Sequence[Question], examples: Sequence[Question] = ()) -> list[str]:
     """Each question in the prompt's form, after examples with their solutions, or their
     preferred answers where there are none."""
-    shown = "".join(f"{_asked(example)} {example.solution or example.answers[0]}\n\n" for example in examples)
+    shown = _shown(examples)
     return [shown + _asked(question) for question in questions]
+
+
+@contextmanager
+def after_examples(reader: Reader, examples: Sequence[Question]) -> Iterator[Reader]:
+    """A reader whose prompts all stand behind solved examples, of which the keys and values are
+    computed once. They must be prompts of questions, without examples."""
+    if not examples:
+        yield reader
+        return
+    tokens = torch.tensor(_example_tokens(reader.tokenizer, examples), device=reader.device)
+    # Without the recording, which is of texts that stand behind nothing.
+    with behind(reader.model, prefix_of(reader.model, tokens)):
+        yield Reader(reader.model, reader.tokenizer)
+
+
+def _example_tokens(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Question]) -> list[int]:
+    """The tokens of the examples as they are where a question follows: two line breaks may be one
+    token only at the end of a text."""
+    shown = _shown(examples)
+    alone, with_next, following = encode_all(tokenizer, [shown, shown + NEXT_QUESTION, NEXT_QUESTION])
+    return with_next[: -len(following)] if with_next[-len(following) :] == following else alone
+
+
+def _shown(examples: Sequence[Question]) -> str:
+    return "".join(f"{_asked(example)} {example.solution or example.answers[0]}\n\n" for example in examples)
 
 
 def _asked(question: Question) -> str:

@@ -15,7 +15,7 @@ from memlm.data.encoding import padding_id
 from memlm.data.questions.records import Question, Record, TaskChoice
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.likelihood import score_text
-from memlm.evaluation.question_answering import answer_nats
+from memlm.evaluation.question_answering import after_examples, answer_nats
 from memlm.evaluation.tasks import TEXT_VERSION, Exam, exam_of
 from memlm.evaluation.vocabulary import Vocabulary
 from memlm.model.reader import Reader
@@ -45,18 +45,28 @@ class HeldOut:
     """Tasks of the sets that are not asked in the general way for records of their kind."""
     text: Int[Tensor, "blocks block_size"]
     vocabulary: Vocabulary
+    examples: Sequence[Question] = ()
+    """Solved examples that all sets with short answers share, and those of the new facts too."""
 
     def exams(self) -> dict[str, Exam]:
         return {
-            name: exam_of(name, records, self.tasks.get(name, TaskChoice())) for name, records in self.questions.items()
+            name: exam_of(name, records, self.tasks.get(name, TaskChoice()), self.examples)
+            for name, records in self.questions.items()
         }
 
 
-def evaluate_questions(reader: Reader, name: str, questions: Sequence[Question], config: EvaluationConfig) -> Scores:
-    """Questions of any origin, without examples: exact match and F1, and the likelihood of the
-    preferred answer, which moves before the answer is right."""
-    scored = _score_exam(reader, config, name, exam_of(name, questions, TaskChoice()))
-    nats = [each.nats_per_token for each in answer_nats(reader, questions, batch_size=config.batch_size)]
+def evaluate_questions(
+    reader: Reader,
+    name: str,
+    questions: Sequence[Question],
+    config: EvaluationConfig,
+    examples: Sequence[Question] = (),
+) -> Scores:
+    """Questions of any origin, behind these examples: exact match and F1, and the likelihood of
+    the preferred answer, which moves before the answer is right."""
+    scored = _score_exam(reader, config, name, exam_of(name, questions, TaskChoice(), examples))
+    with after_examples(reader, examples) as reader:
+        nats = [each.nats_per_token for each in answer_nats(reader, questions, batch_size=config.batch_size)]
     return replace(scored, extra={**scored.extra, f"{name}_answer_nats": sum(nats) / len(nats)})
 
 
@@ -65,7 +75,8 @@ def _score_exam(
 ) -> Scores:
     """`vocabulary` is needed where the measure is a loss."""
     unigram = vocabulary.unigram_nats if vocabulary else None
-    measured = exam.task.score(reader, config, exam.asked, exam.examples, unigram)
+    with after_examples(reader, exam.shared_examples) as reader:
+        measured = exam.task.score(reader, config, exam.asked, exam.examples, unigram)
     items = _one_per_fact(exam.asked, measured.items)
     if exam.task.chance is None:
         score = _loss(exam.label, items, _one_per_fact(exam.asked, measured.unigram))
@@ -82,9 +93,10 @@ def _score_answer_nats(
 ) -> Scores:
     """The likelihood of the preferred answers, asked as in the exam."""
     asked, examples = ([each for each in part if isinstance(each, Question)] for part in (exam.asked, exam.examples))
-    nats = answer_nats(
-        reader, asked, examples=examples, batch_size=config.batch_size, unigram_nats=vocabulary.unigram_nats
-    )
+    with after_examples(reader, exam.shared_examples) as reader:
+        nats = answer_nats(
+            reader, asked, examples=examples, batch_size=config.batch_size, unigram_nats=vocabulary.unigram_nats
+        )
     items = _one_per_fact(asked, [each.nats_per_token for each in nats])
     unigram = _one_per_fact(asked, [each.unigram_nats_per_token for each in nats])
     return Scores(sets={nats_set(name): _loss(exam.nats_label, items, unigram)}, extra={})
@@ -122,10 +134,15 @@ def evaluate_held_out(reader: Reader, held_out: HeldOut, config: EvaluationConfi
 
 
 def evaluate_asked(
-    reader: Reader, sets: Mapping[str, Sequence[Question]], vocabulary: Vocabulary, config: EvaluationConfig
+    reader: Reader,
+    sets: Mapping[str, Sequence[Question]],
+    vocabulary: Vocabulary,
+    config: EvaluationConfig,
+    examples: Sequence[Question] = (),
 ) -> Scores:
-    """Sets of questions that are asked without examples, with the likelihood of their answers."""
-    exams = {name: exam_of(name, questions, TaskChoice()) for name, questions in sets.items()}
+    """Sets of questions that are asked behind these examples, with the likelihood of their
+    answers."""
+    exams = {name: exam_of(name, questions, TaskChoice(), examples) for name, questions in sets.items()}
     return _score_exams(reader, config, exams, vocabulary)
 
 
@@ -164,5 +181,5 @@ def _score_text(
 def evaluate(reader: Reader, new_facts: Sequence[Question], held_out: HeldOut, config: EvaluationConfig) -> Scores:
     """Every set. The model is left in evaluation mode."""
     reader.model.eval()
-    learning = evaluate_questions(reader, LEARNING_SET, new_facts, config)
+    learning = evaluate_questions(reader, LEARNING_SET, new_facts, config, held_out.examples)
     return join([learning, evaluate_held_out(reader, held_out, config)])

@@ -79,11 +79,14 @@ class Exam:
     task: Task
     asked: Sequence[Record]
     examples: Sequence[Record]
+    """Shown before each question: records of the set itself."""
+    shared_examples: Sequence[Question] = ()
+    """Shown before each question of several sets."""
 
 
-def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
+def exam_of(name: str, records: Sequence[Record], choice: TaskChoice, shared_examples: Sequence[Question] = ()) -> Exam:
     """Raises QuestionError if the set cannot be asked in this way. The examples are the set's
-    last records."""
+    last records, or the shared ones for short answers whose task shows none of its own."""
     task_name = choice.task or default_task(records)
     task = find_task(name, task_name)
     if not records or not all(isinstance(record, task.kind) for record in records):
@@ -94,8 +97,11 @@ def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
         raise QuestionError(
             f"{name}: {num_examples} examples leave none of {len(records)} records to ask; take more records, or lower num_examples"
         )
+    shares = choice.num_examples < 0 and not num_examples and task.measure == "exact_match"
+    shared = shared_examples if shares else ()
+    num_shown = num_examples + len(shared)
     way = "" if task_name in (name, *GENERAL) else f":{task_name}"
-    shown = "" if num_examples == task.num_examples else f",{num_examples}-shot"
+    shown = "" if num_shown == task.num_examples else f",{num_shown}-shot"
     num_asked = len(records) - num_examples
     return Exam(
         label=f"{name}{way}@{task.version}{shown}",
@@ -103,6 +109,7 @@ def exam_of(name: str, records: Sequence[Record], choice: TaskChoice) -> Exam:
         task=task,
         asked=records[:num_asked],
         examples=records[num_asked:],
+        shared_examples=shared,
     )
 
 

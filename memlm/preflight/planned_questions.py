@@ -43,6 +43,10 @@ def count_learned(config: Config, world: Path | None) -> Counted:
         return Counted(None, ("files on S3 or the hub are counted when a run reads them",))
     said: list[str] = []
     questions = require_questions(facts.path, read_set(located, report=said.append))
+    if facts.base_answers != "any":
+        asked = min(len(questions), config.questions.known.num_asked or len(questions))
+        line = f"of {asked} questions, those that the model before learning answers {facts.base_answers} are learned; a run counts them"
+        return Counted(None, (*said, line, *conflict_lines(questions)))
     if facts.statements and WORLD not in facts.statements and "://" not in facts.statements:
         from memlm.data.questions.facts import read_facts  # imports torch
 

@@ -156,14 +156,14 @@ def score_learning(
 ) -> Scores:
     """The new facts of the trial's seed and, for updates, the sets that go with them. Raises
     DivergedError where a score is not finite."""
-    facts, config = facts_of(trial, materials), trial.evaluation
+    facts, config, held_out = facts_of(trial, materials), trial.evaluation, materials.held_out
     questions = _in_context([question for fact in facts for question in fact.questions], context_of)
     reader.model.eval()
-    scores = evaluate_questions(reader, LEARNING_SET, questions, config)
+    scores = evaluate_questions(reader, LEARNING_SET, questions, config, held_out.examples)
     if materials.updates:
         sets = questions_of_updates(facts, materials.updates)
         asked = {name: _in_context(questions, context_of) for name, questions in sets.items()}
-        scores = join([scores, evaluate_asked(reader, asked, materials.held_out.vocabulary, config)])
+        scores = join([scores, evaluate_asked(reader, asked, held_out.vocabulary, config, held_out.examples)])
     return _finite(scores)
 
 

@@ -3,7 +3,7 @@ facts to learn and the held-out questions.
 
 No checkpoint depends on it, so several streams can be learned from one pretrained model.
 
-    questions/   facts.jsonl  held_out/<name>.jsonl  tasks.json  [updates.jsonl]
+    questions/   facts.jsonl  held_out/<name>.jsonl  tasks.json  [examples.jsonl]  [updates.jsonl]
 """
 
 import json
@@ -17,7 +17,7 @@ from memlm import storage
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.files import read_saved_set, record_of, write_set
 from memlm.data.questions.records import Question, Record, TaskChoice, Update
-from memlm.kinds import FACTS_FILE, HELD_OUT_FOLDER, QUESTIONS_KIND, TASKS_FILE, UPDATES_FILE
+from memlm.kinds import EXAMPLES_FILE, FACTS_FILE, HELD_OUT_FOLDER, QUESTIONS_KIND, TASKS_FILE, UPDATES_FILE
 
 
 def write_question_sets(
@@ -26,9 +26,12 @@ def write_question_sets(
     held_out: Mapping[str, Sequence[Record]],
     tasks: Mapping[str, TaskChoice] = MappingProxyType({}),
     updates: Sequence[Update] = (),
+    examples: Sequence[Question] = (),
 ) -> None:
-    """`updates` are empty for facts that replace nothing."""
+    """`updates` are empty for facts that replace nothing, `examples` for sets that share none."""
     write_fact_lines(folder / FACTS_FILE, facts)
+    if examples:
+        write_set(str(folder / EXAMPLES_FILE), examples)
     if updates:
         (folder / UPDATES_FILE).write_text("".join(json.dumps(asdict(update)) + "\n" for update in updates))
     for name, questions in held_out.items():
@@ -74,6 +77,11 @@ class QuestionSets:
         """How each held-out set is asked."""
         written = json.loads((self.folder / TASKS_FILE).read_text())
         return {name: TaskChoice(**choice) for name, choice in written.items()}
+
+    def examples(self) -> list[Question]:
+        """Solved examples that all sets with short answers share."""
+        path = self.folder / EXAMPLES_FILE
+        return [record for record in read_saved_set(str(path)) if isinstance(record, Question)] if path.exists() else []
 
     def updates(self) -> dict[str, Update]:
         """By id of a fact, what it replaces; empty if the facts are new."""

@@ -24,6 +24,7 @@ from memlm.evaluation.answers import normalize
 from memlm.evaluation.tasks import default_task, describe_unanswerable, exam_of
 from memlm.jobs import augment_documents
 from memlm.jobs.on_ray.console import say
+from memlm.jobs.preparing.known_questions import choose_by_answers, known_of
 from memlm.results.scores import LEARNING_SET
 
 
@@ -34,6 +35,7 @@ class Sources:
     facts: list[Fact]
     """Empty for a run that learns documents: chunking them needs the tokenizer."""
     held_out: dict[str, list[Record]]
+    examples: list[Question]
     mixture: list[Question]
     updates: list[Update]
     """What the facts replace; empty for new facts."""
@@ -50,6 +52,10 @@ def run(config: Config, sources: Sources | None = None) -> str:
     if config.questions.documents:
         documents = augment_documents.run(config)
         inputs["documents"] = storage.read_manifest(documents).digest
+    asked = [each for each in (config.questions.facts, *config.questions.held_out) if each.base_answers != "any"]
+    sources = sources or (read_sources(config, world) if asked else None)
+    for answers in (known_of(config, source, world) for source in asked):
+        inputs[answers.uri.rpartition("/")[2]] = answers.digest
     made = artifacts.questions(config).made_from(**inputs)
     if made.is_made():
         say(f"questions: reusing {made.uri}")
@@ -68,7 +74,8 @@ def run(config: Config, sources: Sources | None = None) -> str:
     for name, records in held_out.items():
         _report_merged(f"questions.held_out {name}", records)
     with made.write() as draft:
-        write_question_sets(draft.path, facts, held_out, _tasks(config, held_out), sources.updates)
+        tasks = _tasks(config, held_out)
+        write_question_sets(draft.path, facts, held_out, tasks, sources.updates, sources.examples)
         draft.details["num_facts"] = len(facts)
     sets = ", ".join(f"{len(questions)} {name}" for name, questions in held_out.items())
     say(f"questions: {len(facts)} facts to learn; held out: {sets}; in {made.uri}")
@@ -101,7 +108,8 @@ def read_sources(config: Config, world: Path | None) -> Sources:
     sources = Sources(
         facts=updated or ([] if config.questions.documents else _facts(config, world)),
         held_out=_held_out(config, world),
-        mixture=_questions(mixture, "corpus.mixture.path", world) if mixture else [],
+        examples=_examples(config, world),
+        mixture=_questions(config, mixture, "corpus.mixture.path", world) if mixture else [],
         updates=updates,
     )
     _tasks(config, sources.held_out)
@@ -121,7 +129,7 @@ def _updates(config: Config) -> tuple[list[Fact], list[Update]]:
 
 def fact_questions(config: Config, world: Path | None) -> list[Question]:
     """Questions about the facts to learn."""
-    questions = _questions(config.questions.facts, "questions.facts.path", world)
+    questions = _questions(config, config.questions.facts, "questions.facts.path", world)
     _report_conflicts(questions)
     return questions
 
@@ -138,9 +146,22 @@ def _read(source: QuestionSetConfig, field: str, world: Path | None) -> list[Rec
     return read_set(located, report=partial(_print_for_field, field))
 
 
-def _questions(source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
-    questions = require_questions(source.path, _read(source, field, world))
-    return select(questions, source, report=partial(_print_for_field, field))
+def _selected(config: Config, source: QuestionSetConfig, field: str, world: Path | None) -> list[Record]:
+    """The records that a set selects, by the model's answers too."""
+    records, report = _read(source, field, world), partial(_print_for_field, field)
+    if source.base_answers != "any":
+        records = choose_by_answers(config, source, records, _examples(config, world), world, report=report)
+        source = replace(source, shuffle=False)  # they are in its order already
+    return select(records, source, report=report)
+
+
+def _questions(config: Config, source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
+    return require_questions(source.path, _selected(config, source, field, world))
+
+
+def _examples(config: Config, world: Path | None) -> list[Question]:
+    source = config.questions.examples
+    return [] if source is None else _questions(config, source, "questions.examples.path", world)
 
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:
@@ -159,8 +180,7 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:
     sets = {}
     for source in config.questions.held_out:
-        field = f"questions.held_out {source.name}"
-        sets[source.name] = select(_read(source, field, world), source, report=partial(_print_for_field, field))
+        sets[source.name] = _selected(config, source, f"questions.held_out {source.name}", world)
     return sets
 
 
@@ -237,5 +257,7 @@ def _paths(config: Config) -> Iterable[str]:
     if reads_facts and questions.facts.statements:
         yield questions.facts.statements
     yield from (held_out.path for held_out in questions.held_out)
+    if questions.examples is not None:
+        yield questions.examples.path
     if config.corpus.mixture:
         yield config.corpus.mixture.path

@@ -32,14 +32,23 @@ Work = Callable[[Any, Sequence[Record]], list[Record]]
 
 
 def write_in_units(
-    config: Config, work: Work, items: Sequence[Record], *, folder: str, wanted: Mapping[str, Any], revision: str | None
+    config: Config,
+    work: Work,
+    items: Sequence[Record],
+    *,
+    folder: str,
+    wanted: Mapping[str, Any],
+    revision: str | None,
+    size: int = 0,
+    doing: str = "writing",
 ) -> list[Record]:
     """One record per item, in order. `wanted` holds all settings that decide a record, in addition
     to the item.
 
-    `revision` is the writer's; None if the work needs no writer.
+    `revision` is the writer's; None if the work needs no writer. `size` is the number of items of a
+    unit; 0 for the writer's.
     """
-    tasks = _tasks(items, folder, size=config.writer.items_per_unit)
+    tasks = _tasks(items, folder, size=size or config.writer.items_per_unit)
     cluster = replace(config.cluster, use_gpu=config.cluster.use_gpu and not config.writer.endpoint.base_url)
     written = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         _WriteUnits,
@@ -48,7 +57,7 @@ def write_in_units(
         compute=ActorPoolStrategy(size=min(len(tasks), num_processors(config))),
         **task_resources(cluster),
     )
-    progress = Progress("writing", len(items))
+    progress = Progress(doing, len(items))
     for row in written.iter_rows():
         progress.advance(len(json.loads(row["items"])))
     records: list[Record] = []

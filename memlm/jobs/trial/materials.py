@@ -45,6 +45,7 @@ def load_materials(config: Config, inputs: Mapping[str, str]) -> Materials:
             tasks=sets.tasks(),
             text=validation.take(range(min(config.evaluation.num_text_blocks, len(validation)))),
             vocabulary=vocabulary_of(corpus.tokenizer, background.blocks),
+            examples=sets.examples(),
         ),
         background=BackgroundCounts.load(counts) if counts else None,
         reads=BackgroundReads.load(reads) if reads else None,
