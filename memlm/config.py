@@ -13,14 +13,8 @@ from typing import Any
 import tyro
 
 from memlm.credentials import has_password, redacted
-from memlm.data.config import (
-    CorpusConfig,
-    DocumentStreamConfig,
-    QuestionsConfig,
-    StreamChoice,
-    StreamConfig,
-    WordingsConfig,
-)
+from memlm.data.config import DocumentStreamConfig, QuestionsConfig, StreamChoice, StreamConfig, WordingsConfig
+from memlm.data.corpus.config import CorpusConfig
 from memlm.data.world.world import WorldConfig
 from memlm.data.writers.config import WriterConfig
 from memlm.evaluation.config import EvaluationConfig

@@ -7,7 +7,6 @@ import pytest
 from memlm.cli import parse
 from memlm.config import ClusterConfig, Config, SweepConfig, replace_field, varied
 from memlm.data.config import (
-    CorpusConfig,
     FactsConfig,
     HeldOutConfig,
     MixtureConfig,
@@ -15,6 +14,7 @@ from memlm.data.config import (
     QuestionSetConfig,
     StreamConfig,
 )
+from memlm.data.corpus.config import CorpusConfig
 from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.identity import first_difference, identity

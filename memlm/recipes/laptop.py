@@ -4,12 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from memlm.config import Config, SweepConfig
-from memlm.data.config import (
-    CorpusConfig,
-    QuestionsConfig,
-    StreamConfig,
-    UpdatesConfig,
-)
+from memlm.data.config import QuestionsConfig, StreamConfig, UpdatesConfig
+from memlm.data.corpus.config import CorpusConfig
 from memlm.data.world.world import WorldConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.model.config import MemoryConfig, ModelConfig

@@ -3,13 +3,8 @@
 from dataclasses import replace
 
 from memlm.config import ClusterConfig, Config, SweepConfig
-from memlm.data.config import (
-    CorpusConfig,
-    FactsConfig,
-    HeldOutConfig,
-    QuestionsConfig,
-    StreamConfig,
-)
+from memlm.data.config import FactsConfig, HeldOutConfig, QuestionsConfig, StreamConfig
+from memlm.data.corpus.config import CorpusConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig

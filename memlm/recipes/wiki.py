@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from memlm.config import Config, SweepConfig
 from memlm.data.config import (
-    CorpusConfig,
     DocumentsConfig,
     DocumentStreamConfig,
     FactsConfig,
@@ -14,6 +13,7 @@ from memlm.data.config import (
     QuestionSetConfig,
     StreamConfig,
 )
+from memlm.data.corpus.config import CorpusConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig

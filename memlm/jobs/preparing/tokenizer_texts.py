@@ -14,8 +14,8 @@ from typing import Any
 import ray.data
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.config import CorpusConfig
 from memlm.data.corpus.accounting import Accounting, TooManyMalformed
+from memlm.data.corpus.config import CorpusConfig
 from memlm.data.corpus.listing import ChangedShard, Shard
 from memlm.data.corpus.shards import ShardError, read_documents
 from memlm.data.tokenizer import train_tokenizer

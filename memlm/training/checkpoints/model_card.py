@@ -2,7 +2,7 @@
 page."""
 
 from memlm.credentials import redacted
-from memlm.data.config import CorpusConfig
+from memlm.data.corpus.config import CorpusConfig
 from memlm.hub import FILES_URI
 from memlm.model.bases.base import Base
 from memlm.model.config import Architecture, MemoryConfig, ModelConfig

@@ -8,7 +8,8 @@ import pytest
 
 from memlm import artifacts, storage
 from memlm.config import Config
-from memlm.data.config import CorpusConfig, FactsConfig, HeldOutConfig, QuestionsConfig, UpdatesConfig
+from memlm.data.config import FactsConfig, HeldOutConfig, QuestionsConfig, UpdatesConfig
+from memlm.data.corpus.config import CorpusConfig
 from memlm.data.corpus.corpus import write_corpus
 from memlm.data.questions.records import MultipleChoice, Question, QuestionError, TaskChoice
 from memlm.data.questions.sets import open_question_sets

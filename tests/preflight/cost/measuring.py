@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from memlm.config import ClusterConfig, Config
-from memlm.data.config import CorpusConfig
 from memlm.data.corpus.blocks import Blocks, write_blocks
+from memlm.data.corpus.config import CorpusConfig
 from memlm.model.column_split import ColumnSplit, split_over_ranks
 from memlm.model.config import Architecture, MemoryConfig, ModelConfig
 from memlm.model.language_model import MemoryLlamaForCausalLM, build_model, model_config

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from memlm.data.config import CorpusConfig, MixtureConfig
+from memlm.data.config import MixtureConfig
+from memlm.data.corpus.config import CorpusConfig
 from memlm.model.language_model import NumParameters
 from memlm.recipes import RECIPES
 from memlm.training.checkpoints.model_card import model_card
