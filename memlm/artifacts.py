@@ -39,6 +39,7 @@ from memlm.kinds import (
     PATCH_KIND,
     QUESTIONS_KIND,
     READS_KIND,
+    SAMPLES_KIND,
     STATEMENTS_KIND,
     TOKENIZER_KIND,
     TRACE_KIND,
@@ -254,6 +255,20 @@ def known(config: Config, source: QuestionSetConfig, *, questions: str, examples
         identity=named,
         inputs={"checkpoint": checkpoint(config, "dense"), "questions": questions, "examples": examples},
         part="questions",
+        made_by=command("prepare_corpus.py", config),
+    )
+
+
+def samples(config: Config, *, base: str) -> Artifact:
+    """Background text that the model in the checkpoint of that digest writes."""
+    settings = config.corpus.samples
+    assert settings is not None
+    return Artifact(
+        uri=storage.join(run_of(config).base, "samples"),
+        kind=SAMPLES_KIND,
+        identity=identity(settings),
+        inputs={"checkpoint": base},
+        part="corpus.samples",
         made_by=command("prepare_corpus.py", config),
     )
 

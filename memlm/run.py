@@ -77,6 +77,11 @@ class Run:
         return storage.join(self.base, "leases", "known_questions")
 
     @property
+    def samples_lease(self) -> str:
+        """Lease of the driver that lets the model before learning write."""
+        return storage.join(self.base, "leases", "base_samples")
+
+    @property
     def documents_lease(self) -> str:
         """Lease of the driver that augments the documents."""
         return storage.join(self.uri, "leases", "augment_documents")

@@ -7,6 +7,33 @@ from memlm.identity import execution_only, names_result
 from memlm.kinds import BLOCKS_KIND, CORPUS_KIND, TOKENIZER_KIND
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplesConfig:
+    """Texts that the model before learning writes by itself, which stand in for text that is not at
+    hand."""
+
+    num_texts: int = names_result(768)
+    num_validation_texts: int = names_result(64)
+    """Texts that are set aside as validation text, in addition."""
+    max_tokens: int = names_result(256)
+    """Longest text, in tokens; a model ends most of them itself."""
+    temperature: float = names_result(1.0)
+    """Sampling temperature; at 1 the texts are drawn from the model's own distribution."""
+    seed: int = names_result(0)
+    texts_per_unit: int = names_result(64)
+    """Texts that a worker writes at once and stores together. An interrupted run continues from the
+    stored units."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_texts", "num_validation_texts", "max_tokens", "texts_per_unit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"corpus.samples.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.temperature > 0:
+            raise ValueError(
+                f"corpus.samples.temperature is {self.temperature}; it must be above 0, or all texts would be the same"
+            )
+
+
 def _is_sampled(corpus: "CorpusConfig") -> bool:
     """Whether the sampling options matter. They have no effect if all shards are used."""
     return corpus.fraction != 1
@@ -56,6 +83,10 @@ class CorpusConfig:
     """Length of a training sequence in tokens."""
     mixture: MixtureConfig | None = names_result(None, only=(CORPUS_KIND,))
     """Facts to mix into the training text; none to use the text alone."""
+    samples: SamplesConfig | None = names_result(
+        None, only=(CORPUS_KIND,), when=lambda corpus: corpus.samples is not None
+    )
+    """Texts to let the model before learning write; none if the corpus is at hand."""
 
     def __post_init__(self) -> None:
         if self.block_size < 2:

@@ -1,0 +1,80 @@
+"""Background text that the model before learning writes, in DCLM's layout, which `prepare_corpus`
+packs like any text.
+
+samples/train/       shards to count on
+samples/validation/  a shard that is never counted
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memlm import artifacts, storage
+from memlm.artifacts import Artifact
+from memlm.config import Config
+from memlm.data.corpus.shards import write_shard
+from memlm.data.writers.interface import Writer
+from memlm.data.writers.samples import sample_texts
+from memlm.jobs.on_ray.alone import alone
+from memlm.jobs.on_ray.cluster import connect
+from memlm.jobs.on_ray.console import say
+from memlm.jobs.preparing.base_model import read_base
+from memlm.jobs.preparing.writing_units import write_in_units
+from memlm.run import run_of
+
+SHARD = "shard_{:08d}_processed.jsonl.zst"
+TEXTS_PER_SHARD = 256
+
+
+def run(config: Config, base: Artifact) -> Artifact:
+    """Let the model in that checkpoint write the texts, or reuse them."""
+    samples = artifacts.samples(config, base=base.digest)
+    if samples.is_made():
+        say(f"samples: reusing {samples.uri}")
+        return samples
+    with alone(run_of(config).samples_lease), connect(config):
+        if not samples.is_made():  # unless another driver made them meanwhile
+            _write_all(config, base, samples)
+    return samples
+
+
+def _write_all(config: Config, base: Artifact, samples: Artifact) -> None:
+    """Write the missing units and the artifact."""
+    settings = config.corpus.samples
+    assert settings is not None, "checked by artifacts.samples"
+    number = settings.num_texts + settings.num_validation_texts
+    say(f"samples: {number} texts of at most {settings.max_tokens} tokens, written by {base.uri}")
+    records = write_in_units(
+        config,
+        _Sampling(config=config, uri=base.uri, digest=base.digest),
+        [{"number": index} for index in range(number)],
+        folder=samples.units,
+        wanted={**samples.identity, "inputs": dict(samples.inputs)},
+        revision=None,
+        size=settings.texts_per_unit,
+    )
+    train, validation = records[: settings.num_texts], records[settings.num_texts :]
+    with samples.write() as draft:
+        for first in range(0, len(train), TEXTS_PER_SHARD):
+            shard = SHARD.format(first // TEXTS_PER_SHARD)
+            write_shard(str(draft.path / "train" / shard), train[first : first + TEXTS_PER_SHARD])
+        write_shard(str(draft.path / "validation" / SHARD.format(0)), validation)
+        draft.details["num_texts"] = number
+        draft.details["num_empty"] = sum(not record["text"] for record in records)
+    storage.delete_made(samples.units)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sampling:
+    """A worker's part: the texts of one unit."""
+
+    config: Config
+    uri: str
+    digest: str
+
+    def __call__(self, writer: Writer | None, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        settings, base = self.config.corpus.samples, read_base(self.config, self.uri, self.digest)
+        assert settings is not None
+        numbers = [int(item["number"]) for item in items]
+        texts = sample_texts(base.model, base.tokenizer, numbers, settings)  # type: ignore[arg-type]
+        return [{"text": text} for text in texts]
