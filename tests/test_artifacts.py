@@ -18,6 +18,8 @@ from memlm import artifacts, storage
 from memlm.artifacts import Artifact
 from memlm.cli import parse
 from memlm.config import Config, replace_field
+from memlm.data.config import QuestionSetConfig
+from memlm.data.corpus.config import SamplesConfig
 from memlm.data.corpus.listing import Shard
 from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS
 from memlm.data.stating.paraphrasing import PROMPTS
@@ -197,12 +199,20 @@ def names_of(config: Config) -> str:
     """The identities of all products and the key of the trial, not their addresses."""
     named = {name: dict(artifact.identity) for name, artifact in artifacts_of(config).items()}
     named["reads"] = dict(artifacts.reads(config).identity)  # younger than the recorded ones
+    named["known"] = dict(artifacts.known(config, config.questions.facts, questions="06", examples="07").identity)
     return json.dumps([named, artifacts.trial_of(config).key(inputs_of(config))], sort_keys=True)
 
 
 NAMES_NO_ARTIFACT = ("architecture", "checkpoint", "analysis", "sweep")
 """Settings of what is recorded in files that are no artifacts: scores, slots, the frontier."""
 WRITER = ["--writer.model", "some/model"]
+
+
+def with_field(config: Config, path: str, value: Any) -> Config:
+    part, _, name = path.partition(".")
+    return replace(config, **{part: replace(getattr(config, part), **{name: value})})
+
+
 EVERY_PART = {
     "facts": config_of(["smoke", *WRITER]),
     "documents": config_of(["wiki_documents", "--questions.documents.augmenter", "trivia", *WRITER]),
@@ -210,6 +220,9 @@ EVERY_PART = {
     "a schedule and EWC": config_of(
         ["smoke", "--method", "full", "--method.optimizer.schedule", "linear", "--method.rehearsal.kind", "ewc"]
     ),
+    "what the base knows": config_of(["smoke", "--questions.facts.base-answers", "wrong"]),
+    "examples": with_field(config_of(["smoke"]), "questions.examples", QuestionSetConfig(path="examples.jsonl")),
+    "samples": with_field(config_of(["smoke"]), "corpus.samples", SamplesConfig()),
     "a living background": config_of(["smoke", "--method.living-background", "4"]),
     "a background of facts": config_of(["smoke", "--method.background", "new_facts"]),
     **{name: config_of(["smoke", "--method", name]) for name in METHOD_CONFIGS},

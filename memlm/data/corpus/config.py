@@ -12,7 +12,7 @@ class SamplesConfig:
     """Texts that the model before learning writes by itself, which stand in for text that is not at
     hand."""
 
-    num_texts: int = names_result(768)
+    num_texts: int = names_result(256)
     num_validation_texts: int = names_result(64)
     """Texts that are set aside as validation text, in addition."""
     max_tokens: int = names_result(256)

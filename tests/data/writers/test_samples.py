@@ -38,7 +38,7 @@ def test_a_text_has_no_special_tokens_and_at_most_so_many(base):
     model, tokenizer = base
     for text in sample_texts(model, tokenizer, range(20), CONFIG):
         assert not any(special in text for special in tokenizer.all_special_tokens)
-        assert len(tokenizer(text)["input_ids"]) <= 20  # pieces may be cut differently when read again
+        assert len(tokenizer(text)["input_ids"]) <= 3 * 10  # an invalid byte is read again as three
 
 
 def test_texts_begin_after_what_separates_documents_in_pretraining(base):

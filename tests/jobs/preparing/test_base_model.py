@@ -3,6 +3,7 @@ each time."""
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from tests.support.asking import WORDS, new_model, new_tokenizer
 
 ASKED = [
     Question(id=f"q{i}", question=f"Where is the {a} {b}?", answers=("nowhere",))
-    for i, (a, b) in enumerate(zip(WORDS[:-1], WORDS[1:], strict=True))
+    for i, (a, b) in enumerate(pairwise(WORDS))
 ]
 EXAMPLES = [Question(id=f"e{i}", question=f"Where is the {word}?", answers=(word,)) for i, word in enumerate(WORDS[:3])]
 
