@@ -18,7 +18,7 @@ from memlm import artifacts, storage
 from memlm.artifacts import Artifact
 from memlm.cli import parse
 from memlm.config import Config, replace_field
-from memlm.data.config import QuestionSetConfig
+from memlm.data.config import HeldOutConfig, QuestionSetConfig
 from memlm.data.corpus.config import SamplesConfig
 from memlm.data.corpus.listing import Shard
 from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS
@@ -220,7 +220,11 @@ EVERY_PART = {
     "a schedule and EWC": config_of(
         ["smoke", "--method", "full", "--method.optimizer.schedule", "linear", "--method.rehearsal.kind", "ewc"]
     ),
-    "what the base knows": config_of(["smoke", "--questions.facts.base-answers", "wrong"]),
+    "what the base knows": with_field(
+        config_of(["smoke"]),
+        "questions.held_out",
+        (HeldOutConfig(name="known_facts", path="known.jsonl", base_answers="right"),),
+    ),
     "examples": with_field(config_of(["smoke"]), "questions.examples", QuestionSetConfig(path="examples.jsonl")),
     "samples": with_field(config_of(["smoke"]), "corpus.samples", SamplesConfig()),
     "a living background": config_of(["smoke", "--method.living-background", "4"]),
