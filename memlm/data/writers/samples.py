@@ -16,7 +16,8 @@ def sample_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numbers: Sequence[int], config: SamplesConfig
 ) -> list[str]:
     """One text per number, written as one batch; the same numbers and settings give the same
-    texts. Special tokens are left out, and a text may be empty."""
+    texts. Special tokens and NUL, which no corpus may hold, are left out, and a text may be
+    empty."""
     starts = torch.full((len(numbers), 1), start_id(tokenizer), device=model.device)
     generation = GenerationConfig(
         do_sample=True,
@@ -31,7 +32,7 @@ def sample_texts(
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(int.from_bytes(drawn[:8], "big") >> 1)
         written = model.generate(input_ids=starts, attention_mask=torch.ones_like(starts), generation_config=generation)
-    return [text.strip() for text in decode_all(tokenizer, written[:, 1:].tolist())]
+    return [text.replace("\0", "").strip() for text in decode_all(tokenizer, written[:, 1:].tolist())]
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -48,7 +48,7 @@ def config(tmp_path, tokenizer):
     """A run whose dense checkpoint is a tiny model, which answers half of the questions right."""
     plain = smoke(tmp_path / "runs", "--tracking", "off")
     with artifacts.corpus(plain).write() as draft:
-        (draft.path / "parts.json").write_text("{}")
+        save_tokenizer(tokenizer, draft.path / "tokenizer")
     model = new_model(tokenizer, dense=True)
     with artifacts.checkpoint(plain, "dense").write() as draft:
         model.save_pretrained(draft.path)
