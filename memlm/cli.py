@@ -34,6 +34,8 @@ from memlm.stages import require_possible, require_used
 DEFAULT_RECIPE = "laptop"
 DRY_RUN = "--dry-run"
 LM_EVAL, PLAN, DOCTOR, FRONTIER, ATTACH = "lm-eval", "plan", "doctor", "frontier", "attach"
+GATE_FAILED = 3
+"""Status of a command that made what it was asked for, which then fails a gate."""
 DOCUMENTS = "--questions.documents."
 
 T = TypeVar("T")
@@ -309,7 +311,8 @@ def run_doctor(arguments: Sequence[str]) -> None:
 
 def run_attach(arguments: Sequence[str]) -> None:
     """`memlm attach BASE OUT --layer N --slots M [...]`: put a memory into somebody else's model.
-    Exits with status 1 and one line for a base that cannot have one."""
+    Exits with status 1 and one line for a base that cannot have one, and with status 3 if the
+    checkpoint is written, but fails a gate."""
     parser = argparse.ArgumentParser(
         prog=f"memlm {ATTACH}",
         description="Put a memory into a causal language model, which then learns facts as memlm's own models do.",
@@ -336,9 +339,22 @@ def run_attach(arguments: Sequence[str]) -> None:
     parser.add_argument("--key-dim", type=int, help="width of a query (default: 128)")
     parser.add_argument("--value-dim", type=int, help="width of a value (default: that of the base)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="(default: the base's)")
+    parser.add_argument(
+        "--keys",
+        choices=("fitted", "random"),
+        default="fitted",
+        help="fit the keys to text, so that every slot is used (default), or draw them at random",
+    )
+    parser.add_argument(
+        "--text", help="folder of text to fit the keys to, as shards (default: text that the model writes by itself)"
+    )
+    parser.add_argument(
+        "--key-tokens", type=int, help="tokens to fit the keys to (default: 16,384, or 48 per half-key)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the keys (default: 0)")
     options = vars(parser.parse_args(list(arguments)))
     base, out = _with_home(options.pop("base")), _with_home(options.pop("out"))
+    options["text"] = options["text"] and _with_home(options["text"])
 
     def attach() -> None:
         _say(f"{ATTACH}: {base}")
@@ -348,9 +364,14 @@ def run_attach(arguments: Sequence[str]) -> None:
             f"{out} is a checkpoint with digest {made.digest}: {made.parameters.base:,} parameters and {made.memory.num_slots:,} slots of "
             f"{made.memory.value_dim} at layer {made.memory.layers[0]}, {made.memory.placement}"
         )
-        print("its keys are random; fit them to text before it learns")
         if not made.has_tokenizer:
             print("the base has no tokenizer, so there is none in the checkpoint")
+        if made.measured is None:
+            print("its keys are random; fit them to text before it learns")
+            return
+        print("\n".join(made.measured.lines()))
+        if made.measured.failed():
+            raise SystemExit(GATE_FAILED)
 
     launch(attach)
 

@@ -1,5 +1,5 @@
-"""Queries and half-keys of a memory layer that fit what it is given, so that every slot is used from
-the first token.
+"""Queries and half-keys of a memory layer that fit what it is given, so that every slot is used
+from the first token.
 
 query: principal components of the hidden states, whitened, centred by the bias, rotated at random
 half-keys: spherical k-means of the halves of the queries

@@ -2,16 +2,19 @@
 memlm's own models do.
 
 Whole, it is an ordinary folder of Hugging Face's libraries. As an adapter, it is the memory alone,
-which is loaded into its base.
+which is loaded into its base. Its keys are fitted to background text, where there is a tokenizer to
+read text with.
 """
 
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from jaxtyping import Int
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from memlm import storage
 from memlm.data.tokenizer import save_tokenizer
@@ -19,12 +22,18 @@ from memlm.kinds import CHECKPOINT_KIND
 from memlm.model.bases.adapter import save_adapter
 from memlm.model.bases.attaching import with_memory
 from memlm.model.bases.base import Base, BaseError, load_base, open_base, require_room
+from memlm.model.bases.key_fitting import FittingError, num_tokens_to_fit
 from memlm.model.config import MemoryConfig, Placement
+from memlm.model.decoders.classes import MemoryHead
 from memlm.model.language_model import NumParameters, count_parameters
 from memlm.outside import reading, reason_of
+from memlm.training.checkpoints.background_text import read_blocks, sample_blocks
+from memlm.training.checkpoints.fitting import digest_of_blocks, fit_to_text
+from memlm.training.checkpoints.gates import Measured, end_of_text, mean_loss, measure
 from memlm.training.checkpoints.model_card import attached_card
 
 Form = Literal["whole", "adapter"]
+Keys = Literal["fitted", "random"]
 Precision = Literal["auto", "fp32", "bf16"]
 TYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 MAX_TOP_K, MAX_KEY_DIM = 16, 128
@@ -47,6 +56,22 @@ class Attached:
     memory: MemoryConfig
     parameters: NumParameters
     has_tokenizer: bool
+    measured: Measured | None
+    """None for random keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Background:
+    """Text to fit keys to, and as much again to measure the memory on."""
+
+    fitted: Int[Tensor, "blocks block_size"]
+    measured: Int[Tensor, "blocks block_size"]
+
+    @staticmethod
+    def of(blocks: Int[Tensor, "blocks block_size"]) -> "Background":
+        if len(blocks) < 2:
+            raise FittingError("the background text does not fill two blocks of tokens; give more text")
+        return Background(fitted=blocks[::2], measured=blocks[1::2])
 
 
 def attach(
@@ -62,13 +87,17 @@ def attach(
     key_dim: int | None = None,
     value_dim: int | None = None,
     precision: Precision = "auto",
+    keys: Keys = "fitted",
+    text: str | None = None,
+    key_tokens: int | None = None,
     seed: int = 0,
 ) -> Attached:
     """Write a base with a memory of that many slots, in or parallel to a layer's feed-forward
-    network, as a checkpoint. Keys are random, values zero if it is parallel.
+    network, as a checkpoint. Values are zero if it is parallel.
 
-    What is None fits the base and the pool. Raises ValueError before any weight is read, and
-    StorageError if something else is at `out`.
+    Keys are fitted to `key_tokens` tokens of `text`, a folder of shards, or of what the base writes
+    by itself; without a tokenizer they are random. What is None fits the base and the pool. Raises
+    ValueError before any weight is read, and StorageError if something else is at `out`.
     """
     found = open_base(base)
     memory = _memory(
@@ -84,9 +113,24 @@ def attach(
     dtype = TYPES[precision]
     require_room(found, num_values=memory.num_slots * memory.value_dim, dtype=dtype)
     tokenizer = tokenizer_of(found)
+    _require_text_can_be_read(found, text, keys, tokenizer)
+    number = key_tokens or num_tokens_to_fit(memory.num_half_keys)
+    read: dict[str, Any] = {"num_tokens": 2 * number, "max_length": found.config.max_position_embeddings}
+    blocks = None if text is None or tokenizer is None else read_blocks(text, tokenizer, **read)
     settings = {"attached": {"memory": asdict(memory), "form": form, "precision": precision, "seed": seed}}
-    with storage.write_artifact(out, kind=CHECKPOINT_KIND, config=settings, inputs={"base": found.digest}) as draft:
-        model = with_memory(load_base(found, dtype=dtype), memory, seed=seed)
+    inputs = {"base": found.digest}
+    if tokenizer is not None and keys == "fitted":
+        settings["attached"]["key_tokens"] = number
+    if blocks is not None:
+        inputs["text"] = digest_of_blocks(blocks)
+    with storage.write_artifact(out, kind=CHECKPOINT_KIND, config=settings, inputs=inputs) as draft:
+        own = load_base(found, dtype=dtype)
+        if tokenizer is None or keys == "random":
+            model, measured = with_memory(own, memory, seed=seed), None
+        else:
+            blocks = sample_blocks(own, tokenizer, seed=seed, **read) if blocks is None else blocks
+            model, measured = with_fitted_memory(own, memory, tokenizer, Background.of(blocks), seed=seed)
+            draft.details["gates"] = measured.as_json()
         if form == "adapter":
             save_adapter(model, found, memory, draft.path)
         else:
@@ -98,7 +142,43 @@ def attach(
         Path(draft.path, storage.README).write_text(card, encoding="utf-8")
         draft.details.update(base=found.address, parameters=asdict(parameters))
     digest = storage.read_manifest(out, CHECKPOINT_KIND).digest
-    return Attached(digest=digest, memory=memory, parameters=parameters, has_tokenizer=tokenizer is not None)
+    return Attached(
+        digest=digest,
+        memory=memory,
+        parameters=parameters,
+        has_tokenizer=tokenizer is not None,
+        measured=measured,
+    )
+
+
+def with_fitted_memory(
+    base: PreTrainedModel,
+    memory: MemoryConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    background: Background,
+    *,
+    seed: int,
+) -> tuple[MemoryHead, Measured]:
+    """The base with a memory whose keys fit the background text, and how the rest of that text finds
+    it."""
+    eos_id = end_of_text(tokenizer)
+    base_loss = mean_loss(base, background.measured, eos_id=eos_id)
+    model = with_memory(base, memory, seed=seed)
+    fit_to_text(model, background.fitted, eos_id=eos_id, seed=seed)
+    return model, measure(model, tokenizer, background.measured, base_loss=base_loss)
+
+
+def _require_text_can_be_read(
+    base: Base, text: str | None, keys: Keys, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    if text is not None and keys == "random":
+        raise ValueError(
+            f"text is {text!r}, and keys is 'random', which are fitted to no text; leave one of the two out"
+        )
+    if text is not None and tokenizer is None:
+        raise ValueError(
+            f"text is {text!r}, and base {base.address} has no tokenizer to read it with; put its tokenizer's files into its folder, or leave text out"
+        )
 
 
 def tokenizer_of(base: Base) -> PreTrainedTokenizerBase | None:

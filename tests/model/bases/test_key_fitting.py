@@ -1,4 +1,4 @@
-"""Keys that fit background text: whitened queries, half-keys in their directions, all slots used."""
+"""Keys that fit background text: white queries, half-keys in their directions, all slots used."""
 
 import pytest
 import torch
