@@ -5,7 +5,9 @@ and its inputs.
     corpus <- world, sources (tokenizer, mixture, blocks on the way)
     known <- checkpoint, sources      documents <- sources, corpus
     questions <- sources, documents, known                             statements <- questions
-    checkpoint <- corpus              counts, reads <- checkpoint, corpus (by units)
+    checkpoint <- corpus (with a base: checkpoint-dense <- base, samples <- checkpoint-dense,
+        corpus <- checkpoint-dense, checkpoint-memory <- corpus, checkpoint-dense)
+    counts, reads <- checkpoint, corpus (by units)
     learned, trace <- corpus, questions, checkpoint, counts (and reads, for methods that use them)
 
 Folders for leases, attempts and unfinished work are no artifacts; run.py names them. This module
@@ -215,7 +217,10 @@ def corpus(config: Config) -> Artifact:
         uri=storage.join(run_of(config).base, "corpus"),
         kind=CORPUS_KIND,
         identity=identity(config.corpus, of=CORPUS_KIND),
-        inputs={"world": world(config)} if config.world is not None else {},
+        inputs={
+            **({"world": world(config)} if config.world is not None else {}),
+            **({"base": checkpoint(config, "dense")} if config.model.base else {}),
+        },
         part="corpus",
         made_by=command("prepare_corpus.py", config),
     )
@@ -320,7 +325,10 @@ def written_unit(uri: str, items: str, decided_by: Mapping[str, Any]) -> Artifac
 
 
 def checkpoint(config: Config, architecture: Architecture) -> Artifact:
-    """The pretrained model; the dense one's name has no settings of the pool."""
+    """The pretrained model; the dense one's name has no settings of the pool. Of a recipe with a
+    base, the base itself, or the base with a memory."""
+    if config.model.base:
+        return _from_base(config, architecture)
     return Artifact(
         uri=storage.join(run_of(config).base, f"checkpoint-{architecture}"),
         kind=CHECKPOINT_KIND,
@@ -330,6 +338,21 @@ def checkpoint(config: Config, architecture: Architecture) -> Artifact:
             "pretraining": identity(config.pretraining, of=architecture),
         },
         inputs={"corpus": corpus(config)},
+        made_by=command(f"pretrain.py --architecture {architecture}", config),
+    )
+
+
+def _from_base(config: Config, architecture: Architecture) -> Artifact:
+    memory = architecture == "memory"
+    return Artifact(
+        uri=storage.join(run_of(config).base, f"checkpoint-{architecture}"),
+        kind=CHECKPOINT_KIND,
+        identity={
+            "architecture": architecture,
+            "model": identity(config.model, of=architecture),
+            **({"seed": config.pretraining.seed} if memory else {}),
+        },
+        inputs={"base": checkpoint(config, "dense"), "corpus": corpus(config)} if memory else {},
         made_by=command(f"pretrain.py --architecture {architecture}", config),
     )
 

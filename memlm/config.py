@@ -224,6 +224,7 @@ class Config:
             field = "register_model" if self.register_model else "log_model"
             raise ValueError(f"tracking is off, so {field} cannot store the model; leave one of the two out")
         _check_documents(self)
+        _check_base(self)
         if self.questions.updates is not None and self.world is None:
             raise ValueError(
                 "questions.updates needs the generated world, whose known facts it updates; name a recipe with a world, such as laptop"
@@ -285,6 +286,18 @@ def _check_pool_split(pool_split: int, value_dim: int, num_workers: int) -> None
         )
 
 
+def _check_base(config: Config) -> None:
+    """Check what belongs to a base, or does not."""
+    if config.model.base and config.corpus.tokenizer:
+        raise ValueError(
+            f"corpus.tokenizer is {config.corpus.tokenizer!r}, and model.base reads with its own tokenizer; leave one of the two out"
+        )
+    if config.corpus.samples is not None and not config.model.base:
+        raise ValueError(
+            "corpus.samples is set, and there is no model.base to write them before the corpus exists; set model.base, or leave corpus.samples out"
+        )
+
+
 def _check_documents(config: Config) -> None:
     """Check that every text of a chunk fits into the stream's batches, and a batch into the
     model."""
@@ -300,7 +313,7 @@ def _check_documents(config: Config) -> None:
             f"questions.documents.max_augmentation_tokens is {documents.max_augmentation_tokens}; a text with its end token must fit into "
             f"stream.max_length ({stream.max_length}); lower the first or raise the second"
         )
-    if stream.max_length > config.model.max_positions:
+    if stream.max_length > config.model.max_positions and not config.model.base:
         raise ValueError(
             f"stream.max_length is {stream.max_length}, more than the {config.model.max_positions} positions that the model has "
             "(model.max_positions); lower stream.max_length, questions.documents.max_augmentation_tokens and chunk_tokens, or raise model.max_positions"

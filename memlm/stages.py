@@ -17,7 +17,7 @@ from memlm.data.config import (
     QuestionSetConfig,
     StreamConfig,
 )
-from memlm.data.paths import WORLD, expand
+from memlm.data.paths import SAMPLES, WORLD, expand
 from memlm.methods.config import SlotMethodConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig
 from memlm.slots.ranking import GRADIENT_RANKINGS, RANKINGS
@@ -114,6 +114,8 @@ def require_possible(stage: str, config: Config) -> None:
         _check_layouts(config)
         if not config.dry_run:
             for path, field in _paths(config, with_corpus=stage in ("prepare_corpus", "pareto_sweep")):
+                if SAMPLES in path:  # they may not exist yet
+                    continue
                 if config.world is None or WORLD not in path:  # the generated world may not exist yet
                     expand(path, field, None)
 

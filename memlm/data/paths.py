@@ -11,6 +11,10 @@ SHIPPED = "{shipped}"
 """Placeholder for the folder of the questions that come with memlm."""
 
 
+SAMPLES = "{samples}"
+"""Placeholder for the folder of the texts that a base writes by itself."""
+
+
 class PathError(ValueError):
     """A recipe names a path that does not exist."""
 

@@ -38,7 +38,9 @@ from memlm.jobs.on_ray.checks import require_ready
 from memlm.jobs.on_ray.cluster import connect, num_processors
 from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.workers import user_errors_as_raised
+from memlm.jobs.preparing import base_samples
 from memlm.jobs.preparing import questions as prepare_questions
+from memlm.jobs.preparing.base_checkpoints import make_base, tokenizer_of_base
 from memlm.jobs.preparing.corpus_shards import choose_shards, name_shards, sources_digest, unit_of
 from memlm.jobs.preparing.packed_shards import (
     MALFORMED_SHARE,
@@ -61,6 +63,10 @@ def run(config: Config) -> str:
     """Make the corpus and the questions, or reuse them; return the corpus's uri."""
     require_ready(config)
     world = _make_world(config)
+    if config.model.base:
+        base = make_base(config)
+        if config.corpus.samples is not None:
+            base_samples.run(config, base)
     # Errors in the input are found before any work.
     train, validation = choose_shards(config, world)
     sources = prepare_questions.read_sources(config, world)
@@ -101,6 +107,9 @@ def _pack_all(
     """Pack the missing shards and write the artifact."""
     with connect(config):
         made = {str(world): artifacts.world(config)} if world else {}
+        if config.corpus.samples is not None:
+            samples = artifacts.samples(config, base=artifacts.checkpoint(config, "dense").digest)
+            made[str(samples.open())] = samples
         mixture = []
         if config.corpus.mixture:
             facts, shard = _make_mixture(config, world, known)
@@ -193,7 +202,9 @@ def _make_tokenizer(
     corpus, made = config.corpus, artifacts.tokenizer(config).made_from(**inputs)
     if not made.is_made():
         trained_on = None
-        if corpus.tokenizer:
+        if config.model.base:
+            tokenizer = tokenizer_of_base(config)
+        elif corpus.tokenizer:
             tokenizer = load_tokenizer(corpus.tokenizer)
         else:
             say(

@@ -18,6 +18,7 @@ from memlm.jobs.on_ray.ray_files import ray_storage
 from memlm.jobs.on_ray.rendezvous import torch_config
 from memlm.jobs.on_ray.resources import report_shortage
 from memlm.jobs.on_ray.workers import worker_resources
+from memlm.jobs.preparing.base_checkpoints import make_base, make_with_memory
 from memlm.jobs.pretrain_worker import EXPERIMENT, WorkerTask, require_room, train_worker
 from memlm.run import RunError, run_of, tracking_uri
 from memlm.tracking import Tracker
@@ -31,10 +32,12 @@ hour to be replaced."""
 
 
 def run(config: Config) -> str:
-    """Pretrain the architecture, resume it, or reuse its checkpoint; return the checkpoint's
-    uri."""
+    """Pretrain the architecture, resume it, or reuse its checkpoint; return the checkpoint's uri.
+    With a base, nothing is trained: the memory is attached to it, and its keys are fitted."""
     run, architecture = run_of(config), config.architecture
     require_ready(config)
+    if config.model.base:
+        return (make_base(config) if architecture == "dense" else make_with_memory(config)).uri
     checkpoint = artifacts.checkpoint(config, architecture).pinned()
 
     def is_there() -> bool:

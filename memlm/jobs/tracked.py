@@ -28,7 +28,10 @@ def log_config(tracked: TrackedRun, config: Config) -> None:
 
 
 def model_sizes(config: Config) -> dict[str, int]:
-    """Sizes of the model, for every run that trains or scores one."""
+    """Sizes of the model, for every run that trains or scores one; a base's are in its
+    checkpoint."""
+    if config.model.base:
+        return {}
     return {"width": config.model.hidden_size, "layers": config.model.num_layers}
 
 
@@ -94,7 +97,8 @@ def log_model(tracked: TrackedRun, folder: str | Path, config: Config) -> None:
     from memlm.data.tokenizer import load_tokenizer
     from memlm.model.language_model import load_checkpoint
 
-    model, tokenizer = load_checkpoint(folder, torch.device("cpu")), load_tokenizer(str(folder))
+    model = load_checkpoint(folder, torch.device("cpu"))
+    tokenizer = load_tokenizer(str(folder), num_rows=model.get_input_embeddings().num_embeddings)
     try:
         address = tracked.log_model(model, tokenizer, register=config.register_model)
     except TrackingError as error:

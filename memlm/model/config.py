@@ -59,22 +59,42 @@ class MemoryConfig:
         return min(1, len(self.layers)) if self.share_values else len(self.layers)
 
 
+def _is_pretrained(model: "ModelConfig") -> bool:
+    """A base has its own shape, and gives the shape's fields no effect but on plans."""
+    return not model.base
+
+
+def _has_base(model: "ModelConfig") -> bool:
+    return bool(model.base)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder of Llama's shape. The dense twin is the same without memory layers: every layer
-    keeps its feed-forward network."""
+    """A decoder of Llama's shape, or somebody else's model. The dense twin is the same without
+    memory layers: every layer keeps its feed-forward network."""
 
-    num_layers: int = names_result(22)
-    hidden_size: int = names_result(2048)
-    num_attention_heads: int = names_result(16)
-    intermediate_size: int = names_result(5632)
-    max_positions: int = names_result(2048)
-    rope_theta: float = names_result(500_000.0)
-    initializer_range: float = names_result(0.02)
-    tie_embeddings: bool = names_result(False)
+    num_layers: int = names_result(22, when=_is_pretrained)
+    hidden_size: int = names_result(2048, when=_is_pretrained)
+    num_attention_heads: int = names_result(16, when=_is_pretrained)
+    intermediate_size: int = names_result(5632, when=_is_pretrained)
+    max_positions: int = names_result(2048, when=_is_pretrained)
+    rope_theta: float = names_result(500_000.0, when=_is_pretrained)
+    initializer_range: float = names_result(0.02, when=_is_pretrained)
+    tie_embeddings: bool = names_result(False, when=_is_pretrained)
     memory: MemoryConfig = names_result(MemoryConfig(), only=("memory",))
+    base: str = names_result("", when=_has_base)
+    """Somebody else's causal language model, which gets the memory: a folder, a GGUF file, or
+    owner/name@commit on the hub; empty to pretrain a model. The base itself is the dense twin, and
+    the corpus uses its tokenizer. The fields of the shape then serve plans alone."""
+    key_tokens: int = names_result(0, only=("memory",), when=_has_base)
+    """Tokens of the corpus that the keys of a base's memory are fitted to; 0 for 16,384, or for 48
+    per half-key if those are more."""
 
     def __post_init__(self) -> None:
+        if self.key_tokens < 0:
+            raise ValueError(
+                f"model.key_tokens is {self.key_tokens}; it must not be negative (0 for what fits the memory)"
+            )
         for name in ("num_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_positions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
@@ -87,7 +107,7 @@ class ModelConfig:
                 f"({self.num_attention_heads}), since a head's width is turned in pairs; change one of them"
             )
         outside = [layer for layer in self.memory.layers if not 0 <= layer < self.num_layers]
-        if outside:
+        if outside and not self.base:
             raise ValueError(
                 f"model.memory.layers names {outside}, but the model has layers 0 to {self.num_layers - 1}"
             )

@@ -9,7 +9,7 @@ from memlm import artifacts
 from memlm.config import Config
 from memlm.data.corpus.listing import Shard, is_stored, list_corpus, read_listing, sample_shards, write_listing
 from memlm.data.corpus.shards import ShardError
-from memlm.data.paths import expand
+from memlm.data.paths import SAMPLES, PathError, expand
 from memlm.data.questions.sources import source_content
 from memlm.jobs.on_ray.console import say
 
@@ -61,9 +61,18 @@ def unit_of(shard: Shard) -> str:
     return f"shard_{hashlib.sha256(f'{shard.uri} {shard.bytes} {shard.version}'.encode()).hexdigest()[:16]}"
 
 
+def _samples(config: Config) -> str:
+    """Folder of the texts that the base wrote."""
+    if config.corpus.samples is None:
+        raise PathError(
+            f"the corpus is {config.corpus.path!r}, and corpus.samples says not to let the base write texts; set it, or name another path"
+        )
+    return str(artifacts.samples(config, base=artifacts.checkpoint(config, "dense").digest).open())
+
+
 def _list(config: Config, split: str, path: str, world: Path | None, *, keep: bool) -> list[Shard]:
     field = "corpus.path" if split == TRAIN else "corpus.validation_path"
-    root = expand(path, field, world)
+    root = expand(path.replace(SAMPLES, _samples(config)) if SAMPLES in path else path, field, world)
 
     def report(message: str) -> None:
         say(f"{field}: {message}")

@@ -159,8 +159,8 @@ def with_fitted_memory(
     *,
     seed: int,
 ) -> tuple[MemoryHead, Measured]:
-    """The base with a memory whose keys fit the background text, and how the rest of that text finds
-    it."""
+    """The base with a memory whose keys fit the background text, and how the rest of that text
+    finds it."""
     eos_id = end_of_text(tokenizer)
     base_loss = mean_loss(base, background.measured, eos_id=eos_id)
     model = with_memory(base, memory, seed=seed)
@@ -203,6 +203,14 @@ def tokenizer_of(base: Base) -> PreTrainedTokenizerBase | None:
     return tokenizer
 
 
+def require_layer(base: PreTrainedConfig, name: str, layer: int) -> None:
+    """Raise ValueError, naming the setting, for a layer that the base does not have."""
+    if not 0 <= layer < base.num_hidden_layers:
+        raise ValueError(
+            f"{name} is {layer}, but the base has layers 0 to {base.num_hidden_layers - 1}; take one of them, of the middle third if unsure"
+        )
+
+
 def _memory(
     base: PreTrainedConfig,
     *,
@@ -215,10 +223,7 @@ def _memory(
     placement: Placement,
 ) -> MemoryConfig:
     """The memory's shape, checked against the base."""
-    if not 0 <= layer < base.num_hidden_layers:
-        raise ValueError(
-            f"layer is {layer}, but the base has layers 0 to {base.num_hidden_layers - 1}; take one of them, of the middle third if unsure"
-        )
+    require_layer(base, "layer", layer)
     half_keys = math.isqrt(max(0, slots))
     if half_keys**2 != slots or not slots:
         raise ValueError(

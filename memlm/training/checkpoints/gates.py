@@ -59,8 +59,11 @@ class Measured:
     """Share of the slots that a statement reads which its question reads too; mean of the probe
     facts."""
 
+    def numbers(self) -> dict[str, float]:
+        return asdict(self)
+
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "failed": [gate.name for gate in self.failed()]}
+        return {**self.numbers(), "failed": [gate.name for gate in self.failed()]}
 
     def failed(self) -> list[Gate]:
         return [gate for gate in GATES if not gate.passes(self)]
