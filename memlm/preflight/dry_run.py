@@ -106,6 +106,8 @@ def _time(plans: Sequence[RunPlan]) -> str:
             return f"unknown: {error}"
         parts = [part for part in plan.stages if part.state in AHEAD and part.uri not in made]
         named = {part.stage: minutes[part.stage] for part in parts if part.stage in minutes}
+        if config.model.base:  # nothing is pretrained
+            named = {stage: number for stage, number in named.items() if not stage.startswith("pretrain")}
         made |= {part.uri for part in parts}
         ahead |= {stage: ahead.get(stage, 0.0) + number for stage, number in named.items()}
         total += sum(named.values())
@@ -192,6 +194,9 @@ def _question_set(plan: RunPlan, name: str, source: QuestionSetConfig) -> str:
 def _checkpoint(plan: RunPlan, architecture: Architecture) -> None:
     config, run, settings = plan.config, plan.run, plan.config.pretraining
     checkpoint = artifacts.checkpoint(config, architecture)
+    if config.model.base:
+        _attached(plan, architecture)
+        return
     state = plan.state(checkpoint, **plan.digests(corpus=artifacts.corpus(config)))
     if state == "to be made" and storage.list_names(run.training_states(architecture)):
         state = TO_RESUME
@@ -204,6 +209,21 @@ def _checkpoint(plan: RunPlan, architecture: Architecture) -> None:
         f"{settings.num_steps} steps of {settings.batch_blocks} blocks: {format_count(blocks * config.corpus.block_size)} tokens{passes}",
         f"{config.cluster.num_workers} worker{'s' if config.cluster.num_workers > 1 else ''}{' with a GPU each' if config.cluster.use_gpu else ''}, {settings.precision}, "
         f"ZeRO {settings.zero_stage}; saves a state every {settings.checkpoint_every} steps",
+    )
+
+
+def _attached(plan: RunPlan, architecture: Architecture) -> None:
+    """The checkpoint of a recipe with a base, for which nothing is trained."""
+    config, checkpoint = plan.config, artifacts.checkpoint(plan.config, architecture)
+    if architecture == "dense":
+        plan.add("pretrain, dense", checkpoint.uri, plan.state(checkpoint), f"the base itself: {config.model.base}")
+        return
+    memory, base = config.model.memory, artifacts.checkpoint(config, "dense")
+    plan.add(
+        "pretrain, memory",
+        checkpoint.uri,
+        plan.state(checkpoint, **plan.digests(corpus=artifacts.corpus(config), base=base)),
+        f"{memory.num_slots:,} slots at layers {', '.join(map(str, memory.layers))}, {memory.placement}; keys fitted to the corpus",
     )
 
 

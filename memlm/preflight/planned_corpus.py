@@ -21,6 +21,11 @@ def plan_corpus(plan: RunPlan) -> None:
         plan.add("prepare_corpus", corpus.uri, "to be made", *_packing(config), "from the generated world's shards")
         return
     inputs = plan.digests(world=artifacts.world(config)) if world is not None else {}
+    if config.model.base:
+        inputs |= plan.digests(base=artifacts.checkpoint(config, "dense"))
+    if config.corpus.samples is not None and not _has_samples(config):
+        plan.add("prepare_corpus", corpus.uri, "to be made", *_packing(config), "from texts that the base writes")
+        return
     lines: list[str] = []
     try:
         train, validation = choose_shards(config, world, keep=False)
@@ -60,10 +65,16 @@ def _world(plan: RunPlan) -> Path | None:
     return plan.world
 
 
+def _has_samples(config: Config) -> bool:
+    base = artifacts.checkpoint(config, "dense")
+    return base.is_there() and artifacts.samples(config, base=base.digest).is_there()
+
+
 def _packing(config: Config) -> list[str]:
     corpus = config.corpus
     tokenizer = (
         corpus.tokenizer
+        or (config.model.base and "the base's own")
         or f"trained, a vocabulary of {corpus.vocab_size}, on at most {corpus.tokenizer_documents} documents"
     )
     mixture = f"mixed with facts of {corpus.mixture.path}" if corpus.mixture else ""

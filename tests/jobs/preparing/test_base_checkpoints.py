@@ -1,0 +1,109 @@
+"""A recipe with a base: the base's own checkpoint, its tokenizer, and the memory attached to it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from memlm import artifacts, storage
+from memlm.data.corpus.corpus import Part, write_corpus, write_part
+from memlm.data.corpus.listing import Shard
+from memlm.data.corpus.shards import write_shard
+from memlm.data.tokenizer import train_tokenizer
+from memlm.identity import identity
+from memlm.jobs.preparing.base_checkpoints import make_base, tokenizer_of_base
+from memlm.jobs.pretrain import run as pretrain
+from memlm.kinds import BLOCKS_FILE
+from memlm.model.bases.base import BaseError
+from memlm.model.language_model import load_checkpoint
+from memlm.run import RunError
+from tests.jobs.running import smoke
+from tests.support.families import tiny_base
+
+CPU = torch.device("cpu")
+TEXTS = [f"{name} lives in {place}." for name in ("Anna", "Bo", "Carla", "Eve") for place in ("Rome", "Oslo", "Lima")]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A run of a base whose tokenizer pads with the end of text, and has a token for every row."""
+    tokenizer = train_tokenizer(TEXTS, vocab_size=280)
+    tokenizer.pad_token = tokenizer.eos_token
+    tiny_base("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    options = ("--model.base", str(tmp_path / "base"), "--model.key-tokens", "1024")
+    memory = (
+        "--model.memory.placement",
+        "parallel",
+        "--model.memory.num-half-keys",
+        "9",
+        "--model.memory.key-dim",
+        "8",
+    )
+    return replace(smoke(tmp_path / "runs", "--tracking", "off", *options, *memory), world=None)
+
+
+def pack_corpus(config, folder):
+    """The corpus of the run, as prepare_corpus writes it."""
+    write_shard(str(folder / "text" / "a.jsonl"), [{"text": text} for text in TEXTS * 60])
+    shard = Shard(root=str(folder / "text"), name="a.jsonl", bytes=1)
+    tokenizer = tokenizer_of_base(config)
+    blocks = artifacts.blocks(config, 0, shard, tokenizer="")
+    with blocks.write() as draft:
+        number, accounting = write_part(
+            shard.uri, draft.path / BLOCKS_FILE, tokenizer, text_field="text", block_size=64, max_malformed_share=0
+        )
+    part = Part(name=artifacts.blocks_name(0), digest=blocks.digest, num_blocks=number, num_documents=1)
+    with artifacts.corpus(config).write() as draft:
+        write_corpus(draft.path, tokenizer, train=[part], validation=[part], accounts={"a": accounting}, quarantined={})
+
+
+def test_the_dense_twin_is_the_base_and_the_memory_one_starts_with_its_logits(config, tmp_path):
+    base = make_base(config)
+    assert base.uri == artifacts.checkpoint(config, "dense").uri and base.is_made()
+    pack_corpus(config, tmp_path)
+    uri = pretrain(config)
+    gates = storage.read_manifest(uri).details["gates"]
+    assert gates["usage"] == 1 and gates["loss"] == gates["base_loss"]
+    assert storage.read_manifest(uri).inputs.keys() == {"base", "corpus"}
+    tokens = torch.arange(40)[None]
+    with torch.no_grad():
+        wanted = load_checkpoint(tmp_path / "base", CPU)(input_ids=tokens).logits
+        assert torch.equal(load_checkpoint(base.open(), CPU)(input_ids=tokens).logits, wanted)
+        assert torch.equal(
+            load_checkpoint(artifacts.checkpoint(config, "memory").open(), CPU)(input_ids=tokens).logits, wanted
+        )
+    digest = storage.read_manifest(uri).digest
+    assert pretrain(config) == uri and storage.read_manifest(uri).digest == digest
+
+
+def test_the_corpus_pads_with_a_token_that_has_a_row_and_means_nothing_else(config):
+    make_base(config)
+    tokenizer = tokenizer_of_base(config)
+    assert len(tokenizer) == load_checkpoint(config.model.base, CPU).config.vocab_size
+    assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id)
+
+
+def test_another_base_under_the_same_name_is_noticed(config):
+    make_base(config)
+    tiny_base("llama", vocab_size=280, seed=1).save_pretrained(config.model.base)
+    with pytest.raises(RunError, match="made from a different base"):
+        make_base(config)
+
+
+def test_a_base_is_named_without_the_shape_of_a_pretrained_model(config):
+    assert identity(config.model, of="dense") == {"base": config.model.base}
+    assert identity(config.model, of="memory").keys() == {"base", "memory", "key_tokens"}
+
+
+def test_a_base_without_a_tokenizer_is_refused(config, tmp_path):
+    tiny_base("llama").save_pretrained(tmp_path / "bare")
+    with pytest.raises(BaseError, match="it has no tokenizer, and a recipe reads text"):
+        make_base(replace(config, model=replace(config.model, base=str(tmp_path / "bare"))))
+
+
+def test_settings_that_a_base_excludes_are_refused(config):
+    with pytest.raises(ValueError, match=r"corpus.tokenizer is 'gpt2', and model.base reads with its own"):
+        replace(config, corpus=replace(config.corpus, tokenizer="gpt2"))
+    with pytest.raises(ValueError, match="model.key_tokens is -1"):
+        replace(config.model, key_tokens=-1)
