@@ -369,6 +369,7 @@ def run_attach(arguments: Sequence[str]) -> None:
         if made.measured is None:
             print("its keys are random; fit them to text before it learns")
             return
+        print(f"its keys are fitted to {options['text'] or 'text that the base wrote by itself'}")
         print("\n".join(made.measured.lines()))
         if made.measured.failed():
             raise SystemExit(GATE_FAILED)

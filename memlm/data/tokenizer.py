@@ -27,6 +27,9 @@ MAX_UNUSED_IDS = 1000
 """Number of ids that any vocabulary may leave unused; a large one may leave as many ids unused as
 it has tokens. A model has a row for each id."""
 
+ROWS_SETTING = "num_model_rows"
+"""Setting of a saved tokenizer: the rows of the model that it was loaded for."""
+
 LOADING_SETTINGS = (
     *("local_files_only", "is_local", "trust_remote_code", "auto_map", "token", "cache_dir"),
     *("proxies", "force_download", "resume_download", "revision", "subfolder", "_commit_hash", "_from_auto"),
@@ -98,12 +101,22 @@ def load_tokenizer(name_or_path: str, *, num_rows: int | None = None) -> PreTrai
             "Use one made for a causal model."
         )
     _fill_gaps(name_or_path, tokenizer)
+    num_rows = _noted_rows(tokenizer, num_rows)
     others = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, None}
     # If the pad token is a letter, that letter at the end of a block would be taken for a pad.
     if tokenizer.pad_token_id in others or len(tokenizer.pad_token) == 1:
         has_row = num_rows is None or len(tokenizer) < num_rows
         tokenizer.add_special_tokens({"pad_token": PAD if has_row else _unused_token(name_or_path, tokenizer)})
     return tokenizer
+
+
+def _noted_rows(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -> int | None:
+    """The number of rows that is given, or was when the tokenizer was loaded before it was saved:
+    a pad token that was chosen for a model without another row is then kept."""
+    if num_rows is not None:
+        tokenizer.init_kwargs[ROWS_SETTING] = num_rows
+    noted = tokenizer.init_kwargs.get(ROWS_SETTING)
+    return noted if isinstance(noted, int) else None
 
 
 def _unused_token(name: str, tokenizer: PreTrainedTokenizerBase) -> str:

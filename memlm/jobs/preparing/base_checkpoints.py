@@ -97,7 +97,8 @@ def _attach(config: Config, checkpoint: Artifact, tracker: Tracker) -> None:
     from memlm.training.checkpoints.attaching import tokenizer_of, with_fitted_memory
     from memlm.training.checkpoints.model_card import attached_card
 
-    folder = artifacts.checkpoint(config, "dense").open(digest=checkpoint.digests()["base"])
+    dense = artifacts.checkpoint(config, "dense")
+    folder, address = dense.open(digest=checkpoint.digests()["base"]), str(dense.manifest().details["base"])
     base, memory, seed = open_base(str(folder)), config.model.memory, config.pretraining.seed
     tokenizer, background = tokenizer_of(base), _background(config, checkpoint.digests()["corpus"])
     assert tokenizer is not None, "checked before the base was written"
@@ -108,9 +109,9 @@ def _attach(config: Config, checkpoint: Artifact, tracker: Tracker) -> None:
         model.save_pretrained(draft.path)
         save_tokenizer(tokenizer, draft.path, max_length=base.config.max_position_embeddings)
         parameters = count_parameters(model)
-        card = attached_card(replace(base, address=config.model.base), memory, parameters, adapter=False)
+        card = attached_card(replace(base, address=address), memory, parameters, adapter=False)
         Path(draft.path, storage.README).write_text(card, encoding="utf-8")
-        draft.details.update(base=config.model.base, parameters=asdict(parameters), gates=measured.as_json())
+        draft.details.update(base=address, parameters=asdict(parameters), gates=measured.as_json())
     for line in measured.lines():
         say(f"attach: {line}")
     _track(config, checkpoint, tracker, {f"gates/{name}": value for name, value in measured.numbers().items()})

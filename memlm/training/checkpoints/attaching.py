@@ -6,6 +6,7 @@ which is loaded into its base. Its keys are fitted to background text, where the
 read text with.
 """
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ Form = Literal["whole", "adapter"]
 Keys = Literal["fitted", "random"]
 Precision = Literal["auto", "fp32", "bf16"]
 TYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
+log = logging.getLogger(__name__)
 MAX_TOP_K, MAX_KEY_DIM = 16, 128
 """Defaults where the pool and the base are large enough."""
 TOKENIZER_FILES = (
@@ -128,7 +130,9 @@ def attach(
         if tokenizer is None or keys == "random":
             model, measured = with_memory(own, memory, seed=seed), None
         else:
-            blocks = sample_blocks(own, tokenizer, seed=seed, **read) if blocks is None else blocks
+            if blocks is None:
+                log.warning("no text is given, so the base writes %s tokens by itself first", f"{2 * number:,}")
+                blocks = sample_blocks(own, tokenizer, seed=seed, **read)
             model, measured = with_fitted_memory(own, memory, tokenizer, Background.of(blocks), seed=seed)
             draft.details["gates"] = measured.as_json()
         if form == "adapter":

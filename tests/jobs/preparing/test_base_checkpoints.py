@@ -9,7 +9,7 @@ from memlm import artifacts, storage
 from memlm.data.corpus.corpus import Part, write_corpus, write_part
 from memlm.data.corpus.listing import Shard
 from memlm.data.corpus.shards import write_shard
-from memlm.data.tokenizer import train_tokenizer
+from memlm.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from memlm.identity import identity
 from memlm.jobs.preparing.base_checkpoints import make_base, tokenizer_of_base
 from memlm.jobs.pretrain import run as pretrain
@@ -82,6 +82,15 @@ def test_the_corpus_pads_with_a_token_that_has_a_row_and_means_nothing_else(conf
     tokenizer = tokenizer_of_base(config)
     assert len(tokenizer) == load_checkpoint(config.model.base, CPU).config.vocab_size
     assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id)
+
+
+def test_a_pad_token_without_a_row_of_its_own_is_kept_when_the_corpus_is_read(config, tmp_path):
+    make_base(config)
+    tokenizer = tokenizer_of_base(config)
+    tokenizer.pad_token = tokenizer.bos_token  # as where no token is to spare
+    save_tokenizer(tokenizer, tmp_path / "saved")
+    loaded = load_tokenizer(str(tmp_path / "saved"))
+    assert len(loaded) == len(tokenizer) and loaded.pad_token_id != loaded.eos_token_id
 
 
 def test_another_base_under_the_same_name_is_noticed(config):
