@@ -287,14 +287,10 @@ def _check_pool_split(pool_split: int, value_dim: int, num_workers: int) -> None
 
 
 def _check_base(config: Config) -> None:
-    """Check what belongs to a base, or does not."""
+    """Check that the text is read with the base's own tokenizer."""
     if config.model.base and config.corpus.tokenizer:
         raise ValueError(
             f"corpus.tokenizer is {config.corpus.tokenizer!r}, and model.base reads with its own tokenizer; leave one of the two out"
-        )
-    if config.corpus.samples is not None and not config.model.base:
-        raise ValueError(
-            "corpus.samples is set, and there is no model.base to write them before the corpus exists; set model.base, or leave corpus.samples out"
         )
 
 

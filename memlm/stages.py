@@ -110,6 +110,7 @@ def require_possible(stage: str, config: Config) -> None:
     _refuse_facts_with_documents(config)
     if stage in ("prepare_corpus", "pareto_sweep"):
         _require_tokenizer(config.corpus.tokenizer)
+        _require_writer_of_samples(config)
     if stage in READS_SOURCES:
         _check_layouts(config)
         if not config.dry_run:
@@ -217,6 +218,19 @@ def _require_tokenizer(tokenizer: str) -> None:
     if tokenizer.startswith((".", "/", "~")) and not os.path.isdir(tokenizer):
         raise RunError(
             f"corpus.tokenizer is {tokenizer!r}, and there is no such folder; correct the path, or give a hub id"
+        )
+
+
+def _require_writer_of_samples(config: Config) -> None:
+    if config.corpus.samples is not None and not config.model.base:
+        raise RunError(
+            "corpus.samples is set, and there is no model.base to write them before the corpus exists; set model.base, or leave corpus.samples out"
+        )
+    paths = (config.corpus.path, config.corpus.validation_path)
+    if config.corpus.samples is None and any(SAMPLES in path for path in paths):
+        raise RunError(
+            f"corpus.path is {paths[0]!r} and corpus.validation_path {paths[1]!r}, and corpus.samples says not to let the base write texts; set it, "
+            "or name other paths"
         )
 
 

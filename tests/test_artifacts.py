@@ -226,6 +226,7 @@ EVERY_PART = {
         (HeldOutConfig(name="known_facts", path="known.jsonl", base_answers="right"),),
     ),
     "examples": with_field(config_of(["smoke"]), "questions.examples", QuestionSetConfig(path="examples.jsonl")),
+    "a base": config_of(["smoke", "--model.base", "/base"]),
     "samples": with_field(config_of(["smoke"]), "corpus.samples", SamplesConfig()),
     "a living background": config_of(["smoke", "--method.living-background", "4"]),
     "a background of facts": config_of(["smoke", "--method.background", "new_facts"]),

@@ -13,7 +13,7 @@ from memlm import artifacts, storage
 from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
-from memlm.jobs.on_ray.console import say
+from memlm.jobs.on_ray.console import quiet, say
 from memlm.jobs.tracked import log_config
 from memlm.run import run_of, tracking_uri
 from memlm.tracking import Tracker
@@ -33,6 +33,7 @@ def make_base(config: Config) -> Artifact:
     used."""
     from memlm.model.bases.base import open_base  # imports torch
 
+    quiet()
     base = open_base(config.model.base)
     checkpoint = artifacts.checkpoint(config, "dense").made_from(base=base.digest)
     if checkpoint.is_made():
@@ -97,6 +98,7 @@ def _attach(config: Config, checkpoint: Artifact, tracker: Tracker) -> None:
     from memlm.training.checkpoints.attaching import tokenizer_of, with_fitted_memory
     from memlm.training.checkpoints.model_card import attached_card
 
+    quiet()
     dense = artifacts.checkpoint(config, "dense")
     folder, address = dense.open(digest=checkpoint.digests()["base"]), str(dense.manifest().details["base"])
     base, memory, seed = open_base(str(folder)), config.model.memory, config.pretraining.seed

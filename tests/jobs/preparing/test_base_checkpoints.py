@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from memlm import artifacts, storage
+from memlm.data.corpus.config import SamplesConfig
 from memlm.data.corpus.corpus import Part, write_corpus, write_part
 from memlm.data.corpus.listing import Shard
 from memlm.data.corpus.shards import write_shard
@@ -17,6 +18,7 @@ from memlm.kinds import BLOCKS_FILE
 from memlm.model.bases.base import BaseError
 from memlm.model.language_model import load_checkpoint
 from memlm.run import RunError
+from memlm.stages import require_possible
 from tests.jobs.running import smoke
 from tests.support.families import tiny_base
 
@@ -40,7 +42,8 @@ def config(tmp_path):
         "--model.memory.key-dim",
         "8",
     )
-    return replace(smoke(tmp_path / "runs", "--tracking", "off", *options, *memory), world=None)
+    method = ("--method.num-trainable-slots", "20")
+    return replace(smoke(tmp_path / "runs", "--tracking", "off", *options, *memory, *method), world=None)
 
 
 def pack_corpus(config, folder):
@@ -116,3 +119,12 @@ def test_settings_that_a_base_excludes_are_refused(config):
         replace(config, corpus=replace(config.corpus, tokenizer="gpt2"))
     with pytest.raises(ValueError, match="model.key_tokens is -1"):
         replace(config.model, key_tokens=-1)
+
+
+def test_only_a_base_writes_samples_and_only_samples_are_read_as_such(config):
+    sampled = replace(config, corpus=replace(config.corpus, path="{samples}/train", samples=SamplesConfig()))
+    plain = replace(sampled.model, base="")
+    with pytest.raises(RunError, match="there is no model.base to write them"):
+        require_possible("prepare_corpus", replace(sampled, model=plain))
+    with pytest.raises(RunError, match="corpus.samples says not to let the base write"):
+        require_possible("prepare_corpus", replace(sampled, corpus=replace(sampled.corpus, samples=None)))
