@@ -313,6 +313,33 @@ def run_attach(arguments: Sequence[str]) -> None:
     """`memlm attach BASE OUT --layer N --slots M [...]`: put a memory into somebody else's model.
     Exits with status 1 and one line for a base that cannot have one, and with status 3 if the
     checkpoint is written, but fails a gate."""
+    parser = _attach_parser()
+    options = vars(parser.parse_args(list(arguments)))
+    base, out = _with_home(options.pop("base")), _with_home(options.pop("out"))
+    options["text"] = options["text"] and _with_home(options["text"])
+
+    def attach() -> None:
+        _say(f"{ATTACH}: {base}")
+        importlib.import_module("transformers.utils.logging").disable_progress_bar()
+        made = importlib.import_module("memlm.training.checkpoints.attaching").attach(base, out, **options)
+        print(
+            f"{out} is a checkpoint with digest {made.digest}: {made.parameters.base:,} parameters and {made.memory.num_slots:,} slots of "
+            f"{made.memory.value_dim} at layer {made.memory.layers[0]}, {made.memory.placement}"
+        )
+        if not made.has_tokenizer:
+            print("the base has no tokenizer, so there is none in the checkpoint")
+        if made.measured is None:
+            print("its keys are random; fit them to text before it learns")
+            return
+        print(f"its keys are fitted to {options['text'] or 'text that the base wrote by itself'}")
+        print("\n".join(made.measured.lines()))
+        if made.measured.failed():
+            raise SystemExit(GATE_FAILED)
+
+    launch(attach)
+
+
+def _attach_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"memlm {ATTACH}",
         description="Put a memory into a causal language model, which then learns facts as memlm's own models do.",
@@ -352,29 +379,7 @@ def run_attach(arguments: Sequence[str]) -> None:
         "--key-tokens", type=int, help="tokens to fit the keys to (default: 16,384, or 48 per half-key)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the keys (default: 0)")
-    options = vars(parser.parse_args(list(arguments)))
-    base, out = _with_home(options.pop("base")), _with_home(options.pop("out"))
-    options["text"] = options["text"] and _with_home(options["text"])
-
-    def attach() -> None:
-        _say(f"{ATTACH}: {base}")
-        importlib.import_module("transformers.utils.logging").disable_progress_bar()
-        made = importlib.import_module("memlm.training.checkpoints.attaching").attach(base, out, **options)
-        print(
-            f"{out} is a checkpoint with digest {made.digest}: {made.parameters.base:,} parameters and {made.memory.num_slots:,} slots of "
-            f"{made.memory.value_dim} at layer {made.memory.layers[0]}, {made.memory.placement}"
-        )
-        if not made.has_tokenizer:
-            print("the base has no tokenizer, so there is none in the checkpoint")
-        if made.measured is None:
-            print("its keys are random; fit them to text before it learns")
-            return
-        print(f"its keys are fitted to {options['text'] or 'text that the base wrote by itself'}")
-        print("\n".join(made.measured.lines()))
-        if made.measured.failed():
-            raise SystemExit(GATE_FAILED)
-
-    launch(attach)
+    return parser
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

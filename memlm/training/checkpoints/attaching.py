@@ -10,7 +10,7 @@ import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -115,44 +115,71 @@ def attach(
     dtype = TYPES[precision]
     require_room(found, num_values=memory.num_slots * memory.value_dim, dtype=dtype)
     tokenizer = tokenizer_of(found)
-    _require_text_can_be_read(found, text, keys, tokenizer)
     number = key_tokens or num_tokens_to_fit(memory.num_half_keys)
-    read: dict[str, Any] = {"num_tokens": 2 * number, "max_length": found.config.max_position_embeddings}
-    blocks = None if text is None or tokenizer is None else read_blocks(text, tokenizer, **read)
-    settings = {"attached": {"memory": asdict(memory), "form": form, "precision": precision, "seed": seed}}
-    inputs = {"base": found.digest}
-    if tokenizer is not None and keys == "fitted":
-        settings["attached"]["key_tokens"] = number
-    if blocks is not None:
-        inputs["text"] = digest_of_blocks(blocks)
-    with storage.write_artifact(out, kind=CHECKPOINT_KIND, config=settings, inputs=inputs) as draft:
-        own = load_base(found, dtype=dtype)
+    blocks = _given_text(found, text, tokenizer, keys, num_tokens=number)
+    fitted = {"key_tokens": number} if tokenizer is not None and keys == "fitted" else {}
+    named = {"memory": asdict(memory), "form": form, "precision": precision, "seed": seed, **fitted}
+    inputs = {"base": found.digest, **({} if blocks is None else {"text": digest_of_blocks(blocks)})}
+    with storage.write_artifact(out, kind=CHECKPOINT_KIND, config={"attached": named}, inputs=inputs) as draft:
+        own, measured = load_base(found, dtype=dtype), None
         if tokenizer is None or keys == "random":
-            model, measured = with_memory(own, memory, seed=seed), None
+            model = with_memory(own, memory, seed=seed)
         else:
-            if blocks is None:
-                log.warning("no text is given, so the base writes %s tokens by itself first", f"{2 * number:,}")
-                blocks = sample_blocks(own, tokenizer, seed=seed, **read)
+            blocks = _own_text(own, tokenizer, num_tokens=number, seed=seed) if blocks is None else blocks
             model, measured = with_fitted_memory(own, memory, tokenizer, Background.of(blocks), seed=seed)
             draft.details["gates"] = measured.as_json()
-        if form == "adapter":
-            save_adapter(model, found, memory, draft.path)
-        else:
-            model.save_pretrained(draft.path)
-        if tokenizer is not None:
-            save_tokenizer(tokenizer, draft.path, max_length=found.config.max_position_embeddings)
         parameters = count_parameters(model)
-        card = attached_card(found, memory, parameters, adapter=form == "adapter")
-        Path(draft.path, storage.README).write_text(card, encoding="utf-8")
+        _write(model, found, memory, tokenizer, draft.path, form=form)
         draft.details.update(base=found.address, parameters=asdict(parameters))
     digest = storage.read_manifest(out, CHECKPOINT_KIND).digest
-    return Attached(
-        digest=digest,
-        memory=memory,
-        parameters=parameters,
-        has_tokenizer=tokenizer is not None,
-        measured=measured,
-    )
+    has_tokenizer = tokenizer is not None
+    return Attached(digest=digest, memory=memory, parameters=parameters, has_tokenizer=has_tokenizer, measured=measured)
+
+
+def _given_text(
+    base: Base, text: str | None, tokenizer: PreTrainedTokenizerBase | None, keys: Keys, *, num_tokens: int
+) -> Int[Tensor, "blocks block_size"] | None:
+    """Twice num_tokens tokens of the text that was named, if any."""
+    if text is None:
+        return None
+    if keys == "random":
+        raise ValueError(
+            f"text is {text!r}, and keys is 'random', which are fitted to no text; leave one of the two out"
+        )
+    if tokenizer is None:
+        raise ValueError(
+            f"text is {text!r}, and base {base.address} has no tokenizer to read it with; put its tokenizer's files into its folder, or leave text out"
+        )
+    return read_blocks(text, tokenizer, num_tokens=2 * num_tokens, max_length=base.config.max_position_embeddings)
+
+
+def _own_text(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, num_tokens: int, seed: int
+) -> Int[Tensor, "blocks block_size"]:
+    """Twice num_tokens tokens that the base writes by itself."""
+    log.warning("no text is given, so the base writes %s tokens by itself first", f"{2 * num_tokens:,}")
+    longest = base.config.max_position_embeddings
+    return sample_blocks(base, tokenizer, num_tokens=2 * num_tokens, max_length=longest, seed=seed)
+
+
+def _write(
+    model: MemoryHead,
+    base: Base,
+    memory: MemoryConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+    *,
+    form: Form,
+) -> None:
+    """Write the files of the checkpoint."""
+    if form == "adapter":
+        save_adapter(model, base, memory, folder)
+    else:
+        model.save_pretrained(folder)
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder, max_length=base.config.max_position_embeddings)
+    card = attached_card(base, memory, count_parameters(model), adapter=form == "adapter")
+    Path(folder, storage.README).write_text(card, encoding="utf-8")
 
 
 def with_fitted_memory(
@@ -170,19 +197,6 @@ def with_fitted_memory(
     model = with_memory(base, memory, seed=seed)
     fit_to_text(model, background.fitted, eos_id=eos_id, seed=seed)
     return model, measure(model, tokenizer, background.measured, base_loss=base_loss)
-
-
-def _require_text_can_be_read(
-    base: Base, text: str | None, keys: Keys, tokenizer: PreTrainedTokenizerBase | None
-) -> None:
-    if text is not None and keys == "random":
-        raise ValueError(
-            f"text is {text!r}, and keys is 'random', which are fitted to no text; leave one of the two out"
-        )
-    if text is not None and tokenizer is None:
-        raise ValueError(
-            f"text is {text!r}, and base {base.address} has no tokenizer to read it with; put its tokenizer's files into its folder, or leave text out"
-        )
 
 
 def tokenizer_of(base: Base) -> PreTrainedTokenizerBase | None:
