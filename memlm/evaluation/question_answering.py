@@ -20,7 +20,7 @@ from memlm.data.questions.records import Question
 from memlm.evaluation.answers import Normalize, exact_match, f1, normalize
 from memlm.evaluation.continuations import Continuation, ContinuationNats, continuation_nats
 from memlm.model.reader import Reader
-from memlm.prefixes import behind, prefix_of
+from memlm.model.reader.prefixes import behind, prefix_of
 
 PROMPT = "Question: {question}\nAnswer:"
 """The form of lm-evaluation-harness's TriviaQA task, at no examples."""

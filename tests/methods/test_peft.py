@@ -12,7 +12,7 @@ from memlm.methods.method import LearningInputs
 from memlm.methods.parts.adapters import tokens_of_statements
 from memlm.methods.parts.target_modules import target_modules
 from memlm.methods.peft import KINDS, MERGED, PREFIXES, PeftConfig
-from memlm.prefixes import prefix_before
+from memlm.model.reader.prefixes import prefix_before
 from memlm.recipes import RECIPES
 from memlm.stages import RunError, require_finetunable
 from memlm.training.step import finetune_step

@@ -27,7 +27,7 @@ from memlm.jobs.tracked import (
 from memlm.jobs.trial.materials import load_materials, load_model
 from memlm.jobs.trial.traces import tracer_of, write_trace
 from memlm.kinds import ADVICE, PATCH_FILE, PREFIX_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
-from memlm.prefixes import prefix_before, save_prefix
+from memlm.model.reader.prefixes import prefix_before, save_prefix
 from memlm.results.trial_report import draw_scores, write_trial_report
 from memlm.run import tracking_uri
 from memlm.tracking import Tracker

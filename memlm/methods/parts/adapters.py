@@ -19,8 +19,8 @@ from memlm.data.questions.records import Fact
 from memlm.methods.method import FixedParametersMethod, LearningInputs
 from memlm.methods.parts.target_modules import target_modules
 from memlm.methods.peft import AdapterConfig
+from memlm.model.reader.prefixes import Prefix, prefix_in, prefix_of, put_behind
 from memlm.names import suggestion
-from memlm.prefixes import Prefix, prefix_in, prefix_of, put_behind
 
 KEYS_VALUES = ("cartridge", "prefix_tuning")
 """Prefixes that are learned as keys and values; the others are learned as embeddings."""

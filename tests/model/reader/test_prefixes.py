@@ -5,7 +5,7 @@ import torch
 
 from memlm.data.corpus.packing import document_positions
 from memlm.model.reader import Reader
-from memlm.prefixes import Prefix, behind, load_prefix, prefix_before, prefix_of, put_behind, save_prefix
+from memlm.model.reader.prefixes import Prefix, behind, load_prefix, prefix_before, prefix_of, put_behind, save_prefix
 from tests.support.tiny import EOS, PAD, random_batch, tiny_model
 
 BEFORE = torch.tensor([3, 1, 4, 1, 5, 9])
