@@ -287,11 +287,36 @@ def _check_pool_split(pool_split: int, value_dim: int, num_workers: int) -> None
 
 
 def _check_base(config: Config) -> None:
-    """Check that the text is read with the base's own tokenizer."""
-    if config.model.base and config.corpus.tokenizer:
+    """Check that the text is read with the base's own tokenizer, and that settings for a base have
+    one."""
+    settings = config.pretraining
+    if not config.model.base:
+        _check_without_base(settings)
+        return
+    if config.corpus.tokenizer:
         raise ValueError(
             f"corpus.tokenizer is {config.corpus.tokenizer!r}, and model.base reads with its own tokenizer; leave one of the two out"
         )
+    if settings.pool_split > 1:
+        raise ValueError(
+            f"pretraining.pool_split is {settings.pool_split}, and the memory of a base is trained whole on each worker; set it to 1, or leave model.base out"
+        )
+    if not settings.num_steps and settings.control:
+        raise ValueError(
+            "pretraining.control is True, and pretraining.num_steps is 0, so there is no training to compare with; give it steps, or leave the control out"
+        )
+
+
+def _check_without_base(settings: PretrainingConfig) -> None:
+    if not settings.num_steps:
+        raise ValueError(
+            "pretraining.num_steps is 0; it must be at least 1, unless a base gets a memory whose keys are only fitted (model.base)"
+        )
+    for name in ("keys", "distillation_weight", "control"):
+        if getattr(settings, name) != getattr(PretrainingConfig(), name):
+            raise ValueError(
+                f"pretraining.{name} is {getattr(settings, name)!r}, and there is no model.base whose memory is trained; set model.base, or leave it out"
+            )
 
 
 def _check_documents(config: Config) -> None:

@@ -170,15 +170,31 @@ class MemoryLayer(PoolHolder):
 class _AddsMemory(nn.Module):
     """The part of a feed-forward network's class by which a memory layer is added to it."""
 
-    memory: MemoryLayer
+    memory: nn.Module
+    is_added = True
 
     def forward(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
-        return super().forward(hidden_states) + self.memory(hidden_states)  # type: ignore[misc]
+        own: Tensor = super().forward(hidden_states)  # type: ignore[misc]
+        return own + self.memory(hidden_states) if self.is_added else own
 
 
-def add_to(feed_forward: nn.Module, memory: MemoryLayer) -> None:
-    """Add the memory layer's output to that of a feed-forward network, which keeps its place and
-    the names of its parameters."""
+@contextmanager
+def without_additions(model: nn.Module) -> Iterator[None]:
+    """Within the context, every feed-forward network that something was added to runs alone, so a
+    base with a memory parallel to its own layers is the base."""
+    networks = [module for module in model.modules() if isinstance(module, _AddsMemory)]
+    for network in networks:
+        network.is_added = False
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.is_added = True
+
+
+def add_to(feed_forward: nn.Module, memory: nn.Module) -> None:
+    """Add the output of a memory layer, or of what stands in its place, to that of a feed-forward
+    network, which keeps its own place and the names of its parameters."""
     feed_forward.__class__ = _adding_memory(type(feed_forward))  # type: ignore[arg-type]
     feed_forward.memory = memory
 

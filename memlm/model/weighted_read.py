@@ -74,11 +74,12 @@ class RowGradients:
         slots: Int[Tensor, "tokens reads"],
         weights: Float[Tensor, "tokens reads"],
     ) -> Float[Tensor, "tokens value_dim"]:
-        """The read whose backward appends the table's gradient. If gradients are enabled, the
-        weights must require one."""
+        """The read whose backward appends the table's gradient."""
         if not torch.is_grad_enabled():
             return weighted_read(values, slots, weights)
         require_read(values, slots, weights)
+        if not weights.requires_grad:  # backward reaches only what something below requires
+            weights = weights.detach().requires_grad_()
         return _RowGradients.apply(values.detach(), slots, weights, self.parts)
 
 

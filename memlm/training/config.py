@@ -11,12 +11,21 @@ EXCHANGED_BYTES = 1 << 28
 many times the table."""
 
 
+def _has_fixed_keys(settings: "PretrainingConfig") -> bool:
+    return settings.keys == "fixed"
+
+
+def _distils(settings: "PretrainingConfig") -> bool:
+    return settings.distillation_weight > 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
     """AdamW with warm-up and cosine decay, and lazy Adam for the pools. DeepSpeed's own settings
     are derived from these."""
 
     num_steps: int = names_result(1000)
+    """Steps; with model.base, those of its memory, and 0 for keys that are only fitted."""
     batch_blocks: int = names_result(32)
     """Blocks of one optimizer step, over all workers and micro-batches."""
     micro_batch_blocks: int = execution_only(32)
@@ -42,7 +51,7 @@ class PretrainingConfig:
     """Weight decay of matrices; values, norms and biases have none."""
     clip_norm: float = names_result(1.0)
     precision: Literal["fp32", "bf16"] = names_result("fp32")
-    """fp32, or bf16: autocast over fp32 weights."""
+    """fp32, or bf16: autocast over fp32 weights. A frozen base is held in the same type."""
     zero_stage: Literal[0, 1, 2, 3] = execution_only(0)
     """Stage of DeepSpeed ZeRO: which parts of the training state are divided among the workers. 0:
     none, the fastest if everything fits (16 bytes per parameter: weight, gradient and two moments
@@ -60,6 +69,18 @@ class PretrainingConfig:
     log_every: int = execution_only(50)
     seed: int = names_result(0)
     """Seed of the initial weights and of the order of the blocks."""
+    keys: Literal["trained", "fixed"] = names_result("trained", only=("memory",), when=_has_fixed_keys)
+    """With model.base: whether the memory's queries and half-keys are trained, too, or stay as they
+    were fitted to the corpus."""
+    distillation_weight: float = names_result(0.0, only=("memory",), when=_distils)
+    """With model.base: weight of the divergence from the base's own predictions, KL(base || model)
+    in nats per token, which is added to the loss; 0 for none. It keeps the memory from adapting the
+    base to the corpus's style."""
+    distillation_temperature: float = names_result(1.0, only=("memory",), when=_distils)
+    """Temperature of both predictions; the divergence is multiplied by its square."""
+    control: bool = execution_only(False)
+    """With model.base: also train the control, a dense network in the memory's place that computes
+    as much per token, on the same text, and measure it."""
 
     @property
     def divergence_remedy(self) -> str:
@@ -78,10 +99,10 @@ class PretrainingConfig:
         return 4, "values, gradient and two moments"
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_blocks", "micro_batch_blocks", "checkpoint_every", "log_every", "pool_split"):
+        for name in ("batch_blocks", "micro_batch_blocks", "checkpoint_every", "log_every", "pool_split"):
             if getattr(self, name) < 1:
                 raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("learning_rate", "value_learning_rate", "clip_norm"):
+        for name in ("learning_rate", "value_learning_rate", "clip_norm", "distillation_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must be above 0")
         if self.pool_split > 1 and self.pool_optimizer != "lazy_adam":
@@ -89,7 +110,7 @@ class PretrainingConfig:
                 f'pretraining.pool_split is {self.pool_split} and pretraining.pool_optimizer "{self.pool_optimizer}"; only "lazy_adam" trains a '
                 "pool that is split over workers, so set it, or pretraining.pool_split to 1"
             )
-        for name in ("warmup_steps", "final_learning_rate", "weight_decay"):
+        for name in ("num_steps", "warmup_steps", "final_learning_rate", "weight_decay", "distillation_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"pretraining.{name} is {getattr(self, name)}; it must not be negative")
         self.require_workers(1)

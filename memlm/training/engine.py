@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from memlm.model.memory import ValuePool
 from memlm.slots.accesses import value_pools
 from memlm.training.checkpoints.export import export_with_split_pools
 from memlm.training.checkpoints.fragments import fragments_of, load_fragments, save_fragments
@@ -34,6 +35,7 @@ BETAS, EPSILON = (0.9, 0.95), 1e-8
 
 class Engine:
     """One rank of a DeepSpeed run. torch.distributed must be initialised, with one rank or more.
+    Parameters that require no gradient stay as they are, and are in no training state.
 
     With pool_optimizer = "lazy_adam" DeepSpeed trains the rest of the model, and LazyAdam the
     pools, in one step and under one clip norm. Pools that are split over ranks (pool_split) must
@@ -184,6 +186,16 @@ class Engine:
             if directory is not None:
                 model.save_pretrained(directory)  # type: ignore[operator]
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What moves, by its name in the state dict, as copies on the CPU. Every rank must call
+        it. Raises DivergedError if something is not finite. Not for split pools."""
+        self.require_finite("after the last step")
+        moving = {name for name, parameter in self._engine.module.named_parameters() if parameter.requires_grad}
+        with self.whole_weights() as model:
+            pools = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, ValuePool)}
+            weights = dict(model.named_parameters())
+            return {name: weights[name].detach().cpu().clone() for name in sorted(moving | pools)}
+
     @contextmanager
     def _whole_base(self) -> Iterator[nn.Module]:
         parameters = list(self._engine.module.parameters())
@@ -202,11 +214,11 @@ def _require_split(model: nn.Module, pool_split: int) -> None:
 
 
 def _parameter_groups(model: nn.Module, config: PretrainingConfig) -> list[dict[str, object]]:
-    """Matrices with weight decay, vectors without, and the value pools, where they are
-    parameters, at their own rate without."""
+    """The parameters that move: matrices with weight decay, vectors without, and the value pools,
+    where they are parameters, at their own rate without."""
     values = {id(pool.weight) for pool in value_pools(model)}
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "values": []}
-    for parameter in model.parameters():
+    for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
         name = "values" if id(parameter) in values else "matrices" if parameter.ndim > 1 else "vectors"
         groups[name].append(parameter)
     rates = {"matrices": config.learning_rate, "vectors": config.learning_rate, "values": config.value_learning_rate}

@@ -7,14 +7,14 @@ The loop yields the result of each step and does no logging or storage, which is
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from memlm.data.corpus.blocks import Blocks, batch_ids
@@ -23,10 +23,14 @@ from memlm.slots.accesses import memory_layers, on_accesses, value_pools
 from memlm.slots.counts import usage_of
 from memlm.training.config import PretrainingConfig
 from memlm.training.finite import DivergedError
-from memlm.training.step import next_token_loss, num_predicted
+from memlm.training.step import divergence, next_token_loss, num_predicted
 
 if TYPE_CHECKING:
     from memlm.training.engine import Engine  # imports DeepSpeed
+
+
+Teacher = Callable[[Int[Tensor, "blocks block_size"], Int[Tensor, "blocks block_size"]], Float[Tensor, "*logits"]]
+"""Logits of the base for tokens at their positions, without gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class PretrainingStep:
     step: int
     loss: float
     """Nats per token over the global batch."""
+    divergence: float
+    """KL(base || model), in nats per token over the same batch; 0 without distillation."""
     tokens_per_second: float
     """Tokens per second over all ranks since the last reported step."""
     seconds: float
@@ -53,10 +59,17 @@ def learning_rate_share(step: int, config: PretrainingConfig) -> float:
 
 
 def pretrain(
-    engine: "Engine", blocks: Blocks, config: PretrainingConfig, *, first_step: int, eos_id: int, pad_id: int
+    engine: "Engine",
+    blocks: Blocks,
+    config: PretrainingConfig,
+    *,
+    first_step: int,
+    eos_id: int,
+    pad_id: int,
+    teacher: Teacher | None = None,
 ) -> Iterator[PretrainingStep]:
-    """Train from first_step to the end, yielding after every step. Raises DivergedError when the
-    loss or the gradient is not finite."""
+    """Train from first_step to the end, yielding after every step, with distillation if there is a
+    teacher. Raises DivergedError when the loss or the gradient is not finite."""
     since, tokens_since = time.monotonic(), 0
     for step in range(first_step, config.num_steps):
         began = time.monotonic()
@@ -66,7 +79,7 @@ def pretrain(
             batch_ids(seed=config.seed, step=step, batch_size=config.batch_blocks, num_blocks=len(blocks))
         ).to(engine.device)
         usage = _Usage(engine.model) if reported and memory_layers(engine.model) else None
-        loss = _train_batch(engine, batch, eos_id=eos_id, pad_id=pad_id, usage=usage)
+        loss, distance = _train_batch(engine, batch, eos_id=eos_id, pad_id=pad_id, usage=usage, teacher=teacher)
         for what, value in (("loss", loss), ("gradient's norm", engine.gradient_norm)):
             if not math.isfinite(value):
                 raise DivergedError(f"the {what} is {value} at step {step + 1}; {config.divergence_remedy}")
@@ -75,6 +88,7 @@ def pretrain(
         yield PretrainingStep(
             step=step + 1,
             loss=loss,
+            divergence=distance,
             tokens_per_second=tokens_since / (now - since),
             seconds=now - began,
             usage=usage.summary() if usage else {},
@@ -84,27 +98,42 @@ def pretrain(
 
 
 def _train_batch(
-    engine: "Engine", batch: Int[Tensor, "blocks block_size"], *, eos_id: int, pad_id: int, usage: "_Usage | None"
-) -> float:
+    engine: "Engine",
+    batch: Int[Tensor, "blocks block_size"],
+    *,
+    eos_id: int,
+    pad_id: int,
+    usage: "_Usage | None",
+    teacher: Teacher | None,
+) -> tuple[float, float]:
+    """The batch's loss and divergence from the teacher, before the step."""
     config, rank = engine.config, dist.get_rank()
     num_targets = num_predicted(is_text(batch, eos_id=eos_id, pad_id=pad_id))
-    total = torch.zeros((), device=engine.device)
+    totals = torch.zeros(2, device=engine.device)
     mine = batch.view(engine.world_size, -1, batch.shape[1])[rank]
     for tokens in mine.split(config.micro_batch_blocks):
         is_token = is_text(tokens, eos_id=eos_id, pad_id=pad_id)
+        positions = document_positions(tokens, eos_id=eos_id)
         autocast = torch.autocast(engine.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        original = None
+        if teacher is not None:  # before the model runs, whose graph would wait meanwhile
+            with autocast, torch.no_grad():
+                original = teacher(tokens, positions)
         with autocast, usage.counting(is_token) if usage else nullcontext():
-            logits = engine.model(
-                input_ids=tokens, position_ids=document_positions(tokens, eos_id=eos_id), use_cache=False
-            ).logits
+            logits = engine.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
         loss = next_token_loss(logits, tokens, is_token) / num_targets
-        total += loss.detach()
+        totals[0] += loss.detach()
+        if original is not None:
+            distance = divergence(original, logits, is_token, temperature=config.distillation_temperature) / num_targets
+            totals[1] += distance.detach()
+            loss = loss + config.distillation_weight * distance
         # DeepSpeed takes the mean over micro-batches and ranks; the loss is already a share of
         # the global batch's.
         engine.backward(loss * engine.num_micro_batches * engine.world_size)
         engine.step()
-    dist.all_reduce(total)
-    return float(total)
+    dist.all_reduce(totals)
+    found = totals.tolist()
+    return found[0], found[1]
 
 
 class _Usage:

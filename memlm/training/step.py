@@ -28,6 +28,22 @@ def next_token_loss(
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
 
 
+def divergence(
+    original: Float[Tensor, "batch seq vocab"],
+    logits: Float[Tensor, "batch seq vocab"],
+    is_target: Bool[Tensor, "batch seq"],
+    *,
+    temperature: float = 1.0,
+) -> Float[Tensor, ""]:
+    """KL(original || model) at a temperature, times its square (Hinton et al. 2015, section 2.1);
+    the sum over all targets, in nats."""
+    predicted = is_target[:, 1:]
+    of_original, of_model = (
+        (each[:, :-1][predicted].float() / temperature).log_softmax(dim=-1) for each in (original, logits)
+    )
+    return temperature**2 * F.kl_div(of_model, of_original, log_target=True, reduction="sum")
+
+
 def num_predicted(is_target: Bool[Tensor, "batch seq"]) -> int:
     return int(is_target[:, 1:].sum())
 

@@ -5,7 +5,7 @@ from memlm.data.questions.facts import FactBatch
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig, FullFinetuning
 from memlm.methods.parts.sparse_memory_finetuning import SparseMemoryFinetuning
-from memlm.training.step import finetune_step, next_token_loss, num_predicted
+from memlm.training.step import divergence, finetune_step, next_token_loss, num_predicted
 from tests.support.tiny import (
     MEMORIES,
     PAD,
@@ -152,3 +152,17 @@ def test_a_micro_batch_of_pads_changes_nothing_next_to_one_with_tokens(name):
     assert ours.report == theirs.report and ours.loss == pytest.approx(theirs.loss)
     for key in our_state:
         torch.testing.assert_close(our_state[key], their_state[key])
+
+
+def test_the_divergence_is_that_of_the_targets_alone():
+    generator = torch.Generator().manual_seed(0)
+    original, logits = torch.randn(2, 2, 5, 7, generator=generator)
+    is_target = torch.tensor([[True, True, False, True, True], [True, True, True, False, False]])
+    wanted = 0.0
+    for row in range(2):
+        for place in range(4):
+            if is_target[row, place + 1]:
+                p, q = ((each[row, place] / 2).softmax(dim=0) for each in (original, logits))
+                wanted += 4 * float((p * (p / q).log()).sum())
+    assert float(divergence(original, logits, is_target, temperature=2.0)) == pytest.approx(wanted, rel=1e-5)
+    assert float(divergence(original, original, is_target)) == 0

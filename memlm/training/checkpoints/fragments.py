@@ -63,7 +63,12 @@ class Fragment:
 def fragments_of(module: nn.Module, optimizer: Any, zero_stage: int) -> dict[str, Fragment]:
     """This rank's shares, by the name of the parameter."""
     find = (_whole, _fragments_in_flat_groups, _fragments_in_flat_groups, _fragments_in_partitioned_weights)[zero_stage]
-    return {name: found for name, parameter in module.named_parameters() if (found := find(parameter, optimizer))}
+    return {name: found for name, parameter in _trained(module) if (found := find(parameter, optimizer))}
+
+
+def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that move. A frozen base is in none of the files: it is where it came from."""
+    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
 def _whole(parameter: nn.Parameter, optimizer: Any) -> Fragment:
@@ -121,7 +126,7 @@ def load_fragments(module: nn.Module, optimizer: Any, zero_stage: int, directory
         if zero_stage == 3:
             optimizer.checkpoint_event_prologue()  # so that no rank holds gathered weights
         else:
-            for name, parameter in module.named_parameters():
+            for name, parameter in _trained(module):
                 parameter.copy_(saved.read("weight", name, range(parameter.numel())).view_as(parameter))
         _begin_states(module, optimizer, zero_stage, saved)
         for name, fragment in fragments_of(module, optimizer, zero_stage).items():
@@ -152,7 +157,7 @@ def _begin_states(module: nn.Module, optimizer: Any, zero_stage: int, saved: "_S
 def _stepped_tensors(module: nn.Module, optimizer: Any, zero_stage: int) -> Iterator[tuple[Tensor, list[str]]]:
     """The tensors that Adam treats as its parameters, with the names of the model's parameters that
     have a share in each."""
-    named = dict(module.named_parameters())
+    named = dict(_trained(module))
     if zero_stage == 0:
         yield from ((parameter, [name]) for name, parameter in named.items())
         return
