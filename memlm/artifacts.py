@@ -6,7 +6,8 @@ and its inputs.
     known <- checkpoint, sources      documents <- sources, corpus
     questions <- sources, documents, known                             statements <- questions
     checkpoint <- corpus (with a base: checkpoint-dense <- base, samples <- checkpoint-dense,
-        corpus <- checkpoint-dense, checkpoint-memory <- corpus, checkpoint-dense)
+        corpus <- checkpoint-dense, checkpoint-attached <- corpus, checkpoint-dense,
+        checkpoint-memory and control <- these three)
     counts, reads <- checkpoint, corpus (by units)
     learned, trace <- corpus, questions, checkpoint, counts (and reads, for methods that use them)
 
@@ -30,6 +31,7 @@ from memlm.identity import first_difference, identity
 from memlm.kinds import (
     BLOCKS_KIND,
     CHECKPOINT_KIND,
+    CONTROL_KIND,
     CORPUS_KIND,
     COUNTS_KIND,
     DOCUMENTS_KIND,
@@ -326,9 +328,9 @@ def written_unit(uri: str, items: str, decided_by: Mapping[str, Any]) -> Artifac
 
 def checkpoint(config: Config, architecture: Architecture) -> Artifact:
     """The pretrained model; the dense one's name has no settings of the pool. Of a recipe with a
-    base, the base itself, or the base with a memory."""
+    base, the base itself, or the base with its memory."""
     if config.model.base:
-        return _from_base(config, architecture)
+        return _base(config) if architecture == "dense" else _with_memory(config)
     return Artifact(
         uri=storage.join(run_of(config).base, f"checkpoint-{architecture}"),
         kind=CHECKPOINT_KIND,
@@ -342,18 +344,58 @@ def checkpoint(config: Config, architecture: Architecture) -> Artifact:
     )
 
 
-def _from_base(config: Config, architecture: Architecture) -> Artifact:
-    memory = architecture == "memory"
+def _base(config: Config) -> Artifact:
     return Artifact(
-        uri=storage.join(run_of(config).base, f"checkpoint-{architecture}"),
+        uri=storage.join(run_of(config).base, "checkpoint-dense"),
+        kind=CHECKPOINT_KIND,
+        identity={"architecture": "dense", "model": identity(config.model, of="dense")},
+        made_by=command("pretrain.py --architecture dense", config),
+    )
+
+
+def attached(config: Config) -> Artifact:
+    """The base with a memory whose keys are fitted to the corpus, before it is trained; the memory
+    checkpoint itself, if it is not."""
+    name = "checkpoint-attached" if config.pretraining.num_steps else "checkpoint-memory"
+    return Artifact(
+        uri=storage.join(run_of(config).base, name),
         kind=CHECKPOINT_KIND,
         identity={
-            "architecture": architecture,
-            "model": identity(config.model, of=architecture),
-            **({"seed": config.pretraining.seed} if memory else {}),
+            "architecture": "memory",
+            "model": identity(config.model, of="memory"),
+            "seed": config.pretraining.seed,
         },
-        inputs={"base": checkpoint(config, "dense"), "corpus": corpus(config)} if memory else {},
-        made_by=command(f"pretrain.py --architecture {architecture}", config),
+        inputs={"base": _base(config), "corpus": corpus(config)},
+        made_by=command("pretrain.py --architecture memory", config),
+    )
+
+
+def _with_memory(config: Config) -> Artifact:
+    start = attached(config)
+    if not config.pretraining.num_steps:
+        return start
+    return replace(
+        start,
+        uri=storage.join(run_of(config).base, "checkpoint-memory"),
+        identity={
+            "architecture": "memory",
+            "model": identity(config.model, of="memory"),
+            "pretraining": identity(config.pretraining, of="memory"),
+        },
+        inputs={**start.inputs, "attached": start},
+    )
+
+
+def control(config: Config) -> Artifact:
+    """The dense network in the place of a base's memory, trained as that is, and what is measured
+    of it."""
+    trained = _with_memory(config)
+    return replace(
+        trained,
+        uri=storage.join(run_of(config).base, CONTROL_KIND),
+        kind=CONTROL_KIND,
+        identity={**trained.identity, "architecture": CONTROL_KIND},
+        made_by=command("pretrain.py --architecture memory --pretraining.control", config),
     )
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from types import ModuleType
 from typing import TypeVar
 
 import tyro
@@ -205,9 +206,16 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def main_of(description: str, stage: str) -> None:
-    """Main function of a pipeline: parse the command line, then run the job of the same name."""
+    """Main function of a pipeline: parse the command line, then run the job of the same name. Exits
+    with status 3 if a base's memory fails a gate."""
     config = parse(description, stage=stage)
-    launch(lambda: job_of(config, stage)(config))
+
+    def work() -> None:
+        job_of(config, stage)(config)
+        if stage == "pretrain" and not config.dry_run and _job(stage).failed_gates(config):
+            raise SystemExit(GATE_FAILED)
+
+    launch(work)
 
 
 def job_of(config: Config, stage: str) -> Callable[..., object]:
@@ -216,8 +224,12 @@ def job_of(config: Config, stage: str) -> Callable[..., object]:
     if config.dry_run:
         return partial(importlib.import_module("memlm.preflight.dry_run").run, stage)
     _say(f"{stage}: recipe {config.recipe}, run {config.storage.rstrip('/')}/{config.run_name}")
-    run: Callable[..., object] = importlib.import_module(f"memlm.jobs.{stage}").run
+    run: Callable[..., object] = _job(stage).run
     return run
+
+
+def _job(stage: str) -> ModuleType:
+    return importlib.import_module(f"memlm.jobs.{stage}")
 
 
 def _say(text: str) -> None:
@@ -332,7 +344,7 @@ def run_attach(arguments: Sequence[str]) -> None:
             print("its keys are random; fit them to text before it learns")
             return
         print(f"its keys are fitted to {options['text'] or 'text that the base wrote by itself'}")
-        print("\n".join(made.measured.lines()))
+        print("\n".join([*made.measured.lines(), *(made.control.lines() if made.control else ())]))
         if made.measured.failed():
             raise SystemExit(GATE_FAILED)
 
@@ -377,6 +389,16 @@ def _attach_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--key-tokens", type=int, help="tokens to fit the keys to (default: 16,384, or 48 per half-key)"
+    )
+    parser.add_argument(
+        "--probes",
+        type=int,
+        default=20,
+        dest="num_probes",
+        help="facts that it learns and forgets again, to measure it (default: 20)",
+    )
+    parser.add_argument(
+        "--control", action="store_true", help="also measure a dense network in its place that computes as much"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the keys (default: 0)")
     return parser

@@ -48,6 +48,9 @@ BASE_MANIFEST_FILE = "base_manifest{}.json"
 """In a patched checkpoint, the manifest of the checkpoint before; numbered from the second patch
 on, so that each can be undone."""
 
+CONTROL_KIND = "control"
+CONTROL_FILE = "dense_addition.safetensors"
+
 TRAINING_STATE_KIND = "training_state"
 
 COUNTS_KIND = "background_counts"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from memlm import storage
 from memlm.config import Config
-from memlm.model.config import Architecture
 from memlm.stages import RunError, options_for, require_tracking
 from memlm.tracking import sqlite_uri
 
@@ -43,9 +42,10 @@ class Run:
         """Ray's own records, which last as long as the training or sweep that they are about."""
         return storage.join(self.uri, "ray")
 
-    def training_states(self, architecture: Architecture) -> str:
-        """Folder in which an unfinished pretraining keeps its states, to resume from."""
-        return storage.join(self.base, f"training-{architecture}")
+    def training_states(self, trained: str) -> str:
+        """Folder in which an unfinished pretraining of an architecture, or of the control, keeps
+        its states, to resume from."""
+        return storage.join(self.base, f"training-{trained}")
 
     @property
     def counting_attempts(self) -> str:
@@ -62,9 +62,9 @@ class Run:
         """Lease of the driver that makes tokenizer and corpus."""
         return storage.join(self.base, "leases", "prepare_corpus")
 
-    def pretraining_lease(self, architecture: Architecture) -> str:
-        """Lease of the driver that pretrains the architecture."""
-        return storage.join(self.base, "leases", f"pretrain-{architecture}")
+    def pretraining_lease(self, trained: str) -> str:
+        """Lease of the driver that pretrains an architecture, or the control."""
+        return storage.join(self.base, "leases", f"pretrain-{trained}")
 
     @property
     def counting_lease(self) -> str:

@@ -6,11 +6,13 @@ import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray.train
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from memlm import artifacts, storage
 from memlm.artifacts import Artifact
@@ -20,16 +22,19 @@ from memlm.data.tokenizer import save_tokenizer
 from memlm.jobs.on_ray.console import Progress, say
 from memlm.jobs.on_ray.notice import Notice, Watch
 from memlm.jobs.on_ray.workers import enter_worker
+from memlm.jobs.pretrain_base import PretrainingOfBase, num_tokens
 from memlm.jobs.tracked import corpus_read, log_config, log_model, model_sizes
+from memlm.kinds import CONTROL_KIND
 from memlm.model.capacity import PoolBytes, pool_bytes, require_room_for_values
 from memlm.model.column_split import split_over_ranks
 from memlm.model.language_model import NumParameters, attention_on, build_model, count_parameters, model_config
 from memlm.tracking import Run, Tracker, TrackingError
 from memlm.training.checkpoints.checkpoint import TrainingStates
+from memlm.training.checkpoints.gates import Measured, MeasuredControl
 from memlm.training.checkpoints.model_card import model_card
 from memlm.training.finite import DivergedError
 from memlm.training.goodput import FOLDER, Diary
-from memlm.training.pretrain import PretrainingStep, learning_rate_share, pretrain
+from memlm.training.pretrain import PretrainingStep, Teacher, learning_rate_share, pretrain
 
 if TYPE_CHECKING:
     from memlm.training.engine import Engine
@@ -48,6 +53,8 @@ class WorkerTask:
     config: Config
     checkpoint: Artifact
     """To be made from the corpus of the digest among its inputs."""
+    trained: str
+    """The architecture, or the control in the place of a base's memory."""
     training_states: str
     tracking: str
     session: float
@@ -58,6 +65,14 @@ class WorkerTask:
     @property
     def corpus_digest(self) -> str:
         return self.checkpoint.digests()["corpus"]
+
+    @property
+    def of_base(self) -> PretrainingOfBase | None:
+        """What is trained in a base, for a recipe with one."""
+        if not self.config.model.base:
+            return None
+        is_control = self.trained == CONTROL_KIND
+        return PretrainingOfBase(config=self.config, inputs=self.checkpoint.digests(), is_control=is_control)
 
     @property
     def notice(self) -> str:
@@ -117,6 +132,50 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
     device = ray.train.torch.get_device()
     require_room(config, workers_here=ray.train.get_context().get_local_world_size(), device=device)
     dist.barrier()  # no worker takes memory while another still measures what is free
+    of_base = task.of_base
+    model = _fresh_model(task, corpus, device) if of_base is None else of_base.model(device)
+    sizes = count_parameters(model)
+    rank = dist.get_rank()
+    diary, start = None, torch.zeros(1, dtype=torch.int64, device=device)
+    if rank == 0 and not task.checkpoint.is_there() and _holds_lease(task.holder):
+        diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session)
+        start.fill_(diary.number)
+    dist.broadcast(start, src=0)
+    if not start:  # a worker died after the checkpoint was made, or another driver took over
+        return None
+    engine = Engine(model.to(device), settings)
+    inputs = {**task.checkpoint.digests(), "config": digest_of(task.checkpoint)}
+    states = TrainingStates(engine, task.training_states, inputs=inputs, start=int(start))
+    first_step = states.load_newest()
+    try:
+        tracked = _tracked(task, inputs, sizes, to=task.tracking if rank == 0 else "")
+    except TrackingError as error:  # the server answered when the command began; a restart continues without it
+        say(f"warning: {error}; this start is not tracked")
+        tracked = _tracked(task, inputs, sizes, to="")
+    teacher = None if of_base is None else of_base.teacher(engine)
+    run = _Pretraining(
+        task=task, engine=engine, states=states, corpus=corpus, teacher=teacher, tracked=tracked, diary=diary
+    )
+    try:
+        with tracked, tracked.measuring():
+            if rank == 0:
+                run.log_provenance()
+                say(
+                    f"pretrain {task.trained}: {sizes.base / 1e6:.2f} M base, {sizes.pool / 1e6:.2f} M pool, {sizes.active / 1e6:.2f} M active parameters; "
+                    f"step {first_step} of {settings.num_steps}"
+                )
+            run.train(first_step)
+            run.write_checkpoint(sizes)
+    except _Stopped:
+        return None
+    except DivergedError as error:
+        states.settle(wait=True)
+        return str(error)
+    return None
+
+
+def _fresh_model(task: WorkerTask, corpus: Corpus, device: torch.device) -> nn.Module:
+    config, settings = task.config, task.config.pretraining
     split = split_over_ranks(settings.pool_split) if config.architecture == "memory" else None
     model = build_model(
         model_config(
@@ -130,52 +189,18 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> str | None:
         attention=attention_on(device),
         split=split,
     )
-    sizes = count_parameters(model)
-    rank = dist.get_rank()
-    if rank == 0 and split is not None:
+    if dist.get_rank() == 0 and split is not None:
         say(
             f"pretrain {config.architecture}: each worker holds {_pool_bytes(config)} of the pools, in addition to its share of the rest"
         )
-    diary, start = None, torch.zeros(1, dtype=torch.int64, device=device)
-    if rank == 0 and not task.checkpoint.is_there() and _holds_lease(task.holder):
-        diary = Diary(uri=storage.join(task.training_states, FOLDER), session=task.session)
-        start.fill_(diary.number)
-    dist.broadcast(start, src=0)
-    if not start:  # a worker died after the checkpoint was made, or another driver took over
-        return None
-    engine = Engine(model.to(device), settings)
-    inputs = {"corpus": task.corpus_digest, "config": digest_of(task.checkpoint)}
-    states = TrainingStates(engine, task.training_states, inputs=inputs, start=int(start))
-    first_step = states.load_newest()
-    try:
-        tracked = _tracked(task, inputs, sizes, to=task.tracking if rank == 0 else "")
-    except TrackingError as error:  # the server answered when the command began; a restart continues without it
-        say(f"warning: {error}; this start is not tracked")
-        tracked = _tracked(task, inputs, sizes, to="")
-    run = _Pretraining(task=task, engine=engine, states=states, corpus=corpus, tracked=tracked, diary=diary)
-    try:
-        with tracked, tracked.measuring():
-            if rank == 0:
-                run.log_provenance()
-                say(
-                    f"pretrain {config.architecture}: {sizes.base / 1e6:.2f} M base, {sizes.pool / 1e6:.2f} M pool, {sizes.active / 1e6:.2f} M active parameters; "
-                    f"step {first_step} of {settings.num_steps}"
-                )
-            run.train(first_step)
-            run.write_checkpoint(sizes)
-    except _Stopped:
-        return None
-    except DivergedError as error:
-        states.settle(wait=True)
-        return str(error)
-    return None
+    return model
 
 
 def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, to: str) -> Run:
     config, settings = task.config, task.config.pretraining
     return Tracker(to, EXPERIMENT).run(
         f"pretrain/{inputs['corpus'][:16]}/{inputs['config'][:16]}",
-        name=f"pretrain-{config.architecture}-{config.run_name}-{inputs['config'][:6]}",
+        name=f"pretrain-{task.trained}-{config.run_name}-{inputs['config'][:6]}",
         params={
             "seed": settings.seed,
             "batch": settings.batch_blocks,
@@ -190,7 +215,7 @@ def _tracked(task: WorkerTask, inputs: dict[str, str], sizes: NumParameters, *, 
         },
         tags={
             "stage": "pretrain",
-            "architecture": config.architecture,
+            "architecture": task.trained,
             "data": task.corpus_digest[:16],
             "seed": str(settings.seed),
         },
@@ -209,6 +234,7 @@ class _Pretraining:
     engine: "Engine"
     states: TrainingStates
     corpus: Corpus
+    teacher: Teacher | None
     tracked: Run
     diary: Diary | None
     """Only on rank 0."""
@@ -225,10 +251,9 @@ class _Pretraining:
 
     def train(self, first_step: int) -> None:
         """Train to the last step. Raises _Stopped if a notice came and the state is saved."""
-        config, settings = self.task.config, self.task.config.pretraining
-        tokenizer = self.corpus.tokenizer
+        settings, tokenizer = self.task.config.pretraining, self.corpus.tokenizer
         watch = Watch(self.task.notice, self.engine.device)
-        progress = Progress(f"pretrain {config.architecture}", settings.num_steps, done=first_step, every_seconds=15)
+        progress = Progress(f"pretrain {self.task.trained}", settings.num_steps, done=first_step, every_seconds=15)
         seconds_stepping = 0.0
         if self.diary:
             self.diary.begin(first_step)
@@ -239,6 +264,7 @@ class _Pretraining:
             first_step=first_step,
             eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id,
+            teacher=self.teacher,
         ):
             seconds_stepping += done.seconds
             last = done.step == settings.num_steps
@@ -274,7 +300,7 @@ class _Pretraining:
             what_next = "a node is about to leave; training continues until then"
             if notice == Notice.STOP:
                 what_next = "stopping"
-            say(f"pretrain {self.task.config.architecture}: saved a state at step {step}: {what_next}")
+            say(f"pretrain {self.task.trained}: saved a state at step {step}: {what_next}")
         if notice == Notice.STOP:
             raise _Stopped
 
@@ -284,6 +310,7 @@ class _Pretraining:
             "train/loss": done.loss,
             "train/tokens_per_second": done.tokens_per_second,
             "train/learning_rate": settings.learning_rate * learning_rate_share(done.step - 1, settings),
+            **({"train/divergence": done.divergence} if self.teacher else {}),
             **{f"slots/{name}": value for name, value in done.usage.items()},
         }
         self.history.append({"step": done.step, **metrics})
@@ -306,21 +333,37 @@ class _Pretraining:
             say(f"warning: {error}; {len(self.unlogged)} reports will be logged later")
 
     def write_checkpoint(self, sizes: NumParameters) -> None:
+        of_base = self.task.of_base
+        weights = self.engine.trained_weights() if of_base is not None else {}
+        if not self.diary:
+            if of_base is None:
+                self.engine.export(None)
+            return
+        with self.task.checkpoint.write() as draft:
+            if of_base is None:
+                self._export(draft.path, sizes)
+            else:
+                self._measured(of_base.write(draft, weights, self.corpus, device=self.engine.device))
+            goodput = self.diary.goodput()
+            draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
+        say(f"pretrain {self.task.trained}: {goodput}")
+        self._log_checkpoint()
+
+    def _export(self, folder: Path, sizes: NumParameters) -> None:
         config = self.task.config
-        if self.diary:
-            with self.task.checkpoint.write() as draft:
-                self.engine.export(draft.path)
-                save_tokenizer(self.corpus.tokenizer, draft.path, max_length=config.model.max_positions)
-                card = model_card(
-                    config.model, config.corpus, config.architecture, sizes, num_tokens=_num_tokens(config)
-                )
-                (draft.path / storage.README).write_text(card, encoding="utf-8")
-                goodput = self.diary.goodput()
-                draft.details.update(history=self.history, parameters=asdict(sizes), goodput=asdict(goodput))
-            say(f"pretrain {config.architecture}: {goodput}")
-            self._log_checkpoint()
-        else:
-            self.engine.export(None)
+        self.engine.export(folder)
+        save_tokenizer(self.corpus.tokenizer, folder, max_length=config.model.max_positions)
+        card = model_card(config.model, config.corpus, config.architecture, sizes, num_tokens=num_tokens(config))
+        (folder / storage.README).write_text(card, encoding="utf-8")
+
+    def _measured(self, found: Measured | MeasuredControl) -> None:
+        """Print and log what was measured of a base's memory, or of the control."""
+        for line in found.lines():
+            say(f"pretrain {self.task.trained}: {line}")
+        try:
+            self.tracked.log_metrics({f"gates/{name}": value for name, value in found.numbers().items()})
+        except TrackingError as error:
+            say(f"warning: {error}; the gates are in the checkpoint's manifest")
 
     def _log_checkpoint(self) -> None:
         """Tag the run with the checkpoint's address and digest, by which the runs that use it find
@@ -331,12 +374,8 @@ class _Pretraining:
             self.tracked.set_tags(tags)
         except TrackingError as error:
             say(f"warning: {error}; the checkpoint's digest is {digest}")
-        log_model(self.tracked, self.task.checkpoint.open(), self.task.config)
-
-
-def _num_tokens(config: Config) -> int:
-    """Tokens that the whole pretraining reads, pads included."""
-    return config.pretraining.num_steps * config.pretraining.batch_blocks * config.corpus.block_size
+        if self.task.trained != CONTROL_KIND:
+            log_model(self.tracked, self.task.checkpoint.open(), self.task.config)
 
 
 def digest_of(checkpoint: Artifact) -> str:

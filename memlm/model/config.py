@@ -4,7 +4,7 @@ checked quickly."""
 from dataclasses import dataclass
 from typing import Literal
 
-from memlm.identity import names_result
+from memlm.identity import execution_only, names_result
 
 Placement = Literal["replace", "parallel"]
 Architecture = Literal["memory", "dense"]
@@ -90,11 +90,17 @@ class ModelConfig:
     """Tokens of the corpus that the keys of a base's memory are fitted to; 0 for 16,384, or for 48
     per half-key if those are more."""
 
+    num_probes: int = execution_only(20)
+    """Facts that a base's memory learns, to measure whether it answers them in other words, and
+    forgets again; 0 for none."""
+
     def __post_init__(self) -> None:
         if self.key_tokens < 0:
             raise ValueError(
                 f"model.key_tokens is {self.key_tokens}; it must not be negative (0 for what fits the memory)"
             )
+        if self.num_probes < 0:
+            raise ValueError(f"model.num_probes is {self.num_probes}; it must not be negative (0 for none)")
         for name in ("num_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_positions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")

@@ -106,8 +106,9 @@ def _time(plans: Sequence[RunPlan]) -> str:
             return f"unknown: {error}"
         parts = [part for part in plan.stages if part.state in AHEAD and part.uri not in made]
         named = {part.stage: minutes[part.stage] for part in parts if part.stage in minutes}
-        if config.model.base:  # nothing is pretrained
-            named = {stage: number for stage, number in named.items() if not stage.startswith("pretrain")}
+        if config.model.base:  # nothing is pretrained but the memory
+            untrained = "pretrain, dense" if config.pretraining.num_steps else "pretrain"
+            named = {stage: number for stage, number in named.items() if not stage.startswith(untrained)}
         made |= {part.uri for part in parts}
         ahead |= {stage: ahead.get(stage, 0.0) + number for stage, number in named.items()}
         total += sum(named.values())
@@ -194,10 +195,13 @@ def _question_set(plan: RunPlan, name: str, source: QuestionSetConfig) -> str:
 def _checkpoint(plan: RunPlan, architecture: Architecture) -> None:
     config, run, settings = plan.config, plan.run, plan.config.pretraining
     checkpoint = artifacts.checkpoint(config, architecture)
+    inputs = {"corpus": artifacts.corpus(config)}
     if config.model.base:
         _attached(plan, architecture)
-        return
-    state = plan.state(checkpoint, **plan.digests(corpus=artifacts.corpus(config)))
+        if architecture == "dense" or not settings.num_steps:
+            return
+        inputs |= {"base": artifacts.checkpoint(config, "dense"), "attached": artifacts.attached(config)}
+    state = plan.state(checkpoint, **plan.digests(**inputs))
     if state == "to be made" and storage.list_names(run.training_states(architecture)):
         state = TO_RESUME
     blocks = settings.num_steps * settings.batch_blocks
@@ -213,14 +217,15 @@ def _checkpoint(plan: RunPlan, architecture: Architecture) -> None:
 
 
 def _attached(plan: RunPlan, architecture: Architecture) -> None:
-    """The checkpoint of a recipe with a base, for which nothing is trained."""
-    config, checkpoint = plan.config, artifacts.checkpoint(plan.config, architecture)
+    """The checkpoint of a recipe with a base, before its memory is trained."""
+    config = plan.config
     if architecture == "dense":
+        checkpoint = artifacts.checkpoint(config, "dense")
         plan.add("pretrain, dense", checkpoint.uri, plan.state(checkpoint), f"the base itself: {config.model.base}")
         return
-    memory, base = config.model.memory, artifacts.checkpoint(config, "dense")
+    memory, base, checkpoint = config.model.memory, artifacts.checkpoint(config, "dense"), artifacts.attached(config)
     plan.add(
-        "pretrain, memory",
+        "pretrain, attached" if config.pretraining.num_steps else "pretrain, memory",
         checkpoint.uri,
         plan.state(checkpoint, **plan.digests(corpus=artifacts.corpus(config), base=base)),
         f"{memory.num_slots:,} slots at layers {', '.join(map(str, memory.layers))}, {memory.placement}; keys fitted to the corpus",

@@ -1,15 +1,15 @@
-"""Checkpoints of a recipe with a base: the base itself, in place of a dense twin, and the base with
-a memory whose keys fit the corpus. Nothing is trained.
+"""Checkpoints of a recipe with a base, before its memory is trained: the base itself, in place of a
+dense twin, and the base with a memory whose keys fit the corpus.
 
-checkpoint-dense/    the base's weights, dequantised if it is GGUF, and its tokenizer
-checkpoint-memory/   the same with a memory; its manifest has the gates
+checkpoint-dense/      the base's weights, dequantised if it is GGUF, and its tokenizer
+checkpoint-attached/   the same with a memory; its manifest has the gates. checkpoint-memory/, where
+                       it is not trained
 """
 
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from memlm import artifacts, storage
+from memlm import artifacts
 from memlm.artifacts import Artifact
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
@@ -80,7 +80,7 @@ def tokenizer_of_base(config: Config) -> "PreTrainedTokenizerBase":
 
 def make_with_memory(config: Config) -> Artifact:
     """The base with a memory, whose keys are fitted to the corpus, written or reused."""
-    checkpoint = artifacts.checkpoint(config, "memory").pinned()
+    checkpoint = artifacts.attached(config).pinned()
     if checkpoint.is_made():
         say(f"attach: reusing {checkpoint.uri}")
         return checkpoint
@@ -92,27 +92,21 @@ def make_with_memory(config: Config) -> Artifact:
 
 
 def _attach(config: Config, checkpoint: Artifact, tracker: Tracker) -> None:
-    from memlm.data.tokenizer import save_tokenizer
-    from memlm.model.bases.base import open_base
-    from memlm.model.language_model import count_parameters, load_checkpoint
-    from memlm.training.checkpoints.attaching import tokenizer_of, with_fitted_memory
-    from memlm.training.checkpoints.model_card import attached_card
+    from memlm.model.language_model import load_checkpoint
+    from memlm.training.checkpoints.attaching import with_fitted_memory
+    from memlm.training.checkpoints.of_base import open_checkpoint_of_base, write_whole
 
     quiet()
     dense = artifacts.checkpoint(config, "dense")
     folder, address = dense.open(digest=checkpoint.digests()["base"]), str(dense.manifest().details["base"])
-    base, memory, seed = open_base(str(folder)), config.model.memory, config.pretraining.seed
-    tokenizer, background = tokenizer_of(base), _background(config, checkpoint.digests()["corpus"])
-    assert tokenizer is not None, "checked before the base was written"
+    memory, seed, probes = config.model.memory, config.pretraining.seed, config.model.num_probes
+    _, tokenizer = open_checkpoint_of_base(folder, address)
+    background = _background(config, checkpoint.digests()["corpus"])
     say(f"attach: {memory.num_slots:,} slots, keys fitted to {background.fitted.numel():,} tokens of the corpus")
     with checkpoint.write() as draft:
         own = load_checkpoint(folder, _device(config))
-        model, measured = with_fitted_memory(own, memory, tokenizer, background, seed=seed)
-        model.save_pretrained(draft.path)
-        save_tokenizer(tokenizer, draft.path, max_length=base.config.max_position_embeddings)
-        parameters = count_parameters(model)
-        card = attached_card(replace(base, address=address), memory, parameters, adapter=False)
-        Path(draft.path, storage.README).write_text(card, encoding="utf-8")
+        model, measured = with_fitted_memory(own, memory, tokenizer, background, seed=seed, num_probes=probes)
+        parameters = write_whole(model, folder, address, memory, draft.path)
         draft.details.update(base=address, parameters=asdict(parameters), gates=measured.as_json())
     for line in measured.lines():
         say(f"attach: {line}")
@@ -123,18 +117,16 @@ def _background(config: Config, corpus_digest: str) -> "Background":
     """Blocks of the corpus, without those that end in pads."""
     from memlm.data.corpus.blocks import batch_ids
     from memlm.data.corpus.corpus import open_corpus
-    from memlm.data.corpus.packing import is_text
     from memlm.model.bases.key_fitting import num_tokens_to_fit
     from memlm.training.checkpoints.attaching import Background
+    from memlm.training.checkpoints.background_text import without_pads
 
     corpus = open_corpus(artifacts.corpus(config).uri, digest=corpus_digest)
-    blocks, tokenizer = corpus.train_blocks(), corpus.tokenizer
+    blocks = corpus.train_blocks()
     number = config.model.key_tokens or num_tokens_to_fit(config.model.memory.num_half_keys)
     size = min(len(blocks), 2 * -(-number // blocks.block_size))
     ids = batch_ids(seed=config.pretraining.seed, step=0, batch_size=size, num_blocks=len(blocks))
-    taken = blocks.take(ids)
-    whole = is_text(taken, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id).all(dim=1)
-    return Background.of(taken[whole])
+    return Background.of(without_pads(blocks.take(ids), corpus.tokenizer))
 
 
 def _device(config: Config) -> "torch.device":

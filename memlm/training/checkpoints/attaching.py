@@ -23,6 +23,7 @@ from memlm.kinds import CHECKPOINT_KIND
 from memlm.model.bases.adapter import save_adapter
 from memlm.model.bases.attaching import with_memory
 from memlm.model.bases.base import Base, BaseError, load_base, open_base, require_room
+from memlm.model.bases.dense_addition import add_dense
 from memlm.model.bases.key_fitting import FittingError, num_tokens_to_fit
 from memlm.model.config import MemoryConfig, Placement
 from memlm.model.decoders.classes import MemoryHead
@@ -30,8 +31,15 @@ from memlm.model.language_model import NumParameters, count_parameters
 from memlm.outside import reading, reason_of
 from memlm.training.checkpoints.background_text import read_blocks, sample_blocks
 from memlm.training.checkpoints.fitting import digest_of_blocks, fit_to_text
-from memlm.training.checkpoints.gates import Measured, end_of_text, mean_loss, measure
+from memlm.training.checkpoints.gates import (
+    DEFAULT_PROBES,
+    Measured,
+    MeasuredControl,
+    measure,
+    measure_control,
+)
 from memlm.training.checkpoints.model_card import attached_card
+from memlm.training.checkpoints.text_loss import end_of_text, mean_loss
 
 Form = Literal["whole", "adapter"]
 Keys = Literal["fitted", "random"]
@@ -60,6 +68,8 @@ class Attached:
     has_tokenizer: bool
     measured: Measured | None
     """None for random keys."""
+    control: MeasuredControl | None
+    """If it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +102,20 @@ def attach(
     keys: Keys = "fitted",
     text: str | None = None,
     key_tokens: int | None = None,
+    num_probes: int = DEFAULT_PROBES,
+    control: bool = False,
     seed: int = 0,
 ) -> Attached:
     """Write a base with a memory of that many slots, in or parallel to a layer's feed-forward
     network, as a checkpoint. Values are zero if it is parallel.
 
     Keys are fitted to `key_tokens` tokens of `text`, a folder of shards, or of what the base writes
-    by itself; without a tokenizer they are random. What is None fits the base and the pool. Raises
-    ValueError before any weight is read, and StorageError if something else is at `out`.
+    by itself; without a tokenizer they are random. What is None fits the base and the pool. To
+    measure it, it learns `num_probes` facts and forgets them again; with `control`, a dense network
+    in its place learns them, too. Raises ValueError before any weight is read, and StorageError if
+    something else is at `out`.
     """
+    _check_measuring(num_probes, control, keys)
     found = open_base(base)
     memory = _memory(
         found.config,
@@ -121,19 +136,42 @@ def attach(
     named = {"memory": asdict(memory), "form": form, "precision": precision, "seed": seed, **fitted}
     inputs = {"base": found.digest, **({} if blocks is None else {"text": digest_of_blocks(blocks)})}
     with storage.write_artifact(out, kind=CHECKPOINT_KIND, config={"attached": named}, inputs=inputs) as draft:
-        own, measured = load_base(found, dtype=dtype), None
+        own, measured, beside = load_base(found, dtype=dtype), None, None
         if tokenizer is None or keys == "random":
             model = with_memory(own, memory, seed=seed)
         else:
             blocks = _own_text(own, tokenizer, num_tokens=number, seed=seed) if blocks is None else blocks
-            model, measured = with_fitted_memory(own, memory, tokenizer, Background.of(blocks), seed=seed)
+            background = Background.of(blocks)
+            model, measured = with_fitted_memory(own, memory, tokenizer, background, seed=seed, num_probes=num_probes)
             draft.details["gates"] = measured.as_json()
+            if control:
+                beside = control_of(
+                    own, memory, tokenizer, background, measured.base_loss, seed=seed, num_probes=num_probes
+                )
+                draft.details["control"] = beside.as_json()
         parameters = count_parameters(model)
         _write(model, found, memory, tokenizer, draft.path, form=form)
         draft.details.update(base=found.address, parameters=asdict(parameters))
     digest = storage.read_manifest(out, CHECKPOINT_KIND).digest
     has_tokenizer = tokenizer is not None
-    return Attached(digest=digest, memory=memory, parameters=parameters, has_tokenizer=has_tokenizer, measured=measured)
+    return Attached(
+        digest=digest,
+        memory=memory,
+        parameters=parameters,
+        has_tokenizer=has_tokenizer,
+        measured=measured,
+        control=beside,
+    )
+
+
+def _check_measuring(num_probes: int, control: bool, keys: Keys) -> None:
+    if num_probes < 0:
+        raise ValueError(f"num_probes is {num_probes}; it must not be negative (0 for none)")
+    if control and (not num_probes or keys == "random"):
+        reason = "keys is 'random', which are not measured" if num_probes else "num_probes is 0"
+        raise ValueError(
+            f"control is True, and {reason}, so there is nothing to compare with; leave one of the two out"
+        )
 
 
 def _given_text(
@@ -189,6 +227,7 @@ def with_fitted_memory(
     background: Background,
     *,
     seed: int,
+    num_probes: int,
 ) -> tuple[MemoryHead, Measured]:
     """The base with a memory whose keys fit the background text, and how the rest of that text
     finds it."""
@@ -196,7 +235,22 @@ def with_fitted_memory(
     base_loss = mean_loss(base, background.measured, eos_id=eos_id)
     model = with_memory(base, memory, seed=seed)
     fit_to_text(model, background.fitted, eos_id=eos_id, seed=seed)
-    return model, measure(model, tokenizer, background.measured, base_loss=base_loss)
+    return model, measure(model, tokenizer, background.measured, base_loss=base_loss, num_probes=num_probes)
+
+
+def control_of(
+    base: PreTrainedModel,
+    memory: MemoryConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    background: Background,
+    base_loss: float,
+    *,
+    seed: int,
+    num_probes: int,
+) -> MeasuredControl:
+    """What a dense network in the memory's place learns of the probe facts. The base is changed."""
+    names = add_dense(base, memory, seed=seed)
+    return measure_control(base, names, tokenizer, background.measured, base_loss=base_loss, num_probes=num_probes)
 
 
 def tokenizer_of(base: Base) -> PreTrainedTokenizerBase | None:

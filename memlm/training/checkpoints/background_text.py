@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from memlm.data.corpus.accounting import Accounting
 from memlm.data.corpus.config import SamplesConfig
 from memlm.data.corpus.listing import list_corpus, open_shard
+from memlm.data.corpus.packing import is_text
 from memlm.data.corpus.shards import read_documents
 from memlm.data.encoding import encode
 from memlm.data.writers.samples import sample_texts
@@ -48,6 +49,13 @@ def sample_blocks(
             yield from filter(None, sample_texts(model, tokenizer, range(first, first + TEXTS_AT_ONCE), config))
 
     return _blocks(texts(), tokenizer, num_tokens=num_tokens, max_length=max_length)
+
+
+def without_pads(
+    blocks: Int[Tensor, "blocks block_size"], tokenizer: PreTrainedTokenizerBase
+) -> Int[Tensor, "whole block_size"]:
+    """The blocks that hold text from end to end."""
+    return blocks[is_text(blocks, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id).all(dim=1)]
 
 
 def _blocks(

@@ -107,12 +107,17 @@ from memlm.model.language_model import load_checkpoint
 model = load_checkpoint(".", torch.device("cpu"))  # where this file lies"""
 
 
-def attached_card(base: Base, memory: MemoryConfig, parameters: NumParameters, *, adapter: bool) -> str:
-    """The card of a base with a memory, or of the memory alone."""
+def attached_card(
+    base: Base, memory: MemoryConfig, parameters: NumParameters, *, adapter: bool, num_tokens: int = 0
+) -> str:
+    """The card of a base with a memory, or of the memory alone, which was trained on `num_tokens`
+    tokens."""
     is_on_hub = not base.address.startswith("/")
     name = base.address.partition("@")[0] if is_on_hub else base.address.rsplit("/", 1)[-1]
     place = "parallel to" if memory.placement == "parallel" else "in place of"
-    same = " Its values are zero, so it writes what its base writes until it learns." if place == "parallel to" else ""
+    state = " Its values are zero, so it writes what its base writes until it learns." if place == "parallel to" else ""
+    if num_tokens:
+        state = f" It was trained on {num_tokens:,} tokens, whose digest `manifest.json` names, and its base was left as it was."
     file = file_name(base.family)
     return ATTACHED_CARD.format(
         base_model=f"base_model: {name}\n" if is_on_hub else "",
@@ -120,7 +125,7 @@ def attached_card(base: Base, memory: MemoryConfig, parameters: NumParameters, *
         what=(
             f"`{name}` (sha256 of its weights {base.digest[:16]}) with a pool of {memory.num_slots:,} slots, {parameters.pool:,} parameters, "
             f"which layer {memory.layers[0]} (counted from 0) reads {place} its feed-forward network: {memory.top_k} slots per head "
-            f"({memory.num_heads} heads) and token. memlm attached it, and teaches it facts by writing a few slots.{same}"
+            f"({memory.num_heads} heads) and token. memlm attached it, and teaches it facts by writing a few slots.{state}"
         ),
         use=ADAPTER_USE if adapter else WHOLE_USE,
         how=(

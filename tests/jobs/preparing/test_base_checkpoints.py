@@ -7,18 +7,22 @@ import torch
 
 from memlm import artifacts, storage
 from memlm.data.corpus.config import SamplesConfig
-from memlm.data.corpus.corpus import Part, write_corpus, write_part
+from memlm.data.corpus.corpus import Part, open_corpus, write_corpus, write_part
 from memlm.data.corpus.listing import Shard
 from memlm.data.corpus.shards import write_shard
 from memlm.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from memlm.identity import identity
-from memlm.jobs.preparing.base_checkpoints import make_base, tokenizer_of_base
+from memlm.jobs.preparing.base_checkpoints import make_base, make_with_memory, tokenizer_of_base
+from memlm.jobs.pretrain import failed_gates
 from memlm.jobs.pretrain import run as pretrain
+from memlm.jobs.pretrain_base import PretrainingOfBase
 from memlm.kinds import BLOCKS_FILE
 from memlm.model.bases.base import BaseError
 from memlm.model.language_model import load_checkpoint
+from memlm.recipes import RECIPES
 from memlm.run import RunError
 from memlm.stages import require_possible
+from memlm.training.pretrain import pretrain as pretrain_steps
 from tests.jobs.running import smoke
 from tests.support.families import tiny_base
 
@@ -33,7 +37,7 @@ def config(tmp_path):
     tokenizer.pad_token = tokenizer.eos_token
     tiny_base("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    options = ("--model.base", str(tmp_path / "base"), "--model.key-tokens", "1024")
+    options = ("--model.base", str(tmp_path / "base"), "--model.key-tokens", "1024", "--model.num-probes", "0")
     memory = (
         "--model.memory.placement",
         "parallel",
@@ -42,7 +46,7 @@ def config(tmp_path):
         "--model.memory.key-dim",
         "8",
     )
-    method = ("--method.num-trainable-slots", "20")
+    method = ("--method.num-trainable-slots", "20", "--pretraining.num-steps", "0")
     return replace(smoke(tmp_path / "runs", "--tracking", "off", *options, *memory, *method), world=None)
 
 
@@ -123,8 +127,91 @@ def test_settings_that_a_base_excludes_are_refused(config):
 
 def test_only_a_base_writes_samples_and_only_samples_are_read_as_such(config):
     sampled = replace(config, corpus=replace(config.corpus, path="{samples}/train", samples=SamplesConfig()))
-    plain = replace(sampled.model, base="")
+    plain = replace(with_steps(sampled), model=replace(sampled.model, base=""))
     with pytest.raises(RunError, match="there is no model.base to write them"):
-        require_possible("prepare_corpus", replace(sampled, model=plain))
+        require_possible("prepare_corpus", plain)
     with pytest.raises(RunError, match="corpus.samples says not to let the base write"):
         require_possible("prepare_corpus", replace(sampled, corpus=replace(sampled.corpus, samples=None)))
+
+
+def with_steps(config, **settings):
+    small = {"num_steps": 3, "batch_blocks": 4, "micro_batch_blocks": 4, "warmup_steps": 1, **settings}
+    return replace(config, pretraining=replace(config.pretraining, **small))
+
+
+def train(config, *, control=False):
+    """What the workers do with a base, without Ray."""
+    from memlm.training.engine import Engine
+
+    checkpoint = (artifacts.control(config) if control else artifacts.checkpoint(config, "memory")).pinned()
+    work = PretrainingOfBase(config=config, inputs=checkpoint.digests(), is_control=control)
+    corpus = open_corpus(artifacts.corpus(config).uri)
+    engine = Engine(work.model(CPU), config.pretraining)
+    tokens = {"eos_id": corpus.tokenizer.eos_token_id, "pad_id": corpus.tokenizer.pad_token_id}
+    teacher = work.teacher(engine)
+    list(pretrain_steps(engine, corpus.train_blocks(), config.pretraining, first_step=0, teacher=teacher, **tokens))
+    weights = engine.trained_weights()
+    with checkpoint.write() as draft:
+        found = work.write(draft, weights, corpus, device=CPU)
+    return checkpoint, found
+
+
+def test_a_trained_memory_becomes_a_checkpoint_with_its_gates(one_rank, config, tmp_path):
+    config = with_steps(config, distillation_weight=0.1)
+    base = make_base(config)
+    pack_corpus(config, tmp_path)
+    attached = make_with_memory(config)
+    assert attached.uri.endswith("checkpoint-attached") and attached.is_made()
+    checkpoint, measured = train(config)
+    assert checkpoint.is_made() and checkpoint.manifest().inputs.keys() == {"base", "attached", "corpus"}
+    gates = checkpoint.manifest().details["gates"]
+    assert gates["loss"] == measured.loss < gates["zeroed_loss"] < measured.base_loss
+    assert gates["failed"] == failed_gates(config)
+    folder = checkpoint.open()
+    model, own = load_checkpoint(folder, CPU), load_checkpoint(base.open(), CPU)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in own.state_dict().items())
+    assert load_tokenizer(str(folder)).eos_token == tokenizer_of_base(config).eos_token
+    assert "It was trained on 768 tokens" in (folder / "README.md").read_text()
+    control, beside = train(config, control=True)
+    assert control.manifest().details["control"]["loss"] == beside.loss < beside.base_loss == measured.base_loss
+    assert "a dense network of" in beside.lines()[0]
+
+
+def test_steps_name_a_trained_memory_and_nothing_else(config):
+    untrained, trained = (artifacts.checkpoint(each, "memory") for each in (config, with_steps(config)))
+    assert untrained == artifacts.attached(config) and untrained.uri == trained.uri
+    assert untrained.identity.keys() == {"architecture", "model", "seed"}
+    assert trained.identity.keys() == {"architecture", "model", "pretraining"}
+    assert artifacts.attached(with_steps(config)).identity == untrained.identity
+    assert artifacts.checkpoint(config, "dense") == artifacts.checkpoint(with_steps(config), "dense")
+    assert artifacts.control(with_steps(config)).identity != trained.identity
+    assert "keys" not in trained.identity["pretraining"]
+    fixed = artifacts.checkpoint(with_steps(config, keys="fixed"), "memory")
+    assert fixed.identity["pretraining"]["keys"] == "fixed"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_steps": 0}, "pretraining.num_steps is 0; it must be at least 1, unless a base gets a memory"),
+        ({"keys": "fixed"}, "pretraining.keys is 'fixed', and there is no model.base"),
+        ({"distillation_weight": 0.5}, "pretraining.distillation_weight is 0.5, and there is no model.base"),
+        ({"control": True}, "pretraining.control is True, and there is no model.base"),
+    ],
+)
+def test_settings_for_a_base_need_one(changes, message):
+    config = RECIPES["smoke"]()
+    with pytest.raises(ValueError, match=message):
+        replace(config, pretraining=replace(config.pretraining, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"pool_split": 2}, "pretraining.pool_split is 2, and the memory of a base is trained whole"),
+        ({"num_steps": 0, "control": True}, "pretraining.control is True, and pretraining.num_steps is 0"),
+    ],
+)
+def test_a_base_is_trained_in_no_other_way(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(config, pretraining=replace(config.pretraining, **changes))

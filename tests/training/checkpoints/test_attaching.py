@@ -83,7 +83,9 @@ def test_what_the_base_has_besides_weights_is_written_too(tmp_path, form):
     tokenizer = train_tokenizer(["Anna lives in Rome."] * 5, vocab_size=300)
     tokenizer.chat_template = "{{ messages[0].content }}"
     tokenizer.save_pretrained(tmp_path / "base")
-    made = attach(str(tmp_path / "base"), str(tmp_path / "out"), layer=1, slots=81, form=form, key_tokens=128)
+    made = attach(
+        str(tmp_path / "base"), str(tmp_path / "out"), layer=1, slots=81, form=form, key_tokens=128, num_probes=0
+    )
     out = tmp_path / "out"
     assert made.has_tokenizer and made.digest == storage.read_manifest(str(out), CHECKPOINT_KIND).digest
     read = AutoTokenizer.from_pretrained(out)

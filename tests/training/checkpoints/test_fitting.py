@@ -12,7 +12,8 @@ from memlm.data.tokenizer import train_tokenizer
 from memlm.model.bases.key_fitting import FittingError
 from memlm.model.language_model import load_checkpoint
 from memlm.training.checkpoints.attaching import attach
-from memlm.training.checkpoints.gates import GATES, Measured, probe_facts
+from memlm.training.checkpoints.gates import GATES, Measured
+from memlm.training.checkpoints.probes import Recall, probe_facts
 from tests.support.families import tiny_base
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ def base(tmp_path_factory):
 
 
 def attached(base, out, **settings):
-    return attach(str(base / "base"), str(out), layer=1, slots=81, **{"key_tokens": 1024, **settings})
+    return attach(str(base / "base"), str(out), layer=1, slots=81, **{"key_tokens": 1024, "num_probes": 0, **settings})
 
 
 @pytest.mark.parametrize("form", ["whole", "adapter"])
@@ -97,7 +98,20 @@ def test_too_little_text_is_refused(base, tmp_path):
 
 
 def test_the_command_prints_the_gates_and_fails_with_a_status_of_its_own(base, tmp_path, capsys):
-    many_slots = ["--layer", "1", "--slots", "10000", "--heads", "1", "--top-k", "1", "--key-tokens", "1024"]
+    many_slots = [
+        "--layer",
+        "1",
+        "--slots",
+        "10000",
+        "--heads",
+        "1",
+        "--top-k",
+        "1",
+        "--key-tokens",
+        "1024",
+        "--probes",
+        "0",
+    ]
     with pytest.raises(SystemExit) as ended:
         run_attach([str(base / "base"), str(tmp_path / "out"), *many_slots, "--text", str(base / "text")])
     written = capsys.readouterr().out
@@ -111,6 +125,7 @@ def test_a_gate_fails_on_its_own_number():
     assert not Measured(**good).failed()
     bad = {"loss": {"loss": 3.1}, "usage": {"usage": 0.4}, "hub share": {"hub_share": 0.3}}
     bad["question reads"] = {"question_reads": 0.01}
+    bad["recall"] = {"recall": Recall(num_facts=20, answered=0.05, loss=3.0)}
     assert {
         name: [gate.name for gate in Measured(**{**good, **changed}).failed()] for name, changed in bad.items()
     } == {gate.name: [gate.name] for gate in GATES}
