@@ -83,9 +83,10 @@ class ModelConfig:
     tie_embeddings: bool = names_result(False, when=_is_pretrained)
     memory: MemoryConfig = names_result(MemoryConfig(), only=("memory",))
     base: str = names_result("", when=_has_base)
-    """Somebody else's causal language model, which gets the memory: a folder, a GGUF file, or
-    owner/name@commit on the hub; empty to pretrain a model. The base itself is the dense twin, and
-    the corpus uses its tokenizer. The fields of the shape then serve plans alone."""
+    """Somebody else's causal language model, which gets the memory: a folder, a GGUF file, either
+    of them in an installed Python package as {package}/file, or owner/name@commit on the hub; empty
+    to pretrain a model. The base itself is the dense twin, and the corpus uses its tokenizer. The
+    fields of the shape then serve plans alone."""
     key_tokens: int = names_result(0, only=("memory",), when=_has_base)
     """Tokens of the corpus that the keys of a base's memory are fitted to; 0 for 16,384, or for 48
     per half-key if those are more."""

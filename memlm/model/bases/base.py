@@ -1,5 +1,5 @@
 """A base: a causal language model that somebody else trained, in a folder, on the hub or in a GGUF
-file.
+file, which a Python package may hold.
 
 It is data: none of its code runs, weights are read from safetensors or GGUF alone, and what memlm
 cannot use is refused, with the remedy, before any weight is read.
@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from memlm import hub
 from memlm.extras import needed_for
 from memlm.free_memory import available_memory
+from memlm.model.bases.packages import is_in_package, path_in_package
 from memlm.model.decoders.families import PREFIX, UnknownFamily, family_of
 from memlm.outside import reading, reason_of
 from memlm.units import format_size
@@ -88,8 +89,11 @@ class Base:
 
 
 def open_base(address: str) -> Base:
-    """The base at an address: a folder, a GGUF file, or a model's id on the hub with its commit.
-    Raises BaseError, UnknownFamily, HubError or MissingExtra."""
+    """The base at an address: a folder, a GGUF file, either of them in a package, or a model's id
+    on the hub with its commit. Raises BaseError, UnknownFamily, HubError, MissingPackage or
+    MissingExtra."""
+    if is_in_package(address):
+        return replace(open_base(str(path_in_package(address))), address=address)
     path = Path(address).expanduser()
     if path.suffix == GGUF:
         return _open_gguf(path)
