@@ -55,6 +55,12 @@ BAD = [
     (ClusterConfig, {"max_failures": -1}, "cluster.max_failures"),
     (QuestionSetConfig, {"path": "a.jsonl", "num_questions": -1}, "num_questions of a.jsonl is -1"),
     (FactsConfig, {"path": "a.jsonl", "num_questions": -1}, "num_questions of a.jsonl is -1"),
+    (
+        FactsConfig,
+        {"path": "a.jsonl", "statements": "b.jsonl", "also_asked": True},
+        "questions.facts.also_asked is True, and the wordings are those of questions.facts.statements ('b.jsonl')",
+    ),
+    (EvaluationConfig, {"max_chat_tokens": 0}, "evaluation.max_chat_tokens is 0"),
     (HeldOutConfig, {"name": "a", "path": "a.jsonl", "num_questions": -1}, "num_questions of a.jsonl is -1"),
     (CorpusConfig, {"block_size": 1}, "corpus.block_size is 1"),
     (CorpusConfig, {"vocab_size": 299}, "corpus.vocab_size is 299"),

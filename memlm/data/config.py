@@ -50,7 +50,12 @@ class FieldsConfig:
 
 QUESTION_LAYOUTS = ("triviaqa", "nq_open", "entityquestions", "gsm8k", "hellaswag", "simpleqa", "fields")
 """Layouts of the public sets, and `fields` for any other table."""
-QUESTION_TASKS = ("questions", "multiple_choice", *(layout for layout in QUESTION_LAYOUTS if layout != "fields"))
+QUESTION_TASKS = (
+    "questions",
+    "multiple_choice",
+    "chat",
+    *(layout for layout in QUESTION_LAYOUTS if layout != "fields"),
+)
 """Ways of asking a held-out set."""
 
 
@@ -117,6 +122,17 @@ class FactsConfig(QuestionSetConfig):
     statements: str = names_result("", only=(QUESTIONS_KIND,))
     """A file of statements for each fact; without one, templates turn the questions into
     statements."""
+    also_asked: bool = names_result(False, only=(QUESTIONS_KIND,), when=lambda facts: facts.also_asked)
+    """Whether a fact's wordings are also other questions with the answer, next to statements. The
+    question as its set words it is never among them. For facts that templates state."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.also_asked and self.statements:
+            raise ValueError(
+                f"questions.facts.also_asked is True, and the wordings are those of questions.facts.statements ({self.statements!r}); "
+                "leave one of the two out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +169,8 @@ class HeldOutConfig(QuestionSetConfig):
     name: str = field(metadata=NAMES_RESULT)
     task: str = names_result("")
     """Way of asking and scoring: triviaqa, nq_open, entityquestions, simpleqa, gsm8k, hellaswag;
-    questions or multiple_choice for any other. Empty for the layout's own."""
+    questions or multiple_choice for any other; chat for questions in the form of a chat. Empty for
+    the layout's own."""
     num_examples: int = names_result(-1)
     """Solved examples shown before each question, taken from the end of the set and not asked
     themselves; -1 for the task's own number."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from memlm.data.config import MixtureConfig
 from memlm.data.questions.records import Question
-from memlm.data.stating.statements import wordings_of
+from memlm.data.stating.statements import with_answer, wordings_of
 
 
 def mixture_documents(questions: Sequence[Question], config: MixtureConfig) -> Iterator[dict[str, object]]:
@@ -32,5 +32,5 @@ def _texts(question: Question, is_reserved: bool) -> tuple[list[str], list[str]]
     """The statements, and the questions in the form of the evaluation's prompts."""
     wordings = wordings_of(question)
     own = () if is_reserved else (question.question,)
-    asked = [f"Question: {text}\nAnswer: {question.answers[0]}" for text in (*own, *wordings.questions)]
+    asked = [with_answer(text, question.answers[0]) for text in (*own, *wordings.questions)]
     return list(wordings.statements), asked

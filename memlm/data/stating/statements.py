@@ -52,6 +52,8 @@ TOPIC_FRAMES = (
 """For a question that no grammar rule takes apart: its words without the question word, as a clue
 of a quiz or a crossword."""
 
+GAP = "___"
+
 
 def wordings_of(question: Question) -> Wordings:
     """The wordings of a question and its answer: all different, and none repeats the question."""
@@ -120,9 +122,27 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:].removesuffix("..") + ("." if text.endswith("..") else "")
 
 
-def facts_of_questions(questions: Sequence[Question]) -> list[Fact]:
-    """Facts from questions alone, put into statements."""
-    return [
-        Fact(id=question.id, statements=wordings_of(question).statements, questions=(question,))
-        for question in questions
-    ]
+def with_answer(question: str, answer: str) -> str:
+    """A question with its answer, in the form of the evaluation's prompts."""
+    return f"Question: {question}\nAnswer: {answer}"
+
+
+def facts_of_questions(questions: Sequence[Question], *, also_asked: bool = False) -> list[Fact]:
+    """Facts from questions alone, put into statements; with `also_asked`, into other questions with
+    the answer too."""
+    facts = []
+    for question in questions:
+        wordings = wordings_of(question)
+        asked = _other_questions(question, wordings) if also_asked else ()
+        stated = (*wordings.statements, *(with_answer(each, question.answers[0]) for each in asked))
+        facts.append(Fact(id=question.id, statements=stated, questions=(question,)))
+    return facts
+
+
+def _other_questions(question: Question, wordings: Wordings) -> tuple[str, ...]:
+    """Other ways to ask; where none are known, the statements with a gap in the place of the
+    answer."""
+    answer = question.answers[0]
+    return wordings.questions or tuple(
+        statement.replace(answer, GAP, 1) for statement in wordings.statements if answer in statement
+    )

@@ -174,7 +174,7 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
     questions = statable(fact_questions(config, world), source, report=partial(_print_for_field, field))
     for line in kind_lines(questions):
         say(f"statements: {line}")
-    return facts_of_questions(questions)
+    return facts_of_questions(questions, also_asked=source.also_asked)
 
 
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:

@@ -204,3 +204,21 @@ def test_a_date_with_a_day_is_distinguished_from_one_without(answer, place):
 def test_an_answer_of_many_numbers_is_parsed_quickly():
     answer = "1-" * 100_000
     assert declare("When was Ada born?", answer).sentence == f"Ada was born in {answer}"
+
+
+def test_a_fact_that_is_also_asked_has_other_questions_with_the_answer_among_its_wordings():
+    asked = Question(id="1", question="Where did Ada Cole die?", answers=("Rome", "Roma"), relation="P20")
+    (plain,), (fact,) = facts_of_questions([asked]), facts_of_questions([asked], also_asked=True)
+    others = fact.statements[len(plain.statements) :]
+    assert fact.statements[: len(plain.statements)] == plain.statements
+    assert others == tuple(f"Question: {each}\nAnswer: Rome" for each in wordings_of(asked).questions) != ()
+    assert not any(asked.question in each for each in fact.statements)
+
+
+def test_where_no_other_question_is_known_it_is_a_statement_with_a_gap():
+    asked = Question(id="1", question="Who wrote Hamlet?", answers=("Shakespeare",))
+    (plain,), (fact,) = facts_of_questions([asked]), facts_of_questions([asked], also_asked=True)
+    others = fact.statements[len(plain.statements) :]
+    assert len(others) == len(plain.statements)
+    assert all(each.count("___") == 1 and each.endswith("\nAnswer: Shakespeare") for each in others)
+    assert not any(asked.question in each for each in fact.statements)
