@@ -12,13 +12,15 @@ class EvaluationConfig:
     max_solution_tokens: int = names_result(256)
     """Longest worked solution of GSM8K's problems; 0 scores the likelihood of the set's
     solutions alone and writes none."""
+    max_chat_tokens: int = names_result(24, when=lambda config: config.max_chat_tokens != 24)
+    """Longest reply in the task chat, in tokens."""
     batch_size: int = execution_only(128)
     """Prompts answered, or blocks scored, at once."""
     num_text_blocks: int = names_result(64)
     """Blocks of held-out text whose likelihood is measured."""
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "num_text_blocks"):
+        for name in ("max_new_tokens", "max_chat_tokens", "batch_size", "num_text_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_solution_tokens < 0:

@@ -119,11 +119,8 @@ class PromptBatch:
     tokens: Int[Tensor, "batch seq"]
 
 
-def prompt_batches(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, batch_size: int
-) -> Iterator[PromptBatch]:
+def prompt_batches(rows: Sequence[Sequence[int]], *, batch_size: int) -> Iterator[PromptBatch]:
     """Short prompts first, and prompts of one length in their order."""
-    rows = encode_all(tokenizer, prompts)
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_length[len(row)].append(place)
@@ -146,24 +143,34 @@ def complete(
 
     A tokenizer that writes no line breaks ends an answer where the next question would begin.
     """
-    tokenizer = reader.tokenizer
-    ends, stops = {tokenizer.eos_token_id}, [until]
+    ends: list[int] = []
+    stops = [until]
     if until == END_OF_LINE:
-        line_breaks = line_break_ids(tokenizer)
-        ends.update(line_breaks)
-        stops += [] if line_breaks else [NEXT_QUESTION]
-    answers = [""] * len(prompts)
-    for batch in prompt_batches(tokenizer, prompts, batch_size=batch_size):
+        ends = line_break_ids(reader.tokenizer)
+        stops += [] if ends else [NEXT_QUESTION]
+    rows = encode_all(reader.tokenizer, prompts)
+    answers = continue_rows(reader, rows, max_new_tokens=max_new_tokens, batch_size=batch_size, ends=ends)
+    for stop in stops:
+        answers = [text.split(stop, 1)[0] for text in answers]
+    return [text.strip() for text in answers]
+
+
+def continue_rows(
+    reader: Reader, rows: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int, ends: Sequence[int] = ()
+) -> list[str]:
+    """The greedy continuation of each row of tokens up to the end of the text, or to one of these
+    other ends."""
+    tokenizer, texts = reader.tokenizer, [""] * len(rows)
+    stops = {tokenizer.eos_token_id, *ends}
+    for batch in prompt_batches(rows, batch_size=batch_size):
         continuations = reader.continue_greedily(
             batch.tokens.to(reader.device),
             max_new_tokens=max_new_tokens,
-            end_ids=sorted(ends),
+            end_ids=sorted(stops),
             pad_id=padding_id(tokenizer),
         )
         # Tokens after a row's end are padding, whatever their ids.
-        written = [list(takewhile(lambda id: id not in ends, row)) for row in continuations.tolist()]
+        written = [list(takewhile(lambda id: id not in stops, row)) for row in continuations.tolist()]
         for place, text in zip(batch.places, decode_all(tokenizer, written), strict=True):
-            for stop in stops:
-                text = text.split(stop, 1)[0]
-            answers[place] = text.strip()
-    return answers
+            texts[place] = text
+    return texts

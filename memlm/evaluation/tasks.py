@@ -22,6 +22,7 @@ from memlm.evaluation.answers import (
     normalize_nq_open,
     normalize_triviaqa,
 )
+from memlm.evaluation.chat import holds_answer, reply_to
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.multiple_choice import choice_chance, choose
 from memlm.evaluation.question_answering import answer_questions
@@ -194,6 +195,23 @@ def _score_choices(
     return Measured(items=scores.accuracy, others={"acc_norm": sum(by_length) / len(by_length)})
 
 
+def _score_replies(
+    reader: Reader,
+    config: EvaluationConfig,
+    asked: Sequence[Question],
+    examples: Sequence[Question],
+    unigram: UnigramNats | None,
+) -> Measured:
+    """A chat shows no examples."""
+    replies = reply_to(reader, asked, max_new_tokens=config.max_chat_tokens, batch_size=config.batch_size)
+    held = (holds_answer(reply, question.answers) for reply, question in zip(replies, asked, strict=True))
+    return Measured(items=tuple(held), others={}, answers=replies)
+
+
+def _no_flaws(tokenizer: PreTrainedTokenizerBase, config: EvaluationConfig, asked: Sequence[Record]) -> list[str]:
+    return [""] * len(asked)
+
+
 def _short_answers(*, version: int, num_examples: int = 0, normalize: Normalize = normalize) -> Task:
     """Exact match and F1 over all answers that count."""
     return Task(
@@ -240,4 +258,13 @@ TASKS: dict[str, Task] = {
         flaws=flaws_of_solutions,
     ),
     "hellaswag": _choices(version=2),
+    "chat": Task(
+        version=1,
+        kind=Question,
+        measure="accuracy",
+        num_examples=0,
+        score=_score_replies,
+        chance=constant_answer_chance,
+        flaws=_no_flaws,
+    ),
 }
