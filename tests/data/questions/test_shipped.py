@@ -1,5 +1,6 @@
 """The questions that come with memlm are read as any set, and are a sample of the public split."""
 
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -44,6 +45,24 @@ def test_they_are_small_and_come_with_their_licence():
         "Copyright (c) 2021 Princeton Natural Language Processing" in (FOLDER / "LICENSE.EntityQuestions").read_text()
     )
     assert "arXiv 2109.08535" in (FOLDER / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "copyright", "original"),
+    [
+        ("hellaswag", "hellaswag", "Copyright (c) 2019 Rowan Zellers", "hellaswag_cleaned.jsonl"),
+        ("gsm8k", "gsm8k", "Copyright (c) 2021 OpenAI", "gsm8k_train.jsonl"),
+    ],
+)
+def test_the_sets_of_skills_are_the_first_of_their_sets_with_their_licence(name, layout, copyright, original):
+    path = FOLDER / f"{name}.jsonl.zst"
+    assert len(read_set(QuestionSetConfig(path=str(path), layout=layout))) == 100
+    assert path.stat().st_size < 50_000
+    licences = {each.name.casefold(): each.read_text() for each in FOLDER.glob("LICENSE.*")}
+    assert copyright in licences[f"license.{name}"]
+    if WHOLE.exists():
+        first = itertools.islice(read_records(str(WHOLE.parent / original)), 100)
+        assert [row for _, row in read_records(str(path))] == [row for _, row in first]
 
 
 @pytest.mark.skipif(not WHOLE.exists(), reason="MEMLM_DATA names no EntityQuestions")
