@@ -226,11 +226,11 @@ def _require_writer_of_samples(config: Config) -> None:
         raise RunError(
             "corpus.samples is set, and there is no model.base to write them before the corpus exists; set model.base, or leave corpus.samples out"
         )
-    paths = (config.corpus.path, config.corpus.validation_path)
-    if config.corpus.samples is None and any(SAMPLES in path for path in paths):
+    corpus = config.corpus
+    if corpus.samples is None and corpus.reads_samples:
         raise RunError(
-            f"corpus.path is {paths[0]!r} and corpus.validation_path {paths[1]!r}, and corpus.samples says not to let the base write texts; set it, "
-            "or name other paths"
+            f"corpus.path is {corpus.path!r} and corpus.validation_path {corpus.validation_path!r}, and corpus.samples says not to let the base "
+            "write texts; set it, or name other paths"
         )
 
 

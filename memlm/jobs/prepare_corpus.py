@@ -65,7 +65,7 @@ def run(config: Config) -> str:
     world = _make_world(config)
     if config.model.base:
         base = make_base(config)
-        if config.corpus.samples is not None:
+        if config.corpus.reads_samples:
             base_samples.run(config, base)
     # Errors in the input are found before any work.
     train, validation = choose_shards(config, world)
@@ -107,7 +107,7 @@ def _pack_all(
     """Pack the missing shards and write the artifact."""
     with connect(config):
         made = {str(world): artifacts.world(config)} if world else {}
-        if config.corpus.samples is not None:
+        if config.corpus.reads_samples:
             samples = artifacts.samples(config, base=artifacts.checkpoint(config, "dense").digest)
             made[str(samples.open())] = samples
         mixture = []

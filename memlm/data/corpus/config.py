@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from memlm.data.config import MixtureConfig
+from memlm.data.paths import SAMPLES
 from memlm.identity import execution_only, names_result
 from memlm.kinds import BLOCKS_KIND, CORPUS_KIND, TOKENIZER_KIND
 
@@ -86,7 +87,12 @@ class CorpusConfig:
     samples: SamplesConfig | None = names_result(
         None, only=(CORPUS_KIND,), when=lambda corpus: corpus.samples is not None
     )
-    """Texts to let the model before learning write; none if the corpus is at hand."""
+    """Texts to let the model before learning write, where path or validation_path names {samples};
+    none if the corpus is at hand."""
+
+    @property
+    def reads_samples(self) -> bool:
+        return any(SAMPLES in path for path in (self.path, self.validation_path))
 
     def __post_init__(self) -> None:
         if self.block_size < 2:
