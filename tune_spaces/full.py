@@ -35,4 +35,6 @@ SPACES = {
     # Figure 5: lr {2e-6, 5e-6, 2e-5, 5e-5}.
     "paper": [{"optimizer.learning_rate": grid([2e-6, 5e-6, 2e-5, 5e-5])}],
     "documents": [{"optimizer.learning_rate": grid([2e-5, 5e-5, 1e-4])}],
+    "smollm2": [{"optimizer.learning_rate": 3e-5}],
+    "smollm2_tuning": [{"optimizer.learning_rate": grid([1.5e-5, 3e-5, 6e-5])}],
 }

@@ -51,4 +51,6 @@ SPACES = {
         for rank in (32, 128, 256)
     ],
     "documents": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([1e-4, 2e-4, 5e-4])}],
+    "smollm2": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": 3e-4}],
+    "smollm2_tuning": [{"rank": 16, "alpha": 16.0, "optimizer.learning_rate": grid([1.5e-4, 3e-4, 6e-4])}],
 }

@@ -52,4 +52,7 @@ SPACES = {
         {"num_trainable_slots": 500, "optimizer.learning_rate": grid([1.0, 5.0, 10.0])},
     ],
     "documents": [{"num_trainable_slots": 10_000, "optimizer.learning_rate": grid([2.0, 5.0, 10.0])}],
+    # Values start at zero behind a gate of 1, so rates are high (docs/your-own-model.md).
+    "smollm2": [{"num_trainable_slots": 2000, "optimizer.learning_rate": 12_000.0}],
+    "smollm2_tuning": [{"num_trainable_slots": 2000, "optimizer.learning_rate": grid([6_000.0, 12_000.0, 24_000.0])}],
 }

@@ -10,6 +10,7 @@ from memlm.data.corpus.listing import Shard
 from memlm.data.file_kinds import kind_of
 from memlm.hub import HubUnreachable
 from memlm.jobs.preparing.corpus_shards import choose_shards, sources_digest
+from memlm.model.bases.packages import MissingPackage, is_in_package, path_in_package
 from memlm.preflight.run_plan import RunPlan
 from memlm.units import format_count, format_size
 
@@ -21,9 +22,12 @@ def plan_corpus(plan: RunPlan) -> None:
         plan.add("prepare_corpus", corpus.uri, "to be made", *_packing(config), "from the generated world's shards")
         return
     inputs = plan.digests(world=artifacts.world(config)) if world is not None else {}
+    if refused := _missing_base(plan):
+        plan.add("prepare_corpus", corpus.uri, refused, *_packing(config))
+        return
     if config.model.base:
         inputs |= plan.digests(base=artifacts.checkpoint(config, "dense"))
-    if config.corpus.samples is not None and not _has_samples(config):
+    if config.corpus.reads_samples and not _has_samples(config):
         plan.add("prepare_corpus", corpus.uri, "to be made", *_packing(config), "from texts that the base writes")
         return
     lines: list[str] = []
@@ -63,6 +67,18 @@ def _world(plan: RunPlan) -> Path | None:
         f"{config.world.num_new} new people, places and works",
     )
     return plan.world
+
+
+def _missing_base(plan: RunPlan) -> str:
+    """State of the corpus if its base is in a package that is not installed; empty otherwise."""
+    config = plan.config
+    if not is_in_package(config.model.base) or artifacts.checkpoint(config, "dense").is_there():
+        return ""
+    try:
+        path_in_package(config.model.base)
+    except MissingPackage as error:
+        return plan.obstacle(error)
+    return ""
 
 
 def _has_samples(config: Config) -> bool:

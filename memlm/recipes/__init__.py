@@ -23,6 +23,7 @@ from memlm.recipes.laptop import (
     smoke,
 )
 from memlm.recipes.paper import paper_1b, paper_64m
+from memlm.recipes.smollm2 import smollm2, smollm2_triviaqa, smollm2_tuning
 from memlm.recipes.wiki import wiki, wiki_documents, wiki_rivals, wiki_rule, wiki_triviaqa, wiki_tuning, wiki_wide
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -51,6 +52,9 @@ RECIPES: dict[str, Callable[[], Config]] = {
         wiki_triviaqa,
         wiki_tuning,
         wiki_documents,
+        smollm2,
+        smollm2_tuning,
+        smollm2_triviaqa,
         paper_1b,
         paper_64m,
     )

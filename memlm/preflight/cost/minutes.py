@@ -4,6 +4,7 @@ for the recipe's GPUs."""
 import os
 
 from memlm.config import Config
+from memlm.preflight.cost.bases import base_flops
 from memlm.preflight.cost.machines import MACHINES
 from memlm.preflight.cost.stages import Assumptions, Trials, make_plan
 
@@ -30,12 +31,15 @@ def stage_minutes(config: Config, trials: Trials) -> dict[str, float]:
     """Minutes of each stage, by its name. Raises ValueError for a config that cannot be planned."""
     workers, gpu = config.cluster.num_workers, config.cluster.use_gpu
     assumptions = Assumptions() if gpu else Assumptions(utilisation=CPU_UTILISATION)
-    plan = make_plan(config, MACHINES[GPU_TYPE if gpu else "cpu"], workers, assumptions, trials)
+    machine = MACHINES[GPU_TYPE if gpu else "cpu"]
+    plan = make_plan(config, machine, workers, assumptions, trials)
     hours = plan.stage_lines()
+    rate = assumptions.utilisation * machine.fp32_flops
+    base_hours = base_flops(config) / rate / 3600 if config.model.base else 0.0
     cores = os.cpu_count() or 1
     side_by_side = config.cluster.num_trials_at_once or (workers if gpu else cores)
     shares = {
-        "prepare_corpus": plan.preparation_lines()["prepare_corpus"] / cores,
+        "prepare_corpus": plan.preparation_lines()["prepare_corpus"] / cores + base_hours / side_by_side,
         "pretrain, memory": hours["pretrain memory"] / workers,
         "pretrain, dense": hours["pretrain dense"] / workers,
         "count_accesses": (hours["count_accesses"] - plan.reading_hours()) / side_by_side,

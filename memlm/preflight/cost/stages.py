@@ -9,6 +9,7 @@ from memlm.config import Config
 from memlm.data import dclm
 from memlm.data.config import DocumentStreamConfig
 from memlm.methods.config import MethodConfig, SlotMethodConfig
+from memlm.preflight.cost import bases
 from memlm.preflight.cost.goodput import GPU_HOURS_PER_FAILURE, goodput
 from memlm.preflight.cost.machines import Machine
 from memlm.preflight.cost.model import PlanError, vocabulary_of, work_of
@@ -248,7 +249,8 @@ class Plan:
 
     @property
     def corpus_tokens(self) -> float:
-        return self.assumptions.corpus_tokens or corpus_tokens(self.config) or self.memory.num_tokens
+        known = self.assumptions.corpus_tokens or corpus_tokens(self.config)
+        return known or self.memory.num_tokens or self._counted_tokens  # where nothing is pretrained
 
     @property
     def corpus_shards(self) -> float:
@@ -300,9 +302,8 @@ class Plan:
         if setting.moves == "nothing":
             return 0.0
         model, stream = self.config.model, self.config.stream
-        length = (
-            stream.max_length if isinstance(stream, DocumentStreamConfig) else min(stream.max_length, STATEMENT_TOKENS)
-        )
+        stated = bases.STATEMENT_TOKENS if model.base else STATEMENT_TOKENS
+        length = stream.max_length if isinstance(stream, DocumentStreamConfig) else min(stream.max_length, stated)
         tokens = _num_texts(self.config) * stream.num_passes * stream.num_wordings * length
         work = work_of(model, self.memory.vocab_size, length, setting.base)
         forward = sum(part.forward for part in work.values())
@@ -327,6 +328,8 @@ class Plan:
         evaluation, machine = self.config.evaluation, self.memory.machine
         work = work_of(self.config.model, self.memory.vocab_size, PROMPT_TOKENS, "memory")
         forward = sum(part.forward for part in work.values())
+        if self.config.model.base:
+            return self._device_hours(bases.scored_tokens(self.config, _num_texts(self.config)) * forward)
         weights = 4 * self.memory.sizes.active / (machine.bandwidth * BANDWIDTH_REACHED) / 3600
         hours = self._device_hours(evaluation.num_text_blocks * self.config.corpus.block_size * forward)
         for questions, answer in _questions(self.config):

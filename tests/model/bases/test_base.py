@@ -107,7 +107,7 @@ def test_a_model_on_the_hub_needs_a_commit():
 
 
 def test_a_base_larger_than_memory_is_refused_by_arithmetic(folder, monkeypatch):
-    monkeypatch.setattr(module, "available_memory", lambda: 20_000)
+    monkeypatch.setattr(module, "available_memory", lambda: 32_000)
     base = open_base(str(folder))
     require_room(base, num_values=10)
     number = sum(parameter.numel() for parameter in tiny_base("llama").parameters())
