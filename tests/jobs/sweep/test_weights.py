@@ -17,6 +17,7 @@ from memlm.methods.parts import pool_writers
 from memlm.methods.parts.adapters import MergedAdapter
 from memlm.model.memory import ValuePool
 from memlm.training.step import finetune_step
+from tests.support.families import tiny_base
 from tests.support.tiny import MEMORIES, random_background, random_batch, sparse_config, state, tiny_model
 
 CPU = torch.device("cpu")
@@ -74,6 +75,19 @@ def check_order_does_not_matter(memory):
         alone = tiny_model(memory)
         first = list(METHODS).index(name)
         assert_same(forwards[name], learn(alone, METHODS[name], range(first, first + 3)))
+
+
+def test_a_base_whose_embeddings_are_tied_learns_as_it_does_alone():
+    def learned(model):
+        method = METHODS["full"].build(model, LearningInputs(background=None, seed=0))
+        finetune_step(method, [random_batch(0)])
+        return state(method.finish())
+
+    weights = weights_of(tiny_base("llama", tie_word_embeddings=True))
+    for _ in range(2):
+        with weights.model_for(METHODS["full"]) as model:
+            assert model.lm_head.weight is model.model.embed_tokens.weight
+            assert_same(learned(model), learned(tiny_base("llama", tie_word_embeddings=True)))
 
 
 @every_memory
