@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.cli import parse
 from memlm.config import Config, replace_field
 from memlm.data.config import HeldOutConfig, QuestionSetConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.cli import parse
 from memlm.config import Config
 from memlm.identity import first_difference

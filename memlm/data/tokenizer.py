@@ -105,7 +105,7 @@ def load_tokenizer(name_or_path: str, *, num_rows: int | None = None) -> PreTrai
     others = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, None}
     # If the pad token is a letter, that letter at the end of a block would be taken for a pad.
     if tokenizer.pad_token_id in others or len(tokenizer.pad_token) == 1:
-        has_row = num_rows is None or len(tokenizer) < num_rows
+        has_row = num_rows is None or len(tokenizer) < num_rows or PAD in tokenizer.get_vocab()
         tokenizer.add_special_tokens({"pad_token": PAD if has_row else _unused_token(name_or_path, tokenizer)})
     return tokenizer
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.config import DocumentsConfig
 from memlm.data.corpus.corpus import Corpus, open_corpus

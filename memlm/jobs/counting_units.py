@@ -11,7 +11,7 @@ import ray
 import torch
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.corpus.corpus import open_corpus
 from memlm.jobs.on_ray.attempts import Attempts

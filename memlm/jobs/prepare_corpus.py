@@ -20,7 +20,7 @@ import ray.data
 from ray.data import TaskPoolStrategy
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.corpus.accounting import TooManyMalformed
 from memlm.data.corpus.corpus import write_corpus, write_part

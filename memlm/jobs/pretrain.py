@@ -8,7 +8,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import IN_JOB, Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.checks import require_ready

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.tokenizer import save_tokenizer

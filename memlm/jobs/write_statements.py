@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.config import WordingsConfig
 from memlm.data.corpus.shards import write_shard

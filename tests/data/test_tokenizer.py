@@ -230,24 +230,21 @@ def test_a_letter_is_not_used_as_pad_because_text_may_end_in_it(tmp_path):
     assert tokenizer.pad_token_id not in encode(tokenizer, "banana a")
 
 
-def saved_with(folder, *special, **roles):
-    """A folder with a tokenizer that has these tokens too, without a pad token unless it is
-    given."""
-    tokenizer = train_tokenizer(["a line of text"], vocab_size=270)
-    tokenizer.add_special_tokens({"extra_special_tokens": list(special)})
-    for role, token in {"pad_token": None, **roles}.items():
-        setattr(tokenizer, role, token)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
 def test_a_model_without_a_row_for_a_pad_is_padded_with_a_token_that_stands_for_nothing(tmp_path):
-    own = saved_with(tmp_path, "<a>", "<b>", pad_token="<|eos|>")
-    rows = len(own)
+    with_a_pad = with_words(tmp_path, {"<eos>": 0, "<unk>": 1, "a": 2}, extra_special_tokens=["<a>", "<b>"])
+    rows = len(with_a_pad) - 1
     loaded = load_tokenizer(str(tmp_path), num_rows=rows)
     assert (len(loaded), loaded.pad_token) == (rows, "<b>")
     more = load_tokenizer(str(tmp_path), num_rows=rows + 1)
     assert (len(more), more.pad_token_id) == (rows + 1, rows)
+
+
+def test_a_pad_that_has_a_row_is_used_whatever_the_settings_call_the_pad(tmp_path):
+    tokenizer = train_tokenizer(["a line of text"], vocab_size=270)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path), num_rows=len(tokenizer))
+    assert (len(loaded), loaded.pad_token) == (len(tokenizer), PAD)
 
 
 def test_where_every_special_token_has_a_role_the_one_that_begins_texts_pads(tmp_path):

@@ -39,7 +39,9 @@ CONFIG = EvaluationConfig(max_new_tokens=3, max_solution_tokens=4, batch_size=5,
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return new_tokenizer()
+    tokenizer = new_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    return tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.jobs import finetune
 from memlm.kinds import PATCH_KIND
 from memlm.results.scores import LEARNING_SET, SetScore, TrialResult

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from memlm import artifacts
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.console import quiet, say

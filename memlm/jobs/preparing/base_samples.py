@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.corpus.shards import write_shard
 from memlm.data.writers.interface import Writer

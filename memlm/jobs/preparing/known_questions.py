@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.config import QuestionSetConfig
 from memlm.data.corpus.shards import read_records, write_shard

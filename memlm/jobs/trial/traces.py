@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from memlm import artifacts, storage
-from memlm.artifacts import Artifact
+from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.questions.records import Question
 from memlm.evaluation.stream_metrics import CurvePoint

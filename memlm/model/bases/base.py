@@ -125,7 +125,7 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None, attention: str = 
             **base.loading,
         )
     if base.gguf:  # transformers still calls it quantised, and would refuse to save it
-        model.is_quantized = False
+        model.is_quantized, model.hf_quantizer = False, None
         del model.config.quantization_config
     return model.eval()
 
