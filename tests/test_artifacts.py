@@ -227,6 +227,7 @@ EVERY_PART = {
     ),
     "examples": with_field(config_of(["smoke"]), "questions.examples", QuestionSetConfig(path="examples.jsonl")),
     "a base": config_of(["smoke", "--model.base", "/base"]),
+    "a base that teaches": config_of(["smoke", "--model.base", "/base", "--pretraining.distillation-weight", "0.5"]),
     "samples": with_field(config_of(["smoke"]), "corpus.samples", SamplesConfig()),
     "a living background": config_of(["smoke", "--method.living-background", "4"]),
     "a background of facts": config_of(["smoke", "--method.background", "new_facts"]),

@@ -12,7 +12,7 @@ many times the table."""
 
 
 def _has_fixed_keys(settings: "PretrainingConfig") -> bool:
-    return settings.keys == "fixed"
+    return settings.keys != "trained"
 
 
 def _distils(settings: "PretrainingConfig") -> bool:
