@@ -128,7 +128,7 @@ def tokens_of_statements(facts: Iterable[Fact], statements: Callable[[str], Fact
     tokens = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
     if len(tokens) < length:
         raise ValueError(
-            f"a cartridge of num_virtual_tokens {length} begins as so many tokens of the facts' statements, which have {len(tokens)}; "
+            f"a cartridge of num_virtual_tokens {length} begins as that many tokens of the facts' statements, which have {len(tokens)}; "
             f"lower num_virtual_tokens in method.settings"
         )
     return tokens[:length]

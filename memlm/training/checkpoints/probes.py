@@ -40,7 +40,7 @@ NUM_ASKED = 50
 """Facts that are asked before, to find some that the model does not know."""
 NUM_PASSES, NUM_WORDINGS = 8, 6
 MAX_TRAINABLE_SLOTS, SHARE_OF_SLOTS = 1000, 16
-"""A step moves so many slots, or this part of a small pool."""
+"""Slots that a step moves, or this share of a small pool."""
 STEP_OF_VALUES = 0.05
 """Step of a value, as a share of the root mean square of what the layer's feed-forward network
 gives: a rate for values of any scale."""
