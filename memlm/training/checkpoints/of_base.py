@@ -96,8 +96,8 @@ def control_with_trained(
 
 
 def blocks_to_measure(corpus: Corpus, *, num_tokens: int) -> Int[Tensor, "blocks block_size"]:
-    """About that many tokens of held-out text, or, where no block is full of it, of the text that is
-    trained on."""
+    """About that many tokens of held-out text, or, where no block is full of it, of the text that
+    is trained on."""
     for blocks in (corpus.validation_blocks(), corpus.train_blocks()):
         taken = blocks.take(range(min(len(blocks), -(-num_tokens // blocks.block_size))))
         whole = without_pads(taken, corpus.tokenizer)
