@@ -157,7 +157,13 @@ def test_reports_refused_by_the_tracking_server_are_logged_later(monkeypatch, ca
 
     server, config = Server(), smoke("runs", "--pretraining.num-steps", "9")
     run = pretrain_worker._Pretraining(
-        task=SimpleNamespace(config=config), engine=None, states=None, corpus=None, tracked=server, diary=None
+        task=SimpleNamespace(config=config),
+        engine=None,
+        teacher=None,
+        states=None,
+        corpus=None,
+        tracked=server,
+        diary=None,
     )
     for step in (1, 2):
         run.unlogged.append((step, {"loss": 1.0}))

@@ -7,7 +7,7 @@ import pytest
 
 from memlm.artifact import Artifact
 from memlm.jobs import finetune
-from memlm.kinds import PATCH_KIND
+from memlm.kinds import PATCH_FILE, PATCH_KIND
 from memlm.results.scores import LEARNING_SET, SetScore, TrialResult
 from tests.jobs.running import said_with, smoke
 
@@ -19,7 +19,10 @@ def result_of(start: tuple[float, ...], end: tuple[float, ...]) -> TrialResult:
 
 
 def patch_at(uri: str) -> Artifact:
-    return Artifact(uri=uri, kind=PATCH_KIND, identity={})
+    patch = Artifact(uri=uri, kind=PATCH_KIND, identity={})
+    with patch.write() as draft:
+        (draft.path / PATCH_FILE).write_bytes(b"rows")
+    return patch
 
 
 def test_the_patch_is_shown_with_the_command_that_applies_it(tmp_path, capsys):

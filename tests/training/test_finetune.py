@@ -148,7 +148,12 @@ def test_everything_that_a_trial_reads_is_recorded(memory, materials):
     trial, model = trial_with(sparse_config(6)), base_model(materials.tokenizer, memory)
     materials = replace(materials, background=random_background(model))
     recording, begun = recording_of(model, trial, materials), []
-    model.register_forward_pre_hook(lambda *_: begun.append(True))
+
+    def note(_, positional, named):
+        if positional or named.get("input_ids") is not None:
+            begun.append(True)
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
     run_trial(trial, model, replace(materials, recording=recording), key="key")
     assert not begun
     outcome(trial, model, materials)

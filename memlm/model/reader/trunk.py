@@ -126,6 +126,7 @@ def continue_from(
             lambda _, positional, named: _with_hidden_states(trunk.residual, positional, named), with_kwargs=True
         )
         recorded.callback(enter.remove)
+        recorded.enter_context(_not_recomputed(layer))
         recorded.enter_context(_instead_of(attention_of(model, first), "forward", lambda *_, **__: attended))
         recorded.enter_context(_instead_of(memory, "search", lambda _: (trunk.slots, trunk.weights)))
         logits = model(
@@ -152,6 +153,18 @@ def _instead_of(module: nn.Module, name: str, method: Callable[..., Any]) -> Ite
         yield
     finally:
         delattr(module, name)
+
+
+@contextmanager
+def _not_recomputed(layer: nn.Module) -> Iterator[None]:
+    """Within the context, gradient checkpointing keeps the layer's activations: to compute them
+    again, in the backward pass, the layer would need what this context alone gives it."""
+    checkpointed = getattr(layer, "gradient_checkpointing", False)
+    layer.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        layer.gradient_checkpointing = checkpointed
 
 
 def _hidden_states(positional: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
