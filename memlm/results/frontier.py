@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from memlm.results.bootstrap import Resamples, interval
+from memlm.results.comparing.checkpoints import with_each_checkpoint
 from memlm.results.comparing.choice import TuningScores, chosen_settings, tuning_scores
 from memlm.results.comparing.items import SweepItems
 from memlm.results.comparing.measuring import MeasuredSetting, has_kept, measure_method
@@ -64,8 +65,13 @@ def build_frontier(
     levels that all of COMPARED_METHODS in the sweep reach, `reached` is the share of resamples in
     which the method learns that much at all; `partly_matched` has the other levels. `paired` has
     the counted sets, and the right answers of each (`kept_set`); its `ratio_ci` is None where the
-    other method loses nothing in a resample.
+    other method loses nothing in a resample, and its `by_checkpoint` says what each of several
+    checkpoints gives alone.
     """
+
+    def frontier_alone(own: list[TrialResult]) -> dict[str, Any]:
+        return build_frontier(recipe, own, samples=samples, seed=seed, tuning_seeds=tuning_seeds, first_sets=first_sets)
+
     require_comparable(trials)
     missing = lacks(trials, tuning_seeds)
     reported, tuning = split_by_seed(trials, tuning_seeds)
@@ -95,7 +101,9 @@ def build_frontier(
         "hypervolume_ci": {method: interval(volume) for method, volume in volumes.items()},
         "matched": matched,
         "partly_matched": [row for row in rows if row not in matched],
-        "paired": paired_differences(curves, _units(reported[0].start, sets.counted)),
+        "paired": with_each_checkpoint(
+            paired_differences(curves, _units(reported[0].start, sets.counted)), trials, frontier_alone
+        ),
         "bootstrap": {"samples": samples, "seed": seed, "confidence": 0.95},
         "provenance": dict(provenance or {}),
     }

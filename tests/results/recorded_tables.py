@@ -6,9 +6,11 @@ what it shows:
     <!-- docs/recorded/X.json: pairs known_facts_nats of lora/full at 0.7 0.8 -->
 
 `lost` is what methods lose of a set at equal learning, `pairs` the ratio of two methods' losses and
-their difference. `python -m tests.results.recorded_tables` writes all tables anew.
+their difference, `checkpoints` the ratio by each pair of a world and a pretraining alone.
+`python -m tests.results.recorded_tables` writes all tables anew.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,7 @@ from memlm.results.looks import look_of, title_of
 
 ROOT = Path(__file__).parents[2]
 PLACED = re.compile(
-    r"(<!-- (docs/recorded/\S+\.json): (lost|pairs) (\w+)(?: of ([\w/ ]+?))? at ([\d. ]+) -->\n\n)(?:(?:\|.*\n)+\n)?"
+    r"(<!-- (docs/recorded/\S+\.json): (lost|pairs|checkpoints) (\w+)(?: of ([\w/ ]+?))? at ([\d. ]+) -->\n\n)(?:(?:\|.*\n)+\n)?"
 )
 
 Frontier = Mapping[str, Any]
@@ -68,7 +70,25 @@ def pairs(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequenc
     return rows
 
 
-KINDS: Mapping[str, Callable[..., list[list[str]]]] = {"lost": lost, "pairs": pairs}
+def checkpoints(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequence[float]) -> list[list[str]]:
+    at = {(row["method"], row["against"], row["learning"]): row for row in frontier["paired"] if row["set"] == name}
+    names = list(next(iter(at.values()))["by_checkpoint"])
+    rows = [[f"{title_of(name)}: ratio", "at learning", *(f"pair {each}" for each in names), "all"]]
+    for pair, level in itertools.product(methods, levels):
+        method, against = pair.split("/")
+        found = at.get((method, against, level), {})
+        ratios = [(found.get("by_checkpoint", {}).get(each) or {}).get("ratio") for each in names]
+        title = f"{look_of(frontier, method).name} / {look_of(frontier, against).name}"
+        cells = ["not reached" if ratio is None else f"{ratio:.2f}" for ratio in [*ratios, found.get("ratio")]]
+        rows.append([title, f"{level:.1f}", *cells])
+    return rows
+
+
+KINDS: Mapping[str, Callable[..., list[list[str]]]] = {
+    "lost": lost,
+    "pairs": pairs,
+    "checkpoints": checkpoints,
+}
 
 
 if __name__ == "__main__":

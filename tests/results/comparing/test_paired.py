@@ -170,3 +170,18 @@ def test_a_difference_is_what_a_loop_over_resamples_computes() -> None:
         expected = np.array([at_level(method, each) - at_level(against, each) for each in range(1 + samples)])
         assert row["difference"] == pytest.approx(expected[0], abs=1e-9)
         assert row["ci"] == pytest.approx(interval(expected), abs=1e-9)
+
+
+def test_each_of_several_checkpoints_says_what_it_gives_alone():
+    trials = random_trials(checkpoints=("0", "1"))
+    rows = frontier_of_trials(*trials)["paired"]
+    assert rows
+    for name in ("0", "1"):
+        alone = frontier_of_trials(*(trial for trial in trials if trial.checkpoint == name))["paired"]
+        assert all("by_checkpoint" not in row for row in alone)
+        said = {(row["set"], row["learning"], row["method"], row["against"]): row for row in alone}
+        for row in rows:
+            own = said.get((row["set"], row["learning"], row["method"], row["against"]))
+            found = row["by_checkpoint"][name]
+            assert (found is None) == (own is None)
+            assert own is None or (found == {key: own[key] for key in found} and found["ratio"] == own["ratio"])
