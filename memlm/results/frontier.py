@@ -18,6 +18,7 @@ an interval (bootstrap.py).
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,12 +69,7 @@ def build_frontier(
     other method loses nothing in a resample, and its `by_checkpoint` says what each of several
     checkpoints gives alone.
     """
-
-    def frontier_alone(own: list[TrialResult]) -> dict[str, Any]:
-        return build_frontier(recipe, own, samples=samples, seed=seed, tuning_seeds=tuning_seeds, first_sets=first_sets)
-
     require_comparable(trials)
-    missing = lacks(trials, tuning_seeds)
     reported, tuning = split_by_seed(trials, tuning_seeds)
     if tuning_seeds:
         reported = [reported_items(trial) for trial in reported]
@@ -83,6 +79,7 @@ def build_frontier(
     volumes = {method: hypervolume(curve.learning, curve.drops(sets.headline)) for method, curve in curves.items()}
     rows = at_matched_learning(curves, sets.counted, sets.averaged)
     matched = [row for row in rows if _is_matched(row, methods)]
+    same: dict[str, Any] = {"samples": samples, "seed": seed, "tuning_seeds": tuning_seeds, "first_sets": first_sets}
     return {
         "recipe": recipe,
         "points": _all_points(methods, sets.headline),
@@ -95,14 +92,16 @@ def build_frontier(
         "chosen_on": "tuning" if tuning_seeds else "evaluation",
         "chosen_by": sets.decided_by,
         "tuning_seeds": list(tuning_seeds),
-        "lacks": missing,
+        "lacks": lacks(trials, tuning_seeds),
         "start": {method: compared.start for method, compared in methods.items()},
         "hypervolume": {method: float(volume[0]) for method, volume in volumes.items()},
         "hypervolume_ci": {method: interval(volume) for method, volume in volumes.items()},
         "matched": matched,
         "partly_matched": [row for row in rows if row not in matched],
         "paired": with_each_checkpoint(
-            paired_differences(curves, _units(reported[0].start, sets.counted)), trials, frontier_alone
+            paired_differences(curves, _units(reported[0].start, sets.counted)),
+            trials,
+            partial(build_frontier, recipe, **same),
         ),
         "bootstrap": {"samples": samples, "seed": seed, "confidence": 0.95},
         "provenance": dict(provenance or {}),
