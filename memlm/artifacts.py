@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from memlm import storage
 from memlm.artifact import Artifact
 from memlm.config import Config
-from memlm.data.config import QuestionSetConfig
+from memlm.data.config import WITHOUT_WRITER, QuestionSetConfig
 from memlm.data.prompts import digest_of
 from memlm.identity import identity
 from memlm.kinds import (
@@ -137,7 +137,7 @@ def questions(config: Config) -> Artifact:
     names them too; with documents that a model augments, the writer."""
     mixture = config.corpus.mixture if config.questions.remove_overlap else None
     documents = config.questions.documents
-    written = documents is not None and documents.augmenter != "rules"
+    written = documents is not None and documents.augmenter not in WITHOUT_WRITER
     return Artifact(
         uri=storage.join(run_of(config).uri, "questions"),
         kind=QUESTIONS_KIND,

@@ -184,6 +184,11 @@ class HeldOutConfig(QuestionSetConfig):
             )
 
 
+Augmenter = Literal["rules", "given", "general", "trivia"]
+WITHOUT_WRITER: tuple[Augmenter, ...] = ("rules", "given")
+"""Augmenters that ask no language model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DocumentsConfig:
     """Documents to learn chunk by chunk, each chunk in many augmentations (Lin et al. 2025,
@@ -191,9 +196,11 @@ class DocumentsConfig:
 
     path: str = field(metadata=NAMES_RESULT)
     """A file (.jsonl, .jsonl.zst, .json, .csv, .parquet), s3:// object or hub data set with id,
-    title and text; the path may contain environment variables."""
+    title and text, and rewrites if they are to be learned; the path may contain environment
+    variables."""
     questions: str = field(metadata=NAMES_RESULT)
-    """Questions about them, with id, question, answer and doc_ids, from the same kinds of place."""
+    """Questions about them, with id, question, answer and doc_ids, from the same kinds of place; or
+    the documents' own file, if each record holds its questions."""
     num_documents: int = names_result(0)
     """Maximum number of documents, from the first on; 0 for all."""
     answered_only: bool = names_result(True)
@@ -205,9 +212,10 @@ class DocumentsConfig:
     """Maximum length of a chunk. A longer paragraph is cut between sentences."""
     min_chunk_tokens: int = names_result(32)
     """A shorter paragraph, usually a heading, is joined to the next one."""
-    augmenter: Literal["rules", "general", "trivia"] = names_result("rules")
-    """Source of a chunk's augmentations: rules, which need no model; or the writer with Active
-    Reading, prompted for strategies in general or for a trivia quiz."""
+    augmenter: Augmenter = names_result("rules")
+    """Source of a chunk's augmentations: rules, which need no model; given, the document's own
+    sentences and the lines of its rewrites; or the writer with Active Reading, prompted for
+    strategies in general or for a trivia quiz."""
     num_augmentations: int = names_result(64)
     """Number of different texts per chunk."""
     max_augmentation_tokens: int = names_result(511)
@@ -232,7 +240,8 @@ class DocumentsConfig:
             raise ValueError(
                 f"questions.documents.max_failed_share is {self.max_failed_share}; it must lie between 0 and 1"
             )
-        if not self.min_chunk_tokens <= self.chunk_tokens <= self.max_augmentation_tokens:
+        longest = self.chunk_tokens if self.augmenter == "given" else self.max_augmentation_tokens
+        if not self.min_chunk_tokens <= self.chunk_tokens <= longest:
             raise ValueError(
                 f"questions.documents has min_chunk_tokens {self.min_chunk_tokens}, chunk_tokens {self.chunk_tokens} and "
                 f"max_augmentation_tokens {self.max_augmentation_tokens}; they must be in ascending order, so that a whole chunk fits into a text"
@@ -392,6 +401,10 @@ class StreamConfig:
                 raise ValueError(f"stream.{name} is {getattr(self, name)}; it must be at least 1")
 
 
+def _is_one_by_one(stream: "DocumentStreamConfig") -> bool:
+    return stream.order == "one_by_one"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DocumentStreamConfig:
     """The documents to learn, and their batches, for a run with questions.documents."""
@@ -405,6 +418,9 @@ class DocumentStreamConfig:
     """Number of texts on one chunk in a step's batch, drawn from the chunk's augmentations."""
     num_passes: int = names_result(1)
     """Number of passes over all chunks."""
+    order: Literal["in_passes", "one_by_one"] = names_result("in_passes", when=_is_one_by_one)
+    """Whether a pass goes through all documents, or all passes over a document come before the next
+    one. Learned one by one, each is asked about right after it, too."""
     max_length: int = execution_only(512)
     """Maximum length of a text in tokens, including the end of text."""
 

@@ -1,19 +1,22 @@
-"""Chunks of the documents to learn, each restated in many texts, by rules or by a language model
-(Active Reading). prepare_corpus reads the result:
+"""Chunks of the documents to learn, each restated in many texts: by rules, by a language model
+(Active Reading), or by rewrites that come with the documents. prepare_corpus reads the result:
 
     documents/facts.jsonl   a line per chunk, in order, with its texts and the questions it answers
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from memlm import artifacts, storage
 from memlm.artifact import Artifact
 from memlm.config import Config
-from memlm.data.config import DocumentsConfig
+from memlm.data.config import WITHOUT_WRITER, DocumentsConfig
 from memlm.data.corpus.corpus import Corpus, open_corpus
 from memlm.data.documents.active_reading import APPLY_PROMPT, STRATEGY_PROMPTS, augment_by_reading
 from memlm.data.documents.augmentation import augment_by_rules
@@ -29,6 +32,7 @@ from memlm.data.documents.documents import (
     read_document_questions,
     read_titled_documents,
 )
+from memlm.data.documents.rewrites import texts_given
 from memlm.data.paths import expand
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
@@ -58,7 +62,7 @@ def run(config: Config) -> str:
     contents = (documents_content(path), source_content(asked))
     sources = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents))
     corpus = artifacts.corpus(config).require().digest
-    revision = None if augmenter == "rules" else revision_of(config.writer)
+    revision = None if augmenter in WITHOUT_WRITER else revision_of(config.writer)
     prompts = () if revision is None else (STRATEGY_PROMPTS[augmenter], APPLY_PROMPT)
     documents = artifacts.documents(config, revision=revision, prompts=prompts)
     documents = documents.made_from(sources=sources.hexdigest(), corpus=corpus)
@@ -88,8 +92,12 @@ def _augment_all(
 ) -> None:
     """Augment the missing chunks and write the artifact."""
     settings, digest = require_documents(config), documents.digests()["corpus"]
-    chunks, placed = _chunks(read, questions, settings, open_corpus(artifacts.corpus(config).uri, digest=digest))
-    records = _augment_chunks(config, chunks, documents, revision)
+    corpus = open_corpus(artifacts.corpus(config).uri, digest=digest)
+    chunks, placed = _chunks(read, questions, settings, corpus)
+    if settings.augmenter == "given":
+        records = _give(read, chunks, settings, corpus)
+    else:
+        records = _augment_chunks(config, chunks, documents, revision)
     texts = [record["texts"] for record in records]
     chunks, texts = check_augmented(chunks, texts, max_failed_share=settings.max_failed_share)
     facts = facts_of_chunks(chunks, texts, placed)
@@ -161,6 +169,21 @@ def _chunks(
     return [chunk for chunk in chunks if chunk.id in placed or not config.answering_chunks_only], placed
 
 
+def _give(
+    read: Sequence[TitledDocument], chunks: Sequence[Chunk], config: DocumentsConfig, corpus: Corpus
+) -> list[Record]:
+    """The texts that came with each document, which is a single chunk."""
+    id, number = Counter(chunk.document_id for chunk in chunks).most_common(1)[0]
+    if number > 1:
+        raise DocumentError(
+            f"document {id!r} is cut into {number} chunks, and its rewrites are about all of it; set questions.documents.chunk_tokens and "
+            "questions.documents.min_chunk_tokens to more tokens than the longest document has"
+        )
+    documents = {document.id: document for document in read}
+    given = (texts_given(documents[chunk.document_id], config.num_augmentations) for chunk in chunks)
+    return [_fitting(texts, corpus.tokenizer, config.max_augmentation_tokens) for texts in given]
+
+
 def _augment_chunks(config: Config, chunks: Sequence[Chunk], documents: Artifact, revision: str | None) -> list[Record]:
     digest = documents.digests()["corpus"]
     corpus = partial(open_corpus, artifacts.corpus(config).uri, digest=digest)
@@ -191,12 +214,13 @@ def _augment(
         num_augmentations=config.num_augmentations,
         max_rounds=config.max_rounds,
     )
-    records = []
-    for texts in augmented:
-        fitting = [fitting_start(text, tokenizer, longest) for text in texts]
-        num_cut = sum(text != whole for text, whole in zip(fitting, texts, strict=True))
-        records.append({"texts": list(dict.fromkeys(fitting)), "num_cut": num_cut})
-    return records
+    return [_fitting(texts, tokenizer, longest) for texts in augmented]
+
+
+def _fitting(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> Record:
+    fitting = [fitting_start(text, tokenizer, longest) for text in texts]
+    num_cut = sum(text != whole for text, whole in zip(fitting, texts, strict=True))
+    return {"texts": list(dict.fromkeys(fitting)), "num_cut": num_cut}
 
 
 def _details(read: Sequence[TitledDocument], facts: Sequence[Fact], records: Sequence[Record]) -> dict[str, int]:

@@ -12,8 +12,10 @@ import pytest
 from memlm import artifacts, storage
 from memlm.config import Config
 from memlm.data.config import DocumentsConfig, DocumentStreamConfig
+from memlm.data.corpus.corpus import write_corpus
 from memlm.data.corpus.shards import write_shard
 from memlm.data.questions.sets import open_question_sets
+from memlm.data.tokenizer import train_tokenizer
 from memlm.data.writers.config import EndpointConfig, WriterConfig
 from memlm.jobs import augment_documents, finetune, prepare_corpus, pretrain
 from tests.jobs.running import refused, smoke
@@ -115,6 +117,51 @@ def test_active_reading_asks_a_model_once_and_cuts_what_does_not_fit(config: Con
     assert [fact.id for fact in facts] == ["Ada#0", "Bo#0", "Cy#0"]
     assert all(text.endswith(".") for fact in facts for text in fact.statements)
     assert {text.split()[0] for text in facts[0].statements} == {"Sing", "Draw"}
+
+
+def given(config: Config, folder: Path, **settings: Any) -> Config:
+    """The run with rewrites of its documents, each with its questions in one file, and with a
+    corpus that has only a tokenizer."""
+    assert config.questions.documents is not None
+    rewrites = [f"1. {{name}} came from {{name}}ville in number {number} of the town." for number in range(9)]
+    records = [
+        {
+            "id": name,
+            "title": f"{name} Doe",
+            "text": f"{name} was born in {name}ville.\n{name} kept bees.",
+            "rewrites": ["\n".join(rewrites).format(name=name)],
+            "questions": [{"question": "Where was that?", "answer": f"{name}ville"}],
+        }
+        for name in NAMES
+    ]
+    write_shard(str(folder / "given.jsonl"), records)
+    sources = dict.fromkeys(("path", "questions"), str(folder / "given.jsonl"))
+    options = {"chunk_tokens": 200, "min_chunk_tokens": 200, "max_augmentation_tokens": 40, **settings}
+    documents = replace(config.questions.documents, augmenter="given", **sources, **options)
+    config = replace(config, world=None, questions=replace(config.questions, documents=documents))
+    with artifacts.corpus(config).write() as draft:
+        tokenizer = train_tokenizer([str(record) for record in records], vocab_size=300)
+        write_corpus(draft.path, tokenizer, train=[], validation=[], accounts={}, quarantined={})
+    return config
+
+
+def test_rewrites_that_come_with_the_documents_are_learned_without_ray_or_a_writer(config: Config, tmp_path: Path):
+    config = given(config, tmp_path)
+    uri = augment_documents.run(config)
+    assert augment_documents.run(config) == uri
+    facts = augment_documents.document_facts(uri, digest=storage.read_manifest(uri).digest)
+    assert [fact.id for fact in facts] == ["Ada#0", "Bo#0", "Cy#0"]
+    assert [[question.question for question in fact.questions] for fact in facts] == [
+        [f"Topic: {name} Doe\nWhere was that?"] for name in NAMES
+    ]
+    assert facts[1].statements[:2] == ("Bo Doe\nBo was born in Boville.", "Bo Doe\nBo kept bees.")
+    assert len(facts[1].statements) == 6, "num_augmentations"
+    assert "writer" not in storage.read_manifest(uri).config
+
+
+def test_rewrites_are_of_whole_documents(config: Config, tmp_path: Path, capfd):
+    said = refused(capfd, augment_documents.run, given(config, tmp_path, chunk_tokens=20, min_chunk_tokens=0))
+    assert "document 'Ada' is cut into 2 chunks, and its rewrites are about all of it" in said
 
 
 def test_a_run_without_documents_is_refused(tmp_path: Path, capfd):

@@ -2,9 +2,9 @@
 texts, and facts made of their chunks.
 
     documents    .md and .txt, one document per file, or a folder of them; or a table of id, title
-                 and text
+                 and text, and rewrites of the text
     questions    a table of question and answer, and, if there are several documents, the doc_ids
-                 that a question is about
+                 that a question is about; or the table of documents, if each has its questions
 
 A chunk is a fact whose statements are its augmentations, so that the streams, trials and scores of
 facts work for documents too.
@@ -47,6 +47,8 @@ class TitledDocument:
     id: str
     title: str
     text: str
+    rewrites: tuple[str, ...] = ()
+    """What somebody wrote about the text, to learn it from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def read_titled_documents(path: str, *, report: Report = logger.warning) -> tupl
     which are left out. Files of a folder that are left out are reported.
 
     A file of plain text is one document; each record of a table is one (`{"id", "title",
-    "text"}`).
+    "text"}`, and `"rewrites"`, a list of texts).
     """
     if is_text_source(path):
         return _read_text_documents(path, report)
@@ -92,12 +94,20 @@ def read_titled_documents(path: str, *, report: Report = logger.warning) -> tupl
             )
         lines[id] = line
         if text.strip():
-            documents.append(TitledDocument(id=id, title=title.strip(), text=text))
+            rewrites = _rewrites_of(record, f"{path}:{line}")
+            documents.append(TitledDocument(id=id, title=title.strip(), text=text, rewrites=rewrites))
         else:
             empty.append(f"{path}:{line}: document {id!r} is empty")
     if not documents:
         raise DocumentError(f"{path}: no document holds any text ({len(empty)} are empty); check the path")
     return documents, empty
+
+
+def _rewrites_of(record: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    rewrites = record.get("rewrites") or []
+    if not isinstance(rewrites, list) or not all(isinstance(each, str) for each in rewrites):
+        raise DocumentError(f"{place}: rewrites must be a list of texts; repair them, or leave them out")
+    return tuple(rewrites)
 
 
 def _read_text_documents(path: str, report: Report) -> tuple[list[TitledDocument], list[str]]:
@@ -122,13 +132,14 @@ def _read_text_documents(path: str, report: Report) -> tuple[list[TitledDocument
 
 def read_document_questions(path: str) -> list[DocumentQuestion]:
     """Questions about documents, one per record: `{"question", "answer"}`, optionally with `id` and
-    `doc_ids`.
+     `doc_ids`.
 
-    SimpleQA's records have all four. A text in `doc_ids` is one id, or a JSON list as in a CSV
-    file; several answers are a list.
+     SimpleQA's records have all four. A text in `doc_ids` is one id, or a JSON list as in a CSV
+     file; several answers are a list. A document's record may hold its own `questions`
+    .
     """
     questions, lines = [], dict[str, int]()
-    for line, record in _records(path):
+    for line, record in _question_records(path):
         try:
             question, answers = record.get("question"), _answers_of(record.get("answer"))
         except DoesNotFit as error:
@@ -156,6 +167,30 @@ def read_document_questions(path: str) -> list[DocumentQuestion]:
     if not questions:
         raise DocumentError(f"{path}: the file holds no questions; check the path")
     return questions
+
+
+def _question_records(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for line, record in _records(path):
+        asked = record.get("questions")
+        if not isinstance(asked, list) or "question" in record:
+            yield line, record
+            continue
+        if not all(isinstance(each, dict) for each in asked):
+            raise DocumentError(
+                f"{path}:{line}: questions must be a list of objects with question and answer; repair or remove the line"
+            )
+        for number, each in enumerate(asked):
+            yield line, _under_its_topic(each, record, number)
+
+
+def _under_its_topic(asked: Mapping[str, Any], document: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The record of a question that stands in its document's. It is asked under the document's
+    title, as SEAL asks it (Zweiger et al. 2025, arXiv 2506.10943): alone it may not say what it is
+    about."""
+    id, title, question = id_of(document.get("id")), document.get("title"), asked.get("question")
+    if isinstance(title, str) and title.strip() and isinstance(question, str):
+        question = f"Topic: {title.strip()}\n{question}"
+    return {"id": f"{id}:{number}", "doc_ids": [id], **asked, "question": question}
 
 
 def _answers_of(answer: Any) -> tuple[str, ...]:

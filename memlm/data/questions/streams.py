@@ -2,11 +2,13 @@
 documents.
 
 Facts come in a new order in every pass (Lin et al. 2025, section 5.1); chunks come in the order of
-the text, one document after another (section 5.2).
+the text, one document after another (section 5.2), in passes over all of them or, one by one, with
+all passes over a document before the next.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -41,7 +43,7 @@ def shortfall(stream: StreamChoice, facts: Sequence[Fact]) -> str:
     """A message if a stream asks for more than there is and therefore learns all; empty
     otherwise."""
     if isinstance(stream, DocumentStreamConfig):
-        field, asked, number = "num_documents", stream.num_documents, len(_by_document(facts))
+        field, asked, number = "num_documents", stream.num_documents, len(by_document(facts))
     else:
         field, asked, number = "num_facts", stream.num_facts, len(facts)
     there = size_of_part(number, stream.part)
@@ -57,12 +59,13 @@ def sample_documents(chunks: Sequence[Fact], num_documents: int, *, seed: int, p
 
     A chunk's id is the id of its document, a '#' and a number.
     """
-    documents = items_of_part(_by_document(chunks), part)
+    documents = items_of_part(by_document(chunks), part)
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(documents))
     return [chunk for index in order[: num_documents or None] for chunk in documents[index]]
 
 
-def _by_document(chunks: Sequence[Fact]) -> list[list[Fact]]:
+def by_document(chunks: Sequence[Fact]) -> list[list[Fact]]:
+    """The chunks of each document, in their order."""
     return [list(group) for _, group in groupby(chunks, lambda chunk: chunk.id.rsplit("#", 1)[0])]
 
 
@@ -75,9 +78,9 @@ def batches_of_stream(
 ) -> Iterator[FactBatch]:
     """One batch per step, for the facts from facts_of_stream. Raises FactError at once if a text is
     longer than the stream allows."""
-    return fact_stream(
-        facts,
-        tokenizer,
+    batches_of = partial(
+        fact_stream,
+        tokenizer=tokenizer,
         num_wordings=stream.num_wordings,
         num_passes=stream.num_passes,
         max_length=stream.max_length,
@@ -85,6 +88,14 @@ def batches_of_stream(
         shuffle=not isinstance(stream, DocumentStreamConfig),
         values_only=learns_values_only(stream),
     )
+    if not learns_one_by_one(stream):
+        return batches_of(facts)
+    return chain.from_iterable([batches_of(document) for document in by_document(facts)])
+
+
+def learns_one_by_one(stream: StreamChoice) -> bool:
+    """Whether all passes over a document come before the next one."""
+    return isinstance(stream, DocumentStreamConfig) and stream.order == "one_by_one"
 
 
 def learns_values_only(stream: StreamChoice) -> bool:

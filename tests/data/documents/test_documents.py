@@ -103,6 +103,48 @@ def test_a_question_needs_neither_an_id_nor_documents(tmp_path: Path, record, an
     assert asked.document_ids == ids
 
 
+def test_a_document_may_hold_its_questions_and_rewrites(tmp_path: Path):
+    path = write(
+        tmp_path / "d.jsonl",
+        {
+            "id": 7,
+            "title": " Ada ",
+            "text": "Ada was born in Rome.",
+            "rewrites": ["Rome saw Ada's birth."],
+            "questions": [
+                {"question": "Where was she born?", "answer": "Rome"},
+                {"id": "q", "question": "Who?", "answer": ["Ada"]},
+            ],
+        },
+        {"id": "8", "text": "Bo saw Lima.", "questions": [{"question": "Who saw Lima?", "answer": "Bo"}]},
+        {"id": "9", "text": "Nobody asks.", "rewrites": None, "questions": []},
+    )
+    documents, _ = read_titled_documents(path)
+    assert [document.rewrites for document in documents] == [("Rome saw Ada's birth.",), (), ()]
+    asked = read_document_questions(path)
+    assert [(each.question.id, each.question.question, each.document_ids) for each in asked] == [
+        ("7:0", "Topic: Ada\nWhere was she born?", ("7",)),
+        ("q", "Topic: Ada\nWho?", ("7",)),
+        ("8:0", "Who saw Lima?", ("8",)),
+    ]
+    assert questions_by_chunk(*asked[:1]) == {"1#0": [], "1#1": [], "2#0": []}, "it is about document 7 alone"
+
+
+@pytest.mark.parametrize(
+    ("fields", "read", "message"),
+    [
+        ({"rewrites": "one text"}, read_titled_documents, ":1: rewrites must be a list of texts"),
+        ({"rewrites": ["a", 3]}, read_titled_documents, ":1: rewrites must be a list of texts"),
+        ({"questions": ["Who?"]}, read_document_questions, ":1: questions must be a list of objects"),
+        ({"questions": [{"question": "Who?"}]}, read_document_questions, ":1: needs a question and an answer"),
+        ({"questions": []}, read_document_questions, "holds no questions"),
+    ],
+)
+def test_what_a_document_holds_is_checked(tmp_path: Path, fields, read, message: str):
+    with pytest.raises(DocumentError, match=message):
+        read(write(tmp_path / "d.jsonl", {"id": "1", "text": "Ada.", **fields}))
+
+
 def test_questions_may_be_in_a_table(tmp_path: Path):
     (tmp_path / "q.csv").write_text("question,answer,doc_ids\nWhere?,Rome,a\nWhen?,1902,\n")
     questions = read_document_questions(str(tmp_path / "q.csv"))

@@ -15,6 +15,7 @@ from memlm.data.questions.streams import (
     shortfall,
 )
 from memlm.data.tokenizer import train_tokenizer
+from memlm.identity import identity
 
 CHUNKS = [
     Fact(id=f"{document}#{number}", statements=tuple(f"{document} {number} {text}" for text in "vwxyz"), questions=())
@@ -41,6 +42,24 @@ def texts_of(tokenizer, batch) -> list[str]:
 def test_each_pass_has_one_chunk_per_step_in_text_order(tokenizer):
     batches = stream(tokenizer)
     assert [batch.fact_id for batch in batches] == [chunk.id for chunk in CHUNKS] * 2
+
+
+def test_documents_may_be_learned_one_by_one(tokenizer):
+    batches = stream(tokenizer, order="one_by_one")
+    documents = [CHUNKS[:3], CHUNKS[3:6], CHUNKS[6:]]
+    assert [batch.fact_id for batch in batches] == [chunk.id for each in documents for chunk in each * 2]
+    first, again = batches[0], batches[3]
+    assert not torch.equal(first.tokens, again.tokens), "each pass draws other texts"
+    alone = stream(tokenizer, documents[1])
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(batches[6:12], alone, strict=True))
+    long = Fact(id="z#0", statements=("a b c " * 50,), questions=())
+    with pytest.raises(FactError, match="'z#0'"):
+        batches_of_stream(DocumentStreamConfig(order="one_by_one", max_length=64), [*CHUNKS, long], tokenizer, seed=0)
+
+
+def test_the_order_names_a_stream_only_where_it_is_not_the_usual_one():
+    assert "order" not in identity(DocumentStreamConfig())
+    assert identity(DocumentStreamConfig(order="one_by_one"))["order"] == "one_by_one"
 
 
 def test_a_row_is_one_augmentation_and_its_end_with_pads_after_it(tokenizer):
