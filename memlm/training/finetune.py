@@ -27,6 +27,7 @@ from memlm.training.materials import (
     statements_of,
     stream_of,
 )
+from memlm.training.observers.observer import NULL_OBSERVER, StreamObserver
 from memlm.training.step import StepResult, finetune_step
 from memlm.training.trial import Trial
 
@@ -35,23 +36,6 @@ ANSWER_NATS = f"{LEARNING_SET}_answer_nats"
 ANSWER_GAIN = f"{ANSWER_NATS}_gained"
 """By how much the new answers became more likely, in nats per token: learning that exact match
 does not see yet."""
-
-
-class StreamObserver:
-    """An observer of a stream as it is learned. It may run the model, but must leave the model, its
-    mode and every generator as they were."""
-
-    def on_start(self, method: Method) -> None:
-        """Called before the first step."""
-
-    def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
-        """After each step, counted from 1."""
-
-    def on_end(self, learned: nn.Module) -> None:
-        """Called with the learned model in the base model's form."""
-
-
-NULL_OBSERVER = StreamObserver()
 
 
 def run_trial(

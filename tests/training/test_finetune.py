@@ -27,6 +27,7 @@ from memlm.training.backgrounds import count_background
 from memlm.training.finetune import run_trial, score, score_held_out, score_learning
 from memlm.training.finite import DivergedError
 from memlm.training.materials import Materials, reader_for, stream_of
+from memlm.training.observers.observer import StreamObserver
 from memlm.training.trial import Trial
 from tests.support.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
 
@@ -190,7 +191,7 @@ def test_an_ablation_ranks_against_the_texts_it_names(materials, source):
     ids = {"eos_id": materials.tokenizer.eos_token_id, "pad_id": materials.tokenizer.pad_token_id}
     text = BackgroundText(blocks=torch.zeros(1, 40, dtype=torch.int64), **ids)
 
-    class Started(finetune.StreamObserver):
+    class Started(StreamObserver):
         def on_start(self, method):
             given.append(method.living.counts)
 

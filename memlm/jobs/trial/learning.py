@@ -32,8 +32,9 @@ from memlm.results.trial_report import draw_scores, write_trial_report
 from memlm.run import tracking_uri
 from memlm.tracking import Tracker
 from memlm.training.diagnosis import has_learned, reasons_nothing_was_learned
-from memlm.training.finetune import NULL_OBSERVER, run_trial
+from memlm.training.finetune import run_trial
 from memlm.training.materials import facts_of
+from memlm.training.observers.observer import NULL_OBSERVER
 from memlm.training.patch import ChangedRows, changed_rows, save_patch, stored_weights
 from memlm.training.step import StepResult
 

@@ -18,7 +18,7 @@ from memlm.kinds import METRICS_FILE, METRICS_PICTURE_FILE, TOKEN_PAGE_FILE
 from memlm.results.stream_report import draw_stream, format_stream
 from memlm.tracking import Run as TrackedRun
 from memlm.training.materials import Materials
-from memlm.training.stream_trace import StreamTracer
+from memlm.training.observers.stream_trace import StreamTracer
 from memlm.training.trial import Trial
 
 NUM_HELD_OUT = 200

@@ -10,9 +10,10 @@ from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
 from memlm.methods.lora import LoRAConfig
 from memlm.model.reader import Reader
-from memlm.training.finetune import StreamObserver, run_trial
+from memlm.training.finetune import run_trial
 from memlm.training.materials import facts_of, stream_of
-from memlm.training.stream_trace import StreamTracer
+from memlm.training.observers.observer import StreamObserver
+from memlm.training.observers.stream_trace import StreamTracer
 from tests.support.tiny import MEMORIES, MEMORY, random_background, sparse_config, state
 from tests.training.test_finetune import base_model, materials, tokenizer, trial_with  # noqa: F401
 

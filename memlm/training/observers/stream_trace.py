@@ -4,8 +4,7 @@ The plan of the stream is known before it is learned, so a fact is scored exactl
 between: right after the last step that holds it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -19,8 +18,8 @@ from memlm.evaluation.question_answering import answer_questions
 from memlm.evaluation.stream_metrics import CurvePoint, FactTrace, stream_metrics
 from memlm.methods.method import Method
 from memlm.model.reader import Reader
-from memlm.training.finetune import StreamObserver
 from memlm.training.materials import Materials, facts_of, stream_of
+from memlm.training.observers.observer import StreamObserver, evaluating
 from memlm.training.step import StepResult
 from memlm.training.trial import Trial
 
@@ -63,13 +62,13 @@ class StreamTracer(StreamObserver):
         self.end: list[FactScore] = []
 
     def on_start(self, method: Method) -> None:
-        with _evaluating(method.model):
+        with evaluating(method.model):
             self.start = self._score(method.learning_model, self.facts)
             self._add_point(0, method.learning_model, self.start)
 
     def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
         planned = self.plan[batch.fact_id]
-        with _evaluating(method.model):
+        with evaluating(method.model):
             if step == planned.last_step and batch.fact_id in self.asked:
                 (self.after[batch.fact_id],) = self._score(method.learning_model, [planned.fact])
                 slots = method.selected_slots
@@ -78,7 +77,7 @@ class StreamTracer(StreamObserver):
                 self._add_point(step, method.learning_model, self._score(method.learning_model, self.facts))
 
     def on_end(self, learned: nn.Module) -> None:
-        with _evaluating(learned):
+        with evaluating(learned):
             self.end = self._score(learned, self.facts)
             self._add_point(self.num_steps, learned, self.end)
 
@@ -147,13 +146,3 @@ def _all_wordings(fact: Fact, trial: Trial, materials: Materials) -> FactBatch:
 
 def _rows_of(batch: FactBatch) -> list[tuple[int, ...]]:
     return [tuple(tokens[is_token].tolist()) for tokens, is_token in zip(batch.tokens, batch.is_token, strict=True)]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

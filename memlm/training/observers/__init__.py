@@ -1,0 +1,1 @@
+"""Who watches a stream as it is learned: the interface, and what is measured in between."""
