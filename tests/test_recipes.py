@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from memlm.config import Config
+from memlm.data.questions.facts import Fact
+from memlm.data.questions.streams import facts_of_stream
 from memlm.model.capacity import pool_bytes
 from memlm.model.column_split import ColumnSplit
 from memlm.model.language_model import build_model, count_parameters, model_config
@@ -180,9 +182,22 @@ def test_the_settings_of_smollm2_are_chosen_on_facts_that_it_does_not_learn():
         assert len(tried.settings()) == 3 and {*taken.settings()} <= {*tried.settings()}
 
 
-@pytest.mark.parametrize("name", ["smollm2_tuning", "smollm2_triviaqa"])
+@pytest.mark.parametrize("name", ["smollm2_tuning", "smollm2_triviaqa", "smollm2_seal", "smollm2_seal_alone"])
 def test_the_other_recipes_on_smollm2_start_from_its_checkpoints(name):
     config, base = RECIPES[name](), RECIPES["smollm2"]()
     assert config.base_run == "smollm2"
     for part in ("corpus", "model", "counting", "pretraining"):
         assert getattr(config, part) == getattr(base, part)
+
+
+def test_seals_passages_are_learned_in_eights_and_alone():
+    sequences, alone = RECIPES["smollm2_seal"](), RECIPES["smollm2_seal_alone"]()
+    assert (sequences.stream.num_documents, alone.stream.num_documents) == (8, 1)
+    assert sequences.stream.order == alone.stream.order == "one_by_one"
+    assert replace(alone, recipe="", stream=sequences.stream, sweep=sequences.sweep) == replace(sequences, recipe="")
+    assert sequences.questions.documents.augmenter == "given" and not sequences.questions.documents.answered_only
+    passages = [Fact(id=f"seal{number}#0", statements=("",), questions=()) for number in range(100)]
+    learned = [facts_of_stream(alone.stream, passages, seed=seed)[0].id for seed in alone.sweep.seeds]
+    assert len(set(learned)) == len(learned) == 16, "no passage is learned alone twice"
+    first = [facts_of_stream(sequences.stream, passages, seed=seed) for seed in sequences.sweep.seeds]
+    assert all(len(each) == 8 for each in first) and [each[0].id for each in first] == learned[:4]

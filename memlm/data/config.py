@@ -21,6 +21,9 @@ SECONDARY_MEASURES = (
     "answer_nats_gained",
     "perplexity",
     "bits_per_byte",
+    "seen",
+    *(f"{when}{moment}" for when in ("", "earlier_") for moment in ("start", "right_after", "end")),
+    *(f"{when}{moment}_f1" for when in ("", "earlier_") for moment in ("start", "right_after", "end")),
 )
 """Each is logged as SET_MEASURE, so no other set may have that name."""
 

@@ -14,6 +14,9 @@ class EvaluationConfig:
     solutions alone and writes none."""
     max_chat_tokens: int = names_result(24, when=lambda config: config.max_chat_tokens != 24)
     """Longest reply in the task chat, in tokens."""
+    seen_wordings: bool = names_result(False, when=lambda config: config.seen_wordings)
+    """Also measure learning in the wordings that were learned: the learned model completes those
+    that end in the answer, standing behind nothing, as it learned them."""
     batch_size: int = execution_only(128)
     """Prompts answered, or blocks scored, at once."""
     num_text_blocks: int = names_result(64)

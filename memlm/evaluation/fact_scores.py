@@ -100,6 +100,17 @@ def score_facts(
     return scores
 
 
+def seen_exact_match(reader: Reader, facts: Sequence[Fact], config: EvaluationConfig) -> float | None:
+    """Mean over the facts of the share of their statements, those that end in the answer, that the
+    model completes right; None if no fact has one."""
+    clozes = [wordings_as_clozes(fact, fact.statements) for fact in facts]
+    asked = [each for of_fact in clozes for each in of_fact]
+    right = _completed_right(asked, reader, config)
+    shares = [_take_mean(right, len(of_fact)) for of_fact in clozes]
+    means = [share for share in shares if share is not None]
+    return sum(means) / len(means) if means else None
+
+
 def _take_mean(values: list[float], count: int) -> float | None:
     """The mean of the first `count` values, which are removed; None for a count of 0."""
     taken, values[:] = values[:count], values[count:]
@@ -107,9 +118,13 @@ def _take_mean(values: list[float], count: int) -> float | None:
 
 
 def _score(clozes: Sequence[Cloze], reader: Reader, config: EvaluationConfig) -> tuple[list[float], list[float]]:
-    prompts = [cloze.prompt for cloze in clozes]
-    written = complete(reader, prompts, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
-    right = [exact_match(text, cloze.answers) for text, cloze in zip(written, clozes, strict=True)]
     continuations = [Continuation(cloze.prompt, cloze.continuation) for cloze in clozes]
+    right = _completed_right(clozes, reader, config)
     scores = continuation_nats(reader, continuations, batch_size=config.batch_size)
     return right, [score.nats_per_token for score in scores]
+
+
+def _completed_right(clozes: Sequence[Cloze], reader: Reader, config: EvaluationConfig) -> list[float]:
+    prompts = [cloze.prompt for cloze in clozes]
+    written = complete(reader, prompts, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+    return [exact_match(text, cloze.answers) for text, cloze in zip(written, clozes, strict=True)]

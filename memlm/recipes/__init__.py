@@ -23,7 +23,7 @@ from memlm.recipes.laptop import (
     smoke,
 )
 from memlm.recipes.paper import paper_1b, paper_64m
-from memlm.recipes.smollm2 import smollm2, smollm2_triviaqa, smollm2_tuning
+from memlm.recipes.smollm2 import smollm2, smollm2_seal, smollm2_seal_alone, smollm2_triviaqa, smollm2_tuning
 from memlm.recipes.wiki import wiki, wiki_documents, wiki_rivals, wiki_rule, wiki_triviaqa, wiki_tuning, wiki_wide
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -55,6 +55,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
         smollm2,
         smollm2_tuning,
         smollm2_triviaqa,
+        smollm2_seal,
+        smollm2_seal_alone,
         paper_1b,
         paper_64m,
     )

@@ -4,7 +4,16 @@ import os
 from dataclasses import replace
 
 from memlm.config import Config, SweepConfig
-from memlm.data.config import FactsConfig, HeldOutConfig, KnownConfig, QuestionsConfig, QuestionSetConfig, StreamConfig
+from memlm.data.config import (
+    DocumentsConfig,
+    DocumentStreamConfig,
+    FactsConfig,
+    HeldOutConfig,
+    KnownConfig,
+    QuestionsConfig,
+    QuestionSetConfig,
+    StreamConfig,
+)
 from memlm.data.corpus.config import CorpusConfig, SamplesConfig
 from memlm.evaluation.config import EvaluationConfig
 from memlm.model.bases.packages import SMOLLM2
@@ -35,6 +44,8 @@ SMOLLM2_MODEL = ModelConfig(
     ),
 )
 """Its memory has 65,536 slots at layer 7, where facts were recalled best in unseen wordings."""
+SEEDS_OF_PASSAGES = (0, 1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 19)
+"""Seeds that draw different passages of SEAL's, so that none is learned alone twice."""
 SKILLS = (
     HeldOutConfig(name="gsm8k", path="{shipped}/gsm8k.jsonl.zst", layout="gsm8k", num_questions=24),
     HeldOutConfig(name="hellaswag", path="{shipped}/hellaswag.jsonl.zst", layout="hellaswag", num_questions=30),
@@ -116,6 +127,60 @@ def smollm2_triviaqa() -> Config:
             known=KnownConfig(num_asked=2600),
         ),
         sweep=replace(base.sweep, compare_with=("smollm2",)),
+    )
+
+
+def smollm2_seal() -> Config:
+    """SEAL's passages and their rewrites on SmolLM2-135M-Instruct (Zweiger et al. 2025,
+    arXiv 2506.10943): eight passages one after another, each asked about right after it and after
+    the eighth, on the checkpoints of `smollm2`. The environment variable MEMLM_DATA names their
+    folder."""
+    base = smollm2()
+    passages = "$MEMLM_DATA/qa/seal_passages.jsonl.zst"
+    return replace(
+        base,
+        recipe="smollm2_seal",
+        base_run="smollm2",
+        questions=replace(
+            base.questions,
+            facts=replace(base.questions.facts, base_answers="any", also_asked=False),
+            held_out=(_known("known_facts", 100),),
+            documents=DocumentsConfig(
+                path=passages,
+                questions=passages,
+                answered_only=False,
+                chunk_tokens=512,  # a passage is one chunk
+                min_chunk_tokens=512,
+                augmenter="given",
+                num_augmentations=128,
+                max_augmentation_tokens=111,
+            ),
+        ),
+        evaluation=replace(base.evaluation, max_new_tokens=24, num_text_blocks=10),
+        stream=_passages(8),
+        sweep=replace(base.sweep, seeds=(0, 1, 2, 3)),
+    )
+
+
+def smollm2_seal_alone() -> Config:
+    """The passages of `smollm2_seal` one at a time: each seed learns one, from the start."""
+    sequences = smollm2_seal()
+    return replace(
+        sequences,
+        recipe="smollm2_seal_alone",
+        stream=_passages(1),
+        sweep=replace(sequences.sweep, seeds=SEEDS_OF_PASSAGES),
+    )
+
+
+def _passages(number: int) -> DocumentStreamConfig:
+    return DocumentStreamConfig(
+        num_documents=number,
+        part="evaluation",
+        num_augmentations=8,
+        num_passes=16,
+        order="one_by_one",
+        max_length=112,
     )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from memlm.results.comparing.trials import COMPARED_METHODS, SPARSE
 from memlm.results.looks import look_of, title_of
+from memlm.results.scores import SEEN_WORDINGS
+from memlm.results.sequences import sequence_table
 
 PAPER_FORGETTING = {"sparse_memory": 0.11, "lora": 0.71, "full": 0.89}
 """NaturalQuestions F1 lost at the same learning (Lin et al. 2025, arXiv 2510.15103, abstract)."""
@@ -23,6 +25,8 @@ def format_table(frontier: Mapping[str, Any]) -> str:
     report has all levels and sets."""
     lines = [f"recipe {frontier['recipe']}: learning against forgetting, with 95% intervals", *notes(frontier), ""]
     lines += [*_columns(points_header(frontier), [point_cells(frontier, point) for point in frontier["points"]]), ""]
+    if one_by_one := sequence_table(frontier):
+        lines += [*_columns(*one_by_one), ""]
     if not frontier["matched"]:
         lines += [unmatched(frontier), ""]
     shown = shown_levels(frontier)
@@ -79,7 +83,13 @@ def shown_levels(frontier: Mapping[str, Any]) -> list[float]:
 
 def points_header(frontier: Mapping[str, Any]) -> list[str]:
     drops = [f"{name} drop" for name in frontier["sets"]]
-    return ["", "method", "hyperparameters", "learning", *drops, "average drop", "s/step", "seconds"]
+    seen = ["seen wordings"] if _has_seen(frontier) else []
+    return ["", "method", "hyperparameters", "learning", *seen, *drops, "average drop", "s/step", "seconds"]
+
+
+def _has_seen(frontier: Mapping[str, Any]) -> bool:
+    """Whether facts were also asked in the wordings that they were learned in."""
+    return any(SEEN_WORDINGS in point["scores"] for point in frontier["points"])
 
 
 def point_cells(frontier: Mapping[str, Any], point: Mapping[str, Any]) -> list[str]:
@@ -89,7 +99,9 @@ def point_cells(frontier: Mapping[str, Any], point: Mapping[str, Any]) -> list[s
         if name in point["hyperparameters"]
     )
     drops = [_drop_cell(point["sets"][name], whole=name == frontier["headline_set"]) for name in frontier["sets"]]
-    axes = [_with_interval(point["learning"], point["learning_ci"]), *drops, percent(point["forgetting"])]
+    seen = [percent(point["scores"].get(SEEN_WORDINGS))] if _has_seen(frontier) else []
+    learned = [_with_interval(point["learning"], point["learning_ci"]), *seen]
+    axes = [*learned, *drops, percent(point["forgetting"])]
     step, whole = point["seconds_per_step"], point["seconds"]
     seconds = ["-" if step is None else f"{step:.2g}", "-" if whole is None else f"{whole:.0f}"]
     return ["*" if point["on_frontier"] else "", look_of(frontier, point["method"]).name, settings, *axes, *seconds]

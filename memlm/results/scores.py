@@ -8,6 +8,9 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 LEARNING_SET = "new_facts"
+SEEN_WORDINGS = f"{LEARNING_SET}_seen"
+"""A secondary measure: the share of the wordings that facts were learned in that the model
+completes."""
 TEXT_SET = "text"
 """Held-out text without ends of text and newlines."""
 TEXT_ENDS_SET = "text_ends"

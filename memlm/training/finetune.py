@@ -8,14 +8,15 @@ from typing import TypeVar
 
 from torch import nn
 
-from memlm.data.questions.facts import FactBatch
+from memlm.data.questions.facts import Fact, FactBatch
 from memlm.data.questions.records import Question, Record
-from memlm.data.questions.streams import num_steps, require_asked
+from memlm.data.questions.streams import learns_one_by_one, num_steps, require_asked
+from memlm.evaluation.fact_scores import seen_exact_match
 from memlm.evaluation.suite import evaluate_asked, evaluate_held_out, evaluate_questions
 from memlm.evaluation.updates import questions_of_updates
 from memlm.methods.method import LearningInputs, Method
 from memlm.model.reader import Reader
-from memlm.results.scores import LEARNING_SET, Scores, TrialResult, before_and_after, join
+from memlm.results.scores import LEARNING_SET, SEEN_WORDINGS, Scores, TrialResult, before_and_after, join
 from memlm.training.finite import DivergedError, first_not_finite
 from memlm.training.materials import (
     Materials,
@@ -27,7 +28,8 @@ from memlm.training.materials import (
     statements_of,
     stream_of,
 )
-from memlm.training.observers.observer import NULL_OBSERVER, StreamObserver
+from memlm.training.observers.observer import NULL_OBSERVER, Observers, StreamObserver
+from memlm.training.observers.right_after import RightAfter
 from memlm.training.step import StepResult, finetune_step
 from memlm.training.trial import Trial
 
@@ -69,6 +71,8 @@ def run_trial(
         statements=statements_of(trial, facts, materials),
     )
     method = trial.method.build(model, inputs)
+    right_after = RightAfter(trial, materials) if learns_one_by_one(trial.stream) else None
+    observer = Observers([each for each in (observer, right_after) if each is not None])
     observer.on_start(method)
     try:
         taken = _learn(method, stream, on_step, observer) if method.learns else 0
@@ -78,7 +82,7 @@ def run_trial(
     broken = first_not_finite(learned.named_parameters())
     if broken is not None:
         raise DivergedError(f"{broken} is not finite after step {taken}; {_rate_too_high(trial)}")
-    learning_seconds = time.monotonic() - learning_began
+    learning_seconds = time.monotonic() - learning_began - (right_after.seconds if right_after else 0.0)
     observer.on_end(learned)
     try:
         end = score(trial, reader_for(trial, learned, materials), materials, context_of=method.context_of)
@@ -94,6 +98,8 @@ def run_trial(
         extra={
             **end.extra,
             ANSWER_GAIN: start.extra[ANSWER_NATS] - end.extra[ANSWER_NATS],
+            **_seen(trial, method, learned, facts, materials),
+            **(right_after.extra() if right_after else {}),
             "seconds_learning": learning_seconds,
             "seconds": time.monotonic() - began,
             "steps": float(taken),
@@ -120,6 +126,17 @@ def _learn(
         on_step(number, step)
         observer.on_step(number, batch, step, method)
     return number
+
+
+def _seen(
+    trial: Trial, method: Method, learned: nn.Module, facts: Sequence[Fact], materials: Materials
+) -> dict[str, float]:
+    """Learning in the wordings that were learned, if it is asked for; no method without steps has
+    such wordings."""
+    if not (trial.evaluation.seen_wordings and method.learns):
+        return {}
+    share = seen_exact_match(reader_for(trial, learned.eval(), materials), facts, trial.evaluation)
+    return {} if share is None else {SEEN_WORDINGS: share}
 
 
 def _rate_too_high(trial: Trial) -> str:

@@ -5,7 +5,7 @@ from memlm.data.questions.records import Question
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
 from memlm.evaluation.continuations import Continuation, continuation_nats
-from memlm.evaluation.fact_scores import score_facts, wordings_as_clozes
+from memlm.evaluation.fact_scores import score_facts, seen_exact_match, wordings_as_clozes
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.model.language_model import build_model, model_config
 from memlm.model.reader import Reader
@@ -91,6 +91,24 @@ def test_a_right_answer_scores_one(model, tokenizer, monkeypatch):
     )
     (found,) = score_facts(Reader(model, tokenizer), [fact("Ada", "Oslo")], EVALUATION, {"Ada": ["Ada lives in Oslo."]})
     assert found.exact_match == 0.5 and found.seen_exact_match == 1
+
+
+def test_the_wordings_that_facts_were_learned_in_are_completed(model, tokenizer, monkeypatch):
+    asked = []
+
+    def answers(reader, prompts, **_):
+        asked.extend(prompts)
+        return [" Oslo." if prompt.startswith("Ada") else "" for prompt in prompts]
+
+    monkeypatch.setattr("memlm.evaluation.fact_scores.complete", answers)
+    ada = fact("Ada", "Oslo", statements=("Oslo is her home.", "Ada lives in Oslo.", "The home of Ada: Oslo"))
+    bo, cy = fact("Bo", "Rome"), fact("Cy", "Lima", statements=("Lima is home to Cy.",))
+    reader = Reader(model, tokenizer)
+    assert seen_exact_match(reader, [ada, bo, cy], EVALUATION) == (0.5 + 0) / 2, (
+        "a mean over facts; no wording of Cy's ends in Lima"
+    )
+    assert asked == ["Ada lives in", "The home of Ada:", "Bo lives in"]
+    assert seen_exact_match(reader, [cy], EVALUATION) is None
 
 
 def test_a_fact_without_questions_has_no_score(model, tokenizer):

@@ -13,10 +13,12 @@ from memlm.data.questions.records import Question, Update
 from memlm.data.questions.streams import facts_of_stream
 from memlm.data.tokenizer import train_tokenizer
 from memlm.evaluation.config import EvaluationConfig
+from memlm.evaluation.fact_scores import seen_exact_match
 from memlm.evaluation.suite import HeldOut
 from memlm.evaluation.vocabulary import vocabulary_of
 from memlm.methods.config import OptimizerConfig
 from memlm.methods.full import FullConfig
+from memlm.methods.in_context import InContextConfig
 from memlm.methods.lora import LoRAConfig
 from memlm.methods.parts.rehearsal import BackgroundText
 from memlm.model.config import ModelConfig
@@ -26,7 +28,7 @@ from memlm.training import finetune
 from memlm.training.backgrounds import count_background
 from memlm.training.finetune import run_trial, score, score_held_out, score_learning
 from memlm.training.finite import DivergedError
-from memlm.training.materials import Materials, reader_for, stream_of
+from memlm.training.materials import Materials, facts_of, reader_for, stream_of
 from memlm.training.observers.observer import StreamObserver
 from memlm.training.trial import Trial
 from tests.support.tiny import MEMORIES, MEMORY, changed_rows, random_background, sparse_config, state
@@ -87,6 +89,23 @@ def base_model(tokenizer, memory, *, seed=0, dense=False):
 def trial_with(method, seed=0):
     stream = StreamConfig(num_facts=4, num_wordings=2, num_passes=2)
     return Trial(method=method, stream=stream, evaluation=EvaluationConfig(max_new_tokens=4, batch_size=3), seed=seed)
+
+
+def test_learning_is_measured_in_seen_wordings_too_if_that_is_asked_for(materials):
+    trial = trial_with(FullConfig(optimizer=OptimizerConfig(learning_rate=0.02)))
+    asked = replace(
+        trial,
+        stream=replace(trial.stream, num_passes=60),
+        evaluation=replace(trial.evaluation, seen_wordings=True),
+    )
+    result, learned = run_trial(asked, base_model(materials.tokenizer, MEMORY), materials, key="key")
+    reader = Reader(learned, materials.tokenizer)
+    assert result.extra["new_facts_seen"] == seen_exact_match(reader, facts_of(asked, materials), asked.evaluation)
+    assert result.extra["new_facts_seen"] > 0.8
+    for method, evaluation in ((trial.method, trial.evaluation), (InContextConfig(), asked.evaluation)):
+        other = replace(trial, method=method, evaluation=evaluation)
+        plain, _ = run_trial(other, base_model(materials.tokenizer, MEMORY), materials, key="key")
+        assert "new_facts_seen" not in plain.extra
 
 
 def recording_of(model, trial, materials, max_bytes=1 << 30):

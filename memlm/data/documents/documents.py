@@ -132,11 +132,10 @@ def _read_text_documents(path: str, report: Report) -> tuple[list[TitledDocument
 
 def read_document_questions(path: str) -> list[DocumentQuestion]:
     """Questions about documents, one per record: `{"question", "answer"}`, optionally with `id` and
-     `doc_ids`.
+    `doc_ids`.
 
-     SimpleQA's records have all four. A text in `doc_ids` is one id, or a JSON list as in a CSV
-     file; several answers are a list. A document's record may hold its own `questions`
-    .
+    SimpleQA's records have all four. A text in `doc_ids` is one id, or a JSON list as in a CSV
+    file; several answers are a list. A document's record may hold its own `questions`.
     """
     questions, lines = [], dict[str, int]()
     for line, record in _question_records(path):

@@ -360,6 +360,8 @@ def _num_texts(config: Config) -> int:
     if not isinstance(config.stream, DocumentStreamConfig):
         return config.stream.num_facts
     documents, number = config.questions.documents, config.stream.num_documents
+    if documents is not None and documents.augmenter == "given" and number:
+        return number  # each is one chunk
     if documents is not None and documents.answering_chunks_only and number:
         return number * ANSWERING_CHUNKS
     return CHUNKS

@@ -1,6 +1,6 @@
 """The interface of an observer of a stream."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -25,6 +25,25 @@ class StreamObserver:
 
 
 NULL_OBSERVER = StreamObserver()
+
+
+class Observers(StreamObserver):
+    """Several observers, called in turn."""
+
+    def __init__(self, observers: Sequence[StreamObserver]) -> None:
+        self.observers = observers
+
+    def on_start(self, method: Method) -> None:
+        for observer in self.observers:
+            observer.on_start(method)
+
+    def on_step(self, step: int, batch: FactBatch, result: StepResult, method: Method) -> None:
+        for observer in self.observers:
+            observer.on_step(step, batch, result, method)
+
+    def on_end(self, learned: nn.Module) -> None:
+        for observer in self.observers:
+            observer.on_end(learned)
 
 
 @contextmanager

@@ -244,6 +244,19 @@ def test_goodput_by_hand():
     assert goodput(devices=10**7, save_seconds=300, load_seconds=0, failures_per_device_hour=1 / 50_700).share == 0
 
 
+def test_a_document_with_rewrites_is_one_chunk_whether_or_not_somebody_asks_about_it():
+    config = RECIPES["wiki_documents"]()
+    stream = replace(config.stream, num_documents=4)
+    given = replace(config.questions.documents, augmenter="given", answering_chunks_only=False)
+    ruled = replace(given, augmenter="rules")
+    learned, paragraphs = (
+        plan(config=replace(config, stream=stream, questions=replace(config.questions, documents=documents)))
+        for documents in (given, ruled)
+    )
+    trial = "finetune and score, one trial"
+    assert paragraphs.stage_lines()[trial] > 5 * learned.stage_lines()[trial]
+
+
 def test_corpus_tokens_are_trained_on_once():
     found = plan(corpus_tokens=4e12)
     assert found.memory.num_steps == pytest.approx(4e12 / (256 * 2048))
