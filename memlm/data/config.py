@@ -404,10 +404,6 @@ class StreamConfig:
                 raise ValueError(f"stream.{name} is {getattr(self, name)}; it must be at least 1")
 
 
-def _is_one_by_one(stream: "DocumentStreamConfig") -> bool:
-    return stream.order == "one_by_one"
-
-
 @dataclass(frozen=True, kw_only=True)
 class DocumentStreamConfig:
     """The documents to learn, and their batches, for a run with questions.documents."""
@@ -421,7 +417,9 @@ class DocumentStreamConfig:
     """Number of texts on one chunk in a step's batch, drawn from the chunk's augmentations."""
     num_passes: int = names_result(1)
     """Number of passes over all chunks."""
-    order: Literal["in_passes", "one_by_one"] = names_result("in_passes", when=_is_one_by_one)
+    order: Literal["in_passes", "one_by_one"] = names_result(
+        "in_passes", when=lambda stream: stream.order != "in_passes"
+    )
     """Whether a pass goes through all documents, or all passes over a document come before the next
     one. Learned one by one, each is asked about right after it, too."""
     max_length: int = execution_only(512)

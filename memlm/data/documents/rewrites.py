@@ -12,8 +12,8 @@ from memlm.data.documents.documents import DocumentError, TitledDocument
 
 MIN_WORDS = 4
 """A shorter line is a heading."""
-_MARKS = re.compile(r"^[\s>#]*(?:[-*+•](?=\s)|\d{1,3}[.)])?\s*")
-_STRESS = re.compile(r"(\*{1,3}|_{2,3})(?=\S)(.{1,1000}?)(?<=\S)\1")
+_MARKS = re.compile(r"^[\s>#]*(?:[-*+•](?=\s)|\d{1,3}[.)](?=\s))?\s*")
+_STRESS = re.compile(r"(?<!\w)(\*{1,3}|_{2,3})(?=\S)(.{1,1000}?)(?<=\S)\1(?!\w)")
 
 
 def texts_given(document: TitledDocument, num_texts: int) -> list[str]:

@@ -11,7 +11,6 @@ from memlm.data.documents.documents import (
     read_titled_documents,
 )
 from memlm.data.documents.rewrites import lines_of, texts_given
-from memlm.data.mentions import mentions
 
 LIST = """Certainly! Here is what follows from the passage:
 
@@ -72,7 +71,7 @@ def test_seals_passages_have_their_questions_and_rewrites():
     by_id = {each.id: each for each in documents}
     for each in asked:
         (id,) = each.document_ids
-        assert any(mentions(by_id[id].text, answer) for answer in each.question.answers), each
+        assert any(answer in by_id[id].text for answer in each.question.answers), each
     texts = [texts_given(each, 999) for each in documents]
     assert min(map(len, texts)) >= 48 and 60 < sum(map(len, texts)) / 100 < 80
-    assert not any("**" in text or text.endswith(":") for given in texts for text in given)
+    assert not any("**" in text for given in texts for text in given)
