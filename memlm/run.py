@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from memlm import storage
 from memlm.config import Config
+from memlm.kinds import CHECKPOINT_KIND
+from memlm.model.config import DENSE_TWIN, RUNS, SEED
 from memlm.stages import RunError, options_for, require_tracking
 from memlm.tracking import sqlite_uri
 
@@ -108,6 +110,26 @@ def run_of(config: Config) -> Run:
         raise RunError("--run-name is empty; it names the folder of the results, so give it one")
     uri = storage.join(root, config.run_name)
     return Run(uri, storage.join(root, config.base_run) if config.base_run else uri)
+
+
+def named_base(config: Config) -> str:
+    """The address of the base, with the seed filled in."""
+    return config.model.base.replace(SEED, str(config.pretraining.seed))
+
+
+def twin_of_run(config: Config) -> str:
+    """Uri of the dense twin of another run, if that is the base; empty for any other base. Raises
+    RunError if that run has none."""
+    found = DENSE_TWIN.fullmatch(named_base(config))
+    if found is None:
+        return ""
+    uri = named_base(config).replace(RUNS, storage.require_absolute(config.storage, "--storage"))
+    if not storage.has_artifact(uri):
+        raise RunError(
+            f"model.base is {config.model.base!r}, and {uri} does not exist; make it by the sweep of the run {found[1]}, or name another run"
+        )
+    storage.read_manifest(uri, CHECKPOINT_KIND)
+    return uri
 
 
 def tracking_uri(config: Config) -> str:

@@ -195,11 +195,6 @@ def _require_sweepable(config: Config) -> None:
             "--sweep.tuning-seeds without a seed"
         )
     checkpoints = config.sweep.checkpoints
-    if checkpoints and config.base_run:
-        raise RunError(
-            f"sweep.checkpoints is {checkpoints}, and base_run is {config.base_run!r}; each of several checkpoints is made in a run of its own, so leave "
-            "one of the two out"
-        )
     for option in ("--world.seed", "--pretraining.seed"):
         if checkpoints and without_options(config.arguments, (option,)) != list(config.arguments):
             raise RunError(

@@ -6,11 +6,13 @@ import torch
 from memlm.config import Config
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.streams import facts_of_stream
+from memlm.jobs.sweep.checkpoint_runs import checkpoint_runs
 from memlm.model.capacity import pool_bytes
 from memlm.model.column_split import ColumnSplit
 from memlm.model.language_model import build_model, count_parameters, model_config
 from memlm.model.memory import MemoryLayer
 from memlm.recipes import RECIPES
+from memlm.run import named_base
 from tune_spaces import load_spaces
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -188,6 +190,24 @@ def test_the_other_recipes_on_smollm2_start_from_its_checkpoints(name):
     assert config.base_run == "smollm2"
     for part in ("corpus", "model", "counting", "pretraining"):
         assert getattr(config, part) == getattr(base, part)
+
+
+def test_a_memory_from_scratch_and_one_added_learn_the_same_facts_of_the_same_worlds():
+    scratch, added = RECIPES["laptop_scratch"](), RECIPES["laptop_retrofit"]()
+    made = RECIPES["laptop_checkpoints"]()
+    for part in ("world", "corpus", "questions", "stream", "evaluation", "counting"):
+        assert getattr(scratch, part) == getattr(added, part), part
+    for part in ("world", "corpus", "model", "pretraining"):
+        assert getattr(scratch, part) == getattr(made, part), "its checkpoints are those that exist"
+    assert scratch.base_run == "laptop_checkpoints" and scratch.evaluation.seen_wordings
+    assert {*scratch.sweep.checkpoints} <= {*made.sweep.checkpoints} and len(scratch.sweep.checkpoints) == 3
+    for name in ("checkpoints", "seeds", "tuning_seeds"):
+        assert getattr(scratch.sweep, name) == getattr(added.sweep, name)
+    assert set(added.sweep.methods) < set(scratch.sweep.methods)
+    memory = replace(added.model.memory, placement="replace")
+    assert memory == scratch.model.memory and added.pretraining.num_steps == 0
+    for each in checkpoint_runs(replace(added, run_name="added", storage="/runs")):
+        assert named_base(each.config) == f"{{runs}}/laptop_checkpoints-checkpoint-{each.name}/checkpoint-dense"
 
 
 def test_seals_passages_are_learned_in_eights_and_alone():

@@ -74,10 +74,6 @@ def test_facts_are_not_parted_twice(capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (
-            ("--base-run", "laptop"),
-            "sweep.checkpoints is (1, 2), and base_run is 'laptop'; each of several checkpoints",
-        ),
         (("--world.seed", "3"), "--world.seed has no effect with sweep.checkpoints (1, 2)"),
         (("--pretraining.seed=3",), "--pretraining.seed has no effect with sweep.checkpoints (1, 2)"),
         (("--pretraining.seed", "-3"), "pretraining.seed is -3"),

@@ -8,6 +8,7 @@ BASE = FullConfig()
 SPACES = {
     "laptop": [{"optimizer.learning_rate": grid([1e-5, 1.5e-5, 2e-5, 3e-5, 5e-5, 1e-4])}],
     "laptop_rule": [{"optimizer.learning_rate": grid([1e-5, 2e-5, 3e-5, 5e-5, 1e-4])}],
+    "laptop_scratch": [{"optimizer.learning_rate": grid([5e-5, 1e-4])}],
     "laptop_wide": [
         {"optimizer.weight_decay": 0.1, "optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])},
         {"optimizer.weight_decay": 0.0, "optimizer.learning_rate": grid([1e-5, 2e-5, 5e-5, 1e-4])},

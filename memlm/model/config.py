@@ -1,6 +1,7 @@
 """Size and shape of the model. Imports neither torch nor transformers, so that command lines are
 checked quickly."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,12 @@ Placement = Literal["replace", "parallel"]
 Architecture = Literal["memory", "dense"]
 ARCHITECTURES: tuple[Architecture, ...] = ("memory", "dense")
 """The memory model, or its dense twin: the same with a feed-forward network in every layer."""
+
+
+RUNS, SEED = "{runs}", "{seed}"
+"""Placeholders in model.base for the storage folder and for pretraining.seed."""
+DENSE_TWIN = re.compile(r"\{runs\}/([^/]+)/checkpoint-dense")
+"""A base that is the dense twin of another run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +90,11 @@ class ModelConfig:
     tie_embeddings: bool = names_result(False, when=_is_pretrained)
     memory: MemoryConfig = names_result(MemoryConfig(), only=("memory",))
     base: str = names_result("", when=_has_base)
-    """Somebody else's causal language model, which gets the memory: a folder, a GGUF file, either
-    of them in an installed Python package as {package}/file, or owner/name@commit on the hub; empty
-    to pretrain a model. The base itself is the dense twin, and the corpus uses its tokenizer. The
-    fields of the shape then serve plans alone."""
+    """A causal language model, which gets the memory: a folder, a GGUF file, either of them in an
+    installed Python package as {package}/file, owner/name@commit on the hub, or the dense twin of
+    another run as {runs}/RUN/checkpoint-dense, where {seed} in RUN stands for pretraining.seed;
+    empty to pretrain a model. The base itself is the dense twin, and the corpus uses its tokenizer.
+    The fields of the shape then serve plans alone."""
     key_tokens: int = names_result(0, only=("memory",), when=_has_base)
     """Tokens of the corpus that the keys of a base's memory are fitted to; 0 for 16,384, or for 48
     per half-key if those are more."""
@@ -96,6 +104,10 @@ class ModelConfig:
     forgets again; 0 for none."""
 
     def __post_init__(self) -> None:
+        if self.base.startswith(RUNS) and not DENSE_TWIN.fullmatch(self.base):
+            raise ValueError(
+                f"model.base is {self.base!r}; the base that another run made is its dense twin, so write it as {RUNS}/RUN/checkpoint-dense"
+            )
         if self.key_tokens < 0:
             raise ValueError(
                 f"model.key_tokens is {self.key_tokens}; it must not be negative (0 for what fits the memory)"

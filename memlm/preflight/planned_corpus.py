@@ -12,19 +12,21 @@ from memlm.hub import HubUnreachable
 from memlm.jobs.preparing.corpus_shards import choose_shards, sources_digest
 from memlm.model.bases.packages import MissingPackage, is_in_package, path_in_package
 from memlm.preflight.run_plan import RunPlan
+from memlm.run import twin_of_run
+from memlm.stages import RunError
 from memlm.units import format_count, format_size
 
 
 def plan_corpus(plan: RunPlan) -> None:
     config, corpus = plan.config, artifacts.corpus(plan.config)
     world = _world(plan)
+    if refused := _missing_base(plan):
+        plan.add("prepare_corpus", corpus.uri, refused, *_packing(config))
+        return
     if config.world is not None and world is None:
         plan.add("prepare_corpus", corpus.uri, "to be made", *_packing(config), "from the generated world's shards")
         return
     inputs = plan.digests(world=artifacts.world(config)) if world is not None else {}
-    if refused := _missing_base(plan):
-        plan.add("prepare_corpus", corpus.uri, refused, *_packing(config))
-        return
     if config.model.base:
         inputs |= plan.digests(base=artifacts.checkpoint(config, "dense"))
     if config.corpus.reads_samples and not _has_samples(config):
@@ -70,13 +72,15 @@ def _world(plan: RunPlan) -> Path | None:
 
 
 def _missing_base(plan: RunPlan) -> str:
-    """State of the corpus if its base is in a package that is not installed; empty otherwise."""
+    """State of the corpus if its base is in a package that is not installed, or of a run that has
+    none; empty otherwise."""
     config = plan.config
-    if not is_in_package(config.model.base) or artifacts.checkpoint(config, "dense").is_there():
+    if not config.model.base or artifacts.checkpoint(config, "dense").is_there():
         return ""
     try:
-        path_in_package(config.model.base)
-    except MissingPackage as error:
+        if not twin_of_run(config) and is_in_package(config.model.base):
+            path_in_package(config.model.base)
+    except (MissingPackage, RunError) as error:
         return plan.obstacle(error)
     return ""
 

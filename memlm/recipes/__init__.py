@@ -23,6 +23,7 @@ from memlm.recipes.laptop import (
     smoke,
 )
 from memlm.recipes.paper import paper_1b, paper_64m
+from memlm.recipes.retrofit import laptop_retrofit, laptop_scratch
 from memlm.recipes.smollm2 import smollm2, smollm2_seal, smollm2_seal_alone, smollm2_triviaqa, smollm2_tuning
 from memlm.recipes.wiki import wiki, wiki_documents, wiki_rivals, wiki_rule, wiki_triviaqa, wiki_tuning, wiki_wide
 
@@ -44,6 +45,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
         laptop_pools,
         laptop_layers,
         laptop_slots,
+        laptop_scratch,
+        laptop_retrofit,
         smoke,
         wiki,
         wiki_rule,

@@ -18,6 +18,13 @@ def test_a_memory_that_cannot_be_built_is_refused(fields, message):
         MemoryConfig(**fields)
 
 
+@pytest.mark.parametrize("base", ["{runs}/laptop", "{runs}/laptop/checkpoint-memory", "{runs}/a/b/checkpoint-dense"])
+def test_a_base_that_another_run_made_is_its_dense_twin(base):
+    with pytest.raises(ValueError, match="the base that another run made is its dense twin, so write it as"):
+        ModelConfig(base=base)
+    assert ModelConfig(base="{runs}/laptop-{seed}/checkpoint-dense").base.startswith("{runs}")
+
+
 def test_a_memory_layer_beyond_the_last_layer_is_refused():
     with pytest.raises(ValueError, match=r"names \[22\], but the model has layers 0 to 21"):
         ModelConfig(memory=MemoryConfig(layers=(12, 22)))

@@ -4,28 +4,39 @@ what it shows:
     <!-- docs/recorded/X.json: lost known_facts at 0.5 0.7 -->
     <!-- docs/recorded/X.json: lost known_facts of sparse_memory full at 0.5 0.7 -->
     <!-- docs/recorded/X.json: pairs known_facts_nats of lora/full at 0.7 0.8 -->
+    <!-- docs/recorded/X-frontier.json: sequences -->
+    <!-- docs/recorded/X-items.json docs/recorded/Y-items.json: recall of sparse_memory -->
 
 `lost` is what methods lose of a set at equal learning, `pairs` the ratio of two methods' losses and
 their difference, `checkpoints` the ratio by each pair of a world and a pretraining alone.
-`python -m tests.results.recorded_tables` writes all tables anew.
+`sequences` are documents that were learned one by one. `recall` compares sweeps that learned the
+same facts, each method at the setting that learned most, with differences to the first sweep.
+`python -m tests.results.recorded_tables` writes all tables anew; with the paths of items files, it
+prints their recall.
 """
 
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memlm.results.frontier_tables import decimals_of, matched_cell, paired_cell
+from memlm.jobs.sweep.drawing import read_items
+from memlm.results.comparing.recall import Recall, recalls
+from memlm.results.frontier_tables import decimals_of, matched_cell, paired_cell, percent
 from memlm.results.looks import look_of, title_of
+from memlm.results.sequences import sequence_table
 
 ROOT = Path(__file__).parents[2]
 PLACED = re.compile(
-    r"(<!-- (docs/recorded/\S+\.json): (lost|pairs|checkpoints) (\w+)(?: of ([\w/ ]+?))? at ([\d. ]+) -->\n\n)(?:(?:\|.*\n)+\n)?"
+    r"(<!-- (docs/recorded/\S+\.json(?: docs/recorded/\S+\.json)*): (\w+)((?: [\w/.]+)*) -->\n\n)(?:(?:\|.*\n)+\n)?"
 )
 
 Frontier = Mapping[str, Any]
+Rows = list[list[str]]
+Table = Callable[[Sequence[Path], Sequence[str]], Rows]
 
 
 def pages() -> list[Path]:
@@ -36,16 +47,74 @@ def with_tables(text: str) -> str:
     """The page with each of its tables made from its recording."""
 
     def table(found: re.Match[str]) -> str:
-        comment, recording, kind, name, methods, levels = found.groups()
-        frontier = json.loads((ROOT / recording).read_text())
-        rows = KINDS[kind](frontier, name, (methods or "").split(), [float(each) for each in levels.split()])
-        lines = [f"| {' | '.join(row)} |\n" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
-        return comment + "".join(lines) + "\n"
+        comment, recordings, kind, words = found.groups()
+        return comment + markdown(KINDS[kind]([ROOT / each for each in recordings.split()], words.split())) + "\n"
 
     return PLACED.sub(table, text)
 
 
-def lost(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequence[float]) -> list[list[str]]:
+def markdown(rows: Rows) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+
+
+def of_frontier(rows: Callable[[Frontier, str, Sequence[str], Sequence[float]], Rows]) -> Table:
+    """A table of one set, at levels of learning."""
+
+    def table(recordings: Sequence[Path], words: Sequence[str]) -> Rows:
+        (recording,), ((name,), methods, levels) = recordings, in_parts(words)
+        return rows(json.loads(recording.read_text()), name, methods, [float(level) for level in levels])
+
+    return table
+
+
+def sequences_table(recordings: Sequence[Path], words: Sequence[str]) -> Rows:
+    (recording,) = recordings
+    table = sequence_table(json.loads(recording.read_text()))
+    assert table is not None and not words, f"{recording} has no documents that were learned one by one"
+    return [table[0], *table[1]]
+
+
+def recall_table(recordings: Sequence[Path], words: Sequence[str]) -> Rows:
+    _, methods, _ = in_parts(words)
+    sweeps = {name_of(each): read_items(str(each)) for each in recordings}
+    header = ["", "learned in seen wordings", "in unseen wordings", "difference to the first", "known facts lost"]
+    return [header, *(recall_cells(each) for each in recalls(sweeps, methods))]
+
+
+def recall_cells(row: Recall) -> list[str]:
+    look = look_of({"start": {row.method: {}}}, row.method).name
+    difference = "" if row.difference is None else f"{100 * row.difference:+.1f} {bounds(row.difference_ci)}"
+    return [
+        f"{row.sweep}: {look}, rate {row.hyperparameters['optimizer.learning_rate']:g}",
+        percent(row.seen),
+        f"{percent(row.unseen)} {bounds(row.unseen_ci)}",
+        difference,
+        f"{percent(row.lost)} {bounds(row.lost_ci)}",
+    ]
+
+
+def bounds(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else "[{:.1f}, {:.1f}]".format(*(100 * bound for bound in interval))
+
+
+def name_of(items: Path) -> str:
+    """The name of a sweep: of its recording, or of its run's folder."""
+    return items.parent.name if items.name == "items.json" else items.stem.removesuffix("-items")
+
+
+def in_parts(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The words before `of`, between `of` and `at`, and after `at`."""
+    parts: dict[str, list[str]] = {"": [], "of": [], "at": []}
+    part = parts[""]
+    for word in words:
+        if word in parts:
+            part = parts[word]
+        else:
+            part.append(word)
+    return parts[""], parts["of"], parts["at"]
+
+
+def lost(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequence[float]) -> Rows:
     methods = methods or list(frontier["start"])
     at = {row["learning"]: row["methods"] for row in frontier["matched"] + frontier["partly_matched"]}
     held_out = frontier["points"][0]["sets"][name]
@@ -59,7 +128,7 @@ def lost(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequence
     return rows
 
 
-def pairs(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequence[float]) -> list[list[str]]:
+def pairs(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequence[float]) -> Rows:
     at = {(row["method"], row["against"], row["learning"]): row for row in frontier["paired"] if row["set"] == name}
     unit = "nats per token" if next(iter(at.values()))["unit"] == "nats per token" else "points"
     rows = [[f"{title_of(name)}: ratio, difference ({unit})", *(f"at {level:.1f}" for level in levels)]]
@@ -70,7 +139,7 @@ def pairs(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequenc
     return rows
 
 
-def checkpoints(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequence[float]) -> list[list[str]]:
+def checkpoints(frontier: Frontier, name: str, methods: Sequence[str], levels: Sequence[float]) -> Rows:
     at = {(row["method"], row["against"], row["learning"]): row for row in frontier["paired"] if row["set"] == name}
     names = list(next(iter(at.values()))["by_checkpoint"])
     rows = [[f"{title_of(name)}: ratio", "at learning", *(f"pair {each}" for each in names), "all"]]
@@ -84,15 +153,19 @@ def checkpoints(frontier: Frontier, name: str, methods: Sequence[str], levels: S
     return rows
 
 
-KINDS: Mapping[str, Callable[..., list[list[str]]]] = {
-    "lost": lost,
-    "pairs": pairs,
-    "checkpoints": checkpoints,
+KINDS: Mapping[str, Table] = {
+    "lost": of_frontier(lost),
+    "pairs": of_frontier(pairs),
+    "checkpoints": of_frontier(checkpoints),
+    "sequences": sequences_table,
+    "recall": recall_table,
 }
 
 
 if __name__ == "__main__":
-    for page in pages():
+    if paths := [Path(each).absolute() for each in sys.argv[1:]]:
+        print(markdown(recall_table(paths, [])))
+    for page in pages() if not paths else []:
         before = page.read_text()
         after = with_tables(before)
         if after != before:

@@ -26,7 +26,7 @@ not a foreign language.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -39,6 +39,8 @@ from memlm.identity import names_result
 HELD_OUT_SHARE = 5
 """One in this many pairs of operands is kept for evaluation."""
 NUM_ATTRIBUTES = len(ATTRIBUTES) // len(KINDS)
+NUM_STATEMENTS, NUM_QUESTIONS, NUM_EVALUATION = 8, 4, 2
+"""Wordings of an attribute: statements, questions, and questions kept for evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,10 @@ class WorldConfig:
     """Sums add two numbers from 0 to this; a fifth of the pairs is kept for evaluation."""
     num_questions: int = names_result(300)
     """Questions about known facts kept for evaluation, one per fact."""
+    num_wordings: int = names_result(0, when=lambda config: config.num_wordings > 0)
+    """Wordings in which the corpus states each attribute, and in which it asks for it; 0 for all, 8
+    and 4. The facts to learn are stated in all. Fewer may leave words of the evaluation's wordings
+    out of the corpus."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -78,6 +84,10 @@ class WorldConfig:
         if num_works > num_titles:
             raise ValueError(
                 f"world.num_known and world.num_new make {num_works} works, but there are titles for {num_titles}; lower one of them"
+            )
+        if not 0 <= self.num_wordings <= NUM_QUESTIONS:
+            raise ValueError(
+                f"world.num_wordings is {self.num_wordings}; it must be at most {NUM_QUESTIONS}, and not negative (0 takes all)"
             )
         if not 0 < self.arithmetic_share < 1:
             raise ValueError(f"world.arithmetic_share is {self.arithmetic_share}; it must lie between 0 and 1")
@@ -109,9 +119,6 @@ class Entity:
     """Attribute name -> value."""
 
 
-NUM_STATEMENTS, NUM_QUESTIONS, NUM_EVALUATION = 8, 4, 2
-
-
 class World:
     """All facts of the world of one seed, and their wordings."""
 
@@ -120,6 +127,7 @@ class World:
         names = _Names(self.random("names"))
         self.values = {attribute.name: names.values(attribute) for attribute in ATTRIBUTES}
         self.wordings = {attribute.name: self._draw_wordings(attribute) for attribute in ATTRIBUTES}
+        self.corpus_wordings = {name: self._of_corpus(name, wordings) for name, wordings in self.wordings.items()}
         entities = [
             self._draw_entity(KINDS[index % len(KINDS)], names) for index in range(config.num_known + config.num_new)
         ]
@@ -148,6 +156,18 @@ class World:
             ),
             questions=(*attribute.questions, *filled[NUM_EVALUATION:]),
             evaluation=tuple(filled[:NUM_EVALUATION]),
+        )
+
+    def _of_corpus(self, attribute: str, wordings: Wordings) -> Wordings:
+        """The wordings that documents use."""
+        number = self.config.num_wordings
+        if not number:
+            return wordings
+        random = self.random(f"wordings of {attribute} in the corpus")
+        return replace(
+            wordings,
+            statements=tuple(random.sample(wordings.statements, number)),
+            questions=tuple(random.sample(wordings.questions, number)),
         )
 
     def _draw_entity(self, kind: str, names: "_Names") -> Entity:
@@ -204,7 +224,7 @@ class World:
         random.shuffle(facts)
         lines = []
         for attribute, value in facts:
-            wordings = self.wordings[attribute]
+            wordings = self.corpus_wordings[attribute]
             if random.random() < 0.7:
                 lines.append(random.choice(wordings.statements).format(entity=entity.name, value=value))
             else:

@@ -6,16 +6,17 @@ checkpoint-attached/   the same with a memory; its manifest has the gates. check
                        it is not trained
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from memlm import artifacts
+from memlm import artifacts, storage
 from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.jobs.on_ray.alone import alone
 from memlm.jobs.on_ray.console import quiet, say
 from memlm.jobs.tracked import log_config
-from memlm.run import run_of, tracking_uri
+from memlm.kinds import CHECKPOINT_KIND
+from memlm.run import named_base, run_of, tracking_uri, twin_of_run
 from memlm.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -30,11 +31,9 @@ EXPERIMENT = "memlm pretraining"
 
 def make_base(config: Config) -> Artifact:
     """The base as a checkpoint of this run, written or reused. Raises BaseError if it cannot be
-    used."""
-    from memlm.model.bases.base import open_base  # imports torch
-
+    used, and RunError if it is that of a run which has none."""
     quiet()
-    base = open_base(config.model.base)
+    base = _open(config)
     checkpoint = artifacts.checkpoint(config, "dense").made_from(base=base.digest)
     if checkpoint.is_made():
         say(f"base: reusing {checkpoint.uri}")
@@ -43,6 +42,16 @@ def make_base(config: Config) -> Artifact:
         if not checkpoint.is_made():  # unless another driver made it meanwhile
             _write_base(config, base, checkpoint)
     return checkpoint
+
+
+def _open(config: Config) -> "Base":
+    from memlm.model.bases.base import open_base  # imports torch
+
+    twin = twin_of_run(config)
+    if not twin:
+        return open_base(config.model.base)
+    folder = storage.open_artifact(twin, kind=CHECKPOINT_KIND)
+    return replace(open_base(str(folder)), address=named_base(config))
 
 
 def _write_base(config: Config, base: "Base", checkpoint: Artifact) -> None:

@@ -11,6 +11,7 @@ from memlm.data.questions.facts import read_facts
 from memlm.data.questions.questions import read_questions
 from memlm.data.world.words import ATTRIBUTES, KINDS, QUESTION_FRAMES, STATEMENT_FRAMES
 from memlm.data.world.world import World, WorldConfig, write_world
+from memlm.identity import identity
 
 SMALL = WorldConfig(
     num_known=90,
@@ -41,6 +42,30 @@ def everything_trained_on(world):
     facts = [(entity, attribute) for entity in world.known + world.new for attribute in entity.values]
     statements = chain.from_iterable(world.statements(*fact) for fact in facts)
     return "\n".join(chain(texts(world), texts(world, 200, "validation"), statements))
+
+
+# Wordings of the corpus
+
+
+def test_a_plain_corpus_states_and_asks_each_attribute_in_one_wording():
+    world, plain = small(), World(replace(SMALL, num_wordings=1))
+    assert all(len(each.statements) == len(each.questions) == 1 for each in plain.corpus_wordings.values())
+    used = [wording.questions[0] for wording in plain.corpus_wordings.values()]
+    assert len(set(used)) == len(used) and any("{entity}" in each for each in used)
+    text, person = "\n".join(texts(plain)), next(each for each in plain.known if each.kind == "person")
+    stated = [statement for statement in plain.statements(person, "age") if statement in text]
+    assert stated == [plain.corpus_wordings["age"].statements[0].format(entity=person.name, value=person.values["age"])]
+    assert plain.known == world.known and plain.questions(plain.new) == world.questions(world.new)
+    assert plain.statements(plain.new[0], next(iter(plain.new[0].values))) == world.statements(
+        world.new[0], next(iter(world.new[0].values))
+    )
+
+
+def test_the_number_of_wordings_names_a_world_only_if_it_is_given():
+    assert "num_wordings" not in identity(SMALL) and identity(replace(SMALL, num_wordings=2))["num_wordings"] == 2
+    for number in (-1, 5):
+        with pytest.raises(ValueError, match=f"world.num_wordings is {number}; it must be at most 4"):
+            replace(SMALL, num_wordings=number)
 
 
 # Size

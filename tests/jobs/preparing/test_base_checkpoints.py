@@ -22,8 +22,10 @@ from memlm.model.language_model import load_checkpoint
 from memlm.recipes import RECIPES
 from memlm.run import RunError
 from memlm.stages import require_possible
+from memlm.training.config import PretrainingConfig
 from memlm.training.pretrain import pretrain as pretrain_steps
 from tests.jobs.running import smoke
+from tests.support.asking import new_model, new_tokenizer
 from tests.support.families import tiny_base
 
 CPU = torch.device("cpu")
@@ -82,6 +84,41 @@ def test_the_dense_twin_is_the_base_and_the_memory_one_starts_with_its_logits(co
         )
     digest = storage.read_manifest(uri).digest
     assert pretrain(config) == uri and storage.read_manifest(uri).digest == digest
+
+
+def own_twin(config, run: str, *, seed=0):
+    """A dense model of memlm's own as the checkpoint of a run, and a config whose base it is."""
+    tokenizer = new_tokenizer()
+    made = replace(config, run_name=run, model=replace(config.model, base=""), pretraining=PretrainingConfig())
+    with artifacts.checkpoint(made, "dense").made_from().write() as draft:
+        new_model(tokenizer, dense=True, seed=seed).save_pretrained(draft.path)
+        save_tokenizer(tokenizer, draft.path)
+    seeded = replace(config.pretraining, seed=seed)
+    return replace(config, model=replace(config.model, base="{runs}/twin-{seed}/checkpoint-dense"), pretraining=seeded)
+
+
+def test_a_dense_twin_of_another_run_gets_a_memory(config, tmp_path):
+    config = own_twin(config, "twin-7", seed=7)
+    base = make_base(config)
+    details = base.manifest().details
+    assert details["base"] == "{runs}/twin-7/checkpoint-dense", "the storage may move"
+    pack_corpus(config, tmp_path)
+    tokens = torch.arange(40)[None]
+    with torch.no_grad():
+        wanted = new_model(new_tokenizer(), dense=True, seed=7)(input_ids=tokens).logits
+        given = load_checkpoint(storage.open_artifact(pretrain(config)), CPU)(input_ids=tokens).logits
+    assert torch.allclose(given, wanted, atol=1e-6)
+    assert tokenizer_of_base(config).get_vocab() == new_tokenizer().get_vocab()
+    assert make_base(config).digest == base.digest
+
+
+def test_a_run_without_a_dense_twin_is_refused(config):
+    there = own_twin(config, "twin-7", seed=7)
+    missing = replace(there, pretraining=replace(there.pretraining, seed=8))
+    with pytest.raises(
+        RunError, match=r"twin-8/checkpoint-dense does not exist; make it by the sweep of the run twin-8"
+    ):
+        make_base(missing)
 
 
 def test_the_corpus_pads_with_a_token_that_has_a_row_and_means_nothing_else(config):

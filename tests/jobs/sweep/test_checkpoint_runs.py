@@ -58,6 +58,18 @@ def test_a_checkpoint_on_real_text_is_another_pretraining_on_it() -> None:
     assert artifacts.checkpoint(seven.config, "dense").identity != artifacts.checkpoint(over, "dense").identity
 
 
+def test_a_base_run_of_a_sweep_over_checkpoints_is_a_sweep_over_them_too() -> None:
+    over = swept("--sweep.checkpoints", "3", "40", "--base-run", "made")
+    three, forty = checkpoint_runs(over)
+    assert (three.config.base_run, forty.config.base_run) == ("made-checkpoint-3", "made-checkpoint-40")
+    assert (
+        run_of(forty.config).base == "/runs/made-checkpoint-40"
+        and run_of(forty.config).uri == "/runs/smoke-checkpoint-40"
+    )
+    again = parse("", command("pareto_sweep.py", forty.config).split()[2:], stage="pareto_sweep")
+    assert replace(again, arguments=()) == replace(forty.config, arguments=())
+
+
 def test_a_checkpoints_commands_name_its_run_and_its_seeds() -> None:
     over = swept("--sweep.checkpoints=3", "--world.num-new", "30", "--sweep.compare-with", "laptop")
     (three,) = checkpoint_runs(over)
