@@ -21,7 +21,7 @@ SPACES = {
     "laptop_rule": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0, 40.0])}],
     "laptop_scratch": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([5.0, 10.0, 20.0])}],
     # A memory that was added has other scales: its values start at zero, or are trained anew.
-    "laptop_retrofit": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([20.0, 80.0, 320.0, 1280.0])}],
+    "laptop_retrofit": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([20.0, 80.0, 320.0, 640.0])}],
     # One setting, chosen at 100 facts.
     "saturation": [{"num_trainable_slots": 500, "optimizer.learning_rate": 10.0}],
     "pools": [{"num_trainable_slots": 500, "optimizer.learning_rate": grid([2.0, 5.0, 10.0, 20.0])}],

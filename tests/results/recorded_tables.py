@@ -10,7 +10,8 @@ what it shows:
 `lost` is what methods lose of a set at equal learning, `pairs` the ratio of two methods' losses and
 their difference, `checkpoints` the ratio by each pair of a world and a pretraining alone.
 `sequences` are documents that were learned one by one. `recall` compares sweeps that learned the
-same facts, each method at the setting that learned most, with differences to the first sweep.
+same facts, each method at the setting that learned most without losing much, with differences to
+the first sweep.
 `python -m tests.results.recorded_tables` writes all tables anew; with the paths of items files, it
 prints their recall.
 """
