@@ -225,6 +225,7 @@ class Config:
             raise ValueError(f"tracking is off, so {field} cannot store the model; leave one of the two out")
         _check_documents(self)
         _check_base(self)
+        _check_sensitivities(self.counting, self.method)
         if self.questions.updates is not None and self.world is None:
             raise ValueError(
                 "questions.updates needs the generated world, whose known facts it updates; name a recipe with a world, such as laptop"
@@ -283,6 +284,14 @@ def _check_pool_split(pool_split: int, value_dim: int, num_workers: int) -> None
         raise ValueError(
             f"pretraining.pool_split is {pool_split}, and cluster.num_workers ({num_workers}) is not a multiple of it; set cluster.num_workers "
             "to a multiple, or lower pretraining.pool_split"
+        )
+
+
+def _check_sensitivities(counting: CountingConfig, method: MethodConfig) -> None:
+    """Raise ValueError if the method needs sensitivities that are not measured."""
+    if method.uses_sensitivities and not counting.sensitivities:
+        raise ValueError(
+            f"counting.sensitivities is False, and method {method.label} weighs background text by them; set it to True, or take another method"
         )
 
 

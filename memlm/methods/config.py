@@ -32,6 +32,8 @@ class MethodConfig(ABC):
     """The model that it starts from."""
     uses_reads: ClassVar[bool] = False
     """Whether it needs the reads of background text, not only the counts."""
+    uses_sensitivities: ClassVar[bool] = False
+    """Whether it needs the sensitivities of these reads as well."""
 
     @property
     def uses_text(self) -> bool:

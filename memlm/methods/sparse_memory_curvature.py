@@ -22,6 +22,7 @@ class SparseMemoryCurvatureConfig(SparseMemoryDecorrelatedConfig):
     text counts where, and in the directions in which, the model's loss depends on what it reads."""
 
     name: ClassVar[str] = "sparse_memory_curvature"
+    uses_sensitivities: ClassVar[bool] = True
 
     sensitivity_exponent: float = names_result(0.5)
     """Power of a background token's sensitivity by which it is weighted; 0 weights all alike."""

@@ -74,7 +74,9 @@ def smollm2() -> Config:
         ),
         model=SMOLLM2_MODEL,
         pretraining=PretrainingConfig(num_steps=0),
-        counting=CountingConfig(num_batches=250, batch_blocks=4, batches_per_unit=25, read_tokens=49_152),
+        counting=CountingConfig(
+            num_batches=250, batch_blocks=4, batches_per_unit=25, read_tokens=49_152, sensitivities=False
+        ),
         evaluation=EvaluationConfig(max_solution_tokens=0, batch_size=64, num_text_blocks=40),
         stream=StreamConfig(num_facts=50, num_wordings=4, num_passes=8, part="evaluation"),
         sweep=SweepConfig(

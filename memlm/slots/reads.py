@@ -93,8 +93,8 @@ class BackgroundReads:
         without sensitivities."""
         if self.sensitivities is None:
             raise ValueError(
-                "the background reads hold no sensitivities, so they are of an earlier version; "
-                "move the run's folder reads away and run pipelines/count_accesses.py"
+                "the background reads hold no sensitivities: counting.sensitivities was False, or an earlier version made them; "
+                "move the run's folder reads away and run pipelines/count_accesses.py with counting.sensitivities True"
             )
         assert not self.exponent, "these reads are weighted already"
         if exponent not in self._weighted:

@@ -70,7 +70,8 @@ def read_background(
     def read() -> BackgroundReads:
         blocks, counted = _without_tested(held_out, tokenizer, text)
         batches = _micro_batches(model, blocks, counted, background, text)
-        return read_batches(model, batches, num_tokens=reads.num_tokens, eos_id=text.eos_id)
+        measured = reads.sensitivities is not None
+        return read_batches(model, batches, num_tokens=reads.num_tokens, eos_id=text.eos_id, sensitivities=measured)
 
     return reads.of_other_text(source, read)
 

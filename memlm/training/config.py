@@ -171,10 +171,13 @@ class CountingConfig:
     and left out of them."""
     seed: int = names_result(0)
     read_tokens: int = names_result(65_536, only=(READS_KIND,))
-    """Tokens whose reads are kept, slot by slot with their weights and sensitivities, for methods
+    """Tokens whose reads are kept, slot by slot with their weights, for methods
     that need to know what background text reads together, and where it matters. They come from the
     first micro-batches; the last of these is read whole, so there may be a few more tokens. What
     none of these tokens says is not spared: take enough of them to hold every fact that counts."""
+    sensitivities: bool = names_result(True, only=(READS_KIND,), when=lambda counting: not counting.sensitivities)
+    """Whether the sensitivities are measured too, which only the step by curvature needs. They take
+    a backward pass: several times as long as the reads alone if the memory layer is low."""
 
     def __post_init__(self) -> None:
         for name in ("num_batches", "batch_blocks", "batches_per_unit", "max_attempts", "read_tokens"):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from memlm.data.corpus.blocks import Blocks, batch_ids
 from memlm.data.corpus.packing import document_positions, is_text
-from memlm.slots.accesses import accesses_of, num_slots, pools_of_layers
+from memlm.slots.accesses import accesses_of, num_slots, pools_of_layers, reads_of
 from memlm.slots.counts import BackgroundCounter, BackgroundCounts
 from memlm.slots.read_gradients import read_gradients
 from memlm.slots.reads import BackgroundReads
@@ -42,17 +42,22 @@ def count_unit(
 def read_unit(
     model: nn.Module, blocks: Blocks, batches: range, config: CountingConfig, *, eos_id: int, pad_id: int
 ) -> BackgroundReads:
-    """With their sensitivities."""
+    """With their sensitivities, if the config wants them."""
     micro_batches = _micro_batches(model, blocks, batches, config, eos_id=eos_id, pad_id=pad_id)
     parts = [
-        _read(model, micro_batch, seed=config.seed, number=number)
+        _read(model, micro_batch, seed=config.seed, number=number, sensitivities=config.sensitivities)
         for number, micro_batch in zip(batches, micro_batches, strict=True)
     ]
     return reduce(add, parts)
 
 
-def _read(model: nn.Module, micro_batch: "_MicroBatch", *, seed: int, number: int) -> BackgroundReads:
+def _read(
+    model: nn.Module, micro_batch: "_MicroBatch", *, seed: int, number: int, sensitivities: bool
+) -> BackgroundReads:
     tokens, positions, counted = micro_batch
+    if not sensitivities:
+        slots, weights = reads_of(model, input_ids=tokens, position_ids=positions)
+        return BackgroundReads.of_batch(slots, weights, counted, num_slots=num_slots(model))
     draws = _draws(seed, number, tokens.shape)
     found = read_gradients(model, counted, draws, input_ids=tokens, position_ids=positions)
     return BackgroundReads.of_batch(
@@ -85,13 +90,14 @@ def read_batches(
     *,
     num_tokens: int,
     eos_id: int,
+    sensitivities: bool,
 ) -> BackgroundReads:
-    """The reads of the first of such batches, with their sensitivities, until `num_tokens` tokens
-    were read or no batch is left."""
+    """The reads of the first of such batches, with their sensitivities or without, until
+    `num_tokens` tokens were read or no batch is left."""
     parts: list[BackgroundReads] = []
     for number, (tokens, is_token) in enumerate(batches):
         micro_batch = _MicroBatch(tokens, document_positions(tokens, eos_id=eos_id), is_token)
-        parts.append(_read(model, micro_batch, seed=0, number=number))
+        parts.append(_read(model, micro_batch, seed=0, number=number, sensitivities=sensitivities))
         if sum(part.num_tokens for part in parts) >= num_tokens:
             break
     return reduce(add, parts)

@@ -146,6 +146,18 @@ def test_reads_and_sensitivities_do_not_depend_on_the_units(blocks, memory):
         )
 
 
+@every_memory
+def test_reads_without_sensitivities_are_the_same_reads(blocks, memory):
+    model, batches = tiny_model(memory), range(3)
+    with_them, without = (
+        read_unit(model, blocks, batches, replace(CONFIG, sensitivities=measured), eos_id=EOS, pad_id=PAD)
+        for measured in (True, False)
+    )
+    assert with_them.sensitivities is not None and without.sensitivities is None
+    assert torch.equal(with_them.slots, without.slots) and torch.equal(with_them.weights, without.weights)
+    assert with_them.num_tokens == without.num_tokens
+
+
 def test_labels_are_drawn_anew_for_each_micro_batch_and_seed():
     drawn = [counting._draws(seed, number, (4, 50)) for seed, number in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert torch.equal(drawn[0], drawn[3]) and not any(torch.equal(drawn[0], other) for other in drawn[1:3])

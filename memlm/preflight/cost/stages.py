@@ -278,10 +278,13 @@ class Plan:
 
     def reading_hours(self) -> float:
         """Device hours of keeping the background reads alone, for a run that has counts: a forward
-        pass, and backward to the output of the first memory layer's read."""
+        pass, and backward to the output of the first memory layer's read; without sensitivities, a
+        forward pass to the last search."""
         layers = self.config.model.memory.layers
         if not layers:
             return 0.0
+        if not self.config.counting.sensitivities:
+            return self._counting_hours(self._read_tokens)
         forward = sum(part.forward for part in self.memory.work.values())
         above = 1 - (layers[0] + 1) / self.config.model.num_layers
         return self._device_hours(self._read_tokens * forward * (1 + above))
