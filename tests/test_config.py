@@ -25,6 +25,8 @@ from memlm.methods.lora import LoRAConfig
 from memlm.methods.registry import METHOD_CONFIGS
 from memlm.methods.retrieval import RetrievalConfig
 from memlm.methods.sparse_memory import SparseMemoryConfig
+from memlm.methods.sparse_memory_curvature import SparseMemoryCurvatureConfig
+from memlm.methods.sparse_memory_decorrelated import SparseMemoryDecorrelatedConfig
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.recipes import RECIPES
 from memlm.training.config import AnalysisConfig, CountingConfig, PretrainingConfig
@@ -321,3 +323,10 @@ def test_a_field_that_cannot_be_varied_is_refused():
         SweepConfig(vary="stream.num_facts")
     with pytest.raises(ValueError, match="different values"):
         SweepConfig(vary="stream.num_facts", values=(3, 3))
+
+
+def test_the_step_by_curvature_needs_sensitivities():
+    without = CountingConfig(sensitivities=False)
+    with pytest.raises(ValueError, match=r"counting.sensitivities is False, and method sparse_memory_curvature"):
+        Config(recipe="mine", counting=without, method=SparseMemoryCurvatureConfig())
+    Config(recipe="mine", counting=without, method=SparseMemoryDecorrelatedConfig())
