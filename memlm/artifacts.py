@@ -25,7 +25,9 @@ from memlm import storage
 from memlm.artifact import Artifact
 from memlm.config import Config
 from memlm.data.config import WITHOUT_WRITER, QuestionSetConfig
+from memlm.data.paths import expand
 from memlm.data.prompts import digest_of
+from memlm.data.questions.sources import source_content
 from memlm.identity import identity
 from memlm.kinds import (
     BLOCKS_KIND,
@@ -174,14 +176,21 @@ def samples(config: Config, *, base: str) -> Artifact:
     """Background text that the model in the checkpoint of that digest writes."""
     settings = config.corpus.samples
     assert settings is not None
+    shown = config.questions.examples if settings.questions else None
+    asked = {"questions": settings.questions, "examples": shown} if settings.questions else {}
     return Artifact(
         uri=storage.join(run_of(config).base, "samples"),
         kind=SAMPLES_KIND,
         identity=identity(settings),
-        inputs={"checkpoint": base},
+        inputs={"checkpoint": base} | {name: _content_digest(each) for name, each in asked.items() if each},
         part="corpus.samples",
         made_by=command("prepare_corpus.py", config),
     )
+
+
+def _content_digest(source: QuestionSetConfig) -> str:
+    path = expand(source.path, "corpus.samples.questions.path", None)
+    return hashlib.sha256(source_content(path)).hexdigest()
 
 
 def documents(config: Config, *, revision: str | None, prompts: Sequence[str]) -> Artifact:

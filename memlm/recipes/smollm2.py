@@ -22,6 +22,9 @@ from memlm.training.config import CountingConfig, PretrainingConfig
 
 ENTITY_QUESTIONS = QuestionSetConfig(path="{shipped}/entityquestions.jsonl.zst", layout="entityquestions")
 EXAMPLES = replace(ENTITY_QUESTIONS, path="{shipped}/entityquestions_examples.jsonl")
+NUM_ASKED = 5000
+"""Questions that facts and held-out questions are chosen from; the others of the file serve as
+background text."""
 SMOLLM2_MODEL = ModelConfig(
     base=SMOLLM2,
     num_layers=30,
@@ -70,7 +73,7 @@ def smollm2() -> Config:
             ),
             held_out=(_known("known_facts", 300), replace(_known("chat", 48), task="chat"), *SKILLS),
             examples=EXAMPLES,
-            known=KnownConfig(num_asked=5000),
+            known=KnownConfig(num_asked=NUM_ASKED),
         ),
         model=SMOLLM2_MODEL,
         pretraining=PretrainingConfig(num_steps=0),
@@ -187,7 +190,8 @@ def _passages(number: int) -> DocumentStreamConfig:
 
 
 def _text() -> CorpusConfig:
-    """Wikipedia, where MEMLM_DATA names it; else text that the base writes by itself."""
+    """Wikipedia, where MEMLM_DATA names it; else what the base writes by itself: free text, and its
+    answers to questions that no set asks."""
     text = CorpusConfig(
         path="$MEMLM_DATA/text/wiki2015-lead4k",
         validation_path="$MEMLM_DATA/text/wiki2018new",
@@ -197,8 +201,12 @@ def _text() -> CorpusConfig:
     )
     if os.path.isdir(os.path.expandvars(text.path)):
         return text
+    others = replace(ENTITY_QUESTIONS, skip=NUM_ASKED, num_questions=3000)
     return replace(
-        text, path="{samples}/train", validation_path="{samples}/validation", samples=SamplesConfig(num_texts=320)
+        text,
+        path="{samples}/train",
+        validation_path="{samples}/validation",
+        samples=SamplesConfig(num_texts=320, questions=others),
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from memlm.data.config import MixtureConfig
+from memlm.data.config import MixtureConfig, QuestionSetConfig
 from memlm.data.paths import SAMPLES
 from memlm.identity import execution_only, names_result
 from memlm.kinds import BLOCKS_KIND, CORPUS_KIND, TOKENIZER_KIND
@@ -21,6 +21,10 @@ class SamplesConfig:
     temperature: float = names_result(1.0)
     """Sampling temperature; at 1 the texts are drawn from the model's own distribution."""
     seed: int = names_result(0)
+    questions: QuestionSetConfig | None = names_result(None, when=lambda samples: samples.questions is not None)
+    """Questions that the model answers too, behind questions.examples, so that background text has
+    the form in which facts are asked; none for free text alone. No fact to learn and no held-out
+    set may ask one of them. They are written ten to a text, in addition to num_texts."""
     texts_per_unit: int = names_result(64)
     """Texts that a worker writes at once and stores together. An interrupted run continues from the
     stored units."""

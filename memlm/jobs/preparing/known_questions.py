@@ -90,7 +90,7 @@ def _ask_all(
     say(f"asking {checkpoint.uri} {len(asked)} questions of {source.path}, behind {len(examples)} examples")
     lines = write_in_units(
         config,
-        _Asking(config=config, uri=checkpoint.uri, digest=str(digest), task=task, examples=tuple(examples)),
+        Asking(config=config, uri=checkpoint.uri, digest=str(digest), task=task, examples=tuple(examples)),
         [asdict(question) for question in asked],
         folder=known.units,
         wanted={**known.identity, "inputs": dict(known.inputs)},
@@ -105,8 +105,8 @@ def _ask_all(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asking:
-    """A worker's part: the answers to one unit of questions."""
+class Asking:
+    """A worker's part: the model's answers to one unit of questions."""
 
     config: Config
     uri: str

@@ -13,7 +13,7 @@ from memlm.data.config import QuestionSetConfig
 from memlm.data.corpus.corpus import open_corpus
 from memlm.data.paths import expand
 from memlm.data.questions.facts import Fact, FactError, read_facts
-from memlm.data.questions.questions import read_set, require_questions, select
+from memlm.data.questions.questions import QuestionError, read_set, require_questions, select
 from memlm.data.questions.records import MultipleChoice, Question, Record, TaskChoice, Update, numbered_fact
 from memlm.data.questions.sets import open_question_sets, write_question_sets
 from memlm.data.questions.sources import source_content
@@ -108,12 +108,34 @@ def read_sources(config: Config, world: Path | None) -> Sources:
     sources = Sources(
         facts=updated or ([] if config.questions.documents else _facts(config, world)),
         held_out=_held_out(config, world),
-        examples=_examples(config, world),
-        mixture=_questions(config, mixture, "corpus.mixture.path", world) if mixture else [],
+        examples=examples_of(config, world),
+        mixture=questions_of(config, mixture, "corpus.mixture.path", world) if mixture else [],
         updates=updates,
     )
     _tasks(config, sources.held_out)
+    require_not_answered(config, sources, world)
     return sources
+
+
+def require_not_answered(config: Config, sources: Sources, world: Path | None) -> None:
+    """Raise QuestionError if a question of the run is among those that background text answers:
+    what it asks would be spared, or be read before it is learned."""
+    samples = config.corpus.samples
+    if samples is None or samples.questions is None:
+        return
+    answered = {
+        normalize(each.question)
+        for each in questions_of(config, samples.questions, "corpus.samples.questions.path", world)
+    }
+    new = [question for fact in sources.facts for question in fact.questions]
+    asked: dict[str, Sequence[Record]] = {"questions.facts": new, **sources.held_out}
+    for name, records in asked.items():
+        shared = [record for record in records if normalize(_text_of(record)) in answered]
+        if shared:
+            raise QuestionError(
+                f"corpus.samples.questions and {name} both ask {_text_of(shared[0])!r}, and {len(shared) - 1} more questions; "
+                "background text must not hold what is learned or asked, so set skip and num_questions so that they are apart"
+            )
 
 
 def _updates(config: Config) -> tuple[list[Fact], list[Update]]:
@@ -129,7 +151,7 @@ def _updates(config: Config) -> tuple[list[Fact], list[Update]]:
 
 def fact_questions(config: Config, world: Path | None) -> list[Question]:
     """Questions about the facts to learn."""
-    questions = _questions(config, config.questions.facts, "questions.facts.path", world)
+    questions = questions_of(config, config.questions.facts, "questions.facts.path", world)
     _report_conflicts(questions)
     return questions
 
@@ -150,18 +172,20 @@ def _selected(config: Config, source: QuestionSetConfig, field: str, world: Path
     """The records that a set selects, by the model's answers too."""
     records, report = _read(source, field, world), partial(_print_for_field, field)
     if source.base_answers != "any":
-        records = choose_by_answers(config, source, records, _examples(config, world), world, report=report)
+        records = choose_by_answers(config, source, records, examples_of(config, world), world, report=report)
         source = replace(source, shuffle=False)  # they are in its order already
     return select(records, source, report=report)
 
 
-def _questions(config: Config, source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
+def questions_of(config: Config, source: QuestionSetConfig, field: str, world: Path | None) -> list[Question]:
+    """The questions that a set selects; `field` names it in messages."""
     return require_questions(source.path, _selected(config, source, field, world))
 
 
-def _examples(config: Config, world: Path | None) -> list[Question]:
+def examples_of(config: Config, world: Path | None) -> list[Question]:
+    """The solved examples that every set of the run is asked behind."""
     source = config.questions.examples
-    return [] if source is None else _questions(config, source, "questions.examples.path", world)
+    return [] if source is None else questions_of(config, source, "questions.examples.path", world)
 
 
 def _facts(config: Config, world: Path | None) -> list[Fact]:

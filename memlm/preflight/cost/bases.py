@@ -22,6 +22,8 @@ def base_flops(config: Config) -> float:
     chosen = [source.path for source in (questions.facts, *questions.held_out) if source.base_answers != "any"]
     asked = len(set(chosen)) * (asking.num_asked or SHIPPED_QUESTIONS) * (QUESTION_TOKENS + asking.max_new_tokens)
     texts = config.corpus.samples if config.corpus.reads_samples else None
+    if texts and texts.questions:
+        asked += (texts.questions.num_questions or SHIPPED_QUESTIONS) * (QUESTION_TOKENS + asking.max_new_tokens)
     written = (texts.num_texts + texts.num_validation_texts) * texts.max_tokens * SHARE_WRITTEN if texts else 0.0
     work = work_of(config.model, vocabulary_of(config), QUESTION_TOKENS, "dense")
     return (asked + written) * sum(part.forward for part in work.values())

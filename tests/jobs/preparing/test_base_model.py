@@ -2,6 +2,7 @@
 each time."""
 
 import json
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,14 +13,14 @@ from memlm import artifacts, storage
 from memlm.data.config import HeldOutConfig, KnownConfig, QuestionSetConfig
 from memlm.data.corpus.config import SamplesConfig
 from memlm.data.corpus.shards import read_documents, write_shard
-from memlm.data.questions.questions import read_questions
+from memlm.data.questions.questions import QuestionError, read_questions
 from memlm.data.questions.records import Question
 from memlm.data.tokenizer import save_tokenizer
 from memlm.evaluation.question_answering import answer_questions
 from memlm.jobs.preparing import base_samples
 from memlm.jobs.preparing.base_model import read_base
-from memlm.jobs.preparing.known_questions import _Asking, choose_by_answers, known_of
-from memlm.jobs.preparing.questions import read_sources
+from memlm.jobs.preparing.known_questions import Asking, choose_by_answers, known_of
+from memlm.jobs.preparing.questions import read_sources, require_not_answered
 from memlm.jobs.preparing.questions import run as make_questions
 from memlm.model.reader import Reader
 from tests.jobs.running import smoke
@@ -118,7 +119,7 @@ def asked_of(config):
 def test_a_unit_is_asked_behind_the_examples(config):
     """In the process itself; the answers are those of whole prompts."""
     checkpoint = artifacts.checkpoint(config, "dense")
-    asking = _Asking(
+    asking = Asking(
         config=config, uri=checkpoint.uri, digest=checkpoint.digest, task="entityquestions", examples=tuple(EXAMPLES)
     )
     lines = asking(None, [vars(each) for each in asked_of(config)])
@@ -146,6 +147,31 @@ def test_samples_are_shards_that_are_read_as_any_corpus(config, tmp_path):
     storage.delete_made(samples.uri)
     again = base_samples.run(config, base).open()
     assert {path.name: path.read_bytes() for path in (again / "train").iterdir()} == before
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_samples_hold_the_bases_answers_to_questions_that_no_set_asks(config, tmp_path):
+    others = [replace(each, id=f"other {each.id}", question=f"{each.question} Tell me.") for each in ASKED]
+    source = QuestionSetConfig(path=write_questions(tmp_path / "others.jsonl", others), layout="entityquestions")
+    settings = SamplesConfig(num_texts=2, num_validation_texts=1, max_tokens=4, questions=source)
+    base, sources = artifacts.checkpoint(config, "dense"), read_sources(config, None)
+    config = replace(config, corpus=replace(config.corpus, samples=settings))
+    samples = base_samples.run(config, base)
+    texts = [
+        document.text for path in sorted((samples.open() / "train").iterdir()) for document in read_documents(str(path))
+    ]
+    asking = Asking(config=config, uri=base.uri, digest=base.digest, task="entityquestions", examples=tuple(EXAMPLES))
+    answers = [line["answer"].strip() for line in asking(None, [vars(each) for each in others])]
+    pairs = "\n\n".join(texts[-math.ceil(len(others) / 10) :]).split("\n\n")
+    assert pairs == [
+        f"Question: {each.question}\nAnswer: {answer}".strip() for each, answer in zip(others, answers, strict=True)
+    ]
+    assert samples.manifest().details["num_answers"] == len(others)
+    require_not_answered(config, sources, None)
+    same = replace(settings, questions=replace(source, path=config.questions.facts.path))
+    with pytest.raises(QuestionError, match=r"corpus.samples.questions and questions.facts both ask"):
+        require_not_answered(replace(config, corpus=replace(config.corpus, samples=same)), sources, None)
 
 
 def test_a_base_is_read_once_in_a_process(config):
