@@ -179,11 +179,12 @@ def smollm2_seal_alone() -> Config:
 
 
 def _passages(number: int) -> DocumentStreamConfig:
+    """A passage is learned in 48 steps, which go through its texts five times."""
     return DocumentStreamConfig(
         num_documents=number,
         part="evaluation",
         num_augmentations=8,
-        num_passes=16,
+        num_passes=48,
         order="one_by_one",
         max_length=112,
     )
