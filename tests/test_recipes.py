@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from memlm import artifacts
 from memlm.config import Config
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.streams import facts_of_stream
@@ -184,7 +185,17 @@ def test_the_settings_of_smollm2_are_chosen_on_facts_that_it_does_not_learn():
         assert len(tried.settings()) == 3 and {*taken.settings()} <= {*tried.settings()}
 
 
-@pytest.mark.parametrize("name", ["smollm2_tuning", "smollm2_triviaqa", "smollm2_seal", "smollm2_seal_alone"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "smollm2_tuning",
+        "smollm2_triviaqa",
+        "smollm2_seal",
+        "smollm2_seal_alone",
+        "smollm2_company",
+        "smollm2_handbook",
+    ],
+)
 def test_the_other_recipes_on_smollm2_start_from_its_checkpoints(name):
     config, base = RECIPES[name](), RECIPES["smollm2"]()
     assert config.base_run == "smollm2"
@@ -221,3 +232,18 @@ def test_seals_passages_are_learned_in_eights_and_alone():
     assert len(set(learned)) == len(learned) == 16, "no passage is learned alone twice"
     first = [facts_of_stream(sequences.stream, passages, seed=seed) for seed in sequences.sweep.seeds]
     assert all(len(each) == 8 for each in first) and [each[0].id for each in first] == learned[:4]
+
+
+def test_the_examples_of_ones_own_facts_are_learned_by_one_method_and_known_facts_are_asked():
+    company, handbook, base = (
+        replace(RECIPES[name](), storage="/runs", run_name=name)
+        for name in ("smollm2_company", "smollm2_handbook", "smollm2")
+    )
+    for config in (company, handbook):
+        assert config.method.label == "sparse_memory_decorrelated_2000"
+        (known,) = config.questions.held_out
+        assert (known.base_answers, known.num_questions) == ("right", 300)
+        asked = [artifacts.known(each, known, questions="q", examples="e").uri for each in (config, base)]
+        assert len(set(asked)) == 1, "what the base answers is found once"
+    assert company.questions.facts.also_asked and company.questions.facts.rephrased
+    assert company.method == handbook.method and company.evaluation == handbook.evaluation

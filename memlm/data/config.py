@@ -128,14 +128,20 @@ class FactsConfig(QuestionSetConfig):
     also_asked: bool = names_result(False, only=(QUESTIONS_KIND,), when=lambda facts: facts.also_asked)
     """Whether a fact's wordings are also other questions with the answer, next to statements. The
     question as its set words it is never among them. For facts that templates state."""
+    rephrased: bool = names_result(False, only=(QUESTIONS_KIND,), when=lambda facts: facts.rephrased)
+    """Whether a fact whose relation has no wordings is stated in those of what it asks for: prices,
+    addresses, names, telephone numbers and other qualities. With also_asked, it is also asked in
+    their forms, but never in one in which a fact of the file is asked, or else by grammar. For
+    facts that templates state."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.also_asked and self.statements:
-            raise ValueError(
-                f"questions.facts.also_asked is True, and the wordings are those of questions.facts.statements ({self.statements!r}); "
-                "leave one of the two out"
-            )
+        for name in ("also_asked", "rephrased"):
+            if getattr(self, name) and self.statements:
+                raise ValueError(
+                    f"questions.facts.{name} is True, and the wordings are those of questions.facts.statements ({self.statements!r}); "
+                    "leave one of the two out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +193,8 @@ class HeldOutConfig(QuestionSetConfig):
             )
 
 
-Augmenter = Literal["rules", "given", "general", "trivia"]
-WITHOUT_WRITER: tuple[Augmenter, ...] = ("rules", "given")
+Augmenter = Literal["rules", "sentences", "given", "questions", "general", "trivia"]
+WITHOUT_WRITER: tuple[Augmenter, ...] = ("rules", "sentences", "given")
 """Augmenters that ask no language model."""
 
 
@@ -216,9 +222,10 @@ class DocumentsConfig:
     min_chunk_tokens: int = names_result(32)
     """A shorter paragraph, usually a heading, is joined to the next one."""
     augmenter: Augmenter = names_result("rules")
-    """Source of a chunk's augmentations: rules, which need no model; given, the document's own
-    sentences and the lines of its rewrites; or the writer with Active Reading, prompted for
-    strategies in general or for a trivia quiz."""
+    """Source of a chunk's augmentations. Without a model: rules, exercises on a whole chunk;
+    sentences, each stated alone and asked about; or given, the document's own sentences and the
+    lines of its rewrites. By the writer: questions, which it asks about each sentence, next to the
+    statements; or Active Reading, prompted for strategies in general or for a trivia quiz."""
     num_augmentations: int = names_result(64)
     """Number of different texts per chunk."""
     max_augmentation_tokens: int = names_result(511)
@@ -231,6 +238,11 @@ class DocumentsConfig:
     the documents are refused."""
     seed: int = names_result(0)
     """Seed of the rules."""
+
+    @property
+    def restates_sentences(self) -> bool:
+        """Whether a text states one sentence or asks about it, instead of restating a chunk."""
+        return self.augmenter in ("sentences", "questions")
 
     def __post_init__(self) -> None:
         for name in ("chunk_tokens", "num_augmentations", "max_augmentation_tokens", "max_rounds"):
@@ -372,6 +384,10 @@ Part = Literal["all", "evaluation", "tuning"]
 """Which of a run's facts a stream draws from."""
 
 
+LossOn = Literal["all", "answers", "values"]
+"""Which tokens of a wording are learned."""
+
+
 def _is_part(stream: "StreamChoice") -> bool:
     """Drawing from all facts is not part of the identity, so that results from before the parts are
     reused."""
@@ -391,10 +407,11 @@ class StreamConfig:
     """Number of wordings of one fact in a step's batch, drawn from the fact's statements."""
     num_passes: int = names_result(8)
     """Number of passes over all facts."""
-    loss_on: Literal["all", "values"] = names_result("all", when=lambda stream: stream.loss_on != "all")
-    """Tokens that are learned: all of a statement and its end, or only those of the fact's accepted
-    answers. A statement without an answer is learned whole, but for its end. The same for every
-    method."""
+    loss_on: LossOn = names_result("all", when=lambda stream: stream.loss_on != "all")
+    """Tokens that are learned: all of a wording and its end; with `answers`, of a question with its
+    answer only the answer and the end, and not how questions begin; with `values`, only those of
+    the fact's accepted answers. A statement without an answer is learned whole, in the last case
+    but for its end. The same for every method."""
     max_length: int = execution_only(128)
     """Maximum length of a statement in tokens."""
 
@@ -422,6 +439,8 @@ class DocumentStreamConfig:
     )
     """Whether a pass goes through all documents, or all passes over a document come before the next
     one. Learned one by one, each is asked about right after it, too."""
+    loss_on: Literal["all", "answers"] = names_result("all", when=lambda stream: stream.loss_on != "all")
+    """As for a stream of facts. `values` would learn what the questions about the chunk ask for."""
     max_length: int = execution_only(512)
     """Maximum length of a text in tokens, including the end of text."""
 

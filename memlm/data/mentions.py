@@ -33,6 +33,12 @@ def spans(text: str, phrase: str) -> list[tuple[int, int]]:
     return [(places[match.start()], places[match.end() - 1] + 1) for match in found]
 
 
+def replace_first(text: str, phrase: str, other: str) -> str:
+    """The text with other words in the first place of the phrase, as whole words, in its case."""
+    whole = rf"(?<!\w)(?<!\d[.,]){re.escape(phrase)}(?!\w)(?![.,]\d)"
+    return re.sub(whole, lambda _: other, text, count=1)
+
+
 def _decomposed(text: str) -> str:
     """The text in a normalised form that can be computed letter by letter."""
     return unicodedata.normalize("NFKD", text).translate(_PLAIN).casefold()

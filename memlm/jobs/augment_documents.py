@@ -33,6 +33,8 @@ from memlm.data.documents.documents import (
     read_titled_documents,
 )
 from memlm.data.documents.rewrites import texts_given
+from memlm.data.documents.sentence_wordings import augment_by_sentences
+from memlm.data.documents.written_questions import QUESTION_PROMPT, READING_PROMPT, write_questions
 from memlm.data.paths import expand
 from memlm.data.questions.facts import Fact
 from memlm.data.questions.records import Question
@@ -51,6 +53,12 @@ from memlm.kinds import DOCUMENTS_KIND, FACTS_FILE
 from memlm.run import run_of
 from memlm.stages import require_documents
 
+PROMPTS = {
+    **{name: (strategies, APPLY_PROMPT) for name, strategies in STRATEGY_PROMPTS.items()},
+    "questions": (QUESTION_PROMPT, READING_PROMPT),
+}
+"""Prompts of each augmenter that has a writer."""
+
 
 def run(config: Config) -> str:
     """Augment the chunks, or only the missing ones, or reuse the artifact; return its uri."""
@@ -63,7 +71,7 @@ def run(config: Config) -> str:
     sources = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents))
     corpus = artifacts.corpus(config).require().digest
     revision = None if augmenter in WITHOUT_WRITER else revision_of(config.writer)
-    prompts = () if revision is None else (STRATEGY_PROMPTS[augmenter], APPLY_PROMPT)
+    prompts = () if revision is None else PROMPTS[augmenter]
     documents = artifacts.documents(config, revision=revision, prompts=prompts)
     documents = documents.made_from(sources=sources.hexdigest(), corpus=corpus)
 
@@ -97,7 +105,8 @@ def _augment_all(
     if settings.augmenter == "given":
         records = _give(read, chunks, settings, corpus)
     else:
-        records = _augment_chunks(config, chunks, documents, revision)
+        held_out = [each.question.question for each in questions]
+        records = _augment_chunks(config, chunks, documents, revision, held_out)
     texts = [record["texts"] for record in records]
     chunks, texts = check_augmented(chunks, texts, max_failed_share=settings.max_failed_share)
     facts = facts_of_chunks(chunks, texts, placed)
@@ -184,29 +193,34 @@ def _give(
     return [_fitting(texts, corpus.tokenizer, config.max_augmentation_tokens) for texts in given]
 
 
-def _augment_chunks(config: Config, chunks: Sequence[Chunk], documents: Artifact, revision: str | None) -> list[Record]:
+def _augment_chunks(
+    config: Config, chunks: Sequence[Chunk], documents: Artifact, revision: str | None, held_out: Sequence[str]
+) -> list[Record]:
+    """`held_out` are the questions that no text may ask."""
     digest = documents.digests()["corpus"]
     corpus = partial(open_corpus, artifacts.corpus(config).uri, digest=digest)
     wanted = {**documents.identity, "corpus": digest}
-    work = partial(_augment, config=require_documents(config), corpus=corpus)
+    work = partial(_augment, config=require_documents(config), corpus=corpus, held_out=held_out)
     items = [asdict(chunk) for chunk in chunks]
     with connect(config):
         return write_in_units(config, work, items, folder=documents.units, wanted=wanted, revision=revision)
 
 
 def _augment(
-    writer: Writer | None, items: Sequence[Record], *, config: DocumentsConfig, corpus: Callable[[], Corpus]
+    writer: Writer | None,
+    items: Sequence[Record],
+    *,
+    config: DocumentsConfig,
+    corpus: Callable[[], Corpus],
+    held_out: Sequence[str],
 ) -> list[Record]:
     chunks = [Chunk(**item) for item in items]
     tokenizer, longest = corpus().tokenizer, config.max_augmentation_tokens
+    fits = partial(_fits, tokenizer=tokenizer, longest=longest)
     if writer is None:
-        by_rules = partial(
-            augment_by_rules,
-            num_augmentations=config.num_augmentations,
-            seed=config.seed,
-            fits=lambda text: num_tokens(text, tokenizer) <= longest,
-        )
-        return [{"texts": by_rules(chunk), "num_cut": 0} for chunk in chunks]
+        return [{"texts": _by_rules(chunk, config, fits), "num_cut": 0} for chunk in chunks]
+    if config.augmenter == "questions":
+        return [{"texts": texts, "num_cut": 0} for texts in _by_questions(writer, chunks, config, fits, held_out)]
     augmented = augment_by_reading(
         writer,
         chunks,
@@ -221,6 +235,35 @@ def _fitting(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: 
     fitting = [fitting_start(text, tokenizer, longest) for text in texts]
     num_cut = sum(text != whole for text, whole in zip(fitting, texts, strict=True))
     return {"texts": list(dict.fromkeys(fitting)), "num_cut": num_cut}
+
+
+def _by_rules(chunk: Chunk, config: DocumentsConfig, fits: Callable[[str], bool]) -> list[str]:
+    if config.augmenter == "sentences":
+        return augment_by_sentences(chunk, config.num_augmentations, fits=fits)
+    return augment_by_rules(chunk, config.num_augmentations, seed=config.seed, fits=fits)
+
+
+def _by_questions(
+    writer: Writer,
+    chunks: Sequence[Chunk],
+    config: DocumentsConfig,
+    fits: Callable[[str], bool],
+    held_out: Sequence[str],
+) -> list[list[str]]:
+    """Statements of each sentence, and questions of the writer's about it."""
+    texts = []
+    for chunk, asked in zip(
+        chunks, write_questions(writer, chunks, max_rounds=config.max_rounds, held_out=held_out), strict=True
+    ):
+        written: dict[str, list[tuple[str, str]]] = {}
+        for each in asked:
+            written.setdefault(each.sentence, []).append((each.question, each.answer))
+        texts.append(augment_by_sentences(chunk, config.num_augmentations, fits=fits, written=written))
+    return texts
+
+
+def _fits(text: str, tokenizer: PreTrainedTokenizerBase, longest: int) -> bool:
+    return num_tokens(text, tokenizer) <= longest
 
 
 def _details(read: Sequence[TitledDocument], facts: Sequence[Fact], records: Sequence[Record]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from memlm.jobs.on_ray.cluster import connect
 from memlm.jobs.on_ray.console import say
 from memlm.jobs.on_ray.workers import task_resources
 from memlm.jobs.tracked import FINETUNING, ui_line
+from memlm.jobs.trial.outcome import outcome_lines
 from memlm.kinds import ADVICE, PREFIX_FILE, REPORT_FILE, SCORES_FILE, SCORES_PICTURE_FILE
 from memlm.results.scores import LEARNING_SET, TrialResult
 from memlm.run import command, run_of, tracking_uri
@@ -45,6 +46,8 @@ def run(config: Config) -> str:
     result = TrialResult.from_json(storage.read_json(str(learned.open() / SCORES_FILE)))
     for name, score in result.end.items():
         say(f"  {score.task:24} {score.measure:16} {result.start[name].value:.3f} -> {score.value:.3f}")
+    for line in outcome_lines(result):
+        say(line)
     if config.trace:
         from memlm.jobs.trial.traces import report_trace  # imports matplotlib
 

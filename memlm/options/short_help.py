@@ -92,7 +92,7 @@ COMMAND_OPTIONS: dict[str, dict[str, str]] = {
     },
     "augment_documents": {
         **_DOCUMENTS,
-        "--questions.documents.augmenter": "rules; given, for rewrites that come with the text; or the way a language model restates it",
+        "--questions.documents.augmenter": "rules; sentences, each alone; given, for rewrites that come with the text; or the way a language model restates it",
         **_WRITER,
     },
     "write_statements": {**_FACTS, **_WRITER, "--wordings.num-wordings": "wordings per fact"},

@@ -101,7 +101,7 @@ def _time(plans: Sequence[RunPlan]) -> str:
     total, together = 0.0, ""
     for plan in plans:
         try:
-            minutes = stage_minutes(_with_available_facts(plan), _trials_of(plan))
+            minutes = stage_minutes(_with_available_facts(plan), _trials_of(plan), num_chunks=plan.num_chunks)
         except ValueError as error:
             return f"unknown: {error}"
         parts = [part for part in plan.stages if part.state in AHEAD and part.uri not in made]
@@ -176,7 +176,7 @@ def _learned(plan: RunPlan) -> list[str]:
         return []  # reported with the set itself
     except (ValueError, OSError) as error:
         return [plan.obstacle(error)]
-    plan.num_learned = counted.number
+    plan.num_learned, plan.num_chunks = counted.number, counted.num_chunks
     documents = plan.config.questions.documents is not None
     there = f"{counted.number} {'documents' if documents else 'facts'} to learn"
     return [*([there] if counted.number is not None else []), *counted.notes]

@@ -1,6 +1,7 @@
 """Count of the facts or documents that a recipe would learn, from its files, without making
 anything."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from memlm.data.world.updates import updates_of
 from memlm.data.world.world import World
 from memlm.hub import HUB
 
+TOKENS_PER_WORD = 1.4
+"""English in vocabularies of thousands of tokens."""
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -22,6 +26,8 @@ class Counted:
 
     number: int | None
     notes: tuple[str, ...] = ()
+    num_chunks: int = 0
+    """About as many chunks have the documents; 0 for facts."""
 
 
 def count_learned(config: Config, world: Path | None) -> Counted:
@@ -56,7 +62,9 @@ def count_learned(config: Config, world: Path | None) -> Counted:
         chosen = select(sorted({question.fact_id for question in questions}), located, report=said.append)
         return Counted(len(chosen), (*said, *conflict_lines(questions)))
     questions = statable(select(questions, located, report=said.append), located, report=said.append)
-    return Counted(len(questions), (*said, *kind_lines(questions), *conflict_lines(questions)))
+    return Counted(
+        len(questions), (*said, *kind_lines(questions, rephrased=facts.rephrased), *conflict_lines(questions))
+    )
 
 
 def _count_of_the_world(config: Config) -> Counted:
@@ -79,5 +87,7 @@ def _count_documents(documents: DocumentsConfig) -> Counted:
 
     said: list[str] = []
     there, empty = read_titled_documents(path, report=said.append)
-    number = min(len(there), documents.num_documents or len(there))
-    return Counted(number, (f"{len(read_document_questions(asked))} questions about them", *said, *empty))
+    learned = there[: documents.num_documents or None]
+    chunks = sum(math.ceil(TOKENS_PER_WORD * len(each.text.split()) / documents.chunk_tokens) for each in learned)
+    notes = (f"{len(read_document_questions(asked))} questions about them", *said, *empty)
+    return Counted(len(learned), notes, num_chunks=chunks)

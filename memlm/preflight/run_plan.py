@@ -39,6 +39,8 @@ class RunPlan:
         """Blocks of the training corpus, once known or estimated."""
         self.num_learned: int | None = None
         """Facts or documents to learn, once counted."""
+        self.num_chunks = 0
+        """Chunks of these documents, once estimated."""
 
     def state(self, artifact: Artifact, **inputs: str) -> str:
         """State of an artifact that would be made from inputs with these digests."""

@@ -24,7 +24,15 @@ from memlm.recipes.laptop import (
 )
 from memlm.recipes.paper import paper_1b, paper_64m
 from memlm.recipes.retrofit import laptop_retrofit, laptop_scratch
-from memlm.recipes.smollm2 import smollm2, smollm2_seal, smollm2_seal_alone, smollm2_triviaqa, smollm2_tuning
+from memlm.recipes.smollm2 import (
+    smollm2,
+    smollm2_company,
+    smollm2_handbook,
+    smollm2_seal,
+    smollm2_seal_alone,
+    smollm2_triviaqa,
+    smollm2_tuning,
+)
 from memlm.recipes.wiki import wiki, wiki_documents, wiki_rivals, wiki_rule, wiki_triviaqa, wiki_tuning, wiki_wide
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -60,6 +68,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
         smollm2_triviaqa,
         smollm2_seal,
         smollm2_seal_alone,
+        smollm2_company,
+        smollm2_handbook,
         paper_1b,
         paper_64m,
     )

@@ -16,6 +16,8 @@ from memlm.data.config import (
 )
 from memlm.data.corpus.config import CorpusConfig, SamplesConfig
 from memlm.evaluation.config import EvaluationConfig
+from memlm.methods.config import OptimizerConfig
+from memlm.methods.sparse_memory_decorrelated import SparseMemoryDecorrelatedConfig
 from memlm.model.bases.packages import SMOLLM2
 from memlm.model.config import MemoryConfig, ModelConfig
 from memlm.training.config import CountingConfig, PretrainingConfig
@@ -187,6 +189,60 @@ def _passages(number: int) -> DocumentStreamConfig:
         num_passes=48,
         order="one_by_one",
         max_length=112,
+    )
+
+
+def smollm2_company() -> Config:
+    """Thirty facts of a made-up company, or a table of your own, learned by SmolLM2-135M-Instruct
+    on the checkpoints of `smollm2` (docs/your-own-facts.md)."""
+    base = _own()
+    return replace(
+        base,
+        recipe="smollm2_company",
+        questions=replace(
+            base.questions,
+            facts=FactsConfig(path="docs/examples/company.csv", layout="fields", also_asked=True, rephrased=True),
+        ),
+        stream=StreamConfig(num_facts=1000, num_wordings=6, num_passes=16),
+    )
+
+
+def smollm2_handbook() -> Config:
+    """Two pages of a made-up handbook, or documents of your own, learned by SmolLM2-135M-Instruct
+    on the checkpoints of `smollm2` (docs/your-own-facts.md)."""
+    base = _own()
+    return replace(
+        base,
+        recipe="smollm2_handbook",
+        questions=replace(
+            base.questions,
+            documents=DocumentsConfig(
+                path="docs/examples/handbook.md",
+                questions="docs/examples/handbook_questions.jsonl",
+                augmenter="sentences",
+                chunk_tokens=64,
+                min_chunk_tokens=16,
+                max_augmentation_tokens=127,
+            ),
+        ),
+        stream=DocumentStreamConfig(num_augmentations=8, num_passes=16, max_length=128),
+    )
+
+
+def _own() -> Config:
+    """What learning something of one's own has in common: our rule, and known facts that are asked
+    before and after."""
+    base = smollm2()
+    return replace(
+        base,
+        base_run="smollm2",
+        questions=replace(
+            base.questions, facts=FactsConfig(path=ENTITY_QUESTIONS.path), held_out=(_known("known_facts", 300),)
+        ),
+        method=SparseMemoryDecorrelatedConfig(
+            num_trainable_slots=2000, optimizer=OptimizerConfig(kind="sgd", learning_rate=40_000.0)
+        ),
+        evaluation=replace(base.evaluation, max_new_tokens=16),
     )
 
 

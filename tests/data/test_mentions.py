@@ -1,6 +1,6 @@
 import pytest
 
-from memlm.data.mentions import Phrases, mentions, spans
+from memlm.data.mentions import Phrases, mentions, replace_first, spans
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,22 @@ def test_whole_words_in_any_case(text: str, phrase: str, found: bool):
 )
 def test_a_phrase_is_found_where_it_stands(text: str, phrase: str, places: list[str]):
     assert [text[start:end] for start, end in spans(text, phrase)] == places
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "replaced"),
+    [
+        ("Rome, not Romeo, is Rome.", "Rome", "X, not Romeo, is Rome."),
+        ("120 boxes in 2 cellars", "2", "120 boxes in X cellars"),
+        ("It costs 1.2 or 2 euros", "2", "It costs 1.2 or X euros"),
+        ("They may leave in May.", "May", "They may leave in X."),
+        ("It costs 5 $ (five)", "(five)", "It costs 5 $ X"),
+        ("Rome", "Lima", "Rome"),
+    ],
+)
+def test_a_phrase_is_replaced_where_it_first_stands_as_it_is_written(text: str, phrase: str, replaced: str):
+    assert replace_first(text, phrase, "X") == replaced
+    assert replace_first(text, phrase, r"\1") == replaced.replace("X", r"\1")
 
 
 def test_any_of_many_phrases_is_found_as_whole_words():

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from memlm.data.config import LossOn
 from memlm.data.encoding import encode_all, padding_id
-from memlm.data.questions.answer_tokens import answers_of, states_answer
+from memlm.data.questions.answer_tokens import after_question, answers_of, states_answer
 from memlm.data.questions.records import Fact, Question, id_of, numbered_fact
 from memlm.data.questions.sources import Row, read_rows
 
@@ -97,19 +98,19 @@ def fact_stream(
     max_length: int,
     seed: int,
     shuffle: bool = True,
-    values_only: bool = False,
+    loss_on: LossOn = "all",
 ) -> Iterator[FactBatch]:
     """One batch per step. Each pass goes through all facts in a new order, each in num_wordings of
     its wordings, drawn anew.
 
-    Without shuffling, every pass keeps the given order, as for documents. With values_only, only
-    the tokens of answers are to be predicted. A fact with fewer wordings repeats them. A pure
+    Without shuffling, every pass keeps the given order, as for documents. `loss_on` says which
+    of its tokens are to be predicted. A fact with fewer wordings repeats them. A pure
     function of its arguments. Statements longer than max_length are refused at once, before the run
     begins.
     """
     for fact in facts:
         fact_batch(fact.id, fact.statements, tokenizer, max_length=max_length)
-    return _fact_stream(facts, tokenizer, num_wordings, num_passes, max_length, seed, shuffle, values_only)
+    return _fact_stream(facts, tokenizer, num_wordings, num_passes, max_length, seed, shuffle, loss_on)
 
 
 def _fact_stream(
@@ -120,7 +121,7 @@ def _fact_stream(
     max_length: int,
     seed: int,
     shuffle: bool,
-    values_only: bool,
+    loss_on: LossOn,
 ) -> Iterator[FactBatch]:
     for number in range(num_passes):
         random = np.random.Generator(np.random.Philox(key=[seed, number + 1]))
@@ -130,18 +131,24 @@ def _fact_stream(
             order = np.concatenate([random.permutation(len(fact.statements)) for _ in range(rounds)])[:num_wordings]
             statements = [fact.statements[i] for i in order]
             batch = fact_batch(fact.id, statements, tokenizer, max_length=max_length)
-            yield _on_values(batch, statements, fact, tokenizer) if values_only else batch
+            yield _with_targets(batch, statements, fact, tokenizer, loss_on)
 
 
-def _on_values(
-    batch: FactBatch, statements: Sequence[str], fact: Fact, tokenizer: PreTrainedTokenizerBase
+def _with_targets(
+    batch: FactBatch, statements: Sequence[str], fact: Fact, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn
 ) -> FactBatch:
-    """The batch with only its answers to predict. Of a statement without an answer all tokens are,
-    but never the end."""
+    """The batch with only those tokens to predict. In `values`, a statement without an answer is
+    predicted but for its end."""
+    if loss_on == "all":
+        return batch
     learned, answers = torch.zeros_like(batch.is_token), answers_of(fact)
     for row, statement in zip(learned, statements, strict=True):
-        marked = torch.tensor(states_answer(tokenizer, statement, answers))
-        row[: len(marked)] = marked if marked.any() else True
+        if loss_on == "values":
+            marked = torch.tensor(states_answer(tokenizer, statement, answers))
+            row[: len(marked)] = marked if marked.any() else True
+        else:
+            marked = torch.tensor([*after_question(tokenizer, statement), True])
+            row[: len(marked)] = marked
     return batch._replace(is_learned=learned)
 
 

@@ -4,6 +4,9 @@ choice."""
 from dataclasses import dataclass
 from typing import Any
 
+QUESTION, ANSWER = "Question: ", "\nAnswer:"
+"""The form of a question with its answer as a text, which is that of the evaluation's prompts."""
+
 
 class QuestionError(ValueError):
     """A set of questions does not match its layout."""

@@ -13,7 +13,7 @@ from itertools import chain, groupby
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from memlm.data.config import DocumentStreamConfig, Part, StreamChoice, StreamConfig
+from memlm.data.config import DocumentStreamConfig, Part, StreamChoice
 from memlm.data.questions.facts import Fact, FactBatch, FactError, fact_stream, sample_facts
 from memlm.data.questions.parts import items_of_part, size_of_part
 
@@ -86,7 +86,7 @@ def batches_of_stream(
         max_length=stream.max_length,
         seed=seed,
         shuffle=not isinstance(stream, DocumentStreamConfig),
-        values_only=learns_values_only(stream),
+        loss_on=stream.loss_on,
     )
     if not learns_one_by_one(stream):
         return batches_of(facts)
@@ -100,4 +100,4 @@ def learns_one_by_one(stream: StreamChoice) -> bool:
 
 def learns_values_only(stream: StreamChoice) -> bool:
     """Whether only the answers in the statements are learned."""
-    return isinstance(stream, StreamConfig) and stream.loss_on == "values"
+    return stream.loss_on == "values"

@@ -14,6 +14,7 @@ SHOWN = 3
 """Number of questions that a message names."""
 KINDS: dict[StatedBy, str] = {
     "relation": "in the wordings of their relation",
+    "kind": "in the wordings of what they ask for",
     "question": "as sentences, by their kind of question",
     "topic": "as topic and answer, since no rule fits",
 }
@@ -41,11 +42,11 @@ def statable(
     return [question for question in questions if id(question) not in gone]
 
 
-def kind_lines(questions: Sequence[Question]) -> Iterator[str]:
+def kind_lines(questions: Sequence[Question], *, rephrased: bool = False) -> Iterator[str]:
     """Number of facts that each kind of template states, with an example: a line per kind."""
     stated: dict[StatedBy, list[str]] = {}
     for question in questions:
-        wordings = wordings_of(question)
+        wordings = wordings_of(question, rephrased=rephrased)
         stated.setdefault(wordings.kind, []).append(wordings.statements[0])
     for kind, manner in KINDS.items():
         if kind in stated:

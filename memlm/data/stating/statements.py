@@ -9,14 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memlm.data.questions.records import Fact, Question
+from memlm.data.mentions import mentions
+from memlm.data.questions.records import ANSWER, QUESTION, Fact, Question
 from memlm.data.stating.grammar import PREPOSITIONS, QUESTION_WORDS, declare
+from memlm.data.stating.kinds import asked_by_grammar, recognise, ways_asked
 from memlm.data.stating.relations import RELATIONS
 from memlm.data.stating.verbs import BE, DO, MODALS
 
-StatedBy = Literal["relation", "question", "topic"]
-"""The templates that state a fact: those of its relation, those of its kind of question, or else
-those of topic and answer."""
+StatedBy = Literal["relation", "kind", "question", "topic"]
+"""The templates that state a fact: those of its relation, those of what is asked for, those of its
+kind of question, or else those of topic and answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,11 @@ of a quiz or a crossword."""
 GAP = "___"
 
 
-def wordings_of(question: Question) -> Wordings:
-    """The wordings of a question and its answer: all different, and none repeats the question."""
+def wordings_of(
+    question: Question, *, rephrased: bool = False, taken: frozenset[tuple[str, ...]] = frozenset()
+) -> Wordings:
+    """The wordings of a question and its answer: all different, and none repeats the question. With
+    `rephrased`, also those of its kind (kinds.py), asked in none of the ways that are taken."""
     answer = question.answers[0]
     relation = RELATIONS.get(question.relation)
     subject = subject_of(question.question, relation.asked) if relation else None
@@ -67,15 +72,22 @@ def wordings_of(question: Question) -> Wordings:
             statements=tuple(map(_sentence, stated)),
             questions=tuple(frame.format(s=subject) for frame in relation.questions),
         )
+    if rephrased and (found := recognise(question.question)):
+        return Wordings(
+            kind="kind",
+            statements=tuple(dict.fromkeys(map(_sentence, found.statements(answer)))),
+            questions=tuple(each for each in found.questions(taken) if not mentions(each, question.question)),
+        )
     kind: StatedBy = "question"
-    stated = list(_by_kind(question.question, answer))
+    stated = list(_by_question(question.question, answer))
     if not stated:
         kind, topic = "topic", topic_of(question.question)
         stated = [frame.format(topic=topic, answer=answer) for frame in TOPIC_FRAMES]
-    return Wordings(kind=kind, statements=tuple(dict.fromkeys(map(_sentence, stated))), questions=())
+    asked = asked_by_grammar(question) if rephrased else ()
+    return Wordings(kind=kind, statements=tuple(dict.fromkeys(map(_sentence, stated))), questions=tuple(asked))
 
 
-def _by_kind(question: str, answer: str) -> Iterator[str]:
+def _by_question(question: str, answer: str) -> Iterator[str]:
     found = declare(question, answer)
     if found is None:
         return
@@ -124,15 +136,17 @@ def _sentence(text: str) -> str:
 
 def with_answer(question: str, answer: str) -> str:
     """A question with its answer, in the form of the evaluation's prompts."""
-    return f"Question: {question}\nAnswer: {answer}"
+    return f"{QUESTION}{question}{ANSWER} {answer}"
 
 
-def facts_of_questions(questions: Sequence[Question], *, also_asked: bool = False) -> list[Fact]:
+def facts_of_questions(
+    questions: Sequence[Question], *, also_asked: bool = False, rephrased: bool = False
+) -> list[Fact]:
     """Facts from questions alone, put into statements; with `also_asked`, into other questions with
-    the answer too."""
-    facts = []
+    the answer too; with `rephrased`, by their kinds."""
+    facts, taken = [], ways_asked(questions) if rephrased else frozenset[tuple[str, ...]]()
     for question in questions:
-        wordings = wordings_of(question)
+        wordings = wordings_of(question, rephrased=rephrased, taken=taken)
         asked = _other_questions(question, wordings) if also_asked else ()
         stated = (*wordings.statements, *(with_answer(each, question.answers[0]) for each in asked))
         facts.append(Fact(id=question.id, statements=stated, questions=(question,)))

@@ -196,9 +196,9 @@ def _facts(config: Config, world: Path | None) -> list[Fact]:
         facts = read_facts(expand(source.statements, "questions.facts.statements", world), questions)
         return select(facts, source, report=partial(_print_for_field, field))
     questions = statable(fact_questions(config, world), source, report=partial(_print_for_field, field))
-    for line in kind_lines(questions):
+    for line in kind_lines(questions, rephrased=source.rephrased):
         say(f"statements: {line}")
-    return facts_of_questions(questions, also_asked=source.also_asked)
+    return facts_of_questions(questions, also_asked=source.also_asked, rephrased=source.rephrased)
 
 
 def _held_out(config: Config, world: Path | None) -> dict[str, list[Record]]:

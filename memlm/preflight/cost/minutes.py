@@ -2,6 +2,7 @@
 for the recipe's GPUs."""
 
 import os
+from dataclasses import replace
 
 from memlm.config import Config
 from memlm.preflight.cost.bases import base_flops
@@ -27,10 +28,12 @@ def fit_side_by_side(config: Config, num_models: int) -> bool:
     return not config.cluster.use_gpu and num_models * config.cluster.num_workers <= (os.cpu_count() or 1)
 
 
-def stage_minutes(config: Config, trials: Trials) -> dict[str, float]:
-    """Minutes of each stage, by its name. Raises ValueError for a config that cannot be planned."""
+def stage_minutes(config: Config, trials: Trials, *, num_chunks: int = 0) -> dict[str, float]:
+    """Minutes of each stage, by its name. `num_chunks` are those of the documents to learn, if they
+    are counted. Raises ValueError for a config that cannot be planned."""
     workers, gpu = config.cluster.num_workers, config.cluster.use_gpu
-    assumptions = Assumptions() if gpu else Assumptions(utilisation=CPU_UTILISATION)
+    assumptions = Assumptions(num_chunks=num_chunks)
+    assumptions = assumptions if gpu else replace(assumptions, utilisation=CPU_UTILISATION)
     machine = MACHINES[GPU_TYPE if gpu else "cpu"]
     plan = make_plan(config, machine, workers, assumptions, trials)
     hours = plan.stage_lines()

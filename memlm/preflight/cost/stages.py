@@ -63,6 +63,8 @@ class Assumptions:
     corpus_tokens: float = 0.0
     """Tokens of a corpus that pretraining reads once; 0 for the recipe's own corpus and number of
     steps."""
+    num_chunks: int = 0
+    """Chunks of all documents to learn; 0 if they are not counted."""
 
     def __post_init__(self) -> None:
         if not 0 < self.utilisation <= 1:
@@ -221,7 +223,7 @@ class Plan:
         sizes, memory, stream = self.memory.sizes, self.config.model.memory, self.config.stream
         slots, tokens = memory.num_slots * memory.num_pools, self.corpus_tokens
         units = math.ceil(self.config.counting.num_batches / self.config.counting.batches_per_unit)
-        steps = _num_texts(self.config) * stream.num_passes
+        steps = _num_texts(self.config, self.assumptions) * stream.num_passes
         method = self.config.method
         rows = min(slots, steps * method.num_trainable_slots or slots) if isinstance(method, SlotMethodConfig) else 0
         return {
@@ -306,8 +308,10 @@ class Plan:
             return 0.0
         model, stream = self.config.model, self.config.stream
         stated = bases.STATEMENT_TOKENS if model.base else STATEMENT_TOKENS
-        length = stream.max_length if isinstance(stream, DocumentStreamConfig) else min(stream.max_length, stated)
-        tokens = _num_texts(self.config) * stream.num_passes * stream.num_wordings * length
+        documents = self.config.questions.documents
+        whole_chunks = documents is not None and not documents.restates_sentences
+        length = stream.max_length if whole_chunks else min(stream.max_length, stated)
+        tokens = _num_texts(self.config, self.assumptions) * stream.num_passes * stream.num_wordings * length
         work = work_of(model, self.memory.vocab_size, length, setting.base)
         forward = sum(part.forward for part in work.values())
         if setting.moves == "values":  # backward ends at the first memory layer's rows
@@ -322,7 +326,7 @@ class Plan:
         memory = self.config.model.memory
         rows = getattr(setting, "num_trainable_slots", 0) or SHARE_DISTINCT * tokens * memory.num_heads * memory.top_k
         rows = min(rows, memory.num_slots * memory.num_pools)
-        return _num_texts(self.config) * (rows**3 / 3 + 2 * rows**2 * min(rows, tokens))
+        return _num_texts(self.config, self.assumptions) * (rows**3 / 3 + 2 * rows**2 * min(rows, tokens))
 
     def _scoring_hours(self) -> float:
         """Device hours of one pass over all sets: reading the prompts twice, for the likelihood of
@@ -332,10 +336,12 @@ class Plan:
         work = work_of(self.config.model, self.memory.vocab_size, PROMPT_TOKENS, "memory")
         forward = sum(part.forward for part in work.values())
         if self.config.model.base:
-            return self._device_hours(bases.scored_tokens(self.config, _num_texts(self.config)) * forward)
+            return self._device_hours(
+                bases.scored_tokens(self.config, _num_texts(self.config, self.assumptions)) * forward
+            )
         weights = 4 * self.memory.sizes.active / (machine.bandwidth * BANDWIDTH_REACHED) / 3600
         hours = self._device_hours(evaluation.num_text_blocks * self.config.corpus.block_size * forward)
-        for questions, answer in _questions(self.config):
+        for questions, answer in _questions(self.config, self.assumptions):
             hours += self._device_hours(2 * questions * (PROMPT_TOKENS + answer) * forward)
             hours += math.ceil(questions / evaluation.batch_size) * answer * weights
         return hours
@@ -358,7 +364,7 @@ def bytes_of_token(config: Config, vocab_size: int) -> float:
     return 0.92 if config.world is not None else 0.155 * math.log2(vocab_size)
 
 
-def _num_texts(config: Config) -> int:
+def _num_texts(config: Config, assumptions: Assumptions) -> int:
     """Facts or chunks that a stream learns in one pass."""
     if not isinstance(config.stream, DocumentStreamConfig):
         return config.stream.num_facts
@@ -367,13 +373,13 @@ def _num_texts(config: Config) -> int:
         return number  # each is one chunk
     if documents is not None and documents.answering_chunks_only and number:
         return number * ANSWERING_CHUNKS
-    return CHUNKS
+    return assumptions.num_chunks or CHUNKS
 
 
-def _questions(config: Config) -> list[tuple[int, int]]:
+def _questions(config: Config, assumptions: Assumptions) -> list[tuple[int, int]]:
     """Number of questions of each set, and tokens of an answer."""
     evaluation = config.evaluation
-    sets = [(_num_texts(config), evaluation.max_new_tokens)]
+    sets = [(_num_texts(config, assumptions), evaluation.max_new_tokens)]
     for held_out in config.questions.held_out:
         solved = held_out.layout == "gsm8k"
         known = SET_SIZES.get(held_out.layout, SET_SIZES["nq_open"])

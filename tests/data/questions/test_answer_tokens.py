@@ -98,3 +98,26 @@ def test_a_tokenizer_without_places_is_refused(tokenizer, monkeypatch):
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     with pytest.raises(ValueError, match="stream.loss_on is 'values', and the tokenizer does not give the places"):
         states_answer(tokenizer, "It lies in Port Ada", ["Port Ada"])
+
+
+QUESTIONED = Fact(
+    id="q",
+    statements=(
+        "It lies in Port Ada.",
+        "Question: Where is it?\nAnswer: Port Ada",
+        "Question: Where is it? Answer: Port Ada",
+    ),
+    questions=ASKED,
+)
+
+
+@pytest.mark.parametrize("kind", [StreamConfig, DocumentStreamConfig])
+def test_of_a_question_with_its_answer_only_the_answer_and_the_end_are_learned(tokenizer, kind):
+    number = {"num_wordings": 3} if kind is StreamConfig else {"num_augmentations": 3}
+    found = learned_texts(tokenizer, kind(**number, num_passes=1, loss_on="answers"), QUESTIONED)
+    whole = learned_texts(tokenizer, kind(**number, num_passes=1), QUESTIONED)
+    stated, asked, otherwise = QUESTIONED.statements
+    end = tokenizer.eos_token
+    assert found[asked] == f" Port Ada{end}"
+    assert found[stated] == whole[stated] == f"{stated}{end}" and found[otherwise] == whole[otherwise]
+    assert whole[asked] == f"{asked}{end}"
